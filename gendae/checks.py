@@ -1,0 +1,69 @@
+"""What a user can get wrong, said in one line: which argument, what it was, what is accepted."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
+    """`value` if it is among `accepted`, else a ValueError that lists them."""
+    accepted = list(accepted)
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r} is unknown; accepted: {', '.join(accepted)}")
+    return value
+
+
+def at_least(name: str, value: float, bound: float, strict: bool = False) -> float:
+    """`value` if it is a number not below `bound` (above it, if `strict`), else a ValueError."""
+    number = isinstance(value, int | float) and not math.isnan(value)
+    if not number or value < bound or (strict and value == bound):
+        raise ValueError(f"{name}={value!r}: a number {'>' if strict else '>='} {bound} is needed")
+    return value
+
+
+def per_layer(name: str, value: float | Iterable[float], layers: int) -> list[float]:
+    """One number for every layer: a single number is repeated, a list must have `layers` entries."""
+    values = [value] * layers if isinstance(value, int | float) else list(value)
+    if len(values) != layers:
+        raise ValueError(f"{name} has {len(values)} entries; give one number, or one for each of "
+                         f"the {layers} layers")
+    for v in values:
+        at_least(name, v, 0.0)
+    return values
+
+
+def width(name: str, x: Tensor, features: int) -> Tensor:
+    """`x` if it is a batch of rows with `features` columns."""
+    if x.ndim != 2 or x.shape[1] != features:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; the model takes (batch, {features})")
+    return x
+
+
+def finite(name: str, x: Tensor) -> Tensor:
+    """`x` if it holds no NaN and no infinity. Synchronises with the device: not for inner loops."""
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"{name} holds {bad} NaN or infinite values; finite numbers are needed")
+    return x
+
+
+def pixels(name: str, x: Tensor) -> Tensor:
+    """`x` if it is a non-empty batch of finite images with values in [0, 1].
+
+    Example:
+        >>> pixels("x", torch.full((1, 4), 255.0))
+        Traceback (most recent call last):
+        ValueError: x holds values from 255 to 255, as images of 0..255 do; divide by 255 ...
+    """
+    if x.numel() == 0:
+        raise ValueError(f"{name} is empty (shape {tuple(x.shape)}); at least one image is needed")
+    finite(name, x)
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and 1 < high <= 255:
+        raise ValueError(f"{name} holds values from {low:g} to {high:g}, as images of 0..255 do; "
+                         "divide by 255 to get pixels in [0, 1]")
+    if low < 0 or high > 1:
+        raise ValueError(f"{name} holds values from {low:g} to {high:g}; pixels lie in [0, 1]")
+    return x

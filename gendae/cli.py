@@ -1,0 +1,127 @@
+"""The `gendae` command. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from jsonargparse import ArgumentParser, Namespace
+
+TRAINER_COMMANDS = {
+    "fit": "train a model into a new numbered run folder (see configs/)",
+    "validate": "run the validation loop of a configuration, with --ckpt_path RUN/checkpoints/best.ckpt",
+    "test": "run the test loop likewise",
+}
+MODEL = "a .ckpt, a .safetensors, or the name of a shipped model"
+
+
+def parser() -> ArgumentParser:
+    """Arguments of all commands but Lightning's own."""
+    top = ArgumentParser(
+        prog="gendae", version=_version(),
+        description="Deep generative models as stacks of denoising auto-encoders, trained by target "
+                    "propagation. Training: " + "; ".join(
+                        f"`gendae {name}`: {what}" for name, what in TRAINER_COMMANDS.items())
+                    + ". Options: `gendae fit --help`.",
+    )
+    commands = top.add_subcommands(required=True, dest="command")
+
+    def command(name: str, help: str, model: bool = True) -> ArgumentParser:
+        sub = ArgumentParser(description=help)
+        if model:
+            sub.add_argument("model", type=str, help=MODEL)
+        commands.add_subcommand(name, sub, help=help)
+        return sub
+
+    def common(sub: ArgumentParser, n: int) -> None:
+        sub.add_argument("--n", type=int, default=n, help="how many images")
+        sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
+        sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
+
+    sub = command("quickstart", "train on the embedded digits, sample, inpaint, evaluate", model=False)
+    sub.add_argument("--out", type=str, default="quickstart", help="folder for what it makes")
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command("sample", "draw samples into a PNG grid, .npz or .npy")
+    common(sub, 100)
+    sub.add_argument("--sampler", type=str, default=None,
+                     help="generate, ancestral, chain or joint; by default the model's own")
+    sub.add_argument("--out", type=str, default="samples.png", help="suffix .png, .npz or .npy")
+
+    sub = command("inpaint", "fill in missing pixels: original, masked, filled side by side")
+    common(sub, 10)
+    sub.add_argument("--mask", type=str, default="left",
+                     help="what is given: left, right, top, bottom, random, or an image file of the "
+                          "same size (white is given, black is filled in)")
+    sub.add_argument("--data", type=str, default=None, help="your images; by default test images")
+    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
+    sub.add_argument("--out", type=str, default="inpainting.png")
+
+    sub = command("evaluate", "Parzen log-likelihood beside its baselines, and the other measures")
+    common(sub, 10_000)
+    sub.add_argument("--data", type=str, default=None,
+                     help="your images, split into train, valid and test; by default the model's data set")
+    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
+    sub.add_argument("--json", type=str, default=None, help="write the result here too")
+
+    command("info", "what a model file holds")
+
+    sub = command("export", "make a .safetensors to ship from a run folder", model=False)
+    sub.add_argument("run", type=str, help="run folder, or a .ckpt")
+    sub.add_argument("--out", type=str, required=True, help="FILE.safetensors")
+    sub.add_argument("--which", type=str, default="best", help="checkpoint of the run: best or last")
+    sub.add_argument("--choose-prior", action="store_true",
+                     help="choose covariance and variance multiplier of the Gaussian top on validation data")
+    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
+    return top
+
+
+def _version() -> str:
+    from gendae import __version__
+
+    return __version__
+
+
+def run(arguments: list[str]) -> list[str]:
+    """Carry out a command; the lines to print."""
+    if arguments and arguments[0] in TRAINER_COMMANDS:
+        from gendae import fit
+
+        folder = fit.main(arguments)
+        return [f"run folder: {folder}"] if folder else []
+    args = parser().parse_args(arguments)
+    from gendae import commands
+
+    options: Namespace = args[args.command].clone()
+    calls: dict[str, Callable[..., list[str]]] = {
+        "quickstart": commands.quickstart, "sample": commands.sample, "info": commands.info,
+        "inpaint": commands.inpainting, "evaluate": commands.evaluate, "export": commands.export,
+    }
+    values = options.as_dict()
+    if args.command == "evaluate":
+        values["json_file"] = values.pop("json")
+    return calls[args.command](**values)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: 0 done, 1 training diverged, 2 something in the user's hands is wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    try:
+        for line in run(arguments):
+            print(line)
+    except KeyboardInterrupt:
+        print("gendae: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"gendae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingDiverged":
+            raise
+        print(f"gendae: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""What the commands of `gendae` do, as plain functions: they return what the command line prints."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendae import checks, metrics, persistence, plots
+from gendae.data import ImageData, Images
+from gendae.files import image_shape, read_image, read_images
+from gendae.inference import TargetPropInference
+from gendae.inpainting import MASKS, inpaint, named_mask
+from gendae.priors import GaussianPrior
+from gendae.sampling import AncestralSampler, generate
+from gendae.spec import build
+from gendae.stack import Stack
+
+Table = list[str]
+
+
+def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> ImageData:
+    """The user's file as a data set, or the data set that the model was trained on.
+
+    Raises:
+        FileNotFoundError: if the model's data set is not on this machine; says to name --data.
+        ValueError: if the file says nothing of a data set.
+    """
+    if file is not None:
+        data: ImageData = Images(file, shape=stack.facts.get("shape"))
+    else:
+        spec = stack.facts.get("dataset")
+        if spec is None:
+            raise ValueError("the model does not say what it was trained on; name images with --data")
+        data = build({**spec, **({"root": root} if root and spec["type"] == "MNIST" else {})})
+    try:
+        x = data.split("test").x
+    except FileNotFoundError as error:
+        if file is not None:
+            raise
+        raise FileNotFoundError(f"{error}; or name your own images with --data") from None
+    checks.width(file or "the data set", x, stack.sizes[0])
+    return data
+
+
+def shape_of(stack: Stack) -> tuple[int, int]:
+    """Height and width of the model's images."""
+    return image_shape(stack.sizes[0], stack.facts.get("shape"))
+
+
+def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
+    """Samples as a PNG grid, .npz (array `samples`) or .npy, by suffix."""
+    import numpy as np
+
+    checks.one_of("suffix of --out", out.suffix, (".png", ".npz", ".npy"))
+    if out.suffix == ".png":
+        return plots.save(plots.image_grid(x, shape), out)
+    array = x.clamp(0.0, 1.0).float().numpy()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npz":
+        np.savez_compressed(out, samples=array)
+    else:
+        np.save(out, array)
+    return out
+
+
+def sample(
+    model: str, n: int = 100, sampler: str | None = None, seed: int = 0,
+    out: str = "samples.png", device: str = "cpu",
+) -> Table:
+    """Draw samples from a trained model into a file."""
+    path = Path(out)
+    checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
+    stack = persistence.load(model, device)
+    x = generate(stack, n, sampler, seed)
+    return [f"{n} samples: {write_samples(x, path, shape_of(stack))}"]
+
+
+def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
+    """A named mask, or an image file of the model's size: white is given, black is filled in."""
+    if mask in MASKS:
+        return named_mask(mask, shape, seed)
+    path = Path(mask)
+    if not path.is_file():
+        raise ValueError(f"--mask {mask!r} is unknown: neither a file nor one of {', '.join(MASKS)}")
+    image = torch.from_numpy(read_image(path).copy())
+    if tuple(image.shape) != tuple(shape):
+        raise ValueError(f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}")
+    return image.flatten() >= 0.5
+
+
+def inpainting(
+    model: str, mask: str = "left", data: str | None = None, root: str | None = None, n: int = 10,
+    seed: int = 0, out: str = "inpainting.png", device: str = "cpu",
+) -> Table:
+    """Fill in the pixels that a mask hides, into a picture: original, masked, filled."""
+    checks.at_least("--n", n, 1)
+    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+    stack = persistence.load(model, device)
+    shape = shape_of(stack)
+    observed = observed_pixels(mask, shape, seed)
+    x = read_images(data)[0] if data else data_of(stack, root=root).split("test").x
+    x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
+    filled = inpaint(stack, x, observed, seed=seed)
+    written = plots.save(plots.inpainting(x, observed, filled, shape), out)
+    what = f"the {mask} half is given" if mask in MASKS else f"white pixels of {mask} are given"
+    return [f"{len(x)} images, {what}, the rest filled in: {written}"]
+
+
+def evaluate(
+    model: str, n: int = 10_000, data: str | None = None, root: str | None = None, seed: int = 0,
+    json_file: str | None = None, device: str = "cpu",
+) -> Table:
+    """Score a model beside its baselines on test images; sigma is chosen on validation images."""
+    checks.at_least("--n", n, 1)
+    stack = persistence.load(model, device)
+    result = evaluation(stack, data_of(stack, data, root), n, seed)
+    if json_file:
+        write_json(Path(json_file), result)
+    return evaluation_table(result)
+
+
+def evaluation(stack: Stack, data: ImageData, n: int, seed: int = 0) -> dict[str, Any]:
+    """Parzen scores of the model and its baselines, log p(x, h) per step, reconstruction per layer."""
+    train, valid, test = (data.split(name).x.to(stack.device) for name in ("train", "valid", "test"))
+    report = metrics.parzen_report(
+        {
+            "model": generate(stack, n, seed=seed).to(stack.device),
+            "ancestral": generate(stack, n, AncestralSampler(), seed=seed).to(stack.device),
+        },
+        train, valid, test, seed=seed,
+    )
+    inference = stack.settings.get("inference") or TargetPropInference()
+    own = report["model"]
+    return {
+        "parzen_ll": own["ll"], "parzen_se": own["se"], "sigma": own["sigma"],
+        "ancestral_ll": report["ancestral"]["ll"], "n": n, "seed": seed, "parzen": report,
+        "log_joint": metrics.log_joint_trace(stack, inference, test).mean(1).tolist(),
+        "reconstruction": metrics.reconstruction_errors(stack, test.split(1000)),
+    }
+
+
+def evaluation_table(result: dict[str, Any]) -> Table:
+    """The evaluation as lines for a terminal."""
+    lines = [(f"{'samples':<20}{'n':>7}{'LL [nats]':>12}{'+-':>6}{'sigma':>8}"
+              f"{'10-point grid':>18}{'sigma 0.2':>11}")]
+    for name, row in result["parzen"].items():
+        lines.append(
+            f"{name:<20}{row['n']:>7}{row['ll']:>12.2f}{row['se']:>6.2f}{row['sigma']:>8.4f}"
+            f"{row['ll_goodfellow']:>10.2f} @{row['sigma_goodfellow']:.4f}{row['ll_at_0.2']:>11.2f}"
+        )
+    trace = result["log_joint"]
+    lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1}: "
+                 f"{trace[0]:.2f} to {trace[-1]:.2f} nats")
+    errors = ", ".join(f"{e:.2f}" for e in result["reconstruction"])
+    lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
+    return lines
+
+
+def write_json(path: Path, content: dict[str, Any]) -> Path:
+    """Plain data as indented JSON; NaN and infinity become null."""
+    def plain(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain(content), indent=2) + "\n")
+    return path
+
+
+def info(model: str) -> Table:
+    """What a model file holds."""
+    path = persistence.locate(model)
+    stack = persistence.load(path)
+    layers = " - ".join(
+        [str(stack.sizes[0])] + [f"{p.f.out_features} {p.f.activation}" for p in stack.pairs]
+    )
+    lines = [
+        f"file        {path} ({path.stat().st_size / 1e6:.1f} MB)",
+        f"layers      {layers}",
+        f"parameters  {sum(p.numel() for p in stack.parameters()):,}",
+        f"prior       {stack.prior!r}",
+    ]
+    for name, value in persistence.describe(stack.settings).items():
+        lines.append(f"{name:<11} {json.dumps(value)}")
+    for name, value in stack.facts.items():
+        lines.append(f"{name:<11} {value if isinstance(value, str) else json.dumps(value)}")
+    return lines
+
+
+def checkpoint_of(run: str | Path, which: str = "best") -> Path:
+    """The best or last checkpoint of a run folder, or the checkpoint file itself."""
+    run = Path(run)
+    if run.is_file():
+        return run
+    path = run / "checkpoints" / f"{checks.one_of('--which', which, ('best', 'last'))}.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint of a run at {run}: looked for {path}")
+    return path
+
+
+def export(
+    run: str, out: str, which: str = "best", choose_prior: bool = False, root: str | None = None,
+    n: int = 10_000,
+) -> Table:
+    """Make a model to ship from a run; its Gaussian top may be chosen on validation data first."""
+    if Path(out).suffix != ".safetensors":
+        raise ValueError(f"--out {out}: a model is exported as .safetensors")
+    if Path(out).exists():
+        raise FileExistsError(f"--out {out} exists already; name another file")
+    stack = persistence.load(checkpoint_of(run, which))
+    lines = []
+    if choose_prior:
+        data = data_of(stack, root=root)
+        scores = metrics.choose_prior(stack, data.split("train").x, data.split("valid").x, n)
+        stack.facts["prior_scores"] = scores
+        lines += [f"{name:<24}{ll:>10.2f} nats on validation images" for name, ll in scores.items()]
+    return [*lines, f"{stack.prior!r}", f"exported: {persistence.save(stack, out)}"]
+
+
+def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
+    """Train on the embedded digits, then sample, inpaint and evaluate: all of it in one folder."""
+    from gendae import fit
+
+    folder = Path(out)
+    config = next(c for c in config_folders() if c.is_dir()) / "digits-variational-em.yaml"
+    run = fit.main(["fit", "--config", str(config), "--seed_everything", str(seed),
+                    "--trainer.default_root_dir", str(folder / "runs"),
+                    "--trainer.enable_model_summary", "false"])
+    stack = persistence.load(checkpoint_of(run, "last"))
+    data = data_of(stack)
+    if isinstance(stack.prior, GaussianPrior):
+        metrics.choose_prior(stack, data.split("train").x, data.split("valid").x, n=1000)
+    x = data.split("test").x
+    result = evaluation(stack, data, n=1000)
+    stack.facts["metrics"] = {"parzen_ll": result["parzen_ll"], "sigma": result["sigma"]}
+    inference = stack.settings["inference"]
+    observed = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in MASKS[:4]])
+    written = [
+        persistence.save(stack, folder / "model.safetensors"),
+        plots.save(plots.image_grid(generate(stack, 100, seed=seed), data.shape),
+                   folder / "samples.png"),
+        plots.save(plots.inpainting(x[:20], observed, inpaint(stack, x[:20], observed, seed=seed),
+                                    data.shape), folder / "inpainting.png"),
+        plots.save(plots.trace(metrics.log_joint_trace(stack, inference, x)),
+                   folder / "inference.png"),
+        write_json(folder / "metrics.json", result),
+    ]
+    return [*evaluation_table(result), *(f"written: {path}" for path in written)]
+
+
+def config_folders() -> list[Path]:
+    """Where the configurations that come with gendae lie: installed, or in a source checkout."""
+    package = Path(__file__).parent
+    return [package / "configs", package.parent / "configs"]

@@ -1,0 +1,104 @@
+"""Corruption h~ given h: the noise that makes an auto-encoder a denoising one.
+
+A layer pair trained on h~ -> h learns to move corrupted values back to probable ones, so that
+reconstruction minus input estimates the score of the representation's density. One corruption belongs to
+each representation h_0 .. h_L. All take the training progress in [0, 1], since a level may decay.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.spec import register
+
+
+def normal_like(h: Tensor, generator: Generator | None = None) -> Tensor:
+    """Standard normal noise in the shape of `h`, drawn where `generator` lives.
+
+    A CPU generator thus gives the same noise whatever device `h` is on.
+    """
+    device = h.device if generator is None else generator.device
+    return torch.randn(h.shape, generator=generator, device=device, dtype=h.dtype).to(h.device)
+
+
+def uniform_like(h: Tensor, generator: Generator | None = None) -> Tensor:
+    """Uniform noise on [0, 1) in the shape of `h`, drawn where `generator` lives."""
+    device = h.device if generator is None else generator.device
+    return torch.rand(h.shape, generator=generator, device=device, dtype=h.dtype).to(h.device)
+
+
+class Corruption:
+    """Base class: a stochastic map h -> h~ of the same shape."""
+
+    def __call__(
+        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        """Corrupted copy of h.
+
+        Args:
+            h: representation, (batch, features).
+            progress: fraction of the training done, in [0, 1]; decaying levels follow it.
+            generator: source of randomness; the global one if None.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __call__")
+
+
+@register
+class GaussianNoise(Corruption):
+    """Additive Gaussian noise, h~ = h + sigma_t * N(0, I), with sigma_t = sigma * (1 - (1 - decay) * t).
+
+    Source: Bengio et al. 2015, Algorithm 2 ("h~_l is a Gaussian-corrupted version of h_l").
+
+    Args:
+        sigma: standard deviation at the start of training, in units of h; 0 leaves h as it is.
+        decay: fraction of sigma left at the end of training (linear in progress); 1 is constant.
+
+    Raises:
+        ValueError: for a negative or NaN sigma or decay.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> noise = GaussianNoise(0.5, decay=0.5)(torch.zeros(1000, 10), progress=1.0, generator=g)
+        >>> round(noise.std().item(), 2)
+        0.25
+    """
+
+    def __init__(self, sigma: float, decay: float = 1.0) -> None:
+        self.sigma = checks.at_least("sigma", sigma, 0.0)
+        self.decay = checks.at_least("decay", decay, 0.0)
+
+    def __call__(
+        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        level = self.sigma * (1.0 - (1.0 - self.decay) * progress)
+        return h if level == 0.0 else torch.add(h, normal_like(h, generator), alpha=level)
+
+
+@register
+class SpikeNoise(Corruption):
+    """Spike-like corruption: the mean of k draws from a Bernoulli law with p(h~ = 1) = h.
+
+    E[h~] = h and Var[h~] = h (1 - h) / k for h in [0, 1]; values outside count as 0 or 1.
+    Source: Bengio et al. 2015, Algorithm 2 (top sigmoid layer, k = 3).
+
+    Args:
+        draws: number k of Bernoulli draws averaged.
+
+    Raises:
+        ValueError: if draws < 1.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> h = SpikeNoise(3)(torch.full((2, 5), 0.5), generator=g)
+        >>> sorted(set((h * 3).round().int().flatten().tolist()) - {0, 1, 2, 3})
+        []
+    """
+
+    def __init__(self, draws: int = 3) -> None:
+        self.draws = int(checks.at_least("draws", draws, 1))
+
+    def __call__(
+        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        copies = h.expand(self.draws, *h.shape)
+        return (uniform_like(copies, generator) < copies).to(h.dtype).mean(0)

@@ -1,0 +1,101 @@
+"""`gendae fit`, `validate` and `test`: LightningCLI with numbered run folders."""
+
+import contextlib
+import os
+import shlex
+from pathlib import Path
+
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+import gendae.models  # noqa: F401 - class paths of configurations name it
+from gendae.callbacks import ParzenMonitor
+from gendae.data import ImageData
+from gendae.rules import Rule
+
+
+def new_run_folder(root: str | Path) -> Path:
+    """The next free numbered folder below root, made: 0001, 0002, ..; nothing is ever written over."""
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    number = max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError):
+            folder = root / f"{number:04d}"
+            folder.mkdir()
+            return folder
+
+
+class FitCLI(LightningCLI):
+    """Adds to LightningCLI: a run folder with CSV log, last and best checkpoint, and a Parzen score."""
+
+    run_folder: Path | None = None
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.command = shlex.join(["gendae", *arguments])
+        super().__init__(
+            Rule,
+            ImageData,
+            args=arguments,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            trainer_defaults={"num_sanity_val_steps": 0, "default_root_dir": "runs",
+                              "max_epochs": 20},
+            parser_kwargs={"prog": "gendae"},
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """LightningCLI's own, without predict."""
+        return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The sections `parzen` and `checkpoint`: the score that chooses best.ckpt, and what is kept."""
+        parser.add_lightning_class_args(ParzenMonitor, "parzen")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({
+            "checkpoint.filename": "best", "checkpoint.monitor": "val/parzen_ll",
+            "checkpoint.mode": "max", "checkpoint.save_last": True,
+            "checkpoint.enable_version_counter": False,
+        })
+
+    def before_instantiate_classes(self) -> None:
+        """Make the run folder, and put the CSV log there."""
+        config = self.config[self.subcommand]
+        trainer = config.trainer
+        if self.subcommand != "fit":
+            trainer.logger = False
+            config.checkpoint.save_top_k = 0
+            config.checkpoint.save_last = False
+            return
+        self.run_folder = new_run_folder(trainer.default_root_dir)
+        trainer.default_root_dir = str(self.run_folder)
+        config.checkpoint.dirpath = str(self.run_folder / "checkpoints")
+        csv = {"class_path": "pytorch_lightning.loggers.CSVLogger",
+               "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""}}
+        others = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        trainer.logger = [csv, *(other for other in others if other not in (None, True, False))]
+
+    def before_fit(self) -> None:
+        """Remember what was typed; it travels with the model."""
+        self.model.stack.facts["command"] = self.command
+
+
+def main(arguments: list[str]) -> Path | None:
+    """Run one of fit, validate, test; the run folder of a fit. A failed start leaves no empty folder."""
+    torch.set_float32_matmul_precision("high")  # a command may set what a library must not
+    try:
+        cli = FitCLI(arguments)
+    except BaseException:
+        _remove_empty(FitCLI.run_folder)
+        raise
+    return cli.run_folder
+
+
+def _remove_empty(folder: Path | None) -> None:
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)

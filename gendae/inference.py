@@ -1,0 +1,264 @@
+"""Inference x -> h: from the feed-forward guess towards representations more probable under the model.
+
+`TargetPropInference` is INFERENCE of Algorithm 2 (2015): moves made of activations going up and down only.
+`GradientInference` is Algorithm 1, the gradient of J = log p(x, h) + q_weight log q(h | x) by autograd: the
+reference that target propagation estimates. Missing pixels are handled inside the step of both: what x
+exerts on h_1 is computed from x with its missing pixels filled in by g_1(h_1) (2015, Figure 5).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.corruption import normal_like
+from gendae.spec import register
+from gendae.stack import Stack
+
+Representations = tuple[Tensor, ...]
+Map = Callable[[Tensor], Tensor]
+
+
+def targetprop_gradient(f: Map, g: Map, x: Tensor, h: Tensor, variance: float = 1.0) -> Tensor:
+    """Estimate of d log p(x | h) / dh without derivatives: (f(x) - f(g(h))) / sigma_h^2.
+
+    For a linear-Gaussian pair whose f is the posterior mean, f(x) - f(g(h)) = S d log p(x | h) / dh with S
+    the posterior covariance, so that the scalar form is exact where S = variance * I.
+    Source: Bengio et al. 2015, Eq. 12.
+
+    Args:
+        f, g: encoder and decoder means.
+        x: observation, (batch, width of x).
+        h: representation where the gradient is wanted, (batch, width of h).
+        variance: sigma_h^2, variance of the noise injected in q(h | x), in squared units of h.
+
+    Example:
+        >>> f, g = (lambda x: 0.5 * x), (lambda h: h)     # p(h) = N(0, 1), p(x | h) = N(h, 1)
+        >>> targetprop_gradient(f, g, torch.tensor([[3.0]]), torch.tensor([[1.0]]), variance=0.5)
+        tensor([[2.]])
+    """
+    return (f(x) - f(g(h))) / variance
+
+
+def fill(x: Tensor, mask: Tensor | None, reconstruction: Tensor) -> Tensor:
+    """x where the mask says it is observed, the reconstruction elsewhere; x itself without a mask."""
+    return x if mask is None else torch.where(mask, x, reconstruction)
+
+
+class Inference:
+    """Base class: owns the loop h <- step(h); a variant defines `step`.
+
+    Args:
+        steps: number N of updates.
+        delta: step size.
+        temperature: scale of the Langevin noise sqrt(2 delta temperature) N(0, I) added at each update
+            (2015, section 3, "optional: add noise for MCMC"); 0 is deterministic.
+
+    Raises:
+        ValueError: for negative numbers.
+    """
+
+    def __init__(self, steps: int = 15, delta: float = 0.1, temperature: float = 0.0) -> None:
+        self.steps = int(checks.at_least("steps", steps, 0))
+        self.delta = checks.at_least("delta", delta, 0.0)
+        self.temperature = checks.at_least("temperature", temperature, 0.0)
+
+    def __call__(
+        self,
+        stack: Stack,
+        x: Tensor,
+        mask: Tensor | None = None,
+        generator: Generator | None = None,
+        steps: int | None = None,
+    ) -> Representations:
+        """Representations h_0 .. h_L after the last update.
+
+        Args:
+            stack: the model.
+            x: observation, (batch, width of x).
+            mask: True where x is observed, broadcast against x; None if all of it is.
+            generator: source of the Langevin noise.
+            steps: N, where it shall differ from the constructor's (the rule's warm-up).
+        """
+        for h in self.trajectory(stack, x, mask, generator, steps):  # noqa: B007
+            pass
+        return h
+
+    @torch.no_grad()
+    def trajectory(
+        self,
+        stack: Stack,
+        x: Tensor,
+        mask: Tensor | None = None,
+        generator: Generator | None = None,
+        steps: int | None = None,
+    ) -> Iterator[Representations]:
+        """The representations at the feed-forward start and after every update: N + 1 of them."""
+        h = stack.feedforward(x)
+        yield h
+        step = self.begin(stack, h, mask, generator)
+        for _ in range(self.steps if steps is None else steps):
+            h = step(h)
+            yield h
+
+    def begin(
+        self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
+    ) -> Callable[[Representations], Representations]:
+        """The update h -> h, with what stays the same over the loop computed once."""
+        raise NotImplementedError(f"{type(self).__name__} must define begin")
+
+    def _diffuse(self, h: Tensor, generator: Generator | None) -> Tensor:
+        """h with Langevin noise."""
+        if self.temperature == 0.0:
+            return h
+        scale = math.sqrt(2.0 * self.delta * self.temperature)
+        return torch.add(h, normal_like(h, generator), alpha=scale)
+
+
+@register
+class TargetPropInference(Inference):
+    """INFERENCE of Algorithm 2, for any depth: target propagation moves, top layer first.
+
+    h_L <- h_L + delta (f_L(h_{L-1}) - f_L(g_L(h_L)))
+    h_l <- h_l + delta (f_l(h_{l-1}) - f_l(g_l(h_l))) + alpha (g_{l+1}(h_{l+1}) - h_l),   l = L-1 .. 1
+
+    h_{l+1} is the updated one, h_{l-1} not yet; alpha is not multiplied by delta, as printed. The bracket
+    with delta is Eq. 12, that with alpha the gradient of log p(h_l | h_{l+1}).
+    Source: Bengio et al. 2015, Algorithm 2, INFERENCE; section 8 for clamped pixels.
+
+    Args:
+        steps: N; the paper's 15.
+        delta: step along Eq. 12; the paper's 0.1.
+        alpha: coupling to the layer above; the paper's 0.001 in training and 0.3 in GENERATE.
+        temperature: scale of optional Langevin noise.
+
+    Raises:
+        ValueError: for negative numbers.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> _ = torch.manual_seed(0)
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> [tuple(h.shape) for h in TargetPropInference(steps=3)(stack, torch.rand(2, 8))]
+        [(2, 8), (2, 6), (2, 4)]
+    """
+
+    def __init__(
+        self,
+        steps: int = 15,
+        delta: float = 0.1,
+        alpha: float = 0.001,
+        temperature: float = 0.0,
+    ) -> None:
+        super().__init__(steps, delta, temperature)
+        self.alpha = checks.at_least("alpha", alpha, 0.0)
+
+    def begin(
+        self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
+    ) -> Callable[[Representations], Representations]:
+        pairs, x = list(stack.pairs), h[0]
+        from_x = h[1] if mask is None else None  # f_1(x) never changes while all of x is clamped
+        # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's f_l(g_l(h_l))
+        down = {level: pairs[level - 1].g(h[level]) for level in range(2, len(h))}
+
+        def step(h: Representations) -> Representations:
+            new = list(h)
+            for level in range(stack.depth, 0, -1):
+                pair = pairs[level - 1]
+                below = down[level] if level > 1 else pair.g(h[1])
+                if level > 1:
+                    up = pair.f(h[level - 1])
+                else:
+                    up = from_x if mask is None else pair.f(fill(x, mask, below))
+                move = up - pair.f(below)
+                start = h[level]
+                if level < stack.depth:
+                    start = torch.lerp(start, down[level + 1], self.alpha)
+                new[level] = self._diffuse(torch.add(start, move, alpha=self.delta), generator)
+                if level > 1:
+                    down[level] = pair.g(new[level])
+            return tuple(new)
+
+        return step
+
+
+@register
+class GradientInference(Inference):
+    """Algorithm 1: all layers move along the exact gradient of J = log p(x, h) + q_weight log q(h | x).
+
+    h_l <- h_l + delta d/dh_l [ log p(h_{l-1} | h_l) p(h_l | h_{l+1})
+                                + q_weight log q(h_l | h_{l-1}) q(h_{l+1} | h_l) ]
+
+    With `every_q`, log q becomes the mean over the iterates' laws q_0 .. q_t, where q_t (t > 0) is the
+    product of N(h_l; h_l after t updates, I): h is kept where inference can reach it. The paper only says
+    that "a reasonable variant" encourages all q_t to generate h; this reading is ours.
+    Source: Bengio et al. 2015, Algorithm 1, Eq. 6 and 8 (alpha there is `q_weight` here).
+
+    Args:
+        steps: number T of updates.
+        delta: step size.
+        q_weight: weight of log q; 0 climbs the joint likelihood (MAP).
+        every_q: reward all q_t, not only q_0.
+        use_prior: include log p(h_L); training and Figure 4 leave it out.
+        temperature: scale of optional Langevin noise.
+
+    Raises:
+        ValueError: for negative numbers.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> _ = torch.manual_seed(0)
+        >>> stack, x = deep_autoencoder([8, 6, 4]), torch.rand(2, 8)
+        >>> steps = list(GradientInference(steps=5).trajectory(stack, x))
+        >>> bool((stack.log_joint(steps[5], prior=False) > stack.log_joint(steps[0], prior=False)).all())
+        True
+    """
+
+    def __init__(
+        self,
+        steps: int = 15,
+        delta: float = 0.1,
+        q_weight: float = 0.0,
+        every_q: bool = False,
+        use_prior: bool = False,
+        temperature: float = 0.0,
+    ) -> None:
+        super().__init__(steps, delta, temperature)
+        self.q_weight = checks.at_least("q_weight", q_weight, 0.0)
+        self.every_q, self.use_prior = every_q, use_prior
+
+    def objective(self, stack: Stack, h: Representations, iterates: list[Representations]) -> Tensor:
+        """J of Eq. 6 for each example, in nats, (batch,)."""
+        j = stack.log_joint(h, prior=self.use_prior)
+        if self.q_weight == 0.0:
+            return j
+        laws = [stack.log_q(h)]
+        if self.every_q:
+            laws += [
+                sum(torch.distributions.Normal(centre, 1.0).log_prob(free).sum(-1)
+                    for free, centre in zip(h[1:], past[1:], strict=True))
+                for past in iterates
+            ]
+        return j + self.q_weight * torch.stack(laws).mean(0)
+
+    def begin(
+        self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
+    ) -> Callable[[Representations], Representations]:
+        x, iterates = h[0], []
+
+        def step(h: Representations) -> Representations:
+            # inference_mode(False): Trainer.test runs in inference mode, where autograd is off
+            with torch.inference_mode(False), torch.enable_grad():
+                free = [layer.detach().clone().requires_grad_() for layer in h[1:]]
+                seen = fill(x, mask, stack.pairs[0].g(free[0]).detach()).clone()
+                total = self.objective(stack, (seen, *free), iterates).sum()
+                gradients = torch.autograd.grad(total, free)
+            new = tuple(self._diffuse(layer.detach() + self.delta * gradient, generator)
+                        for layer, gradient in zip(free, gradients, strict=True))
+            if self.every_q:
+                iterates.append((x, *new))
+            return (x, *new)
+
+        return step

@@ -1,0 +1,126 @@
+"""Inpainting: the encode/decode loop of sampling under a clamp (2015, section 8, Figure 5).
+
+A mask is boolean and True where a pixel is observed; x^v are the observed pixels, x^m the missing ones.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.corruption import uniform_like
+from gendae.inference import Inference, TargetPropInference, fill
+from gendae.sampling import BATCH, seeded
+from gendae.spec import build, register
+from gendae.stack import Stack
+
+
+@register
+class Inpainter:
+    """Filling in missing pixels by clamped inference.
+
+    Missing pixels start as uniform noise; each of K rounds calls INFERENCE, in which x presses on h_1 by
+    f_1(x^v, g_1^m(h_1)) - f_1(g_1(h_1)), and then sets the missing pixels to those of g_1(h_1).
+    Source: Bengio et al. 2015, section 8, Figure 5 (K = 20).
+
+    Args:
+        rounds: K.
+        inference: INFERENCE; TargetPropInference(alpha=0.3), that of GENERATE, if None.
+    """
+
+    def __init__(self, rounds: int = 20, inference: Inference | None = None) -> None:
+        self.rounds = int(checks.at_least("rounds", rounds, 0))
+        self.inference = build(inference) or TargetPropInference(alpha=0.3)
+
+    @torch.no_grad()
+    def __call__(
+        self, stack: Stack, x: Tensor, mask: Tensor, generator: Generator | None = None
+    ) -> Tensor:
+        """x with its unobserved pixels (mask False) filled in; the observed ones are returned as given."""
+        mask = mask.expand_as(x)
+        filled = fill(x, mask, uniform_like(x, generator))
+        for _ in range(self.rounds):
+            h = self.inference(stack, filled, mask=mask, generator=generator)
+            filled = fill(x, mask, stack.pairs[0].g(h[1]))
+        return filled
+
+
+def inpaint(
+    stack: Stack,
+    x: Tensor,
+    mask: Tensor,
+    inpainter: Inpainter | None = None,
+    seed: int | None = None,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """Images with their missing pixels filled in by clamped inference (2015, Figure 5).
+
+    Args:
+        stack: a trained stack.
+        x: images, (n, pixels) in [0, 1]; what stands in missing pixels is ignored.
+        mask: True where a pixel is observed, (pixels,) or (n, pixels).
+        inpainter: rounds and inference; the stack's own if None.
+        seed: of the noise in which missing pixels start.
+        batch_size: images computed at a time.
+
+    Returns:
+        (n, pixels), in CPU memory; observed pixels exactly as given.
+
+    Raises:
+        ValueError: for a wrong width, pixels that are not finite or not in [0, 1], or a mask that is not
+            boolean or does not fit x.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> x, left = torch.rand(3, 8), torch.arange(8) < 4
+        >>> y = inpaint(deep_autoencoder([8, 6, 4]), x, left, seed=0)
+        >>> torch.equal(y[:, :4], x[:, :4]), y.shape
+        (True, torch.Size([3, 8]))
+    """
+    checks.width("x", x, stack.sizes[0])
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask has type {mask.dtype}; a boolean one is needed, True where observed")
+    try:
+        mask = mask.expand_as(x)
+    except RuntimeError:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not fit x, "
+                         f"{tuple(x.shape)}") from None
+    checks.pixels("x", x.masked_fill(~mask, 0.0))
+    x = x.to(stack.dtype).masked_fill(~mask, 0.0)
+    inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()
+    generator = seeded(seed)
+    filled = [
+        inpainter(stack, a.to(stack.device), m.to(stack.device), generator).cpu()
+        for a, m in zip(x.split(batch_size), mask.split(batch_size), strict=True)
+    ]
+    return torch.cat(filled)
+
+
+MASKS = ("left", "right", "top", "bottom", "random")
+
+
+def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
+    """Which pixels are observed, (pixels,) boolean: one half of the image, or a random half.
+
+    Args:
+        name: left, right, top, bottom: the half that is *given*; random: every second pixel on average.
+        shape: height and width.
+        seed: of the random mask.
+
+    Raises:
+        ValueError: for another name.
+
+    Example:
+        >>> named_mask("left", (2, 4)).view(2, 4).int().tolist()
+        [[1, 1, 0, 0], [1, 1, 0, 0]]
+    """
+    height, width = shape
+    rows = torch.arange(height)[:, None].expand(shape)
+    columns = torch.arange(width).expand(shape)
+    observed = {
+        "left": columns < width // 2,
+        "right": columns >= width // 2,
+        "top": rows < height // 2,
+        "bottom": rows >= height // 2,
+        "random": torch.rand(shape, generator=seeded(seed)) < 0.5,
+    }
+    return observed[checks.one_of("mask", name, MASKS)].flatten()

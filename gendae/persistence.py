@@ -1,0 +1,166 @@
+"""Trained stacks as files that hold data only.
+
+A shipped model is one .safetensors: tensors, and as JSON in its metadata the architecture, the settings it
+is meant to be used with, training facts and a SHA-256 of the tensors. Lightning's .ckpt is read too, with
+`weights_only=True`. Loading either builds registered classes from plain data and runs no code of the file.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import gendae.rules  # noqa: F401 - registers the rules' classes
+from gendae.spec import build, describe
+from gendae.stack import Stack
+
+FORMAT = "gendae/1"
+
+
+class CheckpointError(ValueError):
+    """A file that does not hold a usable model; the message names file and reason."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes of all tensors: safetensors itself has no checksum."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def save(stack: Stack, path: str | Path) -> Path:
+    """Write the stack, its fitted prior, settings and facts to a .safetensors file, atomically.
+
+    Raises:
+        ValueError: if the suffix is not .safetensors, or a setting cannot be stored as plain data.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a model is saved as .safetensors")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()}
+    content = {
+        "stack": describe(stack), "settings": describe(stack.settings), "facts": stack.facts,
+        "sha256": digest(tensors),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, partial, metadata={"format": FORMAT, "gendae": json.dumps(content)})
+    os.replace(partial, path)
+    return path
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
+    """A trained stack from a .safetensors, a Lightning .ckpt, or the bare name of a shipped checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no such file or shipped model; names every place.
+        CheckpointError: (a ValueError) if the file is damaged, truncated, foreign, or of another
+            architecture than it says.
+    """
+    found = locate(path)
+    stack = _load_ckpt(found) if found.suffix == ".ckpt" else _load_safetensors(found)
+    return stack.to(device).eval()
+
+
+def shipped_folders() -> list[Path]:
+    """Where checkpoints that come with gendae lie: in the installed package, or in a source checkout."""
+    package = Path(__file__).parent
+    return [package / "checkpoints", package.parent / "checkpoints"]
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints that come with gendae."""
+    return sorted({f.stem for folder in shipped_folders() for f in folder.glob("*.safetensors")})
+
+
+def locate(path: str | Path) -> Path:
+    """The file that a path or the name of a shipped model stands for."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    if path.name == str(path) and not path.suffix:
+        for folder in shipped_folders():
+            candidate = folder / f"{path}.safetensors"
+            if candidate.is_file():
+                return candidate
+    raise FileNotFoundError(f"no model {str(path)!r}: there is no such file, and the shipped models "
+                            f"are {', '.join(shipped()) or 'none'}")
+
+
+def _load_safetensors(path: Path) -> Stack:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(path, f"damaged, truncated or not a safetensors file ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(path, "a safetensors file, but not one that gendae wrote")
+    try:
+        content = json.loads(metadata["gendae"])
+        expected = content["sha256"]
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(path, f"its description is damaged ({error})") from None
+    if digest(tensors) != expected:
+        raise CheckpointError(path, "damaged: its weights do not have the checksum they were saved with")
+    return _assemble(path, content, tensors)
+
+
+def _load_ckpt(path: Path) -> Stack:
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(path, "damaged, truncated or not a Lightning checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise CheckpointError(path, f"damaged: {damaged} does not have its checksum")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - torch and zipfile raise a dozen kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(path, f"cannot be read as a checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict) or "gendae" not in checkpoint:
+        raise CheckpointError(path, "a checkpoint, but not one that gendae wrote")
+    arguments = checkpoint["hyper_parameters"]
+    content = {
+        "stack": arguments["stack"],
+        "settings": {"inference": arguments.get("inference"), "sampler": arguments.get("sampler"),
+                     "inpainting": arguments.get("inpainter")},
+        "facts": checkpoint["gendae"]["facts"],
+    }
+    prefix = "stack."
+    tensors = {k[len(prefix):]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return _assemble(path, content, tensors)
+
+
+def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
+    try:
+        stack = build(content["stack"])
+        stack.settings = {k: v for k, v in build(content["settings"]).items() if v is not None}
+        stack.facts = content["facts"]
+        missing, unexpected = stack.load_state_dict(tensors, strict=False)
+    except (KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(path, f"holds another architecture than it says: {reason}") from None
+    missing = [name for name in missing if not name.startswith("prior.")]
+    if missing or unexpected:
+        raise CheckpointError(path, "holds another architecture than it says: "
+                                    f"missing {missing}, unexpected {unexpected}")
+    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise CheckpointError(path, f"holds NaN or infinite weights in {', '.join(bad)}")
+    return stack

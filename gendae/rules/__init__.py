@@ -1,0 +1,6 @@
+"""Learning rules: LightningModules that give every layer its own local loss."""
+
+from gendae.rules.core import Rule, TrainingDiverged
+from gendae.rules.variational_em import VariationalEMRule
+
+__all__ = ["Rule", "TrainingDiverged", "VariationalEMRule"]

@@ -1,0 +1,240 @@
+"""The one training loop: local losses in, one step of every layer out.
+
+A rule fills one hole, `losses(batch)`: a named loss for each layer and direction, whose inputs and targets
+are detached, so that one backward pass through their sum gives each layer its own gradient and nothing
+crosses from one layer to another. One optimizer with a parameter group per layer and direction holds the
+rates (and keeps Lightning's `global_step` equal to the number of updates).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Generator, Tensor, nn
+
+from gendae import checks
+from gendae.spec import REGISTRY, arguments, build
+from gendae.stack import Stack
+
+PerLayer = float | Sequence[float]
+RANK_STRIDE = 7919  # a prime: seeds of the ranks' noise must differ, and not meet other small seeds
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss became NaN or infinite; the message names step, layer and term."""
+
+
+class LossLedger:
+    """The latest losses, kept on the device and read once in `every` updates: logging without waiting."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.names, self.rows, self.first_step = every, [], None, 0
+        self.filled = 0
+
+    def record(self, step: int, losses: dict[str, Tensor]) -> bool:
+        """Store one update's losses; True once the ledger is full."""
+        values = torch.stack(list(losses.values())).detach()
+        if self.rows is None:
+            self.names = list(losses)
+            self.rows = values.new_zeros(self.every, len(values))
+        if self.filled == 0:
+            self.first_step = step
+        self.rows[self.filled] = values
+        self.filled += 1
+        return self.filled == self.every
+
+    def flush(self) -> dict[str, float]:
+        """Mean of each loss since the last flush; raises TrainingDiverged at the first non-finite one."""
+        if self.filled == 0:
+            return {}
+        rows = self.rows[: self.filled].double().cpu()
+        self.filled = 0
+        bad = (~torch.isfinite(rows)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            direction, layer = self.names[column].split("_", 1)
+            raise TrainingDiverged(
+                f"loss of {direction}_{layer} (layer {layer}, "
+                f"{'encoder' if direction == 'f' else 'decoder'}) is {rows[row, column].item()} at "
+                f"step {self.first_step + row}: training stopped, the last good checkpoint is kept; "
+                "lower the learning rates or raise the corruption of x"
+            )
+        return dict(zip(self.names, rows.mean(0).tolist(), strict=True))
+
+
+class Rule(LightningModule):
+    """Base class of the learning rules over a stack.
+
+    Works without a Trainer: `sum(rule.losses((x,)).values()).backward()` and a step of
+    `rule.configure_optimizers()`.
+
+    Args:
+        stack: the model to train.
+        lr_f, lr_g: learning rates of encoders and decoders; a number, or one for each layer.
+        weight_decay_f, weight_decay_g: decoupled weight decay, likewise.
+        hold: fraction of training at constant rates, after which they fall linearly to zero.
+        log_every: updates between two readings of the losses.
+
+    Attributes:
+        progress: fraction of the training done, in [0, 1].
+        updates: number of updates done; None outside a Trainer, where there is no warm-up.
+
+    Raises:
+        ValueError: for negative rates or lists of a wrong length.
+        TrainingDiverged: during fit, where a loss is NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        lr_f: PerLayer = 3e-4,
+        lr_g: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        weight_decay_g: PerLayer = 0.0,
+        hold: float = 0.5,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.stack: Stack = build(stack)
+        self.lr_f, self.lr_g = lr_f, lr_g
+        self.weight_decay_f, self.weight_decay_g = weight_decay_f, weight_decay_g
+        if not 0.0 <= hold <= 1.0:
+            raise ValueError(f"hold={hold} is a fraction of training: between 0 and 1")
+        self.hold = hold
+        self.log_every = int(checks.at_least("log_every", log_every, 1))
+        for name in ("lr_f", "lr_g", "weight_decay_f", "weight_decay_g"):
+            checks.per_layer(name, getattr(self, name), self.stack.depth)
+        self.progress, self.updates = 0.0, None
+        self.generator: Generator | None = None
+        self._generator_state: Tensor | None = None
+        self._ledger = LossLedger(self.log_every)
+
+    # -- what a rule defines -------------------------------------------------------------------------
+
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Local losses in nats, mean over the batch, named f_l and g_l; batch[0] is x."""
+        raise NotImplementedError(f"{type(self).__name__} must define losses")
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Top-level codes on which the prior is fitted; feed-forward ones unless a rule says otherwise."""
+        return self.stack.encode(x)[-1]
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW with one parameter group per layer and direction."""
+        groups = []
+        for direction in "fg":
+            rates = checks.per_layer("lr", getattr(self, f"lr_{direction}"), self.stack.depth)
+            decays = checks.per_layer(
+                "weight_decay", getattr(self, f"weight_decay_{direction}"), self.stack.depth
+            )
+            for level, pair in enumerate(self.stack.pairs, 1):
+                layer: nn.Module = getattr(pair, direction)
+                groups.append({
+                    "params": list(layer.parameters()), "lr": rates[level - 1],
+                    "initial_lr": rates[level - 1], "weight_decay": decays[level - 1],
+                    "name": f"{direction}_{level}",
+                })
+        return torch.optim.AdamW(groups, fused=self.stack.device.type in ("cpu", "cuda"))
+
+    def rate_factor(self) -> float:
+        """Learning rate now, as a fraction of the initial one."""
+        left = 1.0 - self.progress
+        return 1.0 if left >= 1.0 - self.hold else max(left, 0.0) / (1.0 - self.hold)
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        self.updates = self.global_step
+        self.progress = min(1.0, self.updates / self.trainer.estimated_stepping_batches)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.rate_factor()
+        losses = self.losses(batch)
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(sum(losses.values()))
+        optimizer.step()
+        full = self._ledger.record(self.updates, losses)
+        if full or self.trainer.is_last_batch:
+            self._read_ledger()
+
+    def _read_ledger(self) -> None:
+        means = self._ledger.flush()
+        self.log_dict({f"loss/{name}": value for name, value in means.items()})
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_reconstruction("val", batch[0])
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_reconstruction("test", batch[0])
+
+    def _log_reconstruction(self, split: str, x: Tensor) -> None:
+        """Squared error of x up to each level and back, summed over pixels, mean over images."""
+        errors = {
+            f"{split}/reconstruction_{level}":
+                (self.stack.reconstruct(x, level) - x).square().sum(-1).mean()
+            for level in range(1, self.stack.depth + 1)
+        }
+        self.log_dict(errors, batch_size=len(x), on_epoch=True, sync_dist=True)
+
+    # -- the prior: last lines of TRAIN ----------------------------------------------------------------
+
+    @torch.no_grad()
+    def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Fit P(h_L) on the codes of all batches; on all ranks' codes under DDP."""
+        codes = torch.cat([self.codes(batch[0].to(self.device)) for batch in batches])
+        if self._trainer is not None and self.trainer.world_size > 1:
+            codes = self.all_gather(codes).flatten(0, 1)
+        self.stack.prior.fit(codes)
+
+    def _training_batches(self) -> Iterable[Sequence[Tensor]]:
+        loader = self.trainer.train_dataloader
+        return loader.in_order() if hasattr(loader, "in_order") else loader
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.fit_prior(self._training_batches())
+
+    def on_train_end(self) -> None:
+        if not self.trainer.fit_loop.epoch_loop._should_check_val_epoch():
+            self.fit_prior(self._training_batches())
+
+    # -- randomness and persistence --------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        if self.trainer.precision.startswith("16"):
+            raise ValueError(f"precision={self.trainer.precision!r} is not supported; accepted: "
+                             "32-true, 64-true, bf16-mixed")
+        self.generator = Generator(self.device)
+        self.generator.manual_seed(torch.initial_seed() + RANK_STRIDE * self.global_rank)
+        if self._generator_state is not None:
+            self.generator.set_state(self._generator_state.cpu())
+        self._record_facts()
+
+    def _record_facts(self) -> None:
+        facts = self.stack.facts
+        facts.update(rule=type(self).__name__, seed=torch.initial_seed())
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and REGISTRY.get(type(data).__name__) is type(data):
+            own = arguments(data, skip=("root",))
+            facts["dataset"] = {"type": type(data).__name__, **own}
+            facts["shape"] = list(data.shape)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == "fit":
+            self._read_ledger_quietly()
+        self.stack.facts.update(epochs=self.current_epoch + 1, updates=self.global_step)
+        checkpoint["hyper_parameters"] = arguments(self)
+        checkpoint["gendae"] = {"rule": type(self).__name__, "facts": self.stack.facts}
+        if self.generator is not None:
+            checkpoint["generator"] = self.generator.get_state()
+
+    def _read_ledger_quietly(self) -> None:
+        """A stack with non-finite losses is never written over a good checkpoint."""
+        rows, filled = self._ledger.rows, self._ledger.filled
+        if filled and not bool(torch.isfinite(rows[:filled]).all()):
+            self._ledger.flush()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._generator_state = checkpoint.get("generator")

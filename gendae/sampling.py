@@ -1,0 +1,274 @@
+"""Sampling h_L -> x, and chains over (x, h).
+
+All samplers start from h_L ~ p(h_L) decoded to x, run some rounds of a transition over the tuple
+(h_0 .. h_L), and return means of x, as published Parzen scores do. Noise is drawn on the CPU, so that a seed
+gives the same samples on every device, up to rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.corruption import Corruption, GaussianNoise, SpikeNoise, uniform_like
+from gendae.inference import Inference, Representations, TargetPropInference
+from gendae.spec import build, register
+from gendae.stack import Stack
+
+BATCH = 1000  # samples computed at a time
+
+
+def seeded(seed: int | None) -> Generator | None:
+    """A CPU generator with this seed; None (the global generator) for None."""
+    return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+class Sampler:
+    """Base class: prior, decoding, `rounds` transitions; a variant overrides `step`.
+
+    Args:
+        rounds: number K of transitions after the start.
+
+    Raises:
+        ValueError: for a negative number of rounds; when called, for a prior that is not fitted.
+    """
+
+    def __init__(self, rounds: int = 0) -> None:
+        self.rounds = int(checks.at_least("rounds", rounds, 0))
+
+    def __call__(
+        self, stack: Stack, n: int, generator: Generator | None = None, batch_size: int = BATCH
+    ) -> Tensor:
+        """n samples in CPU memory, (n, width of x)."""
+        checks.at_least("n", n, 1)
+        return torch.cat([x.cpu() for x in self.stream(stack, n, generator, batch_size)])
+
+    @torch.no_grad()
+    def stream(
+        self, stack: Stack, n: int, generator: Generator | None = None, batch_size: int = BATCH
+    ) -> Iterator[Tensor]:
+        """The same samples batch by batch, on the stack's device: memory does not grow with n."""
+        for start in range(0, n, batch_size):
+            h = self.start(stack, min(batch_size, n - start), generator)
+            for _ in range(self.rounds):
+                h = self.step(stack, h, generator)
+            yield h[0]
+
+    def start(self, stack: Stack, n: int, generator: Generator | None) -> Representations:
+        """h_L ~ p(h_L), h_{l-1} = g_l(h_l)."""
+        h = [stack.prior.sample(n, generator)]
+        for pair in reversed(stack.pairs):
+            h.append(pair.g(h[-1]))
+        return tuple(reversed(h))
+
+    def step(
+        self, stack: Stack, h: Representations, generator: Generator | None
+    ) -> Representations:
+        """One transition of the representations."""
+        raise NotImplementedError(f"{type(self).__name__} must define step")
+
+
+@register
+class AncestralSampler(Sampler):
+    """The directed model p(x | h_1) .. p(h_{L-1} | h_L) p(h_L): the prior, then down once.
+
+    Source: Bengio et al. 2015, section 8 ("the directed graphical model p(x|h)p(h)", LL = 126).
+
+    Args:
+        noise: scale of the residual noise of the hidden conditionals; 0 passes means down (as Algorithm
+            2 does), 1 draws h_{l-1} ~ p(h_{l-1} | h_l) for l > 1. Pixels are always means.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> _ = stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+        >>> AncestralSampler()(stack, 3, seeded(0)).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__(rounds=0)
+        self.noise = checks.at_least("noise", noise, 0.0)
+
+    def start(self, stack: Stack, n: int, generator: Generator | None) -> Representations:
+        h = [stack.prior.sample(n, generator)]
+        for level in range(stack.depth, 0, -1):
+            pair = stack.pairs[level - 1]
+            below = pair.g(h[-1])
+            if level > 1:
+                below = GaussianNoise(self.noise * pair.observation.sigma)(below, 0.0, generator)
+            h.append(below)
+        return tuple(reversed(h))
+
+
+@register
+class GenerateSampler(Sampler):
+    """GENERATE of Algorithm 2: from a prior sample, K rounds of INFERENCE and x = g_1(h_1).
+
+    Source: Bengio et al. 2015, Algorithm 2, GENERATE: K = 3, alpha = 0.3.
+
+    Args:
+        rounds: K.
+        inference: INFERENCE with the alpha of generation; TargetPropInference(alpha=0.3) if None.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> _ = stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+        >>> a, b = (GenerateSampler()(stack, 3, seeded(0)) for _ in range(2))
+        >>> torch.equal(a, b)
+        True
+    """
+
+    def __init__(self, rounds: int = 3, inference: Inference | None = None) -> None:
+        super().__init__(rounds)
+        self.inference = build(inference) or TargetPropInference(alpha=0.3)
+
+    def step(
+        self, stack: Stack, h: Representations, generator: Generator | None
+    ) -> Representations:
+        h = self.inference(stack, h[0], generator=generator)
+        return (stack.pairs[0].g(h[1]), *h[1:])
+
+
+@register
+class LatentChainSampler(GenerateSampler):
+    """The chain of section 5.2, in which the latent variables are the corruption of x.
+
+    x -> h ~ q*(h | x) -> h~ -> x = g_1(h~_1): inference, then the corruption under which g_1 learned to
+    give x. The stationary law estimates that of the training data (Bengio et al. 2013, Theorem 1).
+    Source: Bengio et al. 2015, section 5.2.
+
+    Args:
+        rounds: transitions after the start.
+        inference: q*; set its temperature to make it stochastic; TargetPropInference() if None.
+        corruption: of h_1, as in training; GaussianNoise(0.3) if None.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 20,
+        inference: Inference | None = None,
+        corruption: Corruption | None = None,
+    ) -> None:
+        super().__init__(rounds, inference or TargetPropInference())
+        self.corruption = build(corruption) or GaussianNoise(0.3)
+
+    def step(
+        self, stack: Stack, h: Representations, generator: Generator | None
+    ) -> Representations:
+        h = self.inference(stack, h[0], generator=generator)
+        return (stack.pairs[0].g(self.corruption(h[1], 1.0, generator)), *h[1:])
+
+
+@register
+class JointChainSampler(Sampler):
+    """The joint denoising chain over (x, h_1 .. h_L): corrupt all, then denoise each from a neighbour.
+
+    h~_l <- corrupt(h_l);   x <- g_1(h~_1),   h_L <- f_L(h~_{L-1}),   and for a middle layer
+    h_l <- g_{l+1}(h~_{l+1}) with probability 1/2, otherwise f_l(h~_{l-1}), for each example.
+    Means stand for draws, since the corruption already holds the noise of training.
+    Source: Bengio et al. 2015, Eq. 9, 10, 11.
+
+    Args:
+        rounds: transitions after the start.
+        corruption: of h_0 .. h_L; `default_corruption` for the stack's depth if None.
+        from_above: the probability of Eq. 10.
+
+    Raises:
+        ValueError: for a probability outside [0, 1]; when called, for a wrong number of corruptions.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 20,
+        corruption: Sequence[Corruption] | None = None,
+        from_above: float = 0.5,
+    ) -> None:
+        super().__init__(rounds)
+        self.corruption = None if corruption is None else [build(c) for c in corruption]
+        if not 0.0 <= from_above <= 1.0:
+            raise ValueError(f"from_above={from_above} is a probability: between 0 and 1")
+        self.from_above = from_above
+
+    def step(
+        self, stack: Stack, h: Representations, generator: Generator | None
+    ) -> Representations:
+        noise = corruption_of_each(stack, self.corruption)
+        h_tilde = [c(layer, 1.0, generator) for c, layer in zip(noise, h, strict=True)]
+        new = []
+        for level, layer in enumerate(h):
+            above = stack.pairs[level].g(h_tilde[level + 1]) if level < stack.depth else None
+            below = stack.pairs[level - 1].f(h_tilde[level - 1]) if level > 0 else None
+            if above is not None and below is not None:
+                coin = uniform_like(layer[:, :1], generator) < self.from_above
+                new.append(torch.where(coin, above, below))
+            else:
+                new.append(below if above is None else above)
+        return tuple(new)
+
+
+def default_corruption(stack: Stack) -> list[Corruption]:
+    """The corruption that trains at any depth: 0.5 on x, 0.3 in the middle, 3 spikes at a sigmoid top."""
+    top = stack.pairs[-1].f.activation
+    return [
+        GaussianNoise(0.5),
+        *(GaussianNoise(0.3) for _ in range(stack.depth - 1)),
+        SpikeNoise(3) if top == "sigmoid" else GaussianNoise(0.3),
+    ]
+
+
+def corruption_of_each(
+    stack: Stack, corruption: Sequence[Corruption] | None
+) -> list[Corruption]:
+    """One corruption for each of h_0 .. h_L, the default ones if None; a ValueError for a wrong number."""
+    if corruption is None:
+        return default_corruption(stack)
+    if len(corruption) != stack.depth + 1:
+        raise ValueError(f"corruption has {len(corruption)} entries; a stack of {stack.depth} pairs "
+                         f"has {stack.depth + 1} representations, h_0 .. h_{stack.depth}")
+    return list(corruption)
+
+
+SAMPLERS = {
+    "generate": GenerateSampler,
+    "ancestral": AncestralSampler,
+    "chain": LatentChainSampler,
+    "joint": JointChainSampler,
+}
+
+
+def sampler_named(stack: Stack, name: str) -> Sampler:
+    """The stack's own sampler where it is of that kind, otherwise one with default settings."""
+    cls = SAMPLERS[checks.one_of("sampler", name, SAMPLERS)]
+    own = stack.settings.get("sampler")
+    return own if type(own) is cls else cls()
+
+
+def generate(
+    stack: Stack, n: int, sampler: Sampler | str | None = None, seed: int | None = None
+) -> Tensor:
+    """n samples of x, means in CPU memory, (n, width of x).
+
+    Args:
+        stack: a trained stack with a fitted prior.
+        n: number of samples; memory beyond the result does not grow with it.
+        sampler: a sampler, or one of generate, ancestral, chain, joint; the stack's own if None.
+        seed: the same seed gives the same samples; None takes the global generator.
+
+    Raises:
+        ValueError: for n < 1, an unknown sampler or a prior that is not fitted.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> _ = stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+        >>> generate(stack, 5, seed=0).shape
+        torch.Size([5, 8])
+    """
+    if sampler is None:
+        sampler = stack.settings.get("sampler") or GenerateSampler()
+    elif isinstance(sampler, str):
+        sampler = sampler_named(stack, sampler)
+    return sampler(stack, n, seeded(seed))

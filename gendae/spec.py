@@ -1,0 +1,85 @@
+"""Objects as plain data: what a checkpoint stores instead of code.
+
+A registered object is described by its class name and its constructor's arguments, which it keeps as
+attributes of the same names; `build` is the inverse and calls registered classes only, so that reading a
+file written by somebody else runs no code of theirs.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=type)
+Plain = Any  # None, bool, int, float, str, or lists and dictionaries of them: what JSON can hold
+REGISTRY: dict[str, type] = {}
+
+
+def register(cls: T) -> T:
+    """Class decorator: instances can be described and built from plain data."""
+    REGISTRY[cls.__name__] = cls
+    return cls
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    return list(inspect.signature(cls).parameters.values())
+
+
+def arguments(obj: object, skip: tuple[str, ...] = ()) -> dict[str, Plain]:
+    """Constructor arguments of `obj` as plain data, by name, without those in `skip`."""
+    return {
+        p.name: describe(getattr(obj, p.name)) for p in _parameters(type(obj)) if p.name not in skip
+    }
+
+
+def describe(obj: object) -> Plain:
+    """Plain data from which `build` makes an equal object.
+
+    Raises:
+        ValueError: where `obj` holds something that is neither plain nor registered.
+
+    Example:
+        >>> from gendae.corruption import GaussianNoise
+        >>> describe(GaussianNoise(0.5))
+        {'type': 'GaussianNoise', 'sigma': 0.5, 'decay': 1.0}
+        >>> build({'type': 'GaussianNoise', 'sigma': 0.5}).sigma
+        0.5
+    """
+    if obj is None or isinstance(obj, bool | int | float | str):
+        return obj
+    if REGISTRY.get(type(obj).__name__) is type(obj):
+        return {"type": type(obj).__name__, **arguments(obj)}
+    if isinstance(obj, dict):
+        return {str(key): describe(value) for key, value in obj.items()}
+    if hasattr(obj, "__iter__"):
+        return [describe(item) for item in obj]
+    raise ValueError(f"{obj!r} cannot be stored: register its class with gendae.spec.register")
+
+
+def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class
+    """The object that `data` describes; anything that is not a description is returned unchanged.
+
+    Raises:
+        ValueError: for an unknown type name, or arguments its constructor does not take.
+    """
+    if isinstance(data, list | tuple):
+        return type(data)(build(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    if "type" not in data:
+        return {key: build(value) for key, value in data.items()}
+    cls = REGISTRY.get(data["type"])
+    if cls is None:
+        raise ValueError(f"unknown type {data['type']!r}; known are {', '.join(sorted(REGISTRY))}")
+    values = {key: build(value) for key, value in data.items() if key != "type"}
+    return _call(cls, values)
+
+
+def _call(cls: Callable, values: dict[str, Any]) -> Any:  # noqa: ANN401
+    positional: list[Any] = []
+    for parameter in _parameters(cls):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional = list(values.pop(parameter.name, []))
+    try:
+        return cls(*positional, **values)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__}: {error}") from None

@@ -1,0 +1,134 @@
+"""The deep generative model: a stack of layer pairs under a top-level prior.
+
+p(x, h) = p(x | h_1) ... p(h_{L-1} | h_L) p(h_L)     going down (2015, Eq. 7)
+q(h | x) = q(h_1 | x) ... q(h_L | h_{L-1})           going up
+
+Representations are tuples h[0] .. h[L] of tensors, batch first, with h[0] = x.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendae import checks
+from gendae.layers import Pair
+from gendae.priors import GaussianPrior, Prior
+from gendae.spec import register
+
+
+@register
+class Stack(nn.Module):
+    """Layer pairs (f_1, g_1) .. (f_L, g_L), bottom first, and the prior P(h_L).
+
+    Args:
+        pairs: the layer pairs; each must take the width that the one below it gives.
+        prior: density over h_L; the paper's diagonal Gaussian if None.
+
+    Attributes:
+        settings: objects the stack is meant to be used with ("sampler", "inference", "inpainting");
+            a learning rule sets them, files keep them.
+        facts: training facts (data set, seed, command, metrics) as plain data.
+
+    Raises:
+        ValueError: without pairs, or if widths do not match.
+
+    Example:
+        >>> from gendae.layers import Affine
+        >>> stack = Stack(Pair(Affine(8, 4, "softplus"), Affine(4, 8, "sigmoid")))
+        >>> x = torch.rand(5, 8)
+        >>> [h.shape[1] for h in stack.encode(x)]
+        [8, 4]
+        >>> stack.reconstruct(x).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(self, *pairs: Pair, prior: Prior | None = None) -> None:
+        super().__init__()
+        if not pairs:
+            raise ValueError("a Stack needs at least one Pair")
+        for level, (low, high) in enumerate(pairwise(pairs), 1):
+            if low.f.out_features != high.f.in_features:
+                raise ValueError(f"pair {level} gives {low.f.out_features} units but pair {level + 1} "
+                                 f"takes {high.f.in_features}")
+        self.pairs = nn.ModuleList(pairs)
+        self.prior = prior if prior is not None else GaussianPrior()
+        self.settings: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layer pairs."""
+        return len(self.pairs)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Widths of h_0 .. h_L."""
+        return [self.pairs[0].f.in_features, *(pair.f.out_features for pair in self.pairs)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return next(self.parameters()).dtype
+
+    def feedforward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """h_0 = x, h_l = f_l(h_{l-1}), without checks: the hot path's `encode`."""
+        h = [x]
+        for pair in self.pairs:
+            h.append(pair.f(h[-1]))
+        return tuple(h)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feed-forward representations h_0 .. h_L of x, (batch, sizes[0]).
+
+        Raises:
+            ValueError: if x has another width.
+        """
+        return self.feedforward(checks.width("x", x, self.sizes[0]))
+
+    def decode(self, h: Tensor, level: int | None = None) -> Tensor:
+        """x = g_1(.. g_level(h)): means all the way down from level l (the top if None).
+
+        Raises:
+            ValueError: if the level is not in 1 .. L, or h does not have its width.
+        """
+        level = self._level(level)
+        h = checks.width("h", h, self.sizes[level])
+        for pair in reversed(self.pairs[:level]):
+            h = pair.g(h)
+        return h
+
+    def reconstruct(self, x: Tensor, level: int | None = None) -> Tensor:
+        """x up to level l (the top if None) and down again, noise-free."""
+        level = self._level(level)
+        return self.decode(self.encode(x)[level], level)
+
+    def log_joint(self, h: tuple[Tensor, ...], prior: bool = True) -> Tensor:
+        """log p(x, h) = sum_l log p(h_{l-1} | h_l) + log p(h_L), in nats, (batch,).
+
+        Source: 2015, Eq. 7. Training and Figure 4 ignore the top-level prior: `prior=False`.
+        """
+        total = sum(
+            pair.observation.log_prob(low, pair.g(high))
+            for pair, low, high in zip(self.pairs, h, h[1:], strict=False)
+        )
+        return total + self.prior.log_prob(h[-1]) if prior else total
+
+    def log_q(self, h: tuple[Tensor, ...]) -> Tensor:
+        """log q(h | x) = sum_l log q(h_l | h_{l-1}), in nats, (batch,) (2015, Eq. 7)."""
+        return sum(
+            pair.recognition.log_prob(high, pair.f(low))
+            for pair, low, high in zip(self.pairs, h, h[1:], strict=False)
+        )
+
+    def _level(self, level: int | None) -> int:
+        level = self.depth if level is None else level
+        if not 1 <= level <= self.depth:
+            raise ValueError(f"level={level} is not in 1 .. {self.depth}")
+        return level
