@@ -1,0 +1,76 @@
+"""Shared pieces of the tests: MNIST where it is, and linear-Gaussian stacks with a closed form."""
+
+import os
+
+import pytest
+import torch
+
+from gendae.data import MNIST, Digits
+from gendae.layers import Gaussian
+from gendae.models import deep_autoencoder
+from gendae.priors import GaussianPrior
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """MNIST; a failure where CI promises it, a skip where it is not on the machine."""
+    data = MNIST(download=False)
+    if data.files() is None:
+        message = "MNIST is not on this machine; set GENDAE_DATA to the folder that holds mnist/"
+        if os.environ.get("CI") or os.environ.get("GENDAE_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return data
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return Digits()
+
+
+def linear_stack(sizes=(3, 2), sigma=0.7, dtype=torch.float64):
+    """A linear-Gaussian stack: p(h_L) = N(0, I), p(h_{l-1} | h_l) = N(W h_l + b, sigma^2 I)."""
+    stack = deep_autoencoder(sizes, ["linear"] * (len(sizes) - 1), visible="linear").to(dtype)
+    for pair in stack.pairs:
+        pair.observation = Gaussian(sigma)
+        with torch.no_grad():
+            pair.g.bias.normal_()
+    prior = GaussianPrior("full", variance_scale=1.0)
+    prior.mean = torch.zeros(sizes[-1], dtype=dtype)
+    prior.factor = torch.eye(sizes[-1], dtype=dtype)
+    stack.prior = prior
+    return stack
+
+
+def posterior(stack):
+    """Covariance S of p(h | x), and the affine map x -> mean, of a one-pair linear stack."""
+    g, sigma = stack.pairs[0].g, stack.pairs[0].observation.sigma
+    w = g.weight.detach()
+    precision = torch.eye(w.shape[1], dtype=w.dtype) + w.T @ w / sigma**2
+    s = torch.linalg.inv(precision)
+    return s, lambda x: (x - g.bias.detach()) @ w @ s.T / sigma**2
+
+
+def exact_encoder(stack):
+    """The one-pair linear stack with f set to the posterior mean."""
+    s, _ = posterior(stack)
+    pair = stack.pairs[0]
+    w, b, sigma = pair.g.weight.detach(), pair.g.bias.detach(), pair.observation.sigma
+    with torch.no_grad():
+        pair.f.weight.copy_(s @ w.T / sigma**2)
+        pair.f.bias.copy_(-s @ w.T @ b / sigma**2)
+    return stack
+
+
+def small_stack(sizes=(8, 6, 5, 4)):
+    """A nonlinear stack of three pairs with a fitted prior."""
+    stack = deep_autoencoder(sizes)
+    stack.prior.fit(stack.encode(torch.rand(50, sizes[0]))[-1].detach())
+    return stack
+
+

@@ -1,0 +1,68 @@
+"""Architecture as a test: imports point upwards, files hold one idea, import is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gendae"
+ORDER = ["spec", "checks", "corruption", "layers", "priors", "stack", "inference", "sampling",
+         "inpainting", "metrics", "rules", "models", "files", "data", "plots", "callbacks",
+         "persistence", "fit", "commands", "cli"]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def noun(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gendae"):
+            parts = node.module.split(".")
+            if len(parts) > 1:
+                yield parts[1]
+            else:
+                yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("gendae."))
+
+
+def test_the_order_lists_every_file():
+    assert {noun(f) for f in FILES} - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_upwards(path):
+    if noun(path) == "__init__":
+        return
+    for name in imported(path):
+        if name in ORDER:
+            assert ORDER.index(name) <= ORDER.index(noun(path)), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_above_350_lines(path):
+    assert path.read_text().count("\n") <= 350
+
+
+def test_import_and_help_load_nothing_heavy():
+    code = ("import sys, gendae, gendae.cli; gendae.cli.parser(); "
+            "print([m for m in ('torch', 'pytorch_lightning', 'wandb', 'sklearn') if m in sys.modules])")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_product_runs_without_wandb():
+    code = "import sys; sys.modules['wandb'] = None; import gendae.fit, gendae.commands, gendae.cli"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_resolves():
+    import gendae
+
+    for name in gendae.__all__:
+        assert getattr(gendae, name) is not None
