@@ -94,6 +94,8 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
         raise ValueError(f"{path} holds an array of shape {array.shape} and type {array.dtype}; "
                          "numbers of shape (n, pixels) or (n, height, width) are needed")
     shape = tuple(array.squeeze(tuple(range(3, array.ndim))).shape[1:]) if array.ndim > 2 else None
+    if array.size == 0:
+        raise ValueError(f"{path} is empty: it holds an array of shape {array.shape}")
     x = torch.from_numpy(np.ascontiguousarray(array.reshape(len(array), -1), np.float32))
     return checks.pixels(str(path), x), shape
 

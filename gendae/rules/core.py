@@ -110,6 +110,7 @@ class Rule(LightningModule):
         self.generator: Generator | None = None
         self._generator_state: Tensor | None = None
         self._ledger = LossLedger(self.log_every)
+        self._prior_fitted_at = -1
 
     # -- what a rule defines -------------------------------------------------------------------------
 
@@ -195,9 +196,10 @@ class Rule(LightningModule):
     def on_validation_start(self) -> None:
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.fit_prior(self._training_batches())
+            self._prior_fitted_at = self.global_step
 
     def on_train_end(self) -> None:
-        if not self.trainer.fit_loop.epoch_loop._should_check_val_epoch():
+        if self._prior_fitted_at != self.global_step:  # no validation after the last update
             self.fit_prior(self._training_batches())
 
     # -- randomness and persistence --------------------------------------------------------------------

@@ -1,0 +1,113 @@
+"""The numbers of the 2015 paper on MNIST, from runs of `gendae fit --config configs/mnist-variational-em.yaml`.
+
+    python benchmarks/mnist.py RUN [RUN ..] [--n 10000] [--json FILE] [--pictures DIR]
+
+For each run (one training seed): the Gaussian top is chosen on validation images; then, once on the test
+images: Parzen scores of GENERATE and of ancestral sampling from the same prior, and of both with the paper's
+own top (diagonal, variances x 4), log p(x, h) over 20 inference steps, inpainting of each half against the mean
+image and 5 nearest neighbours, and the classes of 1,000 samples according to a classifier of real digits.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+from gendae import AncestralSampler, GaussianPrior, generate, inpaint, load, named_mask, plots
+from gendae.commands import checkpoint_of, data_of, write_json
+from gendae.metrics import choose_prior, log_joint_trace, parzen_report, parzen_score
+
+HALVES = ("left", "right", "top", "bottom")
+NEIGHBOUR_IMAGES = 20_000
+
+
+def parzen_scores(stack, data, n, baselines):
+    """Scores under the chosen prior and the paper's, by both samplers."""
+    train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
+    codes = torch.cat([stack.encode(x)[-1] for x in train.split(5000)])
+    chosen = stack.prior
+    samples = {}
+    for name, prior in (("", chosen), (" (diagonal x 4)", GaussianPrior("diagonal", 4.0).fit(codes))):
+        stack.prior = prior
+        samples[f"GENERATE{name}"] = generate(stack, n, seed=0)
+        samples[f"ancestral{name}"] = generate(stack, n, AncestralSampler(), seed=0)
+    stack.prior = chosen
+    if baselines:
+        return parzen_report(samples, train, valid, test)
+    return {name: {"n": n, **parzen_score(x, test, valid)} for name, x in samples.items()}
+
+
+def inpainting_errors(stack, data, images):
+    """Mean squared error on the missing half, as a fraction of the training mean's."""
+    train, x = data.split("train").x, data.split("test").x[:images]
+    mean = train.mean(0)
+    rows = {}
+    for half in HALVES:
+        given = named_mask(half, data.shape)
+        missing = ~given
+
+        def ratio(y, missing=missing):
+            error = (y[:, missing] - x[:, missing]).square().mean()
+            return (error / (mean[missing] - x[:, missing]).square().mean()).item()
+
+        neighbours = KNeighborsRegressor(5).fit(
+            train[:NEIGHBOUR_IMAGES, given].numpy(), train[:NEIGHBOUR_IMAGES].numpy())
+        nearest = torch.from_numpy(neighbours.predict(x[:, given].numpy()))
+        rows[f"{half} given"] = {"model": ratio(inpaint(stack, x, given, seed=0)),
+                                 "5 nearest neighbours": ratio(nearest)}
+    rows["average"] = {k: sum(r[k] for r in rows.values()) / len(HALVES) for k in rows["left given"]}
+    return rows
+
+
+def class_shares(samples, data):
+    """Fraction of samples in each class, by 3 nearest neighbours among real digits."""
+    x, y = data.split("train")
+    classifier = KNeighborsClassifier(3).fit(x[:NEIGHBOUR_IMAGES].numpy(), y[:NEIGHBOUR_IMAGES].numpy())
+    labels = torch.from_numpy(classifier.predict(samples.numpy()))
+    return (labels.bincount(minlength=10) / len(labels)).tolist()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=1000, help="test images to inpaint")
+    parser.add_argument("--json")
+    parser.add_argument("--pictures")
+    args = parser.parse_args()
+    results = []
+    for i, run in enumerate(args.runs):
+        stack = load(checkpoint_of(run) if Path(run).is_dir() else run)
+        data = data_of(stack)
+        train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
+        candidates = choose_prior(stack, train, valid, n=min(args.n, 5000))
+        trace = log_joint_trace(stack, stack.settings["inference"], test)
+        row = {
+            "run": run, "seed": stack.facts["seed"], "epochs": stack.facts["epochs"],
+            "prior": f"{stack.prior.covariance} x {stack.prior.variance_scale:g}",
+            "candidates": candidates, "parzen": parzen_scores(stack, data, args.n, baselines=i == 0),
+            "log_joint": trace.mean(1).tolist(), "inpainting": inpainting_errors(stack, data, args.images),
+            "classes": class_shares(generate(stack, 1000, seed=1), data),
+        }
+        results.append(row)
+        print(json.dumps({k: v for k, v in row.items() if k != "candidates"}, indent=1), flush=True)
+        if args.pictures and i == 0:
+            folder = Path(args.pictures)
+            x = test[:20]
+            given = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in HALVES])
+            plots.save(plots.image_grid(generate(stack, 100, seed=0), data.shape), folder / "samples.png")
+            plots.save(plots.inpainting(x, given, inpaint(stack, x, given, seed=0), data.shape),
+                       folder / "inpainting.png")
+            plots.save(plots.trace(trace), folder / "inference.png")
+    for name in results[0]["parzen"]:
+        lls = torch.tensor([r["parzen"][name]["ll"] for r in results if name in r["parzen"]])
+        spread = lls.std().item() if len(lls) > 1 else 0.0
+        print(f"{name:<28}{lls.mean():>9.2f} +- {spread:.2f} nats (mean and sd of {len(lls)} seeds)")
+    if args.json:
+        write_json(Path(args.json), {"results": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The command line as a user meets it, on small models; errors are one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gendae import cli, commands, load, save
+from gendae.fit import new_run_folder
+from tests.conftest import small_stack
+
+ROOT = Path(__file__).parent.parent
+DIGITS = str(ROOT / "configs/digits-variational-em.yaml")
+
+
+@pytest.fixture
+def model(tmp_path, digits):
+    """A small digits model, untrained but whole."""
+    stack = small_stack([64, 20, 8])
+    stack.prior.fit(stack.encode(digits.split("train").x)[-1].detach())
+    stack.facts = {"dataset": {"type": "Digits", "batch_size": 100, "seed": 0}, "shape": [8, 8],
+                   "seed": 0}
+    return str(save(stack, tmp_path / "m.safetensors"))
+
+
+def gendae(*arguments):
+    """Exit code of the command, in this process."""
+    try:
+        return cli.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        return stop.code
+
+
+def fit(folder, *arguments):
+    return gendae("fit", "--config", DIGITS, "--trainer.default_root_dir", folder,
+                  "--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1",
+                  "--trainer.enable_progress_bar", "false", "--parzen.n", "50",
+                  "--model.stack.sizes", "[64, 20, 8]", *arguments)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert fit(folder) == 0
+    return folder / "0001"
+
+
+def test_fit_writes_a_numbered_run_folder(run):
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
+    assert names == {"config.yaml", "metrics.csv", "samples.png", "checkpoints/last.ckpt",
+                     "checkpoints/best.ckpt"}
+    header = (run / "metrics.csv").read_text().splitlines()[0]
+    for column in ("loss/f_1", "loss/g_2", "val/parzen_ll", "val/reconstruction_2"):
+        assert column in header
+    stack = load(run / "checkpoints/best.ckpt")
+    assert stack.prior.fitted
+    assert stack.facts["command"].startswith("gendae fit --config")
+    assert stack.sizes == [64, 20, 8]
+
+
+def test_a_second_fit_gets_a_new_folder_and_resumes(run, capsys):
+    before = (run / "checkpoints/last.ckpt").read_bytes()
+    assert fit(run.parent, "--ckpt_path", run / "checkpoints/last.ckpt",
+               "--trainer.max_epochs", "3") == 0
+    assert "0002" in capsys.readouterr().out
+    assert (run / "checkpoints/last.ckpt").read_bytes() == before
+    assert load(run.parent / "0002/checkpoints/last.ckpt").facts["epochs"] == 3
+
+
+def test_test_and_validate_leave_no_folder(run, capsys):
+    folders = sorted(run.parent.iterdir())
+    for command in ("test", "validate"):
+        assert gendae(command, "--config", run / "config.yaml", "--ckpt_path",
+                      run / "checkpoints/best.ckpt", "--trainer.default_root_dir", run.parent) == 0
+    assert "test/reconstruction_1" in capsys.readouterr().out
+    assert sorted(run.parent.iterdir()) == folders
+
+
+def test_export_and_what_it_exports(run, tmp_path, capsys):
+    out = tmp_path / "m.safetensors"
+    assert gendae("export", run, "--out", out) == 0
+    a, b = load(out), load(run / "checkpoints/best.ckpt")
+    assert torch.equal(a.pairs[0].f.weight, b.pairs[0].f.weight)
+    before = out.read_bytes()
+    assert gendae("export", run, "--out", out) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert gendae("info", out) == 0
+    printed = capsys.readouterr().out
+    for word in ("64 - 20 softplus - 8 sigmoid", "GaussianPrior", "Digits", "seed"):
+        assert word in printed
+
+
+def test_new_run_folders_never_meet(tmp_path):
+    (tmp_path / "0007").mkdir()
+    assert [new_run_folder(tmp_path).name for _ in range(2)] == ["0008", "0009"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npz", ".npy"])
+@pytest.mark.parametrize("sampler", ["generate", "ancestral", "chain"])
+def test_sample(model, tmp_path, suffix, sampler):
+    outs = [tmp_path / f"{name}{suffix}" for name in "ab"]
+    for out in outs:
+        assert gendae("sample", model, "--n", 9, "--sampler", sampler, "--seed", 3, "--out", out) == 0
+    assert outs[0].read_bytes() == outs[1].read_bytes() or suffix == ".npz"
+    if suffix != ".png":
+        array = np.load(outs[0])
+        array = array["samples"] if suffix == ".npz" else array
+        assert array.shape == (9, 64)
+        assert array.dtype == np.float32
+        assert 0 <= array.min() <= array.max() <= 1
+    else:
+        assert Image.open(outs[0]).size[0] > 3 * 8
+
+
+def test_inpaint_with_names_files_and_own_images(model, tmp_path, digits):
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    np.save(tmp_path / "own.npy", digits.split("test").x[:4].numpy())
+    for i, mask in enumerate(["left", "right", "top", "bottom", "random", tmp_path / "mask.png"]):
+        out = tmp_path / f"{i}.png"
+        assert gendae("inpaint", model, "--mask", mask, "--n", 2, "--out", out,
+                      *(["--data", tmp_path / "own.npy"] if i % 2 else [])) == 0
+        assert out.stat().st_size > 100
+
+
+def test_evaluate_prints_a_table_and_writes_json(model, tmp_path, capsys):
+    assert gendae("evaluate", model, "--n", 100, "--json", tmp_path / "e.json") == 0
+    result = json.loads((tmp_path / "e.json").read_text())
+    for key in ("parzen_ll", "parzen_se", "sigma", "ancestral_ll"):
+        assert isinstance(result[key], float)
+    assert len(result["log_joint"]) == 21
+    printed = capsys.readouterr().out
+    for name in ("model", "ancestral", "training images", "k-means centroids", "mean image"):
+        assert name in printed
+        assert name in result["parzen"]
+
+
+def test_evaluate_own_images(model, tmp_path, digits):
+    np.savez(tmp_path / "own.npz", x=digits.split("train").x[:200].numpy())
+    assert gendae("evaluate", model, "--n", 50, "--data", tmp_path / "own.npz") == 0
+
+
+def bad_requests(folder, model):
+    """Arguments, and words that the one line must hold."""
+    np.save(folder / "wide.npy", np.zeros((20, 65)))
+    np.save(folder / "bytes.npy", np.full((20, 64), 255.0))
+    np.save(folder / "nan.npy", np.full((20, 64), np.nan))
+    (folder / "cut.safetensors").write_bytes(Path(model).read_bytes()[:1000])
+    Image.new("L", (9, 9)).save(folder / "mask.png")
+    return [
+        (["sample", "no-such-model"], "no model 'no-such-model'"),
+        (["sample", folder / "cut.safetensors"], "damaged"),
+        (["sample", model, "--sampler", "gibbs"], "generate, ancestral, chain, joint"),
+        (["sample", model, "--n", 0], "n=0"),
+        (["sample", model, "--n", "many"], "many"),
+        (["sample", model, "--out", "x.jpg"], ".png, .npz, .npy"),
+        (["inpaint", model, "--mask", "middle"], "left, right, top, bottom, random"),
+        (["inpaint", model, "--mask", folder / "mask.png"], "(9, 9)"),
+        (["inpaint", model, "--data", folder / "none.npy"], "none.npy"),
+        (["inpaint", model, "--data", folder / "wide.npy"], "(batch, 64)"),
+        (["evaluate", model, "--data", folder / "bytes.npy"], "divide by 255"),
+        (["evaluate", model, "--data", folder / "nan.npy"], "NaN"),
+        (["evaluate", model, "--data", folder / "wide.npy"], "64"),
+        (["info", folder / "none.ckpt"], "none.ckpt"),
+        (["export", folder, "--out", folder / "m.safetensors"], "best.ckpt"),
+        (["export", folder, "--out", folder / "m.pt"], ".safetensors"),
+        (["nonsense"], "nonsense"),
+        (["fit", "--config", folder / "none.yaml"], "none.yaml"),
+        (["fit", "--config", DIGITS, "--model.lr_f", "[0.1]", "--trainer.default_root_dir",
+          folder / "runs"], "lr_f"),
+        (["fit", "--config", DIGITS, "--model.stack.activations", "[swish, sigmoid]",
+          "--trainer.default_root_dir", folder / "runs"], "swish"),
+        (["fit", "--config", DIGITS, "--data", "MNIST", "--data.root", folder / "none",
+          "--data.download", "false", "--trainer.default_root_dir", folder / "runs"], "looked"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(21))
+def test_user_errors_are_one_line_exit_2_and_write_nothing(model, tmp_path, capsys, monkeypatch, number):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GENDAE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    arguments, words = bad_requests(tmp_path, model)[number]
+    before = {p for p in tmp_path.rglob("*") if p.is_file()}
+    assert gendae(*arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert words in " ".join(error)
+    assert "Traceback" not in " ".join(error)
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not list((tmp_path / "runs").glob("*")) if (tmp_path / "runs").exists() else True
+
+
+def test_a_model_whose_data_is_not_here_says_to_name_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GENDAE_DATA", raising=False)
+    stack = small_stack([784, 8])
+    stack.facts = {"dataset": {"type": "MNIST", "download": False}, "shape": [28, 28]}
+    save(stack, tmp_path / "m.safetensors")
+    assert gendae("inpaint", tmp_path / "m.safetensors") == 2
+    assert "--data" in capsys.readouterr().err
+
+
+def test_divergence_ends_with_one_line(tmp_path, capsys):
+    assert fit(tmp_path, "--model.lr_g", "1e12", "--model.lr_f", "1e12") == 1
+    error = capsys.readouterr().err
+    assert "training stopped" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("arguments", [[], ["sample"], ["inpaint"], ["evaluate"]])
+def test_help_answers_within_two_seconds(arguments):
+    start = time.perf_counter()
+    out = subprocess.run([sys.executable, "-m", "gendae.cli", *arguments, "--help"],
+                         capture_output=True, text=True, check=True).stdout
+    assert time.perf_counter() - start < 2.0
+    assert "usage: gendae" in out
+
+
+def test_samples_and_masks_from_python_equal_the_command_s(model, tmp_path):
+    from gendae import generate
+
+    gendae("sample", model, "--n", 5, "--seed", 2, "--out", tmp_path / "x.npy")
+    expected = generate(load(model), 5, seed=2).clamp(0, 1).numpy()
+    assert np.allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-6)
+    assert commands.observed_pixels("top", (8, 8)).sum() == 32
