@@ -67,3 +67,14 @@ def pixels(name: str, x: Tensor) -> Tensor:
     if low < 0 or high > 1:
         raise ValueError(f"{name} holds values from {low:g} to {high:g}; pixels lie in [0, 1]")
     return x
+
+
+def device(name: str) -> torch.device:
+    """The device of this name, if this machine has it."""
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={name!r} cannot be used here: {reason}") from None
+    return found

@@ -14,6 +14,10 @@ from gendae.callbacks import ParzenMonitor
 from gendae.data import ImageData
 from gendae.rules import Rule
 
+#: best.ckpt by Parzen score on validation images, last.ckpt after every validation; each in its own callback,
+#: since ModelCheckpoint's save_last follows its monitor.
+CHECKPOINTS = ("best", "last")
+
 
 def new_run_folder(root: str | Path) -> Path:
     """The next free numbered folder below root, made: 0001, 0002, ..; nothing is ever written over."""
@@ -53,14 +57,12 @@ class FitCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The sections `parzen` and `checkpoint`: the score that chooses best.ckpt, and what is kept."""
+        """The sections `parzen`, `best` and `last`: the score that chooses best.ckpt, and what is kept."""
         parser.add_lightning_class_args(ParzenMonitor, "parzen")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({
-            "checkpoint.filename": "best", "checkpoint.monitor": "val/parzen_ll",
-            "checkpoint.mode": "max", "checkpoint.save_last": True,
-            "checkpoint.enable_version_counter": False,
-        })
+        for name in CHECKPOINTS:
+            parser.add_lightning_class_args(ModelCheckpoint, name)
+            parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
+        parser.set_defaults({"best.monitor": "val/parzen_ll", "best.mode": "max"})
 
     def before_instantiate_classes(self) -> None:
         """Make the run folder, and put the CSV log there."""
@@ -68,12 +70,13 @@ class FitCLI(LightningCLI):
         trainer = config.trainer
         if self.subcommand != "fit":
             trainer.logger = False
-            config.checkpoint.save_top_k = 0
-            config.checkpoint.save_last = False
+            for name in CHECKPOINTS:
+                config[name].save_top_k = 0
             return
         self.run_folder = new_run_folder(trainer.default_root_dir)
         trainer.default_root_dir = str(self.run_folder)
-        config.checkpoint.dirpath = str(self.run_folder / "checkpoints")
+        for name in CHECKPOINTS:
+            config[name].dirpath = str(self.run_folder / "checkpoints")
         csv = {"class_path": "pytorch_lightning.loggers.CSVLogger",
                "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""}}
         others = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
@@ -86,7 +89,8 @@ class FitCLI(LightningCLI):
 
 def main(arguments: list[str]) -> Path | None:
     """Run one of fit, validate, test; the run folder of a fit. A failed start leaves no empty folder."""
-    torch.set_float32_matmul_precision("high")  # a command may set what a library must not
+    if torch.cuda.is_available():  # a command may set what a library must not
+        torch.set_float32_matmul_precision("high")
     try:
         cli = FitCLI(arguments)
     except BaseException:

@@ -22,14 +22,25 @@ class Inpainter:
     f_1(x^v, g_1^m(h_1)) - f_1(g_1(h_1)), and then sets the missing pixels to those of g_1(h_1).
     Source: Bengio et al. 2015, section 8, Figure 5 (K = 20).
 
+    One chain without Langevin noise is the paper's: it ends in one way to complete the image. The mean of
+    several noisy chains estimates E[x^m | x^v], which is closer in squared error; that is the default, its
+    numbers chosen on validation images of MNIST.
+
     Args:
         rounds: K.
-        inference: INFERENCE; TargetPropInference(alpha=0.3), that of GENERATE, if None.
+        inference: INFERENCE; TargetPropInference(15, 0.3, 0.3, temperature=0.05) if None.
+        chains: number of chains averaged.
+
+    Raises:
+        ValueError: for a negative number of rounds or no chain.
     """
 
-    def __init__(self, rounds: int = 20, inference: Inference | None = None) -> None:
+    def __init__(
+        self, rounds: int = 10, inference: Inference | None = None, chains: int = 8
+    ) -> None:
         self.rounds = int(checks.at_least("rounds", rounds, 0))
-        self.inference = build(inference) or TargetPropInference(alpha=0.3)
+        self.inference = build(inference) or TargetPropInference(15, 0.3, 0.3, temperature=0.05)
+        self.chains = int(checks.at_least("chains", chains, 1))
 
     @torch.no_grad()
     def __call__(
@@ -37,6 +48,11 @@ class Inpainter:
     ) -> Tensor:
         """x with its unobserved pixels (mask False) filled in; the observed ones are returned as given."""
         mask = mask.expand_as(x)
+        chains = [self.chain(stack, x, mask, generator) for _ in range(self.chains)]
+        return fill(x, mask, torch.stack(chains).mean(0))
+
+    def chain(self, stack: Stack, x: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:
+        """One run of K rounds from noise."""
         filled = fill(x, mask, uniform_like(x, generator))
         for _ in range(self.rounds):
             h = self.inference(stack, filled, mask=mask, generator=generator)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import gendae.rules  # noqa: F401 - registers the rules' classes
+from gendae import checks
 from gendae.spec import build, describe
 from gendae.stack import Stack
 
@@ -70,7 +71,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
         CheckpointError: (a ValueError) if the file is damaged, truncated, foreign, or of another
             architecture than it says.
     """
-    found = locate(path)
+    found, device = locate(path), checks.device(str(device))
     stack = _load_ckpt(found) if found.suffix == ".ckpt" else _load_safetensors(found)
     return stack.to(device).eval()
 

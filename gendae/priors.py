@@ -185,16 +185,15 @@ def parzen_log_prob(x: Tensor, samples: Tensor, sigma: float | Sequence[float] |
             affinity = torch.addmm(half_norm, x64[block], s64.T, beta=-1)
             base = 0.5 * x64[block].square().sum(1)
             for i, s in enumerate(sigmas):
-                log_p[i, block] = _log_mean_exp(affinity, s**2, copy=len(sigmas) > 1) - base / s**2
+                log_p[i, block] = _log_mean_exp(affinity, s**2) - base / s**2
     for i, s in enumerate(sigmas):
         log_p[i] -= x.shape[1] * math.log(s * math.sqrt(2 * math.pi))
     log_p = log_p.to(out_device)
     return log_p[0] if single else log_p
 
 
-def _log_mean_exp(affinity: Tensor, variance: float, copy: bool) -> Tensor:
+def _log_mean_exp(affinity: Tensor, variance: float) -> Tensor:
     """log mean_j exp(affinity_ij / variance); the exponentials, all <= 1, in float32."""
     top = affinity.max(1, keepdim=True).values
-    scaled = affinity - top if copy else affinity.sub_(top)
-    exponent = scaled.div_(variance).float()
-    return top[:, 0] / variance + exponent.exp_().mean(1, dtype=torch.float64).log()
+    exponent = (affinity - top).div_(variance).float()
+    return top[:, 0] / variance + exponent.exp_().sum(1).double().div_(affinity.shape[1]).log()

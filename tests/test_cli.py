@@ -170,6 +170,7 @@ def bad_requests(folder, model):
         (["info", folder / "none.ckpt"], "none.ckpt"),
         (["export", folder, "--out", folder / "m.safetensors"], "best.ckpt"),
         (["export", folder, "--out", folder / "m.pt"], ".safetensors"),
+        (["sample", model, "--device", "abacus"], "abacus"),
         (["nonsense"], "nonsense"),
         (["fit", "--config", folder / "none.yaml"], "none.yaml"),
         (["fit", "--config", DIGITS, "--model.lr_f", "[0.1]", "--trainer.default_root_dir",
@@ -181,7 +182,7 @@ def bad_requests(folder, model):
     ]
 
 
-@pytest.mark.parametrize("number", range(21))
+@pytest.mark.parametrize("number", range(22))
 def test_user_errors_are_one_line_exit_2_and_write_nothing(model, tmp_path, capsys, monkeypatch, number):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("GENDAE_DATA", raising=False)

@@ -291,7 +291,7 @@ def test_two_processes_end_with_equal_weights_prior_and_scores(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(DDP))
     done = subprocess.run([sys.executable, "-W", "ignore", str(script), str(tmp_path)],
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     a, b = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     for name in ("weights", "prior", "metric", "score"):

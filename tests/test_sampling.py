@@ -124,11 +124,25 @@ def test_linear_inpainting_finds_the_conditional_mean_of_the_missing_pixels():
     stack = linear_stack([6, 2])
     x, mask = torch.rand(3, 6).double(), torch.arange(6) < 4
     inference = GradientInference(steps=2000, delta=0.05, use_prior=True)
-    y = inpaint(stack, x, mask, Inpainter(rounds=2, inference=inference), seed=0)
+    y = inpaint(stack, x, mask, Inpainter(2, inference, chains=1), seed=0)
     w, b = stack.pairs[0].g.weight.detach(), stack.pairs[0].g.bias.detach()
     cov = w @ w.T + 0.49 * torch.eye(6)
     expected = b[4:] + (x[:, :4] - b[:4]) @ torch.linalg.solve(cov[:4, :4], cov[:4, 4:])
     assert torch.allclose(y[:, 4:], expected, atol=1e-5)
+
+
+def test_inpainting_is_figure_5_with_one_quiet_chain_and_averages_several():
+    stack, x, mask = small_stack([8, 6, 4]), torch.rand(3, 8), torch.arange(8) < 5
+    inference = TargetPropInference(4, 0.2, 0.3)
+    filled = torch.where(mask, x, torch.rand(x.shape, generator=seeded(1)))
+    for _ in range(2):
+        h = inference(stack, filled, mask)
+        filled = torch.where(mask, x, stack.pairs[0].g(h[1]))
+    assert torch.allclose(inpaint(stack, x, mask, Inpainter(2, inference, chains=1), seed=1), filled)
+    generator = seeded(1)
+    both = [Inpainter(2, inference, chains=1)(stack, x, mask, generator) for _ in range(2)]
+    assert torch.allclose(inpaint(stack, x, mask, Inpainter(2, inference, chains=2), seed=1),
+                          torch.stack(both).mean(0))
 
 
 @pytest.mark.parametrize(("x", "mask", "words"), [

@@ -88,11 +88,11 @@ class Rule(LightningModule):
     def __init__(
         self,
         stack: Stack,
-        lr_f: PerLayer = 3e-4,
-        lr_g: PerLayer = 1e-3,
+        lr_f: PerLayer = 1.2e-4,
+        lr_g: PerLayer = 4e-4,
         weight_decay_f: PerLayer = 0.0,
         weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.5,
+        hold: float = 0.3,
         log_every: int = 50,
     ) -> None:
         super().__init__()

@@ -27,8 +27,8 @@ class VariationalEMRule(Rule):
 
     Nothing in the listing bounds h_1: f_1's target is f_1(x) plus what g_1 missed, so that an f_1 that
     runs ahead of g_1 is trained to amplify itself. The defaults hold it at any depth: encoders learn more
-    slowly than decoders, x is corrupted enough to make f_1 contract, and inference starts with no steps
-    and reaches N after `warmup` updates.
+    slowly than decoders, and x is corrupted enough to make f_1 contract. With less noise on x, a `warmup`,
+    in which inference starts with no steps and reaches N, lets the decoders learn first.
     Source: Bengio et al. 2015, Algorithm 2, TRAIN (descending: the sign printed there is a slip).
 
     Args:
@@ -61,13 +61,13 @@ class VariationalEMRule(Rule):
         decoder_corruption: Sequence[Corruption] | None = None,
         sampler: Sampler | None = None,
         inpainter: Inpainter | None = None,
-        warmup: int = 500,
+        warmup: int = 0,
         prior_codes: str = "feedforward",
-        lr_f: PerLayer = 3e-4,
-        lr_g: PerLayer = 1e-3,
+        lr_f: PerLayer = 1.2e-4,
+        lr_g: PerLayer = 4e-4,
         weight_decay_f: PerLayer = 0.0,
         weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.5,
+        hold: float = 0.3,
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
