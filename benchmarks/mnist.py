@@ -15,12 +15,23 @@ from pathlib import Path
 import torch
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-from gendae import AncestralSampler, GaussianPrior, generate, inpaint, load, named_mask, plots
+from gendae import (
+    AncestralSampler,
+    GaussianPrior,
+    Inpainter,
+    TargetPropInference,
+    generate,
+    inpaint,
+    load,
+    named_mask,
+    plots,
+)
 from gendae.commands import checkpoint_of, data_of, write_json
 from gendae.metrics import choose_prior, log_joint_trace, parzen_report, parzen_score
 
 HALVES = ("left", "right", "top", "bottom")
 NEIGHBOUR_IMAGES = 20_000
+QUIET = Inpainter(20, TargetPropInference(15, 0.3, 0.3), chains=1)  # the paper's protocol
 
 
 def parzen_scores(stack, data, n, baselines):
@@ -55,7 +66,8 @@ def inpainting_errors(stack, data, images):
         neighbours = KNeighborsRegressor(5).fit(
             train[:NEIGHBOUR_IMAGES, given].numpy(), train[:NEIGHBOUR_IMAGES].numpy())
         nearest = torch.from_numpy(neighbours.predict(x[:, given].numpy()))
-        rows[f"{half} given"] = {"model": ratio(inpaint(stack, x, given, seed=0)),
+        rows[f"{half} given"] = {"model": ratio(inpaint(stack, x, given, Inpainter(), seed=0)),
+                                 "one quiet chain": ratio(inpaint(stack, x, given, QUIET, seed=0)),
                                  "5 nearest neighbours": ratio(nearest)}
     rows["average"] = {k: sum(r[k] for r in rows.values()) / len(HALVES) for k in rows["left given"]}
     return rows
@@ -73,7 +85,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--images", type=int, default=1000, help="test images to inpaint")
+    parser.add_argument("--images", type=int, default=500, help="test images to inpaint")
     parser.add_argument("--json")
     parser.add_argument("--pictures")
     args = parser.parse_args()
@@ -82,13 +94,16 @@ def main():
         stack = load(checkpoint_of(run) if Path(run).is_dir() else run)
         data = data_of(stack)
         train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
-        candidates = choose_prior(stack, train, valid, n=min(args.n, 5000))
-        trace = log_joint_trace(stack, stack.settings["inference"], test)
+        candidates = choose_prior(stack, train, valid, n=min(args.n, 3000))
+        trace = log_joint_trace(stack, test)
+        alphas = {f"alpha {a:g}": log_joint_trace(stack, test[:1000], TargetPropInference(alpha=a)).mean(1)
+                  for a in (0.001, 0.01, 0.1, 0.3)}
         row = {
             "run": run, "seed": stack.facts["seed"], "epochs": stack.facts["epochs"],
             "prior": f"{stack.prior.covariance} x {stack.prior.variance_scale:g}",
             "candidates": candidates, "parzen": parzen_scores(stack, data, args.n, baselines=i == 0),
-            "log_joint": trace.mean(1).tolist(), "inpainting": inpainting_errors(stack, data, args.images),
+            "log_joint": trace.mean(1).tolist(),
+            "log_joint_1000": {k: v.tolist() for k, v in alphas.items()}, "inpainting": inpainting_errors(stack, data, args.images),
             "classes": class_shares(generate(stack, 1000, seed=1), data),
         }
         results.append(row)

@@ -21,7 +21,7 @@ def parser() -> ArgumentParser:
         description="Deep generative models as stacks of denoising auto-encoders, trained by target "
                     "propagation. Training: " + "; ".join(
                         f"`gendae {name}`: {what}" for name, what in TRAINER_COMMANDS.items())
-                    + ". Options: `gendae fit --help`.",
+                    + ".",
     )
     commands = top.add_subcommands(required=True, dest="command")
 
@@ -75,6 +75,26 @@ def parser() -> ArgumentParser:
     return top
 
 
+def trainer_help(command: str) -> list[str]:
+    """The options of a Lightning command that most people need; all of them take seconds to import."""
+    return [
+        f"usage: gendae {command} --config FILE.yaml [--OPTION VALUE ..]",
+        "", TRAINER_COMMANDS[command], "",
+        "  --config FILE                       a YAML file, such as those in configs/",
+        "  --print_config                      print the whole configuration with all defaults",
+        "  --help-all                          every option (takes some seconds)",
+        "  --seed_everything N                 seed of weights and noise",
+        "  --ckpt_path FILE.ckpt               resume a fit, or what to validate or test",
+        "  --trainer.max_epochs N              length of training",
+        "  --trainer.accelerator cpu|gpu|auto  where to train",
+        "  --trainer.default_root_dir DIR      where numbered run folders are made (default: runs)",
+        "  --trainer.logger NAME               beside the CSV log: TensorBoardLogger, WandbLogger",
+        "  --data NAME --data.root DIR         Digits, MNIST, or Images (--data.path FILE)",
+        "  --model.lr_f X --model.lr_g X       learning rates of encoders and decoders",
+        "  --model.inference.steps N           and any other argument of a constructor",
+    ]
+
+
 def _version() -> str:
     from gendae import __version__
 
@@ -84,6 +104,9 @@ def _version() -> str:
 def run(arguments: list[str]) -> list[str]:
     """Carry out a command; the lines to print."""
     if arguments and arguments[0] in TRAINER_COMMANDS:
+        if arguments[1:] in (["--help"], ["-h"]):
+            return trainer_help(arguments[0])
+        arguments = ["--help" if a == "--help-all" else a for a in arguments]
         from gendae import fit
 
         folder = fit.main(arguments)

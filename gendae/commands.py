@@ -11,7 +11,6 @@ from torch import Tensor
 from gendae import checks, metrics, persistence, plots
 from gendae.data import ImageData, Images
 from gendae.files import image_shape, read_image, read_images
-from gendae.inference import TargetPropInference
 from gendae.inpainting import MASKS, inpaint, named_mask
 from gendae.priors import GaussianPrior
 from gendae.sampling import AncestralSampler, generate
@@ -132,12 +131,11 @@ def evaluation(stack: Stack, data: ImageData, n: int, seed: int = 0) -> dict[str
         },
         train, valid, test, seed=seed,
     )
-    inference = stack.settings.get("inference") or TargetPropInference()
     own = report["model"]
     return {
         "parzen_ll": own["ll"], "parzen_se": own["se"], "sigma": own["sigma"],
         "ancestral_ll": report["ancestral"]["ll"], "n": n, "seed": seed, "parzen": report,
-        "log_joint": metrics.log_joint_trace(stack, inference, test).mean(1).tolist(),
+        "log_joint": metrics.log_joint_trace(stack, test).mean(1).tolist(),
         "reconstruction": metrics.reconstruction_errors(stack, test.split(1000)),
     }
 
@@ -152,7 +150,7 @@ def evaluation_table(result: dict[str, Any]) -> Table:
             f"{row['ll_goodfellow']:>10.2f} @{row['sigma_goodfellow']:.4f}{row['ll_at_0.2']:>11.2f}"
         )
     trace = result["log_joint"]
-    lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1}: "
+    lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1} (alpha 0.1): "
                  f"{trace[0]:.2f} to {trace[-1]:.2f} nats")
     errors = ", ".join(f"{e:.2f}" for e in result["reconstruction"])
     lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
@@ -239,7 +237,6 @@ def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
     x = data.split("test").x
     result = evaluation(stack, data, n=1000)
     stack.facts["metrics"] = {"parzen_ll": result["parzen_ll"], "sigma": result["sigma"]}
-    inference = stack.settings["inference"]
     observed = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in MASKS[:4]])
     written = [
         persistence.save(stack, folder / "model.safetensors"),
@@ -247,7 +244,7 @@ def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
                    folder / "samples.png"),
         plots.save(plots.inpainting(x[:20], observed, inpaint(stack, x[:20], observed, seed=seed),
                                     data.shape), folder / "inpainting.png"),
-        plots.save(plots.trace(metrics.log_joint_trace(stack, inference, x)),
+        plots.save(plots.trace(metrics.log_joint_trace(stack, x)),
                    folder / "inference.png"),
         write_json(folder / "metrics.json", result),
     ]

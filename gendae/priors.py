@@ -84,7 +84,7 @@ class GaussianPrior(Prior):
         """
         if codes.ndim != 2 or len(codes) < 2:
             raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
-        wide = checks.finite("codes", codes).detach().double()
+        wide = checks.finite("codes", codes).detach().cpu().double()  # not every device has it
         mean = wide.mean(0)
         if self.covariance == "full":
             c = torch.cov(wide.T).reshape(len(mean), len(mean))

@@ -83,7 +83,7 @@ def test_choose_prior_takes_the_best_on_validation_data(digits):
 
 
 def test_log_joint_rises_under_gradient_inference_and_counts_steps():
-    trace = metrics.log_joint_trace(small_stack(), GradientInference(delta=0.05), torch.rand(9, 8),
+    trace = metrics.log_joint_trace(small_stack(), torch.rand(9, 8), GradientInference(delta=0.05),
                                     steps=12, batch_size=4)
     assert trace.shape == (13, 9)
     assert (trace.mean(1).diff() > 0).all()
