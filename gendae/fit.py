@@ -1,7 +1,6 @@
 """`gendae fit`, `validate` and `test`: LightningCLI with numbered run folders."""
 
 import contextlib
-import os
 import shlex
 from pathlib import Path
 
@@ -39,6 +38,15 @@ class FitCLI(LightningCLI):
 
     def __init__(self, arguments: list[str]) -> None:
         self.command = shlex.join(["gendae", *arguments])
+        try:
+            self._run(arguments)
+        except BaseException:  # a failed start leaves no empty folder behind
+            if self.run_folder is not None:
+                with contextlib.suppress(OSError):
+                    self.run_folder.rmdir()
+            raise
+
+    def _run(self, arguments: list[str]) -> None:
         super().__init__(
             Rule,
             ImageData,
@@ -46,8 +54,10 @@ class FitCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            trainer_defaults={"num_sanity_val_steps": 0, "default_root_dir": "runs",
-                              "max_epochs": 20},
+            trainer_defaults={  # log_every_n_steps=1: the rule itself logs once in `log_every` updates
+                "num_sanity_val_steps": 0, "default_root_dir": "runs", "max_epochs": 20,
+                "log_every_n_steps": 1,
+            },
             parser_kwargs={"prog": "gendae"},
         )
 
@@ -64,12 +74,16 @@ class FitCLI(LightningCLI):
             parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
         parser.set_defaults({"best.monitor": "val/parzen_ll", "best.mode": "max"})
 
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints hold hyper-parameters in gendae's own plain form; the command line has its own."""
+
     def before_instantiate_classes(self) -> None:
         """Make the run folder, and put the CSV log there."""
         config = self.config[self.subcommand]
         trainer = config.trainer
         if self.subcommand != "fit":
             trainer.logger = False
+            self.save_config_callback = None
             for name in CHECKPOINTS:
                 config[name].save_top_k = 0
             return
@@ -88,18 +102,7 @@ class FitCLI(LightningCLI):
 
 
 def main(arguments: list[str]) -> Path | None:
-    """Run one of fit, validate, test; the run folder of a fit. A failed start leaves no empty folder."""
+    """Run one of fit, validate, test; the run folder of a fit."""
     if torch.cuda.is_available():  # a command may set what a library must not
         torch.set_float32_matmul_precision("high")
-    try:
-        cli = FitCLI(arguments)
-    except BaseException:
-        _remove_empty(FitCLI.run_folder)
-        raise
-    return cli.run_folder
-
-
-def _remove_empty(folder: Path | None) -> None:
-    if folder is not None:
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
+    return FitCLI(arguments).run_folder
