@@ -36,7 +36,7 @@ class Inpainter:
     """
 
     def __init__(
-        self, rounds: int = 10, inference: Inference | None = None, chains: int = 8
+        self, rounds: int = 10, inference: Inference | None = None, chains: int = 16
     ) -> None:
         self.rounds = int(checks.at_least("rounds", rounds, 0))
         self.inference = build(inference) or TargetPropInference(15, 0.3, 0.3, temperature=0.05)

@@ -26,7 +26,7 @@ def trained(tmp_path):
     """A .ckpt and a .safetensors of one trained stack with settings unlike the defaults."""
     stack = deep_autoencoder([64, 20, 8], observation="bernoulli", prior=GaussianPrior("full", 2.5))
     rule = VariationalEMRule(
-        stack, inference=TargetPropInference(7, 0.2), inpainter=Inpainter(rounds=3),
+        stack, inference=TargetPropInference(7, 0.2), inpainter=Inpainter(rounds=3, chains=2),
         sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
         corruption=[GaussianNoise(0.4), GaussianNoise(0.2, decay=0.5), GaussianNoise(0.1)],
     )
