@@ -204,7 +204,7 @@ def checkpoint_of(run: str | Path, which: str = "best") -> Path:
 
 def export(
     run: str, out: str, which: str = "best", choose_prior: bool = False, root: str | None = None,
-    n: int = 10_000,
+    n: int = 3000,
 ) -> Table:
     """Make a model to ship from a run; its Gaussian top may be chosen on validation data first."""
     if Path(out).suffix != ".safetensors":

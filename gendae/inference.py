@@ -173,10 +173,12 @@ class TargetPropInference(Inference):
                 else:
                     up = from_x if mask is None else pair.f(fill(x, mask, below))
                 move = up - pair.f(below)
-                start = h[level]
                 if level < stack.depth:
-                    start = torch.lerp(start, down[level + 1], self.alpha)
-                new[level] = self._diffuse(torch.add(start, move, alpha=self.delta), generator)
+                    start = torch.lerp(h[level], down[level + 1], self.alpha)
+                    moved = start.add_(move, alpha=self.delta)
+                else:
+                    moved = torch.add(h[level], move, alpha=self.delta)
+                new[level] = self._diffuse(moved, generator)
                 if level > 1:
                     down[level] = pair.g(new[level])
             return tuple(new)

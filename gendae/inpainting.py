@@ -28,7 +28,7 @@ class Inpainter:
 
     Args:
         rounds: K.
-        inference: INFERENCE; TargetPropInference(15, 0.3, 0.3, temperature=0.05) if None.
+        inference: INFERENCE; TargetPropInference(15, 0.4, 0.2, temperature=0.05) if None.
         chains: number of chains averaged.
 
     Raises:
@@ -36,10 +36,10 @@ class Inpainter:
     """
 
     def __init__(
-        self, rounds: int = 10, inference: Inference | None = None, chains: int = 16
+        self, rounds: int = 10, inference: Inference | None = None, chains: int = 32
     ) -> None:
         self.rounds = int(checks.at_least("rounds", rounds, 0))
-        self.inference = build(inference) or TargetPropInference(15, 0.3, 0.3, temperature=0.05)
+        self.inference = build(inference) or TargetPropInference(15, 0.4, 0.2, temperature=0.05)
         self.chains = int(checks.at_least("chains", chains, 1))
 
     @torch.no_grad()
@@ -48,8 +48,10 @@ class Inpainter:
     ) -> Tensor:
         """x with its unobserved pixels (mask False) filled in; the observed ones are returned as given."""
         mask = mask.expand_as(x)
-        chains = [self.chain(stack, x, mask, generator) for _ in range(self.chains)]
-        return fill(x, mask, torch.stack(chains).mean(0))
+        chains = self.chain(
+            stack, x.repeat(self.chains, 1), mask.repeat(self.chains, 1), generator
+        )
+        return fill(x, mask, chains.view(self.chains, *x.shape).mean(0))
 
     def chain(self, stack: Stack, x: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:
         """One run of K rounds from noise."""
@@ -76,7 +78,7 @@ def inpaint(
         mask: True where a pixel is observed, (pixels,) or (n, pixels).
         inpainter: rounds and inference; the stack's own if None.
         seed: of the noise in which missing pixels start.
-        batch_size: images computed at a time.
+        batch_size: images times chains computed at a time.
 
     Returns:
         (n, pixels), in CPU memory; observed pixels exactly as given.
@@ -103,10 +105,10 @@ def inpaint(
     checks.pixels("x", x.masked_fill(~mask, 0.0))
     x = x.to(stack.dtype).masked_fill(~mask, 0.0)
     inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()
-    generator = seeded(seed)
+    generator, rows = seeded(seed), max(1, batch_size // inpainter.chains)
     filled = [
         inpainter(stack, a.to(stack.device), m.to(stack.device), generator).cpu()
-        for a, m in zip(x.split(batch_size), mask.split(batch_size), strict=True)
+        for a, m in zip(x.split(rows), mask.split(rows), strict=True)
     ]
     return torch.cat(filled)
 

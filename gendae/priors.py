@@ -133,8 +133,8 @@ class GaussianPrior(Prior):
         return f"{self.covariance!r}, variance_scale={self.variance_scale:g}, fitted={self.fitted}"
 
 
-#: Most entries of the distance matrix held at a time: 64 MiB in float64.
-BLOCK_ENTRIES = 2**23
+#: Most entries of the distance matrix held at a time: 32 MiB in float64.
+BLOCK_ENTRIES = 2**22
 
 
 def parzen_log_prob(x: Tensor, samples: Tensor, sigma: float | Sequence[float] | Tensor) -> Tensor:
