@@ -63,7 +63,7 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if not self.shuffle:
-            yield from self.in_order()
+            yield from self.sequential()
             return
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
@@ -75,7 +75,7 @@ class TensorLoader:
             self.position += 1
             yield self._batch(order[start : start + self.batch_size])
 
-    def in_order(self) -> Iterator[tuple[Tensor, ...]]:
+    def sequential(self) -> Iterator[tuple[Tensor, ...]]:
         """This rank's share once, unshuffled, without moving the training position."""
         n = len(self.split.x) // self.ranks
         share = slice(self.rank, self.rank + n * self.ranks, self.ranks)

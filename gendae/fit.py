@@ -94,7 +94,11 @@ class FitCLI(LightningCLI):
         csv = {"class_path": "pytorch_lightning.loggers.CSVLogger",
                "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""}}
         others = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        trainer.logger = [csv, *(other for other in others if other not in (None, True, False))]
+        others = [other for other in others if other not in (None, True, False)]
+        for other in others:  # wandb's default is the current folder
+            if other.init_args.get("save_dir", "") in (None, "."):
+                other.init_args.save_dir = str(self.run_folder)
+        trainer.logger = [csv, *others]
 
     def before_fit(self) -> None:
         """Remember what was typed; it travels with the model."""

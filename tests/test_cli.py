@@ -97,6 +97,20 @@ def test_export_and_what_it_exports(run, tmp_path, capsys):
         assert word in printed
 
 
+@pytest.mark.parametrize("logger", [
+    ["TensorBoardLogger", "--trainer.logger.save_dir", "."],
+    ["WandbLogger", "--trainer.logger.offline", "true"],
+])
+def test_other_loggers_write_beside_the_csv_log(tmp_path, monkeypatch, logger):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert fit(tmp_path / "runs", "--trainer.max_epochs", "1", "--trainer.logger", *logger) == 0
+    assert (tmp_path / "runs/0001/metrics.csv").is_file()
+    pattern = "*tfevents*" if logger[0] == "TensorBoardLogger" else "offline-run-*"
+    assert list((tmp_path / "runs/0001").rglob(pattern))
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]
+
+
 def test_new_run_folders_never_meet(tmp_path):
     (tmp_path / "0007").mkdir()
     assert [new_run_folder(tmp_path).name for _ in range(2)] == ["0008", "0009"]

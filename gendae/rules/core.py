@@ -191,7 +191,7 @@ class Rule(LightningModule):
 
     def _training_batches(self) -> Iterable[Sequence[Tensor]]:
         loader = self.trainer.train_dataloader
-        return loader.in_order() if hasattr(loader, "in_order") else loader
+        return loader.sequential() if hasattr(loader, "sequential") else loader
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
