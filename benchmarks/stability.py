@@ -1,6 +1,6 @@
 """Do the default settings train? Ten seeds each of three networks; divergence and collapse are counted.
 
-    python benchmarks/stability.py [--seeds 10] [--nets digits mnist mnist3] [--json FILE]
+    python benchmarks/stability.py [--seeds 10] [--first 0] [--nets digits mnist mnist3] [--json FILE]
 
 A run diverges if a loss is not finite or h_1 exceeds 100 anywhere on the validation images; it collapses if
 the mean standard deviation of the top codes is below 0.05 (of at most 0.5), or if reconstruction from the top
@@ -55,6 +55,7 @@ def one_run(sizes, data, epochs, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--json")
     args = parser.parse_args()
@@ -65,7 +66,7 @@ def main():
         sizes, source, epochs = NETS[name]
         data = source()
         results[name] = []
-        for seed in range(args.seeds):
+        for seed in range(args.first, args.first + args.seeds):
             row = one_run(sizes, data, epochs, seed)
             results[name].append(row)
             print(name, row, flush=True)
