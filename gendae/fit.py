@@ -87,14 +87,18 @@ class FitCLI(LightningCLI):
             for name in CHECKPOINTS:
                 config[name].save_top_k = 0
             return
-        self.run_folder = new_run_folder(trainer.default_root_dir)
+        root = Path(trainer.default_root_dir)
+        if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
+            root = root.parent
+        self.run_folder = new_run_folder(root)
         trainer.default_root_dir = str(self.run_folder)
         for name in CHECKPOINTS:
             config[name].dirpath = str(self.run_folder / "checkpoints")
         csv = {"class_path": "pytorch_lightning.loggers.CSVLogger",
                "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""}}
         others = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        others = [other for other in others if other not in (None, True, False)]
+        others = [other for other in others if other not in (None, True, False)
+                  and not other.class_path.endswith("CSVLogger")]
         for other in others:  # wandb's default is the current folder
             if other.init_args.get("save_dir", "") in (None, "."):
                 other.init_args.save_dir = str(self.run_folder)

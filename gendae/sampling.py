@@ -210,15 +210,18 @@ class JointChainSampler(Sampler):
 
 
 def default_corruption(stack: Stack) -> list[Corruption]:
-    """The corruption that trains at any depth: 0.5 on x, 0.3 in the middle, a spike at a sigmoid top.
+    """The corruption that trains at any depth.
 
-    The Gaussian levels fall to 60 % during training; one spike (the paper averages three) makes codes that a
+    0.5 on x; 0.3 on the representation below the top, 0.7 on those further down; a spike at a sigmoid top.
+    The noise on f_l's input is what keeps an unbounded h_l from amplifying itself: below another unbounded
+    layer it must be large against that layer's leading variances, below a sigmoid top less will do. The
+    Gaussian levels fall to 60 % during training; one spike (the paper averages three) makes codes that a
     Gaussian top fits better.
     """
     top = stack.pairs[-1].f.activation
+    middle = [0.7] * (stack.depth - 2) + [0.3] * (stack.depth > 1)
     return [
-        GaussianNoise(0.5, decay=0.6),
-        *(GaussianNoise(0.3, decay=0.6) for _ in range(stack.depth - 1)),
+        *(GaussianNoise(sigma, decay=0.6) for sigma in [0.5, *middle]),
         SpikeNoise(1) if top == "sigmoid" else GaussianNoise(0.3, decay=0.6),
     ]
 

@@ -73,6 +73,14 @@ def test_a_second_fit_gets_a_new_folder_and_resumes(run, capsys):
     assert load(run.parent / "0002/checkpoints/last.ckpt").facts["epochs"] == 3
 
 
+def test_the_configuration_of_a_run_makes_another_run(run):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    folders = len(list(run.parent.iterdir()))
+    assert gendae("fit", "--config", run / "config.yaml") == 0
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    assert len(list(run.parent.iterdir())) == folders + 1
+
+
 def test_test_and_validate_leave_no_folder(run, capsys):
     folders = sorted(run.parent.iterdir())
     for command in ("test", "validate"):
