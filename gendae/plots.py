@@ -1,7 +1,6 @@
 """Tensors to matplotlib figures; knows nothing of the models. Figures need no display."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -57,17 +56,6 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
     axes.fill_between(steps, (mean - error).numpy(), (mean + error).numpy(), color="tab:red", alpha=0.3)
     axes.set(xlabel="inference step", ylabel=ylabel)
     axes.legend(loc="lower right")
-    return figure
-
-
-def curves(series: dict[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
-    """Named curves over their index."""
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.add_subplot()
-    for name, values in series.items():
-        axes.plot(range(len(values)), values, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.legend()
     return figure
 
 
