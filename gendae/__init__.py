@@ -19,10 +19,14 @@ _HOME = {
     "LatentChainSampler": "sampling", "generate": "sampling",
     "Inpainter": "inpainting", "inpaint": "inpainting", "named_mask": "inpainting",
     "ParzenLogLikelihood": "metrics",
+    "importance_weighted_bound": "bounds",
+    "data_copying": "quality", "precision_recall_density_coverage": "quality",
+    "sample_quality": "quality",
     "VariationalEMRule": "rules",
     "deep_autoencoder": "models",
     "MNIST": "data", "Digits": "data", "Images": "data",
     "load": "persistence", "save": "persistence",
+    "load_classifier": "classifier",
 }
 __all__ = list(_HOME)
 

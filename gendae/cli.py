@@ -56,11 +56,13 @@ def parser() -> ArgumentParser:
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
     sub.add_argument("--out", type=str, default="inpainting.png")
 
-    sub = command("evaluate", "Parzen log-likelihood beside its baselines, and the other measures")
+    sub = command("evaluate", "Parzen score, sample quality and a bound on log p(x), beside real images")
     common(sub, 10_000)
     sub.add_argument("--data", type=str, default=None,
                      help="your images, split into train, valid and test; by default the model's data set")
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
+    sub.add_argument("--sigma-x", type=float, default=None,
+                     help="standard deviation of p(x | h) in the bound; by default the model's own law")
     sub.add_argument("--json", type=str, default=None, help="write the result here too")
 
     command("info", "what a model file holds")

@@ -1,19 +1,18 @@
 """What the commands of `gendae` do, as plain functions: they return what the command line prints."""
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gendae import checks, metrics, persistence, plots
 from gendae.data import ImageData, Images
+from gendae.evaluation import evaluation, evaluation_table, write_json
 from gendae.files import image_shape, read_image, read_images
 from gendae.inpainting import MASKS, inpaint, named_mask
 from gendae.priors import GaussianPrior
-from gendae.sampling import AncestralSampler, generate
+from gendae.sampling import generate
 from gendae.spec import build
 from gendae.stack import Stack
 
@@ -110,65 +109,17 @@ def inpainting(
 
 def evaluate(
     model: str, n: int = 10_000, data: str | None = None, root: str | None = None, seed: int = 0,
-    json_file: str | None = None, device: str = "cpu",
+    json_file: str | None = None, device: str = "cpu", sigma_x: float | None = None,
 ) -> Table:
     """Score a model beside its baselines on test images; sigma is chosen on validation images."""
     checks.at_least("--n", n, 1)
+    if sigma_x is not None:
+        checks.at_least("--sigma-x", sigma_x, 0.0, strict=True)
     stack = persistence.load(model, device)
-    result = evaluation(stack, data_of(stack, data, root), n, seed)
+    result = evaluation(stack, data_of(stack, data, root), n, seed, sigma_x)
     if json_file:
         write_json(Path(json_file), result)
     return evaluation_table(result)
-
-
-def evaluation(stack: Stack, data: ImageData, n: int, seed: int = 0) -> dict[str, Any]:
-    """Parzen scores of the model and its baselines, log p(x, h) per step, reconstruction per layer."""
-    train, valid, test = (data.split(name).x.to(stack.device) for name in ("train", "valid", "test"))
-    report = metrics.parzen_report(
-        {
-            "model": generate(stack, n, seed=seed).to(stack.device),
-            "ancestral": generate(stack, n, AncestralSampler(), seed=seed).to(stack.device),
-        },
-        train, valid, test, seed=seed,
-    )
-    own = report["model"]
-    return {
-        "parzen_ll": own["ll"], "parzen_se": own["se"], "sigma": own["sigma"],
-        "ancestral_ll": report["ancestral"]["ll"], "n": n, "seed": seed, "parzen": report,
-        "log_joint": metrics.log_joint_trace(stack, test).mean(1).tolist(),
-        "reconstruction": metrics.reconstruction_errors(stack, test.split(1000)),
-    }
-
-
-def evaluation_table(result: dict[str, Any]) -> Table:
-    """The evaluation as lines for a terminal."""
-    lines = [(f"{'samples':<20}{'n':>7}{'LL [nats]':>12}{'+-':>6}{'sigma':>8}"
-              f"{'10-point grid':>18}{'sigma 0.2':>11}")]
-    for name, row in result["parzen"].items():
-        lines.append(
-            f"{name:<20}{row['n']:>7}{row['ll']:>12.2f}{row['se']:>6.2f}{row['sigma']:>8.4f}"
-            f"{row['ll_goodfellow']:>10.2f} @{row['sigma_goodfellow']:.4f}{row['ll_at_0.2']:>11.2f}"
-        )
-    trace = result["log_joint"]
-    lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1} (alpha 0.1): "
-                 f"{trace[0]:.2f} to {trace[-1]:.2f} nats")
-    errors = ", ".join(f"{e:.2f}" for e in result["reconstruction"])
-    lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
-    return lines
-
-
-def write_json(path: Path, content: dict[str, Any]) -> Path:
-    """Plain data as indented JSON; NaN and infinity become null."""
-    def plain(value: Any) -> Any:  # noqa: ANN401
-        if isinstance(value, float):
-            return value if math.isfinite(value) else None
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, list) else value
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(content), indent=2) + "\n")
-    return path
 
 
 def info(model: str) -> Table:

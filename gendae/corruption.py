@@ -102,3 +102,57 @@ class SpikeNoise(Corruption):
     ) -> Tensor:
         copies = h.expand(self.draws, *h.shape)
         return (uniform_like(copies, generator) < copies).to(h.dtype).mean(0)
+
+
+@register
+class RelativeNoise(GaussianNoise):
+    """Gaussian noise in units of the representation's own spread, h~ = h + sigma_t * std(h) * N(0, I).
+
+    std is the root of the mean variance of the batch's features, so that the level means the same to codes
+    that grow or shrink while they are learned: fixed noise drowns a shrinking code, which then shrinks on.
+
+    Args:
+        sigma: level at the start of training, as a fraction of std(h).
+        decay: fraction of sigma left at the end of training.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> h = 5.0 * torch.randn(1000, 10, generator=g)
+        >>> round((RelativeNoise(0.2)(h, generator=g) - h).std().item(), 1)
+        1.0
+    """
+
+    def __call__(
+        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        if len(h) < 2:  # one example has no spread
+            return h
+        return torch.lerp(h, super().__call__(h, progress, generator), h.var(0).mean().sqrt())
+
+
+@register
+class FlipNoise(Corruption):
+    """Each discrete unit takes its other value with a probability: -1 and 1 ("sign"), 0 and 1 ("binary").
+
+    Args:
+        probability: of a flip, in [0, 1].
+        unit: "sign" or "binary".
+
+    Raises:
+        ValueError: for a probability outside [0, 1] or another unit.
+
+    Example:
+        >>> FlipNoise(1.0, "binary")(torch.tensor([[0.0, 1.0]]))
+        tensor([[1., 0.]])
+    """
+
+    def __init__(self, probability: float, unit: str = "sign") -> None:
+        if not 0.0 <= probability <= 1.0:
+            raise ValueError(f"probability={probability}: a number between 0 and 1 is needed")
+        self.probability, self.unit = probability, checks.one_of("unit", unit, ("sign", "binary"))
+
+    def __call__(
+        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        flipped = -h if self.unit == "sign" else 1.0 - h
+        return torch.where(uniform_like(h, generator) < self.probability, flipped, h)

@@ -123,7 +123,11 @@ class ImageData(LightningDataModule):
         if self._splits is None:
             self._splits, self._shape = self.read()
             for name, split in self._splits.items():
-                checks.pixels(f"{type(self).__name__} {name} images", split.x)
+                self.check(f"{type(self).__name__} {name} images", split.x)
+
+    def check(self, name: str, x: Tensor) -> None:
+        """Raise a ValueError unless x holds finite values that these data may have: pixels in [0, 1]."""
+        checks.pixels(name, x)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -30,17 +30,25 @@ class Inpainter:
         rounds: K.
         inference: INFERENCE; TargetPropInference(15, 0.4, 0.2, temperature=0.05) if None.
         chains: number of chains averaged.
+        level: representation from which missing pixels are decoded; None is the top.
 
     Raises:
         ValueError: for a negative number of rounds or no chain.
     """
 
     def __init__(
-        self, rounds: int = 10, inference: Inference | None = None, chains: int = 32
+        self, rounds: int = 10, inference: Inference | None = None, chains: int = 32,
+        level: int | None = 1,
     ) -> None:
         self.rounds = int(checks.at_least("rounds", rounds, 0))
         self.inference = build(inference) or TargetPropInference(15, 0.4, 0.2, temperature=0.05)
         self.chains = int(checks.at_least("chains", chains, 1))
+        self.level = level
+
+    @classmethod
+    def encode_decode(cls, rounds: int = 20, chains: int = 8) -> "Inpainter":
+        """Rounds of encoding to the top and decoding, without inference (2014, 7.5: deterministic MAP)."""
+        return cls(rounds, TargetPropInference(steps=0), chains, level=None)
 
     @torch.no_grad()
     def __call__(
@@ -58,7 +66,8 @@ class Inpainter:
         filled = fill(x, mask, uniform_like(x, generator))
         for _ in range(self.rounds):
             h = self.inference(stack, filled, mask=mask, generator=generator)
-            filled = fill(x, mask, stack.pairs[0].g(h[1]))
+            level = stack.depth if self.level is None else self.level
+            filled = fill(x, mask, stack.decode(h[level], level))
         return filled
 
 

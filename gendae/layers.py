@@ -5,16 +5,20 @@ the conditionals Q(h_l | h_{l-1}) and P(h_{l-1} | h_l), which `pair.q` and `pair
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.distributions import Bernoulli as BernoulliLaw
-from torch.distributions import Distribution, Normal
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
 
 from gendae import checks
+from gendae.conditionals import Bernoulli, Conditional, Discrete, Gaussian, Law, LearnedGaussian
 from gendae.spec import register
+
+__all__ = ["ACTIVATIONS", "MLP", "Affine", "Bernoulli", "Conditional", "Discrete", "Gaussian",
+           "LearnedGaussian", "Pair"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
@@ -64,59 +68,51 @@ class Affine(nn.Module):
         return f"{self.in_features}, {self.out_features}, {self.activation!r}"
 
 
-class Conditional:
-    """Law of a representation around a mean that a layer computes."""
-
-    def distribution(self, mean: Tensor) -> Distribution:
-        """The law as a torch distribution (independent units)."""
-        raise NotImplementedError(f"{type(self).__name__} must define distribution")
-
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        """-log p(h) up to a constant in h and the mean, summed over features: the loss of a layer."""
-        raise NotImplementedError(f"{type(self).__name__} must define energy")
-
-    def log_prob(self, h: Tensor, mean: Tensor) -> Tensor:
-        """log p(h) in nats, summed over features, (batch,)."""
-        return self.distribution(mean).log_prob(h).sum(-1)
-
-
 @register
-class Gaussian(Conditional):
-    """N(h; mean, sigma^2 I), the same sigma for all units; the papers take sigma = 1.
+class MLP(nn.Module):
+    """A layer with hidden layers of its own, which are not among the h_l: a more powerful f or g.
+
+    Its inside is trained by back-propagation, which does not leave the layer.
+    Source: Bengio 2014, section 6 and question 10.
 
     Args:
-        sigma: standard deviation, in units of h.
+        in_features: width of the input.
+        hidden: widths of the hidden layers.
+        out_features: width of the output.
+        activation: of the output.
+        hidden_activation: of the hidden layers.
+        gain: scale of the initial weights, W ~ N(0, gain^2 / fan-in); relu layers get sqrt(2) of it.
+
+    Raises:
+        ValueError: for an unknown activation or a width below 1.
 
     Example:
-        >>> law, zero = Gaussian(1.0), torch.zeros(1, 4)
-        >>> round(law.log_prob(zero, zero).item(), 4), law.energy(zero + 1, zero).item()
-        (-3.6758, 2.0)
+        >>> MLP(784, [500], 10, "linear")(torch.zeros(2, 784)).shape
+        torch.Size([2, 10])
     """
 
-    def __init__(self, sigma: float = 1.0) -> None:
-        self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        activation: str = "linear",
+        hidden_activation: str = "relu",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = int(in_features), int(out_features)
+        self.hidden, self.hidden_activation = list(hidden), hidden_activation
+        self.activation, self.gain = activation, gain
+        widths = [in_features, *hidden, out_features]
+        names = [hidden_activation] * len(self.hidden) + [activation]
+        self.layers = nn.Sequential(*(
+            Affine(low, high, name, gain * (math.sqrt(2.0) if name == "relu" else 1.0))
+            for (low, high), name in zip(pairwise(widths), names, strict=True)
+        ))
 
-    def distribution(self, mean: Tensor) -> Distribution:
-        return Normal(mean, self.sigma, validate_args=False)
-
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        return (h - mean).square().sum(-1) / (2.0 * self.sigma**2)
-
-
-@register
-class Bernoulli(Conditional):
-    """Independent binary units with p(h = 1) = mean; values in [0, 1] count as probabilities.
-
-    Example:
-        >>> Bernoulli().energy(torch.ones(1, 2), torch.full((1, 2), 0.5)).round(decimals=4)
-        tensor([1.3863])
-    """
-
-    def distribution(self, mean: Tensor) -> Distribution:
-        return BernoulliLaw(probs=mean, validate_args=False)
-
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        return F.binary_cross_entropy(mean, h.clamp(0.0, 1.0), reduction="none").sum(-1)
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(h)
 
 
 @register
@@ -144,10 +140,10 @@ class Pair(nn.Module):
 
     def __init__(
         self,
-        f: Affine,
-        g: Affine,
-        observation: Gaussian | Bernoulli | None = None,
-        recognition: Gaussian | Bernoulli | None = None,
+        f: "Affine | MLP",
+        g: "Affine | MLP",
+        observation: Law | None = None,
+        recognition: Law | None = None,
     ) -> None:
         super().__init__()
         if (f.in_features, f.out_features) != (g.out_features, g.in_features):
@@ -160,13 +156,22 @@ class Pair(nn.Module):
         self.recognition = recognition or Gaussian()
         for name, law, layer in (("observation", self.observation, g),
                                  ("recognition", self.recognition, f)):
-            if isinstance(law, Bernoulli) and layer.activation != "sigmoid":
-                raise ValueError(f"{name}=Bernoulli() needs a sigmoid layer, not "
-                                 f"{layer.activation!r}: its mean is a probability")
+            needed = "sigmoid" if isinstance(law, Bernoulli) else getattr(law, "activation", None)
+            if needed and layer.activation != needed:
+                raise ValueError(f"{name}={type(law).__name__} needs a {needed} layer, not "
+                                 f"{layer.activation!r}: its mean lies in the range of its values")
+
+    def encode(self, h_below: Tensor, generator: Generator | None = None) -> Tensor:
+        """h_l as the next layer sees it; stochastic units are drawn if a generator is given."""
+        return self.recognition.transmit(self.f(h_below), generator)
+
+    def decode(self, h_above: Tensor, generator: Generator | None = None) -> Tensor:
+        """h_{l-1} as the layer below sees it."""
+        return self.observation.transmit(self.g(h_above), generator)
 
     def q(self, h_below: Tensor) -> Distribution:
         """Q(h_l | h_{l-1}), around f."""
-        return self.recognition.distribution(self.f(h_below))
+        return self.recognition.distribution(self.f(h_below), h_below)
 
     def p(self, h_above: Tensor) -> Distribution:
         """P(h_{l-1} | h_l), around g."""

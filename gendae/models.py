@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from gendae import checks
-from gendae.layers import Affine, Bernoulli, Gaussian, Pair
+from gendae.conditionals import UNITS
+from gendae.layers import MLP, Affine, Bernoulli, Discrete, Gaussian, LearnedGaussian, Pair
 from gendae.priors import Prior
 from gendae.stack import Stack
 
@@ -18,8 +19,14 @@ def deep_autoencoder(
     observation: str = "gaussian",
     gain: float = 1.0,
     prior: Prior | None = None,
+    hidden_f: Sequence[int] = (),
+    hidden_g: Sequence[int] = (),
+    noise: float | None = None,
+    noise_of_x: bool = False,
+    units: str | None = None,
+    stochastic: bool = False,
 ) -> Stack:
-    """A stack of affine layer pairs; by default the MNIST network of 2015, section 8.
+    """A stack of affine or MLP layer pairs; by default the MNIST network of 2015, section 8.
 
     Args:
         sizes: widths of h_0 .. h_L.
@@ -29,6 +36,12 @@ def deep_autoencoder(
         observation: law of x around g_1: gaussian (unit variance) or bernoulli.
         gain: scale of the initial weights, W ~ N(0, gain^2 / fan-in).
         prior: P(h_L); the paper's diagonal Gaussian if None.
+        hidden_f, hidden_g: widths of hidden layers inside every encoder, every decoder (2014, section 6);
+            from input to output.
+        noise: sigma at the start of learned Gaussian noise on each h_l (2014, 7.4); None for none.
+        noise_of_x: let sigma depend on the layer's input.
+        units: "sign" or "binary": discrete h_1 .. h_L, whose activations are then fixed; None for real ones.
+        stochastic: draw discrete units instead of taking the more probable value.
 
     Raises:
         ValueError: for fewer than two sizes, a wrong number of activations, or unknown names.
@@ -36,10 +49,16 @@ def deep_autoencoder(
     Example:
         >>> deep_autoencoder([64, 200, 50]).sizes
         [64, 200, 50]
+        >>> import torch
+        >>> deep_autoencoder([64, 32], units="sign").encode(torch.rand(1, 64))[1].abs().sum()
+        tensor(32.)
     """
     if len(sizes) < 2:
         raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
-    if activations is None:
+    if units is not None:
+        checks.one_of("units", units, UNITS)
+        activations = [UNITS[units][1]] * (len(sizes) - 1)
+    elif activations is None:
         activations = ["softplus"] * (len(sizes) - 2) + ["sigmoid"]
     if len(activations) != len(sizes) - 1:
         raise ValueError(f"activations has {len(activations)} entries for {len(sizes) - 1} layers")
@@ -47,7 +66,20 @@ def deep_autoencoder(
     names = [visible, *activations]
     pairs = []
     for level, (low, high) in enumerate(pairwise(sizes)):
-        f = Affine(low, high, names[level + 1], gain)
-        g = Affine(high, low, names[level], gain)
-        pairs.append(Pair(f, g, observation=law() if level == 0 else Gaussian()))
+        below = law() if level == 0 else Discrete(units, stochastic) if units else Gaussian()
+        above = Discrete(units, stochastic) if units else None
+        if noise is not None:
+            above = LearnedGaussian(high, noise, given=low if noise_of_x else None)
+        f = layer(low, hidden_f, high, names[level + 1], gain)
+        g = layer(high, hidden_g, low, names[level], gain)
+        pairs.append(Pair(f, g, observation=below, recognition=above))
     return Stack(*pairs, prior=prior)
+
+
+def layer(
+    low: int, hidden: Sequence[int], high: int, activation: str, gain: float
+) -> Affine | MLP:
+    """An affine layer, or an MLP where it has hidden layers."""
+    if hidden:
+        return MLP(low, hidden, high, activation, gain=gain)
+    return Affine(low, high, activation, gain)

@@ -1,9 +1,11 @@
 """Tensors to matplotlib figures; knows nothing of the models. Figures need no display."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -65,3 +67,88 @@ def save(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return path
+
+
+def plane(points: Tensor, cells: int, margin: float = 0.15) -> tuple[Tensor, Tensor, Tensor]:
+    """A square grid around points in the plane: its two axes, (cells,), and all nodes, (cells^2, 2)."""
+    low, high = points.min(0).values, points.max(0).values
+    centre, half = (low + high) / 2, (high - low).max() / 2 * (1 + margin)
+    u, v = (torch.linspace(c - half, c + half, cells) for c in centre.tolist())
+    return u, v, torch.stack(torch.meshgrid(u, v, indexing="xy"), -1).reshape(-1, 2)
+
+
+def draw_field(
+    axes: Axes,
+    reconstruct: Callable[[Tensor], Tensor],
+    data: Tensor,
+    samples: Tensor | None = None,
+    log_density: Callable[[Tensor], Tensor] | None = None,
+    cells: int = 21,
+) -> None:
+    """`vector_field` on given axes."""
+    if log_density is not None:
+        u, v, fine = plane(data, 150)
+        with torch.no_grad():
+            density = log_density(fine).float().exp().reshape(150, 150)
+        axes.contourf(u.numpy(), v.numpy(), density.numpy(), levels=12, cmap="Blues", zorder=0)
+    axes.scatter(*data.T.numpy(), s=2, color="0.45", alpha=0.35, linewidths=0, zorder=1)
+    if samples is not None:
+        axes.scatter(*samples.detach().T.cpu().numpy(), s=4, color="tab:orange", linewidths=0, zorder=2)
+    u, v, nodes = plane(data, cells)
+    with torch.no_grad():
+        moves = reconstruct(nodes) - nodes
+    longest = moves.norm(dim=1).quantile(0.95).clamp(min=1e-12)  # arrows fill a cell at that length
+    moves = moves * (longest / moves.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+    scale = (longest / (u[1] - u[0])).item()
+    axes.quiver(*nodes.T.numpy(), *moves.T.numpy(), angles="xy", scale_units="xy", scale=scale,
+                width=0.004, color="tab:red", zorder=3)
+    axes.set(xlim=(u[0].item(), u[-1].item()), ylim=(v[0].item(), v[-1].item()), aspect="equal",
+             xticks=[], yticks=[])
+
+
+def vector_field(
+    reconstruct: Callable[[Tensor], Tensor],
+    data: Tensor,
+    samples: Tensor | None = None,
+    log_density: Callable[[Tensor], Tensor] | None = None,
+    title: str = "",
+) -> Figure:
+    """Reconstruction minus input in the plane: where an auto-encoder moves every point (2014, 2.2.4).
+
+    Arrows share one scale, at which the longest fill a cell of the grid; the longest twentieth is cut to
+    it. Data are grey, samples orange, the density blue. All take (batch, 2).
+    """
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    draw_field(axes, reconstruct, data, samples, log_density)
+    axes.set_title(title)
+    return figure
+
+
+def spectrum(sigma: Tensor, count: int | None = None) -> Figure:
+    """Levels of noise of the dimensions of a code, sorted, and the cut behind the signal (2014, 7.4)."""
+    values = sigma.detach().cpu().flatten().sort().values
+    index = range(1, len(values) + 1)
+    split = len(values) if count is None else count
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(index[:split], values[:split].numpy(), "o", markersize=4, color="tab:blue", label="signal")
+    if count is not None:
+        axes.plot(index[split:], values[split:].numpy(), "o", markersize=4, color="0.6", label="noise")
+        axes.axvline(count + 0.5, color="tab:red", linestyle="--", linewidth=1, label=f"{count} dimensions")
+        axes.legend(loc="lower right")
+    axes.set(xlabel="dimension of the code, sorted", ylabel="noise $\\sigma_j$", yscale="log")
+    return figure
+
+
+def autocorrelation(curves: dict[str, Tensor], steps: int | None = None) -> Figure:
+    """Autocorrelation of chains against the lag, one curve for each name; lags up to half a chain."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, rho in curves.items():
+        shown = rho[: (len(rho) // 2 if steps is None else steps) + 1].detach().cpu()
+        axes.plot(range(len(shown)), shown.numpy(), label=name)
+    axes.axhline(0.0, color="0.6", linewidth=0.8)
+    axes.set(xlabel="lag  [steps]", ylabel="autocorrelation")
+    axes.legend(loc="upper right")
+    return figure

@@ -59,7 +59,7 @@ class Sampler:
         """h_L ~ p(h_L), h_{l-1} = g_l(h_l)."""
         h = [stack.prior.sample(n, generator)]
         for pair in reversed(stack.pairs):
-            h.append(pair.g(h[-1]))
+            h.append(pair.decode(h[-1]))
         return tuple(reversed(h))
 
     def step(
@@ -95,7 +95,7 @@ class AncestralSampler(Sampler):
         h = [stack.prior.sample(n, generator)]
         for level in range(stack.depth, 0, -1):
             pair = stack.pairs[level - 1]
-            below = pair.g(h[-1])
+            below = pair.decode(h[-1])
             if level > 1:
                 below = GaussianNoise(self.noise * pair.observation.sigma)(below, 0.0, generator)
             h.append(below)

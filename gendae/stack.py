@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.layers import Pair
@@ -54,6 +54,7 @@ class Stack(nn.Module):
                                  f"takes {high.f.in_features}")
         self.pairs = nn.ModuleList(pairs)
         self.prior = prior if prior is not None else GaussianPrior()
+        self.prior.prepare(pairs[-1].f.out_features)
         self.settings: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
 
@@ -81,7 +82,7 @@ class Stack(nn.Module):
         """h_0 = x, h_l = f_l(h_{l-1}), without checks: the hot path's `encode`."""
         h = [x]
         for pair in self.pairs:
-            h.append(pair.f(h[-1]))
+            h.append(pair.encode(h[-1]))
         return tuple(h)
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -101,7 +102,7 @@ class Stack(nn.Module):
         level = self._level(level)
         h = checks.width("h", h, self.sizes[level])
         for pair in reversed(self.pairs[:level]):
-            h = pair.g(h)
+            h = pair.decode(h)
         return h
 
     def reconstruct(self, x: Tensor, level: int | None = None) -> Tensor:
@@ -123,9 +124,16 @@ class Stack(nn.Module):
     def log_q(self, h: tuple[Tensor, ...]) -> Tensor:
         """log q(h | x) = sum_l log q(h_l | h_{l-1}), in nats, (batch,) (2015, Eq. 7)."""
         return sum(
-            pair.recognition.log_prob(high, pair.f(low))
+            pair.recognition.log_prob(high, pair.f(low), low)
             for pair, low, high in zip(self.pairs, h, h[1:], strict=False)
         )
+
+    def sample_q(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        """h_0 = x, h_l ~ Q(h_l | h_{l-1}): the noisy way up (2014, Eq. 2)."""
+        h = [x]
+        for pair in self.pairs:
+            h.append(pair.recognition.sample(pair.f(h[-1]), generator, h[-1]))
+        return tuple(h)
 
     def _level(self, level: int | None) -> int:
         level = self.depth if level is None else level

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from gendae.priors import GaussianPrior, parzen_log_prob
+from gendae.models import deep_autoencoder
+from gendae.priors import (
+    AutoencoderPrior,
+    FactorialPrior,
+    GaussianPrior,
+    LinearAutoencoderPrior,
+    ParzenPrior,
+    Prior,
+    parzen_log_prob,
+)
+from gendae.spec import build, describe
 from tests.conftest import small_stack
 
 COVARIANCES = ["diagonal", "full"]
@@ -63,6 +73,8 @@ def test_use_before_fit_is_refused(use):
 @pytest.mark.parametrize(("make", "words"), [
     (lambda: GaussianPrior("banded"), "diagonal, full"),
     (lambda: GaussianPrior(variance_scale=0.0), "variance_scale"),
+    (lambda: GaussianPrior(noise=-1.0), "noise=-1.0"),
+    (lambda: LinearAutoencoderPrior(noise=0.0), "noise=0.0"),
     (lambda: GaussianPrior().fit(torch.zeros(1, 3)), "two rows"),
     (lambda: GaussianPrior().fit(torch.full((3, 3), math.nan)), "9 NaN"),
 ])
@@ -77,6 +89,172 @@ def test_state_dict_brings_its_shapes_along():
     other.load_state_dict(stack.state_dict())
     assert torch.equal(other.prior.mean, stack.prior.mean)
 
+
+# -- what every prior does ---------------------------------------------------------------------------
+
+MAKERS = {
+    "diagonal": lambda: GaussianPrior(),
+    "full": lambda: GaussianPrior("full", 1.0, noise=0.5),
+    "identity": lambda: GaussianPrior("identity", 1.0),
+    "linear": lambda: LinearAutoencoderPrior(0.5),
+    "factorial": lambda: FactorialPrior([["gaussian", 2], ["laplace", 1], ["logistic", 1]]),
+    "parzen": lambda: ParzenPrior(),
+    "manifold": lambda: ParzenPrior(local="manifold", components=2),
+    "autoencoder": lambda: AutoencoderPrior([8], code=3, epochs=1, hidden_noise=0.1),
+}
+DENSITIES = [name for name in MAKERS if name != "autoencoder"]
+
+
+def fitted(name):
+    return MAKERS[name]().fit(codes(120))
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_every_score_is_the_gradient_of_its_log_prob(name):
+    prior, x = fitted(name), codes(7)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(prior.log_prob(leaf).sum(), leaf)
+    with torch.no_grad():
+        assert torch.allclose(prior.score(x), gradient, atol=1e-7)
+        assert torch.allclose(Prior.score(prior, x), gradient)  # the base class's way, under no_grad
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_rows_do_not_depend_on_the_batch(name):
+    prior, x = fitted(name), codes(9)
+    assert torch.allclose(prior.reconstruct(x)[3:4], prior.reconstruct(x[3:4]), atol=1e-8)
+    assert prior.reconstruct(x).shape == x.shape
+    if prior.has_density:
+        assert torch.allclose(prior.log_prob(x)[3:4], prior.log_prob(x[3:4]), atol=1e-8)
+        assert torch.allclose(prior.score(x)[3:4], prior.score(x[3:4]), atol=1e-7)
+    assert prior.sample(1).shape == (1, 4)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_samples_follow_the_generator_and_the_dtype(name):
+    prior = fitted(name)
+    a, b = (prior.sample(6, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(a, b) and a.dtype == torch.float64 and a.shape == (6, 4)
+    assert not torch.equal(a, prior.sample(6, torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_stack_keeps_its_prior_through_description_and_state_dict(name):
+    stack = deep_autoencoder([8, 6, 4], prior=MAKERS[name]())
+    h = stack.encode(torch.rand(60, 8))[-1].detach()
+    stack.prior.fit(h)
+    other = build(describe(stack))
+    assert type(other.prior) is type(stack.prior)
+    other.load_state_dict(stack.state_dict())
+    assert other.prior.fitted
+    assert torch.equal(other.prior.reconstruct(h), stack.prior.reconstruct(h))
+    assert torch.equal(other.prior.sample(3, torch.Generator().manual_seed(0)),
+                       stack.prior.sample(3, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_prior_fitted_in_inference_mode_serves_training(name):
+    with torch.inference_mode():  # as Lightning's validation does
+        prior = MAKERS[name]().fit(codes(60) * 1.0)
+    x = codes(5).requires_grad_()
+    loss = prior.cross_entropy(x, x) if prior.has_density else prior.reconstruct(x)
+    loss.sum().backward()
+    assert torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_fit_leaves_the_global_random_state_alone(name):
+    h = codes(60)
+    before = torch.get_rng_state()
+    MAKERS[name]().fit(h)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_a_chain_is_refused_where_draws_are_direct(name):
+    assert MAKERS[name]().analytic
+    with pytest.raises(ValueError, match="sampled directly"):
+        fitted(name).chain(codes(2), 3)
+
+
+@pytest.mark.parametrize("name", [n for n in MAKERS if n != "identity"])
+def test_every_prior_refuses_use_before_fit(name):
+    for use in (lambda p: p.sample(2), lambda p: p.reconstruct(torch.zeros(1, 4))):
+        with pytest.raises(ValueError, match="not fitted"):
+            use(MAKERS[name]())
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_cross_entropy_is_the_mean_of_minus_log_prob_under_q(name):
+    prior, mean = fitted(name), codes(2)
+    variance = torch.tensor([0.5, 1.0, 0.1, 2.0], dtype=torch.float64)
+    draws = mean + variance.sqrt() * torch.randn(40_000, 1, 4, dtype=torch.float64)
+    expected = -prior.log_prob(draws.flatten(0, 1)).view(-1, 2)
+    got = torch.stack([prior.cross_entropy(d, mean, variance) for d in draws[:400]]).mean(0)
+    spread = expected.std(0) * (400**-0.5)
+    assert ((got - expected.mean(0)).abs() < 5 * spread + 1e-3).all()
+    if isinstance(prior, GaussianPrior):  # closed: no draw enters it
+        assert torch.allclose(got, expected.mean(0), rtol=0.02)
+        assert torch.equal(prior.cross_entropy(draws[0], mean, variance),
+                           prior.cross_entropy(draws[1], mean, variance))
+
+
+# -- Gaussian ----------------------------------------------------------------------------------------
+
+def test_identity_prior_minus_entropy_is_equation_22():
+    prior, sigma = GaussianPrior("identity", 1.0), torch.rand(3, dtype=torch.float64) + 0.2
+    prior.prepare(3)
+    mean = codes(5, 3)
+    entropy = Normal(mean, sigma.expand_as(mean)).entropy().sum(-1)
+    kl = prior.double().cross_entropy(mean, mean, sigma**2) - entropy
+    expected = -0.5 * ((sigma**2).log() + 1 - mean**2 - sigma**2).sum(-1)
+    assert torch.allclose(kl, expected)
+
+
+def test_identity_prior_takes_its_width_from_the_stack_and_ignores_codes():
+    stack = deep_autoencoder([8, 6, 4], prior=GaussianPrior("identity", 2.0))
+    assert stack.prior.fitted
+    x = torch.randn(3, 4)
+    before = stack.prior.log_prob(x)
+    stack.prior.fit(torch.rand(10, 4))
+    assert torch.equal(stack.prior.log_prob(x), before)
+    assert torch.allclose(before, Normal(0.0, math.sqrt(2.0)).log_prob(x).sum(-1))
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "identity"])
+def test_gaussian_reconstruction_is_the_optimal_denoising(covariance):
+    noise = 0.7
+    prior, x = GaussianPrior(covariance, 1.5, noise=noise).fit(codes()), codes(6)
+    factor = prior.factor if covariance == "full" else prior.factor.diag()
+    sigma = 1.5 * factor @ factor.T
+    gain = sigma @ torch.linalg.inv(sigma + noise**2 * torch.eye(4, dtype=torch.float64))
+    assert torch.allclose(prior.reconstruct(x), prior.mean + (x - prior.mean) @ gain.T)
+    prior.noise = 1e-4
+    assert torch.allclose(prior.reconstruct(x) - x, 1e-8 * prior.score(x), rtol=1e-3, atol=1e-12)
+
+
+def test_linear_autoencoder_is_the_gaussian_of_its_data():
+    h = codes(2000, 5)
+    prior = LinearAutoencoderPrior(noise=0.5).fit(h)
+    assert torch.allclose(prior.mean, h.mean(0), atol=1e-4)
+    covariance = torch.cov(h.T, correction=0)
+    assert torch.allclose(prior.factor @ prior.factor.T, covariance, rtol=1e-3, atol=1e-4)
+    x = codes(8, 5)
+    assert torch.allclose(prior.log_prob(x), MultivariateNormal(h.mean(0), covariance).log_prob(x),
+                          rtol=1e-3)
+    # the auto-encoder W h + b itself is the optimal denoising of that Gaussian
+    assert torch.allclose(prior.reconstruct(x), GaussianPrior.reconstruct(prior, x), atol=1e-4)
+
+
+def test_linear_autoencoder_with_a_dead_unit():
+    h = codes(300)
+    h[:, 2] = 0.5
+    prior = LinearAutoencoderPrior(noise=0.3).fit(h)
+    assert torch.isfinite(prior.log_prob(h)).all()
+    assert (prior.reconstruct(h + torch.randn_like(h))[:, 2] - 0.5).abs().max() < 1e-3
+
+
+# -- the Parzen function -----------------------------------------------------------------------------
 
 def oracle(x, samples, sigma):
     """Explicit differences in float64."""
@@ -106,7 +284,7 @@ def test_parzen_is_exact_at_784_dimensions_whatever_the_settings(sigma, autocast
 
 
 def test_parzen_with_several_sigmas_and_blocks(monkeypatch):
-    monkeypatch.setattr("gendae.priors.BLOCK_ENTRIES", 100)
+    monkeypatch.setattr("gendae.priors.parzen.BLOCK_ENTRIES", 100)
     x, samples = torch.rand(17, 5), torch.rand(30, 5)
     got = parzen_log_prob(x, samples, [0.1, 0.3])
     assert torch.allclose(got[0], oracle(x, samples, 0.1))

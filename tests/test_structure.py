@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
-ORDER = ["spec", "checks", "corruption", "layers", "priors", "stack", "inference", "sampling",
-         "inpainting", "metrics", "rules", "models", "files", "data", "plots", "callbacks",
-         "persistence", "fit", "commands", "cli"]
+ORDER = ["spec", "checks", "corruption", "conditionals", "layers", "invertible", "optimized",
+         "priors", "stack", "inference", "sampling", "diagnostics", "inpainting", "metrics",
+         "bounds", "quality", "rules", "models", "files", "data", "toys", "plots", "callbacks",
+         "persistence", "classifier", "fit", "evaluation", "commands", "cli"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -14,10 +14,12 @@ from pytorch_lightning import LightningModule
 from torch import Generator, Tensor, nn
 
 from gendae import checks
+from gendae.layers import Pair
 from gendae.spec import REGISTRY, arguments, build
 from gendae.stack import Stack
 
 PerLayer = float | Sequence[float]
+MEMORY = 5000  # latest codes on which a prior is fitted in the middle of training
 RANK_STRIDE = 7919  # a prime: seeds of the ranks' noise must differ, and not meet other small seeds
 
 
@@ -53,10 +55,10 @@ class LossLedger:
         bad = (~torch.isfinite(rows)).nonzero()
         if len(bad):
             row, column = bad[0].tolist()
-            direction, layer = self.names[column].split("_", 1)
+            name = self.names[column]
+            part = {"f": ", encoder", "g": ", decoder"}.get(name.split("_")[-2], "")
             raise TrainingDiverged(
-                f"loss of {direction}_{layer} (layer {layer}, "
-                f"{'encoder' if direction == 'f' else 'decoder'}) is {rows[row, column].item()} at "
+                f"loss of {name} (layer {name.split('_')[-1]}{part}) is {rows[row, column].item()} at "
                 f"step {self.first_step + row}: training stopped, the last good checkpoint is kept; "
                 "lower the learning rates or raise the corruption of x"
             )
@@ -75,6 +77,8 @@ class Rule(LightningModule):
         weight_decay_f, weight_decay_g: decoupled weight decay, likewise.
         hold: fraction of training at constant rates, after which they fall linearly to zero.
         log_every: updates between two readings of the losses.
+        prior_every: updates between two fits of P(h_L) on the latest top-level codes, for rules that use the
+            prior while they train; 0 fits it on all training codes before each validation only.
 
     Attributes:
         progress: fraction of the training done, in [0, 1].
@@ -94,6 +98,7 @@ class Rule(LightningModule):
         weight_decay_g: PerLayer = 0.0,
         hold: float = 0.3,
         log_every: int = 50,
+        prior_every: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -109,13 +114,15 @@ class Rule(LightningModule):
         self.progress, self.updates = 0.0, None
         self.generator: Generator | None = None
         self._generator_state: Tensor | None = None
+        self.prior_every = int(checks.at_least("prior_every", prior_every, 0))
+        self._recent: Tensor | None = None
         self._ledger = LossLedger(self.log_every)
         self._prior_fitted_at = -1
 
     # -- what a rule defines -------------------------------------------------------------------------
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Local losses in nats, mean over the batch, named f_l and g_l; batch[0] is x."""
+        """Local losses in nats, mean over the batch, named term_l or term_f_l, term_g_l; batch[0] is x."""
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
     def codes(self, x: Tensor) -> Tensor:
@@ -133,13 +140,18 @@ class Rule(LightningModule):
                 "weight_decay", getattr(self, f"weight_decay_{direction}"), self.stack.depth
             )
             for level, pair in enumerate(self.stack.pairs, 1):
-                layer: nn.Module = getattr(pair, direction)
                 groups.append({
-                    "params": list(layer.parameters()), "lr": rates[level - 1],
+                    "params": self._parameters_of(pair, direction), "lr": rates[level - 1],
                     "initial_lr": rates[level - 1], "weight_decay": decays[level - 1],
                     "name": f"{direction}_{level}",
                 })
         return torch.optim.AdamW(groups, fused=self.stack.device.type in ("cpu", "cuda"))
+
+    @staticmethod
+    def _parameters_of(pair: Pair, direction: str) -> list[nn.Parameter]:
+        """Parameters of an encoder or decoder and of the law around it."""
+        parts = (pair.f, pair.recognition) if direction == "f" else (pair.g, pair.observation)
+        return [p for part in parts if isinstance(part, nn.Module) for p in part.parameters()]
 
     def rate_factor(self) -> float:
         """Learning rate now, as a fraction of the initial one."""
@@ -180,6 +192,22 @@ class Rule(LightningModule):
         self.log_dict(errors, batch_size=len(x), on_epoch=True, sync_dist=True)
 
     # -- the prior: last lines of TRAIN ----------------------------------------------------------------
+
+    @torch.no_grad()
+    def follow_codes(self, x: Tensor) -> None:
+        """Keep P(h_L) in step with the codes while training: fit it on the latest ones when that is due.
+
+        A prior that was never fitted is fitted on the first batch, so that its terms exist from the start.
+        """
+        prior = self.stack.prior
+        if self.prior_every == 0 and prior.fitted:
+            return
+        codes = self.codes(x)
+        old = codes[:0] if self._recent is None else self._recent[-(MEMORY - len(codes)):]
+        self._recent = torch.cat([old, codes])
+        due = self.prior_every and self.updates is not None and self.updates % self.prior_every == 0
+        if due or not prior.fitted:
+            prior.fit(self._recent)
 
     @torch.no_grad()
     def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
@@ -231,6 +259,8 @@ class Rule(LightningModule):
         checkpoint["gendae"] = {"rule": type(self).__name__, "facts": self.stack.facts}
         if self.generator is not None:
             checkpoint["generator"] = self.generator.get_state()
+        if self._recent is not None:
+            checkpoint["recent_codes"] = self._recent.clone()
 
     def _read_ledger_quietly(self) -> None:
         """A stack with non-finite losses is never written over a good checkpoint."""
@@ -240,3 +270,4 @@ class Rule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._generator_state = checkpoint.get("generator")
+        self._recent = checkpoint.get("recent_codes")

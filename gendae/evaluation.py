@@ -1,0 +1,161 @@
+"""A model's scores beside those of real images and of k-means centroids, as data and as lines for a terminal."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Generator, Tensor, nn
+
+from gendae import bounds, metrics, quality
+from gendae.classifier import load_classifier
+from gendae.data import MNIST, ImageData
+from gendae.sampling import AncestralSampler, generate
+from gendae.stack import Stack
+
+#: Test images and importance samples of the bound.
+BOUND_IMAGES, BOUND_SAMPLES = 1000, 1000
+NEIGHBOURS = 5
+#: Measures of quality at the top level of the result.
+QUALITY = ("fid", "kid", "precision", "recall", "density", "coverage", "copying", "copying_pixels",
+           "confidence", "classes")
+
+
+def feature_network(data: ImageData) -> tuple[nn.Module, str]:
+    """Where quality is measured: the classifier that comes with gendae for MNIST, else the pixels; in words too."""
+    if not isinstance(data, MNIST):
+        return quality.PixelFeatures(), "pixels"
+    network = load_classifier("mnist-classifier")
+    return network, (f"{network.width} hidden units of mnist-classifier, a convolutional network of "
+                     f"{100 * network.facts['test_error']:.2f} % test error")
+
+
+def evaluation(
+    stack: Stack, data: ImageData, n: int, seed: int = 0, sigma_x: float | None = None
+) -> dict[str, Any]:
+    """Parzen scores, sample quality, a bound on log p(x), log p(x, h) per step, reconstruction per layer.
+
+    Every row is scored on the test images: the model, its ancestral samples where the prior is drawn without
+    a chain, training images, held-out (validation) images and k-means centroids.
+    """
+    train, valid, test = (data.split(name).x.to(stack.device) for name in ("train", "valid", "test"))
+    samples = {"model": generate(stack, n, seed=seed).to(stack.device)}
+    if stack.prior.analytic:
+        samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
+    centroids = metrics.kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
+    parzen = parzen_rows(samples, centroids, train, valid, test)
+    own = parzen["model"]
+    result = {
+        "parzen_ll": own["ll"], "parzen_se": own["se"], "sigma": own["sigma"],
+        "ancestral_ll": parzen["ancestral"]["ll"] if "ancestral" in parzen else None,
+        "n": n, "seed": seed, "parzen": parzen,
+        "log_joint": metrics.log_joint_trace(stack, test).mean(1).tolist(),
+        "reconstruction": metrics.reconstruction_errors(stack, test.split(1000)),
+    }
+    result |= quality_rows(samples, centroids, data, seed)
+    return result | bound(stack, test[:BOUND_IMAGES], sigma_x, seed)
+
+
+def parzen_rows(
+    samples: dict[str, Tensor], centroids: Tensor, train: Tensor, valid: Tensor, test: Tensor
+) -> dict[str, dict[str, float]]:
+    """Parzen scores by name; sigma is chosen on validation images, or on training images for validation images."""
+    n = max(len(x) for x in samples.values())
+    sets = {
+        **samples, "training images": train[:n], "held-out images": valid[:n],
+        "k-means centroids": centroids, "mean image": train.mean(0, keepdim=True),
+    }
+    return {
+        name: {"n": len(x), **metrics.parzen_score(x, test, train if name == "held-out images" else valid)}
+        for name, x in sets.items()
+    }
+
+
+def quality_rows(
+    samples: dict[str, Tensor], centroids: Tensor, data: ImageData, seed: int = 0
+) -> dict[str, Any]:
+    """Sample quality of all rows, the model's at the top level; what copying is for one half of the test images."""
+    train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
+    network, features = feature_network(data)
+    if min(len(x) for x in (*samples.values(), centroids, valid, test)) <= NEIGHBOURS:
+        return {"features": features, "quality": {}} | dict.fromkeys(QUALITY)
+    report = quality.quality_report({name: x.cpu() for name, x in samples.items()}, train, valid, test, network,
+                                    centroids.cpu(), seed)
+    return {
+        "features": features, "quality": report,
+        "copying_reference": quality.data_copying(train, test[::2], test[1::2], seed=seed),
+        **{key: report["model"][key] for key in QUALITY},
+    }
+
+
+def bound(stack: Stack, x: Tensor, sigma_x: float | None = None, seed: int = 0) -> dict[str, Any]:
+    """The importance-weighted bound, or why there is none."""
+    law = "the model's own p(x | h)" if sigma_x is None else f"N(x; g_1(h_1), {sigma_x:g}^2)"
+    try:
+        log_p = bounds.importance_weighted_bound(stack, x, BOUND_SAMPLES, sigma_x,
+                                                 Generator().manual_seed(seed))
+    except bounds.NoDensityError as error:
+        return {"iw_bound_missing": str(error)}
+    return {
+        "iw_bound": log_p.mean().item(), "iw_bound_se": (log_p.std(correction=0) / len(x) ** 0.5).item(),
+        "iw_bound_images": len(x), "iw_bound_samples": BOUND_SAMPLES, "iw_bound_law": law,
+    }
+
+
+def evaluation_table(result: dict[str, Any]) -> list[str]:
+    """The evaluation as lines for a terminal."""
+    lines = [(f"{'samples':<20}{'n':>7}{'LL [nats]':>12}{'+-':>6}{'sigma':>8}"
+              f"{'10-point grid':>18}{'sigma 0.2':>11}")]
+    for name, row in result["parzen"].items():
+        lines.append(
+            f"{name:<20}{row['n']:>7}{row['ll']:>12.2f}{row['se']:>6.2f}{row['sigma']:>8.4f}"
+            f"{row['ll_goodfellow']:>10.2f} @{row['sigma_goodfellow']:.4f}{row['ll_at_0.2']:>11.2f}"
+        )
+    lines += ["", *quality_table(result), ""]
+    if "iw_bound" in result:
+        lines.append(f"log p(x) >= {result['iw_bound']:.2f} +- {result['iw_bound_se']:.2f} nats: "
+                     f"{result['iw_bound_images']} test images, {result['iw_bound_samples']} importance samples, "
+                     f"{result['iw_bound_law']}")
+    else:
+        lines.append(f"no bound on log p(x): {result['iw_bound_missing']}")
+    trace = result["log_joint"]
+    lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1} (alpha 0.1): "
+                 f"{trace[0]:.2f} to {trace[-1]:.2f} nats")
+    errors = ", ".join(f"{e:.2f}" for e in result["reconstruction"])
+    lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
+    return lines
+
+
+def quality_table(result: dict[str, Any]) -> list[str]:
+    """Sample quality as lines for a terminal."""
+    if not result["quality"]:
+        return [f"sample quality: more than {NEIGHBOURS} samples, validation and test images are needed"]
+    lines = [(f"{'against test images':<20}{'FID':>9}{'KID':>9}{'precision':>11}{'recall':>8}"
+              f"{'density':>9}{'coverage':>10}{'copying':>9}{'(pixels)':>10}{'confid.':>9}")]
+    for name, row in result["quality"].items():
+        confidence = f"{row['confidence']:>9.3f}" if row["confidence"] is not None else f"{'-':>9}"
+        lines.append(
+            f"{name:<20}{row['fid']:>9.3f}{row['kid']:>9.4f}{row['precision']:>11.3f}{row['recall']:>8.3f}"
+            f"{row['density']:>9.3f}{row['coverage']:>10.3f}{row['copying']:>9.2f}"
+            f"{row['copying_pixels']:>10.2f}{confidence}"
+        )
+    lines.append(f"features: {result['features']}; copying: z < 0 is nearer to training images than test images "
+                 f"are, {result['copying_reference']:.2f} for one half of these (pixels)")
+    if result["classes"] is not None:
+        shares = " ".join(f"{100 * share:.1f}" for share in result["classes"])
+        lines.append(f"classes 0 .. {len(result['classes']) - 1} of the model's samples, %: {shares}")
+    return lines
+
+
+def write_json(path: Path, content: dict[str, Any]) -> Path:
+    """Plain data as indented JSON; NaN and infinity become null."""
+    def plain(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain(content), indent=2) + "\n")
+    return path

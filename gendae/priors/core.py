@@ -1,0 +1,128 @@
+"""P(h_L): what every top-level prior does.
+
+Above the top, a prior takes the place of one more denoising auto-encoder: `reconstruct(h)` gives the target
+h + noise^2 d log p(h) / dh, which is the optimal denoising of a code with Gaussian noise of that level (2014,
+2.2.4 and 7). A prior with a density also has `log_prob`, `score` and `cross_entropy`; one that is analytic is
+sampled directly, any other by a Markov chain that starts from recorded codes.
+"""
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gendae import checks
+
+
+class Prior(nn.Module):
+    """Base class: a law over h_L with `fit`, `log_prob`, `score`, `reconstruct` and `sample`.
+
+    Fitted numbers are buffers, empty until `fit`; a state dict brings their shapes with it. A variant defines
+    `estimate`, `log_prob` and `sample`.
+
+    Attributes:
+        has_density: whether `log_prob`, `score` and `cross_entropy` are defined.
+        analytic: whether `sample` draws exactly and independently, without a chain.
+        noise: level sigma of the denoising that `reconstruct` stands for, in units of h.
+    """
+
+    has_density: bool = True
+    analytic: bool = True
+    noise: float = 0.1
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` was called, or fitted numbers were loaded."""
+        return all(buffer.numel() > 0 for buffer in self.buffers(recurse=False))
+
+    def require_fitted(self) -> None:
+        """Raise a ValueError unless the prior is fitted."""
+        if not self.fitted:
+            raise ValueError(f"{type(self).__name__} is not fitted; call prior.fit(codes) with the "
+                             "top-level codes of the training set first")
+
+    def require_density(self) -> None:
+        """Raise a ValueError unless the prior has a density."""
+        if not self.has_density:
+            raise ValueError(f"{type(self).__name__} has no density; use prior.reconstruct(h), or a prior "
+                             "with one: GaussianPrior, FactorialPrior, ParzenPrior")
+
+    def prepare(self, features: int) -> None:
+        """Take the width of h_L, before any fit: a Stack calls this. Most priors need no width."""
+
+    def fit(self, codes: Tensor) -> "Prior":
+        """Estimate the law from codes of the training set, (n, features); returns the prior.
+
+        Raises:
+            ValueError: for fewer than two codes, or codes with NaN or infinite values.
+        """
+        if codes.ndim != 2 or len(codes) < 2:
+            raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
+        with torch.inference_mode(False), torch.no_grad():  # validation may run in inference mode, whose
+            codes = checks.finite("codes", codes).detach()  # tensors no later training step could use
+            self.estimate(codes.clone() if codes.is_inference() else codes)
+        return self
+
+    def estimate(self, codes: Tensor) -> None:
+        """Set the law's numbers from codes that `fit` checked: what a prior defines."""
+        raise NotImplementedError(f"{type(self).__name__} must define estimate")
+
+    def log_prob(self, h: Tensor) -> Tensor:
+        """log p(h) in nats, (batch,); differentiable in h, in the precision of h.
+
+        Raises:
+            ValueError: before `fit`; for a prior without a density.
+        """
+        self.require_density()
+        raise NotImplementedError(f"{type(self).__name__} must define log_prob")
+
+    def score(self, h: Tensor) -> Tensor:
+        """d log p(h) / dh, (batch, features); a constant, through which no gradient flows."""
+        self.require_density()
+        with torch.enable_grad():
+            leaf = h.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_prob(leaf).sum(), leaf)
+        return gradient
+
+    def reconstruct(self, h: Tensor) -> Tensor:
+        """The denoised h, target of a code: h + noise^2 d log p(h) / dh, (batch, features)."""
+        return h + self.noise**2 * self.score(h)
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """n draws, (n, features), on the prior's device; drawn where `generator` lives."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample")
+
+    def chain(self, h: Tensor, steps: int, generator: Generator | None = None) -> Tensor:
+        """States of the Markov chain that starts at h, (steps + 1, batch, features).
+
+        Raises:
+            ValueError: for a prior that needs no chain.
+        """
+        raise ValueError(f"{type(self).__name__} is sampled directly: call sample(n)")
+
+    def cross_entropy(self, sample: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+        """-E_Q log p(h_L) in nats, (batch,), the prior's term of KL(Q || P); differentiable.
+
+        Closed where prior and Q allow it, otherwise the Monte Carlo value -log p(sample).
+        Source: Bengio et al. 2014, section 7.4.
+
+        Args:
+            sample: draw from Q(h_L | h_{L-1}), (batch, features).
+            mean: mean of Q; the probabilities of binary units.
+            variance: diagonal of Q's covariance, shaped like the mean or (features,); None if it has none.
+        """
+        return -self.log_prob(sample)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            stored = state_dict.get(prefix + name)
+            if stored is not None and stored.shape != buffer.shape:
+                setattr(self, name, buffer.new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+#: Share of the mean variance added to each variance, so that dead units leave a density.
+JITTER = 1e-6
+
+
+def floored(variance: Tensor, dtype: torch.dtype) -> Tensor:
+    """Variances, all of them positive in this dtype."""
+    return variance + JITTER * variance.mean() + torch.finfo(dtype).tiny

@@ -1,0 +1,329 @@
+"""The Parzen density, as a function for scores and as a top-level prior of stored codes (2014, 7.3)."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.corruption import normal_like
+from gendae.priors.core import Prior
+from gendae.priors.templates import CHOICES, choose, local_directions
+from gendae.spec import register
+
+#: Most entries of the distance matrix held at a time: 32 MiB in float64.
+BLOCK_ENTRIES = 2**22
+
+
+def parzen_log_prob(x: Tensor, samples: Tensor, sigma: float | Sequence[float] | Tensor) -> Tensor:
+    """Log density of x under a Parzen window: the mean of isotropic Gaussians centred on samples.
+
+    log p(x) = log (1/n) sum_j exp(-|x - s_j|^2 / (2 sigma^2)) - D log(sigma sqrt(2 pi))
+
+    Source: the estimator behind the log-likelihoods of 2015, section 8 (Breuleux et al. 2011). Distances
+    are computed once for all sigmas, in float64 and in bounded memory: the result does not depend on the
+    matmul precision, TF32 or autocast setting in force.
+
+    Args:
+        x: points, (m, D).
+        samples: centres s_j, (n, D).
+        sigma: bandwidth in pixel units; a number, or several.
+
+    Returns:
+        Nats in float64: (m,) for a number, (k, m) for k bandwidths.
+
+    Raises:
+        ValueError: for widths that differ, no samples, NaN or infinite values, or sigma <= 0.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> parzen_log_prob(x, torch.tensor([[0.0]]), 1.0)
+        tensor([-0.9189, -1.4189], dtype=torch.float64)
+    """
+    checks.width("x", x, samples.shape[-1])
+    checks.width("samples", samples, x.shape[-1])
+    if len(samples) == 0:
+        raise ValueError("samples is empty; a Parzen window needs at least one centre")
+    single = isinstance(sigma, int | float) or (isinstance(sigma, Tensor) and sigma.ndim == 0)
+    sigmas = [float(s) for s in ([sigma] if single else sigma)]
+    for s in sigmas:
+        checks.at_least("sigma", s, 0.0, strict=True)
+    out_device = x.device
+    if out_device.type == "mps":  # no float64 there
+        x, samples = x.cpu(), samples.cpu()
+    centre = checks.finite("samples", samples).double().mean(0)
+    x64, s64 = checks.finite("x", x).double() - centre, samples.double() - centre
+    half_norm = 0.5 * s64.square().sum(1)
+    rows = max(1, BLOCK_ENTRIES // len(s64))
+    log_p = torch.empty(len(sigmas), len(x64), dtype=torch.float64, device=x64.device)
+    with torch.autocast(x64.device.type, enabled=False):
+        for start in range(0, len(x64), rows):
+            block = slice(start, start + rows)
+            # -|x - s|^2 / 2 = x.s - |s|^2 / 2 - |x|^2 / 2; the last term is the same for all s
+            affinity = torch.addmm(half_norm, x64[block], s64.T, beta=-1)
+            base = 0.5 * x64[block].square().sum(1)
+            for i, s in enumerate(sigmas):
+                log_p[i, block] = _log_mean_exp(affinity, s**2) - base / s**2
+    for i, s in enumerate(sigmas):
+        log_p[i] -= x.shape[1] * math.log(s * math.sqrt(2 * math.pi))
+    log_p = log_p.to(out_device)
+    return log_p[0] if single else log_p
+
+
+def _log_mean_exp(affinity: Tensor, variance: float) -> Tensor:
+    """log mean_j exp(affinity_ij / variance); the exponentials, all <= 1, in float32."""
+    top = affinity.max(1, keepdim=True).values
+    exponent = (affinity - top).div_(variance).float()
+    return top[:, 0] / variance + exponent.exp_().sum(1).double().div_(affinity.shape[1]).log()
+
+
+#: Most codes held out to choose a bandwidth.
+HELD_OUT = 1000
+
+
+@register
+class ParzenPrior(Prior):
+    """p(h) = 1/n sum_i N(h; mu_i, Sigma_i), with stored codes mu_i ("templates") as centres.
+
+    Sigma_i = sigma^2 I, or for local="manifold" sigma^2 I plus the leading directions of the differences
+    from mu_i to its nearest stored codes, so that samples move along the codes' manifold. With w_i = p(i | h),
+
+        reconstruct(h) = sum_i w_i mu_i,      score(h) = (reconstruct(h) - h) / sigma^2      (Eq. 21)
+
+    and in the manifold form h + sigma^2 score(h), which keeps h's place along the directions.
+    Source: Bengio et al. 2014, section 7.3 and Eq. 21; Vincent & Bengio 2003 (Manifold Parzen Windows).
+
+    Where h is a stored code, its own term is left out ("a set of training examples excluding h_L"), and in
+    `cross_entropy` where the mean of Q is one: else every training code would be its own nearest mode.
+
+    Args:
+        bandwidth: sigma, in units of h; chosen on held-out codes (never stored) by likelihood if None.
+        capacity: most codes stored.
+        choice: "reservoir", a uniform subset, or "kmeans", the means of a clustering, with equal weights.
+        local: None for round windows, or "manifold".
+        neighbours: nearest stored codes that give a centre its directions.
+        components: directions kept for each centre; memory is capacity * components * features.
+        validation_fraction: share of the codes held out (1000 at most) where the bandwidth is chosen.
+        stratified: sample templates in the order of random permutations, so that each is used equally
+            often; the law of each draw is the same, the spread of averages lower.
+        leave_one_out: leave a stored code's own term out, as above.
+        noise_scale: multiplier of the noise added to a template by `sample`.
+        bandwidth_bonus: nats for each unit of log sigma, added where the bandwidth is chosen: the paper's
+            "regularizer that pushes the variances of each component to be as large as possible". Keep it
+            below the width of h.
+        seed: of the choice of codes.
+
+    Attributes:
+        bandwidth_: the sigma in use, a tensor; a rule can tie the noise of Q(h_L | x) to it.
+
+    Raises:
+        ValueError: for bandwidth or capacity <= 0 and the like, unknown choices, fewer codes than
+            neighbours, or codes without variance where the bandwidth is to be chosen.
+
+    Example:
+        >>> codes = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> prior = ParzenPrior(bandwidth=0.5).fit(codes)
+        >>> prior.reconstruct(torch.tensor([[5.2]]))
+        tensor([[5.]])
+        >>> prior.reconstruct(torch.tensor([[5.0]]))                 # a stored code: pulled to the others
+        tensor([[1.]])
+    """
+
+    def __init__(
+        self,
+        bandwidth: float | None = None,
+        capacity: int = 10_000,
+        choice: str = "reservoir",
+        local: str | None = None,
+        neighbours: int = 10,
+        components: int = 5,
+        validation_fraction: float = 0.1,
+        stratified: bool = True,
+        leave_one_out: bool = True,
+        noise_scale: float = 1.0,
+        bandwidth_bonus: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if bandwidth is not None:
+            checks.at_least("bandwidth", bandwidth, 0.0, strict=True)
+        if local not in (None, "manifold"):
+            raise ValueError(f"local={local!r} is unknown; accepted: None, manifold")
+        if not 0.0 < validation_fraction < 1.0:
+            raise ValueError(f"validation_fraction={validation_fraction} is a share: between 0 and 1")
+        self.bandwidth, self.local, self.validation_fraction = bandwidth, local, validation_fraction
+        self.capacity = int(checks.at_least("capacity", capacity, 2))
+        self.choice = checks.one_of("choice", choice, CHOICES)
+        self.neighbours = int(checks.at_least("neighbours", neighbours, 1))
+        self.components = int(checks.at_least("components", components, 1))
+        self.stratified, self.leave_one_out = bool(stratified), bool(leave_one_out)
+        self.noise_scale = checks.at_least("noise_scale", noise_scale, 0.0)
+        self.bandwidth_bonus = checks.at_least("bandwidth_bonus", bandwidth_bonus, 0.0)
+        self.seed = int(seed)
+        for name in ("codes", "bandwidth_", *(("directions", "variances") if local else ())):
+            self.register_buffer(name, torch.empty(0))
+
+    def estimate(self, codes: Tensor) -> None:
+        """Choose the codes to store, their local directions and the bandwidth."""
+        n, generator = len(codes), torch.Generator().manual_seed(self.seed)
+        held = 0
+        if self.bandwidth is None:
+            held = min(HELD_OUT, max(1, round(self.validation_fraction * n)))
+            if n - held < 2:
+                raise ValueError(f"codes has {n} rows; bandwidth=None needs at least three")
+        codes = codes[torch.randperm(n, generator=generator).to(codes.device)]
+        stored = choose(codes[held:], self.capacity, self.choice, generator)
+        if self.local:
+            if len(stored) <= self.neighbours:
+                raise ValueError(f"neighbours={self.neighbours} but only {len(stored)} codes are stored; "
+                                 "at least one more than neighbours is needed")
+            self.directions, self.variances = local_directions(
+                stored, self.neighbours, self.components)
+        self.codes = stored
+        chosen = self._best_bandwidth(codes[:held]) if self.bandwidth is None else self.bandwidth
+        self.bandwidth_ = stored.new_tensor(chosen)
+
+    def _best_bandwidth(self, held: Tensor) -> float:
+        """The maximum of held-out likelihood plus bonus on a logarithmic grid, refined once."""
+        spread = self.codes.var(0, correction=0).mean().sqrt().item()
+        if spread == 0.0:
+            raise ValueError("codes are all equal, so that bandwidth=None cannot be chosen; give a number")
+        grid = torch.logspace(-3, 0.3, 28, dtype=torch.float64) * spread
+        for _ in range(2):
+            values = self._held_out(held, grid) + self.bandwidth_bonus * grid.log()
+            best = int(values.argmax())
+            low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+            result = grid[best].item()
+            grid = torch.logspace(low.log10().item(), high.log10().item(), 9, dtype=torch.float64)
+        return result
+
+    def _held_out(self, held: Tensor, grid: Tensor) -> Tensor:
+        """Mean log-likelihood of held-out codes for each bandwidth."""
+        if not self.local:
+            return parzen_log_prob(held, self.codes, grid).mean(1).cpu()
+
+        def block(h: Tensor) -> Tensor:
+            geometry = self._geometry(h)
+            terms = (self._log_terms(*geometry, sigma).logsumexp(1) for sigma in grid.to(h))
+            return torch.stack(list(terms), 1)
+
+        return self._by_rows(held, block).double().mean(0).cpu()
+
+    # -- the mixture -------------------------------------------------------------------------------------
+
+    def _by_rows(self, h: Tensor, function: Callable[..., Tensor], *others: Tensor) -> Tensor:
+        """`function` on a few rows at a time, in at least the precision of the codes."""
+        dtype = torch.promote_types(h.dtype, self.codes.dtype)
+        entries = len(self.codes) * (1 + (self.variances.shape[1] if self.local else 0))
+        rows = max(1, BLOCK_ENTRIES // entries)
+        with torch.autocast(h.device.type, enabled=False):
+            blocks = zip(*(x.to(dtype).split(rows) for x in (h, *others)), strict=True)
+            return torch.cat([function(*block) for block in blocks])
+
+    def _squared_distances(self, h: Tensor) -> Tensor:
+        centre = self.codes.mean(0)
+        h, codes = h - centre, (self.codes - centre).to(h.dtype)
+        base = h.square().sum(1, keepdim=True) + codes.square().sum(1)
+        return torch.addmm(base, h, codes.T, alpha=-2.0)
+
+    def _projections(self, h: Tensor) -> Tensor:
+        """v_ir . (h - mu_i), (rows, n, components)."""
+        directions = self.directions.to(h.dtype)
+        centre = (directions @ self.codes.to(h.dtype)[:, :, None])[..., 0]
+        return (h @ directions.flatten(0, 1).T).unflatten(1, centre.shape) - centre
+
+    def _geometry(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Squared distances to the centres, and how far along each centre's directions."""
+        return self._squared_distances(h), self._projections(h) if self.local else None
+
+    def _log_terms(self, distance: Tensor, along: Tensor | None, sigma: Tensor) -> Tensor:
+        """log N(h; mu_i, Sigma_i), (rows, n)."""
+        log_volume = self.codes.shape[1] * (sigma.log() + 0.5 * math.log(2.0 * math.pi))
+        if along is not None:
+            ratio = self.variances / sigma**2
+            distance = distance - (ratio / (1.0 + ratio) * along.square()).sum(-1)
+            log_volume = log_volume + 0.5 * torch.log1p(ratio).sum(-1)
+        return -0.5 * distance / sigma**2 - log_volume
+
+    def _terms(
+        self, distance: Tensor, along: Tensor | None, anchor: Tensor, anchor_distance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log terms of the mixture, and their number, without the term of a stored code `anchor`."""
+        terms = self._log_terms(distance, along, self.bandwidth_.to(distance.dtype))
+        count = torch.full_like(terms[:, 0], terms.shape[1])
+        if not self.leave_one_out:
+            return terms, count
+        with torch.no_grad():
+            index = anchor_distance.argmin(1, keepdim=True)
+            nearest = self.codes[index[:, 0]].to(anchor.dtype)
+            gap = (anchor - nearest).square().sum(1, keepdim=True)
+            size = (anchor.square() + nearest.square()).sum(1, keepdim=True)
+            own = gap <= (16 * torch.finfo(self.codes.dtype).eps) ** 2 * size  # equal up to rounding
+        kept = terms.gather(1, index).masked_fill(own, -math.inf)
+        return terms.scatter(1, index, kept), count - own[:, 0].to(count.dtype)
+
+    def log_prob(self, h: Tensor) -> Tensor:
+        """log p(h) in nats, (batch,), in the precision of h and in bounded memory (without gradients)."""
+        self.require_fitted()
+
+        def block(rows: Tensor) -> Tensor:
+            geometry = self._geometry(rows)
+            terms, count = self._terms(*geometry, rows, geometry[0])
+            return terms.logsumexp(1) - count.log()
+
+        return self._by_rows(h, block)
+
+    def cross_entropy(self, sample: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+        """-log p(sample) in nats, (batch,), without the term of a stored code that is Q's mean."""
+        self.require_fitted()
+
+        def block(rows: Tensor, anchor: Tensor) -> Tensor:
+            anchor = anchor.detach()
+            terms, count = self._terms(*self._geometry(rows), anchor, self._squared_distances(anchor))
+            return count.log() - terms.logsumexp(1)
+
+        return self._by_rows(sample, block, mean)
+
+    def score(self, h: Tensor) -> Tensor:
+        """d log p(h) / dh = (reconstruct(h) - h) / sigma^2, (batch, features)."""
+        return (self.reconstruct(h) - h) / self.bandwidth_**2
+
+    def reconstruct(self, h: Tensor) -> Tensor:
+        """sum_i w_i mu_i, the target of h (Eq. 21), (batch, features)."""
+        self.require_fitted()
+
+        def block(rows: Tensor) -> Tensor:
+            distance, along = self._geometry(rows)
+            weights = self._terms(distance, along, rows, distance)[0].softmax(1)
+            pulled = weights @ self.codes.to(rows.dtype)
+            if along is not None:
+                shrink = self.variances / (self.variances + self.bandwidth_**2)
+                moved = weights[..., None] * shrink * along
+                pulled = pulled + moved.flatten(1) @ self.directions.flatten(0, 1).to(rows.dtype)
+            return pulled
+
+        return self._by_rows(h, block)
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """n draws, (n, features): a stored code, plus noise from its window."""
+        self.require_fitted()
+        m = len(self.codes)
+        device = self.codes.device if generator is None else generator.device
+        if self.stratified:
+            rounds = [torch.randperm(m, generator=generator, device=device) for _ in range(-(-n // m))]
+            index = torch.cat(rounds)[:n] if rounds else torch.empty(0, dtype=torch.long)
+        else:
+            index = torch.randint(m, (n,), generator=generator, device=device)
+        index = index.to(self.codes.device)
+        h = self.codes[index]
+        noise = self.bandwidth_ * normal_like(h, generator)
+        if self.local:
+            along = self.variances[index].sqrt()
+            along = along * normal_like(along, generator)
+            noise = noise + torch.einsum("nr,nrd->nd", along, self.directions[index])
+        return h + self.noise_scale * noise
+
+    def extra_repr(self) -> str:
+        bandwidth = f"{float(self.bandwidth_):.4g}" if self.fitted else self.bandwidth
+        return f"{len(self.codes)} codes, bandwidth={bandwidth}, local={self.local!r}"

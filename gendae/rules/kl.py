@@ -1,0 +1,158 @@
+"""The layer-wise KL(Q || P) criterion: Algorithm 1 (2014)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from gendae import checks
+from gendae.corruption import normal_like
+from gendae.inpainting import Inpainter
+from gendae.rules.core import PerLayer, Rule
+from gendae.sampling import AncestralSampler, Sampler
+from gendae.spec import build, register
+from gendae.stack import Stack
+
+REACHES = ("full", "within_layer")
+
+
+@register
+class KLRule(Rule):
+    """Every layer's joint law under Q is matched to that under P, by stochastic gradient.
+
+    On the noisy way up, h_l ~ Q(h_l | h_{l-1}) (sigma_l learned where the pair's recognition law is a
+    LearnedGaussian); on the clean one, h_l = f_l(h_{l-1}) to h_L and down again to h^_l. The cost sums
+
+        reconstruction_l = -log P(x | h_l)            noisy short loops x -> h_l -> x, every l
+        entropy_l        = -alpha H(Q(h_l | h_{l-1}))   (-alpha log sigma_l and a constant)
+        prior_l          = -alpha log P(h_l | h^_l)   l < L: the clean upper loop as training signal of the
+                                                      layers above, h^_l as target of the encoder below
+        prior_L          = -alpha E_Q log P(h_L)      closed form where prior and Q have one (Eq. 22)
+        layer_l          = -log P(h_{l-1} | h_l)      noisy, l > 1; only where gradients stay within a layer
+
+    One pair under N(0, I) with alpha = 1 is exactly the variational auto-encoder; alpha is then its beta.
+    The listing starts the long loop from the noisy h_L, section 2.2.5 wants it noise-free: clean here.
+
+    Source: Bengio 2014, Algorithm 1, Eq. 3-7, 22; questions 1 and 2 for `reach`.
+
+    Args:
+        stack: the model. Laws of h_l around f_l are the pairs' `recognition` laws.
+        alpha: trade-off between reconstruction and the pressure to make Q(h) simple.
+        reach: how far gradients travel: "full", through all layers; or "within_layer", where what passes
+            from one pair to another is cut off, and `layer_l` makes each pair a denoising auto-encoder.
+        intermediate: keep the terms of the layers below the top; without, and with reach="full", only the
+            top's remain: back-propagation alone (question 1).
+        sampler: what the trained stack is sampled with; AncestralSampler() if None.
+        inpainter: what it is inpainted with; rounds of encoding to the top and decoding if None.
+        tie_noise: where the prior is a Parzen window, give the top encoder's noise its bandwidth (7.3).
+        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every: see `Rule`.
+
+    Raises:
+        ValueError: for an unknown reach, numbers out of range, or a prior without density.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> from gendae.priors import GaussianPrior
+        >>> _ = torch.manual_seed(0)
+        >>> stack = deep_autoencoder([8, 6, 4], ["softplus", "linear"], noise=0.3,
+        ...                          prior=GaussianPrior("identity", 1.0))
+        >>> list(KLRule(stack).losses((torch.rand(10, 8),)))
+        ['reconstruction_1', 'entropy_1', 'reconstruction_2', 'entropy_2', 'prior_1', 'prior_2']
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        alpha: float = 1.0,
+        reach: str = "full",
+        intermediate: bool = True,
+        sampler: Sampler | None = None,
+        inpainter: Inpainter | None = None,
+        tie_noise: bool = False,
+        lr_f: PerLayer = 1e-3,
+        lr_g: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        weight_decay_g: PerLayer = 0.0,
+        hold: float = 0.5,
+        log_every: int = 50,
+        prior_every: int = 500,
+    ) -> None:
+        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every,
+                         prior_every)
+        self.alpha = checks.at_least("alpha", alpha, 0.0)
+        self.reach = checks.one_of("reach", reach, REACHES)
+        self.intermediate, self.tie_noise = intermediate, tie_noise
+        if not self.stack.prior.has_density:
+            raise ValueError(f"prior={type(self.stack.prior).__name__} has no density, and KLRule needs "
+                             "log P(h_L): use a Gaussian, factorial or Parzen prior, or TargetPropRule")
+        if tie_noise and not hasattr(self.stack.prior, "bandwidth_"):
+            raise ValueError(f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not "
+                             f"{type(self.stack.prior).__name__}")
+        self.sampler: Sampler = build(sampler) or AncestralSampler()
+        self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
+        self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
+
+    @property
+    def cut(self) -> Callable[[Tensor], Tensor]:
+        """What a representation goes through between two pairs."""
+        return torch.Tensor.detach if self.reach == "within_layer" else (lambda h: h)
+
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The terms of the cost in nats, mean over the batch; batch[0] is x."""
+        x, pairs = batch[0], list(self.stack.pairs)
+        self.follow_codes(x)
+        noisy, means = self._climb(x)
+        losses: dict[str, Tensor] = {}
+        for level, pair in enumerate(pairs, 1):
+            if not self.intermediate and level < len(pairs):
+                continue
+            losses[f"reconstruction_{level}"] = self._reconstruction(x, noisy[level], level)
+            if pair.recognition.stochastic and not (self.tie_noise and level == len(pairs)):
+                losses[f"entropy_{level}"] = -self.alpha * self._entropy(level, means, noisy)
+            if self.reach == "within_layer" and level > 1:
+                losses[f"layer_{level}"] = pair.observation.energy(
+                    noisy[level - 1].detach(), pair.g(noisy[level])).mean()
+        if self.intermediate:
+            losses |= self._upper_loop(x)
+        top = pairs[-1].recognition
+        variance = top.variance(means[-1], self.cut(noisy[-2]))
+        energy = self.stack.prior.cross_entropy(noisy[-1], means[-1], variance)
+        losses[f"prior_{len(pairs)}"] = self.alpha * energy.mean()
+        return losses
+
+    def _climb(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """h_0 .. h_L ~ Q, and the means f_l(h_{l-1}) around which they were drawn."""
+        noisy, means = [x], []
+        for level, pair in enumerate(self.stack.pairs, 1):
+            below = self.cut(noisy[-1])
+            means.append(pair.f(below))
+            if self.tie_noise and level == self.stack.depth:
+                noise = normal_like(means[-1], self.generator)
+                noisy.append(torch.add(means[-1], noise * self.stack.prior.bandwidth_))
+            else:
+                noisy.append(pair.recognition.sample(means[-1], self.generator, below))
+        return noisy, means
+
+    def _entropy(self, level: int, means: list[Tensor], noisy: list[Tensor]) -> Tensor:
+        """H(Q(h_l | h_{l-1})) in nats, mean over the batch."""
+        law = self.stack.pairs[level - 1].recognition
+        return law.entropy(means[level - 1], self.cut(noisy[level - 1])).mean()
+
+    def _reconstruction(self, x: Tensor, h: Tensor, level: int) -> Tensor:
+        for pair in reversed(self.stack.pairs[1:level]):
+            h = self.cut(pair.g(h))
+        bottom = self.stack.pairs[0]
+        return bottom.observation.energy(x, bottom.g(h)).mean()
+
+    def _upper_loop(self, x: Tensor) -> dict[str, Tensor]:
+        """-alpha log P(h_l | h^_l) for l = 1 .. L-1, from the clean way up and down."""
+        h = [x]
+        for pair in self.stack.pairs:
+            h.append(pair.f(self.cut(h[-1])))
+        losses, h_hat = {}, h[-1]
+        for level in range(self.stack.depth - 1, 0, -1):
+            pair = self.stack.pairs[level]
+            h_hat = pair.g(h_hat)
+            losses[f"prior_{level}"] = self.alpha * pair.observation.energy(h[level], h_hat).mean()
+            h_hat = self.cut(h_hat)
+        return losses

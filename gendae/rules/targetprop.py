@@ -1,0 +1,190 @@
+"""Back-propagation-free target propagation: Algorithm 2 (2014)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gendae import checks
+from gendae.corruption import Corruption, RelativeNoise, normal_like
+from gendae.inpainting import Inpainter
+from gendae.layers import Pair
+from gendae.rules.core import PerLayer, Rule
+from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
+from gendae.spec import build, register
+from gendae.stack import Stack
+
+TOP_TARGETS = ("flat", "prior")
+#: Length of the finite difference by which the contractive penalty is estimated, in units of h.
+PROBE = 1e-2
+
+
+@register
+class TargetPropRule(Rule):
+    """Short loops and long loops of auto-encoding give every f_l and g_l targets of their own.
+
+    Up:    h_l = f_l(h_{l-1}),  h~_{l-1} = g_l(corrupt(h_l))
+           short_g_l:  h_{l-1} is a target for g_l(corrupt(h_l))
+           short_f_l:  h_l is a target for f_l(h~_{l-1})                   (recirculation)
+    Down:  h^_L = h_L (or the prior's reconstruction of it),  h^_{l-1} = g_l(h^_l), free of noise
+           target_f_l: h^_l is a target for f_l(h_{l-1}), l < L            (l = L too under top_target="prior")
+           long_g_l:   h_{l-1} is a target for g_l(corrupt(h^_l))
+    Extra: denoise_f_l: h_l is a target for f_l(corrupt(h_{l-1}))          (2.2.5)
+           model_f_l, model_g_l: the pair auto-encodes samples of P(H) too (2.2.5)
+           contractive_f_l = E |df_l v|^2, sparsity_f_l = E |h_l|_1        (section 6, question 11)
+
+    All inputs and targets are detached: no gradient leaves the layer that it is computed in, nor passes from
+    a decoder into its encoder. Discrete units transmit their values; layers learn from targets alone.
+    Source: Bengio 2014, Algorithm 2 and section 2.2.5.
+
+    Args:
+        stack: the model.
+        corruption: of h_0 .. h_L; noise of a quarter of each representation's own spread if None.
+        recirculation: weight of short_f.
+        long: weight of long_g.
+        target: weight of target_f.
+        denoise: weight of denoise_f.
+        model: weight of model_f and model_g; they start with the first fit of the prior.
+        contractive, sparsity: weights of the penalties on encoders.
+        top_target: what stands above h_L: "flat" (Algorithm 2, no pressure) or "prior", whose
+            reconstruction is the target of h_L.
+        sampler: what the trained stack is sampled with; AncestralSampler() if None.
+        inpainter: what it is inpainted with; rounds of encoding to the top and decoding if None.
+        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every: see `Rule`.
+
+    Raises:
+        ValueError: for negative weights, an unknown top_target, or a wrong number of corruptions.
+
+    Example:
+        >>> from gendae.models import deep_autoencoder
+        >>> _ = torch.manual_seed(0)
+        >>> rule = TargetPropRule(deep_autoencoder([8, 6, 4]), denoise=0.0)
+        >>> sorted(rule.losses((torch.rand(10, 8),)))
+        ['long_g_1', 'long_g_2', 'short_f_1', 'short_f_2', 'short_g_1', 'short_g_2', 'target_f_1']
+    """
+
+    WEIGHTS = ("recirculation", "long", "target", "denoise", "model", "contractive", "sparsity")
+
+    def __init__(
+        self,
+        stack: Stack,
+        corruption: Sequence[Corruption] | None = None,
+        recirculation: float = 1.0,
+        long: float = 1.0,
+        target: float = 1.0,
+        denoise: float = 1.0,
+        model: float = 0.0,
+        contractive: float = 0.0,
+        sparsity: float = 0.0,
+        top_target: str = "flat",
+        sampler: Sampler | None = None,
+        inpainter: Inpainter | None = None,
+        lr_f: PerLayer = 3e-4,
+        lr_g: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        weight_decay_g: PerLayer = 0.0,
+        hold: float = 0.5,
+        log_every: int = 50,
+        prior_every: int = 0,
+    ) -> None:
+        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every,
+                         prior_every)
+        if corruption is None:
+            corruption = [RelativeNoise(0.25) for _ in range(self.stack.depth + 1)]
+        self.corruption = corruption_of_each(self.stack, build(corruption))
+        self.recirculation, self.long, self.target = recirculation, long, target
+        self.denoise, self.model = denoise, model
+        self.contractive, self.sparsity = contractive, sparsity
+        for name in self.WEIGHTS:
+            checks.at_least(name, getattr(self, name), 0.0)
+        self.top_target = checks.one_of("top_target", top_target, TOP_TARGETS)
+        self.sampler: Sampler = build(sampler) or AncestralSampler()
+        self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
+        self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
+
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Weighted terms in nats, mean over the batch; batch[0] is x."""
+        with torch.no_grad():
+            if self.top_target == "prior" or self.model > 0:
+                self.follow_codes(batch[0])
+            h = self._up(batch[0])
+            h_hat = self._down(self._top(h[-1]))
+        terms: dict[str, Tensor] = {}
+        for level, pair in enumerate(self.stack.pairs, 1):
+            terms |= self._short(pair, level, h)
+            terms |= self._long(pair, level, h, h_hat)
+            terms |= self._extra(pair, level, h)
+        if self.model > 0:
+            terms |= self._model(len(batch[0]))
+        return terms
+
+    # -- the two loops -------------------------------------------------------------------------------
+
+    def _up(self, x: Tensor) -> list[Tensor]:
+        h = [x]
+        for pair in self.stack.pairs:
+            h.append(pair.encode(h[-1], self.generator))
+        return h
+
+    def _top(self, h: Tensor) -> Tensor:
+        return self.stack.prior.reconstruct(h) if self.top_target == "prior" else h
+
+    def _down(self, h_hat: Tensor) -> list[Tensor]:
+        """h^_0 .. h^_L from h^_L, free of noise."""
+        path = [h_hat]
+        for pair in reversed(self.stack.pairs):
+            path.append(pair.decode(path[-1]))
+        return path[::-1]
+
+    def _short(self, pair: Pair, level: int, h: list[Tensor]) -> dict[str, Tensor]:
+        below, above = h[level - 1], h[level]
+        mean = pair.g(self._corrupt(level, above))
+        terms = {f"short_g_{level}": pair.observation.energy(below, mean).mean()}
+        if self.recirculation > 0:
+            again = pair.f(pair.observation.transmit(mean.detach()))
+            energy = pair.recognition.energy(above, again).mean()
+            terms[f"short_f_{level}"] = self.recirculation * energy
+        return terms
+
+    def _long(
+        self, pair: Pair, level: int, h: list[Tensor], h_hat: list[Tensor]
+    ) -> dict[str, Tensor]:
+        terms = {}
+        if self.long > 0:
+            mean = pair.g(self._corrupt(level, h_hat[level]))
+            energy = pair.observation.energy(h[level - 1], mean).mean()
+            terms[f"long_g_{level}"] = self.long * energy
+        if self.target > 0 and (level < self.stack.depth or self.top_target == "prior"):
+            energy = pair.recognition.energy(h_hat[level], pair.f(h[level - 1])).mean()
+            terms[f"target_f_{level}"] = self.target * energy
+        return terms
+
+    # -- options of 2.2.5 and section 6 ----------------------------------------------------------------
+
+    def _extra(self, pair: Pair, level: int, h: list[Tensor]) -> dict[str, Tensor]:
+        below, above, terms = h[level - 1], h[level], {}
+        if self.denoise > 0:
+            energy = pair.recognition.energy(above, pair.f(self._corrupt(level - 1, below))).mean()
+            terms[f"denoise_f_{level}"] = self.denoise * energy
+        if self.contractive > 0:
+            probe = torch.add(below, normal_like(below, self.generator), alpha=PROBE)
+            change = (pair.f(probe) - pair.f(below)).square().sum(-1).mean() / PROBE**2
+            terms[f"contractive_f_{level}"] = self.contractive * change
+        if self.sparsity > 0:
+            terms[f"sparsity_f_{level}"] = self.sparsity * pair.f(below).abs().sum(-1).mean()
+        return terms
+
+    def _model(self, n: int) -> dict[str, Tensor]:
+        """Each pair as an auto-encoder of h ~ P(H)."""
+        with torch.no_grad():
+            h = self._down(self.stack.prior.sample(n, self.generator))
+        terms = {}
+        for level, pair in enumerate(self.stack.pairs, 1):
+            g = pair.g(self._corrupt(level, h[level]))
+            terms[f"model_g_{level}"] = self.model * pair.observation.energy(h[level - 1], g).mean()
+            f = pair.f(h[level - 1])
+            terms[f"model_f_{level}"] = self.model * pair.recognition.energy(h[level], f).mean()
+        return terms
+
+    def _corrupt(self, level: int, h: Tensor) -> Tensor:
+        return self.corruption[level](h, self.progress, self.generator)
