@@ -25,7 +25,7 @@ class NoDensityError(ValueError):
 def require_density(stack: Stack) -> None:
     """Raise a NoDensityError unless p(h_L) has a density and all layers are stochastic."""
     if not stack.prior.has_density:
-        raise NoDensityError(f"prior={type(stack.prior).__name__}: it has no density, and so the model no bound "
+        raise NoDensityError(f"prior={type(stack.prior).__name__} has no density, and so the model no bound "
                              "on log p(x); use a prior with one, such as GaussianPrior")
     stack.prior.require_fitted()
     for level, pair in enumerate(stack.pairs, 1):
@@ -97,7 +97,7 @@ def importance_weighted_bound(
 def draw_q(
     stack: Stack, x: Tensor, samples: int, generator: Generator | None = None
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """`Stack.sample_q` of each image `samples` times, with log q(h | x); f_1, the widest, runs once an image."""
+    """`Stack.sample_q` of each image `samples` times, with log q(h | x); f_1 runs once an image."""
     h, log_q = [x.repeat_interleave(samples, 0)], 0.0
     for level, pair in enumerate(stack.pairs):
         given = h[-1]

@@ -1,4 +1,4 @@
-"""A small classifier of digits: its features are where sample quality is measured, its labels what is counted.
+"""A small classifier of digits: sample quality is measured on its features, classes by its labels.
 
 Distances between images say little in pixel space and Inception features nothing about digits, so FID, KID,
 precision and recall are taken on the last hidden layer of a network that tells digits apart. The one that
@@ -176,7 +176,7 @@ def shipped_classifiers() -> dict[str, Path]:
 
 
 def load_classifier(name_or_path: str | Path = "mnist-classifier") -> FeatureClassifier:
-    """A trained classifier, frozen: without gradients, always in evaluation mode; `facts` says how it was made.
+    """A trained classifier, frozen: without gradients, in evaluation mode; `facts` says how it was made.
 
     Only data is read: no code of the file is run.
 

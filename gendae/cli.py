@@ -44,7 +44,7 @@ def parser() -> ArgumentParser:
     sub = command("sample", "draw samples into a PNG grid, .npz or .npy")
     common(sub, 100)
     sub.add_argument("--sampler", type=str, default=None,
-                     help="generate, ancestral, chain or joint; by default the model's own")
+                     help="generate, ancestral, chain, joint or level; by default the model's own")
     sub.add_argument("--out", type=str, default="samples.png", help="suffix .png, .npz or .npy")
 
     sub = command("inpaint", "fill in missing pixels: original, masked, filled side by side")
@@ -64,6 +64,19 @@ def parser() -> ArgumentParser:
     sub.add_argument("--sigma-x", type=float, default=None,
                      help="standard deviation of p(x | h) in the bound; by default the model's own law")
     sub.add_argument("--json", type=str, default=None, help="write the result here too")
+
+    sub = command("chain", "how a Markov chain mixes: autocorrelation, effective samples, class switches")
+    common(sub, 100)
+    sub.add_argument("--sampler", type=str, default="level", help="level, generate, chain or joint")
+    sub.add_argument("--level", type=int, default=None,
+                     help="with --sampler level: l of the chain over h_l; by default the top, the prior's own")
+    sub.add_argument("--steps", type=int, default=100, help="transitions")
+    sub.add_argument("--out", type=str, default="chain.png", help="one row of states for each of ten chains")
+
+    sub = command("spectrum", "learned noise of each top-level dimension, and how many carry signal")
+    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
+    sub.add_argument("--out", type=str, default="spectrum.png")
+    sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
 
     command("info", "what a model file holds")
 
@@ -120,6 +133,7 @@ def run(arguments: list[str]) -> list[str]:
     calls: dict[str, Callable[..., list[str]]] = {
         "quickstart": commands.quickstart, "sample": commands.sample, "info": commands.info,
         "inpaint": commands.inpainting, "evaluate": commands.evaluate, "export": commands.export,
+        "chain": commands.chain, "spectrum": commands.spectrum,
     }
     values = options.as_dict()
     if args.command == "evaluate":

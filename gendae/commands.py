@@ -6,13 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gendae import checks, metrics, persistence, plots
+from gendae import checks, diagnostics, metrics, persistence, plots
+from gendae.classifier import load_classifier
+from gendae.conditionals import LearnedGaussian
 from gendae.data import ImageData, Images
 from gendae.evaluation import evaluation, evaluation_table, write_json
 from gendae.files import image_shape, read_image, read_images
 from gendae.inpainting import MASKS, inpaint, named_mask
+from gendae.levels import LevelSampler, chain_states
 from gendae.priors import GaussianPrior
-from gendae.sampling import generate
+from gendae.sampling import generate, sampler_named, seeded
 from gendae.spec import build
 from gendae.stack import Stack
 
@@ -120,6 +123,52 @@ def evaluate(
     if json_file:
         write_json(Path(json_file), result)
     return evaluation_table(result)
+
+
+def chain(
+    model: str, sampler: str = "level", level: int | None = None, steps: int = 100, n: int = 100,
+    seed: int = 0, out: str = "chain.png", device: str = "cpu",
+) -> Table:
+    """How well a Markov chain mixes: printed, and drawn as states (one row for a chain) or autocorrelation."""
+    checks.at_least("--n", n, 1)
+    checks.at_least("--steps", steps, 1)
+    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+    stack = persistence.load(model, device)
+    own = LevelSampler(level) if sampler == "level" else sampler_named(stack, sampler)
+    states = torch.stack([x.cpu() for x in chain_states(stack, own, n, steps, seeded(seed))])
+    labels = None
+    dataset = (stack.facts.get("dataset") or {}).get("type")
+    if dataset == "MNIST":
+        network = load_classifier()
+        labels = torch.stack([network(x.clamp(0.0, 1.0)).argmax(1) for x in states])
+    shown = states[: 20, : 10].transpose(0, 1)
+    written = [plots.save(plots.picture(plots.tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])), out)]
+    curve = Path(out).with_name(f"{Path(out).stem}-autocorrelation.png")
+    rho = diagnostics.autocorrelation(states)
+    written.append(plots.save(plots.autocorrelation({sampler: rho}), curve))
+    return [*diagnostics.report_lines(diagnostics.chain_report(states, labels)),
+            *(f"written: {path}" for path in written)]
+
+
+@torch.no_grad()
+def spectrum(model: str, root: str | None = None, out: str = "spectrum.png", device: str = "cpu") -> Table:
+    """Noise of each top-level dimension, and the number of signal dimensions it suggests (2014, 7.4)."""
+    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+    stack = persistence.load(model, device)
+    law, x = stack.pairs[-1].recognition, data_of(stack, root=root).split("valid").x.to(stack.device)
+    if not isinstance(law, LearnedGaussian):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{model}: the top's noise is {type(law).__name__}; a spectrum needs learned noise, "
+            "recognition=LearnedGaussian (KLRule with noise)")
+    below = stack.encode(x)[-2]
+    mean = stack.pairs[-1].f(below)
+    sigma = law.variance(mean, below).mean(0).sqrt()
+    found = diagnostics.signal_dimensions(sigma, mean)
+    path = plots.save(plots.spectrum(found.sigma, found.count), out)
+    shares = " ".join(f"{s:.3f}" for s in found.sigma.tolist())
+    total = f"{found.information.sum():.1f} nats in all"
+    return [f"noise as a share of each dimension's deviation: {shares}",
+            f"signal dimensions: {found.count} of {len(found.sigma)}, {total}", f"written: {path}"]
 
 
 def info(model: str) -> Table:

@@ -156,3 +156,39 @@ class FlipNoise(Corruption):
     ) -> Tensor:
         flipped = -h if self.unit == "sign" else 1.0 - h
         return torch.where(uniform_like(h, generator) < self.probability, flipped, h)
+
+
+@register
+class NeighbourNoise(Corruption):
+    """Gaussian noise that fills the empty ball around each example: its level is a nearest-neighbour distance.
+
+    h~ = h + scale * d / sqrt(features) * N(0, I), where d is the median, over the batch, of the distance to the
+    nearest other example of the batch. `diagnostics.nearest_neighbour_sigma` measures d on a whole data set,
+    where neighbours are closer than in a batch: hence the scale.
+    Source: Bengio 2014, section 2.2.5 ("a reasonable choice for the level of corruption is given by the
+    nearest-neighbor distance between examples in the corresponding representation").
+
+    Args:
+        scale: multiplier of the distance.
+
+    Raises:
+        ValueError: for a negative or NaN scale.
+
+    Example:
+        >>> g, h = torch.Generator().manual_seed(0), 3.0 * torch.eye(500)    # all sqrt(18) apart
+        >>> round((NeighbourNoise(1.0)(h, generator=g) - h).norm(dim=1).mean().item(), 1)
+        4.2
+    """
+
+    def __init__(self, scale: float = 0.5) -> None:
+        self.scale = checks.at_least("scale", scale, 0.0)
+
+    def __call__(
+        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        if len(h) < 2 or self.scale == 0.0:  # one example has no neighbour
+            return h
+        distances = torch.cdist(h, h, compute_mode="donot_use_mm_for_euclid_dist")
+        distances.fill_diagonal_(float("inf"))
+        level = self.scale * distances.min(1).values.median() / h.shape[1] ** 0.5
+        return h + level * normal_like(h, generator)

@@ -176,7 +176,7 @@ def parzen_report(
 
 
 #: Multipliers of the Gaussian top's variances among which `choose_prior` chooses; 4 is the paper's.
-VARIANCE_SCALES = (1.0, 2.0, 4.0, 6.0, 9.0, 12.0, 16.0)
+VARIANCE_SCALES = (0.5, 0.7, 0.85, 1.0, 2.0, 4.0, 6.0, 9.0, 12.0, 16.0)
 
 
 @torch.no_grad()

@@ -17,7 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import gendae.rules  # noqa: F401 - registers the rules' classes
+import gendae.invertible
+import gendae.levels
+import gendae.optimized
+import gendae.rules  # noqa: F401 - these four register classes that files may name
 from gendae import checks
 from gendae.spec import build, describe
 from gendae.stack import Stack

@@ -90,14 +90,15 @@ def draw_field(
         u, v, fine = plane(data, 150)
         with torch.no_grad():
             density = log_density(fine).float().exp().reshape(150, 150)
-        axes.contourf(u.numpy(), v.numpy(), density.numpy(), levels=12, cmap="Blues", zorder=0)
-    axes.scatter(*data.T.numpy(), s=2, color="0.45", alpha=0.35, linewidths=0, zorder=1)
+        levels = (torch.linspace(0.03, 1.0, 12) * density.max().clamp(min=1e-30)).tolist()
+        axes.contourf(u.numpy(), v.numpy(), density.numpy(), levels=levels, cmap="Blues", zorder=0)
+    axes.scatter(*data.T.numpy(), s=3, color="0.45", alpha=0.4, linewidths=0, zorder=1)
     if samples is not None:
         axes.scatter(*samples.detach().T.cpu().numpy(), s=4, color="tab:orange", linewidths=0, zorder=2)
     u, v, nodes = plane(data, cells)
     with torch.no_grad():
         moves = reconstruct(nodes) - nodes
-    longest = moves.norm(dim=1).quantile(0.95).clamp(min=1e-12)  # arrows fill a cell at that length
+    longest = moves.norm(dim=1).quantile(0.7).clamp(min=1e-12)  # fills a cell of the grid
     moves = moves * (longest / moves.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
     scale = (longest / (u[1] - u[0])).item()
     axes.quiver(*nodes.T.numpy(), *moves.T.numpy(), angles="xy", scale_units="xy", scale=scale,
@@ -115,8 +116,8 @@ def vector_field(
 ) -> Figure:
     """Reconstruction minus input in the plane: where an auto-encoder moves every point (2014, 2.2.4).
 
-    Arrows share one scale, at which the longest fill a cell of the grid; the longest twentieth is cut to
-    it. Data are grey, samples orange, the density blue. All take (batch, 2).
+    Arrows share one scale; those longer than a cell of the grid, three in ten, are cut to it. Data are grey,
+    samples orange, the density blue, where it is above 3 % of its maximum. All functions take (batch, 2).
     """
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()

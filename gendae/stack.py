@@ -29,6 +29,7 @@ class Stack(nn.Module):
     Attributes:
         settings: objects the stack is meant to be used with ("sampler", "inference", "inpainting");
             a learning rule sets them, files keep them.
+        residuals: widths of P(H_l | h_L) for l = 0 .. L-1, empty until `fit_residuals`.
         facts: training facts (data set, seed, command, metrics) as plain data.
 
     Raises:
@@ -55,6 +56,7 @@ class Stack(nn.Module):
         self.pairs = nn.ModuleList(pairs)
         self.prior = prior if prior is not None else GaussianPrior()
         self.prior.prepare(pairs[-1].f.out_features)
+        self.register_buffer("residuals", torch.empty(0))
         self.settings: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
 
@@ -110,6 +112,21 @@ class Stack(nn.Module):
         level = self._level(level)
         return self.decode(self.encode(x)[level], level)
 
+    @torch.no_grad()
+    def fit_residuals(self, x: Tensor) -> Tensor:
+        """Standard deviation of what the reconstruction from the top misses h_l by, for l = 0 .. L-1.
+
+        The width of P(H_l | h_L) around its mean (2014, 2.2.7), one number for a layer, measured on x.
+        """
+        h = self.encode(x)
+        h_hat = h[-1]
+        found = []
+        for level in range(self.depth - 1, -1, -1):
+            h_hat = self.pairs[level].decode(h_hat)
+            found.append((h_hat - h[level]).square().mean().sqrt())
+        self.residuals = torch.stack(found[::-1])
+        return self.residuals
+
     def log_joint(self, h: tuple[Tensor, ...], prior: bool = True) -> Tensor:
         """log p(x, h) = sum_l log p(h_{l-1} | h_l) + log p(h_L), in nats, (batch,).
 
@@ -134,6 +151,11 @@ class Stack(nn.Module):
         for pair in self.pairs:
             h.append(pair.recognition.sample(pair.f(h[-1]), generator, h[-1]))
         return tuple(h)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        stored = state_dict.setdefault(prefix + "residuals", torch.empty(0))  # older files have none
+        self.residuals = self.residuals.new_empty(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _level(self, level: int | None) -> int:
         level = self.depth if level is None else level

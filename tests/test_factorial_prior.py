@@ -148,6 +148,8 @@ def test_impossible_values_stay_improbable_but_possible():
     prior = FactorialPrior("bernoulli").fit(torch.zeros(9, 2))
     assert torch.allclose(prior.location, torch.full((2,), 0.05))
     assert torch.isfinite(prior.log_prob(torch.ones(1, 2))).all()
+    prior = FactorialPrior("categorical").fit(torch.tensor([[1.0, 0.0, 0.0]]).expand(6, 3))
+    assert torch.allclose(prior.location, torch.tensor([6.5, 0.5, 0.5]) / 7.5)
 
 
 def test_dead_units_leave_the_prior_usable():

@@ -145,7 +145,8 @@ def test_a_stack_keeps_its_prior_through_description_and_state_dict(name):
     stack.prior.fit(h)
     other = build(describe(stack))
     assert type(other.prior) is type(stack.prior)
-    other.load_state_dict(stack.state_dict())
+    other.load_state_dict({k: v.clone(memory_format=torch.contiguous_format)
+                           for k, v in stack.state_dict().items()})
     assert other.prior.fitted
     assert torch.equal(other.prior.reconstruct(h), stack.prior.reconstruct(h))
     assert torch.equal(other.prior.sample(3, torch.Generator().manual_seed(0)),
@@ -160,6 +161,15 @@ def test_a_prior_fitted_in_inference_mode_serves_training(name):
     loss = prior.cross_entropy(x, x) if prior.has_density else prior.reconstruct(x)
     loss.sum().backward()
     assert torch.isfinite(x.grad).all() and x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_codes_in_half_precision_make_a_prior_in_single(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        prior = MAKERS[name]().fit(codes(60).bfloat16())
+        x = prior.sample(3)
+        assert torch.isfinite(prior.reconstruct(x)).all()
+    assert all(b.dtype == torch.float32 for b in prior.buffers()) and x.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
 ORDER = ["spec", "checks", "corruption", "conditionals", "layers", "invertible", "optimized",
-         "priors", "stack", "inference", "sampling", "diagnostics", "inpainting", "metrics",
-         "bounds", "quality", "rules", "models", "files", "data", "toys", "plots", "callbacks",
+         "priors", "stack", "inference", "sampling", "levels", "diagnostics", "inpainting", "metrics",
+         "bounds", "neighbours", "quality", "rules", "models", "files", "data", "toys", "plots", "callbacks",
          "persistence", "classifier", "fit", "evaluation", "commands", "cli"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

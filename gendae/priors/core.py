@@ -56,8 +56,12 @@ class Prior(nn.Module):
         """
         if codes.ndim != 2 or len(codes) < 2:
             raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
-        with torch.inference_mode(False), torch.no_grad():  # validation may run in inference mode, whose
-            codes = checks.finite("codes", codes).detach()  # tensors no later training step could use
+        # Validation may run in inference mode, whose tensors no later training step could use, and losses
+        # under autocast, which gives codes in half precision.
+        with (torch.inference_mode(False), torch.no_grad(),
+              torch.autocast(codes.device.type, enabled=False)):
+            codes = checks.finite("codes", codes).detach()
+            codes = codes.float() if codes.dtype in (torch.float16, torch.bfloat16) else codes
             self.estimate(codes.clone() if codes.is_inference() else codes)
         return self
 

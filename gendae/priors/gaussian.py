@@ -72,7 +72,7 @@ class GaussianPrior(Prior):
             factor = torch.linalg.cholesky(c)
         else:
             factor = floored(wide.var(0), codes.dtype).sqrt()
-        self.mean, self.factor = mean.to(codes), factor.to(codes)
+        self.mean, self.factor = mean.to(codes), factor.to(codes).contiguous()
 
     def _whiten(self, h: Tensor) -> Tensor:
         """F^-1 (h - mean), where F F^T = variance_scale * C."""

@@ -57,8 +57,9 @@ class LinearAutoencoderPrior(GaussianPrior):
         values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
         least = JITTER * values.clamp(min=0.0).mean() + torch.finfo(codes.dtype).tiny
         covariance = (vectors * values.clamp(min=least)) @ vectors.T
-        self.mean, self.factor = (inverse @ bias).to(codes), torch.linalg.cholesky(covariance).to(codes)
-        self.weight, self.bias = weight.to(codes), bias.to(codes)
+        factor = torch.linalg.cholesky(covariance).contiguous()
+        self.mean, self.factor = (inverse @ bias).to(codes), factor.to(codes)
+        self.weight, self.bias = weight.to(codes).contiguous(), bias.to(codes)
 
     def _train(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Minimise the criterion over W and b; the data enter it by their first two moments only."""

@@ -92,7 +92,8 @@ class ParzenPrior(Prior):
         reconstruct(h) = sum_i w_i mu_i,      score(h) = (reconstruct(h) - h) / sigma^2      (Eq. 21)
 
     and in the manifold form h + sigma^2 score(h), which keeps h's place along the directions.
-    Source: Bengio et al. 2014, section 7.3 and Eq. 21; Vincent & Bengio 2003 (Manifold Parzen Windows).
+    Source: Bengio et al. 2014, section 7.3 and Eq. 21, which points to Manifold Parzen Windows (Vincent &
+    Bengio 2003; Bengio et al. 2006).
 
     Where h is a stored code, its own term is left out ("a set of training examples excluding h_L"), and in
     `cross_entropy` where the mean of Q is one: else every training code would be its own nearest mode.

@@ -6,6 +6,7 @@ crosses from one layer to another. One optimizer with a parameter group per laye
 rates (and keeps Lightning's `global_step` equal to the number of updates).
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.layers import Pair
+from gendae.priors import Prior
 from gendae.spec import REGISTRY, arguments, build
 from gendae.stack import Stack
 
@@ -118,12 +120,19 @@ class Rule(LightningModule):
         self._recent: Tensor | None = None
         self._ledger = LossLedger(self.log_every)
         self._prior_fitted_at = -1
+        self._started: float | None = None
 
     # -- what a rule defines -------------------------------------------------------------------------
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Local losses in nats, mean over the batch, named term_l or term_f_l, term_g_l; batch[0] is x."""
         raise NotImplementedError(f"{type(self).__name__} must define losses")
+
+    @staticmethod
+    def own_penalty(pair: Pair, level: int) -> dict[str, Tensor]:
+        """What an encoder asks of itself, such as the orthogonality of an invertible layer (2014, 6)."""
+        penalty = getattr(pair.f, "penalty", None)
+        return {} if penalty is None else {f"penalty_f_{level}": penalty()}
 
     def codes(self, x: Tensor) -> Tensor:
         """Top-level codes on which the prior is fitted; feed-forward ones unless a rule says otherwise."""
@@ -194,12 +203,11 @@ class Rule(LightningModule):
     # -- the prior: last lines of TRAIN ----------------------------------------------------------------
 
     @torch.no_grad()
-    def follow_codes(self, x: Tensor) -> None:
-        """Keep P(h_L) in step with the codes while training: fit it on the latest ones when that is due.
+    def follow_codes(self, x: Tensor, prior: Prior) -> None:
+        """Keep a prior in step with the codes while training: fit it on the latest ones when that is due.
 
         A prior that was never fitted is fitted on the first batch, so that its terms exist from the start.
         """
-        prior = self.stack.prior
         if self.prior_every == 0 and prior.fitted:
             return
         codes = self.codes(x)
@@ -211,8 +219,17 @@ class Rule(LightningModule):
 
     @torch.no_grad()
     def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
-        """Fit P(h_L) on the codes of all batches; on all ranks' codes under DDP."""
-        codes = torch.cat([self.codes(batch[0].to(self.device)) for batch in batches])
+        """Fit P(h_L) on the codes of all batches, and measure the residuals of P(h_l | h_L) on the first.
+
+        Under DDP, on all ranks' codes.
+        """
+        codes = []
+        for batch in batches:
+            x = batch[0].to(self.device)
+            if not codes:
+                self.stack.fit_residuals(x)
+            codes.append(self.codes(x))
+        codes = torch.cat(codes)
         if self._trainer is not None and self.trainer.world_size > 1:
             codes = self.all_gather(codes).flatten(0, 1)
         self.stack.prior.fit(codes)
@@ -241,6 +258,7 @@ class Rule(LightningModule):
         if self._generator_state is not None:
             self.generator.set_state(self._generator_state.cpu())
         self._record_facts()
+        self._started = time.perf_counter()
 
     def _record_facts(self) -> None:
         facts = self.stack.facts
@@ -255,6 +273,8 @@ class Rule(LightningModule):
         if self.trainer.state.fn == "fit":
             self._read_ledger_quietly()
         self.stack.facts.update(epochs=self.current_epoch + 1, updates=self.global_step)
+        if self._started is not None:
+            self.stack.facts["seconds"] = round(time.perf_counter() - self._started, 1)
         checkpoint["hyper_parameters"] = arguments(self)
         checkpoint["gendae"] = {"rule": type(self).__name__, "facts": self.stack.facts}
         if self.generator is not None:

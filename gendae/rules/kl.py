@@ -8,6 +8,7 @@ from torch import Tensor
 from gendae import checks
 from gendae.corruption import normal_like
 from gendae.inpainting import Inpainter
+from gendae.priors import Prior
 from gendae.rules.core import PerLayer, Rule
 from gendae.sampling import AncestralSampler, Sampler
 from gendae.spec import build, register
@@ -42,6 +43,8 @@ class KLRule(Rule):
             from one pair to another is cut off, and `layer_l` makes each pair a denoising auto-encoder.
         intermediate: keep the terms of the layers below the top; without, and with reach="full", only the
             top's remain: back-propagation alone (question 1).
+        training_prior: P(h_L) in the cost, where it shall differ from the stack's own, which is fitted on the
+            codes and sampled: train under N(0, I), say, and sample from a Parzen window or a chain.
         sampler: what the trained stack is sampled with; AncestralSampler() if None.
         inpainter: what it is inpainted with; rounds of encoding to the top and decoding if None.
         tie_noise: where the prior is a Parzen window, give the top encoder's noise its bandwidth (7.3).
@@ -66,6 +69,7 @@ class KLRule(Rule):
         alpha: float = 1.0,
         reach: str = "full",
         intermediate: bool = True,
+        training_prior: Prior | None = None,
         sampler: Sampler | None = None,
         inpainter: Inpainter | None = None,
         tie_noise: bool = False,
@@ -82,15 +86,25 @@ class KLRule(Rule):
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
         self.intermediate, self.tie_noise = intermediate, tie_noise
-        if not self.stack.prior.has_density:
-            raise ValueError(f"prior={type(self.stack.prior).__name__} has no density, and KLRule needs "
-                             "log P(h_L): use a Gaussian, factorial or Parzen prior, or TargetPropRule")
-        if tie_noise and not hasattr(self.stack.prior, "bandwidth_"):
+        if training_prior is not None:
+            training_prior = build(training_prior)
+            training_prior.prepare(self.stack.sizes[-1])
+        self._own_prior = training_prior
+        name = type(self.training_prior).__name__
+        if not self.training_prior.has_density:
+            raise ValueError(f"prior={name} has no density, and KLRule needs log P(h_L): train under a "
+                             "Gaussian, factorial or Parzen training_prior, or by TargetPropRule")
+        if tie_noise and not hasattr(self.training_prior, "bandwidth_"):
             raise ValueError(f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not "
-                             f"{type(self.stack.prior).__name__}")
+                             f"{name}")
         self.sampler: Sampler = build(sampler) or AncestralSampler()
         self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
         self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
+
+    @property
+    def training_prior(self) -> Prior:
+        """P(h_L) in the cost."""
+        return self.stack.prior if self._own_prior is None else self._own_prior
 
     @property
     def cut(self) -> Callable[[Tensor], Tensor]:
@@ -100,10 +114,11 @@ class KLRule(Rule):
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The terms of the cost in nats, mean over the batch; batch[0] is x."""
         x, pairs = batch[0], list(self.stack.pairs)
-        self.follow_codes(x)
+        self.follow_codes(x, self.training_prior)
         noisy, means = self._climb(x)
         losses: dict[str, Tensor] = {}
         for level, pair in enumerate(pairs, 1):
+            losses |= self.own_penalty(pair, level)
             if not self.intermediate and level < len(pairs):
                 continue
             losses[f"reconstruction_{level}"] = self._reconstruction(x, noisy[level], level)
@@ -116,7 +131,7 @@ class KLRule(Rule):
             losses |= self._upper_loop(x)
         top = pairs[-1].recognition
         variance = top.variance(means[-1], self.cut(noisy[-2]))
-        energy = self.stack.prior.cross_entropy(noisy[-1], means[-1], variance)
+        energy = self.training_prior.cross_entropy(noisy[-1], means[-1], variance)
         losses[f"prior_{len(pairs)}"] = self.alpha * energy.mean()
         return losses
 
@@ -128,7 +143,7 @@ class KLRule(Rule):
             means.append(pair.f(below))
             if self.tie_noise and level == self.stack.depth:
                 noise = normal_like(means[-1], self.generator)
-                noisy.append(torch.add(means[-1], noise * self.stack.prior.bandwidth_))
+                noisy.append(torch.add(means[-1], noise * self.training_prior.bandwidth_))
             else:
                 noisy.append(pair.recognition.sample(means[-1], self.generator, below))
         return noisy, means

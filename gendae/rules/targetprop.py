@@ -46,6 +46,8 @@ class TargetPropRule(Rule):
         denoise: weight of denoise_f.
         model: weight of model_f and model_g; they start with the first fit of the prior.
         contractive, sparsity: weights of the penalties on encoders.
+        warmup: updates over which the weights of all encoders' terms grow from 0: decoders learn first. Before
+            g_l can tell its inputs apart, recirculation teaches f_l to send everything to one code.
         top_target: what stands above h_L: "flat" (Algorithm 2, no pressure) or "prior", whose
             reconstruction is the target of h_L.
         sampler: what the trained stack is sampled with; AncestralSampler() if None.
@@ -76,6 +78,7 @@ class TargetPropRule(Rule):
         model: float = 0.0,
         contractive: float = 0.0,
         sparsity: float = 0.0,
+        warmup: int = 0,
         top_target: str = "flat",
         sampler: Sampler | None = None,
         inpainter: Inpainter | None = None,
@@ -97,6 +100,7 @@ class TargetPropRule(Rule):
         self.contractive, self.sparsity = contractive, sparsity
         for name in self.WEIGHTS:
             checks.at_least(name, getattr(self, name), 0.0)
+        self.warmup = int(checks.at_least("warmup", warmup, 0))
         self.top_target = checks.one_of("top_target", top_target, TOP_TARGETS)
         self.sampler: Sampler = build(sampler) or AncestralSampler()
         self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
@@ -106,17 +110,25 @@ class TargetPropRule(Rule):
         """Weighted terms in nats, mean over the batch; batch[0] is x."""
         with torch.no_grad():
             if self.top_target == "prior" or self.model > 0:
-                self.follow_codes(batch[0])
+                self.follow_codes(batch[0], self.stack.prior)
             h = self._up(batch[0])
             h_hat = self._down(self._top(h[-1]))
         terms: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs, 1):
+            terms |= self.own_penalty(pair, level)
             terms |= self._short(pair, level, h)
             terms |= self._long(pair, level, h, h_hat)
             terms |= self._extra(pair, level, h)
         if self.model > 0:
             terms |= self._model(len(batch[0]))
-        return terms
+        ramp = self._ramp()
+        return {name: ramp * term if "_f_" in name else term for name, term in terms.items()}
+
+    def _ramp(self) -> float:
+        """Weight of the encoders' terms now; 1 outside a Trainer."""
+        if self.updates is None or self.updates >= self.warmup:
+            return 1.0
+        return self.updates / self.warmup
 
     # -- the two loops -------------------------------------------------------------------------------
 

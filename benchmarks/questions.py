@@ -1,0 +1,99 @@
+"""Small experiments on the open questions of Bengio 2014, section 9: one table each.
+
+    python benchmarks/questions.py 1 2 9 10 11 --seeds 0 1 2 --out docs/data/questions.json
+
+Each variant is a committed configuration with a few options changed, trained for a few epochs, then scored on
+validation images under the priors named. Questions 4 and 7 are answered by `benchmarks/tops.py`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from tops import rows
+
+from gendae import MNIST, fit
+from gendae.classifier import load_classifier
+from gendae.quality import Quality
+
+MODEL = "--model."
+STACK = "--model.stack.init_args."
+DEEP, SHALLOW = "configs/mnist-kl-deep.yaml", "configs/mnist-kl-parzen.yaml"
+TARGETPROP = "configs/mnist-targetprop-parzen.yaml"
+KMEANS, DIRECT = ["parzen-kmeans"], ["parzen-kmeans", "identity"]
+
+
+def mlp(f, g):
+    return [f"{STACK}hidden_f={json.dumps(f)}", f"{STACK}hidden_g={json.dumps(g)}"]
+
+
+def corruption(*levels):
+    spec = [{"class_path": "gendae.corruption.RelativeNoise", "init_args": {"sigma": s}} for s in levels]
+    return [f"{MODEL}corruption={json.dumps(spec)}"]
+
+
+#: question -> variant -> (configuration, options, priors under which it is scored)
+QUESTIONS = {
+    "1": {
+        "targets at each level + back-propagation": (DEEP, [], DIRECT),
+        "back-propagation alone": (DEEP, [f"{MODEL}intermediate=false"], DIRECT),
+        "plain VAE, no intermediate layer": (SHALLOW, [], DIRECT),
+    },
+    "2": {
+        "gradients through all layers": (DEEP, [f"{MODEL}reach=full"], DIRECT),
+        "gradients within a layer only": (DEEP, [f"{MODEL}reach=within_layer"], DIRECT),
+        "no gradient from g to f either (Algorithm 2)": (TARGETPROP, [], KMEANS),
+    },
+    "9": {
+        f"{z} units at the top": (SHALLOW, [f"{STACK}sizes=[784,{z}]"], DIRECT) for z in (10, 30)
+    } | {
+        "10 units, sigma not a function of x": (SHALLOW, [f"{STACK}noise_of_x=false"], DIRECT),
+    },
+    "10": {
+        "neither": (SHALLOW, mlp([], []), DIRECT),
+        "encoder": (SHALLOW, mlp([512, 512], []), DIRECT),
+        "decoder": (SHALLOW, mlp([], [512, 512]), DIRECT),
+        "both": (SHALLOW, mlp([512, 512], [512, 512]), DIRECT),
+    },
+    "11": {
+        "corruption of x and of the code": (TARGETPROP, corruption(0.5, 0.7), KMEANS),
+        "corruption of the code only": (TARGETPROP, corruption(0.0, 0.7), KMEANS),
+        "code only, contractive penalty": (
+            TARGETPROP, [*corruption(0.0, 0.7), f"{MODEL}contractive=0.01"], KMEANS),
+        "no corruption at all": (TARGETPROP, corruption(0.0, 0.0), KMEANS),
+    },
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("questions", nargs="+", choices=list(QUESTIONS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    data = MNIST()
+    valid = data.split("valid")
+    quality = Quality(data.split("train").x, valid.x, load_classifier())
+    data.split("test")  # read
+    data._splits["test"] = valid  # questions are explored on validation images only
+    found = []
+    for question in args.questions:
+        for name, (config, options, priors) in QUESTIONS[question].items():
+            for seed in args.seeds:
+                run = fit.main(["fit", "--config", config, "--seed_everything", str(seed),
+                                "--trainer.max_epochs", str(args.epochs),
+                                "--trainer.check_val_every_n_epoch", str(args.epochs),
+                                "--trainer.enable_progress_bar", "false",
+                                "--trainer.enable_model_summary", "false", *options])
+                for row in rows(run, priors, data, quality, 10_000):
+                    found.append({"question": question, "variant": name, "epochs": args.epochs} | row)
+                    print(f"{question:<3}{name:<46}{row['prior']:<14} seed {seed}  LL {row['ll']:7.1f}  "
+                          f"fid {row['fid']:6.2f}  precision {row['precision']:.3f}  "
+                          f"recall {row['recall']:.3f}", flush=True)
+                    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+                    Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

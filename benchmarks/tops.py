@@ -1,0 +1,114 @@
+"""One row per (rule, prior): trained layers under every top-level prior, scored on MNIST's test images.
+
+    python benchmarks/tops.py runs/0001 runs/0002 --priors parzen autoencoder --out docs/data/kl.json
+
+The layers of each run are taken as they are; each prior is fitted on the feed-forward codes of the training
+images. What is chosen (the variance multiplier of a Gaussian) is chosen on validation images.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from gendae import MNIST, load
+from gendae.classifier import load_classifier
+from gendae.commands import checkpoint_of
+from gendae.diagnostics import class_switches
+from gendae.levels import LevelSampler, chain_states
+from gendae.metrics import choose_prior, parzen_score
+from gendae.priors import (
+    AutoencoderPrior,
+    FactorialPrior,
+    GaussianPrior,
+    LinearAutoencoderPrior,
+    ParzenPrior,
+)
+from gendae.quality import Quality
+from gendae.sampling import AncestralSampler, seeded
+
+CHAINS, CHAIN_STEPS = 200, 100
+
+
+def autoencoder(**options):
+    return AutoencoderPrior(hidden=[256], code=64, epochs=20, **options)
+
+
+PRIORS = {
+    "identity": lambda: GaussianPrior("identity", 1.0),
+    "gaussian": None,  # covariance and multiplier chosen on validation images
+    "linear-autoencoder": LinearAutoencoderPrior,
+    "laplace": lambda: FactorialPrior("laplace"),
+    "logistic": lambda: FactorialPrior("logistic"),
+    "bernoulli": lambda: FactorialPrior("bernoulli"),
+    "parzen": ParzenPrior,
+    "parzen-kmeans": lambda: ParzenPrior(choice="kmeans", noise_scale=0.5),
+    "manifold-parzen": lambda: ParzenPrior(local="manifold"),
+    "autoencoder": autoencoder,
+    "walkback": lambda: autoencoder(walkback=3),
+    "gsn": lambda: autoencoder(hidden_noise=0.5),
+    "nearest": lambda: autoencoder(criterion="nearest"),
+}
+
+
+def fit_prior(stack, name, codes, data):
+    start = time.perf_counter()
+    if name == "gaussian":
+        choose_prior(stack, data.split("train").x, data.split("valid").x, n=3000)
+    else:
+        stack.prior = PRIORS[name]()
+        stack.prior.prepare(stack.sizes[-1])
+        stack.prior.fit(codes)
+    return time.perf_counter() - start
+
+
+def mixing(stack, network):
+    """Class switches per 100 steps of the prior's own chain; None where it is sampled directly."""
+    if stack.prior.analytic:
+        return None
+    states = chain_states(stack, LevelSampler(), CHAINS, CHAIN_STEPS, seeded(0))
+    labels = torch.stack([network(x.clamp(0, 1)).argmax(1) for x in states])
+    return class_switches(labels)
+
+
+@torch.no_grad()
+def rows(run, names, data, quality, n):
+    stack = load(checkpoint_of(run, "last"))
+    codes = torch.cat([stack.encode(x)[-1] for x in data.split("train").x.split(1000)])
+    for name in names:
+        seconds = fit_prior(stack, name, codes, data)
+        x = AncestralSampler()(stack, n, seeded(0))
+        yield {
+            "run": str(run), "seed": stack.facts["seed"], "command": stack.facts["command"],
+            "rule": stack.facts["rule"], "prior": name, "training_seconds": stack.facts.get("seconds"),
+            "prior_seconds": seconds, "detail": repr(stack.prior),
+            **parzen_score(x, data.split("test").x, data.split("valid").x),
+            **quality(x), "switches": mixing(stack, quality.network),
+        }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--priors", nargs="+", default=list(PRIORS), choices=list(PRIORS))
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    data = MNIST()
+    quality = Quality(data.split("train").x, data.split("test").x, load_classifier())
+    found = []
+    for run in args.runs:
+        for row in rows(run, args.priors, data, quality, args.n):
+            found.append(row)
+            print(f"{row['rule']} seed {row['seed']} {row['prior']:<18} LL {row['ll']:7.1f}  "
+                  f"fid {row['fid']:6.2f}  precision {row['precision']:.3f}  recall {row['recall']:.3f}  "
+                  f"copying {row['copying']:6.2f} / {row['copying_pixels']:6.2f} pixels  "
+                  f"confidence {row['confidence']:.3f}  switches {row['switches']}", flush=True)
+            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
