@@ -1,6 +1,6 @@
 """Small experiments on the open questions of Bengio 2014, section 9: one table each.
 
-    python benchmarks/questions.py 1 2 9 10 11 --seeds 0 1 2 --out docs/data/questions.json
+    python benchmarks/questions.py 1 2 9 10 11 --seeds 0 1 2 --out docs/results/questions.json
 
 Each variant is a committed configuration with a few options changed, trained for a few epochs, then scored on
 validation images under the priors named. Questions 4 and 7 are answered by `benchmarks/tops.py`.

@@ -1,6 +1,6 @@
 """One row per (rule, prior): trained layers under every top-level prior, scored on MNIST's test images.
 
-    python benchmarks/tops.py runs/0001 runs/0002 --priors parzen autoencoder --out docs/data/kl.json
+    python benchmarks/tops.py runs/0001 runs/0002 --priors parzen autoencoder --out docs/results/kl.json
 
 The layers of each run are taken as they are; each prior is fitted on the feed-forward codes of the training
 images. What is chosen (the variance multiplier of a Gaussian) is chosen on validation images.

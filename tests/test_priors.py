@@ -148,6 +148,7 @@ def test_a_stack_keeps_its_prior_through_description_and_state_dict(name):
     other.load_state_dict({k: v.clone(memory_format=torch.contiguous_format)
                            for k, v in stack.state_dict().items()})
     assert other.prior.fitted
+    assert all(b.is_contiguous() for b in stack.prior.buffers())  # as in a file: the same rounding
     assert torch.equal(other.prior.reconstruct(h), stack.prior.reconstruct(h))
     assert torch.equal(other.prior.sample(3, torch.Generator().manual_seed(0)),
                        stack.prior.sample(3, torch.Generator().manual_seed(0)))
