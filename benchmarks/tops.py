@@ -49,7 +49,7 @@ PRIORS = {
     "autoencoder": autoencoder,
     "walkback": lambda: autoencoder(walkback=3),
     "gsn": lambda: autoencoder(hidden_noise=0.5),
-    "nearest": lambda: autoencoder(criterion="nearest"),
+    "nearest": lambda: autoencoder(hidden_noise=0.5, criterion="nearest"),
 }
 
 

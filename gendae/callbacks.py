@@ -49,7 +49,8 @@ class ParzenMonitor(Callback):
         score = parzen_log_prob(x, samples, self.grid).mean(1).max()
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
         if self.picture and trainer.is_global_zero and "shape" in stack.facts:
-            figure = plots.image_grid(samples[:100], tuple(stack.facts["shape"]))
+            shape = tuple(stack.facts["shape"])
+            figure = plots.gallery(samples[:100] if shape != plots.POINTS else samples, shape)
             plots.save(figure, Path(trainer.default_root_dir) / "samples.png")
 
     @staticmethod

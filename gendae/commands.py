@@ -57,8 +57,8 @@ def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
 
     checks.one_of("suffix of --out", out.suffix, (".png", ".npz", ".npy"))
     if out.suffix == ".png":
-        return plots.save(plots.image_grid(x, shape), out)
-    array = x.clamp(0.0, 1.0).float().numpy()
+        return plots.save(plots.gallery(x, shape), out)
+    array = (x if tuple(shape) == plots.POINTS else x.clamp(0.0, 1.0)).float().numpy()
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npz":
         np.savez_compressed(out, samples=array)

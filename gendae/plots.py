@@ -32,6 +32,19 @@ def picture(canvas: Tensor, scale: int = 3) -> Figure:
     return figure
 
 
+POINTS = (1, 2)  # the "shape" of data in the plane
+
+
+def gallery(x: Tensor, shape: tuple[int, int]) -> Figure:
+    """Samples as one looks at them: images in a grid, points of the plane as a scatter plot."""
+    if tuple(shape) != POINTS:
+        return image_grid(x, shape)
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot(aspect="equal")
+    axes.plot(*x.detach().float().cpu().numpy().T, ".", markersize=2, color="tab:orange")
+    return figure
+
+
 def image_grid(x: Tensor, shape: tuple[int, int], columns: int | None = None) -> Figure:
     """Images in a grid, as square as possible."""
     return picture(tile(x, shape, columns or max(1, math.ceil(math.sqrt(len(x))))))
