@@ -11,6 +11,16 @@ from pathlib import Path
 from gendae import load
 from gendae.commands import data_of, evaluation
 
+MEASURES = ("parzen_ll", "parzen_se", "sigma", "ancestral_ll", "fid", "kid", "precision", "recall", "density",
+            "coverage", "copying", "copying_pixels", "confidence", "iw_bound")
+
+
+def describe_prior(prior):
+    name = type(prior).__name__
+    if hasattr(prior, "covariance"):
+        return f"{name}, {prior.covariance}, variances x {prior.variance_scale:g}"
+    return f"{name}, {prior.choice}, {len(prior.codes)} codes" if hasattr(prior, "choice") else name
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -23,12 +33,10 @@ def main():
     result = evaluation(stack, data_of(stack), args.n)
     entry = {
         "name": path.stem, "file": path.name, "rule": stack.facts["rule"],
-        "prior": f"{type(stack.prior).__name__}, {stack.prior.covariance}, "
-                 f"variances x {stack.prior.variance_scale:g}",
+        "prior": describe_prior(stack.prior),
         "dataset": stack.facts["dataset"]["type"], "config": args.config, "seed": stack.facts["seed"],
         "command": stack.facts["command"],
-        "metrics": {k: round(result[k], 4) for k in ("parzen_ll", "parzen_se", "sigma", "ancestral_ll")}
-        | {"n": args.n},
+        "metrics": {k: round(result[k], 4) for k in MEASURES if result.get(k) is not None} | {"n": args.n},
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     manifest = path.parent / "manifest.json"

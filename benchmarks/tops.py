@@ -53,12 +53,14 @@ PRIORS = {
 }
 
 
-def fit_prior(stack, name, codes, data):
+def fit_prior(stack, name, codes, data, n):
     start = time.perf_counter()
     if name == "gaussian":
         choose_prior(stack, data.split("train").x, data.split("valid").x, n=3000)
     else:
         stack.prior = PRIORS[name]()
+        if isinstance(stack.prior, ParzenPrior):
+            stack.prior.capacity = n
         stack.prior.prepare(stack.sizes[-1])
         stack.prior.fit(codes)
     return time.perf_counter() - start
@@ -78,7 +80,7 @@ def rows(run, names, data, quality, n):
     stack = load(checkpoint_of(run, "last"))
     codes = torch.cat([stack.encode(x)[-1] for x in data.split("train").x.split(1000)])
     for name in names:
-        seconds = fit_prior(stack, name, codes, data)
+        seconds = fit_prior(stack, name, codes, data, n)
         x = AncestralSampler()(stack, n, seeded(0))
         yield {
             "run": str(run), "seed": stack.facts["seed"], "command": stack.facts["command"],

@@ -35,7 +35,7 @@ def plain_vae(stack, stream):
     pair, law = stack.pairs[0], stack.pairs[0].recognition
     optimizer = torch.optim.Adam(stack.parameters(), LR)
     for x in stream:
-        mu, log_sigma = pair.f(x), law.log_sigma + F.linear(x, law.of_input.weight)
+        mu, log_sigma = pair.f(x), law.log_sigma + law.of_input(x)
         h = mu + log_sigma.exp() * torch.randn_like(mu)
         reconstruction = F.binary_cross_entropy(pair.g(h), x, reduction="none").sum(1)
         kl = -0.5 * (1 + 2 * log_sigma - mu**2 - (2 * log_sigma).exp()).sum(1)

@@ -6,6 +6,8 @@ where no noise is wanted (`transmit`): the mean itself for real units, a sign or
 """
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -99,8 +101,9 @@ class LearnedGaussian(nn.Module, Conditional):
         features: width of h.
         sigma: standard deviation at the start, in units of h.
         per: one log sigma for each "unit", or one for the whole "layer" (Algorithm 1's log sigma_l).
-        given: width of the layer's input, where sigma is to depend on it (an affine map gives log sigma);
-            None for a sigma that does not depend on x, which the paper argues for.
+        given: width of the layer's input, where sigma is to depend on it; None for a sigma that does not
+            depend on x, which the paper argues for.
+        hidden: widths of hidden relu layers between that input and log sigma; an affine map if empty.
 
     Raises:
         ValueError: for sigma <= 0, an unknown `per`, or per="layer" together with `given`.
@@ -118,18 +121,26 @@ class LearnedGaussian(nn.Module, Conditional):
     BOUNDS = (-7.0, 3.0)
 
     def __init__(
-        self, features: int, sigma: float = 0.3, per: str = "unit", given: int | None = None
+        self, features: int, sigma: float = 0.3, per: str = "unit", given: int | None = None,
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.features = int(checks.at_least("features", features, 1))
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
         self.per, self.given = checks.one_of("per", per, self.PER), given
+        self.hidden = [int(checks.at_least("hidden", width, 1)) for width in hidden]
         if given is not None and per == "layer":
             raise ValueError("per='layer' is one number; with `given`, sigma depends on x: use per='unit'")
         self.log_sigma = nn.Parameter(torch.full((features if per == "unit" else 1,), math.log(sigma)))
-        self.of_input = None if given is None else nn.Linear(given, features, bias=False)
-        if self.of_input is not None:
-            nn.init.zeros_(self.of_input.weight)
+        self.of_input = None if given is None else self._map(given)
+
+    def _map(self, given: int) -> nn.Sequential:
+        """Input -> change of log sigma, 0 at the start."""
+        widths = [given, *self.hidden]
+        layers = [part for low, high in pairwise(widths) for part in (nn.Linear(low, high), nn.ReLU())]
+        last = nn.Linear(widths[-1], self.features, bias=False)
+        nn.init.zeros_(last.weight)
+        return nn.Sequential(*layers, last)
 
     def scale(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         """sigma of each unit, in the shape of the mean."""

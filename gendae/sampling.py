@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.corruption import Corruption, GaussianNoise, SpikeNoise, uniform_like
+from gendae.corruption import Corruption, GaussianNoise, SpikeNoise, normal_like, uniform_like
 from gendae.inference import Inference, Representations, TargetPropInference
+from gendae.layers import Pair
 from gendae.spec import build, register
 from gendae.stack import Stack
 
@@ -95,11 +96,17 @@ class AncestralSampler(Sampler):
         h = [stack.prior.sample(n, generator)]
         for level in range(stack.depth, 0, -1):
             pair = stack.pairs[level - 1]
-            below = pair.decode(h[-1])
-            if level > 1:
-                below = GaussianNoise(self.noise * pair.observation.sigma)(below, 0.0, generator)
-            h.append(below)
+            noisy = level > 1 and self.noise > 0.0
+            h.append(self._draw(pair, h[-1], generator) if noisy else pair.decode(h[-1]))
         return tuple(reversed(h))
+
+    def _draw(self, pair: Pair, h: Tensor, generator: Generator | None) -> Tensor:
+        """A draw from P(h_{l-1} | h_l): Gaussian noise on real units, a coin for each stochastic one."""
+        mean = pair.g(h)
+        variance = pair.observation.variance(mean)
+        if variance is None:
+            return pair.observation.transmit(mean, generator)
+        return mean + self.noise * variance.sqrt() * normal_like(mean, generator)
 
 
 @register

@@ -8,7 +8,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from gendae import cli, load, save
+from gendae import cli, generate, load, save
 from gendae.rules import Rule
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -32,14 +32,20 @@ def test_configuration_trains_and_is_kept_by_files(name, tmp_path):
     x = torch.rand(64, rule.stack.sizes[0])
     optimizer = rule.configure_optimizers()
     before = {k: v.clone() for k, v in rule.stack.pairs.state_dict().items()}
-    losses = rule.losses((x,))
-    assert all(torch.isfinite(v) for v in losses.values())
-    sum(losses.values()).backward()
-    optimizer.step()
+    for _ in range(2):  # a map that starts at zero hides what is below it from the first step
+        losses = rule.losses((x,))
+        assert all(torch.isfinite(v) for v in losses.values())
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
     moved = [k for k, v in rule.stack.pairs.state_dict().items() if not torch.equal(v, before[k])]
     assert len(moved) == len(before), set(before) - set(moved)
+    rule.fit_prior([(x,)])
+    samples = generate(rule.stack, 5, seed=0)
+    assert samples.shape == x[:5].shape
     again = load(save(rule.stack, tmp_path / "stack.safetensors"))
     assert torch.equal(again.reconstruct(x), rule.stack.reconstruct(x))
+    assert torch.equal(generate(again, 5, seed=0), samples)
 
 
 @pytest.fixture(scope="module", params=["digits-kl.yaml", "digits-targetprop.yaml"])

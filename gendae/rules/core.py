@@ -210,7 +210,7 @@ class Rule(LightningModule):
         """
         if self.prior_every == 0 and prior.fitted:
             return
-        codes = self.codes(x)
+        codes = self._of_all_ranks(self.codes(x))
         old = codes[:0] if self._recent is None else self._recent[-(MEMORY - len(codes)):]
         self._recent = torch.cat([old, codes])
         due = self.prior_every and self.updates is not None and self.updates % self.prior_every == 0
@@ -227,12 +227,15 @@ class Rule(LightningModule):
         for batch in batches:
             x = batch[0].to(self.device)
             if not codes:
-                self.stack.fit_residuals(x)
+                self.stack.fit_residuals(self._of_all_ranks(x))
             codes.append(self.codes(x))
-        codes = torch.cat(codes)
+        self.stack.prior.fit(self._of_all_ranks(torch.cat(codes)))
+
+    def _of_all_ranks(self, codes: Tensor) -> Tensor:
+        """The codes of all processes, so that each fits the same prior."""
         if self._trainer is not None and self.trainer.world_size > 1:
-            codes = self.all_gather(codes).flatten(0, 1)
-        self.stack.prior.fit(codes)
+            return self.all_gather(codes).flatten(0, 1)
+        return codes
 
     def _training_batches(self) -> Iterable[Sequence[Tensor]]:
         loader = self.trainer.train_dataloader
