@@ -115,7 +115,7 @@ def chain_states(
         >>> len(list(chain_states(stack, LevelSampler(level=1), n=2, steps=3)))
         4
     """
-    h = sampler.start(stack, n, generator)
+    h = sampler.start(stack, stack.prior.sample(n, generator), generator)
     yield h[0]
     for _ in range(steps):
         h = sampler.step(stack, h, generator)

@@ -39,7 +39,7 @@ def deep_autoencoder(
         hidden_f, hidden_g: widths of hidden layers inside every encoder, every decoder (2014, section 6);
             from input to output.
         noise: sigma at the start of learned Gaussian noise on each h_l (2014, 7.4); None for none.
-        noise_of_x: let sigma depend on the layer's input, through hidden layers like the encoder's.
+        noise_of_x: let log sigma be an affine map of the layer's input.
         units: "sign" or "binary": discrete h_1 .. h_L, whose activations are then fixed; None for real ones.
         stochastic: draw discrete units instead of taking the more probable value.
 
@@ -69,8 +69,7 @@ def deep_autoencoder(
         below = law() if level == 0 else Discrete(units, stochastic) if units else Gaussian()
         above = Discrete(units, stochastic) if units else None
         if noise is not None:
-            above = LearnedGaussian(high, noise, given=low if noise_of_x else None,
-                                    hidden=hidden_f[:1] if noise_of_x else ())
+            above = LearnedGaussian(high, noise, given=low if noise_of_x else None)
         f = layer(low, hidden_f, high, names[level + 1], gain)
         g = layer(high, hidden_g, low, names[level], gain)
         pairs.append(Pair(f, g, observation=below, recognition=above))

@@ -18,6 +18,7 @@ from gendae.spec import build, register
 from gendae.stack import Stack
 
 BATCH = 1000  # samples computed at a time
+POOL = 10_000  # codes drawn from the prior at a time: a Parzen top spreads them evenly over its templates
 
 
 def seeded(seed: int | None) -> Generator | None:
@@ -50,15 +51,16 @@ class Sampler:
         self, stack: Stack, n: int, generator: Generator | None = None, batch_size: int = BATCH
     ) -> Iterator[Tensor]:
         """The same samples batch by batch, on the stack's device: memory does not grow with n."""
-        for start in range(0, n, batch_size):
-            h = self.start(stack, min(batch_size, n - start), generator)
-            for _ in range(self.rounds):
-                h = self.step(stack, h, generator)
-            yield h[0]
+        for first in range(0, n, POOL):
+            for codes in stack.prior.sample(min(POOL, n - first), generator).split(batch_size):
+                h = self.start(stack, codes, generator)
+                for _ in range(self.rounds):
+                    h = self.step(stack, h, generator)
+                yield h[0]
 
-    def start(self, stack: Stack, n: int, generator: Generator | None) -> Representations:
-        """h_L ~ p(h_L), h_{l-1} = g_l(h_l)."""
-        h = [stack.prior.sample(n, generator)]
+    def start(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Representations:
+        """h_L = codes, h_{l-1} = g_l(h_l)."""
+        h = [codes]
         for pair in reversed(stack.pairs):
             h.append(pair.decode(h[-1]))
         return tuple(reversed(h))
@@ -92,8 +94,8 @@ class AncestralSampler(Sampler):
         super().__init__(rounds=0)
         self.noise = checks.at_least("noise", noise, 0.0)
 
-    def start(self, stack: Stack, n: int, generator: Generator | None) -> Representations:
-        h = [stack.prior.sample(n, generator)]
+    def start(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Representations:
+        h = [codes]
         for level in range(stack.depth, 0, -1):
             pair = stack.pairs[level - 1]
             noisy = level > 1 and self.noise > 0.0

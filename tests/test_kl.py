@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
 
 from gendae.conditionals import LearnedGaussian
+from gendae.data import Digits
 from gendae.layers import MLP, Bernoulli, Gaussian, Pair
 from gendae.models import deep_autoencoder
 from gendae.priors import GaussianPrior, ParzenPrior
-from gendae.rules import KLRule
+from gendae.rules import KLRule, TargetPropRule
 from gendae.stack import Stack
 
 
@@ -179,3 +181,40 @@ def test_losses_do_not_change_the_model():
     KLRule(stack).losses((torch.rand(5, 12, dtype=torch.float64),))
     assert all(torch.equal(before[k], v) for k, v in stack.state_dict().items())
     assert math.isfinite(sum(KLRule(stack).losses((torch.rand(1, 12).double(),)).values()).item())
+
+
+class Stop(Callback):
+    """Ends the fit after a number of updates, as a crash would, once a checkpoint is there."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(f"{trainer.default_root_dir}/stop.ckpt")
+            trainer.should_stop = True
+
+
+@pytest.mark.parametrize("rule", [
+    lambda stack: KLRule(stack, prior_every=3),
+    lambda stack: TargetPropRule(stack, top_target="prior", model=0.5, prior_every=3),
+], ids=["KLRule", "TargetPropRule"])
+def test_resuming_is_bit_exact_with_a_prior_that_follows_the_codes(rule, tmp_path):
+    """Weights, prior, noise and the codes it was fitted on continue where they stopped."""
+    def fit(steps, stop=None, resume=None):
+        torch.manual_seed(7)
+        stack = deep_autoencoder([64, 6], ["linear"], noise=0.5, prior=ParzenPrior(capacity=40))
+        torch.manual_seed(7)
+        callbacks = [Stop(stop)] if stop else []
+        trainer = Trainer(max_steps=steps, accelerator="cpu", logger=False, callbacks=callbacks,
+                          enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
+                          enable_model_summary=False, default_root_dir=tmp_path, max_epochs=-1)
+        trained = rule(stack)
+        trainer.fit(trained, Digits(), ckpt_path=resume)
+        return trained.stack.state_dict()
+
+    whole = fit(14)
+    fit(14, stop=8)
+    resumed = fit(14, resume=str(tmp_path / "stop.ckpt"))
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole), [
+        k for k in whole if not torch.equal(whole[k], resumed[k])]

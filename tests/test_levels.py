@@ -73,7 +73,7 @@ def test_the_top_runs_the_prior_s_own_chain():
     stack = deep_autoencoder([9, 5], prior=prior)
     stack.prior.fit(torch.rand(50, 5))
     sampler = LevelSampler()
-    h = sampler.start(stack, 4, seeded(0))
+    h = sampler.start(stack, prior.sample(4, seeded(0)), None)
     new = sampler.step(stack, h, seeded(1))
     assert torch.equal(new[-1], prior.chain(h[-1], 1, seeded(1))[-1])
     assert torch.equal(new[0], stack.decode(new[-1]))
