@@ -44,7 +44,7 @@ PRIORS = {
     "logistic": lambda: FactorialPrior("logistic"),
     "bernoulli": lambda: FactorialPrior("bernoulli"),
     "parzen": ParzenPrior,
-    "parzen-kmeans": lambda: ParzenPrior(choice="kmeans", noise_scale=0.5),
+    "parzen-kmeans": lambda: ParzenPrior(choice="kmeans", noise_scale=0.25),
     "manifold-parzen": lambda: ParzenPrior(local="manifold"),
     "autoencoder": autoencoder,
     "walkback": lambda: autoencoder(walkback=3),

@@ -5,20 +5,16 @@ precision and recall are taken on the last hidden layer of a network that tells 
 comes with gendae (`load_classifier`) was trained by benchmarks/classifier.py and stays as it is.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gendae import checks
-from gendae.persistence import CheckpointError, digest, shipped_folders
+from gendae.persistence import CheckpointError, read_checked, shipped_folders, write_checked
 from gendae.spec import build, describe, register
 
 FORMAT = "gendae-classifier/1"
@@ -157,16 +153,9 @@ def save_classifier(network: FeatureClassifier, path: str | Path, facts: dict) -
     Raises:
         ValueError: if the suffix is not .safetensors.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: a classifier is saved as .safetensors")
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    content = {"network": describe(network), "facts": facts, "sha256": digest(tensors)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, partial, metadata={"format": FORMAT, "gendae": json.dumps(content)})
-    os.replace(partial, path)
-    return path
+    content = {"network": describe(network), "facts": facts}
+    return write_checked(Path(path), FORMAT, content, tensors)
 
 
 def shipped_classifiers() -> dict[str, Path]:
@@ -199,7 +188,7 @@ def load_classifier(name_or_path: str | Path = "mnist-classifier") -> FeatureCla
             raise FileNotFoundError(f"no classifier {str(name_or_path)!r}: there is no such file, and "
                                     f"those that come with gendae are {', '.join(known) or 'none'}")
         path = known[str(name_or_path)]
-    content, tensors = _read(path)
+    content, tensors = read_checked(path, FORMAT)
     try:
         network = build(content["network"])
         network.load_state_dict(tensors)
@@ -208,22 +197,3 @@ def load_classifier(name_or_path: str | Path = "mnist-classifier") -> FeatureCla
         raise CheckpointError(path, "holds another architecture than it says: "
                                     f"{' '.join(str(error).split())}") from None
     return network.freeze()
-
-
-def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(path, f"damaged, truncated or not a safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(path, "a safetensors file, but not a classifier that gendae wrote")
-    try:
-        content = json.loads(metadata["gendae"])
-        expected = content["sha256"]
-    except (KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(path, f"its description is damaged ({error})") from None
-    if digest(tensors) != expected:
-        raise CheckpointError(path, "damaged: its weights do not have the checksum they were saved with")
-    return content, tensors

@@ -51,19 +51,11 @@ def save(stack: Stack, path: str | Path) -> Path:
     Raises:
         ValueError: if the suffix is not .safetensors, or a setting cannot be stored as plain data.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: a model is saved as .safetensors")
     tensors = {k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()}
     content = {
         "stack": describe(stack), "settings": describe(stack.settings), "facts": stack.facts,
-        "sha256": digest(tensors),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, partial, metadata={"format": FORMAT, "gendae": json.dumps(content)})
-    os.replace(partial, path)
-    return path
+    return write_checked(Path(path), FORMAT, content, tensors)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
@@ -105,14 +97,23 @@ def locate(path: str | Path) -> Path:
 
 
 def _load_safetensors(path: Path) -> Stack:
+    return _assemble(path, *read_checked(path, FORMAT))
+
+
+def read_checked(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and tensors of a .safetensors of this format, its checksum verified.
+
+    Raises:
+        CheckpointError: if the file is damaged, truncated or foreign.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(path, f"damaged, truncated or not a safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(path, "a safetensors file, but not one that gendae wrote")
+    if metadata.get("format") != form:
+        raise CheckpointError(path, f"a safetensors file, but not one that gendae wrote as {form}")
     try:
         content = json.loads(metadata["gendae"])
         expected = content["sha256"]
@@ -120,7 +121,19 @@ def _load_safetensors(path: Path) -> Stack:
         raise CheckpointError(path, f"its description is damaged ({error})") from None
     if digest(tensors) != expected:
         raise CheckpointError(path, "damaged: its weights do not have the checksum they were saved with")
-    return _assemble(path, content, tensors)
+    return content, tensors
+
+
+def write_checked(path: Path, form: str, content: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    """Write description, tensors and their checksum to a .safetensors, atomically."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a model is saved as .safetensors")
+    text = json.dumps({**content, "sha256": digest(tensors)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, partial, metadata={"format": form, "gendae": text})
+    os.replace(partial, path)
+    return path
 
 
 def _load_ckpt(path: Path) -> Stack:

@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused(file, damage, words):
 
 
 def test_foreign_files_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="not a classifier"):
+    with pytest.raises(CheckpointError, match="not one that gendae wrote as gendae-classifier"):
         load_classifier(save(small_stack(), tmp_path / "stack.safetensors"))
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": FORMAT, "gendae": "{"})
     with pytest.raises(CheckpointError, match="description"):
