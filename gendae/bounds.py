@@ -11,7 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.layers import Gaussian, Pair
+from gendae.layers import Bernoulli, Conditional, Discrete, Gaussian, Pair
+from gendae.priors import FactorialPrior, Prior
+from gendae.priors.factorial import CONTINUOUS
 from gendae.stack import Stack
 
 #: Rows (images x importance samples) computed at a time; more do not run faster on a CPU.
@@ -33,6 +35,20 @@ def require_density(stack: Stack) -> None:
             if not law.stochastic:
                 raise NoDensityError(f"{name}={type(law).__name__} of pair {level}: deterministic units have "
                                      "no density, and so the model no bound on log p(x)")
+    above = [*(pair.observation for pair in stack.pairs[1:]), stack.prior]
+    for level, (pair, law) in enumerate(zip(stack.pairs, above, strict=True), 1):
+        if of_bits(pair.recognition) != of_bits(law):
+            raise NoDensityError(f"h_{level} has a density on one side and probabilities of bits on the other "
+                                 f"({type(pair.recognition).__name__}, {type(law).__name__}): p / q means "
+                                 "nothing; give both the same kind of units")
+
+
+def of_bits(law: Conditional | Prior) -> bool:
+    """Whether a law gives probabilities of discrete values, not a density."""
+    if isinstance(law, FactorialPrior):
+        laws = [law.units] if isinstance(law.units, str) else [unit[0] for unit in law.units]
+        return not any(name in CONTINUOUS for name in laws)
+    return isinstance(law, Bernoulli | Discrete)
 
 
 def with_sigma_x(stack: Stack, sigma_x: float) -> Stack:

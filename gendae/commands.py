@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import gendae.toys  # noqa: F401 - registers Toys2D, which models may name as their data
 from gendae import checks, diagnostics, metrics, persistence, plots
 from gendae.classifier import load_classifier
 from gendae.conditionals import LearnedGaussian
@@ -134,7 +135,9 @@ def chain(
     checks.at_least("--steps", steps, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
     stack = persistence.load(model, device)
-    own = LevelSampler(level) if sampler == "level" else sampler_named(stack, sampler)
+    own = sampler_named(stack, sampler)
+    if level is not None:
+        own = LevelSampler(level)
     states = torch.stack([x.cpu() for x in chain_states(stack, own, n, steps, seeded(seed))])
     labels = None
     dataset = (stack.facts.get("dataset") or {}).get("type")
@@ -213,6 +216,9 @@ def export(
         raise FileExistsError(f"--out {out} exists already; name another file")
     stack = persistence.load(checkpoint_of(run, which))
     lines = []
+    if choose_prior and not isinstance(stack.prior, GaussianPrior):
+        raise ValueError(f"--choose-prior chooses among Gaussian tops, and {run} has a "
+                         f"{type(stack.prior).__name__}: export it without")
     if choose_prior:
         data = data_of(stack, root=root)
         scores = metrics.choose_prior(stack, data.split("train").x, data.split("valid").x, n)

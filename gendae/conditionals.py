@@ -22,6 +22,14 @@ from gendae.spec import register
 LOG_2PI = math.log(2.0 * math.pi)
 
 
+def cross_entropy(p: Tensor, target: Tensor) -> Tensor:
+    """Of each unit, in nats; in single precision where autocast would not have it."""
+    if p.dtype in (torch.bfloat16, torch.float16):
+        p, target = p.float(), target.float()
+    with torch.autocast(p.device.type, enabled=False):
+        return F.binary_cross_entropy(p, target.to(p), reduction="none")
+
+
 class Conditional:
     """Base class. `given` is the layer's input, for laws whose width depends on it."""
 
@@ -183,7 +191,7 @@ class Bernoulli(Conditional):
         return BernoulliLaw(probs=mean, validate_args=False)
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        return F.binary_cross_entropy(mean, h.clamp(0.0, 1.0), reduction="none").sum(-1)
+        return cross_entropy(mean, h.clamp(0.0, 1.0)).sum(-1)
 
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
@@ -249,7 +257,7 @@ class Discrete(Conditional):
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
         p = self.probability(mean).clamp(self.EPSILON, 1.0 - self.EPSILON)
-        return F.binary_cross_entropy(p, self.probability(h), reduction="none").sum(-1)
+        return cross_entropy(p, self.probability(h)).sum(-1)
 
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None

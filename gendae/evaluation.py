@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import bounds, metrics, quality
 from gendae.classifier import load_classifier
+from gendae.conditionals import Discrete
 from gendae.data import MNIST, ImageData
 from gendae.sampling import AncestralSampler, generate
 from gendae.stack import Stack
@@ -49,11 +50,19 @@ def evaluation(
         "parzen_ll": own["ll"], "parzen_se": own["se"], "sigma": own["sigma"],
         "ancestral_ll": parzen["ancestral"]["ll"] if "ancestral" in parzen else None,
         "n": n, "seed": seed, "parzen": parzen,
-        "log_joint": metrics.log_joint_trace(stack, test).mean(1).tolist(),
+        "log_joint": joint_trace(stack, test),
         "reconstruction": metrics.reconstruction_errors(stack, test.split(1000)),
     }
     result |= quality_rows(samples, centroids, data, seed)
     return result | bound(stack, test[:BOUND_IMAGES], sigma_x, seed)
+
+
+def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
+    """log p(x, h) for each inference step; None for discrete units, which inference cannot move."""
+    if any(isinstance(law, Discrete) for pair in stack.pairs
+           for law in (pair.observation, pair.recognition)):
+        return None
+    return metrics.log_joint_trace(stack, x).mean(1).tolist()
 
 
 def parzen_rows(
@@ -95,7 +104,7 @@ def bound(stack: Stack, x: Tensor, sigma_x: float | None = None, seed: int = 0) 
         log_p = bounds.importance_weighted_bound(stack, x, BOUND_SAMPLES, sigma_x,
                                                  Generator().manual_seed(seed))
     except bounds.NoDensityError as error:
-        return {"iw_bound_missing": str(error)}
+        return {"iw_bound": None, "iw_bound_missing": str(error)}
     return {
         "iw_bound": log_p.mean().item(), "iw_bound_se": (log_p.std(correction=0) / len(x) ** 0.5).item(),
         "iw_bound_images": len(x), "iw_bound_samples": BOUND_SAMPLES, "iw_bound_law": law,
@@ -112,15 +121,16 @@ def evaluation_table(result: dict[str, Any]) -> list[str]:
             f"{row['ll_goodfellow']:>10.2f} @{row['sigma_goodfellow']:.4f}{row['ll_at_0.2']:>11.2f}"
         )
     lines += ["", *quality_table(result), ""]
-    if "iw_bound" in result:
+    if result["iw_bound"] is not None:
         lines.append(f"log p(x) >= {result['iw_bound']:.2f} +- {result['iw_bound_se']:.2f} nats: "
                      f"{result['iw_bound_images']} test images, {result['iw_bound_samples']} importance "
                      f"samples, {result['iw_bound_law']}")
     else:
         lines.append(f"no bound on log p(x): {result['iw_bound_missing']}")
     trace = result["log_joint"]
-    lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1} (alpha 0.1): "
-                 f"{trace[0]:.2f} to {trace[-1]:.2f} nats")
+    if trace is not None:
+        lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1} (alpha 0.1): "
+                     f"{trace[0]:.2f} to {trace[-1]:.2f} nats")
     errors = ", ".join(f"{e:.2f}" for e in result["reconstruction"])
     lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
     return lines

@@ -22,8 +22,8 @@ from gendae.stack import Stack
 class LevelSampler(Sampler):
     """Chain over the auto-encoder above level l:  h_l <- g_{l+1}(.. g_L(h_L)) + residual noise.
 
-    Each round corrupts h_l, climbs to h_L (drawn from Q(H_L | h_{L-1}) where that law is a learned or stochastic
-    one, as the listing's default says), and comes down again. With `residual`, noise of the standard deviation
+    Each round corrupts h_l, climbs to h_L (drawn from Q(H_L | h_{L-1}) where that law is a learned one, as the
+    listing's default says), and comes down again. With `residual`, noise of the standard deviation
     that reconstructions from the top miss h_l by is added: a draw from P(H_l | h_L) instead of its mean.
     Source: Bengio 2014, section 2.2.7 and Algorithm 3.
 
@@ -115,6 +115,8 @@ def chain_states(
         >>> len(list(chain_states(stack, LevelSampler(level=1), n=2, steps=3)))
         4
     """
+    if type(sampler).step is Sampler.step:
+        raise ValueError(f"{type(sampler).__name__} has no transitions; use level, generate, chain or joint")
     h = sampler.start(stack, stack.prior.sample(n, generator), generator)
     yield h[0]
     for _ in range(steps):

@@ -57,9 +57,15 @@ def deep_autoencoder(
         raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
     if units is not None:
         checks.one_of("units", units, UNITS)
+        for name, value in (("activations", activations), ("noise", noise)):
+            if value is not None:
+                raise ValueError(f"{name}={value!r} and units={units!r} exclude each other: discrete units "
+                                 "have their own activation and noise (stochastic=True)")
         activations = [UNITS[units][1]] * (len(sizes) - 1)
     elif activations is None:
         activations = ["softplus"] * (len(sizes) - 2) + ["sigmoid"]
+    if (stochastic and units is None) or (noise_of_x and noise is None):
+        raise ValueError("stochastic=True needs units, and noise_of_x=True needs noise")
     if len(activations) != len(sizes) - 1:
         raise ValueError(f"activations has {len(activations)} entries for {len(sizes) - 1} layers")
     law = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]
@@ -83,3 +89,14 @@ def layer(
     if hidden:
         return MLP(low, hidden, high, activation, gain=gain)
     return Affine(low, high, activation, gain)
+
+
+def stack_of(pairs: list[Pair], prior: Prior | None = None) -> Stack:
+    """A stack of any pairs, for configuration files: invertible ones, encoders by optimisation, mixed laws.
+
+    Example:
+        >>> from gendae.invertible import InvertiblePair
+        >>> stack_of([InvertiblePair(8), InvertiblePair(8)]).sizes
+        [8, 8, 8]
+    """
+    return Stack(*pairs, prior=prior)

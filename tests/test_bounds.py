@@ -7,9 +7,11 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from gendae import bounds, importance_weighted_bound
-from gendae.layers import Bernoulli, Discrete, Gaussian, LearnedGaussian
+from gendae.layers import Affine, Bernoulli, Discrete, Gaussian, LearnedGaussian, Pair
 from gendae.models import deep_autoencoder
+from gendae.priors import FactorialPrior
 from gendae.sampling import seeded
+from gendae.stack import Stack
 from tests.conftest import exact_encoder, linear_stack, small_stack
 
 
@@ -119,12 +121,35 @@ def test_sigma_x_replaces_the_law_of_x_alone():
     assert torch.equal(importance_weighted_bound(stack, x, 5, generator=seeded(0)), replaced)
 
 
-@pytest.mark.parametrize("law", [Bernoulli(), Discrete("binary", stochastic=True), LearnedGaussian(4)])
-def test_stochastic_top_layers_have_a_bound(law):
+@pytest.mark.parametrize("law", [Bernoulli(), Discrete("binary", stochastic=True)])
+def test_bits_at_the_top_have_a_bound_under_a_prior_over_bits(law):
+    """Two bits above x: the bound rises to the exact log p(x), a sum over the four codes."""
+    torch.manual_seed(0)
+    pair = Pair(Affine(3, 2, "sigmoid"), Affine(2, 3), Gaussian(0.5), law)
+    stack = Stack(pair, prior=FactorialPrior("bernoulli")).double()
+    stack.prior.fit(torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).double())
+    x = torch.rand(6, 3).double()
+    codes = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])).double()
+    exact = torch.logsumexp(torch.stack([
+        stack.prior.log_prob(c[None]) + pair.observation.log_prob(x, pair.g(c[None]).expand_as(x))
+        for c in codes]), 0)
+    few, many = (importance_weighted_bound(stack, x, k, generator=seeded(0)) for k in (2, 5000))
+    assert torch.allclose(many, exact, atol=0.06)
+    assert few.mean() < exact.mean()
+
+
+@pytest.mark.parametrize("law", [Bernoulli(), Discrete("binary", stochastic=True)])
+def test_bits_under_a_density_have_no_bound(law):
     stack = small_stack((8, 6, 4))
     stack.pairs[-1].recognition = law
-    bound = importance_weighted_bound(stack, torch.rand(6, 8), 20, 0.5, seeded(0))
-    assert torch.isfinite(bound).all()
+    with pytest.raises(bounds.NoDensityError, match="same kind of units"):
+        importance_weighted_bound(stack, torch.rand(2, 8), 2)
+
+
+def test_learned_noise_at_the_top_has_a_bound():
+    stack = small_stack((8, 6, 4))
+    stack.pairs[-1].recognition = LearnedGaussian(4)
+    assert torch.isfinite(importance_weighted_bound(stack, torch.rand(6, 8), 20, 0.5, seeded(0))).all()
 
 
 def test_models_without_a_density_say_so():

@@ -8,7 +8,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from gendae import cli, generate, load, save
+from gendae import Digits, ParzenPrior, cli, deep_autoencoder, generate, load, save
 from gendae.rules import Rule
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -71,6 +71,22 @@ def test_commands_work_on_every_kind(trained, tmp_path, capsys):
     assert {"parzen_ll", "fid", "kid", "precision", "recall", "density", "coverage", "copying"} <= set(found)
 
 
+@pytest.mark.parametrize("options", [{"units": "sign"}, {"units": "binary", "stochastic": True}],
+                         ids=["sign", "binary"])
+def test_discrete_stacks_are_evaluated_too(options, tmp_path):
+    """No inference trace and no bound, but every measure of samples; inpainting works."""
+    torch.manual_seed(0)
+    stack = deep_autoencoder([64, 20, 10], observation="bernoulli", prior=ParzenPrior(0.2), **options)
+    stack.prior.fit(stack.encode(Digits().split("train").x)[-1])
+    stack.facts = {"dataset": {"type": "Digits"}, "shape": [8, 8]}
+    model, report = str(save(stack, tmp_path / "m.safetensors")), tmp_path / "e.json"
+    assert cli.main(["evaluate", model, "--n", "100", "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    assert found["iw_bound"] is None and found["log_joint"] is None
+    assert found["fid"] > 0
+    assert cli.main(["inpaint", model, "--n", "2", "--out", str(tmp_path / "i.png")]) == 0
+
+
 def test_spectrum_reads_learned_noise_and_refuses_where_there_is_none(trained, tmp_path, capsys):
     learned = "KLRule" in str(load(trained).facts["rule"])
     code = cli.main(["spectrum", str(trained), "--out", str(tmp_path / "s.png")])
@@ -80,9 +96,11 @@ def test_spectrum_reads_learned_noise_and_refuses_where_there_is_none(trained, t
 
 
 def test_a_chain_of_a_direct_prior_is_refused_in_one_line(trained, tmp_path, capsys):
-    assert cli.main(["chain", str(trained), "--out", str(tmp_path / "c.png")]) == 2
-    error = capsys.readouterr().err
-    assert "sample" in error and error.count("\n") == 1
+    for sampler in ("level", "ancestral"):
+        out = str(tmp_path / "c.png")
+        assert cli.main(["chain", str(trained), "--sampler", sampler, "--out", out]) == 2
+        error = capsys.readouterr().err
+        assert "level" in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

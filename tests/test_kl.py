@@ -13,6 +13,7 @@ from gendae.layers import MLP, Bernoulli, Gaussian, Pair
 from gendae.models import deep_autoencoder
 from gendae.priors import GaussianPrior, ParzenPrior
 from gendae.rules import KLRule, TargetPropRule
+from gendae.spec import build, describe
 from gendae.stack import Stack
 
 
@@ -139,7 +140,8 @@ def test_noise_grows_where_the_code_is_not_used():
 
 
 def test_parzen_top_is_followed_and_can_lend_its_bandwidth():
-    stack = stack_of([12, 4], prior=ParzenPrior(bandwidth=0.7))
+    torch.manual_seed(0)
+    stack = deep_autoencoder([12, 4], ["linear"], prior=ParzenPrior(bandwidth=0.7)).double()
     x = torch.rand(30, 12, dtype=torch.float64)
     rule = seeded_rule(stack, tie_noise=True)
     losses = rule.losses((x,))
@@ -151,6 +153,24 @@ def test_parzen_top_is_followed_and_can_lend_its_bandwidth():
     assert torch.allclose(losses["reconstruction_1"], expected)
     with pytest.raises(ValueError, match="tie_noise=True needs a prior with a bandwidth"):
         KLRule(stack_of([12, 4]), tie_noise=True)
+
+
+def test_tied_noise_becomes_part_of_q_and_excludes_learned_noise():
+    torch.manual_seed(0)
+    stack = deep_autoencoder([12, 4], ["linear"], prior=ParzenPrior(bandwidth=0.7))
+    rule = KLRule(stack, tie_noise=True)
+    rule.fit_prior([(torch.rand(30, 12),)])
+    assert stack.pairs[0].recognition.sigma == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="must not be learned"):
+        KLRule(stack_of([12, 4], prior=ParzenPrior(bandwidth=0.7)), tie_noise=True)
+
+
+@pytest.mark.parametrize("own", [None, GaussianPrior("identity", 1.0)])
+def test_a_rule_is_built_again_from_its_description(own):
+    rule = KLRule(stack_of([12, 4]), training_prior=own)
+    again = build(describe(rule))
+    again.load_state_dict(rule.state_dict())
+    assert (again.training_prior is None) == (own is None)
 
 
 def test_prior_every_refits_on_the_latest_codes():

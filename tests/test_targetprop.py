@@ -15,7 +15,8 @@ EVERYTHING = {"model": 0.5, "contractive": 0.2, "sparsity": 0.1, "top_target": "
 
 def stack_of(sizes=(12, 8, 6), **options):
     torch.manual_seed(0)
-    return deep_autoencoder(list(sizes), ["tanh"] * (len(sizes) - 1), **options).double()
+    activations = None if options.get("units") else ["tanh"] * (len(sizes) - 1)
+    return deep_autoencoder(list(sizes), activations, **options).double()
 
 
 def clean(stack):
@@ -71,12 +72,10 @@ def test_one_backward_of_the_sum_gives_each_layer_its_own_gradient():
     rule = TargetPropRule(stack, clean(stack))
     losses = rule.losses((x,))
     sum(losses.values()).backward()
-    own = losses["short_g_2"] + losses["long_g_2"]
     weight = stack.pairs[1].g.weight
     fresh = rule.losses((x,))
     (expected,) = torch.autograd.grad(fresh["short_g_2"] + fresh["long_g_2"], weight)
     assert torch.allclose(weight.grad, expected)
-    assert own.item() > 0
 
 
 def test_targets_of_the_top_are_the_prior_s_reconstruction():

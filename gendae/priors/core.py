@@ -20,11 +20,13 @@ class Prior(nn.Module):
 
     Attributes:
         has_density: whether `log_prob`, `score` and `cross_entropy` are defined.
+        fixed: whether `fit` changes nothing, so that rules need not call it.
         analytic: whether `sample` draws exactly and independently, without a chain.
         noise: level sigma of the denoising that `reconstruct` stands for, in units of h.
     """
 
     has_density: bool = True
+    fixed: bool = False
     analytic: bool = True
     noise: float = 0.1
 
@@ -100,7 +102,8 @@ class Prior(nn.Module):
         Raises:
             ValueError: for a prior that needs no chain.
         """
-        raise ValueError(f"{type(self).__name__} is sampled directly: call sample(n)")
+        raise ValueError(f"{type(self).__name__} is sampled directly: call sample(n), or run a "
+                         "chain at a level below the top (--level)")
 
     def cross_entropy(self, sample: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
         """-E_Q log p(h_L) in nats, (batch,), the prior's term of KL(Q || P); differentiable.

@@ -52,6 +52,11 @@ class GaussianPrior(Prior):
         self.register_buffer("mean", torch.empty(0))
         self.register_buffer("factor", torch.empty(0))
 
+    @property
+    def fixed(self) -> bool:
+        """N(0, variance_scale I) is not estimated."""
+        return self.covariance == "identity"
+
     def prepare(self, features: int) -> None:
         """Set N(0, I) for this width, if the covariance is "identity"."""
         if self.covariance == "identity" and len(self.mean) != features:

@@ -208,11 +208,11 @@ class Rule(LightningModule):
 
         A prior that was never fitted is fitted on the first batch, so that its terms exist from the start.
         """
-        if self.prior_every == 0 and prior.fitted:
+        if prior.fitted and (self.prior_every == 0 or prior.fixed):
             return
         codes = self._of_all_ranks(self.codes(x))
-        old = codes[:0] if self._recent is None else self._recent[-(MEMORY - len(codes)):]
-        self._recent = torch.cat([old, codes])
+        old = codes[:0] if self._recent is None else self._recent.to(codes)
+        self._recent = torch.cat([old, codes])[-MEMORY:]
         due = self.prior_every and self.updates is not None and self.updates % self.prior_every == 0
         if due or not prior.fitted:
             prior.fit(self._recent)

@@ -1,11 +1,12 @@
 """The layer-wise KL(Q || P) criterion: Algorithm 1 (2014)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.conditionals import Gaussian, Law, LearnedGaussian
 from gendae.corruption import normal_like
 from gendae.inpainting import Inpainter
 from gendae.priors import Prior
@@ -15,6 +16,12 @@ from gendae.spec import build, register
 from gendae.stack import Stack
 
 REACHES = ("full", "within_layer")
+
+
+def send(law: Law, mean: Tensor) -> Tensor:
+    """What the next layer sees of a mean; the straight-through gradient where that is discrete."""
+    sent = law.transmit(mean)
+    return mean if sent is mean else sent + mean - mean.detach()
 
 
 @register
@@ -86,35 +93,43 @@ class KLRule(Rule):
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
         self.intermediate, self.tie_noise = intermediate, tie_noise
-        if training_prior is not None:
-            training_prior = build(training_prior)
-            training_prior.prepare(self.stack.sizes[-1])
-        self._own_prior = training_prior
-        name = type(self.training_prior).__name__
-        if not self.training_prior.has_density:
+        self.training_prior: Prior | None = build(training_prior)
+        if self.training_prior is not None:
+            self.training_prior.prepare(self.stack.sizes[-1])
+        name = type(self.cost_prior).__name__
+        if not self.cost_prior.has_density:
             raise ValueError(f"prior={name} has no density, and KLRule needs log P(h_L): train under a "
                              "Gaussian, factorial or Parzen training_prior, or by TargetPropRule")
-        if tie_noise and not hasattr(self.training_prior, "bandwidth_"):
+        if tie_noise and not hasattr(self.cost_prior, "bandwidth_"):
             raise ValueError(f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not "
                              f"{name}")
+        if tie_noise and isinstance(self.stack.pairs[-1].recognition, LearnedGaussian):
+            raise ValueError("tie_noise=True: the top's noise is the Parzen bandwidth, so its recognition law "
+                             "must not be learned; leave it out, or set tie_noise=False")
         self.sampler: Sampler = build(sampler) or AncestralSampler()
         self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
         self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
 
     @property
-    def training_prior(self) -> Prior:
+    def cost_prior(self) -> Prior:
         """P(h_L) in the cost."""
-        return self.stack.prior if self._own_prior is None else self._own_prior
+        return self.stack.prior if self.training_prior is None else self.training_prior
 
     @property
     def cut(self) -> Callable[[Tensor], Tensor]:
         """What a representation goes through between two pairs."""
         return torch.Tensor.detach if self.reach == "within_layer" else (lambda h: h)
 
+    def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Fit P(h_L) on the means f_L(h_{L-1}); noise that was tied to a bandwidth becomes part of Q."""
+        super().fit_prior(batches)
+        if self.tie_noise:
+            self.stack.pairs[-1].recognition = Gaussian(float(self.cost_prior.bandwidth_))
+
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The terms of the cost in nats, mean over the batch; batch[0] is x."""
         x, pairs = batch[0], list(self.stack.pairs)
-        self.follow_codes(x, self.training_prior)
+        self.follow_codes(x, self.cost_prior)
         noisy, means = self._climb(x)
         losses: dict[str, Tensor] = {}
         for level, pair in enumerate(pairs, 1):
@@ -131,7 +146,7 @@ class KLRule(Rule):
             losses |= self._upper_loop(x)
         top = pairs[-1].recognition
         variance = top.variance(means[-1], self.cut(noisy[-2]))
-        energy = self.training_prior.cross_entropy(noisy[-1], means[-1], variance)
+        energy = self.cost_prior.cross_entropy(noisy[-1], means[-1], variance)
         losses[f"prior_{len(pairs)}"] = self.alpha * energy.mean()
         return losses
 
@@ -143,7 +158,7 @@ class KLRule(Rule):
             means.append(pair.f(below))
             if self.tie_noise and level == self.stack.depth:
                 noise = normal_like(means[-1], self.generator)
-                noisy.append(torch.add(means[-1], noise * self.training_prior.bandwidth_))
+                noisy.append(torch.add(means[-1], noise * self.cost_prior.bandwidth_))
             else:
                 noisy.append(pair.recognition.sample(means[-1], self.generator, below))
         return noisy, means
@@ -155,7 +170,7 @@ class KLRule(Rule):
 
     def _reconstruction(self, x: Tensor, h: Tensor, level: int) -> Tensor:
         for pair in reversed(self.stack.pairs[1:level]):
-            h = self.cut(pair.g(h))
+            h = self.cut(send(pair.observation, pair.g(h)))
         bottom = self.stack.pairs[0]
         return bottom.observation.energy(x, bottom.g(h)).mean()
 
@@ -163,11 +178,11 @@ class KLRule(Rule):
         """-alpha log P(h_l | h^_l) for l = 1 .. L-1, from the clean way up and down."""
         h = [x]
         for pair in self.stack.pairs:
-            h.append(pair.f(self.cut(h[-1])))
+            h.append(send(pair.recognition, pair.f(self.cut(h[-1]))))
         losses, h_hat = {}, h[-1]
         for level in range(self.stack.depth - 1, 0, -1):
             pair = self.stack.pairs[level]
-            h_hat = pair.g(h_hat)
-            losses[f"prior_{level}"] = self.alpha * pair.observation.energy(h[level], h_hat).mean()
-            h_hat = self.cut(h_hat)
+            mean = pair.g(h_hat)
+            losses[f"prior_{level}"] = self.alpha * pair.observation.energy(h[level], mean).mean()
+            h_hat = self.cut(send(pair.observation, mean))
         return losses

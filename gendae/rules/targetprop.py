@@ -34,7 +34,7 @@ class TargetPropRule(Rule):
            contractive_f_l = E |df_l v|^2, sparsity_f_l = E |h_l|_1        (section 6, question 11)
 
     All inputs and targets are detached: no gradient leaves the layer that it is computed in, nor passes from
-    a decoder into its encoder. Discrete units transmit their values; layers learn from targets alone.
+    a decoder into its encoder (but where an invertible pair shares its parameters). Discrete units transmit their values; layers learn from targets alone.
     Source: Bengio 2014, Algorithm 2 and section 2.2.5.
 
     Args:
@@ -135,7 +135,7 @@ class TargetPropRule(Rule):
     def _up(self, x: Tensor) -> list[Tensor]:
         h = [x]
         for pair in self.stack.pairs:
-            h.append(pair.encode(h[-1], self.generator))
+            h.append(pair.encode(h[-1], self.generator or torch.default_generator))
         return h
 
     def _top(self, h: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ class VariationalEMRule(Rule):
                         for c, layer in zip(self.decoder_corruption, h[1:], strict=True)]
         losses = {}
         for level, pair in enumerate(self.stack.pairs, 1):
+            losses |= self.own_penalty(pair, level)
             f, g = pair.f(h_tilde[level - 1]), pair.g(g_inputs[level - 1])
             losses[f"f_{level}"] = pair.recognition.energy(h[level], f).mean()
             losses[f"g_{level}"] = pair.observation.energy(h[level - 1], g).mean()
