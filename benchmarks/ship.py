@@ -8,11 +8,16 @@ import hashlib
 import json
 from pathlib import Path
 
-from gendae import load
-from gendae.commands import data_of, evaluation
+from gendae import generate, load
+from gendae.commands import data_of
+from gendae.evaluation import feature_network
+from gendae.metrics import parzen_score
+from gendae.quality import Quality
+from gendae.sampling import AncestralSampler
 
-MEASURES = ("parzen_ll", "parzen_se", "sigma", "ancestral_ll", "fid", "kid", "precision", "recall", "density",
-            "coverage", "copying", "copying_pixels", "confidence", "iw_bound")
+MEASURES = {"ll": "parzen_ll", "se": "parzen_se"} | {k: k for k in (
+    "sigma", "ancestral_ll", "fid", "kid", "precision", "recall", "density", "coverage", "copying",
+    "copying_pixels", "confidence")}
 
 
 def describe_prior(prior):
@@ -30,13 +35,19 @@ def main():
     args = parser.parse_args()
     path = Path(args.file)
     stack = load(path)
-    result = evaluation(stack, data_of(stack), args.n)
+    data = data_of(stack)
+    train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
+    x = generate(stack, args.n, seed=0)
+    result = {**parzen_score(x, test, valid), **Quality(train, test, feature_network(data)[0])(x)}
+    if type(stack.settings["sampler"]) is not AncestralSampler:
+        result["ancestral_ll"] = parzen_score(generate(stack, args.n, "ancestral", 0), test, valid)["ll"]
     entry = {
         "name": path.stem, "file": path.name, "rule": stack.facts["rule"],
         "prior": describe_prior(stack.prior),
         "dataset": stack.facts["dataset"]["type"], "config": args.config, "seed": stack.facts["seed"],
         "command": stack.facts["command"],
-        "metrics": {k: round(result[k], 4) for k in MEASURES if result.get(k) is not None} | {"n": args.n},
+        "metrics": {name: round(result[k], 4) for k, name in MEASURES.items() if result.get(k) is not None}
+        | {"n": args.n},
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     manifest = path.parent / "manifest.json"
