@@ -65,6 +65,23 @@ def parser() -> ArgumentParser:
                      help="standard deviation of p(x | h) in the bound; by default the model's own law")
     sub.add_argument("--json", type=str, default=None, help="write the result here too")
 
+    _diagnostics(command, common)
+    command("info", "what a model file holds")
+
+    sub = command("export", "make a .safetensors to ship from a run folder", model=False)
+    sub.add_argument("run", type=str, help="run folder, or a .ckpt")
+    sub.add_argument("--out", type=str, required=True, help="FILE.safetensors")
+    sub.add_argument("--which", type=str, default="best", help="checkpoint of the run: best or last")
+    sub.add_argument("--choose-prior", action="store_true",
+                     help="choose covariance and variance multiplier of the Gaussian top on validation data")
+    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
+    return top
+
+
+def _diagnostics(
+    command: Callable[[str, str], ArgumentParser], common: Callable[[ArgumentParser, int], None]
+) -> None:
+    """Commands that look inside a model."""
     sub = command("chain", "how a Markov chain mixes: autocorrelation, effective samples, class switches")
     common(sub, 100)
     sub.add_argument("--sampler", type=str, default="level", help="level, generate, chain or joint")
@@ -77,17 +94,6 @@ def parser() -> ArgumentParser:
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
     sub.add_argument("--out", type=str, default="spectrum.png")
     sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
-
-    command("info", "what a model file holds")
-
-    sub = command("export", "make a .safetensors to ship from a run folder", model=False)
-    sub.add_argument("run", type=str, help="run folder, or a .ckpt")
-    sub.add_argument("--out", type=str, required=True, help="FILE.safetensors")
-    sub.add_argument("--which", type=str, default="best", help="checkpoint of the run: best or last")
-    sub.add_argument("--choose-prior", action="store_true",
-                     help="choose covariance and variance multiplier of the Gaussian top on validation data")
-    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
-    return top
 
 
 def trainer_help(command: str) -> list[str]:
