@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pytorch_lightning.cli import LightningCLI
 
-from gendae.classifier import ClassifierTraining, save_classifier
 from gendae.data import ImageData
+from gendae.features import ClassifierTraining, save_feature_classifier
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/mnist-classifier.yaml"
@@ -33,7 +33,7 @@ def main():
              "epochs": cli.trainer.current_epoch, "config": CONFIG,
              "command": "python benchmarks/classifier.py",
              "validation_error": round(validation, 5), "test_error": round(test, 5)}
-    path = save_classifier(cli.model.network, args.out, facts)
+    path = save_feature_classifier(cli.model.network, args.out, facts)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, validation error {100 * validation:.2f} %, "
           f"test error {100 * test:.2f} %, {seconds:.0f} s")
 

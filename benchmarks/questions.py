@@ -13,7 +13,7 @@ from pathlib import Path
 from tops import rows
 
 from gendae import MNIST, fit
-from gendae.classifier import load_classifier
+from gendae.features import load_feature_classifier
 from gendae.quality import Quality
 
 MODEL = "--model."
@@ -82,7 +82,7 @@ def main():
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     data = ValidationOnly()
-    quality = Quality(data.split("train").x, data.split("test").x, load_classifier())
+    quality = Quality(data.split("train").x, data.split("test").x, load_feature_classifier())
     found = []
     for question in args.questions:
         for name, (config, options, priors) in QUESTIONS[question].items():

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from gendae import MNIST, load
-from gendae.classifier import load_classifier
 from gendae.commands import checkpoint_of
 from gendae.diagnostics import class_switches
+from gendae.features import load_feature_classifier
 from gendae.levels import LevelSampler, chain_states
 from gendae.metrics import choose_prior, parzen_score
 from gendae.priors import (
@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     data = MNIST()
-    quality = Quality(data.split("train").x, data.split("test").x, load_classifier())
+    quality = Quality(data.split("train").x, data.split("test").x, load_feature_classifier())
     found = []
     for run in args.runs:
         for row in rows(run, args.priors, data, quality, args.n):

@@ -34,7 +34,7 @@ _HOME = {
     "deep_autoencoder": "models",
     "MNIST": "data", "Digits": "data", "Images": "data", "Toys2D": "toys",
     "load": "persistence", "save": "persistence",
-    "load_classifier": "classifier",
+    "load_feature_classifier": "features",
 }
 __all__ = list(_HOME)
 

@@ -39,7 +39,7 @@ class ParzenMonitor(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.sanity_checking or not ((epoch + 1) % self.every == 0 or last):
+        if trainer.sanity_checking or not pl_module.generative or not ((epoch + 1) % self.every == 0 or last):
             return
         stack = pl_module.stack
         samples = generate(stack, self.n, seed=0).to(pl_module.device)

@@ -1,199 +1,137 @@
-"""A small classifier of digits: sample quality is measured on its features, classes by its labels.
+"""A feed-forward classifier: a stack with an output layer, p(y | x) = softmax(f_M(h_L)), M = L + 1.
 
-Distances between images say little in pixel space and Inception features nothing about digits, so FID, KID,
-precision and recall are taken on the last hidden layer of a network that tells digits apart. The one that
-comes with gendae (`load_classifier`) was trained by benchmarks/classifier.py and stays as it is.
+The stack's encoders f_1 .. f_L are the network's hidden layers, its decoders g_2 .. g_L the feedback paths along
+which targets come down (g_1 leads to x, which needs no target but may be reconstructed). Between layers a unit may
+transmit its value, a bit (a layer that receives bits), or a draw (stochastic binary units); what the units of this
+file report to autograd about bits and draws is the straight-through estimate.
+Source: Lee 2018, sections 3.2.1, 3.3.2 and 3.3.3.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+import math
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.persistence import CheckpointError, read_checked, shipped_folders, write_checked
-from gendae.spec import build, describe, register
+from gendae.conditionals import Discrete
+from gendae.layers import Affine, Pair
+from gendae.priors import Prior
+from gendae.spec import register
+from gendae.stack import Stack
 
-FORMAT = "gendae-classifier/1"
-FOLDER = "features"  # below the folders of shipped stacks, so that it is not taken for one
+BATCH = 1000  # images computed at a time
+
+
+def label_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Global loss L = -log p(y | x) in nats, mean over the batch, p the mean of the samples' probabilities.
+
+    Args:
+        logits: (samples, batch, classes).
+        y: class indices, (batch,).
+    """
+    return F.nll_loss(mean_log_probability(logits), y)
+
+
+def mean_log_probability(logits: Tensor) -> Tensor:
+    """log of the mean over samples of softmax(logits): (samples, batch, classes) -> (batch, classes)."""
+    log_p = torch.log_softmax(logits, -1)
+    if len(log_p) == 1:
+        return log_p[0]
+    return torch.logsumexp(log_p, 0) - math.log(len(log_p))
 
 
 @register
-class FeatureClassifier(nn.Module):
-    """Two convolutions with max-pooling, a hidden layer of features, and class logits.
-
-    There is neither batch normalisation nor dropout: the network gives the same features whether in
-    training or evaluation mode.
+class Classifier(Stack):
+    """Layer pairs with an output layer that gives class logits.
 
     Args:
-        shape: height and width of an image, in pixels.
-        channels: of the two 5 x 5 convolutions.
-        width: of the hidden layer, the number of features.
-        classes: number of classes.
+        pairs: the layer pairs, bottom first.
+        output: f_M, an affine layer whose activation is linear: the softmax belongs to the loss.
+        prior: see `Stack`; learning rules for classifiers leave it alone.
 
     Raises:
-        ValueError: for other than two convolutions, images below 4 x 4, or a width below 1.
+        ValueError: if widths do not match, or the output is not linear.
 
     Example:
-        >>> network = FeatureClassifier()
-        >>> x = torch.rand(3, 784)
-        >>> network(x).shape, network.features(x).shape
-        (torch.Size([3, 10]), torch.Size([3, 64]))
+        >>> from gendae.layers import Affine
+        >>> network = Classifier(Pair(Affine(8, 4, "tanh"), Affine(4, 8)), output=Affine(4, 3))
+        >>> network(torch.rand(5, 8)).shape, network.predict(torch.rand(5, 8)).sum(1).round()
+        (torch.Size([1, 5, 3]), tensor([1., 1., 1., 1., 1.]))
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int] = (28, 28),
-        channels: Sequence[int] = (16, 32),
-        width: int = 64,
-        classes: int = 10,
-    ) -> None:
-        super().__init__()
-        self.shape, self.channels = list(shape), list(channels)
-        if len(self.channels) != 2 or len(self.shape) != 2 or min(self.shape) < 4:
-            raise ValueError(f"channels={self.channels}, shape={self.shape}: two convolutions and images "
-                             "of at least 4 x 4 pixels are needed")
-        for name, value in (("channels", min(self.channels)), ("width", width), ("classes", classes)):
-            checks.at_least(name, value, 1)
-        self.width, self.classes = width, classes
-        self.frozen, self.facts = False, {}
-        low, high = self.channels
-        self.body = nn.Sequential(
-            nn.Conv2d(1, low, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(low, high, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(high * (self.shape[0] // 4) * (self.shape[1] // 4), self.width), nn.ReLU(),
-        )
-        self.head = nn.Linear(self.width, classes)
+    def __init__(self, *pairs: Pair, output: Affine, prior: Prior | None = None) -> None:
+        super().__init__(*pairs, prior=prior)
+        if output.in_features != self.sizes[-1] or output.activation != "linear":
+            raise ValueError(f"output maps {output.in_features} units with activation {output.activation!r}; "
+                             f"the top has {self.sizes[-1]} units, and logits need a linear layer")
+        self.output = output
 
-    def freeze(self) -> "FeatureClassifier":
-        """The network itself, without gradients and for ever in evaluation mode."""
-        self.frozen = True
-        return self.eval().requires_grad_(False)
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.output.out_features
 
-    def train(self, mode: bool = True) -> "FeatureClassifier":
-        """Training mode, unless frozen: a metric or a Trainer that holds the network may ask for it."""
-        return super().train(mode and not self.frozen)
+    @property
+    def encoders(self) -> list[Affine]:
+        """f_1 .. f_M."""
+        return [*(pair.f for pair in self.pairs), self.output]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether hidden units are drawn."""
+        return any(self._draws(pair) for pair in self.pairs)
+
+    @property
+    def discrete_levels(self) -> list[int]:
+        """Levels l whose h_l reaches the layer above as bits or draws: no true derivative passes there."""
+        return [level for level, (pair, above) in enumerate(zip(self.pairs, self.encoders[1:], strict=True), 1)
+                if isinstance(pair.recognition, Discrete) or getattr(above, "receives", "real") != "real"]
+
+    @staticmethod
+    def _draws(pair: Pair) -> bool:
+        return isinstance(pair.recognition, Discrete) and pair.recognition.stochastic
+
+    @staticmethod
+    def send(pair: Pair, mean: Tensor, generator: Generator | None = None) -> Tensor:
+        """What the layer above sees of f_l's output, with the straight-through gradient where it is discrete."""
+        law = pair.recognition
+        return law.sample(mean, generator) if isinstance(law, Discrete) else law.transmit(mean)
+
+    def forward(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
+        """Class logits, (samples, batch, classes); one sample where no unit is stochastic.
+
+        Args:
+            x: (batch, width of x).
+            samples: draws M of the stochastic units.
+            generator: source of the draws; the global one if None.
+        """
+        h, n = x, 1
+        for pair in self.pairs:
+            mean = pair.f(h)
+            if n == 1 and samples > 1 and self._draws(pair):  # what is below is the same for all samples
+                mean, n = mean.repeat(samples, 1), samples
+            h = self.send(pair, mean, generator)
+        return self.output(h).unflatten(0, (n, -1))
 
     @torch.no_grad()
-    def normalise(self, x: Tensor) -> float:
-        """Scale the features to mean square 1 over the images x, and leave the logits as they are.
+    def log_probability(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
+        """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
+        checks.width("x", x, self.sizes[0])
+        parts = [mean_log_probability(self(part, samples, generator)) for part in x.split(BATCH)]
+        return torch.cat(parts) if parts else x.new_zeros(0, self.classes)
 
-        KID's kernel (x.y / d + 1)^3 expects features of order 1.
+    def predict(self, x: Tensor, samples: int | None = None, seed: int = 0) -> Tensor:
+        """p(y | x), (batch, classes), on the classifier's device.
 
-        Returns:
-            What the features were divided by.
+        Args:
+            x: (batch, width of x).
+            samples: draws of stochastic units; by default the number the model is meant to be used with.
+            seed: of the draws.
+
+        Raises:
+            ValueError: if x has another width.
         """
-        square = torch.stack([self.features(b).square().mean() * len(b) for b in x.split(100)]).sum()
-        scale = (square / len(x)).sqrt()
-        self.body[-2].weight.div_(scale)  # ReLU(a / s) = ReLU(a) / s
-        self.body[-2].bias.div_(scale)
-        self.head.weight.mul_(scale)
-        return scale.item()
-
-    def features(self, x: Tensor) -> Tensor:
-        """Hidden layer of images (batch, pixels) in [0, 1]: (batch, features)."""
-        checks.width("x", x, self.shape[0] * self.shape[1])
-        return self.body(x.reshape(-1, 1, *self.shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Class logits, (batch, classes)."""
-        return self.head(self.features(x))
-
-
-class ClassifierTraining(LightningModule):
-    """Trains a FeatureClassifier: cross-entropy, Adam, a learning rate that falls linearly to zero.
-
-    Args:
-        network: what to train.
-        lr: learning rate at the start.
-
-    Raises:
-        ValueError: for lr <= 0; during training, for data without labels.
-    """
-
-    def __init__(self, network: FeatureClassifier, lr: float = 2e-3) -> None:
-        super().__init__()
-        self.network = network
-        self.lr = checks.at_least("lr", lr, 0.0, strict=True)
-
-    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
-        """Cross-entropy of a batch (x, y)."""
-        if len(batch) < 2:
-            raise ValueError("the data set has no labels; a classifier needs them")
-        x, y = batch
-        return F.cross_entropy(self.network(x), y)
-
-    def _log_error(self, name: str, batch: tuple[Tensor, ...]) -> None:
-        x, y = batch
-        error = (self.network(x).argmax(1) != y).float().mean()
-        self.log(name, error, prog_bar=True, batch_size=len(x))
-
-    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        """Logs `val/error`, the fraction of wrong labels."""
-        self._log_error("val/error", batch)
-
-    def test_step(self, batch: tuple[Tensor, ...], index: int) -> None:
-        """Logs `test/error`."""
-        self._log_error("test/error", batch)
-
-    def configure_optimizers(self) -> dict:
-        """Adam, with a rate that reaches zero at the end of training."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def save_classifier(network: FeatureClassifier, path: str | Path, facts: dict) -> Path:
-    """Write the network and facts about its training to a .safetensors, atomically.
-
-    Raises:
-        ValueError: if the suffix is not .safetensors.
-    """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    content = {"network": describe(network), "facts": facts}
-    return write_checked(Path(path), FORMAT, content, tensors)
-
-
-def shipped_classifiers() -> dict[str, Path]:
-    """Files of the classifiers that come with gendae, by name."""
-    files = [f for folder in shipped_folders() for f in (folder / FOLDER).glob("*.safetensors")]
-    return {f.stem: f for f in reversed(files)}
-
-
-def load_classifier(name_or_path: str | Path = "mnist-classifier") -> FeatureClassifier:
-    """A trained classifier, frozen: without gradients, in evaluation mode; `facts` says how it was made.
-
-    Only data is read: no code of the file is run.
-
-    Args:
-        name_or_path: a .safetensors file, or the name of one that comes with gendae.
-
-    Raises:
-        FileNotFoundError: if there is no such file or name.
-        CheckpointError: (a ValueError) if the file is damaged, foreign, or of another architecture.
-
-    Example:
-        >>> network = load_classifier()
-        >>> network.facts["test_error"] < 0.012, network.train().training
-        (True, False)
-    """
-    path = Path(name_or_path).expanduser()
-    if not path.is_file():
-        known = shipped_classifiers()
-        if str(name_or_path) not in known:
-            raise FileNotFoundError(f"no classifier {str(name_or_path)!r}: there is no such file, and "
-                                    f"those that come with gendae are {', '.join(known) or 'none'}")
-        path = known[str(name_or_path)]
-    content, tensors = read_checked(path, FORMAT)
-    try:
-        network = build(content["network"])
-        network.load_state_dict(tensors)
-        network.facts = dict(content["facts"])
-    except (KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
-        raise CheckpointError(path, "holds another architecture than it says: "
-                                    f"{' '.join(str(error).split())}") from None
-    return network.freeze()
+        samples = self.settings.get("samples", 1) if samples is None else samples
+        generator = torch.Generator().manual_seed(seed)
+        return self.log_probability(x.to(self.device, self.dtype), samples, generator).exp()

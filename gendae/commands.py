@@ -8,10 +8,10 @@ from torch import Tensor
 
 import gendae.toys  # noqa: F401 - registers Toys2D, which models may name as their data
 from gendae import checks, diagnostics, metrics, persistence, plots
-from gendae.classifier import load_classifier
 from gendae.conditionals import LearnedGaussian
 from gendae.data import ImageData, Images
 from gendae.evaluation import evaluation, evaluation_table, write_json
+from gendae.features import load_feature_classifier
 from gendae.files import image_shape, read_image, read_images
 from gendae.inpainting import MASKS, inpaint, named_mask
 from gendae.levels import LevelSampler, chain_states
@@ -142,7 +142,7 @@ def chain(
     labels = None
     dataset = (stack.facts.get("dataset") or {}).get("type")
     if dataset == "MNIST":
-        network = load_classifier()
+        network = load_feature_classifier()
         labels = torch.stack([network(x.clamp(0.0, 1.0)).argmax(1) for x in states])
     shown = states[: 20, : 10].transpose(0, 1)
     written = [plots.save(plots.picture(plots.tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])), out)]

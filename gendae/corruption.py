@@ -47,11 +47,13 @@ class Corruption:
 class GaussianNoise(Corruption):
     """Additive Gaussian noise, h~ = h + sigma_t * N(0, I), with sigma_t = sigma * (1 - (1 - decay) * t).
 
+    With a half-life, sigma_t = sigma / (1 + t / half_life) instead (Lee 2018, section 3.3).
     Source: Bengio et al. 2015, Algorithm 2 ("h~_l is a Gaussian-corrupted version of h_l").
 
     Args:
         sigma: standard deviation at the start of training, in units of h; 0 leaves h as it is.
         decay: fraction of sigma left at the end of training (linear in progress); 1 is constant.
+        half_life: fraction of training after which half of sigma is left; None for the linear decay.
 
     Raises:
         ValueError: for a negative or NaN sigma or decay.
@@ -63,14 +65,22 @@ class GaussianNoise(Corruption):
         0.25
     """
 
-    def __init__(self, sigma: float, decay: float = 1.0) -> None:
+    def __init__(self, sigma: float, decay: float = 1.0, half_life: float | None = None) -> None:
         self.sigma = checks.at_least("sigma", sigma, 0.0)
-        self.decay = checks.at_least("decay", decay, 0.0)
+        self.decay, self.half_life = checks.at_least("decay", decay, 0.0), half_life
+        if half_life is not None:
+            checks.at_least("half_life", half_life, 0.0, strict=True)
+
+    def level(self, progress: float) -> float:
+        """sigma_t."""
+        if self.half_life is not None:
+            return self.sigma / (1.0 + progress / self.half_life)
+        return self.sigma * (1.0 - (1.0 - self.decay) * progress)
 
     def __call__(
         self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
     ) -> Tensor:
-        level = self.sigma * (1.0 - (1.0 - self.decay) * progress)
+        level = self.level(progress)
         return h if level == 0.0 else torch.add(h, normal_like(h, generator), alpha=level)
 
 

@@ -42,6 +42,7 @@ class TensorLoader:
         shuffle: a new order in each epoch, and no incomplete last batch unless it is the only one.
         seed: of the order.
         rank, ranks: this process's share: every `ranks`-th image of the order.
+        passes: how often an epoch goes over that order, for rules that train in phases.
     """
 
     def __init__(
@@ -52,12 +53,17 @@ class TensorLoader:
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        passes: int = 1,
     ) -> None:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.passes = rank, ranks, passes
         self.epoch, self.position = 0, 0
 
     def __len__(self) -> int:
+        return self.passes * self._batches_of_a_pass if self.shuffle else self._batches_of_a_pass
+
+    @property
+    def _batches_of_a_pass(self) -> int:
         n = len(self.split.x) // self.ranks
         return max(1, n // self.batch_size) if self.shuffle else -(-n // self.batch_size)
 
@@ -71,7 +77,7 @@ class TensorLoader:
         order = torch.randperm(len(self.split.x), generator=generator)
         order = order[self.rank :: self.ranks].to(self.split.x.device)
         while self.position < len(self):
-            start = self.position * self.batch_size
+            start = self.position % self._batches_of_a_pass * self.batch_size
             self.position += 1
             yield self._batch(order[start : start + self.batch_size])
 
@@ -143,12 +149,13 @@ class ImageData(LightningDataModule):
 
     def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
         x, y = self.split(name)
-        device, rank, ranks = torch.device("cpu"), 0, 1
+        device, rank, ranks, passes = torch.device("cpu"), 0, 1, 1
         if self.trainer is not None:
+            passes = getattr(self.trainer.lightning_module, "passes", 1)
             device = self.trainer.strategy.root_device
             rank, ranks = self.trainer.global_rank, self.trainer.world_size
         on_device = Split(x.to(device), None if y is None else y.to(device))
-        return TensorLoader(on_device, batch_size, shuffle, self.seed, rank, ranks)
+        return TensorLoader(on_device, batch_size, shuffle, self.seed, rank, ranks, passes)
 
     def train_dataloader(self) -> TensorLoader:
         """Shuffled batches of the training split."""

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Generator, Tensor, nn
 
 from gendae import bounds, metrics, quality
-from gendae.classifier import load_classifier
 from gendae.conditionals import Discrete
 from gendae.data import MNIST, ImageData
+from gendae.features import load_feature_classifier
 from gendae.sampling import AncestralSampler, generate
 from gendae.stack import Stack
 
@@ -26,7 +26,7 @@ def feature_network(data: ImageData) -> tuple[nn.Module, str]:
     """Where quality is measured, also in words: the shipped classifier for MNIST, pixels for all else."""
     if not isinstance(data, MNIST):
         return quality.PixelFeatures(), "pixels"
-    network = load_classifier("mnist-classifier")
+    network = load_feature_classifier("mnist-classifier")
     return network, (f"{network.width} hidden units of mnist-classifier, a convolutional network of "
                      f"{100 * network.facts['test_error']:.2f} % test error")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from gendae.callbacks import ParzenMonitor
 from gendae.data import ImageData
 from gendae.rules import Rule
 
-#: best.ckpt by Parzen score on validation images, last.ckpt after every validation; each in its own callback,
+#: best.ckpt by what the rule is scored with on validation images, last.ckpt after every validation; each in its own callback,
 #: since ModelCheckpoint's save_last follows its monitor.
 CHECKPOINTS = ("best", "last")
 
@@ -72,7 +73,6 @@ class FitCLI(LightningCLI):
         for name in CHECKPOINTS:
             parser.add_lightning_class_args(ModelCheckpoint, name)
             parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
-        parser.set_defaults({"best.monitor": "val/parzen_ll", "best.mode": "max"})
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints hold hyper-parameters in gendae's own plain form; the command line has its own."""
@@ -87,6 +87,9 @@ class FitCLI(LightningCLI):
             for name in CHECKPOINTS:
                 config[name].save_top_k = 0
             return
+        if config.best.monitor is None:  # what the rule says
+            module, name = config.model.class_path.rsplit(".", 1)
+            config.best.monitor, config.best.mode = getattr(import_module(module), name).score
         root = Path(trainer.default_root_dir)
         if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
             root = root.parent

@@ -18,7 +18,7 @@ from gendae.conditionals import Bernoulli, Conditional, Discrete, Gaussian, Law,
 from gendae.spec import register
 
 __all__ = ["ACTIVATIONS", "MLP", "Affine", "Bernoulli", "Conditional", "Discrete", "Gaussian",
-           "LearnedGaussian", "Pair"]
+           "LearnedGaussian", "Pair", "TiedPair"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
@@ -29,18 +29,58 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def _tanh_difference(a: Tensor, e: Tensor) -> Tensor:
+    t, u = torch.tanh(a), torch.tanh(e)
+    return u * (1.0 - t * t) / (1.0 + t * u)
+
+
+#: s(a + e) - s(a) from a and e without cancellation: where e is small, the plain difference keeps no digits.
+DIFFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "softplus": lambda a, e: torch.log1p(torch.sigmoid(a) * torch.expm1(e)),
+    "sigmoid": lambda a, e: 0.5 * _tanh_difference(0.5 * a, 0.5 * e),
+    "tanh": _tanh_difference,
+    "relu": lambda a, e: torch.where(a > 0, torch.maximum(e, -a), torch.relu(a + e)),
+    "linear": lambda a, e: e,
+}
+
+
+def _normal(out_features: int, in_features: int, gain: float) -> Tensor:
+    return torch.randn(out_features, in_features) * gain / math.sqrt(in_features)
+
+
+def _orthogonal(out_features: int, in_features: int, gain: float) -> Tensor:
+    return nn.init.orthogonal_(torch.empty(out_features, in_features), gain)
+
+
+def _uniform(out_features: int, in_features: int, gain: float) -> Tensor:
+    return nn.init.xavier_uniform_(torch.empty(out_features, in_features), gain)
+
+
+#: W at the start: N(0, gain^2 / fan-in); orthonormal rows or columns times gain; uniform with variance
+#: 2 gain^2 / (fan-in + fan-out).
+INITIAL_WEIGHTS = {"normal": _normal, "orthogonal": _orthogonal, "uniform": _uniform}
+#: How a layer gets its input: as it is, or as bits, 1 where it is positive and 0 elsewhere.
+RECEIVES = ("real", "bits")
+
+
 @register
 class Affine(nn.Module):
-    """One layer, h -> s(W h + b), with W ~ N(0, gain^2 / in_features) and b = 0 at the start.
+    """One layer, h -> s(W h + b), with b = 0 at the start.
+
+    A layer that receives bits, s(W sign(h) + b) with sign(h) = 1 where h > 0 and 0 elsewhere, lies at the end
+    of a cable that carries binary signals (thesis, Eq. 3.24). What it reports to autograd about its input is
+    the straight-through estimate, as if the bits were h; only rules that say so use it.
 
     Args:
         in_features: width of the input.
         out_features: width of the output.
         activation: s, one of softplus, sigmoid, tanh, relu, linear.
         gain: scale of the initial weights.
+        init: W at the start, "normal" N(0, gain^2 / in_features), "orthogonal" or "uniform" (Glorot).
+        receives: "real" or "bits".
 
     Raises:
-        ValueError: for an unknown activation or a width below 1.
+        ValueError: for an unknown name or a width below 1.
 
     Example:
         >>> Affine(784, 1000, "softplus")(torch.zeros(2, 784)).shape
@@ -48,21 +88,47 @@ class Affine(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, activation: str = "linear", gain: float = 1.0
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str = "linear",
+        gain: float = 1.0,
+        init: str = "normal",
+        receives: str = "real",
     ) -> None:
         super().__init__()
         self.in_features = int(checks.at_least("in_features", in_features, 1))
         self.out_features = int(checks.at_least("out_features", out_features, 1))
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
-        self.gain = gain
+        self.gain, self.init = gain, checks.one_of("init", init, INITIAL_WEIGHTS)
+        self.receives = checks.one_of("receives", receives, RECEIVES)
         self.s = ACTIVATIONS[activation]
-        self.weight = nn.Parameter(
-            torch.randn(out_features, in_features) * gain / math.sqrt(in_features)
-        )
-        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.weight = nn.Parameter(INITIAL_WEIGHTS[init](self.out_features, self.in_features, gain))
+        self.bias = nn.Parameter(torch.zeros(self.out_features))
+
+    def receive(self, h: Tensor) -> Tensor:
+        """h as it arrives at the weights."""
+        if self.receives == "real":
+            return h
+        return (h > 0).to(h.dtype) + (h - h.detach())
+
+    def preactivation(self, h: Tensor) -> Tensor:
+        """a = W h + b."""
+        return F.linear(self.receive(h), self.weight, self.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.s(F.linear(h, self.weight, self.bias))
+        return self.s(self.preactivation(h))
+
+    def difference(self, h: Tensor, step: Tensor) -> Tensor:
+        """s(W (h + step) + b) - s(W h + b), exact to rounding however small the step is.
+
+        Example:
+            >>> layer, h = Affine(3, 2, "tanh").double(), torch.ones(1, 3).double()
+            >>> torch.allclose(layer.difference(h, 2 * h), layer(3 * h) - layer(h))
+            True
+        """
+        moved = step if self.receives == "real" else self.receive(h + step) - self.receive(h)
+        return DIFFERENCES[self.activation](self.preactivation(h), F.linear(moved, self.weight))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.activation!r}"
@@ -113,6 +179,35 @@ class MLP(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h)
+
+    def difference(self, h: Tensor, step: Tensor) -> Tensor:
+        """The layer's output at h + step minus that at h."""
+        return self(h + step) - self(h)
+
+
+class Transpose(nn.Module):
+    """g(h) = s(W' h + c) with the weights W of an encoder: it has a bias c of its own only."""
+
+    def __init__(self, layer: Affine, activation: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.out_features, layer.in_features
+        self.activation = checks.one_of("activation", activation, ACTIVATIONS)
+        self.s = ACTIVATIONS[activation]
+        self._of = (layer,)  # in a tuple, so that the weights are not registered twice
+        self.bias = nn.Parameter(torch.zeros(self.out_features))
+
+    @property
+    def weight(self) -> Tensor:
+        """W', (features of h_{l-1}, features of h_l)."""
+        return self._of[0].weight.T
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.s(F.linear(h, self.weight, self.bias))
+
+    def difference(self, h: Tensor, step: Tensor) -> Tensor:
+        """The layer's output at h + step minus that at h."""
+        a = F.linear(h, self.weight, self.bias)
+        return DIFFERENCES[self.activation](a, F.linear(step, self.weight))
 
 
 @register
@@ -176,3 +271,44 @@ class Pair(nn.Module):
     def p(self, h_above: Tensor) -> Distribution:
         """P(h_{l-1} | h_l), around g."""
         return self.observation.distribution(self.g(h_above))
+
+
+@register
+class TiedPair(Pair):
+    """f(x) = s(W x + b), g(h) = s'(W' h + c): the classical auto-encoder with tied weights.
+
+    A loss of either map moves W, so that f and g of such a pair share a learning rate, that of f.
+    Source: thesis, Eq. 3.20 and 3.21.
+
+    Args:
+        in_features, out_features: widths of h_{l-1} and h_l.
+        activation: s, of h_l.
+        visible: s', of h_{l-1}.
+        gain, init: see `Affine`.
+        observation: law of h_{l-1} around g; Gaussian(1) if None.
+        recognition: law of h_l around f; Gaussian(1) if None.
+
+    Raises:
+        ValueError: see `Affine` and `Pair`.
+
+    Example:
+        >>> pair = TiedPair(8, 3)
+        >>> [name for name, _ in pair.named_parameters()]
+        ['f.weight', 'f.bias', 'g.bias']
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str = "sigmoid",
+        visible: str = "sigmoid",
+        gain: float = 1.0,
+        init: str = "orthogonal",
+        observation: Law | None = None,
+        recognition: Law | None = None,
+    ) -> None:
+        f = Affine(in_features, out_features, activation, gain, init)
+        super().__init__(f, Transpose(f, visible), observation, recognition)
+        self.in_features, self.out_features = f.in_features, f.out_features
+        self.activation, self.visible, self.gain, self.init = activation, visible, gain, init

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from gendae import checks
+from gendae.classifier import Classifier
 from gendae.conditionals import UNITS
 from gendae.layers import MLP, Affine, Bernoulli, Discrete, Gaussian, LearnedGaussian, Pair
 from gendae.priors import Prior
@@ -89,6 +90,55 @@ def layer(
     if hidden:
         return MLP(low, hidden, high, activation, gain=gain)
     return Affine(low, high, activation, gain)
+
+
+def deep_classifier(
+    sizes: Sequence[int] = (784, *[240] * 7),
+    classes: int = 10,
+    activation: str = "tanh",
+    feedback: str | None = None,
+    gain: float = 1.0,
+    feedback_gain: float = 1.0,
+    init: str = "orthogonal",
+    bits: Sequence[int] = (),
+    stochastic: bool = False,
+) -> Classifier:
+    """A feed-forward network of affine layers with a feedback path; by default that of thesis, section 3.3.1.
+
+    Args:
+        sizes: widths of h_0 .. h_L; the output layer comes on top.
+        classes: number of classes.
+        activation: of all hidden layers.
+        feedback: activation of all decoders; the hidden layers' own if None, tanh for stochastic units.
+        gain, feedback_gain: scales of the initial weights of encoders and decoders.
+        init: their kind, see `Affine`.
+        bits: levels l whose values travel as bits between h_l and h_{l+1}, both ways (3.3.2).
+        stochastic: draw binary units with the probability that a sigmoid layer gives (3.3.3).
+
+    Raises:
+        ValueError: for fewer than two sizes, unknown names, or levels outside 1 .. L - 1.
+
+    Example:
+        >>> deep_classifier([784, 500, 500], bits=[1]).discrete_levels
+        [1]
+        >>> deep_classifier([784, 200, 200], stochastic=True).discrete_levels
+        [1, 2]
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
+    outside = [level for level in bits if not 1 <= level < len(sizes) - 1]
+    if outside or (bits and stochastic):
+        raise ValueError(f"bits={list(bits)}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; stochastic "
+                         "units send bits anyway")
+    if stochastic:
+        activation, feedback = "sigmoid", feedback or "tanh"
+    pairs = []
+    for level, (low, high) in enumerate(pairwise(sizes), 1):
+        receives = "bits" if level - 1 in bits else "real"
+        f = Affine(low, high, activation, gain, init, receives)
+        g = Affine(high, low, feedback or activation, feedback_gain, init, receives)
+        pairs.append(Pair(f, g, recognition=Discrete("binary", stochastic=True) if stochastic else None))
+    return Classifier(*pairs, output=Affine(sizes[-1], classes, "linear", gain, init))
 
 
 def stack_of(pairs: list[Pair], prior: Prior | None = None) -> Stack:

@@ -156,7 +156,7 @@ def _load_ckpt(path: Path) -> Stack:
     content = {
         "stack": arguments["stack"],
         "settings": {"inference": arguments.get("inference"), "sampler": arguments.get("sampler"),
-                     "inpainting": arguments.get("inpainter")},
+                     "inpainting": arguments.get("inpainter"), "samples": arguments.get("eval_samples")},
         "facts": checkpoint["gendae"]["facts"],
     }
     prefix = "stack."

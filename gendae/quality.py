@@ -1,7 +1,7 @@
 """Sample quality beside the Parzen score: do samples look like data, cover it, or copy the training set?
 
 All measures compare sets of feature vectors. `features` of a network gives them: those of a digit classifier
-(gendae.classifier), or the pixels themselves where there is no such network (`PixelFeatures`). Held-out images
+(gendae.features), or the pixels themselves where there is no such network (`PixelFeatures`). Held-out images
 are the reference of every measure, so that the numbers of training images, of other held-out images and of
 k-means centroids can be set beside those of a model.
 """

@@ -40,7 +40,7 @@ def describe(obj: object) -> Plain:
     Example:
         >>> from gendae.corruption import GaussianNoise
         >>> describe(GaussianNoise(0.5))
-        {'type': 'GaussianNoise', 'sigma': 0.5, 'decay': 1.0}
+        {'type': 'GaussianNoise', 'sigma': 0.5, 'decay': 1.0, 'half_life': None}
         >>> build({'type': 'GaussianNoise', 'sigma': 0.5}).sigma
         0.5
     """

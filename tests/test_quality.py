@@ -7,7 +7,7 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from gendae import neighbours, quality
-from gendae.classifier import FeatureClassifier
+from gendae.features import FeatureClassifier
 from gendae.neighbours import (
     DataCopying,
     data_copying,

@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
 ORDER = ["spec", "checks", "corruption", "conditionals", "layers", "invertible", "optimized",
-         "priors", "stack", "inference", "sampling", "levels", "diagnostics", "inpainting", "metrics",
+         "priors", "stack", "classifier", "targets", "inference", "sampling", "levels", "diagnostics", "inpainting", "metrics",
          "bounds", "neighbours", "quality", "rules", "models", "files", "data", "toys", "plots", "callbacks",
-         "persistence", "classifier", "fit", "evaluation", "commands", "cli"]
+         "persistence", "features", "fit", "evaluation", "commands", "cli"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -39,7 +39,7 @@ class LossLedger:
     def record(self, step: int, losses: dict[str, Tensor]) -> bool:
         """Store one update's losses; True once the ledger is full."""
         values = torch.stack(list(losses.values())).detach()
-        if self.rows is None:
+        if self.rows is None or self.names != list(losses):
             self.names = list(losses)
             self.rows = values.new_zeros(self.every, len(values))
         if self.filled == 0:
@@ -91,6 +91,11 @@ class Rule(LightningModule):
         TrainingDiverged: during fit, where a loss is NaN or infinite.
     """
 
+    #: Whether the stack is to be sampled from: its prior is then fitted, its samples scored.
+    generative = True
+    #: What best.ckpt is chosen by, and whether more ("max") or less ("min") of it is better.
+    score = ("val/parzen_ll", "max")
+
     def __init__(
         self,
         stack: Stack,
@@ -111,8 +116,9 @@ class Rule(LightningModule):
             raise ValueError(f"hold={hold} is a fraction of training: between 0 and 1")
         self.hold = hold
         self.log_every = int(checks.at_least("log_every", log_every, 1))
-        for name in ("lr_f", "lr_g", "weight_decay_f", "weight_decay_g"):
-            checks.per_layer(name, getattr(self, name), self.stack.depth)
+        for direction in "fg":
+            for name in (f"lr_{direction}", f"weight_decay_{direction}"):
+                checks.per_layer(name, getattr(self, name), len(self.maps(direction)))
         self.progress, self.updates = 0.0, None
         self.generator: Generator | None = None
         self._generator_state: Tensor | None = None
@@ -142,25 +148,33 @@ class Rule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with one parameter group per layer and direction."""
-        groups = []
-        for direction in "fg":
-            rates = checks.per_layer("lr", getattr(self, f"lr_{direction}"), self.stack.depth)
-            decays = checks.per_layer(
-                "weight_decay", getattr(self, f"weight_decay_{direction}"), self.stack.depth
-            )
-            for level, pair in enumerate(self.stack.pairs, 1):
-                groups.append({
-                    "params": self._parameters_of(pair, direction), "lr": rates[level - 1],
-                    "initial_lr": rates[level - 1], "weight_decay": decays[level - 1],
-                    "name": f"{direction}_{level}",
-                })
+        return self.optimizer_of(self._groups())
+
+    def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimizer over parameter groups, each with its rate and decay."""
         return torch.optim.AdamW(groups, fused=self.stack.device.type in ("cpu", "cuda"))
 
-    @staticmethod
-    def _parameters_of(pair: Pair, direction: str) -> list[nn.Parameter]:
-        """Parameters of an encoder or decoder and of the law around it."""
-        parts = (pair.f, pair.recognition) if direction == "f" else (pair.g, pair.observation)
-        return [p for part in parts if isinstance(part, nn.Module) for p in part.parameters()]
+    def maps(self, direction: str) -> list[list[object]]:
+        """For each layer, its encoder ("f") or decoder ("g") with the law around it."""
+        return [[pair.f, pair.recognition] if direction == "f" else [pair.g, pair.observation]
+                for pair in self.stack.pairs]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups = []
+        for direction in "fg":
+            maps = self.maps(direction)
+            rates = checks.per_layer("lr", getattr(self, f"lr_{direction}"), len(maps))
+            decays = checks.per_layer(
+                "weight_decay", getattr(self, f"weight_decay_{direction}"), len(maps)
+            )
+            for level, parts in enumerate(maps, 1):
+                modules = [part for part in parts if isinstance(part, nn.Module)]
+                groups.append({
+                    "params": [p for module in modules for p in module.parameters()],
+                    "lr": rates[level - 1], "initial_lr": rates[level - 1],
+                    "weight_decay": decays[level - 1], "name": f"{direction}_{level}",
+                })
+        return groups
 
     def rate_factor(self) -> float:
         """Learning rate now, as a fraction of the initial one."""
@@ -177,6 +191,8 @@ class Rule(LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(sum(losses.values()))
         optimizer.step()
+        if self._ledger.filled and self._ledger.names != list(losses):  # another phase of training
+            self._read_ledger()
         full = self._ledger.record(self.updates, losses)
         if full or self.trainer.is_last_batch:
             self._read_ledger()
@@ -242,12 +258,12 @@ class Rule(LightningModule):
         return loader.sequential() if hasattr(loader, "sequential") else loader
 
     def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+        if self.generative and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.fit_prior(self._training_batches())
             self._prior_fitted_at = self.global_step
 
     def on_train_end(self) -> None:
-        if self._prior_fitted_at != self.global_step:  # no validation after the last update
+        if self.generative and self._prior_fitted_at != self.global_step:  # no validation after the last update
             self.fit_prior(self._training_batches())
 
     # -- randomness and persistence --------------------------------------------------------------------

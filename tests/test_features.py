@@ -8,13 +8,13 @@ import torch
 from pytorch_lightning import Trainer
 from safetensors.torch import save_file
 
-from gendae import load_classifier, save
-from gendae.classifier import (
+from gendae import load_feature_classifier, save
+from gendae.features import (
     FORMAT,
     ClassifierTraining,
     FeatureClassifier,
-    save_classifier,
-    shipped_classifiers,
+    save_feature_classifier,
+    shipped_feature_classifiers,
 )
 from gendae.persistence import CheckpointError, shipped
 from tests.conftest import small_stack
@@ -24,21 +24,21 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def file(tmp_path):
-    return save_classifier(FeatureClassifier([8, 8], [2, 3], 5), tmp_path / "c.safetensors", {"seed": 1})
+    return save_feature_classifier(FeatureClassifier([8, 8], [2, 3], 5), tmp_path / "c.safetensors", {"seed": 1})
 
 
 def test_a_saved_network_is_the_same_network(file):
-    network = load_classifier(file)
+    network = load_feature_classifier(file)
     original, x = FeatureClassifier([8, 8], [2, 3], 5), torch.rand(4, 64)
     original.load_state_dict(network.state_dict())
     assert torch.equal(network(x), original(x))
     assert (network.shape, network.channels, network.width) == ([8, 8], [2, 3], 5)
     assert network.facts == {"seed": 1}
-    assert load_classifier(str(file)).features(x).shape == (4, 5)
+    assert load_feature_classifier(str(file)).features(x).shape == (4, 5)
 
 
 def test_a_loaded_network_is_frozen(file):
-    network = load_classifier(file)
+    network = load_feature_classifier(file)
     torch.nn.Sequential(network).train()
     assert not any(m.training for m in network.modules())
     assert not any(p.requires_grad for p in network.parameters())
@@ -67,24 +67,24 @@ def test_normalising_scales_features_and_leaves_logits():
 def test_a_damaged_file_is_refused(file, damage, words):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(CheckpointError, match=words):
-        load_classifier(file)
+        load_feature_classifier(file)
 
 
 def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not one that gendae wrote as gendae-classifier"):
-        load_classifier(save(small_stack(), tmp_path / "stack.safetensors"))
+        load_feature_classifier(save(small_stack(), tmp_path / "stack.safetensors"))
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": FORMAT, "gendae": "{"})
     with pytest.raises(CheckpointError, match="description"):
-        load_classifier(tmp_path / "a.safetensors")
+        load_feature_classifier(tmp_path / "a.safetensors")
     with pytest.raises(FileNotFoundError, match="mnist-classifier"):
-        load_classifier("no-such")
+        load_feature_classifier("no-such")
 
 
 def test_a_file_of_another_architecture_is_refused(tmp_path):
     network = FeatureClassifier([8, 8], [2, 3], 5)
     network.width = 6  # what the description will say
     with pytest.raises(CheckpointError, match="another architecture"):
-        load_classifier(save_classifier(network, tmp_path / "c.safetensors", {}))
+        load_feature_classifier(save_feature_classifier(network, tmp_path / "c.safetensors", {}))
 
 
 @pytest.mark.parametrize(("make", "words"), [
@@ -92,7 +92,7 @@ def test_a_file_of_another_architecture_is_refused(tmp_path):
     (lambda: FeatureClassifier(width=0), "width=0"), (lambda: FeatureClassifier(classes=0), "classes=0"),
     (lambda: FeatureClassifier()(torch.rand(2, 64)), "784"),
     (lambda: ClassifierTraining(FeatureClassifier(), lr=0.0), "lr=0.0"),
-    (lambda: save_classifier(FeatureClassifier(), "c.pt", {}), "safetensors"),
+    (lambda: save_feature_classifier(FeatureClassifier(), "c.pt", {}), "safetensors"),
 ])
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
@@ -111,17 +111,17 @@ def test_training_learns_the_embedded_digits(digits):
 
 
 def test_the_shipped_network_is_no_stack_and_names_how_it_was_made():
-    assert "mnist-classifier" in shipped_classifiers()
+    assert "mnist-classifier" in shipped_feature_classifiers()
     assert "mnist-classifier" not in shipped()
-    path = shipped_classifiers()["mnist-classifier"]
+    path = shipped_feature_classifiers()["mnist-classifier"]
     assert path.stat().st_size < 1e6
-    facts = load_classifier().facts
+    facts = load_feature_classifier().facts
     assert json.loads(json.dumps(facts)) == facts
     assert (ROOT / facts["config"]).is_file()
 
 
 def test_the_shipped_network_has_the_test_error_it_says(mnist):
-    network = load_classifier()
+    network = load_feature_classifier()
     x, y = mnist.split("test")
     with torch.no_grad():
         wrong = sum((network(a).argmax(1) != b).sum().item()

@@ -1,0 +1,172 @@
+"""Back-propagation and its closest relatives: the baselines that know, or replace, the chain rule."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gendae import checks
+from gendae.classifier import Classifier, label_loss
+from gendae.corruption import Corruption
+from gendae.layers import INITIAL_WEIGHTS
+from gendae.rules.core import PerLayer
+from gendae.rules.supervised import SupervisedRule
+from gendae.spec import register
+
+
+@register
+class BackpropRule(SupervisedRule):
+    """Gradient descent on the global loss L by the chain rule through all layers.
+
+    Source: Lee 2018, section 1.3.2 (Eq. 1.10 to 1.12); with fixed lower layers, the second baseline of 3.3.2.
+
+    Args:
+        stack: the classifier; layers that learn must not lie below bits or draws.
+        fixed: number of lowest layers that stay as they are.
+        optimizer, input_corruption, samples, eval_samples, lr_f, weight_decay_f, hold, log_every: see
+            `SupervisedRule`.
+
+    Raises:
+        ValueError: see `SupervisedRule`; for fixed >= M.
+
+    Example:
+        >>> from gendae.models import deep_classifier
+        >>> rule = BackpropRule(deep_classifier([8, 6, 6], classes=3))
+        >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
+        ['label_f_3']
+    """
+
+    def __init__(
+        self,
+        stack: Classifier,
+        fixed: int = 0,
+        optimizer: str = "adam",
+        input_corruption: Corruption | None = None,
+        samples: int = 1,
+        eval_samples: int = 100,
+        lr_f: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        hold: float = 0.0,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__(stack, optimizer, input_corruption, samples, eval_samples, lr_f,
+                         weight_decay_f=weight_decay_f, hold=hold, log_every=log_every)
+        self.fixed = int(checks.at_least("fixed", fixed, 0))
+        if self.fixed > self.stack.depth:
+            raise ValueError(f"fixed={fixed}: of {self.stack.depth + 1} layers at least the output layer must learn")
+        self.check_network()
+
+    def check_network(self) -> None:
+        """Raise a ValueError for networks through which no derivative passes."""
+        self.need_continuous(self.fixed)
+
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The global loss in nats, mean over the batch; batch is (x, y)."""
+        x, y = self.labelled(batch)
+        if self.fixed:
+            logits = self._above_fixed(x)
+        else:
+            logits = self.stack(x, self.copies, self.draws)
+        return {f"label_f_{self.stack.depth + 1}": label_loss(logits, y)}
+
+    def _above_fixed(self, x: Tensor) -> Tensor:
+        """Logits whose gradient stops at the fixed layers."""
+        h = x.repeat(self.copies, 1)
+        for level, pair in enumerate(self.stack.pairs, 1):
+            h = self.stack.send(pair, pair.f(h), self.draws)
+            if level == self.fixed:
+                h = h.detach()
+        return self.stack.output(h).unflatten(0, (self.copies, -1))
+
+
+@register
+class StraightThroughRule(BackpropRule):
+    """Back-propagation that takes the derivative of a bit, or of a draw, with respect to what it stands for as 1.
+
+    On networks without either it is back-propagation.
+    Source: Bengio, Leonard and Courville 2013, as in Lee 2018, section 3.3.2 and Eq. 3.29.
+
+    Args: see `BackpropRule`.
+
+    Example:
+        >>> from gendae.models import deep_classifier
+        >>> _ = torch.manual_seed(0)
+        >>> network = deep_classifier([8, 6, 6], classes=3, bits=[1])
+        >>> rule = StraightThroughRule(network)
+        >>> rule.losses((torch.rand(10, 8), torch.randint(3, (10,))))["label_f_3"].backward()
+        >>> bool(network.pairs[0].f.weight.grad.abs().sum() > 0)
+        True
+    """
+
+    def check_network(self) -> None:
+        """Any network will do."""
+
+
+@register
+class FeedbackAlignmentRule(SupervisedRule):
+    """Back-propagation of errors through fixed random weights B_l in place of W_l'.
+
+    e_M = -dL/da_M,  e_{l-1} = (B_l e_l) * s'(a_{l-1}),  W_l <- W_l + lr e_l h_{l-1}'
+
+    It is difference target propagation with g_l(h) = B_l h up to the factor s' for layers s(W h) (slides).
+    Source: Bengio 2014 (slides, "Feedback Alignment"), after Lillicrap et al. 2014.
+
+    Args:
+        stack: the classifier: affine layers without bits or draws. Its decoders are not used.
+        feedback_gain: scale of B; 1 gives it the size of the weights at the start.
+        optimizer, input_corruption, eval_samples, lr_f, weight_decay_f, hold, log_every: see `SupervisedRule`.
+
+    Raises:
+        ValueError: see `SupervisedRule`.
+
+    Example:
+        >>> from gendae.models import deep_classifier
+        >>> rule = FeedbackAlignmentRule(deep_classifier([8, 6, 6], classes=3))
+        >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
+        ['error_f_1', 'error_f_2', 'label_f_3']
+    """
+
+    def __init__(
+        self,
+        stack: Classifier,
+        feedback_gain: float = 1.0,
+        optimizer: str = "adam",
+        input_corruption: Corruption | None = None,
+        eval_samples: int = 100,
+        lr_f: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        hold: float = 0.0,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__(stack, optimizer, input_corruption, 1, eval_samples, lr_f,
+                         weight_decay_f=weight_decay_f, hold=hold, log_every=log_every)
+        self.need_affine()
+        self.need_continuous()
+        self.feedback_gain = checks.at_least("feedback_gain", feedback_gain, 0.0, strict=True)
+        for level, f in enumerate(self.stack.encoders[1:], 2):
+            weight = INITIAL_WEIGHTS[f.init](f.in_features, f.out_features, feedback_gain)
+            self.register_buffer(f"feedback_{level}", weight)
+
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Products of each layer's output with its error, whose gradients are the updates; batch is (x, y)."""
+        x, y = self.labelled(batch)
+        h, a = [x], []
+        for pair in self.stack.pairs:
+            a.append(pair.f.preactivation(h[-1]))
+            h.append(pair.f.s(a[-1].detach()))
+        logits = self.stack.output(h[-1])
+        loss = label_loss(logits[None], y)
+        terms = {f"label_f_{self.stack.depth + 1}": loss}
+        (e,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        for level in range(self.stack.depth, 0, -1):
+            e = e @ getattr(self, f"feedback_{level + 1}").T
+            e = derivative(self.stack.pairs[level - 1].f, a[level - 1], e)
+            terms[f"error_f_{level}"] = (e * a[level - 1]).sum()
+        return terms
+
+
+def derivative(f: torch.nn.Module, a: Tensor, e: Tensor) -> Tensor:
+    """e * s'(a), elementwise, for an affine layer's activation s."""
+    with torch.enable_grad():
+        a = a.detach().requires_grad_()
+        return torch.autograd.grad(f.s(a), a, e)[0]

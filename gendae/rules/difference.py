@@ -1,0 +1,151 @@
+"""Difference target propagation for feed-forward classifiers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gendae import checks
+from gendae.classifier import Classifier, label_loss
+from gendae.corruption import Corruption, GaussianNoise
+from gendae.rules.core import PerLayer
+from gendae.rules.supervised import SupervisedRule
+from gendae.spec import register
+from gendae.targets import displacements, first_displacement, iterated
+
+SCHEDULES = ("joint", "alternate")
+
+
+@register
+class DifferenceTargetPropRule(SupervisedRule):
+    """Every hidden layer learns to reach a target that comes down through learned inverses.
+
+    h^_L = h_L - step dL/dh_L                              first target, from the global loss L
+    h^_{l-1} = h_{l-1} + g_l(h^_l) - g_l(h_l)              l = L .. 2                       (Eq. 3.15)
+    target_f_l:  |f_l(h_{l-1}) - h^_l|^2                   l = 1 .. L; label_f_M is L itself (Algorithm 1)
+    inverse_g_l: |g_l(f_l(h_{l-1} + e)) - (h_{l-1} + e)|^2,  e ~ N(0, sigma^2), l = 2 .. L  (Eq. 3.13)
+
+    All inputs and targets are detached: no gradient leaves the layer that it is computed in. Stochastic units have
+    targets for their probabilities (Eq. 3.30); what layers above, and inverses, see are the draws.
+    Source: Lee 2018, Algorithm 1 and sections 3.3.1 to 3.3.3; Bengio 2014 (slides) for several rounds.
+
+    Args:
+        stack: the classifier.
+        step: eta^ of the first target, on the loss of one example, in squared units of h per nat. (The original code
+            multiplies the gradient of the mean over 100 examples: its 0.33 is 0.0033 here.)
+        difference: with the correction; False is plain target propagation, h^_{l-1} = g_l(h^_l) (Eq. 3.9).
+        sigma: standard deviation of e for g_2 .. g_L; a number, or one for each of these L - 1 inverses.
+        half_life: fraction of training after which sigma has halved, sigma / (1 + t / half_life); None: constant.
+        scaled: divide the targets' losses by 2 step. Their gradients then have the scale of back-propagation's, and
+            do not depend on step while it is small; Eq. 3.4 as printed, and the original code, do not.
+        schedule: "joint" updates inverses and encoders in every batch; "alternate" goes over the data twice in an
+            epoch, first for the inverses, then for the encoders (the original code).
+        rounds: rounds of iterative target propagation.
+        reconstruct: pull towards what h_{l-1} gives in these rounds: h then reconstructs x as well as y.
+        optimizer, input_corruption, samples, eval_samples: see `SupervisedRule`.
+        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `SupervisedRule`.
+
+    Raises:
+        ValueError: see `SupervisedRule`; for step <= 0, lists of a wrong length, or options that exclude each other.
+
+    Example:
+        >>> from gendae.models import deep_classifier
+        >>> _ = torch.manual_seed(0)
+        >>> rule = DifferenceTargetPropRule(deep_classifier([8, 6, 6], classes=3))
+        >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
+        ['inverse_g_2', 'label_f_3', 'target_f_1', 'target_f_2']
+    """
+
+    def __init__(
+        self,
+        stack: Classifier,
+        step: float = 0.1,
+        difference: bool = True,
+        sigma: PerLayer = 0.36,
+        half_life: float | None = None,
+        scaled: bool = True,
+        schedule: str = "joint",
+        rounds: int = 1,
+        reconstruct: float = 0.0,
+        optimizer: str = "adam",
+        input_corruption: Corruption | None = None,
+        samples: int = 1,
+        eval_samples: int = 100,
+        lr_f: PerLayer = 1e-3,
+        lr_g: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        weight_decay_g: PerLayer = 0.0,
+        hold: float = 0.0,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__(stack, optimizer, input_corruption, samples, eval_samples, lr_f, lr_g,
+                         weight_decay_f, weight_decay_g, hold, log_every)
+        self.step = checks.at_least("step", step, 0.0, strict=True)
+        self.difference, self.scaled = bool(difference), bool(scaled)
+        self.sigma, self.half_life = sigma, half_life
+        sigmas = checks.per_layer("sigma", sigma, self.stack.depth - 1)
+        self.noise = [GaussianNoise(s, half_life=half_life) for s in sigmas]
+        self.schedule = checks.one_of("schedule", schedule, SCHEDULES)
+        self.rounds = int(checks.at_least("rounds", rounds, 1))
+        self.reconstruct = checks.at_least("reconstruct", reconstruct, 0.0)
+        iterative = self.rounds > 1 or self.reconstruct > 0
+        if iterative and not self.difference:
+            raise ValueError(f"rounds={rounds}, reconstruct={reconstruct} need difference=True: several rounds move "
+                             "h by differences of reconstructions")
+        self.iterative = iterative
+        self.inverses, self.encoders = True, True
+
+    @property
+    def passes(self) -> int:
+        """How often an epoch goes over the training data."""
+        return 2 if self.schedule == "alternate" else 1
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        if self.schedule == "alternate":
+            self.inverses = 2 * batch_idx < self.trainer.num_training_batches
+            self.encoders = not self.inverses
+        super().training_step(batch, batch_idx)
+
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Local losses, mean over the batch: squared errors, and label_f_M in nats; batch is (x, y)."""
+        x, y = self.labelled(batch)
+        sent, outputs = self._up(x)
+        terms: dict[str, Tensor] = {}
+        if self.encoders:
+            d = self._displacements(sent, outputs, y)
+            scale = 1.0 / (2.0 * self.step) if self.scaled else 1.0
+            for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
+                # output - output is zero: the error is the displacement, to its last digit
+                error = output - output.detach() - move
+                terms[f"target_f_{level}"] = scale * error.square().sum(-1).mean()
+            logits = self.stack.output(sent[-1]).unflatten(0, (self.copies, -1))
+            terms[f"label_f_{self.stack.depth + 1}"] = label_loss(logits, y)
+        if self.inverses:
+            for level in range(2, self.stack.depth + 1):
+                terms[f"inverse_g_{level}"] = self.inverse_loss(level, sent[level - 1])
+        return terms
+
+    def _up(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What h_0 .. h_L send upwards, and f_1 .. f_L's outputs; each knows of its own layer's parameters only."""
+        sent, outputs = [x.repeat(self.copies, 1) if self.copies > 1 else x], []
+        with torch.set_grad_enabled(self.encoders):
+            for pair in self.stack.pairs:
+                outputs.append(pair.f(sent[-1]))
+                sent.append(self.stack.send(pair, outputs[-1].detach(), self.draws))
+        return sent, outputs
+
+    def _displacements(self, sent: list[Tensor], outputs: list[Tensor], y: Tensor) -> list[Tensor]:
+        """d_1 .. d_L: displacements of the layers' outputs."""
+        h = [sent[0], *(output.detach() for output in outputs)]
+        if self.iterative:
+            return iterated(self.stack, h, y, self.step, self.rounds, self.reconstruct, self.copies, self.draws)
+        top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
+        return displacements(self.stack.pairs, h, top, self.difference)
+
+    def inverse_loss(self, level: int, below: Tensor) -> Tensor:
+        """Squared error of g_l(f_l(h_{l-1} + e)) as a reconstruction of h_{l-1} + e (Eq. 3.13)."""
+        pair = self.stack.pairs[level - 1]
+        with torch.no_grad():
+            noisy = self.noise[level - 2](below, self.progress, self.generator)
+            above = pair.f(noisy)
+        return (pair.g(above) - noisy).square().sum(-1).mean()

@@ -1,0 +1,154 @@
+"""What learning rules for classifiers share: labels, optimizers, input noise, validation by error rate."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.classifier import Classifier
+from gendae.corruption import Corruption
+from gendae.layers import Affine
+from gendae.rules.core import PerLayer, Rule
+from gendae.spec import build
+
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+#: Constants of the original RMSprop: averaging and momentum; its stabiliser 1e-3 stands inside the square root,
+#: torch's outside: the square root of it is the same where gradients are small.
+RMSPROP = {"alpha": 0.95, "momentum": 0.9, "eps": math.sqrt(1e-3), "centered": True}
+MOMENTUM = 0.9
+
+
+class SupervisedRule(Rule):
+    """Base class of the rules that train a `Classifier`: batches are (x, y), y class indices.
+
+    `best.ckpt` is the epoch of the lowest error on validation images. The layers are numbered 1 .. M = L + 1, with
+    the output layer as f_M; there is no g_M.
+
+    Args:
+        stack: the classifier.
+        optimizer: "adam" (AdamW), "rmsprop" (centred, momentum 0.9: the original experiments) or "sgd" (momentum 0.9).
+        input_corruption: noise on x in training; None for none.
+        samples: draws M of stochastic units for each image in training.
+        eval_samples: draws in validation, test and prediction.
+        lr_f, weight_decay_f: of f_1 .. f_M; a number, or one for each of the M layers.
+        lr_g, weight_decay_g: of g_1 .. g_L, likewise.
+        hold, log_every: see `Rule`.
+
+    Raises:
+        ValueError: for a stack without output layer, unknown names, lists of a wrong length, networks that the rule
+            cannot train; in training, for batches without labels and for labels of a wrong type or range.
+    """
+
+    generative = False
+    score = ("val/error", "min")
+
+    def __init__(
+        self,
+        stack: Classifier,
+        optimizer: str = "adam",
+        input_corruption: Corruption | None = None,
+        samples: int = 1,
+        eval_samples: int = 100,
+        lr_f: PerLayer = 1e-3,
+        lr_g: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        weight_decay_g: PerLayer = 0.0,
+        hold: float = 0.0,
+        log_every: int = 50,
+    ) -> None:
+        stack = build(stack)
+        if not isinstance(stack, Classifier):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"stack={type(stack).__name__} has no output layer; {type(self).__name__} trains a Classifier")
+        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+        self.optimizer = checks.one_of("optimizer", optimizer, OPTIMIZERS)
+        self.input_corruption: Corruption | None = build(input_corruption)
+        self.samples = int(checks.at_least("samples", samples, 1))
+        self.eval_samples = int(checks.at_least("eval_samples", eval_samples, 1))
+        self.stack.settings = {"samples": self.eval_samples}
+
+    # -- networks a rule can train -------------------------------------------------------------------
+
+    def refuse(self, reason: str) -> None:
+        """Raise: this rule does not support this network."""
+        raise ValueError(f"{type(self).__name__} does not support this network: {reason}")
+
+    def need_affine(self) -> None:
+        """Raise unless every encoder is one affine layer."""
+        for level, f in enumerate(self.stack.encoders, 1):
+            if not isinstance(f, Affine):
+                self.refuse(f"f_{level} is {type(f).__name__}, and the rule is stated for affine layers")
+
+    def need_continuous(self, fixed: int = 0) -> None:
+        """Raise if bits or draws lie above a layer that learns (layers above the lowest `fixed`)."""
+        levels = [level for level in self.stack.discrete_levels if level > fixed]
+        if levels:
+            self.refuse(f"h_{levels[0]} is transmitted as bits, through which no derivative passes; accepted: "
+                        "DifferenceTargetPropRule, StraightThroughRule, or BackpropRule with "
+                        f"fixed={levels[-1]}")
+
+    # -- the hole that Rule leaves -------------------------------------------------------------------
+
+    def maps(self, direction: str) -> list[list[object]]:
+        found = super().maps(direction)
+        return [*found, [self.stack.output]] if direction == "f" else found
+
+    def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        if self.optimizer == "rmsprop":
+            return torch.optim.RMSprop(groups, **RMSPROP)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=MOMENTUM)
+        return super().optimizer_of(groups)
+
+    def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """x, corrupted where that is wanted, and its labels, checked where that costs no synchronisation."""
+        if len(batch) < 2:
+            raise ValueError("the batch has no labels; a classifier learns from (x, y): use a data set with "
+                             "labels, or Images with labels=FILE")
+        x, y = batch[0], batch[1]
+        checks.width("x", x, self.stack.sizes[0])
+        if y.device.type == "cpu" or self._trainer is None:
+            y = checks.labels("y", y, len(x), self.stack.classes)
+        if self.input_corruption is not None:
+            x = self.input_corruption(x, self.progress, self.generator)
+        return x, y
+
+    @property
+    def draws(self) -> Generator:
+        """Source of the draws of stochastic units in training."""
+        return self.generator or torch.default_generator
+
+    @property
+    def copies(self) -> int:
+        """M where units are drawn, else 1."""
+        return self.samples if self.stack.stochastic else 1
+
+    # -- validation and test -------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Labels that a device would only notice by dying are looked at once, before the first update."""
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("train", "valid") if hasattr(data, "split") else ():
+            split = data.split(name)
+            if split.y is not None:
+                checks.labels(f"labels of the {name} images", split.y, len(split.x), self.stack.classes)
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_error("val", batch)
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_error("test", batch)
+
+    def _log_error(self, split: str, batch: Sequence[Tensor]) -> None:
+        """Fraction of wrong labels, and the loss in nats; draws are the same each time."""
+        if len(batch) < 2:
+            raise ValueError("the batch has no labels; the error of a classifier needs them")
+        x, y = batch[0], checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
+        generator = Generator().manual_seed(0)
+        log_p = self.stack.log_probability(x, self.eval_samples, generator)
+        values = {f"{split}/error": (log_p.argmax(1) != y).float().mean(),
+                  f"{split}/loss": torch.nn.functional.nll_loss(log_p, y)}
+        self.log_dict(values, batch_size=len(x), on_epoch=True, sync_dist=True, prog_bar=True)
