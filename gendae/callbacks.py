@@ -7,11 +7,32 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gendae import checks, plots
+from gendae import checks, credit, plots
 from gendae.metrics import parzen_log_prob, sigma_grid
 from gendae.sampling import generate
 
 VALIDATION_IMAGES = 1000
+
+
+def validation_batch(trainer: Trainer, n: int) -> tuple[Tensor, ...]:
+    """The first n validation images, and their labels where there are any: (x,) or (x, y)."""
+    data = getattr(trainer, "datamodule", None)
+    if hasattr(data, "split"):
+        return tuple(part[:n] for part in data.split("valid") if part is not None)
+    batches, count = [], 0
+    with torch.random.fork_rng([]):  # torch's own loader draws a seed whenever it starts
+        for batch in trainer.val_dataloaders:
+            batches.append(batch)
+            count += len(batch[0])
+            if count >= n:
+                break
+    return tuple(torch.cat(parts)[:n] for parts in zip(*batches, strict=True))
+
+
+def due(trainer: Trainer, every: int) -> bool:
+    """Whether this epoch of a fit is one in `every`, or the last."""
+    epoch = trainer.current_epoch + 1
+    return not trainer.sanity_checking and (epoch % every == 0 or epoch == trainer.max_epochs)
 
 
 class ParzenMonitor(Callback):
@@ -38,14 +59,13 @@ class ParzenMonitor(Callback):
         self.every = int(checks.at_least("every", every, 1))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
-        if trainer.sanity_checking or not pl_module.generative or not ((epoch + 1) % self.every == 0 or last):
+        if not pl_module.generative or not due(trainer, self.every):
             return
         stack = pl_module.stack
         samples = generate(stack, self.n, seed=0).to(pl_module.device)
         if not bool(torch.isfinite(samples).all()):
             return  # the rule's own check names step, layer and term
-        x = self._validation_images(trainer).to(pl_module.device)
+        x = validation_batch(trainer, VALIDATION_IMAGES)[0].to(pl_module.device)
         score = parzen_log_prob(x, samples, self.grid).mean(1).max()
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
         if self.picture and trainer.is_global_zero and "shape" in stack.facts:
@@ -53,15 +73,44 @@ class ParzenMonitor(Callback):
             figure = plots.gallery(samples[:100] if shape != plots.POINTS else samples, shape)
             plots.save(figure, Path(trainer.default_root_dir) / "samples.png")
 
-    @staticmethod
-    def _validation_images(trainer: Trainer) -> Tensor:
-        data = getattr(trainer, "datamodule", None)
-        if hasattr(data, "split"):
-            return data.split("valid").x[:VALIDATION_IMAGES]
-        batches, count = [], 0
-        for batch in trainer.val_dataloaders:
-            batches.append(batch[0])
-            count += len(batch[0])
-            if count >= VALIDATION_IMAGES:
-                break
-        return torch.cat(batches)[:VALIDATION_IMAGES]
+
+class CreditMonitor(Callback):
+    """Logs how well a classifier's rule assigns credit, on validation images: see `gendae.credit`.
+
+    `credit/cosine_l`, and for rules with targets `credit/improves_l` (Eq. 3.3), `credit/local_l` (Eq. 3.6) and
+    `credit/inverse_l`; credit.png in the run folder shows the latest. Weights and random numbers of the training
+    are those of a run without it.
+
+    Args:
+        every: epochs between two measurements, in epochs with a validation; the last one always has one. 0: none.
+        n: number of validation images.
+
+    Raises:
+        ValueError: for every < 0, n < 1; at the start of a fit, for rules that do not train a classifier.
+    """
+
+    def __init__(self, every: int = 0, n: int = 1000) -> None:
+        self.every = int(checks.at_least("every", every, 0))
+        self.n = int(checks.at_least("n", n, 1))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse before anything is written."""
+        if self.every and stage == "fit":
+            try:
+                credit.supervised(pl_module)
+            except ValueError as error:
+                raise ValueError(f"credit.every={self.every}: {error}") from None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.every or trainer.state.fn != "fit" or not due(trainer, self.every):
+            return
+        batch = validation_batch(trainer, self.n)
+        if len(batch) < 2:
+            return  # the rule's own check says that there are no labels
+        stack = pl_module.stack
+        x, y = batch[0].to(stack.device, stack.dtype), batch[1].to(stack.device)
+        found = credit.by_layer(pl_module, x, y)
+        pl_module.log_dict({f"credit/{name}_{level}": value for name, values in found.items()
+                            for level, value in values.items()}, rank_zero_only=False)
+        if trainer.is_global_zero:
+            plots.save(plots.layers(found), Path(trainer.default_root_dir) / "credit.png")

@@ -41,10 +41,10 @@ def width(name: str, x: Tensor, features: int) -> Tensor:
     return x
 
 
-def labels(name: str, y: Tensor, n: int, classes: int) -> Tensor:
+def labels(name: str, y: Tensor, n: int, classes: int | None) -> Tensor:
     """`y` as int64 if it holds one class index, 0 .. classes - 1, for each of n examples.
 
-    Synchronises with the device: not for inner loops.
+    Synchronises with the device, unless `classes` is None and the values are not looked at.
 
     Example:
         >>> labels("y", torch.tensor([0, 10]), 2, 10)
@@ -54,7 +54,7 @@ def labels(name: str, y: Tensor, n: int, classes: int) -> Tensor:
     if y.ndim != 1 or len(y) != n or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
                          f"type and shape ({n},) are needed")
-    if n and not (0 <= int(y.min()) and int(y.max()) < classes):
+    if n and classes is not None and not (0 <= int(y.min()) and int(y.max()) < classes):
         raise ValueError(f"{name} holds labels from {int(y.min())} to {int(y.max())}; the model has {classes} "
                          f"classes, 0 .. {classes - 1}")
     return y.long()

@@ -118,6 +118,7 @@ class Classifier(Stack):
     def log_probability(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
         """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
         checks.width("x", x, self.sizes[0])
+        checks.at_least("samples", samples, 1)
         parts = [mean_log_probability(self(part, samples, generator)) for part in x.split(BATCH)]
         return torch.cat(parts) if parts else x.new_zeros(0, self.classes)
 
@@ -130,7 +131,7 @@ class Classifier(Stack):
             seed: of the draws.
 
         Raises:
-            ValueError: if x has another width.
+            ValueError: if x has another width, or samples < 1.
         """
         samples = self.settings.get("samples", 1) if samples is None else samples
         generator = torch.Generator().manual_seed(seed)

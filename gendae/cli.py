@@ -2,9 +2,13 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+
+from gendae.errors import reason
 
 TRAINER_COMMANDS = {
     "fit": "train a model into a new numbered run folder (see configs/)",
@@ -41,6 +45,25 @@ def parser() -> ArgumentParser:
     sub.add_argument("--out", type=str, default="quickstart", help="folder for what it makes")
     sub.add_argument("--seed", type=int, default=0)
 
+    _generative_arguments(command, common)
+    _supervised_arguments(command)
+    _diagnostics(command, common)
+    command("info", "what a model file holds")
+
+    sub = command("export", "make a .safetensors to ship from a run folder", model=False)
+    sub.add_argument("run", type=str, help="run folder, or a .ckpt")
+    sub.add_argument("--out", type=str, required=True, help="FILE.safetensors")
+    sub.add_argument("--which", type=str, default="best", help="checkpoint of the run: best or last")
+    sub.add_argument("--choose-prior", action="store_true",
+                     help="choose covariance and variance multiplier of the Gaussian top on validation data")
+    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
+    return top
+
+
+def _generative_arguments(
+    command: Callable[[str, str], ArgumentParser], common: Callable[[ArgumentParser, int], None]
+) -> None:
+    """Commands for models of images."""
     sub = command("sample", "draw samples into a PNG grid, .npz or .npy")
     common(sub, 100)
     sub.add_argument("--sampler", type=str, default=None,
@@ -65,17 +88,27 @@ def parser() -> ArgumentParser:
                      help="standard deviation of p(x | h) in the bound; by default the model's own law")
     sub.add_argument("--json", type=str, default=None, help="write the result here too")
 
-    _diagnostics(command, common)
-    command("info", "what a model file holds")
 
-    sub = command("export", "make a .safetensors to ship from a run folder", model=False)
-    sub.add_argument("run", type=str, help="run folder, or a .ckpt")
-    sub.add_argument("--out", type=str, required=True, help="FILE.safetensors")
-    sub.add_argument("--which", type=str, default="best", help="checkpoint of the run: best or last")
-    sub.add_argument("--choose-prior", action="store_true",
-                     help="choose covariance and variance multiplier of the Gaussian top on validation data")
-    sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
-    return top
+def _supervised_arguments(command: Callable[..., ArgumentParser]) -> None:
+    """Commands for classifiers."""
+    sub = command("predict", "labels of images, and their probabilities, from a classifier")
+    sub.add_argument("data", type=str, help="images: an .npy, .npz or IDX file; labels y in an .npz are compared")
+    sub.add_argument("--samples", type=int, default=None,
+                     help="draws of stochastic units; by default the model's own number")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
+    sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
+    sub.add_argument("--out", type=str, default="predictions.npz", help="suffix .npz: arrays label, probability")
+
+    sub = command("compare", "train classifiers by several rules on the same network, data and seeds", model=False)
+    sub.add_argument("--config", type=str, required=True,
+                     help="a YAML file of `gendae fit`: network, data, trainer, hyper-parameters")
+    sub.add_argument("--rules", type=str, nargs="+", required=True,
+                     help="class names, such as BackpropRule, with what they take of the hyper-parameters; or YAML "
+                          "files, each with its own rule, hyper-parameters and network of the same sizes")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and noise")
+    sub.add_argument("--out", type=str, required=True, help="folder for runs, table and learning curves")
+    sub.add_argument("--max-epochs", type=int, default=None,
+                     help="length of training; --trainer.OPTION and --data.OPTION of `gendae fit` work too")
 
 
 def _diagnostics(
@@ -89,6 +122,12 @@ def _diagnostics(
                      help="with --sampler level: l of the chain over h_l; by default the top, the prior's own")
     sub.add_argument("--steps", type=int, default=100, help="transitions")
     sub.add_argument("--out", type=str, default="chain.png", help="one row of states for each of ten chains")
+
+    sub = command("filters", "incoming weights of random units as images")
+    sub.add_argument("--n", type=int, default=100, help="how many units")
+    sub.add_argument("--level", type=int, default=1, help="l of the units' layer; only that of h_1 sees images")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
+    sub.add_argument("--out", type=str, default="filters.png", help="suffix .png")
 
     sub = command("spectrum", "learned noise of each top-level dimension, and how many carry signal")
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
@@ -110,7 +149,7 @@ def trainer_help(command: str) -> list[str]:
         "  --trainer.accelerator cpu|gpu|auto  where to train",
         "  --trainer.default_root_dir DIR      where numbered run folders are made (default: runs)",
         "  --trainer.logger NAME               beside the CSV log: TensorBoardLogger, WandbLogger",
-        "  --data NAME --data.root DIR         Digits, MNIST, or Images (--data.path FILE)",
+        "  --data NAME --data.root DIR         Digits, MNIST, or Images (--data.path FILE --data.labels FILE)",
         "  --model.lr_f X --model.lr_g X       learning rates of encoders and decoders",
         "  --model.inference.steps N           and any other argument of a constructor",
     ]
@@ -132,7 +171,10 @@ def run(arguments: list[str]) -> list[str]:
 
         folder = fit.main(arguments)
         return [f"run folder: {folder}"] if folder else []
+    arguments, passed = _passed_on(arguments)
     args = parser().parse_args(arguments)
+    if args.command in ("compare", "predict"):
+        return _supervised(args.command, args[args.command].as_dict(), passed)
     from gendae import commands
 
     options: Namespace = args[args.command].clone()
@@ -140,6 +182,7 @@ def run(arguments: list[str]) -> list[str]:
         "quickstart": commands.quickstart, "sample": commands.sample, "info": commands.info,
         "inpaint": commands.inpainting, "evaluate": commands.evaluate, "export": commands.export,
         "chain": commands.chain, "spectrum": commands.spectrum,
+        "filters": commands.filters,
     }
     values = options.as_dict()
     if args.command == "evaluate":
@@ -147,10 +190,33 @@ def run(arguments: list[str]) -> list[str]:
     return calls[args.command](**values)
 
 
+def _passed_on(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """A command's own arguments, and those that `gendae compare` hands to each `gendae fit`."""
+    own: list[str] = []
+    passed: list[str] = []
+    target = own
+    for argument in arguments:
+        if argument.startswith("--") and arguments[0] == "compare":
+            target = passed if argument.startswith(("--trainer.", "--data.")) else own
+        target.append(argument)
+    return own, passed
+
+
+def _supervised(command: str, values: dict[str, Any], passed: list[str]) -> list[str]:
+    if command == "compare":
+        from gendae.comparison import compare
+
+        return compare(**values, options=passed)
+    from gendae.prediction import predict
+
+    return predict(**values)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 done, 1 training diverged, 2 something in the user's hands is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     try:
         for line in run(arguments):
             print(line)
@@ -158,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("gendae: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"gendae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gendae: error: {reason(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         if type(error).__name__ != "TrainingDiverged":

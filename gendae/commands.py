@@ -8,7 +8,8 @@ from torch import Tensor
 
 import gendae.toys  # noqa: F401 - registers Toys2D, which models may name as their data
 from gendae import checks, diagnostics, metrics, persistence, plots
-from gendae.conditionals import LearnedGaussian
+from gendae.classifier import Classifier
+from gendae.conditionals import Discrete, LearnedGaussian
 from gendae.data import ImageData, Images
 from gendae.evaluation import evaluation, evaluation_table, write_json
 from gendae.features import load_feature_classifier
@@ -52,6 +53,20 @@ def shape_of(stack: Stack) -> tuple[int, int]:
     return image_shape(stack.sizes[0], stack.facts.get("shape"))
 
 
+def load_generative(model: str, device: str = "cpu") -> Stack:
+    """A trained model that images can be drawn from.
+
+    Raises:
+        ValueError: for a classifier, whose layers were trained for labels.
+    """
+    stack = persistence.load(model, device)
+    if isinstance(stack, Classifier):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{model} is a classifier trained for labels, not a model of images; use `gendae predict` for labels of "
+            "images and `gendae test` for its test error")
+    return stack
+
+
 def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
     """Samples as a PNG grid, .npz (array `samples`) or .npy, by suffix."""
     import numpy as np
@@ -75,7 +90,7 @@ def sample(
     """Draw samples from a trained model into a file."""
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
-    stack = persistence.load(model, device)
+    stack = load_generative(model, device)
     x = generate(stack, n, sampler, seed)
     return [f"{n} samples: {write_samples(x, path, shape_of(stack))}"]
 
@@ -100,7 +115,7 @@ def inpainting(
     """Fill in the pixels that a mask hides, into a picture: original, masked, filled."""
     checks.at_least("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
-    stack = persistence.load(model, device)
+    stack = load_generative(model, device)
     shape = shape_of(stack)
     observed = observed_pixels(mask, shape, seed)
     x = read_images(data)[0] if data else data_of(stack, root=root).split("test").x
@@ -119,7 +134,7 @@ def evaluate(
     checks.at_least("--n", n, 1)
     if sigma_x is not None:
         checks.at_least("--sigma-x", sigma_x, 0.0, strict=True)
-    stack = persistence.load(model, device)
+    stack = load_generative(model, device)
     result = evaluation(stack, data_of(stack, data, root), n, seed, sigma_x)
     if json_file:
         write_json(Path(json_file), result)
@@ -134,7 +149,7 @@ def chain(
     checks.at_least("--n", n, 1)
     checks.at_least("--steps", steps, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
-    stack = persistence.load(model, device)
+    stack = load_generative(model, device)
     own = sampler_named(stack, sampler)
     if level is not None:
         own = LevelSampler(level)
@@ -157,7 +172,7 @@ def chain(
 def spectrum(model: str, root: str | None = None, out: str = "spectrum.png", device: str = "cpu") -> Table:
     """Noise of each top-level dimension, and the number of signal dimensions it suggests (2014, 7.4)."""
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
-    stack = persistence.load(model, device)
+    stack = load_generative(model, device)
     law, x = stack.pairs[-1].recognition, data_of(stack, root=root).split("valid").x.to(stack.device)
     if not isinstance(law, LearnedGaussian):
         raise ValueError(  # noqa: TRY004 - a choice of the user
@@ -174,6 +189,24 @@ def spectrum(model: str, root: str | None = None, out: str = "spectrum.png", dev
             f"signal dimensions: {found.count} of {len(found.sigma)}, {total}", f"written: {path}"]
 
 
+@torch.no_grad()
+def filters(model: str, n: int = 100, level: int = 1, seed: int = 0, out: str = "filters.png") -> Table:
+    """Incoming weights of n random units of layer l as images, each on its own scale (thesis, Figure 3.4)."""
+    checks.at_least("--n", n, 1)
+    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+    stack = persistence.load(model)
+    if not 1 <= level <= stack.depth:
+        raise ValueError(f"--level {level} is not in 1 .. {stack.depth}")
+    f = stack.pairs[level - 1].f
+    weight = getattr(f, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise ValueError(f"{model}: f_{level} is {type(f).__name__}, which has no weight matrix to show; filters need "
+                         "an affine layer")
+    chosen = weight[torch.randperm(len(weight), generator=seeded(seed))[:n]]
+    shape = shape_of(stack) if level == 1 else image_shape(weight.shape[1])
+    return [f"{len(chosen)} of {len(weight)} units of h_{level}: {plots.save(plots.filters(chosen, shape), out)}"]
+
+
 def info(model: str) -> Table:
     """What a model file holds."""
     path = persistence.locate(model)
@@ -181,17 +214,27 @@ def info(model: str) -> Table:
     layers = " - ".join(
         [str(stack.sizes[0])] + [f"{p.f.out_features} {p.f.activation}" for p in stack.pairs]
     )
+    if isinstance(stack, Classifier):
+        layers += f" - {stack.classes} classes"
     lines = [
         f"file        {path} ({path.stat().st_size / 1e6:.1f} MB)",
         f"layers      {layers}",
         f"parameters  {sum(p.numel() for p in stack.parameters()):,}",
-        f"prior       {stack.prior!r}",
+        *(discrete_lines(stack) if isinstance(stack, Classifier) else [f"prior       {stack.prior!r}"]),
     ]
     for name, value in persistence.describe(stack.settings).items():
         lines.append(f"{name:<11} {json.dumps(value)}")
     for name, value in stack.facts.items():
         lines.append(f"{name:<11} {value if isinstance(value, str) else json.dumps(value)}")
     return lines
+
+
+def discrete_lines(stack: Classifier) -> Table:
+    """The levels whose units send bits or draws, if there are any."""
+    laws = {level: stack.pairs[level - 1].recognition for level in stack.discrete_levels}
+    kinds = [f"h_{level} {'drawn' if isinstance(law, Discrete) and law.stochastic else 'as bits'}"
+             for level, law in laws.items()]
+    return [f"discrete    {', '.join(kinds)}"] if kinds else []
 
 
 def checkpoint_of(run: str | Path, which: str = "best") -> Path:
@@ -216,6 +259,8 @@ def export(
         raise FileExistsError(f"--out {out} exists already; name another file")
     stack = persistence.load(checkpoint_of(run, which))
     lines = []
+    if choose_prior and isinstance(stack, Classifier):
+        raise ValueError(f"--choose-prior: {run} is a classifier, which has no prior; export it without")
     if choose_prior and not isinstance(stack.prior, GaussianPrior):
         raise ValueError(f"--choose-prior chooses among Gaussian tops, and {run} has a "
                          f"{type(stack.prior).__name__}: export it without")
@@ -224,7 +269,9 @@ def export(
         scores = metrics.choose_prior(stack, data.split("train").x, data.split("valid").x, n)
         stack.facts["prior_scores"] = scores
         lines += [f"{name:<24}{ll:>10.2f} nats on validation images" for name, ll in scores.items()]
-    return [*lines, f"{stack.prior!r}", f"exported: {persistence.save(stack, out)}"]
+    if not isinstance(stack, Classifier):
+        lines.append(f"{stack.prior!r}")
+    return [*lines, f"exported: {persistence.save(stack, out)}"]
 
 
 def quickstart(out: str = "quickstart", seed: int = 0) -> Table:

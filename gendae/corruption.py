@@ -56,7 +56,7 @@ class GaussianNoise(Corruption):
         half_life: fraction of training after which half of sigma is left; None for the linear decay.
 
     Raises:
-        ValueError: for a negative or NaN sigma or decay.
+        ValueError: for a negative or NaN sigma or decay, half_life <= 0, or a decay together with a half-life.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -70,6 +70,8 @@ class GaussianNoise(Corruption):
         self.decay, self.half_life = checks.at_least("decay", decay, 0.0), half_life
         if half_life is not None:
             checks.at_least("half_life", half_life, 0.0, strict=True)
+            if decay != 1.0:
+                raise ValueError(f"decay={decay} and half_life={half_life} exclude each other: give one of them")
 
     def level(self, progress: float) -> float:
         """sigma_t."""
@@ -123,7 +125,7 @@ class RelativeNoise(GaussianNoise):
 
     Args:
         sigma: level at the start of training, as a fraction of std(h).
-        decay: fraction of sigma left at the end of training.
+        decay, half_life: see `GaussianNoise`.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from gendae import checks
-from gendae.files import image_shape, read_idx, read_images, write_idx
+from gendae.files import cache_folder, image_shape, labels_of, read_idx, read_images, write_idx
 from gendae.spec import register
 
 SPLITS = ("train", "valid", "test")
@@ -204,11 +204,6 @@ MNIST_FILES = {
 }
 
 
-def cache_folder() -> Path:
-    """Where fetched data sets are kept: $XDG_CACHE_HOME/gendae, by default ~/.cache/gendae."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gendae"
-
-
 @register
 class MNIST(ImageData):
     """The MNIST digits, 28 x 28: 50,000 for training, 10,000 for validation, 10,000 for testing.
@@ -325,9 +320,10 @@ class Images(ImageData):
         shape: height and width, where the array is flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
         batch_size, seed: see `ImageData`; the seed draws the split.
+        labels: file of class labels, see `read_labels`; if None, array y or label beside the images in a .npz.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_images`.
+        FileNotFoundError, ValueError: see `read_images` and `read_labels`.
     """
 
     def __init__(
@@ -338,13 +334,15 @@ class Images(ImageData):
         test_fraction: float = 0.1,
         batch_size: int = 100,
         seed: int = 0,
+        labels: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.path, self.image_shape = str(path), shape
+        self.path, self.image_shape, self.labels = str(path), shape, None if labels is None else str(labels)
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x, shape = read_images(self.path)
         shape = image_shape(x.shape[1], self.image_shape or shape)
-        splits = shuffled_splits(x, None, (self.valid_fraction, self.test_fraction), self.seed)
+        y = labels_of(self.path, len(x), self.labels)
+        splits = shuffled_splits(x, y, (self.valid_fraction, self.test_fraction), self.seed)
         return splits, shape

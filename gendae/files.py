@@ -1,4 +1,4 @@
-"""Files of images: IDX, NumPy arrays, image files and folders, read into tensors in [0, 1]."""
+"""Files of images and labels: IDX, NumPy arrays, image files and folders, read into tensors."""
 
 import gzip
 import os
@@ -44,7 +44,13 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     os.replace(partial, path)
 
 
+def cache_folder() -> Path:
+    """Where fetched data sets are kept: $XDG_CACHE_HOME/gendae, by default ~/.cache/gendae."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gendae"
+
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_ARRAYS, LABEL_ARRAYS = ("x", "samples"), ("y", "label")  # names in a .npz
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -84,7 +90,7 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
     elif path.suffix.lower() in IMAGE_SUFFIXES:
         array = read_image(path)[None]
     elif path.suffix in (".npy", ".npz"):
-        array = _read_numpy(path)
+        array = _read_numpy(path, "images", IMAGE_ARRAYS)
     elif path.suffix == ".gz" or "ubyte" in path.name:
         array = read_idx(path).astype(np.float32) / 255.0
     else:
@@ -100,21 +106,86 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
     return checks.pixels(str(path), x), shape
 
 
-def _read_numpy(path: Path) -> np.ndarray:
+def read_labels(path: str | Path, n: int) -> Tensor:
+    """Class labels of n images from a file, (n,) in int64.
+
+    Args:
+        path: .npy; .npz (its only array, or the one named y or label); or an IDX file, plain or .gz.
+        n: number of images.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: for other kinds of file, damaged ones, and anything but one class index for each image.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file of labels: {path}")
+    if path.suffix in (".npy", ".npz"):
+        array = _read_numpy(path, "labels", LABEL_ARRAYS)
+    elif path.suffix == ".gz" or "ubyte" in path.name:
+        array = read_idx(path)
+    else:
+        raise ValueError(f"{path}: unknown kind of labels; accepted: .npy, .npz, IDX")
+    return _class_indices(path, array, n)
+
+
+def labels_of(path: str | Path, n: int, labels: str | Path | None = None) -> Tensor | None:
+    """Labels of the n images at `path`, (n,) in int64: those in the file `labels`, or the array y or label beside
+    the images in a .npz; None where there are none.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_labels`.
+    """
+    if labels is not None:
+        return read_labels(labels, n)
+    path = Path(path).expanduser()
+    if path.suffix != ".npz":
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        beside = any(name in arrays.files for name in LABEL_ARRAYS)
+    return read_labels(path, n) if beside else None
+
+
+def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise ValueError(f"{path} holds labels of shape {array.shape} and type {array.dtype}; class indices of an "
+                         f"integer type and shape ({n},), one for each image, are needed")
+    y = torch.from_numpy(array.astype(np.int64))
+    if int(y.min()) < 0:
+        raise ValueError(f"{path} holds labels from {int(y.min())} to {int(y.max())}; class indices are >= 0")
+    return y
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
+    """Write arrays to a .npz, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as stream:
+            np.savez_compressed(stream, **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _read_numpy(path: Path, what: str, accepted: tuple[str, ...]) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
             names = loaded.files
-            for name in ("x", "samples", *(names if len(names) == 1 else ())):
+            for name in (*accepted, *(names if len(names) == 1 else ())):
                 if name in names:
                     return loaded[name]
     except (ValueError, EOFError, OSError, KeyError) as error:
         raise ValueError(f"{path} is damaged or not a NumPy file of numbers: {error}") from None
     except Exception as error:  # noqa: BLE001 - zipfile and zlib raise their own kinds
         raise ValueError(f"{path} is damaged: {error}") from None
-    raise ValueError(f"{path} holds the arrays {', '.join(names)}; name the images 'x' or 'samples'")
+    raise ValueError(f"{path} holds the arrays {', '.join(names)}; name the {what} "
+                     f"{' or '.join(map(repr, accepted))}")
 
 
 def image_shape(pixels: int, shape: tuple[int, int] | None = None) -> tuple[int, int]:

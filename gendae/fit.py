@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import gendae.models  # noqa: F401 - class paths of configurations name it
-from gendae.callbacks import ParzenMonitor
+from gendae.callbacks import CreditMonitor, ParzenMonitor
 from gendae.data import ImageData
 from gendae.rules import Rule
 
@@ -68,8 +68,9 @@ class FitCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The sections `parzen`, `best` and `last`: the score that chooses best.ckpt, and what is kept."""
+        """The sections `parzen`, `credit`, `best` and `last`: scores of samples, of targets, and what is kept."""
         parser.add_lightning_class_args(ParzenMonitor, "parzen")
+        parser.add_lightning_class_args(CreditMonitor, "credit")
         for name in CHECKPOINTS:
             parser.add_lightning_class_args(ModelCheckpoint, name)
             parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})

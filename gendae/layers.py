@@ -30,13 +30,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _tanh_difference(a: Tensor, e: Tensor) -> Tensor:
-    t, u = torch.tanh(a), torch.tanh(e)
-    return u * (1.0 - t * t) / (1.0 + t * u)
+    return torch.tanh(e) * (1.0 - torch.tanh(a) * torch.tanh(a + e))
+
+
+def _softplus_difference(a: Tensor, e: Tensor) -> Tensor:
+    small = torch.log1p(torch.sigmoid(a) * torch.expm1(e.clamp(-1.0, 1.0)))
+    return torch.where(e.abs() <= 1.0, small, F.softplus(a + e) - F.softplus(a))  # large steps do not cancel
 
 
 #: s(a + e) - s(a) from a and e without cancellation: where e is small, the plain difference keeps no digits.
 DIFFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "softplus": lambda a, e: torch.log1p(torch.sigmoid(a) * torch.expm1(e)),
+    "softplus": _softplus_difference,
     "sigmoid": lambda a, e: 0.5 * _tanh_difference(0.5 * a, 0.5 * e),
     "tanh": _tanh_difference,
     "relu": lambda a, e: torch.where(a > 0, torch.maximum(e, -a), torch.relu(a + e)),
@@ -120,7 +124,7 @@ class Affine(nn.Module):
         return self.s(self.preactivation(h))
 
     def difference(self, h: Tensor, step: Tensor) -> Tensor:
-        """s(W (h + step) + b) - s(W h + b), exact to rounding however small the step is.
+        """s(W (h + step) + b) - s(W h + b), however small the step is as exact as s' is at W h + b.
 
         Example:
             >>> layer, h = Affine(3, 2, "tanh").double(), torch.ones(1, 3).double()

@@ -131,6 +131,8 @@ def deep_classifier(
         raise ValueError(f"bits={list(bits)}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; stochastic "
                          "units send bits anyway")
     if stochastic:
+        if activation not in ("tanh", "sigmoid"):  # tanh: left at its default
+            raise ValueError(f"activation={activation!r}: stochastic units need sigmoid, which gives their probability")
         activation, feedback = "sigmoid", feedback or "tanh"
     pairs = []
     for level, (low, high) in enumerate(pairwise(sizes), 1):

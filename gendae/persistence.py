@@ -22,6 +22,8 @@ import gendae.levels
 import gendae.optimized
 import gendae.rules  # noqa: F401 - these four register classes that files may name
 from gendae import checks
+from gendae.classifier import Classifier
+from gendae.layers import Affine
 from gendae.spec import build, describe
 from gendae.stack import Stack
 
@@ -69,6 +71,36 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
     found, device = locate(path), checks.device(str(device))
     stack = _load_ckpt(found) if found.suffix == ".ckpt" else _load_safetensors(found)
     return stack.to(device).eval()
+
+
+def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal") -> Classifier:
+    """The layer pairs of a trained stack under a fresh output layer, to be trained further with labels.
+
+    For configurations (`stack: {class_path: gendae.persistence.pretrained_classifier, init_args: {model: ..}}`).
+    What is trained from it holds its own weights, and loads without `model`.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model; an output layer it has is left out.
+        classes: number of classes.
+        init: kind of the output layer's initial weights, see `Affine`.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `load`.
+        ValueError: for less than one class, or an unknown kind of weights.
+
+    Example:
+        >>> import tempfile
+        >>> from gendae.models import deep_autoencoder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     network = pretrained_classifier(str(save(deep_autoencoder([8, 4]), f"{folder}/m.safetensors")), 3)
+        >>> network.sizes, network.classes
+        ([8, 4], 3)
+    """
+    trained = load(model)
+    output = Affine(trained.sizes[-1], classes, "linear", init=init)
+    classifier = Classifier(*trained.pairs, output=output)
+    classifier.facts["pretrained"] = str(model)
+    return classifier.train()
 
 
 def shipped_folders() -> list[Path]:

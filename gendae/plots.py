@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 
@@ -165,4 +166,46 @@ def autocorrelation(curves: dict[str, Tensor], steps: int | None = None) -> Figu
     axes.axhline(0.0, color="0.6", linewidth=0.8)
     axes.set(xlabel="lag  [steps]", ylabel="autocorrelation")
     axes.legend(loc="upper right")
+    return figure
+
+
+def filters(weights: Tensor, shape: tuple[int, int]) -> Figure:
+    """Incoming weights of units, (n, pixels), as images: 0 grey, each scaled to its own largest (thesis, Figure 3.4)."""
+    w = weights.detach().float().cpu()
+    return image_grid(0.5 + 0.5 * w / w.abs().amax(1, keepdim=True).clamp(min=1e-12), shape)
+
+
+def learning_curves(curves: dict[str, tuple[Tensor, Tensor]], ylabel: str = "validation error  [%]") -> Figure:
+    """Mean over seeds and the band from lowest to highest, on a logarithmic axis, one curve for each name.
+
+    Args:
+        curves: by name, epochs (n,) and fractions (seeds, n), shown in percent; zeros do not show.
+    """
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.add_subplot(yscale="log")
+    for name, (epochs, values) in curves.items():
+        middle, low, high = (torch.where(v > 0, 100 * v.double(), torch.nan).tolist()
+                             for v in (values.mean(0), values.amin(0), values.amax(0)))
+        (line,) = axes.plot(epochs.tolist(), middle, label=name)
+        axes.fill_between(epochs.tolist(), low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.legend(loc="best")
+    return figure
+
+
+def layers(curves: dict[str, dict[int, float]]) -> Figure:
+    """Measures of layers, {name: {l: value}}, against the layer: one curve for each name; NaN leaves a gap."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, values in curves.items():
+        axes.plot(list(values), list(values.values()), "o-", markersize=4, label=name)
+    for value in (0.0, 1.0):
+        axes.axhline(value, color="0.6", linewidth=0.8, zorder=0)
+    axes.set(xlabel="layer $l$", ylabel="cosine, fraction of examples, relative error",
+             xticks=sorted({level for values in curves.values() for level in values}))
+    axes.legend(loc="best")
     return figure

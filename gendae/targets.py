@@ -13,7 +13,7 @@ Source: Lee 2018, sections 3.2.1 to 3.2.3.
 from collections.abc import Sequence
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor, nn
 
 from gendae.classifier import Classifier, label_loss
 from gendae.layers import Pair
@@ -38,6 +38,12 @@ def first_displacement(network: Classifier, h: Tensor, y: Tensor, step: float, s
     return gradient.mul_(-step * len(y))
 
 
+def change(layer: nn.Module, h: Tensor, d: Tensor) -> Tensor:
+    """layer(h + d) - layer(h), by the layer's own formula without cancellation where it has one."""
+    own = getattr(layer, "difference", None)
+    return layer(h + d) - layer(h) if own is None else own(h, d)
+
+
 def displacement(pair: Pair, below: Tensor, h: Tensor, d: Tensor, difference: bool = True) -> Tensor:
     """d_{l-1} from d_l: g_l(h_l + d_l) - g_l(h_l), or without the correction g_l(h_l + d_l) - h_{l-1}.
 
@@ -54,7 +60,7 @@ def displacement(pair: Pair, below: Tensor, h: Tensor, d: Tensor, difference: bo
         >>> displacement(pair, below, pair.f(below), torch.zeros(1, 2))      # Eq. 3.16: the condition for stability
         tensor([[0., 0.]], ...)
     """
-    return pair.g.difference(h, d) if difference else pair.g(h + d) - below
+    return change(pair.g, h, d) if difference else pair.g(h + d) - below
 
 
 @torch.no_grad()
@@ -78,7 +84,7 @@ def displacements(
 @torch.no_grad()
 def iterated(
     network: Classifier, h: Sequence[Tensor], y: Tensor, step: float, rounds: int, reconstruct: float,
-    samples: int = 1, generator: Generator | None = None,
+    samples: int = 1, sent: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """d_1 .. d_L after several rounds: h moves towards what reconstructs both y (from above) and x (from below).
 
@@ -89,24 +95,24 @@ def iterated(
 
     Args:
         network: the classifier.
-        h: h_0 .. h_L, feed-forward.
+        h: h_0 .. h_L, feed-forward, h_l = f_l(what h_{l-1} sent).
         y: class indices, (batch,).
         step: of the first target in each round.
         rounds: number of rounds; one, with reconstruct = 0, is difference target propagation.
         reconstruct: weight of the pull from below, in [0, 1].
         samples: M draws for each image.
-        generator: of the draws of stochastic units.
+        sent: what h_0 .. h_L sent upwards, where that is not h: draws, which move with h.
     """
-    pairs = list(network.pairs)
+    pairs, sent = list(network.pairs), h if sent is None else sent
     d = [torch.zeros_like(layer) for layer in h]
     for _ in range(rounds):
-        move = first_displacement(network, h[-1] + d[-1], y, step, samples)
+        before = [layer + moved for layer, moved in zip(h, d, strict=True)]
         for level in range(len(pairs), 0, -1):
-            if level < len(pairs):  # d[level + 1] was moved by `move` a moment ago
-                before = h[level + 1] + d[level + 1] - move
-                move = pairs[level].g.difference(before, move)
-            if reconstruct > 0:
-                sent = network.send(pairs[level - 1], h[level - 1] + d[level - 1], generator)
-                move = move + reconstruct * (pairs[level - 1].f(sent) - h[level] - d[level])
+            if level == len(pairs):
+                move = first_displacement(network, sent[level] + d[level], y, step, samples)
+            else:
+                move = change(pairs[level].g, before[level + 1], move)
+            if reconstruct > 0:  # f_l(h_{l-1}) - h_l, as both have moved since they were equal
+                move = move + reconstruct * (change(pairs[level - 1].f, sent[level - 1], d[level - 1]) - d[level])
             d[level] = d[level] + move
     return d[1:]

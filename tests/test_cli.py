@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gendae import cli, commands, load, save
+from gendae import cli, commands, load, plots, save
 from gendae.fit import new_run_folder
+from gendae.models import deep_autoencoder, deep_classifier
 from tests.conftest import small_stack
 
 ROOT = Path(__file__).parent.parent
@@ -236,7 +237,7 @@ def test_divergence_ends_with_one_line(tmp_path, capsys):
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("arguments", [[], ["sample"], ["evaluate"], ["fit"]])
+@pytest.mark.parametrize("arguments", [[], ["sample"], ["evaluate"], ["fit"], ["compare"]])
 def test_help_answers_within_two_seconds(arguments):
     seconds = []
     for _ in range(3):  # the best of three: the machine may be busy with something else
@@ -255,3 +256,99 @@ def test_samples_and_masks_from_python_equal_the_command_s(model, tmp_path):
     expected = generate(load(model), 5, seed=2).clamp(0, 1).numpy()
     assert np.allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-6)
     assert commands.observed_pixels("top", (8, 8)).sum() == 32
+
+
+# -- classifiers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    return str(save(deep_classifier([64, 20, 20, 8], bits=[1]), tmp_path / "c.safetensors"))
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "chain", "spectrum", "inpaint"])
+def test_commands_for_images_refuse_a_classifier(classifier, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    before = list(tmp_path.iterdir())
+    assert gendae(command, classifier) == 2
+    error = capsys.readouterr().err.strip()
+    assert "c.safetensors is a classifier trained for labels" in error
+    assert "gendae predict" in error
+    assert "gendae test" in error
+    assert "\n" not in error
+    assert list(tmp_path.iterdir()) == before
+
+
+def test_info_shows_a_classifier_s_layers_and_discrete_levels(classifier, tmp_path, capsys):
+    assert gendae("info", classifier) == 0
+    printed = capsys.readouterr().out
+    assert "layers      64 - 20 tanh - 20 tanh - 8 tanh - 10 classes\n" in printed
+    assert "discrete    h_1 as bits\n" in printed
+    assert "prior" not in printed
+    drawn = save(deep_classifier([64, 20, 8], classes=3, stochastic=True), tmp_path / "s.safetensors")
+    plain = save(deep_classifier([64, 20]), tmp_path / "p.safetensors")
+    assert gendae("info", drawn) == 0
+    printed = capsys.readouterr().out
+    assert "20 sigmoid - 8 sigmoid - 3 classes" in printed
+    assert "discrete    h_1 drawn, h_2 drawn\n" in printed
+    assert gendae("info", plain) == 0
+    assert "discrete" not in capsys.readouterr().out
+
+
+def test_a_classifier_s_run_is_exported_without_a_prior(tmp_path, digits, capsys):
+    config = ROOT / "configs/mnist-dtp-tanh.yaml"
+    assert gendae("fit", "--config", config, "--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 1,
+                  "--trainer.enable_progress_bar", "false", "--model.stack.sizes", "[64, 12, 12]",
+                  "--data", "gendae.data.Digits") == 0
+    run = tmp_path / "0001"
+    assert gendae("export", run, "--out", tmp_path / "out.safetensors", "--choose-prior") == 2
+    assert "is a classifier, which has no prior" in capsys.readouterr().err
+    assert gendae("export", run, "--out", tmp_path / "out.safetensors") == 0
+    assert "Prior" not in capsys.readouterr().out
+    x = digits.split("test").x
+    assert torch.equal(load(tmp_path / "out.safetensors").predict(x), load(run / "checkpoints/best.ckpt").predict(x))
+
+
+def test_a_rule_that_refuses_the_network_ends_in_its_own_line(tmp_path, capsys):
+    config = ROOT / "configs/mnist-dtp-sign.yaml"
+    assert gendae("fit", "--config", config, "--model", "gendae.rules.BackpropRule",
+                  "--trainer.default_root_dir", tmp_path) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("gendae: error: BackpropRule does not support this network")
+    assert error.endswith("fixed=1")
+
+
+def test_filters_are_rows_of_the_weights_on_their_own_scale(tmp_path, monkeypatch):
+    stack = deep_autoencoder([64, 30, 9])
+    path = save(stack, tmp_path / "m.safetensors")
+    shown = []
+    draw = plots.image_grid
+    monkeypatch.setattr(plots, "image_grid", lambda x, shape: shown.append((x, shape)) or draw(x, shape))
+    for arguments in (["--n", 10], ["--n", 10], ["--n", 10, "--seed", 1], ["--level", 2]):
+        assert gendae("filters", path, "--out", tmp_path / "f.png", *arguments) == 0
+    assert Image.open(tmp_path / "f.png").size[0] > 3 * 8
+    (a, shape), (b, _), (c, _), (top, row) = shown
+    assert (a.shape, tuple(shape), top.shape, tuple(row)) == ((10, 64), (8, 8), (9, 30), (1, 30))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    weight = stack.pairs[0].f.weight.detach()
+    for image in a:
+        centred = 2 * image - 1
+        assert centred.abs().max() == 1
+        match = torch.cosine_similarity(centred[None], weight)
+        assert match.max() > 1 - 1e-5
+    assert len({int(torch.cosine_similarity(image[None] - 0.5, weight).argmax()) for image in a}) == 10
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["mlp"], "f_1 is MLP, which has no weight matrix"), (["plain", "--level", 3], "--level 3 is not in 1 .. 2"),
+    (["plain", "--level", 0], "--level 0"), (["plain", "--n", 0], "--n=0"), (["plain", "--out", "f.pdf"], ".png"),
+])
+def test_what_filters_refuses(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    save(deep_autoencoder([64, 8], hidden_f=[10]), "mlp.safetensors")
+    save(deep_autoencoder([64, 8, 4]), "plain.safetensors")
+    before = sorted(tmp_path.iterdir())
+    assert gendae("filters", f"{arguments[0]}.safetensors", *arguments[1:]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before

@@ -43,3 +43,23 @@ def test_a_generator_makes_noise_repeatable_and_leaves_the_global_one_alone(nois
 def test_bad_levels_are_refused(make):
     with pytest.raises(ValueError, match="is needed"):
         make()
+
+
+@pytest.mark.parametrize(("half_life", "progress", "level"), [
+    (0.2, 0.0, 0.6), (0.2, 0.2, 0.3), (0.2, 0.4, 0.2), (0.2, 1.0, 0.1), (5.0, 1.0, 0.5)])
+def test_noise_with_a_half_life_decays_hyperbolically(half_life, progress, level):
+    noise = GaussianNoise(0.6, half_life=half_life)
+    assert noise.level(progress) == pytest.approx(level, rel=1e-12)
+    h = torch.full((4000, 50), 2.0, dtype=torch.float64)
+    assert noise(h, progress).std().item() == pytest.approx(level, rel=0.01)
+
+
+@pytest.mark.parametrize("half_life", [0.0, -1.0, float("nan")])
+def test_a_half_life_is_positive(half_life):
+    with pytest.raises(ValueError, match="half_life="):
+        GaussianNoise(0.5, half_life=half_life)
+
+
+def test_a_half_life_and_a_linear_decay_exclude_each_other():
+    with pytest.raises(ValueError, match="decay=0.5 and half_life=0.1"):
+        GaussianNoise(0.5, decay=0.5, half_life=0.1)

@@ -1,6 +1,7 @@
 import gzip
 import os
 import struct
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -225,3 +226,34 @@ def test_nothing_is_read_in_the_constructor(nowhere, monkeypatch):
     monkeypatch.setattr(data_module, "read_idx", None)
     MNIST(root="/no/such/folder")
     Images("/no/such/file")
+
+
+def test_loader_goes_over_the_same_order_in_every_pass_of_an_epoch():
+    x = torch.arange(20.0)[:, None]
+    loader, single = TensorLoader(Split(x), 6, True, seed=1, passes=3), TensorLoader(Split(x), 6, True, seed=1)
+    assert (len(loader), len(single)) == (9, 3)
+    for _ in range(3):  # epochs
+        batches, order = [b[0] for b in loader], [b[0] for b in single]
+        assert len(batches) == 9
+        assert all(torch.equal(a, b) for a, b in zip(batches, 3 * order, strict=True))
+
+
+@pytest.mark.parametrize("taken", [1, 3, 4, 6, 8])
+def test_loader_resumes_in_the_middle_of_any_pass(taken):
+    x = torch.arange(20.0)[:, None]
+    loader, again = (TensorLoader(Split(x), 6, True, seed=1, passes=2) for _ in range(2))
+    batches = [b[0] for _ in range(2) for b in loader]
+    stopped = TensorLoader(Split(x), 6, True, seed=1, passes=2)
+    source = chain.from_iterable(stopped for _ in range(2))
+    assert all(torch.equal(next(source)[0], b) for b in batches[:taken])
+    again.load_state_dict(stopped.state_dict())
+    rest = [b[0] for b in again]
+    assert len(rest) == (6 - taken % 6)
+    assert all(torch.equal(a, b) for a, b in zip(rest, batches[taken : taken + len(rest)], strict=True))
+
+
+def test_passes_are_for_training_only():
+    x = torch.arange(20.0)[:, None]
+    loader = TensorLoader(Split(x), 6, passes=2)
+    assert len(loader) == len(list(loader)) == 4
+    assert len(list(TensorLoader(Split(x), 50, True, passes=2))) == 2  # an incomplete batch, twice

@@ -1,8 +1,21 @@
+import copy
+
+import mpmath
 import pytest
 import torch
 
-from gendae.layers import ACTIVATIONS, Affine, Bernoulli, Gaussian, Pair
+from gendae.layers import (
+    ACTIVATIONS,
+    DIFFERENCES,
+    MLP,
+    Affine,
+    Bernoulli,
+    Gaussian,
+    Pair,
+    TiedPair,
+)
 from gendae.models import deep_autoencoder
+from gendae.persistence import load, save
 from gendae.stack import Stack
 from tests.conftest import linear_stack, small_stack
 
@@ -97,3 +110,130 @@ def test_log_joint_is_the_sum_of_its_terms_and_of_the_joint_gaussian():
     mean = torch.cat([pair.g.bias, torch.zeros(2).double()])
     joint = torch.distributions.MultivariateNormal(mean, cov).log_prob(torch.cat([x, h], 1))
     assert torch.allclose(stack.log_joint((x, h)), joint)
+
+
+# -- differences: s(a + e) - s(a) without cancellation -----------------------------------------------
+
+ACTIVATIONS_AS_NUMBERS = {
+    "softplus": lambda a: mpmath.log1p(mpmath.exp(a)),
+    "sigmoid": lambda a: 1 / (1 + mpmath.exp(-a)),
+    "tanh": mpmath.tanh,
+    "relu": lambda a: max(a, mpmath.mpf(0)),
+    "linear": lambda a: a,
+}
+
+
+@pytest.mark.parametrize("receives", ["real", "bits"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 100.0])
+def test_difference_is_the_change_of_the_output(activation, receives, scale):
+    layer = Affine(5, 3, activation, receives=receives).double()
+    with torch.no_grad():
+        layer.bias.normal_()
+    h, d = torch.randn(2, 50, 5, dtype=torch.float64)
+    change = layer.difference(h, scale * d)
+    assert torch.allclose(change, layer(h + scale * d) - layer(h), rtol=1e-10, atol=1e-12 * max(scale, 1.0))
+    assert change.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("step", [1e-13, 1e-6, 0.1, 3.0])
+def test_difference_has_all_digits_of_a_reference_with_fifty(activation, step):
+    a = torch.linspace(-4.7, 4.3, 37, dtype=torch.float64)
+    for e in (step, -step):
+        found = DIFFERENCES[activation](a, torch.full_like(a, e))
+        with mpmath.workdps(50):
+            s = ACTIVATIONS_AS_NUMBERS[activation]
+            exact = [float(s(mpmath.mpf(v) + mpmath.mpf(e)) - s(mpmath.mpf(v))) for v in a.tolist()]
+        assert found.tolist() == pytest.approx(exact, rel=1e-10, abs=0)
+
+
+@pytest.mark.parametrize("activation", ["softplus", "sigmoid", "tanh", "linear"])
+def test_small_steps_keep_their_digits_in_single_precision(activation):
+    layer = Affine(20, 30, activation)
+    h, d = torch.randn(10, 20), 1e-6 * torch.randn(10, 20)
+    double = copy.deepcopy(layer).double()
+    exact = double(h.double() + d.double()) - double(h.double())
+    error, plain = ((found - exact).norm() / exact.norm()
+                    for found in (layer.difference(h, d), layer(h + d) - layer(h)))
+    assert error < 1e-5
+    assert plain > 1e-2
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_differences_are_finite_where_units_saturate_and_steps_are_large(activation):
+    values = torch.tensor([0.0, 1e-3, 0.7, 1.0, 5.0, 20.0, 40.0, 100.0, 1000.0])
+    values = torch.cat([-values, values])
+    a, e = (v.flatten() for v in torch.meshgrid(values, values, indexing="ij"))
+    s = ACTIVATIONS[activation]
+    expected = s(a.double() + e.double()) - s(a.double())
+    assert torch.allclose(DIFFERENCES[activation](a, e).double(), expected, rtol=1e-5, atol=3e-7)
+
+
+@pytest.mark.parametrize("pair", [
+    lambda: Pair(MLP(4, [6], 3, "tanh"), MLP(3, [6], 4, "tanh")), lambda: TiedPair(4, 3, "tanh", "softplus")])
+def test_other_maps_have_differences_too(pair):
+    pair = pair().double()
+    h, d = torch.randn(2, 7, 3, dtype=torch.float64)
+    assert torch.allclose(pair.g.difference(h, d), pair.g(h + d) - pair.g(h), atol=1e-12)
+
+
+# -- initial weights, bits, tied weights -------------------------------------------------------------
+
+@pytest.mark.parametrize(("rows", "columns"), [(30, 50), (50, 30), (40, 40)])
+def test_orthogonal_weights_have_orthonormal_rows_or_columns_times_the_gain(rows, columns):
+    w = Affine(columns, rows, gain=0.7, init="orthogonal").weight.detach()
+    gram = w @ w.T if rows <= columns else w.T @ w
+    assert torch.allclose(gram, 0.49 * torch.eye(min(rows, columns)), atol=1e-5)
+
+
+def test_uniform_weights_have_glorot_s_variance():
+    w = Affine(400, 800, gain=2.0, init="uniform").weight
+    variance = 2 * 4.0 / 1200
+    assert w.var().item() == pytest.approx(variance, rel=0.02)
+    assert w.abs().max().item() == pytest.approx((3 * variance) ** 0.5, rel=0.01)
+    assert w.mean().item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_bits_are_one_where_the_input_is_positive_and_their_gradient_is_the_identity():
+    layer = Affine(5, 2, "tanh", receives="bits").double()
+    h = torch.tensor([[-2.0, -0.0, 0.0, 1e-30, 0.4]], dtype=torch.float64, requires_grad=True)
+    bits = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+    assert torch.equal(layer.receive(h), bits)
+    assert torch.equal(layer(h), torch.tanh(bits @ layer.weight.T))
+    layer(h).sum().backward()
+    (through,) = torch.autograd.grad(torch.tanh(bits.requires_grad_() @ layer.weight.T).sum(), bits)
+    assert torch.equal(h.grad, through)
+    assert torch.equal(Affine(5, 2).receive(h), h)
+
+
+def test_tied_pairs_hold_one_weight_that_both_maps_move(tmp_path):
+    stack = Stack(TiedPair(6, 4, "sigmoid", "tanh", gain=1.5, init="normal"))
+    pair, x = stack.pairs[0], torch.rand(3, 6)
+    with torch.no_grad():
+        pair.g.bias.normal_()
+    assert sum(p.numel() for p in pair.parameters()) == 6 * 4 + 4 + 6
+    h = pair.f(x)
+    assert torch.equal(pair.g(h), torch.tanh(h @ pair.f.weight + pair.g.bias))
+    for loss in (pair.f(x).square().sum(), pair.g(h.detach()).square().sum()):
+        (gradient,) = torch.autograd.grad(loss, pair.f.weight)
+        assert gradient.abs().sum() > 0
+    stack.prior.fit(stack.encode(x)[-1].detach())
+    again = load(save(stack, tmp_path / "tied.safetensors"))
+    assert isinstance(again.pairs[0], TiedPair)
+    assert torch.equal(again.reconstruct(x), stack.reconstruct(x))
+    twin = copy.deepcopy(stack).double()
+    with torch.no_grad():
+        twin.pairs[0].f.weight.zero_()
+    assert not twin.pairs[0].g.weight.any()
+    assert pair.g.weight.any()
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: Affine(3, 2, init="zeros"), "normal, orthogonal, uniform"),
+    (lambda: Affine(3, 2, receives="spikes"), "real, bits"),
+    (lambda: TiedPair(3, 2, visible="swish"), "softplus, sigmoid, tanh, relu, linear"),
+])
+def test_unknown_names_of_layers_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -6,16 +6,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from gendae import generate, inpaint, load, save
+from gendae import cli, generate, inpaint, load, save
+from gendae.classifier import Classifier
 from gendae.corruption import GaussianNoise
 from gendae.data import Digits
 from gendae.inference import GradientInference, TargetPropInference
 from gendae.inpainting import Inpainter
 from gendae.layers import Bernoulli
-from gendae.models import deep_autoencoder
-from gendae.persistence import CheckpointError, locate, shipped
+from gendae.models import deep_autoencoder, deep_classifier
+from gendae.persistence import CheckpointError, locate, pretrained_classifier, shipped
 from gendae.priors import GaussianPrior
-from gendae.rules import VariationalEMRule
+from gendae.rules import BackpropRule, VariationalEMRule
 from gendae.sampling import JointChainSampler, LatentChainSampler
 from gendae.spec import build, describe, register
 from tests.conftest import small_stack
@@ -195,3 +196,57 @@ def test_ckpt_is_a_zip_whose_checksums_are_checked(tmp_path):
     with zipfile.ZipFile(tmp_path / "m.ckpt") as archive:
         assert archive.testzip() is None
     assert locate(tmp_path / "m.ckpt") == tmp_path / "m.ckpt"
+
+
+def test_a_trained_stack_becomes_a_classifier_that_lives_without_its_file(tmp_path):
+    stack = deep_autoencoder([64, 20, 8], activations=["tanh", "tanh"])
+    save(stack, tmp_path / "m.safetensors")
+    network = pretrained_classifier(str(tmp_path / "m.safetensors"), classes=10)
+    assert isinstance(network, Classifier)
+    x = torch.rand(7, 64)
+    h = stack.encode(x)[-1]
+    assert torch.equal(network(x)[0], h @ network.output.weight.T + network.output.bias)
+    w = network.output.weight.detach()
+    assert network.output.init == "orthogonal"
+    assert torch.allclose(w.T @ w, torch.eye(8), atol=1e-5)
+    t = trainer()
+    t.fit(BackpropRule(network), Digits())
+    t.save_checkpoint(tmp_path / "fine.ckpt")
+    assert not torch.equal(network.pairs[0].f.weight, stack.pairs[0].f.weight)  # fine-tuned too
+    (tmp_path / "m.safetensors").unlink()
+    again = load(tmp_path / "fine.ckpt")
+    assert torch.equal(again(x), network(x))
+    assert again.facts["pretrained"] == str(tmp_path / "m.safetensors")
+    assert again.classes == 10
+
+
+def test_a_classifier_s_own_output_layer_is_replaced(tmp_path):
+    save(deep_classifier([8, 6], classes=3), tmp_path / "m.safetensors")
+    network = pretrained_classifier(str(tmp_path / "m.safetensors"), classes=5, init="uniform")
+    assert (network.classes, network.sizes, network.output.init) == (5, [8, 6], "uniform")
+
+
+@pytest.mark.parametrize("arguments, error, words", [
+    (("none.ckpt",), FileNotFoundError, "none.ckpt"), (("m.safetensors", 0), ValueError, "out_features=0"),
+    (("m.safetensors", 10, "zeros"), ValueError, "zeros"),
+])
+def test_what_cannot_become_a_classifier_is_named(tmp_path, monkeypatch, arguments, error, words):
+    monkeypatch.chdir(tmp_path)
+    save(small_stack(), "m.safetensors")
+    with pytest.raises(error, match=words):
+        pretrained_classifier(*arguments)
+
+
+def test_a_pretrained_classifier_is_named_in_a_configuration(tmp_path):
+    save(deep_autoencoder([64, 8]), tmp_path / "m.safetensors")
+    stack = {"class_path": "gendae.persistence.pretrained_classifier",
+             "init_args": {"model": str(tmp_path / "m.safetensors")}}
+    (tmp_path / "c.yaml").write_text(json.dumps({
+        "seed_everything": 0,
+        "trainer": {"max_epochs": 2, "enable_progress_bar": False, "enable_model_summary": False},
+        "model": {"class_path": "gendae.rules.BackpropRule", "init_args": {"stack": stack}},
+        "data": {"class_path": "gendae.data.Digits"},
+    }))
+    assert cli.main(["fit", "--config", str(tmp_path / "c.yaml"), "--trainer.default_root_dir", str(tmp_path)]) == 0
+    (tmp_path / "m.safetensors").unlink()
+    assert load(tmp_path / "0001/checkpoints/best.ckpt").classes == 10

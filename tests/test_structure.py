@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
-ORDER = ["spec", "checks", "corruption", "conditionals", "layers", "invertible", "optimized",
+ORDER = ["errors", "spec", "checks", "corruption", "conditionals", "layers", "invertible", "optimized",
          "priors", "stack", "classifier", "targets", "inference", "sampling", "levels", "diagnostics", "inpainting", "metrics",
-         "bounds", "neighbours", "quality", "rules", "models", "files", "data", "toys", "plots", "callbacks",
-         "persistence", "features", "fit", "evaluation", "commands", "cli"]
+         "bounds", "neighbours", "quality", "rules", "credit", "models", "files", "data", "toys", "plots", "callbacks",
+         "persistence", "features", "fit", "evaluation", "prediction", "comparison", "commands", "cli"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gendae import checks
@@ -53,7 +54,8 @@ class BackpropRule(SupervisedRule):
                          weight_decay_f=weight_decay_f, hold=hold, log_every=log_every)
         self.fixed = int(checks.at_least("fixed", fixed, 0))
         if self.fixed > self.stack.depth:
-            raise ValueError(f"fixed={fixed}: of {self.stack.depth + 1} layers at least the output layer must learn")
+            raise ValueError(f"fixed={fixed}: of {self.stack.depth + 1} layers at least the output layer must "
+                             f"learn; accepted: 0 .. {self.stack.depth}")
         self.check_network()
 
     def check_network(self) -> None:
@@ -63,25 +65,21 @@ class BackpropRule(SupervisedRule):
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The global loss in nats, mean over the batch; batch is (x, y)."""
         x, y = self.labelled(batch)
-        if self.fixed:
-            logits = self._above_fixed(x)
-        else:
-            logits = self.stack(x, self.copies, self.draws)
+        logits = self._above_fixed(x) if self.fixed else self.stack(x, self.copies, self.draws)
         return {f"label_f_{self.stack.depth + 1}": label_loss(logits, y)}
 
     def _above_fixed(self, x: Tensor) -> Tensor:
-        """Logits whose gradient stops at the fixed layers."""
-        h = x.repeat(self.copies, 1)
+        """Logits without a gradient for the fixed layers: optimizers skip what has none, decay included."""
+        h = x.repeat(self.copies, 1) if self.copies > 1 else x
         for level, pair in enumerate(self.stack.pairs, 1):
-            h = self.stack.send(pair, pair.f(h), self.draws)
-            if level == self.fixed:
-                h = h.detach()
+            with torch.set_grad_enabled(level > self.fixed):
+                h = self.stack.send(pair, pair.f(h), self.draws)
         return self.stack.output(h).unflatten(0, (self.copies, -1))
 
 
 @register
 class StraightThroughRule(BackpropRule):
-    """Back-propagation that takes the derivative of a bit, or of a draw, with respect to what it stands for as 1.
+    """Back-propagation that takes the derivative of a bit, or of a draw, by what it stands for as 1.
 
     On networks without either it is back-propagation.
     Source: Bengio, Leonard and Courville 2013, as in Lee 2018, section 3.3.2 and Eq. 3.29.
@@ -106,15 +104,19 @@ class StraightThroughRule(BackpropRule):
 class FeedbackAlignmentRule(SupervisedRule):
     """Back-propagation of errors through fixed random weights B_l in place of W_l'.
 
-    e_M = -dL/da_M,  e_{l-1} = (B_l e_l) * s'(a_{l-1}),  W_l <- W_l + lr e_l h_{l-1}'
+    e_M = dL/da_M,  e_{l-1} = s'(a_{l-1}) * (B_l e_l),  dL/dW_l is replaced by e_l h_{l-1}'
 
-    It is difference target propagation with g_l(h) = B_l h up to the factor s' for layers s(W h) (slides).
+    It is the slides' special case g_l(h) = B_l h of difference target propagation, up to factors s' between
+    the layers: that passes down d_{l-1} = B_l d_l and moves a_l by s'(a_l) * d_l; here d_{l-1} is
+    B_l (s'(a_l) * d_l). For B_M = W_M', with which the first target begins, both are equal in the layers L
+    and M, and in all layers where s is linear.
     Source: Bengio 2014 (slides, "Feedback Alignment"), after Lillicrap et al. 2014.
 
     Args:
         stack: the classifier: affine layers without bits or draws. Its decoders are not used.
-        feedback_gain: scale of B; 1 gives it the size of the weights at the start.
-        optimizer, input_corruption, eval_samples, lr_f, weight_decay_f, hold, log_every: see `SupervisedRule`.
+        feedback_gain: scale of B_l, drawn as W_l' was; 1 gives it the size of the weights at the start.
+        optimizer, input_corruption, eval_samples, lr_f, weight_decay_f, hold, log_every: see
+            `SupervisedRule`.
 
     Raises:
         ValueError: see `SupervisedRule`.
@@ -143,30 +145,31 @@ class FeedbackAlignmentRule(SupervisedRule):
         self.need_affine()
         self.need_continuous()
         self.feedback_gain = checks.at_least("feedback_gain", feedback_gain, 0.0, strict=True)
-        for level, f in enumerate(self.stack.encoders[1:], 2):
-            weight = INITIAL_WEIGHTS[f.init](f.in_features, f.out_features, feedback_gain)
+        for level, weight in fixed_feedback(self.stack, self.feedback_gain).items():
             self.register_buffer(f"feedback_{level}", weight)
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Products of each layer's output with its error, whose gradients are the updates; batch is (x, y)."""
+        """Products of a_l with its error e_l, whose gradients are the updates; batch is (x, y)."""
         x, y = self.labelled(batch)
         h, a = [x], []
         for pair in self.stack.pairs:
-            a.append(pair.f.preactivation(h[-1]))
-            h.append(pair.f.s(a[-1].detach()))
-        logits = self.stack.output(h[-1])
+            a.append(pair.f.preactivation(h[-1].detach()))
+            h.append(pair.f.s(a[-1]))
+        logits = self.stack.output(h[-1].detach())
         loss = label_loss(logits[None], y)
         terms = {f"label_f_{self.stack.depth + 1}": loss}
         (e,) = torch.autograd.grad(loss, logits, retain_graph=True)
         for level in range(self.stack.depth, 0, -1):
-            e = e @ getattr(self, f"feedback_{level + 1}").T
-            e = derivative(self.stack.pairs[level - 1].f, a[level - 1], e)
+            e = F.linear(e, getattr(self, f"feedback_{level + 1}"))
+            (e,) = torch.autograd.grad(h[level], a[level - 1], e)  # e * s'(a), within the layer
             terms[f"error_f_{level}"] = (e * a[level - 1]).sum()
         return terms
 
 
-def derivative(f: torch.nn.Module, a: Tensor, e: Tensor) -> Tensor:
-    """e * s'(a), elementwise, for an affine layer's activation s."""
-    with torch.enable_grad():
-        a = a.detach().requires_grad_()
-        return torch.autograd.grad(f.s(a), a, e)[0]
+def fixed_feedback(stack: Classifier, gain: float = 1.0) -> dict[int, Tensor]:
+    """B_l for l = 2 .. M, (width of h_{l-1}, width of h_l): drawn as W_l' was at the start, times a gain."""
+    feedback = {}
+    for level, f in enumerate(stack.encoders[1:], 2):
+        like_w = INITIAL_WEIGHTS[f.init](f.out_features, f.in_features, gain * f.gain)
+        feedback[level] = like_w.T.contiguous().to(f.weight)
+    return feedback

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise
 from gendae.inpainting import Inpainter
 from gendae.rules.core import PerLayer, Rule
@@ -21,8 +22,8 @@ class BackStepRule(Rule):
     reconstruct_g_l: |z - h_{l-1}|^2, h taken as a constant: the target of z is its input
     target_f_l:      |f(h_{l-1} + e) - h^|^2,  h^ = h + f(z^) - f(z) = 2 h - f(z), since z^ = h_{l-1}   (Eq. 3.23)
 
-    The last line is the encoder's own denoising, moved by what a back step through f says of z's error. Pairs higher
-    up learn from the h_{l-1} below them as it is.
+    The last line is the encoder's own denoising, moved by what a back step through f says of z's error. Pairs
+    higher up learn from the h_{l-1} below them as it is.
     Source: Lee 2018, section 3.2.4, Eq. 3.20 to 3.23; Bengio 2014 (slides), "Back-Step BFAE".
 
     Args:
@@ -32,7 +33,7 @@ class BackStepRule(Rule):
         lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `Rule`.
 
     Raises:
-        ValueError: see `Rule`; for a wrong number of corruptions.
+        ValueError: see `Rule`; for a wrong number of corruptions; in training, for x of another width.
 
     Example:
         >>> from gendae.layers import TiedPair
@@ -64,7 +65,7 @@ class BackStepRule(Rule):
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Squared errors summed over units, mean over the batch; batch[0] is x."""
-        h, terms = batch[0], {}
+        h, terms = checks.width("x", batch[0], self.stack.sizes[0]), {}
         for level, pair in enumerate(self.stack.pairs, 1):
             below = h
             with torch.no_grad():

@@ -40,6 +40,8 @@ class DifferenceTargetPropRule(SupervisedRule):
             do not depend on step while it is small; Eq. 3.4 as printed, and the original code, do not.
         schedule: "joint" updates inverses and encoders in every batch; "alternate" goes over the data twice in an
             epoch, first for the inverses, then for the encoders (the original code).
+        warmup: updates at the start in which the inverses alone learn: targets that come down through inverses which
+            do not invert yet mislead the encoders.
         rounds: rounds of iterative target propagation.
         reconstruct: pull towards what h_{l-1} gives in these rounds: h then reconstructs x as well as y.
         optimizer, input_corruption, samples, eval_samples: see `SupervisedRule`.
@@ -65,6 +67,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         half_life: float | None = None,
         scaled: bool = True,
         schedule: str = "joint",
+        warmup: int = 0,
         rounds: int = 1,
         reconstruct: float = 0.0,
         optimizer: str = "adam",
@@ -86,6 +89,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         sigmas = checks.per_layer("sigma", sigma, self.stack.depth - 1)
         self.noise = [GaussianNoise(s, half_life=half_life) for s in sigmas]
         self.schedule = checks.one_of("schedule", schedule, SCHEDULES)
+        self.warmup = int(checks.at_least("warmup", warmup, 0))
         self.rounds = int(checks.at_least("rounds", rounds, 1))
         self.reconstruct = checks.at_least("reconstruct", reconstruct, 0.0)
         iterative = self.rounds > 1 or self.reconstruct > 0
@@ -104,16 +108,23 @@ class DifferenceTargetPropRule(SupervisedRule):
         if self.schedule == "alternate":
             self.inverses = 2 * batch_idx < self.trainer.num_training_batches
             self.encoders = not self.inverses
+        else:
+            self.encoders = self.global_step >= self.warmup
         super().training_step(batch, batch_idx)
+        self.inverses, self.encoders = True, True
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Local losses, mean over the batch: squared errors, and label_f_M in nats; batch is (x, y)."""
+        """Local losses, mean over the batch: squared errors, and label_f_M in nats; batch is (x, y).
+
+        Both kinds of update are there unless `training_step` is in a phase of "alternate".
+        """
         x, y = self.labelled(batch)
         sent, outputs = self._up(x)
         terms: dict[str, Tensor] = {}
         if self.encoders:
             d = self._displacements(sent, outputs, y)
-            scale = 1.0 / (2.0 * self.step) if self.scaled else 1.0
+            # the M draws of an image share its gradient: their errors are added up
+            scale = self.copies * (1.0 / (2.0 * self.step) if self.scaled else 1.0)
             for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
                 # output - output is zero: the error is the displacement, to its last digit
                 error = output - output.detach() - move
@@ -138,7 +149,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         """d_1 .. d_L: displacements of the layers' outputs."""
         h = [sent[0], *(output.detach() for output in outputs)]
         if self.iterative:
-            return iterated(self.stack, h, y, self.step, self.rounds, self.reconstruct, self.copies, self.draws)
+            return iterated(self.stack, h, y, self.step, self.rounds, self.reconstruct, self.copies, sent)
         top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
         return displacements(self.stack.pairs, h, top, self.difference)
 

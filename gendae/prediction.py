@@ -1,0 +1,61 @@
+"""Labels for images from a trained classifier: `gendae predict`."""
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from gendae import checks, persistence
+from gendae.classifier import Classifier
+from gendae.files import labels_of, read_images, write_npz
+
+
+def load_classifier(model: str | Path, device: str = "cpu") -> Classifier:
+    """A trained model that gives labels.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `persistence.load`.
+        ValueError: if the model has no output layer.
+    """
+    stack = persistence.load(model, device)
+    if not isinstance(stack, Classifier):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{model} is a {type(stack).__name__} without output layer, which gives no labels; a Classifier is "
+            "needed, which rules such as DifferenceTargetPropRule train")
+    return stack
+
+
+def error_rate(probability: Tensor, y: Tensor) -> float:
+    """Fraction of images whose most probable label is wrong.
+
+    Example:
+        >>> import torch
+        >>> error_rate(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
+        0.5
+    """
+    return (probability.cpu().argmax(1) != y.cpu()).double().mean().item()
+
+
+def predict(
+    model: str, data: str, out: str = "predictions.npz", samples: int | None = None, seed: int = 0,
+    device: str = "cpu",
+) -> list[str]:
+    """Labels and their probabilities into a .npz: arrays `label`, (n,), and `probability`, (n, classes)."""
+    path = Path(out)
+    checks.one_of("suffix of --out", path.suffix, (".npz",))
+    if path.exists() and Path(data).expanduser().exists() and path.samefile(Path(data).expanduser()):
+        raise ValueError(f"--out {out} is the file that the images come from; name another")
+    if samples is not None:
+        checks.at_least("--samples", samples, 1)
+    classifier = load_classifier(model, device)
+    x = checks.width(data, read_images(data)[0], classifier.sizes[0])
+    y = labels_of(data, len(x))
+    if y is not None:
+        checks.labels(f"{data}: y", y, len(x), classifier.classes)
+    probability = classifier.predict(x, samples, seed).float().cpu()
+    write_npz(path, label=probability.argmax(1).numpy().astype(np.int64), probability=probability.numpy())
+    lines = [f"labels of {len(x):,} images: {path}"]
+    if y is not None:
+        error = error_rate(probability, y)
+        lines.append(f"error rate {100 * error:.2f} % ({round(error * len(x)):,} of {len(x):,} labels are wrong)")
+    return lines
