@@ -9,9 +9,11 @@ import json
 from pathlib import Path
 
 from gendae import generate, load
+from gendae.classifier import Classifier
 from gendae.commands import data_of
 from gendae.evaluation import feature_network
 from gendae.metrics import parzen_score
+from gendae.prediction import error_rate
 from gendae.quality import Quality
 from gendae.sampling import AncestralSampler
 
@@ -27,6 +29,22 @@ def describe_prior(prior):
     return f"{name}, {prior.choice}, {len(prior.codes)} codes" if hasattr(prior, "choice") else name
 
 
+def samples(stack, data, n):
+    """Measures of n samples."""
+    train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
+    x = generate(stack, n, seed=0)
+    result = {**parzen_score(x, test, valid), **Quality(train, test, feature_network(data)[0])(x)}
+    if type(stack.settings["sampler"]) is not AncestralSampler:
+        result["ancestral_ll"] = parzen_score(generate(stack, n, "ancestral", 0), test, valid)["ll"]
+    return {name: round(result[k], 4) for k, name in MEASURES.items() if result.get(k) is not None} | {"n": n}
+
+
+def errors(classifier, data, n):
+    """Fractions of wrong labels."""
+    return {f"{name}_error": round(error_rate(classifier.predict(x), y), 4)
+            for name, (x, y) in (("validation", data.split("valid")), ("test", data.split("test")))}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file")
@@ -35,19 +53,13 @@ def main():
     args = parser.parse_args()
     path = Path(args.file)
     stack = load(path)
-    data = data_of(stack)
-    train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
-    x = generate(stack, args.n, seed=0)
-    result = {**parzen_score(x, test, valid), **Quality(train, test, feature_network(data)[0])(x)}
-    if type(stack.settings["sampler"]) is not AncestralSampler:
-        result["ancestral_ll"] = parzen_score(generate(stack, args.n, "ancestral", 0), test, valid)["ll"]
+    metrics = (errors if isinstance(stack, Classifier) else samples)(stack, data_of(stack), args.n)
     entry = {
         "name": path.stem, "file": path.name, "rule": stack.facts["rule"],
-        "prior": describe_prior(stack.prior),
+        "prior": None if isinstance(stack, Classifier) else describe_prior(stack.prior),
         "dataset": stack.facts["dataset"]["type"], "config": args.config, "seed": stack.facts["seed"],
         "command": stack.facts["command"],
-        "metrics": {name: round(result[k], 4) for k, name in MEASURES.items() if result.get(k) is not None}
-        | {"n": args.n},
+        "metrics": metrics,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
     manifest = path.parent / "manifest.json"

@@ -56,6 +56,7 @@ def parser() -> ArgumentParser:
     sub.add_argument("--which", type=str, default="best", help="checkpoint of the run: best or last")
     sub.add_argument("--choose-prior", action="store_true",
                      help="choose covariance and variance multiplier of the Gaussian top on validation data")
+    sub.add_argument("--half", action="store_true", help="store weights in half precision: half the size")
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
     return top
 
@@ -144,6 +145,8 @@ def trainer_help(command: str) -> list[str]:
         "  --print_config                      print the whole configuration with all defaults",
         "  --help-all                          every option (takes some seconds)",
         "  --seed_everything N                 seed of weights and noise",
+        "  --model RULE                        train the configuration's network by another rule",
+        "  --credit.every N                    each N epochs: angles to back-propagation, quality of targets",
         "  --ckpt_path FILE.ckpt               resume a fit, or what to validate or test",
         "  --trainer.max_epochs N              length of training",
         "  --trainer.accelerator cpu|gpu|auto  where to train",

@@ -249,8 +249,8 @@ def checkpoint_of(run: str | Path, which: str = "best") -> Path:
 
 
 def export(
-    run: str, out: str, which: str = "best", choose_prior: bool = False, root: str | None = None,
-    n: int = 3000,
+    run: str, out: str, which: str = "best", choose_prior: bool = False, half: bool = False,
+    root: str | None = None, n: int = 3000,
 ) -> Table:
     """Make a model to ship from a run; its Gaussian top may be chosen on validation data first."""
     if Path(out).suffix != ".safetensors":
@@ -271,7 +271,7 @@ def export(
         lines += [f"{name:<24}{ll:>10.2f} nats on validation images" for name, ll in scores.items()]
     if not isinstance(stack, Classifier):
         lines.append(f"{stack.prior!r}")
-    return [*lines, f"exported: {persistence.save(stack, out)}"]
+    return [*lines, f"exported: {persistence.save(stack, out, half)}"]
 
 
 def quickstart(out: str = "quickstart", seed: int = 0) -> Table:

@@ -158,6 +158,11 @@ def train(file: Path, seed: int, root: Path, data: ImageData, options: Sequence[
     """One training, and the test error of its best epoch."""
     folder = fit.main(["fit", "--config", str(file), *QUIET, *options, "--seed_everything", str(seed),
                        "--trainer.default_root_dir", str(root)])
+    return measure(folder, data)
+
+
+def measure(folder: Path, data: ImageData) -> Run:
+    """What came out of a run: its learning curve, and the test error of its best epoch."""
     checkpoint = folder / "checkpoints/best.ckpt"
     if not checkpoint.is_file():
         raise ValueError(f"{folder} has no best.ckpt: the training was never validated")
@@ -166,7 +171,7 @@ def train(file: Path, seed: int, root: Path, data: ImageData, options: Sequence[
     curve = validation_curve(folder)
     epoch = classifier.facts["epochs"]
     x, y = data.split("test")
-    return Run(seed, str(folder), epoch, dict(curve)[epoch], error_rate(classifier.predict(x), y),
+    return Run(classifier.facts["seed"], str(folder), epoch, dict(curve)[epoch], error_rate(classifier.predict(x), y),
                last["seconds"] / last["epochs"], curve)
 
 

@@ -47,13 +47,20 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def save(stack: Stack, path: str | Path) -> Path:
+def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
     """Write the stack, its fitted prior, settings and facts to a .safetensors file, atomically.
+
+    Args:
+        stack: what to write.
+        path: FILE.safetensors.
+        half: store floating-point numbers in half precision, 11 bits of mantissa; `load` gives single precision.
 
     Raises:
         ValueError: if the suffix is not .safetensors, or a setting cannot be stored as plain data.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()}
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     content = {
         "stack": describe(stack), "settings": describe(stack.settings), "facts": stack.facts,
     }

@@ -128,21 +128,32 @@ def test_one_round_without_reconstruction_is_difference_target_propagation():
         assert torch.equal(a, b)
 
 
+def with_draws(made, x):
+    """What h_0 .. h_L send, and h_0 .. h_L."""
+    sent, h = [x], [x]
+    for pair in made.pairs:
+        h.append(pair.f(sent[-1]).detach())
+        sent.append(made.send(pair, h[-1]))
+    return sent, h
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("reconstruct", [0.0, 0.3, 1.0])
-def test_rounds_are_those_of_the_slides(reconstruct):
-    made, (x, y) = network(), examples()
-    h = up(made, x)
+def test_rounds_are_those_of_the_slides(reconstruct, stochastic):
+    made, (x, y) = network(stochastic=stochastic), examples()
+    sent, h = with_draws(made, x)
     f, g = ([getattr(pair, name) for pair in made.pairs] for name in "fg")
     new = list(h)
     for _ in range(4):
         old = list(new)
+        arrives = [s + moved - start for s, moved, start in zip(sent, old, h, strict=True)]  # old, but for draws
         for level in (3, 2, 1):
             if level == 3:
-                move = first_displacement(made, old[3], y, 0.4)
+                move = first_displacement(made, arrives[3], y, 0.4)
             else:
                 move = g[level](new[level + 1]) - g[level](old[level + 1])
-            new[level] = old[level] + move + reconstruct * (f[level - 1](old[level - 1]) - old[level])
-    found = iterated(made, h, y, 0.4, 4, reconstruct)
+            new[level] = old[level] + move + reconstruct * (f[level - 1](arrives[level - 1]) - old[level])
+    found = iterated(made, h, y, 0.4, 4, reconstruct, sent=sent)
     for level in (1, 2, 3):
         assert torch.allclose(h[level] + found[level - 1], new[level], rtol=1e-11, atol=1e-13)
 
@@ -177,10 +188,7 @@ def test_reconstruction_of_x_pulls_h_to_what_the_feed_forward_path_gives():
 @pytest.mark.parametrize("reconstruct", [0.0, 0.5])
 def test_draws_are_not_drawn_again_in_later_rounds(reconstruct):
     made, (x, y) = network(stochastic=True), examples()
-    sent, h = [x], [x]
-    for pair in made.pairs:
-        h.append(pair.f(sent[-1]).detach())
-        sent.append(made.send(pair, h[-1]))
+    sent, h = with_draws(made, x)
     state = torch.get_rng_state()
     first, again = (iterated(made, h, y, 1e-6, 3, reconstruct, sent=sent) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
