@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendae import checks
 from gendae.classifier import Classifier, label_loss
@@ -61,6 +61,9 @@ class BackpropRule(SupervisedRule):
     def check_network(self) -> None:
         """Raise a ValueError for networks through which no derivative passes."""
         self.need_continuous(self.fixed)
+
+    def idle(self) -> list[nn.Module]:
+        return [*super().idle(), *self.stack.encoders[: self.fixed]]
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The global loss in nats, mean over the batch; batch is (x, y)."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendae import checks
 from gendae.classifier import Classifier, label_loss
@@ -136,17 +136,24 @@ class DifferenceTargetPropRule(SupervisedRule):
                 terms[f"inverse_g_{level}"] = self.inverse_loss(level, sent[level - 1])
         return terms
 
+    def idle(self) -> list[nn.Module]:
+        return [self.stack.pairs[0].g]
+
     def _up(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What h_0 .. h_L send upwards, and f_1 .. f_L's outputs; each knows of its own layer's parameters only."""
-        sent, outputs = [x.repeat(self.copies, 1) if self.copies > 1 else x], []
+        sent, outputs = [x], []
         with torch.set_grad_enabled(self.encoders):
             for pair in self.stack.pairs:
-                outputs.append(pair.f(sent[-1]))
+                output = pair.f(sent[-1])
+                if not outputs and self.copies > 1:  # x and f_1(x) are the same for all draws
+                    output = output.repeat(self.copies, 1)
+                outputs.append(output)
                 sent.append(self.stack.send(pair, outputs[-1].detach(), self.draws))
         return sent, outputs
 
     def _displacements(self, sent: list[Tensor], outputs: list[Tensor], y: Tensor) -> list[Tensor]:
         """d_1 .. d_L: displacements of the layers' outputs."""
+        sent = [sent[0].repeat(self.copies, 1) if self.copies > 1 else sent[0], *sent[1:]]
         h = [sent[0], *(output.detach() for output in outputs)]
         if self.iterative:
             return iterated(self.stack, h, y, self.step, self.rounds, self.reconstruct, self.copies, sent)

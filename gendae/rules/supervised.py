@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.classifier import Classifier
@@ -125,6 +125,20 @@ class SupervisedRule(Rule):
     def copies(self) -> int:
         """M where units are drawn, else 1."""
         return self.samples if self.stack.stochastic else 1
+
+    def idle(self) -> list[nn.Module]:
+        """Maps that this rule does not train."""
+        return [pair.g for pair in self.stack.pairs]
+
+    def setup(self, stage: str) -> None:
+        """Idle maps ask for no gradient while the rule trains: several processes wait for all that do."""
+        self._frozen = [p for module in self.idle() for p in module.parameters() if p.requires_grad]
+        for p in self._frozen:
+            p.requires_grad_(False)
+
+    def teardown(self, stage: str) -> None:
+        for p in self._frozen:
+            p.requires_grad_(True)
 
     # -- validation and test -------------------------------------------------------------------------
 
