@@ -1,4 +1,4 @@
-"""gendae: deep generative models as stacks of denoising auto-encoders, trained by target propagation.
+"""gendae: deep generative models and classifiers as stacks of auto-encoders, trained by target propagation.
 
 Names are imported when first used, so that `import gendae` and the command line stay quick.
 """
@@ -13,12 +13,12 @@ _HOME = {
     "RelativeNoise": "corruption", "SpikeNoise": "corruption",
     "Bernoulli": "conditionals", "Discrete": "conditionals", "Gaussian": "conditionals",
     "LearnedGaussian": "conditionals",
-    "Affine": "layers", "MLP": "layers", "Pair": "layers",
+    "Affine": "layers", "MLP": "layers", "Pair": "layers", "TiedPair": "layers",
     "InvertibleAffine": "invertible", "InvertiblePair": "invertible",
     "OptimizingPair": "optimized", "optimize_code": "optimized",
     "AutoencoderPrior": "priors", "FactorialPrior": "priors", "GaussianPrior": "priors",
     "LinearAutoencoderPrior": "priors", "ParzenPrior": "priors", "parzen_log_prob": "priors",
-    "Stack": "stack",
+    "Stack": "stack", "Classifier": "classifier",
     "GradientInference": "inference", "TargetPropInference": "inference",
     "targetprop_gradient": "inference",
     "AncestralSampler": "sampling", "GenerateSampler": "sampling", "JointChainSampler": "sampling",
@@ -31,9 +31,13 @@ _HOME = {
     "data_copying": "neighbours", "precision_recall_density_coverage": "neighbours",
     "sample_quality": "quality",
     "KLRule": "rules", "TargetPropRule": "rules", "VariationalEMRule": "rules",
-    "deep_autoencoder": "models",
+    "BackStepRule": "rules", "BackpropRule": "rules", "ContrastiveHebbianRule": "rules",
+    "DifferenceTargetPropRule": "rules", "FeedbackAlignmentRule": "rules", "GeneRecRule": "rules",
+    "StraightThroughRule": "rules",
+    "angles": "credit", "inverse_error": "credit", "target_improvement": "credit",
+    "deep_autoencoder": "models", "deep_classifier": "models",
     "MNIST": "data", "Digits": "data", "Images": "data", "Toys2D": "toys",
-    "load": "persistence", "save": "persistence",
+    "load": "persistence", "save": "persistence", "pretrained_classifier": "persistence",
     "load_feature_classifier": "features",
 }
 __all__ = list(_HOME)

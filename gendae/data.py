@@ -57,7 +57,7 @@ class TensorLoader:
     ) -> None:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
         self.rank, self.ranks, self.passes = rank, ranks, passes
-        self.epoch, self.position = 0, 0
+        self.epoch, self.position, self._begun = 0, 0, False
 
     def __len__(self) -> int:
         return self.passes * self._batches_of_a_pass if self.shuffle else self._batches_of_a_pass
@@ -71,8 +71,9 @@ class TensorLoader:
         if not self.shuffle:
             yield from self.sequential()
             return
-        if self.position >= len(self):
+        if self._begun or self.position >= len(self):  # an epoch that was left early is over, too
             self.epoch, self.position = self.epoch + 1, 0
+        self._begun = True
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.split.x), generator=generator)
         order = order[self.rank :: self.ranks].to(self.split.x.device)
@@ -100,7 +101,7 @@ class TensorLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where `state_dict` was taken."""
-        self.epoch, self.position = state["epoch"], state["position"]
+        self.epoch, self.position, self._begun = state["epoch"], state["position"], False
 
 
 class ImageData(LightningDataModule):

@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 import gendae.models  # noqa: F401 - class paths of configurations name it
 from gendae.callbacks import CreditMonitor, ParzenMonitor
 from gendae.data import ImageData
-from gendae.rules import Rule
+from gendae.rules import Rule, SupervisedRule
 
 #: best.ckpt by what the rule is scored with on validation images, last.ckpt after every validation; each in its own callback,
 #: since ModelCheckpoint's save_last follows its monitor.
@@ -109,7 +109,9 @@ class FitCLI(LightningCLI):
         trainer.logger = [csv, *others]
 
     def before_fit(self) -> None:
-        """Remember what was typed; it travels with the model."""
+        """Look at labels before a run begins; remember what was typed: it travels with the model."""
+        if isinstance(self.model, SupervisedRule):
+            self.model.check_labels(self.datamodule)
         self.model.stack.facts["command"] = self.command
 
 

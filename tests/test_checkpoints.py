@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gendae import generate, load
+from gendae.classifier import Classifier
 from gendae.persistence import shipped
 
 FOLDER = Path(__file__).parent.parent / "checkpoints"
@@ -32,10 +33,19 @@ def test_shipped_model(entry):
     assert stack.facts["seed"] == entry["seed"]
     assert stack.facts["command"] == entry["command"]
     assert (FOLDER.parent / entry["config"]).is_file()
+    if isinstance(stack, Classifier):
+        return
     x = generate(stack, 64, seed=0)
     assert x.shape == (64, stack.sizes[0])
     assert 0.0 <= x.min() <= x.max() <= 1.0
     assert x.std(0).mean() > 0.1, "samples must differ from one another"
+
+
+@pytest.mark.parametrize("entry", [e for e in MANIFEST if "test_error" in e["metrics"]], ids=lambda e: e["name"])
+def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
+    network, (x, y) = load(entry["name"]), mnist.split("test")
+    errors = (network.predict(x[:2000]).argmax(1) != y[:2000]).float().mean().item()
+    assert abs(errors - entry["metrics"]["test_error"]) < 0.02  # the first 2,000 are harder than the rest
 
 
 def test_shipped_mnist_samples_are_digits_of_many_classes(mnist):

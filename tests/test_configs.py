@@ -1,6 +1,7 @@
 """Every committed configuration builds a rule that trains and a stack that files can hold; the small ones are run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from gendae.rules import Rule
 
 FOLDER = Path(__file__).parent.parent / "configs"
 MODELS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.name != "mnist-classifier.yaml")
+CLASSIFIERS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.name in MODELS
+                     and re.search(r"class_path: .*_classifier$", f.read_text(), re.MULTILINE))
 FAST = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1",
         "--trainer.limit_train_batches", "3", "--trainer.enable_progress_bar", "false",
         "--trainer.enable_model_summary", "false", "--seed_everything", "0", "--parzen.n", "50"]
@@ -25,27 +28,45 @@ def rule_of(name):
     return parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_configuration_trains_and_is_kept_by_files(name, tmp_path):
-    torch.manual_seed(0)
-    rule = rule_of(name)
-    x = torch.rand(64, rule.stack.sizes[0])
+def two_updates(rule, batch):
+    """Names of all parameters, and of those that two updates move."""
     optimizer = rule.configure_optimizers()
-    before = {k: v.clone() for k, v in rule.stack.pairs.state_dict().items()}
+    before = {k: v.clone() for k, v in rule.stack.named_parameters() if not k.startswith("prior.")}
     for _ in range(2):  # a map that starts at zero hides what is below it from the first step
-        losses = rule.losses((x,))
+        losses = rule.losses(batch)
         assert all(torch.isfinite(v) for v in losses.values())
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    moved = [k for k, v in rule.stack.pairs.state_dict().items() if not torch.equal(v, before[k])]
-    assert len(moved) == len(before), set(before) - set(moved)
+    now = dict(rule.stack.named_parameters())
+    return set(before), {k for k in before if not torch.equal(now[k], before[k])}
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in CLASSIFIERS])
+def test_configuration_trains_and_is_kept_by_files(name, tmp_path):
+    torch.manual_seed(0)
+    rule = rule_of(name)
+    x = torch.rand(64, rule.stack.sizes[0])
+    parameters, moved = two_updates(rule, (x,))
+    assert moved == parameters, parameters - moved
     rule.fit_prior([(x,)])
     samples = generate(rule.stack, 5, seed=0)
     assert samples.shape == x[:5].shape
     again = load(save(rule.stack, tmp_path / "stack.safetensors"))
     assert torch.equal(again.reconstruct(x), rule.stack.reconstruct(x))
     assert torch.equal(generate(again, 5, seed=0), samples)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifier_trains_and_is_kept_by_files(name, tmp_path):
+    torch.manual_seed(0)
+    rule = rule_of(name)
+    x, y = torch.rand(64, rule.stack.sizes[0]), torch.randint(10, (64,))
+    parameters, moved = two_updates(rule, (x, y))
+    idle = {id(p) for module in rule.idle() for p in module.parameters()}
+    assert moved == {k for k, p in rule.stack.named_parameters() if id(p) not in idle and k in parameters}
+    again = load(save(rule.stack, tmp_path / "classifier.safetensors"))
+    assert torch.equal(again.predict(x, samples=2), rule.stack.predict(x, samples=2))
 
 
 @pytest.fixture(scope="module", params=["digits-kl.yaml", "digits-targetprop.yaml"])

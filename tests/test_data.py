@@ -257,3 +257,12 @@ def test_passes_are_for_training_only():
     loader = TensorLoader(Split(x), 6, passes=2)
     assert len(loader) == len(list(loader)) == 4
     assert len(list(TensorLoader(Split(x), 50, True, passes=2))) == 2  # an incomplete batch, twice
+
+
+def test_an_epoch_that_is_left_early_is_over():
+    """A Trainer with limit_train_batches leaves the loader in the middle; the next epoch is whole again."""
+    loader = TensorLoader(Split(torch.arange(12.0)[:, None]), 3, shuffle=True)
+    next(iter(loader))
+    whole = torch.cat([x for (x,) in loader])
+    assert loader.epoch == 1
+    assert sorted(whole.flatten().tolist()) == list(range(12))

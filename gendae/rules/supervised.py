@@ -142,13 +142,18 @@ class SupervisedRule(Rule):
 
     # -- validation and test -------------------------------------------------------------------------
 
+    def check_labels(self, data: object) -> None:
+        """Raise a ValueError unless the splits of a data module have labels that the classifier takes."""
+        for name in ("train", "valid") if hasattr(data, "split") else ():
+            x, y = data.split(name)
+            if y is None:
+                raise ValueError(f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a data "
+                                 "set with labels, or Images with labels=FILE")
+            checks.labels(f"labels of the {name} images", y, len(x), self.stack.classes)
+
     def on_train_start(self) -> None:
         """Labels that a device would only notice by dying are looked at once, before the first update."""
-        data = getattr(self.trainer, "datamodule", None)
-        for name in ("train", "valid") if hasattr(data, "split") else ():
-            split = data.split(name)
-            if split.y is not None:
-                checks.labels(f"labels of the {name} images", split.y, len(split.x), self.stack.classes)
+        self.check_labels(getattr(self.trainer, "datamodule", None))
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._log_error("val", batch)
