@@ -133,7 +133,7 @@ class DifferenceTargetPropRule(SupervisedRule):
             terms[f"label_f_{self.stack.depth + 1}"] = label_loss(logits, y)
         if self.inverses:
             for level in range(2, self.stack.depth + 1):
-                terms[f"inverse_g_{level}"] = self.inverse_loss(level, sent[level - 1])
+                terms[f"inverse_g_{level}"] = self.inverse_loss(level, sent[level - 1][: len(x)])  # one draw will do
         return terms
 
     def idle(self) -> list[nn.Module]:
