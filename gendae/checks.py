@@ -54,10 +54,11 @@ def labels(name: str, y: Tensor, n: int, classes: int | None) -> Tensor:
     if y.ndim != 1 or len(y) != n or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise ValueError(f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
                          f"type and shape ({n},) are needed")
+    y = y.long()
     if n and classes is not None and not (0 <= int(y.min()) and int(y.max()) < classes):
         raise ValueError(f"{name} holds labels from {int(y.min())} to {int(y.max())}; the model has {classes} "
                          f"classes, 0 .. {classes - 1}")
-    return y.long()
+    return y
 
 
 def finite(name: str, x: Tensor) -> Tensor:

@@ -65,6 +65,10 @@ class Classifier(Stack):
         if output.in_features != self.sizes[-1] or output.activation != "linear":
             raise ValueError(f"output maps {output.in_features} units with activation {output.activation!r}; "
                              f"the top has {self.sizes[-1]} units, and logits need a linear layer")
+        for level, pair in enumerate(pairs, 1):
+            if type(pair).encode is not Pair.encode:  # such as encoding by optimisation
+                raise ValueError(f"pair {level} is a {type(pair).__name__}, which encodes in its own way; a classifier "
+                                 "is made of maps f_l")
         self.output = output
 
     @property
@@ -119,8 +123,7 @@ class Classifier(Stack):
         """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
         checks.width("x", x, self.sizes[0])
         checks.at_least("samples", samples, 1)
-        parts = [mean_log_probability(self(part, samples, generator)) for part in x.split(BATCH)]
-        return torch.cat(parts) if parts else x.new_zeros(0, self.classes)
+        return torch.cat([mean_log_probability(self(part, samples, generator)) for part in x.split(BATCH)])
 
     def predict(self, x: Tensor, samples: int | None = None, seed: int = 0) -> Tensor:
         """p(y | x), (batch, classes), on the classifier's device.

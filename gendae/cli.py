@@ -15,6 +15,8 @@ TRAINER_COMMANDS = {
     "validate": "run the validation loop of a configuration, with --ckpt_path RUN/checkpoints/best.ckpt",
     "test": "run the test loop likewise",
 }
+#: Errors other than ValueError and OSError that are no defects.
+EXIT_CODES = {"TrainingDiverged": 1, "MisconfigurationException": 2}
 MODEL = "a .ckpt, a .safetensors, or the name of a shipped model"
 
 
@@ -229,11 +231,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"gendae: error: {reason(error)}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "TrainingDiverged":
+    except Exception as error:
+        kind = type(error).__name__  # by name, so that nothing heavy is imported
+        if kind not in EXIT_CODES:
             raise
-        print(f"gendae: error: {error}", file=sys.stderr)
-        return 1
+        print(f"gendae: error: {reason(error)}", file=sys.stderr)
+        return EXIT_CODES[kind]
     return 0
 
 

@@ -106,6 +106,9 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, ImageData]:
     with tempfile.TemporaryDirectory() as folder:
         file = write_config(Path(folder) / "config.yaml", sections)
         parsed = parser.parse_args(["--config", str(file), *options])
+    epochs, every = parsed.trainer.max_epochs, parsed.trainer.check_val_every_n_epoch or 1
+    if epochs is not None and 0 <= epochs < every:
+        raise ValueError(f"max_epochs={epochs} ends before the first validation: check_val_every_n_epoch={every}")
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the former name
     built = instantiate(Namespace(model=parsed.model, data=parsed.data))
     return built.model, built.data

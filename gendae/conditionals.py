@@ -197,7 +197,7 @@ class Bernoulli(Conditional):
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
         draw = (uniform_like(mean, generator) < mean).to(mean.dtype)
-        return draw + mean - mean.detach()
+        return draw + (mean - mean.detach())
 
 
 #: Range of the mean that each kind of discrete unit needs, and the activations that have it.
@@ -264,7 +264,7 @@ class Discrete(Conditional):
     ) -> Tensor:
         threshold = uniform_like(mean, generator) if self.stochastic else 0.5
         bits = (threshold < self.probability(mean)).to(mean.dtype)
-        return bits * (1.0 - self.low) + self.low + mean - mean.detach()
+        return bits * (1.0 - self.low) + self.low + (mean - mean.detach())
 
     def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
         draw = self.stochastic and generator is not None

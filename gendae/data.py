@@ -344,6 +344,6 @@ class Images(ImageData):
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x, shape = read_images(self.path)
         shape = image_shape(x.shape[1], self.image_shape or shape)
-        y = labels_of(self.path, len(x), self.labels)
+        y = labels_of(self.path, len(x), self.labels, strict=False)
         splits = shuffled_splits(x, y, (self.valid_fraction, self.test_fraction), self.seed)
         return splits, shape

@@ -129,9 +129,13 @@ def read_labels(path: str | Path, n: int) -> Tensor:
     return _class_indices(path, array, n)
 
 
-def labels_of(path: str | Path, n: int, labels: str | Path | None = None) -> Tensor | None:
+def labels_of(
+    path: str | Path, n: int, labels: str | Path | None = None, strict: bool = True
+) -> Tensor | None:
     """Labels of the n images at `path`, (n,) in int64: those in the file `labels`, or the array y or label beside
     the images in a .npz; None where there are none.
+
+    With strict=False an array beside the images that holds something else than class indices counts as none.
 
     Raises:
         FileNotFoundError, ValueError: see `read_labels`.
@@ -141,9 +145,13 @@ def labels_of(path: str | Path, n: int, labels: str | Path | None = None) -> Ten
     path = Path(path).expanduser()
     if path.suffix != ".npz":
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        beside = any(name in arrays.files for name in LABEL_ARRAYS)
-    return read_labels(path, n) if beside else None
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):  # a .npy by another name
+        return None
+    with loaded:
+        beside = [loaded[name] for name in LABEL_ARRAYS if name in loaded.files]
+    usable = beside and beside[0].shape == (n,) and beside[0].dtype.kind in "iu"
+    return read_labels(path, n) if usable or (beside and strict) else None
 
 
 def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:

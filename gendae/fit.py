@@ -109,9 +109,9 @@ class FitCLI(LightningCLI):
         trainer.logger = [csv, *others]
 
     def before_fit(self) -> None:
-        """Look at labels before a run begins; remember what was typed: it travels with the model."""
+        """Look at the data before a run begins; remember what was typed: it travels with the model."""
         if isinstance(self.model, SupervisedRule):
-            self.model.check_labels(self.datamodule)
+            self.model.check_data(self.datamodule)
         self.model.stack.facts["command"] = self.command
 
 

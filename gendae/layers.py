@@ -184,10 +184,6 @@ class MLP(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h)
 
-    def difference(self, h: Tensor, step: Tensor) -> Tensor:
-        """The layer's output at h + step minus that at h."""
-        return self(h + step) - self(h)
-
 
 class Transpose(nn.Module):
     """g(h) = s(W' h + c) with the weights W of an encoder: it has a bias c of its own only."""

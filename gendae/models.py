@@ -95,7 +95,7 @@ def layer(
 def deep_classifier(
     sizes: Sequence[int] = (784, *[240] * 7),
     classes: int = 10,
-    activation: str = "tanh",
+    activation: str | None = None,
     feedback: str | None = None,
     gain: float = 1.0,
     feedback_gain: float = 1.0,
@@ -108,7 +108,7 @@ def deep_classifier(
     Args:
         sizes: widths of h_0 .. h_L; the output layer comes on top.
         classes: number of classes.
-        activation: of all hidden layers.
+        activation: of all hidden layers; tanh if None, sigmoid for stochastic units, which need it.
         feedback: activation of all decoders; the hidden layers' own if None, tanh for stochastic units.
         gain, feedback_gain: scales of the initial weights of encoders and decoders.
         init: their kind, see `Affine`.
@@ -131,9 +131,10 @@ def deep_classifier(
         raise ValueError(f"bits={list(bits)}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; stochastic "
                          "units send bits anyway")
     if stochastic:
-        if activation not in ("tanh", "sigmoid"):  # tanh: left at its default
+        if activation not in (None, "sigmoid"):
             raise ValueError(f"activation={activation!r}: stochastic units need sigmoid, which gives their probability")
         activation, feedback = "sigmoid", feedback or "tanh"
+    activation = activation or "tanh"
     pairs = []
     for level, (low, high) in enumerate(pairwise(sizes), 1):
         receives = "bits" if level - 1 in bits else "real"

@@ -61,6 +61,9 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
     tensors = {k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()}
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        large = [k for k, v in tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+        if large:
+            raise ValueError(f"half=True: {', '.join(large)} hold numbers above 65504; save in single precision")
     content = {
         "stack": describe(stack), "settings": describe(stack.settings), "facts": stack.facts,
     }

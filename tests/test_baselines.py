@@ -33,7 +33,7 @@ rules = pytest.mark.parametrize("rule", BASELINES, ids=lambda rule: rule.__name_
 two_phases = pytest.mark.parametrize("rule", TWO_PHASES, ids=lambda rule: rule.__name__)
 
 
-def network(sizes=(7, 6, 5), activation="tanh", **options):
+def network(sizes=(7, 6, 5), activation=None, **options):
     """A float64 classifier of 4 classes with non-zero biases."""
     stack = deep_classifier(list(sizes), 4, activation, **options).double()
     with torch.no_grad():

@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 
+import gendae
+from gendae import checks
 from gendae.classifier import Classifier, label_loss, mean_log_probability
 from gendae.conditionals import Discrete
 from gendae.layers import Affine, Pair
@@ -161,3 +163,17 @@ def test_bad_classifiers_are_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rule", ["BackStepRule", "KLRule", "TargetPropRule", "VariationalEMRule"])
+def test_generative_rules_refuse_a_classifier(rule):
+    with pytest.raises(ValueError, match="output layer"):
+        getattr(gendae, rule)(deep_classifier([8, 6], 3))
+
+
+def test_labels_of_any_integer_type():
+    for kind in (torch.uint8, torch.int16, torch.uint16, torch.int64):
+        y = torch.tensor([0, 2]).to(kind)
+        assert checks.labels("y", y, 2, 3).dtype == torch.int64
+        with pytest.raises(ValueError, match="from 0 to 2; the model has 2 classes"):
+            checks.labels("y", y, 2, 2)

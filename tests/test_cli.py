@@ -352,3 +352,14 @@ def test_what_filters_refuses(tmp_path, monkeypatch, capsys, arguments, words):
     assert gendae("filters", f"{arguments[0]}.safetensors", *arguments[1:]) == 2
     assert words in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_machine_without_gpu_says_so_in_one_line(tmp_path, capsys):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    config = Path(__file__).parent.parent / "configs/digits-kl.yaml"
+    root = str(tmp_path / "runs")
+    arguments = ["--trainer.accelerator", "gpu", "--trainer.default_root_dir", root]
+    assert cli.main(["fit", "--config", str(config), *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("gendae: error:") and "Accelerator" in error

@@ -183,6 +183,8 @@ def bad_requests(folder):
         (["--config", config, "--rules", dtp, "--seeds", 1, 1], "--seeds [1, 1]"),
         (["--config", config, "--rules", dtp, "--seeds", -1], "--seeds"),
         (["--config", config, "--rules", dtp, "--max-epochs", 0], "--max-epochs=0"),
+        (["--config", config, "--rules", dtp, "--max-epochs", 2, "--trainer.check_val_every_n_epoch", 3],
+         "max_epochs=2 ends before the first validation"),
         (["--config", config, "--rules", dtp, "--trainer.nonsense", 3], "--trainer.nonsense"),
         (["--config", config, "--rules", dtp, "--nonsense", 3], "nonsense"),
         (["--config", config, "--rules", dtp, "--out", folder / "done"], "holds a comparison already"),
@@ -192,7 +194,7 @@ def bad_requests(folder):
     ]
 
 
-@pytest.mark.parametrize("number", range(21))
+@pytest.mark.parametrize("number", range(22))
 def test_refusals_are_one_line_before_any_training(tmp_path, monkeypatch, capsys, number):
     monkeypatch.chdir(tmp_path)
     arguments, words = bad_requests(tmp_path)[number]

@@ -216,8 +216,8 @@ def test_probabilities_have_targets_and_layers_above_see_draws():
 ])
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_any_pairs_will_do(pairs, rounds):
-    rule = DifferenceTargetPropRule(Classifier(*pairs(), output=Affine(4, 3)).double(), rounds=rounds, reconstruct=0.1,
-                                    lr_f=0.01)
+    rule = DifferenceTargetPropRule(Classifier(*pairs(), output=Affine(4, 3)).double(), rounds=rounds,
+                                    reconstruct=0.1 * (rounds - 1), lr_f=0.01)
     batch, optimizer = examples(40), rule.configure_optimizers()
     label = f"label_f_{rule.stack.depth + 1}"
     before = rule.losses(batch)[label].item()
@@ -254,7 +254,11 @@ def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level)
     (lambda: DifferenceTargetPropRule(network(), half_life=0), "half_life=0"),
     (lambda: DifferenceTargetPropRule(network(), rounds=0), "rounds=0"),
     (lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False), "rounds=2.*difference=True"),
-    (lambda: DifferenceTargetPropRule(network(), reconstruct=0.1, difference=False), "reconstruct=0.1.*difference=True"),
+    (lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False), "rounds=2 need difference=True"),
+    (lambda: DifferenceTargetPropRule(network(), reconstruct=0.1), "rounds >= 2"),
+    (lambda: DifferenceTargetPropRule(network(), reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
+    (lambda: DifferenceTargetPropRule(network(), schedule="alternate", warmup=5), "warmup=5"),
+    (lambda: DifferenceTargetPropRule(deep_classifier([6, 4], 3), warmup=5), "one hidden layer"),
     (lambda: DifferenceTargetPropRule(network(), reconstruct=-1), "reconstruct=-1"),
     (lambda: DifferenceTargetPropRule(network(), schedule="both"), "joint, alternate"),
     (lambda: DifferenceTargetPropRule(network(), optimizer="lbfgs"), "adam, rmsprop, sgd"),

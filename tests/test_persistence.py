@@ -250,3 +250,18 @@ def test_a_pretrained_classifier_is_named_in_a_configuration(tmp_path):
     assert cli.main(["fit", "--config", str(tmp_path / "c.yaml"), "--trainer.default_root_dir", str(tmp_path)]) == 0
     (tmp_path / "m.safetensors").unlink()
     assert load(tmp_path / "0001/checkpoints/best.ckpt").classes == 10
+
+
+def test_half_precision_halves_the_file_and_refuses_what_it_cannot_hold(tmp_path):
+    stack = small_stack()
+    whole, half = save(stack, tmp_path / "a.safetensors"), save(stack, tmp_path / "b.safetensors", half=True)
+    assert half.stat().st_size < whole.stat().st_size
+    again = load(half)
+    assert again.dtype == torch.float32
+    for name, value in stack.state_dict().items():
+        assert torch.allclose(again.state_dict()[name], value, rtol=1e-3, atol=1e-6), name
+    with torch.no_grad():
+        stack.pairs[0].f.bias[0] = 1e5
+    with pytest.raises(ValueError, match="f.bias hold numbers above 65504"):
+        save(stack, tmp_path / "c.safetensors", half=True)
+    assert not (tmp_path / "c.safetensors").exists()

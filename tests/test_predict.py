@@ -161,6 +161,15 @@ def test_images_without_labels_have_none(own):
     assert labels_of(own / "x.npy", 20) is None
 
 
+def test_an_array_y_that_is_no_label_is_nobody_s_business(own, digits):
+    """Generative users may keep one-hot or real y beside their images, and .npy files by any name."""
+    x, y = digits.split("test")[:20]
+    np.savez(own / "onehot.npz", x=x.numpy(), y=np.eye(10)[y.numpy()])
+    assert Images(own / "onehot.npz").split("train").y is None
+    (own / "x.npy").rename(own / "plain.npz")
+    assert labels_of(own / "plain.npz", 20) is None
+
+
 @pytest.mark.parametrize("array, words", [
     (np.zeros(20), "type float64"),
     (np.zeros(20, bool), "type bool"),
@@ -177,7 +186,7 @@ def test_bad_labels_are_named(own, digits, array, words):
     assert "\n" not in str(error.value)
     np.savez(own / "bad.npz", x=digits.split("test").x[:20].numpy(), label=array)
     with pytest.raises(ValueError, match=words):
-        Images(str(own / "bad.npz")).setup()
+        labels_of(own / "bad.npz", 20)
 
 
 def test_files_without_labels_are_named(own):

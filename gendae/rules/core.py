@@ -110,6 +110,9 @@ class Rule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.stack: Stack = build(stack)
+        if self.generative and hasattr(self.stack, "output"):
+            raise ValueError(f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative stacks, and "
+                             "would leave the output layer as it is; accepted: a Stack")
         self.lr_f, self.lr_g = lr_f, lr_g
         self.weight_decay_f, self.weight_decay_g = weight_decay_f, weight_decay_g
         if not 0.0 <= hold <= 1.0:

@@ -26,7 +26,7 @@ class DifferenceTargetPropRule(SupervisedRule):
     inverse_g_l: |g_l(f_l(h_{l-1} + e)) - (h_{l-1} + e)|^2,  e ~ N(0, sigma^2), l = 2 .. L  (Eq. 3.13)
 
     All inputs and targets are detached: no gradient leaves the layer that it is computed in. Stochastic units have
-    targets for their probabilities (Eq. 3.30); what layers above, and inverses, see are the draws.
+    targets for their probabilities (Eq. 3.30); layers above see the draws, which are also what inverses reconstruct.
     Source: Lee 2018, Algorithm 1 and sections 3.3.1 to 3.3.3; Bengio 2014 (slides) for several rounds.
 
     Args:
@@ -43,7 +43,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         warmup: updates at the start in which the inverses alone learn: targets that come down through inverses which
             do not invert yet mislead the encoders.
         rounds: rounds of iterative target propagation.
-        reconstruct: pull towards what h_{l-1} gives in these rounds: h then reconstructs x as well as y.
+        reconstruct: pull towards what h_{l-1} gives in these rounds, in [0, 1]: h then reconstructs x as well as y.
         optimizer, input_corruption, samples, eval_samples: see `SupervisedRule`.
         lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `SupervisedRule`.
 
@@ -92,12 +92,29 @@ class DifferenceTargetPropRule(SupervisedRule):
         self.warmup = int(checks.at_least("warmup", warmup, 0))
         self.rounds = int(checks.at_least("rounds", rounds, 1))
         self.reconstruct = checks.at_least("reconstruct", reconstruct, 0.0)
-        iterative = self.rounds > 1 or self.reconstruct > 0
-        if iterative and not self.difference:
-            raise ValueError(f"rounds={rounds}, reconstruct={reconstruct} need difference=True: several rounds move "
-                             "h by differences of reconstructions")
-        self.iterative = iterative
+        self._check_options()
         self.inverses, self.encoders = True, True
+
+    def _check_options(self) -> None:
+        """Raise a ValueError for options that exclude each other."""
+        phases = self.schedule == "alternate" or self.warmup > 0
+        if phases and self.stack.depth == 1:
+            raise ValueError(f"schedule={self.schedule!r}, warmup={self.warmup}: a network with one hidden layer has "
+                             "no inverses to train in a phase of their own")
+        if self.warmup and self.schedule == "alternate":
+            raise ValueError(f"warmup={self.warmup} belongs to schedule='joint'; 'alternate' begins with inverses anyway")
+        if self.rounds > 1 and not self.difference:
+            raise ValueError(f"rounds={self.rounds} need difference=True: several rounds move h by differences of "
+                             "reconstructions")
+        if self.reconstruct > 1.0 or (self.reconstruct > 0 and self.rounds == 1):
+            raise ValueError(f"reconstruct={self.reconstruct}: a number in [0, 1] is needed, and with it rounds >= 2; in "
+                             "the first round nothing below has moved")
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.world_size > 1 and (self.schedule == "alternate" or self.warmup > 0):
+            raise ValueError(f"schedule={self.schedule!r}, warmup={self.warmup}: several processes train all maps in "
+                             "every batch; accepted: schedule='joint', warmup=0")
 
     @property
     def passes(self) -> int:
@@ -137,7 +154,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         return terms
 
     def idle(self) -> list[nn.Module]:
-        return [self.stack.pairs[0].g]
+        return self.laws() + [self.stack.pairs[0].g]
 
     def _up(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What h_0 .. h_L send upwards, and f_1 .. f_L's outputs; each knows of its own layer's parameters only."""
@@ -155,7 +172,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         """d_1 .. d_L: displacements of the layers' outputs."""
         sent = [sent[0].repeat(self.copies, 1) if self.copies > 1 else sent[0], *sent[1:]]
         h = [sent[0], *(output.detach() for output in outputs)]
-        if self.iterative:
+        if self.rounds > 1:
             return iterated(self.stack, h, y, self.step, self.rounds, self.reconstruct, self.copies, sent)
         top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
         return displacements(self.stack.pairs, h, top, self.difference)

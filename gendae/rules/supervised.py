@@ -33,7 +33,8 @@ class SupervisedRule(Rule):
         input_corruption: noise on x in training; None for none.
         samples: draws M of stochastic units for each image in training.
         eval_samples: draws in validation, test and prediction.
-        lr_f, weight_decay_f: of f_1 .. f_M; a number, or one for each of the M layers.
+        lr_f, weight_decay_f: of f_1 .. f_M; a number, or one for each of the M layers. Decay is decoupled for "adam",
+            a term of the gradient for the others.
         lr_g, weight_decay_g: of g_1 .. g_L, likewise.
         hold, log_every: see `Rule`.
 
@@ -127,8 +128,13 @@ class SupervisedRule(Rule):
         return self.samples if self.stack.stochastic else 1
 
     def idle(self) -> list[nn.Module]:
-        """Maps that this rule does not train."""
-        return [pair.g for pair in self.stack.pairs]
+        """Maps that this rule does not train: the decoders, unless it says otherwise."""
+        return [*self.laws(), *(pair.g for pair in self.stack.pairs)]
+
+    def laws(self) -> list[nn.Module]:
+        """Laws around the maps with parameters of their own, which no classifier learns."""
+        return [law for pair in self.stack.pairs for law in (pair.recognition, pair.observation)
+                if isinstance(law, nn.Module)]
 
     def setup(self, stage: str) -> None:
         """Idle maps ask for no gradient while the rule trains: several processes wait for all that do."""
@@ -140,20 +146,36 @@ class SupervisedRule(Rule):
         for p in self._frozen:
             p.requires_grad_(True)
 
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("fit")
+
     # -- validation and test -------------------------------------------------------------------------
 
-    def check_labels(self, data: object) -> None:
-        """Raise a ValueError unless the splits of a data module have labels that the classifier takes."""
+    def check_data(self, data: object) -> None:
+        """Raise a ValueError unless the splits of a data module have images and labels that the classifier takes."""
         for name in ("train", "valid") if hasattr(data, "split") else ():
             x, y = data.split(name)
             if y is None:
                 raise ValueError(f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a data "
                                  "set with labels, or Images with labels=FILE")
+            checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
             checks.labels(f"labels of the {name} images", y, len(x), self.stack.classes)
 
     def on_train_start(self) -> None:
-        """Labels that a device would only notice by dying are looked at once, before the first update."""
-        self.check_labels(getattr(self.trainer, "datamodule", None))
+        """The data are looked at once, before the first update."""
+        self.check_data(getattr(self.trainer, "datamodule", None))
+
+    def on_before_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> Sequence[Tensor]:
+        """Labels that a device would only notice by dying are looked at while they are on the CPU."""
+        if len(batch) > 1 and batch[1].device.type == "cpu":
+            checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
+        return batch
+
+    def on_validation_epoch_start(self) -> None:
+        self._eval_draws = Generator().manual_seed(0)  # as in `Classifier.predict`
+
+    def on_test_epoch_start(self) -> None:
+        self._eval_draws = Generator().manual_seed(0)
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._log_error("val", batch)
@@ -166,8 +188,7 @@ class SupervisedRule(Rule):
         if len(batch) < 2:
             raise ValueError("the batch has no labels; the error of a classifier needs them")
         x, y = batch[0], checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
-        generator = Generator().manual_seed(0)
-        log_p = self.stack.log_probability(x, self.eval_samples, generator)
+        log_p = self.stack.log_probability(x, self.eval_samples, self._eval_draws)
         values = {f"{split}/error": (log_p.argmax(1) != y).float().mean(),
                   f"{split}/loss": torch.nn.functional.nll_loss(log_p, y)}
         self.log_dict(values, batch_size=len(x), on_epoch=True, sync_dist=True, prog_bar=True)
