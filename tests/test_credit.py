@@ -453,7 +453,7 @@ def test_one_flag_changes_the_rule_alone(config, tmp_path, capsys):
     run = tmp_path / "runs/0001"
     saved = yaml.safe_load((run / "config.yaml").read_text())
     arguments = saved["model"]["init_args"]
-    assert saved["model"]["class_path"] == "gendae.rules.BackpropRule"
+    assert saved["model"]["class_path"].endswith(".BackpropRule")
     assert arguments["stack"]["init_args"]["sizes"] == [64, 12, 10]
     assert arguments["lr_f"] == 0.02
     assert arguments["input_corruption"]["init_args"]["sigma"] == 0.1
