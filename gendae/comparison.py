@@ -64,8 +64,11 @@ def read_config(path: str | Path) -> Config:
 
 def named_rule(name: str) -> type[SupervisedRule]:
     """The rule of a class name, or of an import path for rules of your own."""
-    cls = REGISTRY.get(name) or (pydoc.locate(name) if "." in name else None)
-    if not inspect.isclass(cls) or not issubclass(cls, SupervisedRule):
+    try:
+        cls = REGISTRY.get(name) or (pydoc.locate(name) if "." in name else None)
+    except pydoc.ErrorDuringImport as error:
+        raise ValueError(f"--rules {name!r} cannot be imported: {error.value}") from None
+    if not inspect.isclass(cls) or not issubclass(cls, SupervisedRule) or cls.losses is Rule.losses:
         known = sorted(k for k, v in REGISTRY.items() if issubclass(v, SupervisedRule))
         raise ValueError(f"--rules {name!r}: neither a configuration file nor a rule that trains classifiers; "
                          f"accepted: {', '.join(known)}, or a .yaml file")

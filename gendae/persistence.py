@@ -87,7 +87,8 @@ def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal
     """The layer pairs of a trained stack under a fresh output layer, to be trained further with labels.
 
     For configurations (`stack: {class_path: gendae.persistence.pretrained_classifier, init_args: {model: ..}}`).
-    What is trained from it holds its own weights, and loads without `model`.
+    What is trained from it holds its own weights: `load` reads it without `model`, which only the run's config.yaml
+    still names.
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model; an output layer it has is left out.

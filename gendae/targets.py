@@ -112,7 +112,8 @@ def iterated(
                 move = first_displacement(network, sent[level] + d[level], y, step, samples)
             else:
                 move = change(pairs[level].g, before[level + 1], move)
-            if reconstruct > 0:  # f_l(h_{l-1}) - h_l, as both have moved since they were equal
-                move = move + reconstruct * (change(pairs[level - 1].f, sent[level - 1], d[level - 1]) - d[level])
+            if reconstruct > 0:  # f_l(h_{l-1}) - h_l, as both have moved since they were equal; x does not move
+                lifted = change(pairs[level - 1].f, sent[level - 1], d[level - 1]) if level > 1 else 0.0
+                move = move + reconstruct * (lifted - d[level])
             d[level] = d[level] + move
     return d[1:]
