@@ -14,8 +14,8 @@ from gendae.callbacks import CreditMonitor, ParzenMonitor
 from gendae.data import ImageData
 from gendae.rules import Rule, SupervisedRule
 
-#: best.ckpt by what the rule is scored with on validation images, last.ckpt after every validation; each in its own callback,
-#: since ModelCheckpoint's save_last follows its monitor.
+#: best.ckpt by what the rule is scored with on validation images, last.ckpt after every validation; each in its own
+#: callback, since ModelCheckpoint's save_last follows its monitor.
 CHECKPOINTS = ("best", "last")
 
 
