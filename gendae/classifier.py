@@ -1,7 +1,7 @@
 """A feed-forward classifier: a stack with an output layer, p(y | x) = softmax(f_M(h_L)), M = L + 1.
 
 The stack's encoders f_1 .. f_L are the network's hidden layers, its decoders g_2 .. g_L the feedback paths along
-which targets come down (g_1 leads to x, which needs no target but may be reconstructed). Between layers a unit may
+which targets come down (g_1 leads to x, which needs no target: rules for classifiers leave it alone). Between layers a unit may
 transmit its value, a bit (a layer that receives bits), or a draw (stochastic binary units); what the units of this
 file report to autograd about bits and draws is the straight-through estimate.
 Source: Lee 2018, sections 3.2.1, 3.3.2 and 3.3.3.
@@ -51,7 +51,7 @@ class Classifier(Stack):
         prior: see `Stack`; learning rules for classifiers leave it alone.
 
     Raises:
-        ValueError: if widths do not match, or the output is not linear.
+        ValueError: if widths do not match, the output is not linear, or a pair encodes otherwise than by f_l.
 
     Example:
         >>> from gendae.layers import Affine

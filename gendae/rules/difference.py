@@ -170,10 +170,11 @@ class DifferenceTargetPropRule(SupervisedRule):
 
     def _displacements(self, sent: list[Tensor], outputs: list[Tensor], y: Tensor) -> list[Tensor]:
         """d_1 .. d_L: displacements of the layers' outputs."""
-        sent = [sent[0].repeat(self.copies, 1) if self.copies > 1 else sent[0], *sent[1:]]
         h = [sent[0], *(output.detach() for output in outputs)]
         if self.rounds > 1:
-            return iterated(self.stack, h, y, self.step, self.rounds, self.reconstruct, self.copies, sent)
+            x = sent[0].repeat(self.copies, 1)
+            return iterated(self.stack, [x, *h[1:]], y, self.step, self.rounds, self.reconstruct, self.copies,
+                            [x, *sent[1:]])
         top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
         return displacements(self.stack.pairs, h, top, self.difference)
 

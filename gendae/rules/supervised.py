@@ -111,8 +111,8 @@ class SupervisedRule(Rule):
                              "labels, or Images with labels=FILE")
         x, y = batch[0], batch[1]
         checks.width("x", x, self.stack.sizes[0])
-        looked_at = y.device.type == "cpu" or self._trainer is None
-        y = checks.labels("y", y, len(x), self.stack.classes if looked_at else None)
+        # a Trainer's batches have been looked at, see `check_data` and `on_before_batch_transfer`
+        y = checks.labels("y", y, len(x), self.stack.classes if self._trainer is None else None)
         if self.input_corruption is not None:
             x = self.input_corruption(x, self.progress, self.generator)
         return x, y
