@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gendae import checks, credit, plots
+from gendae.joint import images_of
 from gendae.metrics import parzen_log_prob, sigma_grid
 from gendae.sampling import generate
 
@@ -38,7 +39,7 @@ def due(trainer: Trainer, every: int) -> bool:
 class ParzenMonitor(Callback):
     """Logs `val/parzen_ll` after each epoch: the score by which `best.ckpt` is chosen.
 
-    Samples come from a fixed seed, the same on every rank, and the global generator is left alone.
+    Of several modalities, the images of the first that has any are scored. Samples come from a fixed seed, the same on every rank, and the global generator is left alone.
 
     Args:
         n: number of samples.
@@ -66,10 +67,10 @@ class ParzenMonitor(Callback):
         if not bool(torch.isfinite(samples).all()):
             return  # the rule's own check names step, layer and term
         x = validation_batch(trainer, VALIDATION_IMAGES)[0].to(pl_module.device)
-        score = parzen_log_prob(x, samples, self.grid).mean(1).max()
+        samples, shape = images_of(stack, samples)
+        score = parzen_log_prob(images_of(stack, x)[0].contiguous(), samples.contiguous(), self.grid).mean(1).max()
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
-        if self.picture and trainer.is_global_zero and "shape" in stack.facts:
-            shape = tuple(stack.facts["shape"])
+        if self.picture and trainer.is_global_zero and shape is not None:
             figure = plots.gallery(samples[:100] if shape != plots.POINTS else samples, shape)
             plots.save(figure, Path(trainer.default_root_dir) / "samples.png")
 

@@ -71,7 +71,23 @@ def _generative_arguments(
     common(sub, 100)
     sub.add_argument("--sampler", type=str, default=None,
                      help="generate, ancestral, chain, joint or level; by default the model's own")
-    sub.add_argument("--out", type=str, default="samples.png", help="suffix .png, .npz or .npy")
+    sub.add_argument("--given", type=str, nargs="+", default=None, metavar="NAME=VALUE",
+                     help="of a joint model: sample all modalities given some, such as label=3 or image=FILE.npy")
+    sub.add_argument("--out", type=str, default="samples.png",
+                     help="suffix .png, .npz or .npy; with --given .npz, an array for each modality")
+
+    sub = command("complete", "what is missing of a joint model's modalities, given some of them or parts of them")
+    sub.add_argument("--given", type=str, nargs="+", required=True, metavar="NAME=VALUE",
+                     help="modalities with a file of values, or a class: top=FILE.npy label=3")
+    sub.add_argument("--mask", type=str, default=None,
+                     help="only a part of given images is: left, right, top, bottom or random")
+    sub.add_argument("--mode", type=str, default=None,
+                     help="map: likely values; mcmc: samples; annealed: from one to the other; by default the model's own")
+    sub.add_argument("--rounds", type=int, default=None, help="most rounds of encoding and decoding")
+    sub.add_argument("--n", type=int, default=1, help="answers for each row")
+    sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
+    sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
+    sub.add_argument("--out", type=str, default="completed.npz", help="suffix .npz: an array for each modality")
 
     sub = command("inpaint", "fill in missing pixels: original, masked, filled side by side")
     common(sub, 10)
@@ -94,7 +110,7 @@ def _generative_arguments(
 
 def _supervised_arguments(command: Callable[..., ArgumentParser]) -> None:
     """Commands for classifiers."""
-    sub = command("predict", "labels of images, and their probabilities, from a classifier")
+    sub = command("predict", "labels of images, and their probabilities, from a classifier or a joint model with labels")
     sub.add_argument("data", type=str, help="images: an .npy, .npz or IDX file; labels y in an .npz are compared")
     sub.add_argument("--samples", type=int, default=None,
                      help="draws of stochastic units; by default the model's own number")
@@ -178,7 +194,7 @@ def run(arguments: list[str]) -> list[str]:
         return [f"run folder: {folder}"] if folder else []
     arguments, passed = _passed_on(arguments)
     args = parser().parse_args(arguments)
-    if args.command in ("compare", "predict"):
+    if args.command in ("compare", "predict", "complete"):
         return _supervised(args.command, args[args.command].as_dict(), passed)
     from gendae import commands
 
@@ -212,6 +228,10 @@ def _supervised(command: str, values: dict[str, Any], passed: list[str]) -> list
         from gendae.comparison import compare
 
         return compare(**values, options=passed)
+    if command == "complete":
+        from gendae.querying import completion
+
+        return completion(**values)
     from gendae.prediction import predict
 
     return predict(**values)

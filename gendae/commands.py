@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import gendae.toys  # noqa: F401 - registers Toys2D, which models may name as their data
-from gendae import checks, diagnostics, metrics, persistence, plots
+from gendae import checks, diagnostics, metrics, persistence, plots, querying
 from gendae.classifier import Classifier
 from gendae.conditionals import Discrete, LearnedGaussian
 from gendae.data import ImageData, Images
@@ -15,6 +15,7 @@ from gendae.evaluation import evaluation, evaluation_table, write_json
 from gendae.features import load_feature_classifier
 from gendae.files import image_shape, read_image, read_images
 from gendae.inpainting import MASKS, inpaint, named_mask
+from gendae.joint import JointStack
 from gendae.levels import LevelSampler, chain_states
 from gendae.priors import GaussianPrior
 from gendae.sampling import generate, sampler_named, seeded
@@ -57,9 +58,12 @@ def load_generative(model: str, device: str = "cpu") -> Stack:
     """A trained model that images can be drawn from.
 
     Raises:
-        ValueError: for a classifier, whose layers were trained for labels.
+        ValueError: for a classifier, whose layers were trained for labels, and a model of several modalities.
     """
     stack = persistence.load(model, device)
+    if isinstance(stack, JointStack) and len(stack.names) > 1:
+        raise ValueError(f"{model} has several modalities ({stack.described()}); use `gendae sample`, `gendae complete` and "
+                         "`gendae predict`")
     if isinstance(stack, Classifier):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a classifier trained for labels, not a model of images; use `gendae predict` for labels of "
@@ -85,11 +89,18 @@ def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
 
 def sample(
     model: str, n: int = 100, sampler: str | None = None, seed: int = 0,
-    out: str = "samples.png", device: str = "cpu",
+    out: str = "samples.png", device: str = "cpu", given: list[str] | None = None,
 ) -> Table:
-    """Draw samples from a trained model into a file."""
+    """Draw samples from a trained model into a file; of a joint model, given some of its modalities."""
     path = Path(out)
+    if given is not None:
+        if sampler is not None:
+            raise ValueError(f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run")
+        return querying.sample(model, given, n, seed, out, device)
     checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
+    stack = persistence.load(model, device)
+    if isinstance(stack, JointStack) and len(stack.names) > 1:
+        return querying.unconditional(stack, n, sampler, seed, path)
     stack = load_generative(model, device)
     x = generate(stack, n, sampler, seed)
     return [f"{n} samples: {write_samples(x, path, shape_of(stack))}"]

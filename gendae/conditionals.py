@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.distributions import Bernoulli as BernoulliLaw
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution, Normal, OneHotCategorical
 
 from gendae import checks
 from gendae.corruption import normal_like, uniform_like
@@ -273,4 +273,40 @@ class Discrete(Conditional):
         return bits * (1.0 - self.low) + self.low
 
 
-Law = Gaussian | LearnedGaussian | Bernoulli | Discrete
+@register
+class Categorical(Conditional):
+    """One of several classes, as a one-hot row; the mean holds their probabilities (a softmax layer).
+
+    A row of probabilities counts as an expected one-hot row.
+    Source: Bengio 2014, section 3.1 ("a softmax layer, and cross-entropy as a reconstruction error").
+
+    Example:
+        >>> law, p = Categorical(), torch.tensor([[0.25, 0.75]])
+        >>> law.energy(torch.tensor([[0.0, 1.0]]), p).round(decimals=4)             # -log 0.75
+        tensor([0.2877])
+    """
+
+    activation = "softmax"
+    EPSILON = 1e-30  # below the least probability of a softmax in single precision that matters
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        return OneHotCategorical(probs=mean, validate_args=False)
+
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        return -(h * mean.clamp_min(self.EPSILON).log()).sum(-1)
+
+    def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return -self.energy(h, mean)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        beyond = uniform_like(mean[..., :1], generator) < mean.cumsum(-1)
+        index = beyond.int().argmax(-1, keepdim=True)  # the first class whose cumulated probability exceeds the draw
+        return torch.zeros_like(mean).scatter(-1, index, 1.0) + (mean - mean.detach())
+
+    def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return self.energy(mean, mean)
+
+
+Law = Gaussian | LearnedGaussian | Bernoulli | Discrete | Categorical

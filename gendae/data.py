@@ -22,7 +22,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class Split(NamedTuple):
-    """Images (n, pixels) in [0, 1], and labels (n,) or None."""
+    """Images (n, pixels) in [0, 1], and labels (n,) or None (for several modalities, which are observed, (n, N))."""
 
     x: Tensor
     y: Tensor | None = None

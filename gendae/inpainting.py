@@ -1,13 +1,13 @@
-"""Inpainting: the encode/decode loop of sampling under a clamp (2015, section 8, Figure 5).
+"""Inpainting: completion of x whose rounds call INFERENCE (2015, section 8, Figure 5).
 
-A mask is boolean and True where a pixel is observed; x^v are the observed pixels, x^m the missing ones.
+x^v are the observed pixels, x^m the missing ones.
 """
 
 import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.corruption import uniform_like
+from gendae.clamping import Completer, Completion
 from gendae.inference import Inference, TargetPropInference, fill
 from gendae.sampling import BATCH, seeded
 from gendae.spec import build, register
@@ -15,7 +15,7 @@ from gendae.stack import Stack
 
 
 @register
-class Inpainter:
+class Inpainter(Completer):
     """Filling in missing pixels by clamped inference.
 
     Missing pixels start as uniform noise; each of K rounds calls INFERENCE, in which x presses on h_1 by
@@ -40,7 +40,7 @@ class Inpainter:
         self, rounds: int = 10, inference: Inference | None = None, chains: int = 32,
         level: int | None = 1,
     ) -> None:
-        self.rounds = int(checks.at_least("rounds", rounds, 0))
+        super().__init__(rounds, begin="noise", tolerance=0.0)
         self.inference = build(inference) or TargetPropInference(15, 0.4, 0.2, temperature=0.05)
         self.chains = int(checks.at_least("chains", chains, 1))
         self.level = level
@@ -50,25 +50,32 @@ class Inpainter:
         """Rounds of encoding to the top and decoding, without inference (2014, 7.5: deterministic MAP)."""
         return cls(rounds, TargetPropInference(steps=0), chains, level=None)
 
-    @torch.no_grad()
-    def __call__(
-        self, stack: Stack, x: Tensor, mask: Tensor, generator: Generator | None = None
-    ) -> Tensor:
-        """x with its unobserved pixels (mask False) filled in; the observed ones are returned as given."""
-        mask = mask.expand_as(x)
-        chains = self.chain(
-            stack, x.repeat(self.chains, 1), mask.repeat(self.chains, 1), generator
-        )
-        return fill(x, mask, chains.view(self.chains, *x.shape).mean(0))
+    def level_of(self, stack: Stack) -> int:
+        """x is clamped, whatever `level` it is decoded from."""
+        return 0
 
-    def chain(self, stack: Stack, x: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:
-        """One run of K rounds from noise."""
-        filled = fill(x, mask, uniform_like(x, generator))
-        for _ in range(self.rounds):
-            h = self.inference(stack, filled, mask=mask, generator=generator)
-            level = stack.depth if self.level is None else self.level
-            filled = fill(x, mask, stack.decode(h[level], level))
-        return filled
+    def at(self, level: int) -> "Inpainter":
+        """Itself: it is always at x."""
+        return self
+
+    def __call__(
+        self, stack: Stack, h: Tensor, mask: Tensor, observed: Tensor | None = None, generator: Generator | None = None,
+    ) -> Completion:
+        """The mean of the chains, (batch, width); observed elements are returned as given."""
+        mask = mask.expand_as(h)
+        copies = None if observed is None else observed.repeat(self.chains, 1)
+        ends = super().__call__(stack, h.repeat(self.chains, 1), mask.repeat(self.chains, 1), copies, generator)
+        shape = (self.chains, len(h))
+        return Completion(fill(h, mask, ends.h.view(*shape, -1).mean(0)), ends.residuals.view(-1, *shape).mean(1),
+                          ends.converged.view(shape).all(0))
+
+    def step(
+        self, stack: Stack, h: Tensor, mask: Tensor, temperature: float, generator: Generator | None
+    ) -> Tensor:
+        """INFERENCE under the clamp, and x from what it found."""
+        found = self.inference(stack, h, mask=mask, generator=generator)
+        level = stack.depth if self.level is None else self.level
+        return stack.decode(found[level], level)
 
 
 def inpaint(
@@ -116,7 +123,7 @@ def inpaint(
     inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()
     generator, rows = seeded(seed), max(1, batch_size // inpainter.chains)
     filled = [
-        inpainter(stack, a.to(stack.device), m.to(stack.device), generator).cpu()
+        inpainter(stack, a.to(stack.device), m.to(stack.device), generator=generator).h.cpu()
         for a, m in zip(x.split(rows), mask.split(rows), strict=True)
     ]
     return torch.cat(filled)

@@ -14,10 +14,18 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 from gendae import checks
-from gendae.conditionals import Bernoulli, Conditional, Discrete, Gaussian, Law, LearnedGaussian
+from gendae.conditionals import (
+    Bernoulli,
+    Categorical,
+    Conditional,
+    Discrete,
+    Gaussian,
+    Law,
+    LearnedGaussian,
+)
 from gendae.spec import register
 
-__all__ = ["ACTIVATIONS", "MLP", "Affine", "Bernoulli", "Conditional", "Discrete", "Gaussian",
+__all__ = ["ACTIVATIONS", "MLP", "Affine", "Bernoulli", "Categorical", "Conditional", "Discrete", "Gaussian",
            "LearnedGaussian", "Pair", "TiedPair"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

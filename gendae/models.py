@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from gendae import checks
 from gendae.classifier import Classifier
 from gendae.conditionals import UNITS
+from gendae.joint import JointStack
 from gendae.layers import MLP, Affine, Bernoulli, Discrete, Gaussian, LearnedGaussian, Pair
+from gendae.modalities import KINDS, Junction, Modality
 from gendae.priors import Prior
 from gendae.stack import Stack
 
@@ -142,6 +145,59 @@ def deep_classifier(
         g = Affine(high, low, feedback or activation, feedback_gain, init, receives)
         pairs.append(Pair(f, g, recognition=Discrete("binary", stochastic=True) if stochastic else None))
     return Classifier(*pairs, output=Affine(sizes[-1], classes, "linear", gain, init))
+
+
+def joint_autoencoder(
+    modalities: dict[str, dict[str, Any]],
+    top: Sequence[int] = (),
+    activation: str = "relu",
+    hidden_f: Sequence[int] = (),
+    hidden_g: Sequence[int] = (),
+    missingness: bool = True,
+    gain: float = 1.0,
+    prior: Prior | None = None,
+) -> JointStack:
+    """Stacks of affine or MLP pairs, one for each modality, under a top stack (2014, Figures 4 and 5).
+
+    Args:
+        modalities: by name; "sizes", the widths of x^(t) and its codes (a single one for labels: the identity), "kind"
+            (pixels if it is not given, see `Modality`), and what else `deep_autoencoder` takes (activations, hidden_f, ..).
+        top: widths of h_{J+1} .. h_L; none for a prior over the codes themselves.
+        activation: of h_{J+1} .. h_L.
+        hidden_f, hidden_g: widths of hidden layers inside the top's encoders and decoders.
+        missingness: give the top one mask bit for each modality.
+        gain: scale of the top's initial weights.
+        prior: P(h_L); the paper's diagonal Gaussian if None.
+
+    Raises:
+        ValueError: for unknown kinds, options or names, and widths below 1.
+
+    Example:
+        >>> joint = joint_autoencoder({"image": {"sizes": [784, 500]}, "label": {"sizes": [10], "kind": "onehot"}}, [300])
+        >>> joint.sizes, joint.widths(1)
+        ([794, 510, 300], [500, 10])
+    """
+    members = {}
+    for name, given in modalities.items():
+        options = dict(given)
+        sizes, kind = list(options.pop("sizes", [])), options.pop("kind", "pixels")
+        if not sizes:
+            raise ValueError(f"modality {name!r} has no sizes; give at least the width of its data")
+        activations = options.pop("activations", ["tanh"] * (len(sizes) - 1))
+        visible = options.pop("visible", KINDS[checks.one_of(f"kind of {name!r}", kind, KINDS)][0])
+        try:
+            own = deep_autoencoder(sizes, activations, visible, **options).pairs if len(sizes) > 1 else []
+        except TypeError as error:
+            raise ValueError(f"modality {name!r}: {error}") from None
+        members[name] = Modality(sizes[0], kind, own)
+    width = sum(m.code_width for m in members.values())
+    pairs: list[Junction | Pair] = []
+    for level, (low, high) in enumerate(pairwise([width, *top])):
+        bits = len(members) if level == 0 and missingness and len(members) > 1 else 0
+        f = layer(low + bits, hidden_f, high, activation, gain)
+        g = layer(high, hidden_g, low, activation if level else "linear", gain)
+        pairs.append(Junction(f, g) if level == 0 and len(members) > 1 else Pair(f, g))
+    return JointStack(members, pairs, prior)
 
 
 def stack_of(pairs: list[Pair], prior: Prior | None = None) -> Stack:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 import gendae.invertible
 import gendae.levels
+import gendae.multimodal
 import gendae.optimized
-import gendae.rules  # noqa: F401 - these four register classes that files may name
+import gendae.rules  # noqa: F401 - these five register classes that files may name
 from gendae import checks
 from gendae.classifier import Classifier
 from gendae.layers import Affine
@@ -199,7 +200,8 @@ def _load_ckpt(path: Path) -> Stack:
     content = {
         "stack": arguments["stack"],
         "settings": {"inference": arguments.get("inference"), "sampler": arguments.get("sampler"),
-                     "inpainting": arguments.get("inpainter"), "samples": arguments.get("eval_samples")},
+                     "inpainting": arguments.get("inpainter"), "completer": arguments.get("completer"),
+                     "samples": arguments.get("eval_samples")},
         "facts": checkpoint["gendae"]["facts"],
     }
     prefix = "stack."

@@ -1,4 +1,4 @@
-"""Labels for images from a trained classifier: `gendae predict`."""
+"""Labels for images from a trained classifier, or a joint model with labels: `gendae predict`."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from gendae import checks, persistence
 from gendae.classifier import Classifier
 from gendae.files import labels_of, read_images, write_npz
+from gendae.joint import JointStack
 
 
 def load_classifier(model: str | Path, device: str = "cpu") -> Classifier:
@@ -21,8 +22,42 @@ def load_classifier(model: str | Path, device: str = "cpu") -> Classifier:
     if not isinstance(stack, Classifier):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a {type(stack).__name__} without output layer, which gives no labels; a Classifier is "
-            "needed, which rules such as DifferenceTargetPropRule train")
+            "needed, which rules such as DifferenceTargetPropRule train, or a JointStack with labels")
     return stack
+
+
+def label_modalities(stack: JointStack) -> tuple[str, str]:
+    """Names of the modality that images are, and of the labels that are predicted from it.
+
+    Raises:
+        ValueError: unless there is one modality of labels, and another.
+    """
+    others = [name for name in stack.names if name not in stack.labels]
+    if len(stack.labels) != 1 or not others:
+        raise ValueError(f"the model has the modalities {stack.described()}; labels are predicted where one of several is "
+                         "onehot; use `gendae complete` for others")
+    return others[0], stack.labels[0]
+
+
+def probabilities(model: str | Path, x: Tensor, name: str, samples: int | None, seed: int, device: str) -> Tensor:
+    """p(y | x), (batch, classes), from a classifier, or from a joint model in one pass (2014, Algorithm 4).
+
+    Args:
+        model: file or name.
+        x: images, (batch, width).
+        name: what to call them in messages.
+        samples, seed: of stochastic units.
+        device: where to compute.
+    """
+    stack = persistence.load(model, device)
+    if isinstance(stack, JointStack):
+        if samples is not None:
+            raise ValueError(f"--samples {samples}: {model} is a joint model, whose prediction has no draws; leave it out")
+        image, label = label_modalities(stack)
+        checks.width(name, x, stack.modalities[image].width)
+        return stack.predict({image: x}, label)
+    classifier = load_classifier(model, device)
+    return classifier.predict(checks.width(name, x, classifier.sizes[0]), samples, seed)
 
 
 def error_rate(probability: Tensor, y: Tensor) -> float:
@@ -47,12 +82,11 @@ def predict(
         raise ValueError(f"--out {out} is the file that the images come from; name another")
     if samples is not None:
         checks.at_least("--samples", samples, 1)
-    classifier = load_classifier(model, device)
-    x = checks.width(data, read_images(data)[0], classifier.sizes[0])
+    x = read_images(data)[0]
+    probability = probabilities(model, x, data, samples, seed, device).float().cpu()
     y = labels_of(data, len(x))
     if y is not None:
-        checks.labels(f"{data}: y", y, len(x), classifier.classes)
-    probability = classifier.predict(x, samples, seed).float().cpu()
+        checks.labels(f"{data}: y", y, len(x), probability.shape[1])
     write_npz(path, label=probability.argmax(1).numpy().astype(np.int64), probability=probability.numpy())
     lines = [f"labels of {len(x):,} images: {path}"]
     if y is not None:

@@ -139,7 +139,7 @@ def test_inpainting_is_figure_5_with_one_quiet_chain_and_averages_several():
         h = inference(stack, filled, mask)
         filled = torch.where(mask, x, stack.pairs[0].g(h[1]))
     assert torch.allclose(inpaint(stack, x, mask, Inpainter(2, inference, chains=1), seed=1), filled)
-    both = Inpainter(2, inference, chains=1)(stack, x.repeat(2, 1), mask, seeded(1))
+    both = Inpainter(2, inference, chains=1)(stack, x.repeat(2, 1), mask, generator=seeded(1)).h
     assert torch.allclose(inpaint(stack, x, mask, Inpainter(2, inference, chains=2), seed=1),
                           both.view(2, 3, 8).mean(0))
 

@@ -9,9 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
 ORDER = ["errors", "spec", "checks", "corruption", "conditionals", "layers", "invertible", "optimized",
-         "priors", "stack", "classifier", "targets", "inference", "sampling", "levels", "diagnostics", "inpainting", "metrics",
-         "bounds", "neighbours", "quality", "rules", "credit", "models", "files", "data", "toys", "plots", "callbacks",
-         "persistence", "features", "fit", "evaluation", "prediction", "comparison", "commands", "cli"]
+         "priors", "stack", "classifier", "modalities", "joint", "targets", "inference", "sampling", "clamping", "levels",
+         "diagnostics", "inpainting", "completion", "metrics",
+         "bounds", "neighbours", "quality", "rules", "credit", "models", "files", "data", "toys", "multimodal", "plots", "callbacks",
+         "persistence", "features", "fit", "evaluation", "prediction", "comparison", "querying", "commands", "cli"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -96,6 +96,15 @@ class Prior(nn.Module):
         """n draws, (n, features), on the prior's device; drawn where `generator` lives."""
         raise NotImplementedError(f"{type(self).__name__} must define sample")
 
+    def marginal(self, observed: Tensor) -> "Prior":
+        """The law of some of the units, fitted; `observed` is boolean, (features,), True for those.
+
+        Raises:
+            ValueError: for a prior without a closed form of it.
+        """
+        raise ValueError(f"{type(self).__name__} has no closed marginal; accepted: GaussianPrior, ParzenPrior with "
+                         "local=None")
+
     def chain(self, h: Tensor, steps: int, generator: Generator | None = None) -> Tensor:
         """States of the Markov chain that starts at h, (steps + 1, batch, features).
 

@@ -79,6 +79,17 @@ class GaussianPrior(Prior):
             factor = floored(wide.var(0), codes.dtype).sqrt()
         self.mean, self.factor = mean.to(codes), factor.to(codes).contiguous()
 
+    def marginal(self, observed: Tensor) -> "GaussianPrior":
+        self.require_fitted()
+        found = GaussianPrior(self.covariance, self.variance_scale)
+        found.mean = self.mean[observed]
+        if self.covariance == "full":
+            rows = self.factor[observed]
+            found.factor = torch.linalg.cholesky(rows @ rows.T)
+        else:
+            found.factor = self.factor[observed]
+        return found
+
     def _whiten(self, h: Tensor) -> Tensor:
         """F^-1 (h - mean), where F F^T = variance_scale * C."""
         self.require_fitted()

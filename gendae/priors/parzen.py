@@ -286,6 +286,14 @@ class ParzenPrior(Prior):
 
         return self._by_rows(sample, block, mean)
 
+    def marginal(self, observed: Tensor) -> "ParzenPrior":
+        self.require_fitted()
+        if self.local:
+            return super().marginal(observed)
+        found = ParzenPrior(leave_one_out=self.leave_one_out)
+        found.codes, found.bandwidth_ = self.codes[:, observed].contiguous(), self.bandwidth_
+        return found
+
     def score(self, h: Tensor) -> Tensor:
         """d log p(h) / dh = (reconstruct(h) - h) / sigma^2, (batch, features)."""
         return (self.reconstruct(h) - h) / self.bandwidth_**2

@@ -5,11 +5,12 @@ from gendae.rules.backstep import BackStepRule
 from gendae.rules.core import Rule, TrainingDiverged
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
+from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
 from gendae.rules.supervised import SupervisedRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 
 __all__ = ["BackStepRule", "BackpropRule", "ContrastiveHebbianRule", "DifferenceTargetPropRule",
-           "FeedbackAlignmentRule", "GeneRecRule", "KLRule", "Rule", "StraightThroughRule", "SupervisedRule",
-           "TargetPropRule", "TrainingDiverged", "VariationalEMRule"]
+           "FeedbackAlignmentRule", "GeneRecRule", "JointTargetPropRule", "KLRule", "Rule", "StraightThroughRule",
+           "SupervisedRule", "TargetPropRule", "TrainingDiverged", "VariationalEMRule"]

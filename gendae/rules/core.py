@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from gendae import checks
 from gendae.layers import Pair
 from gendae.priors import Prior
-from gendae.spec import REGISTRY, arguments, build
+from gendae.spec import REGISTRY, arguments, build, describe
 from gendae.stack import Stack
 
 PerLayer = float | Sequence[float]
@@ -27,6 +27,11 @@ RANK_STRIDE = 7919  # a prime: seeds of the ranks' noise must differ, and not me
 
 class TrainingDiverged(RuntimeError):
     """A loss became NaN or infinite; the message names step, layer and term."""
+
+
+def portable(data: dict[str, Any]) -> dict[str, Any]:
+    """A described data set without the folders of this machine."""
+    return {key: portable(value) if isinstance(value, dict) else value for key, value in data.items() if key != "root"}
 
 
 class LossLedger:
@@ -147,6 +152,10 @@ class Rule(LightningModule):
         """Top-level codes on which the prior is fitted; feed-forward ones unless a rule says otherwise."""
         return self.stack.encode(x)[-1]
 
+    def codes_of(self, batch: Sequence[Tensor]) -> Tensor:
+        """The codes of a batch on which the prior is fitted."""
+        return self.codes(batch[0])
+
     # -- the loop ------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -244,10 +253,10 @@ class Rule(LightningModule):
         """
         codes = []
         for batch in batches:
-            x = batch[0].to(self.device)
+            batch = [part.to(self.device) for part in batch]
             if not codes:
-                self.stack.fit_residuals(self._of_all_ranks(x))
-            codes.append(self.codes(x))
+                self.stack.fit_residuals(self._of_all_ranks(batch[0]))
+            codes.append(self.codes_of(batch))
         self.stack.prior.fit(self._of_all_ranks(torch.cat(codes)))
 
     def _of_all_ranks(self, codes: Tensor) -> Tensor:
@@ -287,9 +296,10 @@ class Rule(LightningModule):
         facts.update(rule=type(self).__name__, seed=torch.initial_seed())
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and REGISTRY.get(type(data).__name__) is type(data):
-            own = arguments(data, skip=("root",))
-            facts["dataset"] = {"type": type(data).__name__, **own}
+            facts["dataset"] = portable(describe(data))
             facts["shape"] = list(data.shape)
+            if hasattr(data, "shapes"):
+                facts["shapes"] = data.shapes
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit":

@@ -1,0 +1,277 @@
+"""Data of several modalities: x holds them side by side, and a mask tells which of them are observed.
+
+Batches are (x, observed), with observed, (batch, N), True where an example has a modality; what is missing is 0 in x.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gendae import checks
+from gendae.data import SPLITS, ImageData, Split, shuffled_splits
+from gendae.spec import build, register
+
+PARTS = ("image", "label", "top", "bottom", "left", "right", "edges")
+
+
+def edge_map(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Magnitude of the Sobel gradient of images, in [0, 1], (n, pixels).
+
+    Args:
+        x: images in [0, 1], (n, pixels).
+        shape: height and width.
+
+    Example:
+        >>> step = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(1, 4)         # a vertical edge
+        >>> edge_map(step, (4, 4))[0, 4:8]
+        tensor([0., 1., 1., 0.])
+    """
+    smooth, slope = x.new_tensor([1.0, 2.0, 1.0]), x.new_tensor([-1.0, 0.0, 1.0])
+    kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)])[:, None] / 4.0
+    images = F.pad(x.view(-1, 1, *shape), (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(images, kernels).norm(dim=1).clamp(max=1.0).flatten(1)
+
+
+def part_of(name: str, x: Tensor, y: Tensor | None, shape: tuple[int, int], classes: int) -> Tensor:
+    """One modality of labelled images: a half of the image, its edge map, its label as a one-hot row, or all of it."""
+    if name == "label":
+        if y is None:
+            raise ValueError("parts contains 'label', but the images have no labels; use a data set with labels, or Images "
+                             "with labels=FILE")
+        return F.one_hot(y, classes).to(x.dtype)
+    images = x.view(-1, *shape)
+    height, width = shape
+    halves = {"top": images[:, :height // 2], "bottom": images[:, height // 2:],
+              "left": images[:, :, :width // 2], "right": images[:, :, width // 2:]}
+    if name in halves:
+        return halves[name].flatten(1)
+    return edge_map(x, shape) if name == "edges" else x
+
+
+class MultimodalData(ImageData):
+    """Base class: a variant also defines `modalities` and `shapes`."""
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Width of each modality by name, in the order of their slices of x."""
+        raise NotImplementedError(f"{type(self).__name__} must define modalities")
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Height and width of the modalities that are images."""
+        return {}
+
+    def check(self, name: str, x: Tensor) -> None:
+        if x.numel() == 0:
+            raise ValueError(f"{name}: no examples (shape {tuple(x.shape)})")
+        checks.finite(name, x)
+
+
+@register
+class Multimodal(MultimodalData):
+    """Parts of labelled images as modalities: image and label, top and bottom half, image and edge map.
+
+    Args:
+        source: the images.
+        parts: names of the modalities, among image, label, top, bottom, left, right, edges.
+        classes: number of classes of the labels.
+        labelled: number of training images whose label is observed, equally many of each class; None for all.
+        label_seed: draws which of them.
+        share: of the training batches' rows that are labelled, on average, by repeating labelled images; None leaves them
+            as rare as they are.
+        only_labelled: leave the other training images out: the supervised baseline.
+        batch_size, seed: see `ImageData`.
+
+    Raises:
+        ValueError: for unknown or repeated parts, a number of labels that is no multiple of the classes or that the data do
+            not have, and shares outside (0, 1).
+
+    Example:
+        >>> from gendae.data import Digits
+        >>> data = Multimodal(Digits(), ["image", "label"], labelled=100)
+        >>> x, observed = data.split("train")
+        >>> x.shape, observed.sum(0)
+        (torch.Size([1199, 74]), tensor([1199,  100]))
+    """
+
+    def __init__(
+        self, source: ImageData, parts: list[str], classes: int = 10, labelled: int | None = None, label_seed: int = 0,
+        share: float | None = None, only_labelled: bool = False, batch_size: int = 100, seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.source: ImageData = build(source)
+        self.parts = list(parts)
+        for name in self.parts:
+            checks.one_of("parts", name, PARTS)
+        if len(set(self.parts)) < len(self.parts) or not self.parts:
+            raise ValueError(f"parts={self.parts}: one or several different names are needed")
+        self.classes = int(checks.at_least("classes", classes, 2))
+        self.labelled, self.label_seed, self.share = labelled, int(label_seed), share
+        self.only_labelled = bool(only_labelled)
+        if labelled is not None and (labelled < classes or labelled % classes):
+            raise ValueError(f"labelled={labelled}: a multiple of {classes} is needed, as many labels of each class")
+        if (share is not None or only_labelled) and (labelled is None or "label" not in self.parts):
+            raise ValueError(f"share={share}, only_labelled={only_labelled} need labelled=N and a part 'label'")
+        if share is not None and not 0.0 < share < 1.0:
+            raise ValueError(f"share={share}: a number between 0 and 1 is needed")
+
+    def prepare_data(self) -> None:
+        """Fetch the images where they are missing."""
+        self.source.prepare_data()
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Width of each modality by name."""
+        height, width = self.source.shape
+        widths = {"label": self.classes, "top": height // 2 * width, "bottom": (height - height // 2) * width,
+                  "left": width // 2 * height, "right": (width - width // 2) * height}
+        return {name: widths.get(name, height * width) for name in self.parts}
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Height and width of each modality but the label."""
+        height, width = self.source.shape
+        found = {"top": [height // 2, width], "bottom": [height - height // 2, width],
+                 "left": [height, width // 2], "right": [height, width - width // 2]}
+        return {name: found.get(name, [height, width]) for name in self.parts if name != "label"}
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        shape = self.source.shape
+        splits = {}
+        for name in SPLITS:
+            x, y = self.source.split(name)
+            if "label" in self.parts and y is not None:
+                checks.labels(f"labels of the {name} images", y, len(x), self.classes)
+            joint = torch.cat([part_of(part, x, y, shape, self.classes) for part in self.parts], 1)
+            observed = torch.ones(len(x), len(self.parts), dtype=torch.bool)
+            split = Split(joint, observed)
+            splits[name] = self._hide_labels(split, y) if name == "train" and self.labelled is not None else split
+        return splits, shape
+
+    def labelled_images(self, y: Tensor) -> Tensor:
+        """Indices of the training images that keep their label, (labelled,): equally many of each class, drawn by the seed."""
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.label_seed))
+        each = self.labelled // self.classes
+        found = [order[y[order] == c][:each] for c in range(self.classes)]
+        short = [c for c, index in enumerate(found) if len(index) < each]
+        if short:
+            raise ValueError(f"labelled={self.labelled}: class {short[0]} has only {len(found[short[0]])} training images")
+        return torch.cat(found)
+
+    def _hide_labels(self, split: Split, y: Tensor) -> Split:
+        """Training data with few labels: the other label slices are 0 and not observed."""
+        if "label" not in self.parts:
+            raise ValueError(f"labelled={self.labelled} needs a part 'label'; parts={self.parts}")
+        keep, t = self.labelled_images(y), self.parts.index("label")
+        observed = split.y.clone()
+        observed[:, t] = False
+        observed[keep, t] = True
+        widths = list(self.modalities.values())
+        start = sum(widths[:t])
+        x = split.x.clone()
+        x[:, start : start + widths[t]] *= observed[:, t : t + 1]
+        hidden = Split(x, observed)
+        if self.only_labelled:
+            return hidden[keep.repeat(-(-len(x) // len(keep)))[: len(x)]]  # epochs of the same length
+        if self.share is None:
+            return hidden
+        copies = round(self.share / (1.0 - self.share) * (len(x) - len(keep)) / len(keep))
+        rest = torch.ones(len(x), dtype=torch.bool)
+        rest[keep] = False
+        return hidden[torch.cat([rest.nonzero().flatten(), keep.repeat(max(1, copies))])]
+
+
+@register
+class Arrays(MultimodalData):
+    """Your own modalities, each in a file with one row for each example.
+
+    Args:
+        files: .npy of each modality by name: numbers, (n, ..); integers of shape (n,) are class labels. A row of NaN, or the
+            label -1, is missing.
+        valid_fraction, test_fraction: shares of the examples kept out of training.
+        batch_size, seed: see `ImageData`; the seed draws the split.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for other kinds of file, different numbers of rows, infinite numbers, rows that are partly NaN, and
+            examples without any modality.
+    """
+
+    def __init__(
+        self, files: dict[str, str], valid_fraction: float = 0.1, test_fraction: float = 0.1, batch_size: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        if not files:
+            raise ValueError("files is empty: at least one modality is needed, as {name: FILE.npy}")
+        self.files = {name: str(path) for name, path in files.items()}
+        self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What the files hold, read once."""
+        if self._arrays is None:
+            self._arrays = {name: read_modality(path) for name, path in self.files.items()}
+            lengths = {name: len(array) for name, array in self._arrays.items()}
+            if len(set(lengths.values())) > 1:
+                raise ValueError(f"the files hold different numbers of examples: {lengths}")
+        return self._arrays
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Width of each modality by name; for labels, the number of classes."""
+        return {name: int(a.max()) + 1 if a.ndim == 1 else a[0].size for name, a in self.arrays().items()}
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Height and width of modalities stored as (n, height, width)."""
+        return {name: list(a.shape[1:]) for name, a in self.arrays().items() if a.ndim == 3}
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        parts, masks = [], []
+        for (name, width), array in zip(self.modalities.items(), self.arrays().values(), strict=True):
+            x, there = rows_of(name, array, width)
+            parts.append(x)
+            masks.append(there)
+        observed = torch.stack(masks, 1)
+        if not bool(observed.any(1).all()):
+            raise ValueError(f"{int((~observed.any(1)).sum())} examples have no modality at all")
+        x = torch.cat(parts, 1)
+        return shuffled_splits(x, observed, (self.valid_fraction, self.test_fraction), self.seed), (1, x.shape[1])
+
+
+def read_modality(path: str | Path) -> np.ndarray:
+    """Numbers from a .npy, (n, ..)."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not a .npy of numbers: {error}") from None
+    labels = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iu"
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb" or array.size == 0 or not (
+            labels or array.ndim > 1):
+        raise ValueError(f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices (n,) in an "
+                         "integer type are needed")
+    if labels and array.max() < 1:
+        raise ValueError(f"{path} holds labels of fewer than two classes")
+    return array
+
+
+def rows_of(name: str, array: np.ndarray, width: int) -> tuple[Tensor, Tensor]:
+    """Rows of a modality in single precision, 0 where missing, and which are there."""
+    if array.ndim == 1:
+        y = torch.from_numpy(array.astype(np.int64))
+        if int(y.min()) < -1:
+            raise ValueError(f"{name} holds the label {int(y.min())}; class indices are >= 0, and -1 is missing")
+        there = y >= 0
+        return F.one_hot(y.clamp_min(0), width).float() * there[:, None], there
+    x = torch.from_numpy(array.reshape(len(array), -1).astype(np.float32))
+    missing = torch.isnan(x)
+    if bool((missing.any(1) & ~missing.all(1)).any()):
+        raise ValueError(f"{name} holds rows that are partly NaN; a missing row is NaN throughout")
+    return x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf), ~missing.any(1)

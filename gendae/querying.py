@@ -1,0 +1,171 @@
+"""`gendae complete` and `gendae sample --given`: answers of a joint model, into a .npz with one array per modality."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gendae import checks, persistence, plots
+from gendae.clamping import Completer
+from gendae.completion import Values, complete
+from gendae.files import read_images, write_npz
+from gendae.inpainting import MASKS, named_mask
+from gendae.joint import JointStack, images_of
+from gendae.modalities import Modality
+from gendae.multimodal import read_modality
+from gendae.sampling import generate
+
+MODES = {"map": Completer.map, "mcmc": Completer.mcmc, "annealed": Completer.annealed}
+
+
+def load_joint(model: str | Path, device: str = "cpu") -> JointStack:
+    """A trained model of several modalities.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `persistence.load`.
+        ValueError: if it has none.
+    """
+    stack = persistence.load(model, device)
+    if not isinstance(stack, JointStack):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{model} is a {type(stack).__name__} of one kind of data; a JointStack of named modalities is needed, which "
+            "JointTargetPropRule trains")
+    return stack
+
+
+def assignments(given: list[str]) -> dict[str, str]:
+    """NAME=VALUE arguments as a dictionary.
+
+    Example:
+        >>> assignments(["label=3"])
+        {'label': '3'}
+    """
+    found = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"--given {item!r}: NAME=VALUE is needed, such as label=3 or image=FILE.npy")
+        if name in found:
+            raise ValueError(f"--given names {name!r} twice")
+        found[name] = value
+    return found
+
+
+def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> Tensor:
+    """What is given for one modality: a class index, or a file of values; one row, n of them where n is told.
+
+    Raises:
+        FileNotFoundError, ValueError: for what is neither, and values of another width.
+    """
+    modality = stack.modalities[stack.names[stack.index(name)]]
+    if modality.kind == "onehot" and text.lstrip("-").isdigit():
+        checks.labels(f"--given {name}", torch.tensor([int(text)]), 1, modality.width)
+        return torch.full((n or 1,), int(text))
+    path = Path(text).expanduser()
+    if not path.exists():
+        kind = f"a class 0 .. {modality.width - 1} or " if modality.kind == "onehot" else ""
+        raise ValueError(f"--given {name}={text}: no such file; {kind}a file of {modality.kind} values of width "
+                         f"{modality.width} is needed (modalities: {stack.described()})")
+    value = rows_in(path, modality)
+    if n is not None and len(value) not in (1, n):
+        raise ValueError(f"--given {name}={text} has {len(value)} rows; one is needed, or --n {n}")
+    return value if n is None else value.expand(n, *value.shape[1:])
+
+
+def rows_in(path: Path, modality: Modality) -> Tensor:
+    """Values of a modality from a file; images in all forms that `read_images` takes."""
+    if modality.kind == "pixels" and path.suffix != ".npy":
+        value = read_images(path)[0]
+    else:
+        array = read_modality(path)
+        if array.ndim == 1 and modality.kind != "onehot":
+            array = array[None]
+        flat = array if array.ndim == 1 else array.reshape(len(array), -1)
+        value = torch.from_numpy(flat.astype(np.int64 if array.ndim == 1 else np.float32))
+    if value.ndim == 2 and value.shape[1] != modality.width:
+        raise ValueError(f"{path} has rows of width {value.shape[1]}; this modality has width {modality.width}")
+    return value
+
+
+def written(found: Values, out: Path) -> Path:
+    """A .npz with an array for each modality, and `converged` and `residual`."""
+    arrays = {name: value.float().numpy() for name, value in found.values.items()}
+    last = found.completion.residuals[-1:].flatten() if found.completion.rounds else torch.zeros(0)
+    return write_npz(out, **arrays, converged=found.completion.converged.cpu().numpy(), residual=last.cpu().numpy())
+
+
+def settled(found: Values) -> str:
+    """How the completion went, in words."""
+    made, n = found.completion, len(found.completion.converged)
+    if made.rounds == 0:
+        return "no rounds"
+    return (f"{made.rounds} rounds, mean change {made.residuals[0].mean():.2g} in the first and "
+            f"{made.residuals[-1].mean():.2g} in the last; {int(made.converged.sum()):,} of {n:,} settled")
+
+
+def completer_of(stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None) -> Completer | None:
+    """A completer by name with the model's own noise; None for the model's own."""
+    own = stack.settings.get("completer")
+    if mode is None and rounds is None and begin is None:
+        return own
+    if mode is not None:
+        checks.one_of("--mode", mode, MODES)
+    base = own if isinstance(own, Completer) else Completer()
+    start, end = (base.start, base.end) if mode is None else (MODES[mode]().start, MODES[mode]().end)
+    return Completer(base.rounds if rounds is None else rounds, start, end, base.corruption, begin or base.begin,
+                     base.level, base.use_prior, base.tolerance)
+
+
+def sample(
+    model: str, given: list[str], n: int = 100, seed: int = 0, out: str = "samples.npz", device: str = "cpu",
+) -> list[str]:
+    """n samples of all modalities given some of them: a chain that starts from fitting samples of the prior."""
+    path = Path(out)
+    checks.one_of("suffix of --out", path.suffix, (".npz",))
+    checks.at_least("--n", n, 1)
+    stack = load_joint(model, device)
+    values = {name: value_of(stack, name, text, n) for name, text in assignments(given).items()}
+    found = complete(stack, values, completer=completer_of(stack, "mcmc", None, "prior"), seed=seed)
+    return [f"{n} samples given {', '.join(given)}: {written(found, path)}", settled(found)]
+
+
+def unconditional(stack: JointStack, n: int, sampler: str | None, seed: int, out: Path) -> list[str]:
+    """n samples of all modalities: arrays in a .npz, or the images among them as a PNG grid."""
+    checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
+    x = generate(stack, n, sampler, seed)
+    if out.suffix == ".npz":
+        arrays = {name: value.float().numpy() for name, value in stack.separate(x).items()}
+        return [f"{n} samples of {', '.join(arrays)}: {write_npz(out, **arrays)}"]
+    images, shape = images_of(stack, x)
+    if shape is None:
+        raise ValueError(f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz")
+    return [f"{n} samples: {plots.save(plots.gallery(images, shape), out)}"]
+
+
+def completion(
+    model: str, given: list[str], mask: str | None = None, mode: str | None = None, rounds: int | None = None, n: int = 1,
+    seed: int = 0, out: str = "completed.npz", device: str = "cpu",
+) -> list[str]:
+    """What is missing, for each given row, into a .npz."""
+    path = Path(out)
+    checks.one_of("suffix of --out", path.suffix, (".npz",))
+    stack = load_joint(model, device)
+    texts = assignments(given)
+    if any(path.exists() and Path(text).exists() and path.samefile(text) for text in texts.values()):
+        raise ValueError(f"--out {out} is a file that values come from; name another")
+    values = {name: value_of(stack, name, text) for name, text in texts.items()}
+    length = max(len(value) for value in values.values())
+    values = {name: value.expand(length, *value.shape[1:]) if len(value) == 1 else value for name, value in values.items()}
+    masks = None if mask is None else masks_of(stack, mask, values, seed)
+    found = complete(stack, values, masks, n, completer_of(stack, mode, rounds), seed)
+    return [f"{len(found.completion.converged):,} completed rows: {written(found, path)}", settled(found)]
+
+
+def masks_of(stack: JointStack, mask: str, given: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """A named mask for each given modality that is an image."""
+    shapes = {name: stack.facts["shapes"][name] for name in given if name in stack.facts.get("shapes", {})}
+    if not shapes:
+        raise ValueError(f"--mask {mask}: none of the given modalities ({', '.join(given)}) is an image")
+    checks.one_of("--mask", mask, MASKS)
+    return {name: named_mask(mask, tuple(shape), seed) for name, shape in shapes.items()}

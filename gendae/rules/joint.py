@@ -1,0 +1,342 @@
+"""Target propagation for joint stacks: Algorithm 5 (2014), with several modalities (section 4)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from gendae import checks
+from gendae.clamping import Completer
+from gendae.corruption import Corruption, RelativeNoise, uniform_like
+from gendae.joint import JointStack
+from gendae.rules.core import PerLayer, Rule
+from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
+from gendae.spec import build, register
+from gendae.targets import displacements
+
+DISCRIMINANT = ("difference", "gradient")
+REACHES = ("pair", "full")
+
+
+@register
+class JointTargetPropRule(Rule):
+    """The top learns to reconstruct codes of modalities that it does not see; its reconstructions teach the stacks below.
+
+    Below the junction, with h~_l = f_l(h~_{l-1}) from a corrupted x, l = 1 .. J:
+           pair_l:     h_{l-1} is a target for g_l(corrupt(f_l(h~_{l-1}))), the pair as an auto-encoder
+           short_f_l:  h_l is a target for f_l(g_l(corrupt(h_l)))                             (recirculation)
+           target_f_l: h^_l is a target for f_l(h~_{l-1})
+    Junction, with a random part of the observed modalities hidden from it:
+           joint_{J+1}: h_J^(t), observed, is a target for g(corrupt(f(m * corrupt(h~_J), m)))
+    Above it, each pair is a denoising auto-encoder of what it is given (pair_l), and its long loop teaches the one below.
+
+    The target of h~_J is what the top makes of it, r(h, m) = g(f(m * h, m)) without noise, with all that is observed (h^)
+    and with the outputs y hidden (h-):
+           joint        h^                              the score of P(h^x, y) moves h                    (Eq. 16)
+           discriminant h + h^ - h-                     the score of P(y | h^x) does                      (Eq. 18)
+           hybrid       h^ + (1 - joint_weight) (h - h-)                                                  (Eq. 19)
+    Where no output is observed the target is h^, as in Algorithm 5. Targets come down by target propagation, with the
+    correction of difference target propagation unless `difference` is False (the paper's).
+
+    All inputs and targets are detached: no gradient leaves the pair that it is computed in (reach "pair"). A pair here is
+    an auto-encoder trained as one: its decoder's error reaches its encoder, as in section 2.2.4. With reach "full" the
+    joint criterion is back-propagated through all encoders instead of being turned into targets: the reference.
+    Source: Bengio 2014, Algorithm 5 and sections 3.1, 3.3 and 4.
+
+    Args:
+        stack: the model, with a top stack of at least one pair.
+        corruption: of h_0 .. h_L; noise of a quarter of each representation's own spread if None.
+        hide: probability that an observed modality is hidden from the junction; a number, or one for each modality by
+            name. One modality always stays.
+        weights: of each modality's reconstruction by the junction, by name; 1 where not named.
+        outputs: y, the modalities that others are to predict (all labels if None; none, if there are none).
+        joint_weight: 1 models the joint law, 0 the law of the outputs alone.
+        discriminant: how the score of P(y | h) is found: from the "difference" of two reconstructions (Eq. 17), or as the
+            "gradient" of log P(y | h~_J) within the top stack, -E_y being -log P up to a constant.
+        target, pair, recirculation: weights of target_f, pair and short_f.
+        difference: see above.
+        inferred: weight of outputs that are not observed but inferred (MAP, without noise) from the rest: labels with at
+            least `confidence` count as observed ones with this weight (semi-supervised learning by inferring what is
+            missing); it grows linearly from 0 over the first `ramp` of training.
+        confidence: least probability of an inferred label.
+        ramp: fraction of training.
+        reach: "pair" or "full".
+        completer: how missing parts are inferred from given ones; Completer.annealed() if None.
+        sampler: what the trained stack is sampled with; AncestralSampler() if None.
+        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `Rule`.
+
+    Raises:
+        ValueError: for a stack without modalities or without a top, unknown names, numbers out of range.
+
+    Example:
+        >>> from gendae.models import joint_autoencoder
+        >>> _ = torch.manual_seed(0)
+        >>> stack = joint_autoencoder({"image": {"sizes": [8, 6]}, "label": {"sizes": [3], "kind": "onehot"}}, top=[5])
+        >>> x, observed = stack.join({"image": torch.rand(4, 8), "label": torch.tensor([0, 2, -1, 1])})
+        >>> sorted(JointTargetPropRule(stack).losses((x, observed)))
+        ['joint_image_2', 'joint_label_2', 'pair_1', 'target_f_1']
+    """
+
+    score = ("val/error", "min")
+
+    def __init__(
+        self,
+        stack: JointStack,
+        corruption: Sequence[Corruption] | None = None,
+        hide: float | dict[str, float] = 0.5,
+        weights: dict[str, float] | None = None,
+        outputs: list[str] | None = None,
+        joint_weight: float = 1.0,
+        discriminant: str = "difference",
+        target: float = 1.0,
+        pair: float = 1.0,
+        recirculation: float = 0.0,
+        difference: bool = True,
+        inferred: float = 0.0,
+        confidence: float = 0.9,
+        ramp: float = 0.3,
+        reach: str = "pair",
+        completer: Completer | None = None,
+        sampler: Sampler | None = None,
+        lr_f: PerLayer = 1e-3,
+        lr_g: PerLayer = 1e-3,
+        weight_decay_f: PerLayer = 0.0,
+        weight_decay_g: PerLayer = 0.0,
+        hold: float = 0.0,
+        log_every: int = 50,
+    ) -> None:
+        stack = build(stack)
+        if not isinstance(stack, JointStack) or stack.junction is None:
+            raise ValueError(f"stack={type(stack).__name__}: JointTargetPropRule trains a JointStack of several modalities "
+                             "under a top stack; accepted for others: TargetPropRule, KLRule, VariationalEMRule")
+        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+        if corruption is None:
+            corruption = [RelativeNoise(0.25) for _ in range(stack.depth + 1)]
+        self.corruption = corruption_of_each(stack, build(corruption))
+        self.hide, self.weights, self.outputs = hide, weights, outputs
+        self._hide = self._by_name("hide", hide, 1.0)
+        self._weights = self._by_name("weights", weights or {}, None)
+        self._outputs = [stack.index(name) for name in (stack.labels if outputs is None else outputs)]
+        self.joint_weight = checks.at_least("joint_weight", joint_weight, 0.0)
+        if joint_weight > 1.0:
+            raise ValueError(f"joint_weight={joint_weight}: a number in [0, 1] is needed, 1 = joint, 0 = discriminant")
+        self.discriminant = checks.one_of("discriminant", discriminant, DISCRIMINANT)
+        self.target, self.pair = checks.at_least("target", target, 0.0), checks.at_least("pair", pair, 0.0)
+        self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
+        self.difference = bool(difference)
+        self.inferred, self.confidence = checks.at_least("inferred", inferred, 0.0), confidence
+        self.ramp = checks.at_least("ramp", ramp, 0.0)
+        self.reach = checks.one_of("reach", reach, REACHES)
+        self.completer: Completer = build(completer) or Completer.annealed()
+        self.sampler: Sampler = build(sampler) or AncestralSampler()
+        self.stack.settings = {"sampler": self.sampler, "completer": self.completer}
+
+    def _by_name(self, argument: str, value: float | Mapping[str, float], most: float | None) -> list[float]:
+        """One number for each modality."""
+        if not isinstance(value, Mapping):
+            value = dict.fromkeys(self.stack.names, value)
+        for name, number in value.items():
+            self.stack.index(name)
+            checks.at_least(f"{argument}[{name!r}]", number, 0.0)
+            if most is not None and number > most:
+                raise ValueError(f"{argument}[{name!r}]={number}: a number in [0, {most:g}] is needed")
+        default = 1.0 if argument == "weights" else 0.0
+        return [float(value.get(name, default)) for name in self.stack.names]
+
+    # -- the loop ----------------------------------------------------------------------------------------
+
+    def _there(self, batch: Sequence[Tensor]) -> Tensor:
+        """Which modalities are observed, (batch, N) boolean: all of them, where a batch does not say."""
+        found = next((part for part in batch[1:] if part.dtype == torch.bool), None)
+        return torch.ones(len(batch[0]), len(self.stack.names), dtype=torch.bool, device=batch[0].device) \
+            if found is None else found
+
+    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Weighted terms in nats, mean over the batch; batch[0] is x, and a boolean (batch, N) tells what is observed."""
+        x, there = batch[0], self._there(batch)
+        with torch.no_grad():
+            h = self.stack.lower(x)
+        x, h, there, certainty = self._fill_in(x, h, there)
+        noisy, outputs = self._climb(x)
+        terms: dict[str, Tensor] = {}
+        for level, pair in enumerate(self.stack.pairs[:self.stack.level], 1):
+            terms |= self.own_penalty(pair, level)
+            terms |= self._pair(level, h, outputs[level - 1])
+        terms |= self._joint(h[-1], noisy[-1], there, certainty)
+        terms |= self._above(h[-1], there)
+        if self.reach == "pair" and self.target > 0 and self.stack.level > 0:
+            terms |= self._targets(noisy, outputs, there)
+        return terms
+
+    def _climb(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """h~_0 .. h~_J, and the outputs f_l(h~_{l-1}) through which gradients reach f_l."""
+        noisy, outputs = [self._corrupt(0, x)], []
+        for pair in self.stack.pairs[:self.stack.level]:
+            outputs.append(pair.f(noisy[-1]))
+            sent = outputs[-1] if self.reach == "full" else outputs[-1].detach()
+            noisy.append(pair.recognition.transmit(sent))
+        return noisy, outputs
+
+    def _pair(self, level: int, h: Sequence[Tensor], output: Tensor) -> dict[str, Tensor]:
+        """The pair as a denoising auto-encoder, and its decoder as an input of its encoder."""
+        pair, terms = self.stack.pairs[level - 1], {}
+        law = pair.observation
+        if self.pair > 0:
+            mean = pair.g(self._corrupt(level, pair.recognition.transmit(output)))
+            terms[f"pair_{level}"] = self.pair * law.energy(h[level - 1], mean).mean()
+        if self.recirculation > 0:
+            with torch.no_grad():
+                again = law.transmit(pair.g(self._corrupt(level, h[level])))
+            energy = pair.recognition.energy(h[level], pair.f(again)).mean()
+            terms[f"short_f_{level}"] = self.recirculation * energy
+        return terms
+
+    # -- the junction ------------------------------------------------------------------------------------
+
+    def _hidden(self, there: Tensor) -> Tensor:
+        """A random part of what is observed, of which at least one modality stays, as missingness input."""
+        draw = uniform_like(there.to(self.stack.dtype), self.generator)
+        chance = draw.new_tensor(self._hide)
+        seen = there & (draw >= chance)
+        # where nothing stayed: of what was there, the modality with the largest draw above its chance
+        rescue = (draw - chance).masked_fill(~there, -2.0).argmax(1, keepdim=True)
+        kept = torch.zeros_like(there).scatter(1, rescue, True)
+        return torch.where(seen.any(1, keepdim=True), seen, kept)
+
+    def _joint(self, codes: Tensor, noisy: Tensor, there: Tensor, certainty: Tensor) -> dict[str, Tensor]:
+        """Reconstruction of each observed modality's code from those that are not hidden."""
+        level, pair = self.stack.level, self.stack.junction
+        above = pair.f(self._corrupt(level, noisy), self._hidden(there))
+        above = self._corrupt(level + 1, pair.recognition.transmit(above))
+        energies = pair.observation.energies(codes, pair.g(above)) * certainty
+        return {f"joint_{name}_{level + 1}": weight * energies[:, t].mean()
+                for t, (name, weight) in enumerate(zip(self.stack.names, self._weights, strict=True)) if weight > 0}
+
+    def _above(self, codes: Tensor, there: Tensor) -> dict[str, Tensor]:
+        """A deeper top: its pairs as auto-encoders, and their long loop as target of the pairs below them."""
+        first, terms = self.stack.level + 1, {}
+        if self.stack.depth == first:
+            return terms
+        with torch.no_grad():
+            h = [codes, *self.stack.climb(codes, there)]
+        for level in range(first + 1, self.stack.depth + 1):
+            pair, below = self.stack.pairs[level - 1], h[level - first]
+            output = pair.recognition.transmit(pair.f(self._corrupt(level - 1, below)))
+            mean = pair.g(self._corrupt(level, output))
+            terms[f"pair_{level}"] = self.pair * pair.observation.energy(below, mean).mean()
+        with torch.no_grad():
+            h_hat = h[-1]
+            for pair in reversed(self.stack.pairs[first:]):
+                h_hat = pair.decode(h_hat)
+        junction = self.stack.junction
+        mean = junction.g(self._corrupt(first, h_hat))
+        energies = junction.observation.energies(codes, mean) * there
+        terms[f"long_g_{first}"] = (energies * energies.new_tensor(self._weights)).sum(1).mean()
+        return terms
+
+    # -- targets for the stacks below --------------------------------------------------------------------
+
+    def _targets(self, noisy: list[Tensor], outputs: list[Tensor], there: Tensor) -> dict[str, Tensor]:
+        """Squared distance of every f_l's output to its target, 1/2 |f_l(h~_{l-1}) - h^_l|^2."""
+        h = [layer.detach() for layer in noisy]
+        d = displacements(self.stack.pairs[:self.stack.level], h, self.hybrid(h[-1], there), self.difference)
+        terms = {}
+        for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
+            error = output - output.detach() - move  # the first two cancel: the error is the displacement, exactly
+            terms[f"target_f_{level}"] = 0.5 * self.target * error.square().sum(-1).mean()
+        return terms
+
+    @torch.no_grad()
+    def hybrid(self, codes: Tensor, there: Tensor) -> Tensor:
+        """Displacement of h_J towards the hybrid target, h^_J - h_J (Eq. 19); 0 for modalities that are missing.
+
+        Args:
+            codes: h_J, (batch, width).
+            there: which modalities are observed, (batch, N).
+        """
+        joint = self.stack.loop(codes, there) - codes
+        labelled = there[:, self._outputs].any(1, keepdim=True)
+        if self.joint_weight < 1.0 and self._outputs:
+            without = there.clone()
+            without[:, self._outputs] = False
+            if self.discriminant == "difference":
+                alone = self.stack.loop(codes, without) - codes
+                hybrid = joint - (1.0 - self.joint_weight) * alone
+            else:
+                hybrid = self.joint_weight * joint + (1.0 - self.joint_weight) * self.output_score(codes, there, without)
+            joint = torch.where(labelled, hybrid, joint)
+        return joint * self.stack.spread(there, self.stack.level)
+
+    def output_score(self, codes: Tensor, there: Tensor, without: Tensor) -> Tensor:
+        """d log P(y | h) / dh at h_J, by back-propagation inside the top stack; (batch, width)."""
+        with torch.inference_mode(False), torch.enable_grad():
+            free = codes.detach().clone().requires_grad_()
+            energies = self.stack.junction.observation.energies(codes, self.stack.loop(free, without))
+            wanted = (energies * there)[:, self._outputs].sum()
+            (gradient,) = torch.autograd.grad(wanted, free)
+        return -gradient
+
+    # -- outputs that are missing --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _fill_in(
+        self, x: Tensor, h: tuple[Tensor, ...], there: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
+        """x, h, the mask and the weights of the terms, with confident inferred labels in the place of missing ones."""
+        certainty = there.to(x.dtype)
+        share = 1.0 if self.ramp == 0 else min(1.0, self.progress / self.ramp)
+        weight = self.inferred * (share if self.updates is not None else 1.0)
+        labels = [t for t in self._outputs if self.stack.names[t] in self.stack.labels
+                  and not self.stack.modalities[self.stack.names[t]].pairs]
+        if weight == 0.0 or not labels:
+            return x, h, there, certainty
+        level, there, values = self.stack.level, there.clone(), {}
+        found, known = (self.stack.separate(layer, level) for layer in (self.stack.loop(h[-1], there), h[-1]))
+        for t in labels:
+            name = self.stack.names[t]
+            p, best = found[name].max(1)
+            new = ~there[:, t] & (p >= self.confidence)
+            values[name] = torch.where(new[:, None], one_hot(best, found[name].shape[1]).to(x), known[name])
+            certainty[:, t] = torch.where(new, weight, certainty[:, t])
+            there[:, t] |= new
+        filled = tuple(self.stack.replace(layer, i, values) for i, layer in enumerate(h))  # labels pass up unchanged
+        return filled[0], filled, there, certainty
+
+    def _corrupt(self, level: int, h: Tensor) -> Tensor:
+        return self.corruption[level](h, self.progress, self.generator)
+
+    # -- prior and validation ------------------------------------------------------------------------------
+
+    def codes_of(self, batch: Sequence[Tensor]) -> Tensor:
+        """Top-level codes of the examples in which all modalities are observed."""
+        return self.codes(batch[0][self._there(batch).all(1)])
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_prediction("val", batch)
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_prediction("test", batch)
+
+    def _log_prediction(self, split: str, batch: Sequence[Tensor]) -> None:
+        """Each modality predicted from all others: error rate of labels, squared error per element of the rest.
+
+        SPLIT/error is the mean over outputs (over all modalities, where there are none); SPLIT/reconstruction that of x
+        from its own codes.
+        """
+        x, there = batch[0], self._there(batch)
+        found, truth, h = {}, self.stack.separate(x), self.stack.lower(x)
+        for t, name in enumerate(self.stack.names):
+            others = there.clone()
+            others[:, t] = False
+            guess = self.stack.separate(self.stack.down(self.stack.loop(h[-1], others)))[name]
+            if name in self.stack.labels:
+                wrong = (guess.argmax(1) != truth[name].argmax(1)).to(x.dtype)
+            else:
+                wrong = (guess - truth[name]).square().mean(1)
+            found[name] = (wrong * there[:, t]).sum() / there[:, t].sum().clamp_min(1)
+        chosen = [self.stack.names[t] for t in self._outputs] or self.stack.names
+        values = {f"{split}/error": sum(found[name] for name in chosen) / len(chosen),
+                  f"{split}/reconstruction": (self.stack.down(h[-1]) - x).square().sum(-1).mean(),
+                  **{f"{split}/error_{name}": value for name, value in found.items()}}
+        self.log_dict(values, batch_size=len(x), on_epoch=True, sync_dist=True)
