@@ -227,6 +227,8 @@ def info(model: str) -> Table:
     )
     if isinstance(stack, Classifier):
         layers += f" - {stack.classes} classes"
+    if isinstance(stack, JointStack):
+        layers += f" (level {stack.level} holds the codes of {stack.described()})"
     lines = [
         f"file        {path} ({path.stat().st_size / 1e6:.1f} MB)",
         f"layers      {layers}",

@@ -209,3 +209,31 @@ def layers(curves: dict[str, dict[int, float]]) -> Figure:
              xticks=sorted({level for values in curves.values() for level in values}))
     axes.legend(loc="best")
     return figure
+
+
+def bands(panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str) -> Figure:
+    """Means and standard errors over examples, (steps + 1, examples), one panel for each (title, ylabel)."""
+    figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
+    for axes, ((title, ylabel), curves) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, values in curves.items():
+            mean, error = values.mean(1), values.std(1) / math.sqrt(values.shape[1])
+            (line,) = axes.plot(mean.tolist(), label=name)
+            axes.fill_between(range(len(mean)), (mean - error).tolist(), (mean + error).tolist(), alpha=0.3,
+                              color=line.get_color(), linewidth=0)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axes.legend(loc="best")
+    return figure
+
+
+def against(curves: dict[str, tuple[list[float], list[list[float]]]], xlabel: str, ylabel: str) -> Figure:
+    """Values of several runs at each x as dots, their means as a line; one colour for each name."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, (x, groups) in curves.items():
+        (line,) = axes.plot(x, [sum(group) / len(group) for group in groups], label=name)
+        for at, group in zip(x, groups, strict=True):
+            axes.plot([at] * len(group), group, "o", markersize=4, color=line.get_color())
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(loc="best")
+    return figure

@@ -10,6 +10,7 @@ from gendae import checks
 from gendae.clamping import Completer
 from gendae.corruption import Corruption, RelativeNoise, uniform_like
 from gendae.joint import JointStack
+from gendae.modalities import EachModality
 from gendae.rules.core import PerLayer, Rule
 from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
 from gendae.spec import build, register
@@ -17,6 +18,13 @@ from gendae.targets import displacements
 
 DISCRIMINANT = ("difference", "gradient")
 REACHES = ("pair", "full")
+
+
+def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corruption]:
+    """Gaussian noise on h_0 .. h_L in units of their spread, none on one-hot rows."""
+    own = [None if m.kind == "onehot" and not m.pairs else RelativeNoise(sigma) for m in stack.modalities.values()]
+    below = [EachModality(own, stack.widths(level)) for level in range(stack.level + 1)]
+    return [*below, *(RelativeNoise(sigma) for _ in range(stack.depth - stack.level))]
 
 
 @register
@@ -46,7 +54,7 @@ class JointTargetPropRule(Rule):
 
     Args:
         stack: the model, with a top stack of at least one pair.
-        corruption: of h_0 .. h_L; noise of a quarter of each representation's own spread if None.
+        corruption: of h_0 .. h_L; noise of a quarter of each representation's own spread, but for labels, if None.
         hide: probability that an observed modality is hidden from the junction; a number, or one for each modality by
             name. One modality always stays.
         weights: of each modality's reconstruction by the junction, by name; 1 where not named.
@@ -111,9 +119,8 @@ class JointTargetPropRule(Rule):
             raise ValueError(f"stack={type(stack).__name__}: JointTargetPropRule trains a JointStack of several modalities "
                              "under a top stack; accepted for others: TargetPropRule, KLRule, VariationalEMRule")
         super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
-        if corruption is None:
-            corruption = [RelativeNoise(0.25) for _ in range(stack.depth + 1)]
-        self.corruption = corruption_of_each(stack, build(corruption))
+        self.corruption = corruption_of_each(stack, noise_of_all_but_labels(stack) if corruption is None
+                                             else build(corruption))
         self.hide, self.weights, self.outputs = hide, weights, outputs
         self._hide = self._by_name("hide", hide, 1.0)
         self._weights = self._by_name("weights", weights or {}, None)
