@@ -138,7 +138,8 @@ class Completer:
     ) -> Iterator[Tensor]:
         """h at the start and after each round: at most K + 1 of them."""
         mask = mask.expand_as(h)
-        given, h = h, fill(h, mask, self.first(stack, h, mask, observed, generator))
+        given = h.masked_fill(~mask, 0.0)  # whatever stood there
+        h = fill(given, mask, self.first(stack, given, mask, observed, generator))
         yield h
         for t in range(self.rounds):
             temperature = self.temperature(t)
@@ -188,7 +189,6 @@ class Completer:
         if not junction or observed is None:
             raise ValueError("begin='mask' needs a joint stack with missingness inputs, and `observed`; accepted here: "
                              "prior, noise")
-        h = h.masked_fill(~mask, 0.0)
         for pair in stack.pairs[level:stack.level]:
             h = pair.encode(h)
         h = stack.loop(h, observed)
@@ -205,10 +205,19 @@ def around(stack: Stack, level: int, h: Tensor, use_prior: bool = False) -> Tens
     for pair in stack.pairs[level:]:
         h = pair.encode(h)
     if use_prior or level == stack.depth:
-        h = stack.prior.reconstruct(h)
+        h = whole(stack.prior).reconstruct(h)
     for pair in reversed(stack.pairs[level:]):
         h = pair.decode(h)
     return h
+
+
+def whole(prior: Prior) -> Prior:
+    """The prior, a Parzen window with all of its terms: a chain may well come across a stored code."""
+    if not getattr(prior, "leave_one_out", False):
+        return prior
+    prior = copy.copy(prior)
+    prior.leave_one_out = False
+    return prior
 
 
 def change(old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
@@ -218,14 +227,16 @@ def change(old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
 
 
 def laws_of(stack: Stack, level: int) -> Laws | None:
-    """The laws of the modalities' slices of h_level around what the pair above predicts."""
-    law = stack.pairs[level].observation if level < stack.depth else None
-    return law if isinstance(law, Laws) else None
+    """The laws of the modalities' slices of h_level around what is predicted of them; None where there are no slices."""
+    if isinstance(stack, JointStack) and level <= stack.level and len(stack.names) > 1:
+        return stack.laws(level)
+    return None
 
 
 def drawn(law: object) -> bool:
     """Whether a chain draws values from this law (discrete ones) rather than adding noise to them."""
-    return isinstance(law, Categorical) or (isinstance(law, Discrete) and law.stochastic)
+    return isinstance(law, Categorical) or (isinstance(law, Bernoulli) and law.binary) or (
+        isinstance(law, Discrete) and law.stochastic)
 
 
 def draw(stack: Stack, level: int, mean: Tensor, temperature: float, generator: Generator | None) -> Tensor:
@@ -250,7 +261,10 @@ def chain_noise(stack: Stack, level: int) -> Tensor | float:
 
 def denoising(prior: Prior) -> float:
     """sigma of the denoising that the prior's `reconstruct` stands for, in units of h."""
-    return float(getattr(prior, "bandwidth_", prior.noise))
+    if not hasattr(prior, "bandwidth_"):
+        return float(prior.noise)
+    prior.require_fitted()
+    return float(prior.bandwidth_)
 
 
 def from_prior(stack: Stack, level: int, h: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:
@@ -272,6 +286,9 @@ def agreement(stack: Stack, level: int, h: Tensor, seen: Tensor, pool: Tensor) -
     widths = [h.shape[1]] if laws is None else laws.widths
     kinds = [stack.pairs[level].observation if level < stack.depth else None] if laws is None else laws.laws
     noise = chain_noise(stack, level)
+    if noise == 0.0:
+        raise ValueError("begin='prior' weighs draws of the prior by a noise of 0, at which none of them fits; give the prior "
+                         "a noise, or choose another start: mask, noise")
     total = h.new_zeros(len(h), len(pool))
     for law, a, s, m in zip(kinds, *(t.split(widths, -1) for t in (h, seen, pool)), strict=True):
         if isinstance(law, Categorical):

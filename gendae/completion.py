@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.clamping import Completer, Completion
+from gendae.clamping import Completer, Completion, whole
 from gendae.inference import fill
-from gendae.joint import JointStack
+from gendae.joint import JointStack, present
 from gendae.priors import Prior
 from gendae.sampling import BATCH, seeded
 
@@ -54,7 +54,7 @@ def complete(
         >>> found.values["label"].shape, found.completion.rounds
         (torch.Size([2, 3]), 3)
     """
-    checks.at_least("n", n, 1)
+    n, batch_size = int(checks.at_least("n", n, 1)), int(checks.at_least("batch_size", batch_size, 1))
     x, observed, mask = clamp(stack, given, masks)
     x, observed, mask = (part.repeat_interleave(n, 0) for part in (x, observed, mask))
     completer = completer or stack.settings.get("completer") or stack.settings.get("inpainting") or Completer()
@@ -77,9 +77,15 @@ def complete(
     return Values(stack.separate(torch.cat(xs)), together)
 
 
-def hide(value: Tensor, mask: Tensor) -> Tensor:
+def hide(stack: JointStack, name: str, value: Tensor, mask: Tensor) -> Tensor:
     """Values with 0 where they are not observed: what stands there is ignored."""
-    return value.masked_fill(~mask.expand_as(value), 0.0) if value.is_floating_point() else value
+    width = stack.modalities[name].width
+    if value.ndim != 2 or value.shape[1] != width:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; with a mask, rows of width {width} are needed "
+                         f"(modalities: {stack.described()})")
+    value = value.cpu() if value.is_floating_point() else value.cpu().to(stack.dtype)
+    there = present(value)[:, None]  # a row that is missing altogether stays so
+    return torch.where(there & ~mask.cpu().expand_as(value), 0.0, value)
 
 
 def clamp(
@@ -96,12 +102,17 @@ def clamp(
             raise ValueError(f"mask of {name!r} has shape {tuple(mask.shape)} and type {mask.dtype}; a boolean one of shape "
                              f"({width},) or ({len(given[name])}, {width}) is needed, True where observed "
                              f"(modalities: {stack.described()})")
-    given = {name: value if name not in (masks or {}) else hide(value, masks[name]) for name, value in given.items()}
+    given = {name: value if name not in (masks or {}) else hide(stack, name, value, masks[name])
+             for name, value in given.items()}
     x, observed = stack.join(given)
+    for name, mask in (masks or {}).items():  # nothing of it may be left
+        observed[:, stack.index(name)] &= mask.to(observed.device).any(-1)
+    if not bool(observed.any(1).all()):
+        raise ValueError(f"all modalities are missing in some rows: the masks leave nothing of them ({stack.described()})")
     parts = []
-    for name, whole in stack.separate(stack.spread(observed).to(x.dtype)).items():
+    for name, seen in stack.separate(stack.spread(observed)).items():
         own = (masks or {}).get(name)
-        parts.append(whole.bool() if own is None else whole.bool() & own.to(whole.device))
+        parts.append(seen if own is None else seen & own.to(seen.device))
     return x, observed, torch.cat(parts, 1)
 
 
@@ -116,4 +127,5 @@ def log_conditional(prior: Prior, h: Tensor, observed: Tensor) -> Tensor:
     Raises:
         ValueError: for priors whose marginals have no closed form.
     """
+    prior = whole(prior)
     return prior.log_prob(h) - prior.marginal(observed).log_prob(h[:, observed])

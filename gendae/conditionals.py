@@ -182,10 +182,16 @@ class LearnedGaussian(nn.Module, Conditional):
 class Bernoulli(Conditional):
     """Independent binary units with p(h = 1) = mean; values in [0, 1] count as probabilities.
 
+    Args:
+        binary: the values are 0 and 1 only (not grey, as pixels are), so that clamped chains draw them.
+
     Example:
         >>> Bernoulli().energy(torch.ones(1, 2), torch.full((1, 2), 0.5)).round(decimals=4)
         tensor([1.3863])
     """
+
+    def __init__(self, binary: bool = False) -> None:
+        self.binary = bool(binary)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return BernoulliLaw(probs=mean, validate_args=False)
@@ -301,7 +307,8 @@ class Categorical(Conditional):
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
-        beyond = uniform_like(mean[..., :1], generator) < mean.cumsum(-1)
+        total = mean.cumsum(-1)
+        beyond = uniform_like(mean[..., :1], generator) * total[..., -1:] < total  # which may miss 1 by rounding
         index = beyond.int().argmax(-1, keepdim=True)  # the first class whose cumulated probability exceeds the draw
         return torch.zeros_like(mean).scatter(-1, index, 1.0) + (mean - mean.detach())
 

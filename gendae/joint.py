@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gendae.corruption import Corruption, RelativeNoise
 from gendae.layers import Pair
-from gendae.modalities import Junction, Masked, Modality, side_by_side
+from gendae.modalities import EachModality, Junction, Laws, Masked, Modality, side_by_side
 from gendae.priors import Prior
 from gendae.spec import register
 from gendae.stack import Stack
@@ -59,6 +60,11 @@ class JointStack(Stack):
                               [m.code_width for m in members]) for i in range(level)]
         if top and len(members) > 1 and not isinstance(top[0], Junction):
             raise ValueError(f"top[0] is a {type(top[0]).__name__}; a Junction joins {len(members)} modalities")
+        if any(isinstance(part, Junction) for part in top[1:]):
+            raise ValueError("top holds a Junction above its first pair; modalities are joined once, Pairs stand above")
+        kinds = [m.kind == "latent" for m in members]
+        if kinds != sorted(kinds) or all(kinds):
+            raise ValueError("latent modalities come after those that data hold")
         above = [part.pair(members) if isinstance(part, Junction) else part for part in top]
         super().__init__(*pairs, *above, prior=prior)
         self.modalities, self.top = dict(modalities), list(top)
@@ -77,6 +83,11 @@ class JointStack(Stack):
         return [name for name, modality in self.modalities.items() if modality.kind == "onehot"]
 
     @property
+    def latents(self) -> list[str]:
+        """Names of the modalities that no data hold; they come last."""
+        return [name for name, modality in self.modalities.items() if modality.kind == "latent"]
+
+    @property
     def junction(self) -> Pair | None:
         """The pair that takes missingness inputs; None with one modality, or without a top stack."""
         pair = self.pairs[self.level] if self.level < self.depth else None
@@ -88,6 +99,11 @@ class JointStack(Stack):
             raise ValueError(f"level={level}: modalities are apart at levels 0 .. {self.level}")
         return [m.pairs[level].f.in_features if level < len(m.pairs) else m.code_width
                 for m in self.modalities.values()]
+
+    def laws(self, level: int) -> Laws:
+        """Laws of the slices of h_level, level <= J, around what is predicted of them."""
+        own = [m.pairs[level].observation if level < len(m.pairs) else m.law for m in self.modalities.values()]
+        return Laws(own, self.widths(level))
 
     def index(self, name: str) -> int:
         """Position of a modality.
@@ -204,6 +220,9 @@ class JointStack(Stack):
             ValueError: see `join`.
         """
         t = self.index(name)
+        if self.level == self.depth:
+            raise ValueError("the model has no top stack that could predict one modality from others; use `complete`, which "
+                             "its prior serves")
         x, observed = self.join({key: value for key, value in given.items() if key != name})
         parts = []
         for rows, mask in zip(x.split(BATCH), observed.split(BATCH), strict=True):
@@ -216,7 +235,7 @@ def present(value: Tensor) -> Tensor:
     """Which rows hold a value, (batch,): not those that are NaN throughout, nor the class index -1."""
     if value.is_floating_point():
         return ~torch.isnan(value).flatten(1).all(1) if value.ndim > 1 else ~torch.isnan(value)
-    return value != -1 if value.ndim == 1 else torch.ones(len(value), dtype=torch.bool)
+    return value.long() != -1 if value.ndim == 1 else torch.ones(len(value), dtype=torch.bool)
 
 
 def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
@@ -229,3 +248,10 @@ def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
         return x, None
     name = next(name for name in stack.names if name in shapes)
     return stack.separate(x)[name], tuple(shapes[name])
+
+
+def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corruption]:
+    """Gaussian noise on h_0 .. h_L in units of their spread, none on one-hot rows."""
+    own = [None if m.kind in ("onehot", "latent") and not m.pairs else RelativeNoise(sigma) for m in stack.modalities.values()]
+    below = [EachModality(own, stack.widths(level)) for level in range(stack.level + 1)]
+    return [*below, *(RelativeNoise(sigma) for _ in range(stack.depth - stack.level))]

@@ -6,7 +6,8 @@ modality, whether it is observed (`Junction`): f(m * h, m), the mask m being a m
 Source: Bengio 2014, sections 3.1 and 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,9 +20,9 @@ from gendae.layers import ACTIVATIONS, MLP, Affine, Pair
 from gendae.spec import register
 
 #: For each kind of data, the activation that has its range, and the law of values around a prediction.
-KINDS: dict[str, tuple[str, type[Conditional]]] = {
-    "real": ("linear", Gaussian), "pixels": ("sigmoid", Bernoulli), "binary": ("sigmoid", Bernoulli),
-    "onehot": ("softmax", Categorical),
+KINDS: dict[str, tuple[str, Callable[[], Law]]] = {
+    "real": ("linear", Gaussian), "pixels": ("sigmoid", Bernoulli), "binary": ("sigmoid", partial(Bernoulli, True)),
+    "onehot": ("softmax", Categorical), "latent": ("softmax", Categorical),
 }
 HEADS = ACTIVATIONS | {"softmax": lambda a: torch.softmax(a, -1)}
 
@@ -32,7 +33,8 @@ class Modality:
 
     Args:
         width: of x^(t).
-        kind: "real" numbers, "pixels" in [0, 1], "binary" values 0 and 1, or "onehot" rows (labels).
+        kind: "real" numbers, "pixels" in [0, 1], "binary" values 0 and 1, "onehot" rows (labels), or "latent":
+            one-hot rows that no data hold, which learning infers (pseudo-inputs of the top stack).
         pairs: (f_1, g_1) .. of its own stack, bottom first; empty for the identity, as for labels.
 
     Raises:
@@ -49,6 +51,8 @@ class Modality:
         self.width = int(checks.at_least("width", width, 1))
         self.kind = checks.one_of("kind", kind, KINDS)
         self.pairs = list(pairs)
+        if self.kind == "latent" and self.pairs:
+            raise ValueError("a latent modality is an input of the top stack; it has no pairs of its own")
         below = self.width
         for level, pair in enumerate(self.pairs, 1):
             if pair.f.in_features != below:
@@ -79,19 +83,19 @@ class Modality:
         Raises:
             ValueError: for a wrong shape, and for values that this kind of data does not have.
         """
-        if self.kind == "onehot" and value.ndim == 1 and not value.is_floating_point():
+        if self.kind in ("onehot", "latent") and value.ndim == 1 and not value.is_floating_point():
             value = nn.functional.one_hot(checks.labels(name, value, len(value), self.width), self.width)
         value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
         checks.finite(name, checks.width(name, value, self.width))
         bad = False
         if value.numel() and self.kind in ("pixels", "binary"):
             bad = float(value.min()) < 0.0 or float(value.max()) > 1.0
-        elif self.kind == "onehot":
+        elif self.kind in ("onehot", "latent"):
             bad = not torch.allclose(value.sum(1), torch.ones_like(value[:, 0]), atol=1e-4) or bool((value < 0).any())
         if bad:
-            ranges = {"onehot": "class indices, or rows of probabilities that sum to 1"}
-            raise ValueError(f"{name} holds values that are no {self.kind} data; accepted: "
-                             f"{ranges.get(self.kind, 'values in [0, 1]')}")
+            accepted = "values in [0, 1]" if self.kind in ("pixels", "binary") else \
+                "class indices, or rows of probabilities that sum to 1"
+            raise ValueError(f"{name} holds values that are no {self.kind} data; accepted: {accepted}")
         return value
 
     def __repr__(self) -> str:
@@ -173,7 +177,7 @@ class Masked(nn.Module):
         """f's output; `observed`, (batch, N) boolean, is True where a modality is there, everywhere if None."""
         if observed is None:
             return self.f(torch.cat([h, h.new_ones(len(h), self.n)], 1) if self.sees_mask else h)
-        h = h * observed[:, self.owner]
+        h = h.masked_fill(~observed[:, self.owner], 0.0)
         return self.f(torch.cat([h, observed.to(h.dtype)], 1) if self.sees_mask else h)
 
 
@@ -189,6 +193,17 @@ class Heads(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         parts = self.g(h).split(self.widths, -1)
         return torch.cat([s(part) for s, part in zip(self.activations, parts, strict=True)], -1)
+
+
+class Identity(Gaussian):
+    """The law of a slice that is passed on as it is: no noise is injected into it."""
+
+    stochastic = False
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        return mean
 
 
 class Laws(nn.Module, Conditional):
@@ -238,7 +253,8 @@ class Laws(nn.Module, Conditional):
         return torch.cat([law.transmit(m, generator) for law, m in self.parts(mean)], -1)
 
     def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        return sum(law.entropy(m, c) for (law, m), c in zip(self.parts(mean), self._given(given), strict=True))
+        return sum((law.entropy(m, c) for (law, m), c in zip(self.parts(mean), self._given(given), strict=True)
+                    if law.stochastic), start=mean.new_zeros(mean.shape[:-1]))
 
 
 @register
@@ -271,7 +287,7 @@ def side_by_side(pairs: Sequence[Pair | None], widths: Sequence[int]) -> Pair:
         return pairs[0]
     f = Slices([pair and pair.f for pair in pairs], widths)
     g = Slices([pair and pair.g for pair in pairs], f.outputs)
-    observation = Laws([pair.observation if pair else Gaussian() for pair in pairs], f.inputs)
-    recognition = Laws([pair.recognition if pair else Gaussian() for pair in pairs], f.outputs, f.inputs)
+    observation = Laws([pair.observation if pair else Identity() for pair in pairs], f.inputs)
+    recognition = Laws([pair.recognition if pair else Identity() for pair in pairs], f.outputs, f.inputs)
     return Pair(f, g, observation, recognition)
 

@@ -191,12 +191,18 @@ def joint_autoencoder(
             raise ValueError(f"modality {name!r}: {error}") from None
         members[name] = Modality(sizes[0], kind, own)
     width = sum(m.code_width for m in members.values())
+    alone = next(iter(members.values())) if len(members) == 1 else None
+    if alone is not None and alone.head == "softmax":
+        raise ValueError(f"modalities={list(members)}: labels alone make no joint model; name what they are labels of")
     pairs: list[Junction | Pair] = []
     for level, (low, high) in enumerate(pairwise([width, *top])):
         bits = len(members) if level == 0 and missingness and len(members) > 1 else 0
         f = layer(low + bits, hidden_f, high, activation, gain)
-        g = layer(high, hidden_g, low, activation if level else "linear", gain)
-        pairs.append(Junction(f, g) if level == 0 and len(members) > 1 else Pair(f, g))
+        g = layer(high, hidden_g, low, activation if level else "linear" if alone is None else alone.head, gain)
+        if level == 0:
+            pairs.append(Junction(f, g) if alone is None else Pair(f, g, observation=alone.law))
+        else:
+            pairs.append(Pair(f, g))
     return JointStack(members, pairs, prior)
 
 

@@ -65,7 +65,7 @@ def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class
         return type(data)(build(item) for item in data)
     if not isinstance(data, dict):
         return data
-    if "type" not in data:
+    if not isinstance(data.get("type"), str):
         return {key: build(value) for key, value in data.items()}
     cls = REGISTRY.get(data["type"])
     if cls is None:

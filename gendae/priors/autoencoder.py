@@ -68,6 +68,11 @@ class AutoencoderPrior(Prior):
     has_density = False
     analytic = False
 
+    @property
+    def noise(self) -> float:
+        """Level of the corruption that it learned to undo, in units of h."""
+        return float(self.sigma * self.scale.square().mean().sqrt()) if self.fitted else self.sigma
+
     def __init__(
         self,
         hidden: Sequence[int] = (256,),

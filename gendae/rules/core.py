@@ -152,9 +152,13 @@ class Rule(LightningModule):
         """Top-level codes on which the prior is fitted; feed-forward ones unless a rule says otherwise."""
         return self.stack.encode(x)[-1]
 
+    def inputs(self, batch: Sequence[Tensor]) -> Tensor:
+        """h_0 of a batch."""
+        return batch[0]
+
     def codes_of(self, batch: Sequence[Tensor]) -> Tensor:
         """The codes of a batch on which the prior is fitted."""
-        return self.codes(batch[0])
+        return self.codes(self.inputs(batch))
 
     # -- the loop ------------------------------------------------------------------------------------
 
@@ -255,7 +259,7 @@ class Rule(LightningModule):
         for batch in batches:
             batch = [part.to(self.device) for part in batch]
             if not codes:
-                self.stack.fit_residuals(self._of_all_ranks(batch[0]))
+                self.stack.fit_residuals(self._of_all_ranks(self.inputs(batch)))
             codes.append(self.codes_of(batch))
         self.stack.prior.fit(self._of_all_ranks(torch.cat(codes)))
 

@@ -4,27 +4,19 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from gendae import checks
 from gendae.clamping import Completer
-from gendae.corruption import Corruption, RelativeNoise, uniform_like
-from gendae.joint import JointStack
-from gendae.modalities import EachModality
+from gendae.corruption import Corruption, uniform_like
+from gendae.joint import JointStack, noise_of_all_but_labels
+from gendae.rules import missing
 from gendae.rules.core import PerLayer, Rule
 from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
 from gendae.spec import build, register
 from gendae.targets import displacements
 
-DISCRIMINANT = ("difference", "gradient")
+DISCRIMINANT = ("missing", "inferred", "gradient")
 REACHES = ("pair", "full")
-
-
-def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corruption]:
-    """Gaussian noise on h_0 .. h_L in units of their spread, none on one-hot rows."""
-    own = [None if m.kind == "onehot" and not m.pairs else RelativeNoise(sigma) for m in stack.modalities.values()]
-    below = [EachModality(own, stack.widths(level)) for level in range(stack.level + 1)]
-    return [*below, *(RelativeNoise(sigma) for _ in range(stack.depth - stack.level))]
 
 
 @register
@@ -44,7 +36,8 @@ class JointTargetPropRule(Rule):
            joint        h^                              the score of P(h^x, y) moves h                    (Eq. 16)
            discriminant h + h^ - h-                     the score of P(y | h^x) does                      (Eq. 18)
            hybrid       h^ + (1 - joint_weight) (h - h-)                                                  (Eq. 19)
-    Where no output is observed the target is h^, as in Algorithm 5. Targets come down by target propagation, with the
+    Where no output is observed, h^ = h- gives joint_weight h^ + (1 - joint_weight) h; Algorithm 5 takes h^ there, which is
+    unlabelled=1. Targets come down by target propagation, with the
     correction of difference target propagation unless `difference` is False (the paper's).
 
     All inputs and targets are detached: no gradient leaves the pair that it is computed in (reach "pair"). A pair here is
@@ -60,8 +53,11 @@ class JointTargetPropRule(Rule):
         weights: of each modality's reconstruction by the junction, by name; 1 where not named.
         outputs: y, the modalities that others are to predict (all labels if None; none, if there are none).
         joint_weight: 1 models the joint law, 0 the law of the outputs alone.
-        discriminant: how the score of P(y | h) is found: from the "difference" of two reconstructions (Eq. 17), or as the
-            "gradient" of log P(y | h~_J) within the top stack, -E_y being -log P up to a constant.
+        unlabelled: the joint weight of examples without outputs; joint_weight if None.
+        discriminant: how h- is found: r(h, m) with y "missing" from its input (Eq. 17), or with y "inferred", that is
+            replaced by its prediction: the score of P(h) is the mean of those of P(h, y) under P(y | h), so that h^ - h-
+            vanishes where y is certain. Or, without reconstructions, by the "gradient" of log P(y | h~_J) within the top
+            stack; above a single pair that is back-propagation: the reference.
         target, pair, recirculation: weights of target_f, pair and short_f.
         difference: see above.
         inferred: weight of outputs that are not observed but inferred (MAP, without noise) from the rest: labels with at
@@ -96,7 +92,8 @@ class JointTargetPropRule(Rule):
         weights: dict[str, float] | None = None,
         outputs: list[str] | None = None,
         joint_weight: float = 1.0,
-        discriminant: str = "difference",
+        unlabelled: float | None = None,
+        discriminant: str = "inferred",
         target: float = 1.0,
         pair: float = 1.0,
         recirculation: float = 0.0,
@@ -125,9 +122,11 @@ class JointTargetPropRule(Rule):
         self._hide = self._by_name("hide", hide, 1.0)
         self._weights = self._by_name("weights", weights or {}, None)
         self._outputs = [stack.index(name) for name in (stack.labels if outputs is None else outputs)]
-        self.joint_weight = checks.at_least("joint_weight", joint_weight, 0.0)
-        if joint_weight > 1.0:
-            raise ValueError(f"joint_weight={joint_weight}: a number in [0, 1] is needed, 1 = joint, 0 = discriminant")
+        self.joint_weight, self.unlabelled = joint_weight, unlabelled
+        for name in ("joint_weight", "unlabelled"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name}={value}: a number in [0, 1] is needed, 1 = joint, 0 = discriminant")
         self.discriminant = checks.one_of("discriminant", discriminant, DISCRIMINANT)
         self.target, self.pair = checks.at_least("target", target, 0.0), checks.at_least("pair", pair, 0.0)
         self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
@@ -156,16 +155,22 @@ class JointTargetPropRule(Rule):
     def _there(self, batch: Sequence[Tensor]) -> Tensor:
         """Which modalities are observed, (batch, N) boolean: all of them, where a batch does not say."""
         found = next((part for part in batch[1:] if part.dtype == torch.bool), None)
-        return torch.ones(len(batch[0]), len(self.stack.names), dtype=torch.bool, device=batch[0].device) \
-            if found is None else found
+        if found is None:
+            found = torch.ones(len(batch[0]), len(self.stack.names) - len(self.stack.latents), dtype=torch.bool,
+                               device=batch[0].device)
+        return torch.nn.functional.pad(found, (0, len(self.stack.names) - found.shape[1]))
+
+    def inputs(self, batch: Sequence[Tensor]) -> Tensor:
+        """x with 0 in the slices of latents, of which data know nothing."""
+        return torch.nn.functional.pad(batch[0], (0, self.stack.sizes[0] - batch[0].shape[1]))
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Weighted terms in nats, mean over the batch; batch[0] is x, and a boolean (batch, N) tells what is observed."""
-        x, there = batch[0], self._there(batch)
+        x, there = self.inputs(batch), self._there(batch)
         with torch.no_grad():
             h = self.stack.lower(x)
-        x, h, there, certainty = self._fill_in(x, h, there)
-        noisy, outputs = self._climb(x)
+        h, there, certainty = self._fill_in(h, there)
+        noisy, outputs = self._climb(h[0])
         terms: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs[:self.stack.level], 1):
             terms |= self.own_penalty(pair, level)
@@ -198,6 +203,26 @@ class JointTargetPropRule(Rule):
             energy = pair.recognition.energy(h[level], pair.f(again)).mean()
             terms[f"short_f_{level}"] = self.recirculation * energy
         return terms
+
+    @torch.no_grad()
+    def _fill_in(self, h: tuple[Tensor, ...], there: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """E-step: h_0 .. h_J and the mask with what is inferred in the place of what is missing, and the terms' weights."""
+        values, certainty = {}, there.to(h[0].dtype)
+        share = 1.0 if self.ramp == 0 or self.updates is None else min(1.0, self.progress / self.ramp)
+        weight = self.inferred * share
+        plain = [t for t in self._outputs if self.stack.names[t] in self.stack.labels
+                 and not self.stack.modalities[self.stack.names[t]].pairs]
+        if weight > 0.0 and plain:
+            values, new = missing.labels(self.stack, h[-1], there, plain, self.confidence)
+            there, certainty = there | new, torch.where(new, weight, certainty)
+        if self.stack.latents:
+            codes = self.stack.replace(h[-1], self.stack.level, values)
+            values |= missing.latents(self.stack, codes, there, self._hidden(there), self._weights, self.generator)
+            found = torch.tensor([name in self.stack.latents for name in self.stack.names], device=there.device)
+            there, certainty = there | found, torch.where(found, 1.0, certainty)
+        if values:  # one-hot rows pass up unchanged: all levels hold the same
+            h = tuple(self.stack.replace(layer, level, values) for level, layer in enumerate(h))
+        return h, there, certainty
 
     # -- the junction ------------------------------------------------------------------------------------
 
@@ -263,17 +288,27 @@ class JointTargetPropRule(Rule):
             there: which modalities are observed, (batch, N).
         """
         joint = self.stack.loop(codes, there) - codes
-        labelled = there[:, self._outputs].any(1, keepdim=True)
+        labelled = there[:, self._outputs].any(1, keepdim=True) if self._outputs else there.any(1, keepdim=True)
+        alone = self.joint_weight if self.unlabelled is None else self.unlabelled
         if self.joint_weight < 1.0 and self._outputs:
             without = there.clone()
             without[:, self._outputs] = False
-            if self.discriminant == "difference":
-                alone = self.stack.loop(codes, without) - codes
-                hybrid = joint - (1.0 - self.joint_weight) * alone
+            if self.discriminant != "gradient":
+                hybrid = joint - (1.0 - self.joint_weight) * (self._without_outputs(codes, there, without) - codes)
             else:
                 hybrid = self.joint_weight * joint + (1.0 - self.joint_weight) * self.output_score(codes, there, without)
-            joint = torch.where(labelled, hybrid, joint)
-        return joint * self.stack.spread(there, self.stack.level)
+        else:
+            hybrid = joint
+        return torch.where(labelled, hybrid, alone * joint) * self.stack.spread(there, self.stack.level)
+
+    def _without_outputs(self, codes: Tensor, there: Tensor, without: Tensor) -> Tensor:
+        """h-: the top's reconstruction where the outputs are not known."""
+        found = self.stack.loop(codes, without)
+        if self.discriminant == "missing":
+            return found
+        names = [self.stack.names[t] for t in self._outputs]
+        guess = self.stack.separate(found, self.stack.level)
+        return self.stack.loop(self.stack.replace(codes, self.stack.level, {name: guess[name] for name in names}), there)
 
     def output_score(self, codes: Tensor, there: Tensor, without: Tensor) -> Tensor:
         """d log P(y | h) / dh at h_J, by back-propagation inside the top stack; (batch, width)."""
@@ -284,32 +319,6 @@ class JointTargetPropRule(Rule):
             (gradient,) = torch.autograd.grad(wanted, free)
         return -gradient
 
-    # -- outputs that are missing --------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _fill_in(
-        self, x: Tensor, h: tuple[Tensor, ...], there: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
-        """x, h, the mask and the weights of the terms, with confident inferred labels in the place of missing ones."""
-        certainty = there.to(x.dtype)
-        share = 1.0 if self.ramp == 0 else min(1.0, self.progress / self.ramp)
-        weight = self.inferred * (share if self.updates is not None else 1.0)
-        labels = [t for t in self._outputs if self.stack.names[t] in self.stack.labels
-                  and not self.stack.modalities[self.stack.names[t]].pairs]
-        if weight == 0.0 or not labels:
-            return x, h, there, certainty
-        level, there, values = self.stack.level, there.clone(), {}
-        found, known = (self.stack.separate(layer, level) for layer in (self.stack.loop(h[-1], there), h[-1]))
-        for t in labels:
-            name = self.stack.names[t]
-            p, best = found[name].max(1)
-            new = ~there[:, t] & (p >= self.confidence)
-            values[name] = torch.where(new[:, None], one_hot(best, found[name].shape[1]).to(x), known[name])
-            certainty[:, t] = torch.where(new, weight, certainty[:, t])
-            there[:, t] |= new
-        filled = tuple(self.stack.replace(layer, i, values) for i, layer in enumerate(h))  # labels pass up unchanged
-        return filled[0], filled, there, certainty
-
     def _corrupt(self, level: int, h: Tensor) -> Tensor:
         return self.corruption[level](h, self.progress, self.generator)
 
@@ -317,7 +326,9 @@ class JointTargetPropRule(Rule):
 
     def codes_of(self, batch: Sequence[Tensor]) -> Tensor:
         """Top-level codes of the examples in which all modalities are observed."""
-        return self.codes(batch[0][self._there(batch).all(1)])
+        x, there = self.inputs(batch), self._there(batch)
+        h, there, _ = self._fill_in(self.stack.lower(x), there)
+        return self.stack.climb(h[-1][there.all(1)])[-1]
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._log_prediction("val", batch)
@@ -331,9 +342,10 @@ class JointTargetPropRule(Rule):
         SPLIT/error is the mean over outputs (over all modalities, where there are none); SPLIT/reconstruction that of x
         from its own codes.
         """
-        x, there = batch[0], self._there(batch)
+        x, there = self.inputs(batch), self._there(batch)
         found, truth, h = {}, self.stack.separate(x), self.stack.lower(x)
-        for t, name in enumerate(self.stack.names):
+        shown = [name for name in self.stack.names if name not in self.stack.latents]
+        for t, name in enumerate(shown):
             others = there.clone()
             others[:, t] = False
             guess = self.stack.separate(self.stack.down(self.stack.loop(h[-1], others)))[name]
@@ -342,7 +354,7 @@ class JointTargetPropRule(Rule):
             else:
                 wrong = (guess - truth[name]).square().mean(1)
             found[name] = (wrong * there[:, t]).sum() / there[:, t].sum().clamp_min(1)
-        chosen = [self.stack.names[t] for t in self._outputs] or self.stack.names
+        chosen = [self.stack.names[t] for t in self._outputs] or shown
         values = {f"{split}/error": sum(found[name] for name in chosen) / len(chosen),
                   f"{split}/reconstruction": (self.stack.down(h[-1]) - x).square().sum(-1).mean(),
                   **{f"{split}/error_{name}": value for name, value in found.items()}}

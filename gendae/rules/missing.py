@@ -1,0 +1,71 @@
+"""What no example says, inferred while training: labels of unlabelled examples, and latent variables at the top.
+
+Inference stands in for observation, as in variational EM: what is found counts as observed in the update that follows.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot
+
+from gendae.joint import JointStack
+
+
+def labels(
+    stack: JointStack, codes: Tensor, there: Tensor, wanted: Sequence[int], confidence: float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Slices of h_J with the most probable label where one is missing and certain, and where that is, (batch, N).
+
+    Source: Bengio 2014, Algorithm 4, as the E-step for labels that are missing; section 3 leaves them out.
+
+    Args:
+        stack: the model.
+        codes: h_J, (batch, width).
+        there: which modalities are observed, (batch, N).
+        wanted: positions of the labels among the modalities.
+        confidence: least probability of a label that is taken.
+    """
+    found = stack.separate(stack.loop(codes, there), stack.level)
+    known, values, new = stack.separate(codes, stack.level), {}, torch.zeros_like(there)
+    for t in wanted:
+        name = stack.names[t]
+        p, best = found[name].max(1)
+        new[:, t] = ~there[:, t] & (p >= confidence)
+        values[name] = torch.where(new[:, t : t + 1], one_hot(best, found[name].shape[1]).to(codes), known[name])
+    return values, new
+
+
+def latents(
+    stack: JointStack, codes: Tensor, there: Tensor, seen: Tensor, weights: Sequence[float], generator: Generator | None
+) -> dict[str, Tensor]:
+    """Slices of h_J for the latent modalities: draws from P(phi | h), proportional to P(h | phi, what is seen of h).
+
+    phi stands for what the rest of the input leaves open. Each of its values is tried as an input of the junction, beside
+    the modalities that are not hidden; how well all observed ones are then reconstructed is its likelihood, under a
+    uniform prior. The posterior may have several modes, and a draw is in one of them.
+    Source: Bengio 2014, question 8 ("auxiliary pseudo-input variables to the top-level auto-encoder"), and the slides,
+    "Ambiguous Multi-Modal Posteriors on Latent Variables".
+
+    Args:
+        stack: the model.
+        codes: h_J, (batch, width).
+        there: which modalities are observed, (batch, N).
+        seen: which of them the junction sees, (batch, N).
+        weights: of the modalities' reconstructions.
+        generator: source of the draws.
+    """
+    values, scale = {}, codes.new_tensor(list(weights)) * there
+    for name in stack.latents:
+        t, width = stack.index(name), stack.modalities[name].width
+        shown = seen.clone()
+        shown[:, t] = True
+        energies = []
+        for k in range(width):
+            phi = one_hot(torch.full((len(codes),), k, device=codes.device), width).to(codes)
+            trial = stack.replace(codes, stack.level, values | {name: phi})
+            energies.append((stack.junction.observation.energies(codes, stack.loop(trial, shown)) * scale).sum(1))
+        posterior = torch.softmax(-torch.stack(energies, 1), 1)
+        draw = torch.multinomial(posterior, 1, generator=generator)[:, 0]
+        values[name] = one_hot(draw, width).to(codes)
+    return values
