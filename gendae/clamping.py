@@ -191,10 +191,24 @@ class Completer:
                              "prior, noise")
         for pair in stack.pairs[level:stack.level]:
             h = pair.encode(h)
-        h = stack.loop(h, observed)
+        h = self._from_mask(stack, h, observed, generator)
         for pair in reversed(stack.pairs[level:stack.level]):
             h = pair.decode(h)
         return h
+
+    def _from_mask(
+        self, stack: JointStack, codes: Tensor, observed: Tensor, generator: Generator | None
+    ) -> Tensor:
+        """h_J from missingness inputs; for a chain, labels and latents are drawn first and the rest follows from them."""
+        found, laws = stack.loop(codes, observed), stack.laws(stack.level)
+        discrete = torch.tensor([drawn(law) for law in laws.laws], device=codes.device)
+        if self.start == 0.0 or not bool((discrete & ~observed).any()):
+            return found
+        values = draw(stack, stack.level, found, self.start, generator)
+        seen = stack.spread(observed, stack.level)
+        values = torch.where(seen, codes, values)
+        rest = stack.loop(values, observed | discrete)
+        return torch.where(seen | stack.spread(discrete.expand_as(observed), stack.level), values, rest)
 
 
 # -- parts of a round ------------------------------------------------------------------------------------------

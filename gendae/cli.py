@@ -73,8 +73,8 @@ def _generative_arguments(
                      help="generate, ancestral, chain, joint or level; by default the model's own")
     sub.add_argument("--given", type=str, nargs="+", default=None, metavar="NAME=VALUE",
                      help="of a joint model: sample all modalities given some, such as label=3 or image=FILE.npy")
-    sub.add_argument("--out", type=str, default="samples.png",
-                     help="suffix .png, .npz or .npy; with --given .npz, an array for each modality")
+    sub.add_argument("--out", type=str, default=None,
+                     help="samples.png, or another .png, .npz or .npy; with --given a .npz, an array for each modality")
 
     sub = command("complete", "what is missing of a joint model's modalities, given some of them or parts of them")
     sub.add_argument("--given", type=str, nargs="+", required=True, metavar="NAME=VALUE",

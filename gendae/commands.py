@@ -89,9 +89,10 @@ def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
 
 def sample(
     model: str, n: int = 100, sampler: str | None = None, seed: int = 0,
-    out: str = "samples.png", device: str = "cpu", given: list[str] | None = None,
+    out: str | None = None, device: str = "cpu", given: list[str] | None = None,
 ) -> Table:
     """Draw samples from a trained model into a file; of a joint model, given some of its modalities."""
+    out = ("samples.png" if given is None else "samples.npz") if out is None else out
     path = Path(out)
     if given is not None:
         if sampler is not None:

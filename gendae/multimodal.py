@@ -115,6 +115,8 @@ class Multimodal(MultimodalData):
             raise ValueError(f"labelled={labelled}: a multiple of {classes} is needed, as many labels of each class")
         if (share is not None or only_labelled) and (labelled is None or "label" not in self.parts):
             raise ValueError(f"share={share}, only_labelled={only_labelled} need labelled=N and a part 'label'")
+        if labelled is not None and self.parts == ["label"]:
+            raise ValueError(f"labelled={labelled}: images without a label have no other part; name one beside 'label'")
         if share is not None and not 0.0 < share < 1.0:
             raise ValueError(f"share={share}: a number between 0 and 1 is needed")
 
@@ -274,4 +276,4 @@ def rows_of(name: str, array: np.ndarray, width: int) -> tuple[Tensor, Tensor]:
     missing = torch.isnan(x)
     if bool((missing.any(1) & ~missing.all(1)).any()):
         raise ValueError(f"{name} holds rows that are partly NaN; a missing row is NaN throughout")
-    return x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf), ~missing.any(1)
+    return checks.finite(name, x.masked_fill(missing, 0.0)), ~missing.any(1)

@@ -1,5 +1,6 @@
 """`gendae complete` and `gendae sample --given`: answers of a joint model, into a .npz with one array per modality."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,14 @@ def assignments(given: list[str]) -> dict[str, str]:
     return found
 
 
+def not_written_over(out: Path, given: dict[str, str]) -> dict[str, str]:
+    """What is given, unless the result would be written over a file of it."""
+    files = [Path(text).expanduser() for text in given.values()]
+    if any(out.exists() and file.exists() and out.samefile(file) for file in files):
+        raise ValueError(f"--out {out} is a file that values come from; name another")
+    return given
+
+
 def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> Tensor:
     """What is given for one modality: a class index, or a file of values; one row, n of them where n is told.
 
@@ -59,7 +68,7 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
         FileNotFoundError, ValueError: for what is neither, and values of another width.
     """
     modality = stack.modalities[stack.names[stack.index(name)]]
-    if modality.kind == "onehot" and text.lstrip("-").isdigit():
+    if modality.kind in ("onehot", "latent") and re.fullmatch(r"-?[0-9]+", text):
         checks.labels(f"--given {name}", torch.tensor([int(text)]), 1, modality.width)
         return torch.full((n or 1,), int(text))
     path = Path(text).expanduser()
@@ -124,8 +133,9 @@ def sample(
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
     checks.at_least("--n", n, 1)
+    texts = not_written_over(path, assignments(given))
     stack = load_joint(model, device)
-    values = {name: value_of(stack, name, text, n) for name, text in assignments(given).items()}
+    values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
     found = complete(stack, values, completer=completer_of(stack, "mcmc", None, "prior"), seed=seed)
     return [f"{n} samples given {', '.join(given)}: {written(found, path)}", settled(found)]
 
@@ -150,10 +160,8 @@ def completion(
     """What is missing, for each given row, into a .npz."""
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
+    texts = not_written_over(path, assignments(given))
     stack = load_joint(model, device)
-    texts = assignments(given)
-    if any(path.exists() and Path(text).exists() and path.samefile(text) for text in texts.values()):
-        raise ValueError(f"--out {out} is a file that values come from; name another")
     values = {name: value_of(stack, name, text) for name, text in texts.items()}
     length = max(len(value) for value in values.values())
     values = {name: value.expand(length, *value.shape[1:]) if len(value) == 1 else value for name, value in values.items()}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gendae.classifier import Classifier, label_loss
+from gendae.joint import JointStack
 from gendae.layers import Pair
 
 
@@ -117,3 +118,66 @@ def iterated(
                 move = move + reconstruct * (lifted - d[level])
             d[level] = d[level] + move
     return d[1:]
+
+
+DISCRIMINANT = ("missing", "inferred", "gradient")
+
+
+@torch.no_grad()
+def hybrid(
+    stack: JointStack, codes: Tensor, there: Tensor, outputs: Sequence[int], joint_weight: float = 1.0,
+    unlabelled: float | None = None, discriminant: str = "inferred",
+) -> Tensor:
+    """Displacement h^_J - h_J of a joint stack's codes towards their hybrid target, (batch, width).
+
+        hybrid target = h^ + (1 - joint_weight) (h - h-)                                                     (Eq. 19)
+
+    h^ is the top's reconstruction from all that is observed, h- that from all but the outputs y: the first moves h along the
+    score of P(h, y) (Eq. 16), the difference along that of P(y | h) (Eq. 17). What is missing does not move.
+    Source: Bengio 2014, section 3.3.
+
+    Args:
+        stack: a joint stack with a top.
+        codes: h_J, (batch, width).
+        there: which modalities are observed, (batch, N).
+        outputs: positions of y among them.
+        joint_weight: 1 for the joint law, 0 for that of the outputs alone.
+        unlabelled: joint weight of rows without outputs; joint_weight if None.
+        discriminant: how h- is found: y is "missing" from the input, or "inferred", replaced by its prediction, since the
+            score of P(h) is the mean of those of P(h, y) under P(y | h); or "gradient": d log P(y | h) / dh in place of
+            h^ - h-, by back-propagation inside the top stack.
+    """
+    joint = stack.loop(codes, there) - codes
+    alone = joint_weight if unlabelled is None else unlabelled
+    moved = joint
+    if joint_weight < 1.0 and outputs:
+        without = there.clone()
+        without[:, outputs] = False
+        if discriminant == "gradient":
+            moved = joint_weight * joint + (1.0 - joint_weight) * output_score(stack, codes, there, without, outputs)
+        else:
+            found = stack.loop(codes, without)
+            if discriminant == "inferred":
+                guess = stack.separate(found, stack.level)
+                names = [stack.names[t] for t in outputs]
+                found = stack.loop(stack.replace(codes, stack.level, {name: guess[name] for name in names}), there)
+            moved = joint - (1.0 - joint_weight) * (found - codes)
+    if outputs:
+        labelled = there[:, outputs].any(1, keepdim=True)
+        moved = torch.where(labelled, moved, alone * joint)
+    return moved * stack.spread(there, stack.level)
+
+
+def output_score(stack: JointStack, codes: Tensor, there: Tensor, without: Tensor, outputs: Sequence[int]) -> Tensor:
+    """d log P(y | h) / dh at h_J, (batch, width), by back-propagation inside the top stack.
+
+    Args:
+        stack, codes, there, outputs: see `hybrid`.
+        without: `there` without the outputs.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        free = codes.detach().clone().requires_grad_()
+        energies = stack.junction.observation.energies(codes, stack.loop(free, without))
+        wanted = (energies * there)[:, list(outputs)].sum()
+        (gradient,) = torch.autograd.grad(wanted, free)
+    return -gradient

@@ -152,13 +152,9 @@ class Rule(LightningModule):
         """Top-level codes on which the prior is fitted; feed-forward ones unless a rule says otherwise."""
         return self.stack.encode(x)[-1]
 
-    def inputs(self, batch: Sequence[Tensor]) -> Tensor:
-        """h_0 of a batch."""
+    def examples(self, batch: Sequence[Tensor]) -> Tensor:
+        """x of the examples in a batch on whose codes the prior is fitted."""
         return batch[0]
-
-    def codes_of(self, batch: Sequence[Tensor]) -> Tensor:
-        """The codes of a batch on which the prior is fitted."""
-        return self.codes(self.inputs(batch))
 
     # -- the loop ------------------------------------------------------------------------------------
 
@@ -257,10 +253,15 @@ class Rule(LightningModule):
         """
         codes = []
         for batch in batches:
-            batch = [part.to(self.device) for part in batch]
+            x = self.examples([part.to(self.device) for part in batch])
+            if len(x) == 0:
+                continue
             if not codes:
-                self.stack.fit_residuals(self._of_all_ranks(self.inputs(batch)))
-            codes.append(self.codes_of(batch))
+                self.stack.fit_residuals(self._of_all_ranks(x))
+            codes.append(self.codes(x))
+        if not codes:
+            raise ValueError("no training example is complete: the prior is fitted on codes of examples of which all "
+                             "modalities are observed")
         self.stack.prior.fit(self._of_all_ranks(torch.cat(codes)))
 
     def _of_all_ranks(self, codes: Tensor) -> Tensor:

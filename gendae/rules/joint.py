@@ -13,9 +13,8 @@ from gendae.rules import missing
 from gendae.rules.core import PerLayer, Rule
 from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
 from gendae.spec import build, register
-from gendae.targets import displacements
+from gendae.targets import DISCRIMINANT, displacements, hybrid
 
-DISCRIMINANT = ("missing", "inferred", "gradient")
 REACHES = ("pair", "full")
 
 
@@ -123,15 +122,15 @@ class JointTargetPropRule(Rule):
         self._weights = self._by_name("weights", weights or {}, None)
         self._outputs = [stack.index(name) for name in (stack.labels if outputs is None else outputs)]
         self.joint_weight, self.unlabelled = joint_weight, unlabelled
-        for name in ("joint_weight", "unlabelled"):
-            value = getattr(self, name)
+        for name, value in {"joint_weight": joint_weight, "unlabelled": unlabelled, "confidence": confidence}.items():
             if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name}={value}: a number in [0, 1] is needed, 1 = joint, 0 = discriminant")
+                raise ValueError(f"{name}={value}: a number in [0, 1] is needed")
         self.discriminant = checks.one_of("discriminant", discriminant, DISCRIMINANT)
         self.target, self.pair = checks.at_least("target", target, 0.0), checks.at_least("pair", pair, 0.0)
         self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
         self.difference = bool(difference)
-        self.inferred, self.confidence = checks.at_least("inferred", inferred, 0.0), confidence
+        self.inferred = checks.at_least("inferred", inferred, 0.0)
+        self.confidence = confidence
         self.ramp = checks.at_least("ramp", ramp, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
         self.completer: Completer = build(completer) or Completer.annealed()
@@ -169,16 +168,16 @@ class JointTargetPropRule(Rule):
         x, there = self.inputs(batch), self._there(batch)
         with torch.no_grad():
             h = self.stack.lower(x)
-        h, there, certainty = self._fill_in(h, there)
+        h, there, certainty, seen = self._fill_in(h, there)
         noisy, outputs = self._climb(h[0])
         terms: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs[:self.stack.level], 1):
             terms |= self.own_penalty(pair, level)
-            terms |= self._pair(level, h, outputs[level - 1])
-        terms |= self._joint(h[-1], noisy[-1], there, certainty)
-        terms |= self._above(h[-1], there)
+            terms |= self._pair(level, h, outputs[level - 1], there)
+        terms |= self._joint(h[-1], noisy[-1], seen, certainty)
+        terms |= self._above(h[-1], there & (certainty >= 1.0), certainty)
         if self.reach == "pair" and self.target > 0 and self.stack.level > 0:
-            terms |= self._targets(noisy, outputs, there)
+            terms |= self._targets(noisy, outputs, there, certainty)
         return terms
 
     def _climb(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -190,23 +189,24 @@ class JointTargetPropRule(Rule):
             noisy.append(pair.recognition.transmit(sent))
         return noisy, outputs
 
-    def _pair(self, level: int, h: Sequence[Tensor], output: Tensor) -> dict[str, Tensor]:
+    def _pair(self, level: int, h: Sequence[Tensor], output: Tensor, there: Tensor) -> dict[str, Tensor]:
         """The pair as a denoising auto-encoder, and its decoder as an input of its encoder."""
         pair, terms = self.stack.pairs[level - 1], {}
         law = pair.observation
         if self.pair > 0:
             mean = pair.g(self._corrupt(level, pair.recognition.transmit(output)))
-            terms[f"pair_{level}"] = self.pair * law.energy(h[level - 1], mean).mean()
+            terms[f"pair_{level}"] = self.pair * (law.energies(h[level - 1], mean) * there).sum(1).mean()
         if self.recirculation > 0:
             with torch.no_grad():
                 again = law.transmit(pair.g(self._corrupt(level, h[level])))
-            energy = pair.recognition.energy(h[level], pair.f(again)).mean()
-            terms[f"short_f_{level}"] = self.recirculation * energy
+            energies = pair.recognition.energies(h[level], pair.f(again)) * there
+            terms[f"short_f_{level}"] = self.recirculation * energies.sum(1).mean()
         return terms
 
     @torch.no_grad()
-    def _fill_in(self, h: tuple[Tensor, ...], there: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """E-step: h_0 .. h_J and the mask with what is inferred in the place of what is missing, and the terms' weights."""
+    def _fill_in(self, h: tuple[Tensor, ...], there: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+        """E-step: h_0 .. h_J and the mask with what is inferred in the place of what is missing, the weights of the terms,
+        and what the junction is to see."""
         values, certainty = {}, there.to(h[0].dtype)
         share = 1.0 if self.ramp == 0 or self.updates is None else min(1.0, self.progress / self.ramp)
         weight = self.inferred * share
@@ -215,37 +215,30 @@ class JointTargetPropRule(Rule):
         if weight > 0.0 and plain:
             values, new = missing.labels(self.stack, h[-1], there, plain, self.confidence)
             there, certainty = there | new, torch.where(new, weight, certainty)
+        seen = missing.hidden(there, self._hide, self.generator)
         if self.stack.latents:
             codes = self.stack.replace(h[-1], self.stack.level, values)
-            values |= missing.latents(self.stack, codes, there, self._hidden(there), self._weights, self.generator)
-            found = torch.tensor([name in self.stack.latents for name in self.stack.names], device=there.device)
-            there, certainty = there | found, torch.where(found, 1.0, certainty)
+            values |= missing.latents(self.stack, codes, there, seen, self._weights, self.generator)
+            phi = torch.tensor([name in self.stack.latents for name in self.stack.names], device=there.device)
+            there, certainty = there | phi, torch.where(phi, 1.0, certainty)
+            seen = seen | (phi & (uniform_like(certainty, self.generator) >= certainty.new_tensor(self._hide)))
         if values:  # one-hot rows pass up unchanged: all levels hold the same
             h = tuple(self.stack.replace(layer, level, values) for level, layer in enumerate(h))
-        return h, there, certainty
+        return h, there, certainty, seen
 
     # -- the junction ------------------------------------------------------------------------------------
 
-    def _hidden(self, there: Tensor) -> Tensor:
-        """A random part of what is observed, of which at least one modality stays, as missingness input."""
-        draw = uniform_like(there.to(self.stack.dtype), self.generator)
-        chance = draw.new_tensor(self._hide)
-        seen = there & (draw >= chance)
-        # where nothing stayed: of what was there, the modality with the largest draw above its chance
-        rescue = (draw - chance).masked_fill(~there, -2.0).argmax(1, keepdim=True)
-        kept = torch.zeros_like(there).scatter(1, rescue, True)
-        return torch.where(seen.any(1, keepdim=True), seen, kept)
-
-    def _joint(self, codes: Tensor, noisy: Tensor, there: Tensor, certainty: Tensor) -> dict[str, Tensor]:
+    def _joint(self, codes: Tensor, noisy: Tensor, seen: Tensor, certainty: Tensor) -> dict[str, Tensor]:
         """Reconstruction of each observed modality's code from those that are not hidden."""
         level, pair = self.stack.level, self.stack.junction
-        above = pair.f(self._corrupt(level, noisy), self._hidden(there))
+        noisy = self._corrupt(level, noisy) if level > 0 else noisy  # x is corrupted already
+        above = pair.f(noisy, seen)
         above = self._corrupt(level + 1, pair.recognition.transmit(above))
         energies = pair.observation.energies(codes, pair.g(above)) * certainty
         return {f"joint_{name}_{level + 1}": weight * energies[:, t].mean()
                 for t, (name, weight) in enumerate(zip(self.stack.names, self._weights, strict=True)) if weight > 0}
 
-    def _above(self, codes: Tensor, there: Tensor) -> dict[str, Tensor]:
+    def _above(self, codes: Tensor, there: Tensor, certainty: Tensor) -> dict[str, Tensor]:
         """A deeper top: its pairs as auto-encoders, and their long loop as target of the pairs below them."""
         first, terms = self.stack.level + 1, {}
         if self.stack.depth == first:
@@ -263,72 +256,42 @@ class JointTargetPropRule(Rule):
                 h_hat = pair.decode(h_hat)
         junction = self.stack.junction
         mean = junction.g(self._corrupt(first, h_hat))
-        energies = junction.observation.energies(codes, mean) * there
+        energies = junction.observation.energies(codes, mean) * certainty
         terms[f"long_g_{first}"] = (energies * energies.new_tensor(self._weights)).sum(1).mean()
         return terms
 
     # -- targets for the stacks below --------------------------------------------------------------------
 
-    def _targets(self, noisy: list[Tensor], outputs: list[Tensor], there: Tensor) -> dict[str, Tensor]:
+    def _targets(
+        self, noisy: list[Tensor], outputs: list[Tensor], there: Tensor, certainty: Tensor
+    ) -> dict[str, Tensor]:
         """Squared distance of every f_l's output to its target, 1/2 |f_l(h~_{l-1}) - h^_l|^2."""
         h = [layer.detach() for layer in noisy]
-        d = displacements(self.stack.pairs[:self.stack.level], h, self.hybrid(h[-1], there), self.difference)
+        top = self.hybrid(h[-1], there)
+        if self.inferred > 0:  # inferred outputs teach by their weight
+            sure = torch.where(there, certainty, 1.0).amin(1, keepdim=True).clamp_max(1.0)
+            top = torch.lerp(self.hybrid(h[-1], there & (certainty >= 1.0)), top, sure)
+        d = displacements(self.stack.pairs[:self.stack.level], h, top, self.difference)
         terms = {}
         for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
+            move = move * self.stack.spread(there, level)
             error = output - output.detach() - move  # the first two cancel: the error is the displacement, exactly
             terms[f"target_f_{level}"] = 0.5 * self.target * error.square().sum(-1).mean()
         return terms
 
-    @torch.no_grad()
     def hybrid(self, codes: Tensor, there: Tensor) -> Tensor:
-        """Displacement of h_J towards the hybrid target, h^_J - h_J (Eq. 19); 0 for modalities that are missing.
-
-        Args:
-            codes: h_J, (batch, width).
-            there: which modalities are observed, (batch, N).
-        """
-        joint = self.stack.loop(codes, there) - codes
-        labelled = there[:, self._outputs].any(1, keepdim=True) if self._outputs else there.any(1, keepdim=True)
-        alone = self.joint_weight if self.unlabelled is None else self.unlabelled
-        if self.joint_weight < 1.0 and self._outputs:
-            without = there.clone()
-            without[:, self._outputs] = False
-            if self.discriminant != "gradient":
-                hybrid = joint - (1.0 - self.joint_weight) * (self._without_outputs(codes, there, without) - codes)
-            else:
-                hybrid = self.joint_weight * joint + (1.0 - self.joint_weight) * self.output_score(codes, there, without)
-        else:
-            hybrid = joint
-        return torch.where(labelled, hybrid, alone * joint) * self.stack.spread(there, self.stack.level)
-
-    def _without_outputs(self, codes: Tensor, there: Tensor, without: Tensor) -> Tensor:
-        """h-: the top's reconstruction where the outputs are not known."""
-        found = self.stack.loop(codes, without)
-        if self.discriminant == "missing":
-            return found
-        names = [self.stack.names[t] for t in self._outputs]
-        guess = self.stack.separate(found, self.stack.level)
-        return self.stack.loop(self.stack.replace(codes, self.stack.level, {name: guess[name] for name in names}), there)
-
-    def output_score(self, codes: Tensor, there: Tensor, without: Tensor) -> Tensor:
-        """d log P(y | h) / dh at h_J, by back-propagation inside the top stack; (batch, width)."""
-        with torch.inference_mode(False), torch.enable_grad():
-            free = codes.detach().clone().requires_grad_()
-            energies = self.stack.junction.observation.energies(codes, self.stack.loop(free, without))
-            wanted = (energies * there)[:, self._outputs].sum()
-            (gradient,) = torch.autograd.grad(wanted, free)
-        return -gradient
+        """Displacement of h_J, (batch, width), towards its hybrid target; see `targets.hybrid`."""
+        return hybrid(self.stack, codes, there, self._outputs, self.joint_weight, self.unlabelled, self.discriminant)
 
     def _corrupt(self, level: int, h: Tensor) -> Tensor:
         return self.corruption[level](h, self.progress, self.generator)
 
     # -- prior and validation ------------------------------------------------------------------------------
 
-    def codes_of(self, batch: Sequence[Tensor]) -> Tensor:
-        """Top-level codes of the examples in which all modalities are observed."""
-        x, there = self.inputs(batch), self._there(batch)
-        h, there, _ = self._fill_in(self.stack.lower(x), there)
-        return self.stack.climb(h[-1][there.all(1)])[-1]
+    def examples(self, batch: Sequence[Tensor]) -> Tensor:
+        """x of the examples of which all modalities are observed or inferred: the prior's."""
+        h, there, *_ = self._fill_in(self.stack.lower(self.inputs(batch)), self._there(batch))
+        return h[0][there.all(1)]
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._log_prediction("val", batch)

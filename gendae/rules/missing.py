@@ -9,7 +9,22 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
+from gendae.corruption import uniform_like
 from gendae.joint import JointStack
+
+
+def hidden(there: Tensor, chances: Sequence[float], generator: Generator | None) -> Tensor:
+    """A random part of what is observed, (batch, N): modalities are hidden by chance, but at least one of a row stays.
+
+    Source: Bengio 2014, section 4 ("randomly hiding some subset of the observed modalities").
+    """
+    chance = torch.tensor(list(chances), device=there.device)
+    draw = uniform_like(there.to(chance.dtype), generator)
+    seen = there & (draw >= chance)
+    # where nothing stayed: of what was there, the modality with the largest draw above its chance
+    rescue = (draw - chance).masked_fill(~there, -2.0).argmax(1, keepdim=True)
+    kept = torch.zeros_like(there).scatter(1, rescue, True) & there
+    return torch.where(seen.any(1, keepdim=True), seen, kept)
 
 
 def labels(
