@@ -181,7 +181,7 @@ def draw(stack, test, methods, samples, given, wanted, out, rows=10):
 # -- ascent ----------------------------------------------------------------------------------------------------------
 
 
-def ascent(path, pictures, given="bottom", n=500, rounds=60):
+def ascent(path, pictures, given="bottom", n=500, rounds=100):
     """log p(h_missing | h_observed) along MAP and annealed runs, for tops with a density over the joint codes."""
     stack = model_at(path)
     codes = {name: torch.cat([stack.lower(x)[-1] for x in data_of(stack).split(name).x.split(1000)])
@@ -196,7 +196,7 @@ def ascent(path, pictures, given="bottom", n=500, rounds=60):
         joint.prior.fit(codes["train"])
         start = prior.sample(n, torch.Generator().manual_seed(0))
         start = torch.where(observed, h, start)
-        for kind, completer in {"MAP": Fixed(rounds, start), "annealed": Fixed(rounds, start, 1.0)}.items():
+        for kind, completer in {"MAP": Fixed(rounds, start), "annealed": Fixed(rounds, start, 1.0, 0.25)}.items():
             states = list(completer.trajectory(joint, h, observed, None, torch.Generator().manual_seed(1)))
             if prior.has_density:
                 values = torch.stack([log_conditional(prior, state, observed) for state in states])
@@ -224,8 +224,8 @@ def ascent(path, pictures, given="bottom", n=500, rounds=60):
 class Fixed(Completer):
     """A completer that starts where it is told."""
 
-    def __init__(self, rounds, begin_at, start=0.0):
-        super().__init__(rounds, start, 0.0, tolerance=0.0, begin="prior")
+    def __init__(self, rounds, begin_at, start=0.0, settle=0.0):
+        super().__init__(rounds, start, 0.0, tolerance=0.0, begin="prior", settle=settle)
         self.begin_at = begin_at
 
     def first(self, *_):

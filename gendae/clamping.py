@@ -50,6 +50,7 @@ class Completer:
         rounds: K, most rounds.
         start, end: temperature in the first and in the last round, between which it falls geometrically (linearly if one
             of them is 0): 0 and 0 is MAP, 1 and 1 MCMC.
+        settle: fraction of the rounds, the last ones, at the temperature `end`.
         corruption: noise on h at temperature 1; if None, Gaussian with the deviation of the top's reconstruction error
             (`Stack.residuals`), or at the top's own level that of a Langevin step of its density.
         begin: where missing elements start: "mask": what the junction makes of missingness inputs; "prior": draws of the
@@ -66,6 +67,7 @@ class Completer:
     def __init__(
         self, rounds: int = 50, start: float = 0.0, end: float = 0.0, corruption: Corruption | None = None,
         begin: str = "auto", level: int | None = None, use_prior: bool = False, tolerance: float = 1e-3,
+        settle: float = 0.0,
     ) -> None:
         self.rounds = int(checks.at_least("rounds", rounds, 0))
         self.start, self.end = checks.at_least("start", start, 0.0), checks.at_least("end", end, 0.0)
@@ -73,6 +75,9 @@ class Completer:
         self.begin = checks.one_of("begin", begin, BEGIN)
         self.level, self.use_prior = level, bool(use_prior)
         self.tolerance = checks.at_least("tolerance", tolerance, 0.0)
+        if not 0.0 <= settle <= 1.0:
+            raise ValueError(f"settle={settle}: a fraction of the rounds, between 0 and 1, is needed")
+        self.settle = settle
 
     @classmethod
     def map(cls, rounds: int = 50, **options: object) -> "Completer":
@@ -86,12 +91,12 @@ class Completer:
 
     @classmethod
     def annealed(cls, rounds: int = 50, **options: object) -> "Completer":
-        """From a chain to ascent."""
-        return cls(rounds, 1.0, 0.0, **options)
+        """From a chain to ascent, which has the last quarter of the rounds."""
+        return cls(rounds, 1.0, 0.0, **{"settle": 0.25, **options})
 
     def temperature(self, t: int) -> float:
         """Scale of the noise in round t = 0 .. rounds - 1."""
-        share = t / max(1, self.rounds - 1)
+        share = min(1.0, t / max(1, round(self.rounds * (1.0 - self.settle)) - 1))
         if self.start > 0 and self.end > 0:
             return self.start * (self.end / self.start) ** share
         return self.start + (self.end - self.start) * share
@@ -145,7 +150,7 @@ class Completer:
             temperature = self.temperature(t)
             new = fill(given, mask, self.step(stack, h, mask, temperature, generator))
             yield new
-            if temperature == 0.0 and self.end == 0.0 and bool((change(h, new, mask) <= self.tolerance).all()):
+            if temperature == 0.0 and bool((change(h, new, mask) <= self.tolerance).all()):
                 return
             h = new
 

@@ -121,9 +121,9 @@ def completer_of(stack: JointStack, mode: str | None, rounds: int | None, begin:
     if mode is not None:
         checks.one_of("--mode", mode, MODES)
     base = own if isinstance(own, Completer) else Completer()
-    start, end = (base.start, base.end) if mode is None else (MODES[mode]().start, MODES[mode]().end)
-    return Completer(base.rounds if rounds is None else rounds, start, end, base.corruption, begin or base.begin,
-                     base.level, base.use_prior, base.tolerance)
+    kind = base if mode is None else MODES[mode]()
+    return Completer(base.rounds if rounds is None else rounds, kind.start, kind.end, base.corruption, begin or base.begin,
+                     base.level, base.use_prior, base.tolerance, kind.settle)
 
 
 def sample(
