@@ -53,8 +53,9 @@ def label(paths, n=1000):
             x, y = values["image"], values["label"].argmax(1)
             row[f"{split}_error"] = error_rate(stack.predict({"image": x}, "label"), y)
         classes = torch.arange(10).repeat_interleave(n // 10)
-        for name, completer in {"prior": Completer(0, begin="prior"), "mcmc": chain(stack, "prior"),
-                                "from mask": chain(stack, "mask")}.items():
+        row |= by_chains(stack, parts(stack, "test"))
+        for name, completer in {"prior, no rounds": Completer(0, begin="prior"), "prior, 5 rounds": chain(stack, "prior", 5),
+                                "prior, 50 rounds": chain(stack, "prior"), "mask, 50 rounds": chain(stack, "mask")}.items():
             samples = complete(stack, {"label": classes}, completer=completer, seed=0).values["image"].clamp(0, 1)
             p = network(samples).softmax(1)
             features = network.features(samples)
@@ -68,6 +69,16 @@ def label(paths, n=1000):
     for key in ("valid_error", "test_error"):
         print(key, spread([row[key] for row in results]))
     return results
+
+
+def by_chains(stack, values, chains=8):
+    """Error rates of labels that are inferred by rounds of encoding and decoding instead of one pass (question 12)."""
+    x, y = values["image"], values["label"].argmax(1)
+    found = {}
+    for name, completer, n in (("MAP", Completer.map(50), 1), (f"mean of {chains} chains of 20", Completer.mcmc(20), chains)):
+        p = complete(stack, {"image": x}, n=n, completer=completer, seed=0).values["label"]
+        found[name] = error_rate(p.view(len(x), n, -1).mean(1), y)
+    return {"inferred": found}
 
 
 def chain(stack, begin, rounds=50):

@@ -73,6 +73,7 @@ def _generative_arguments(
                      help="generate, ancestral, chain, joint or level; by default the model's own")
     sub.add_argument("--given", type=str, nargs="+", default=None, metavar="NAME=VALUE",
                      help="of a joint model: sample all modalities given some, such as label=3 or image=FILE.npy")
+    sub.add_argument("--rounds", type=int, default=None, help="with --given: of the chain, 5 by default")
     sub.add_argument("--out", type=str, default=None,
                      help="samples.png, or another .png, .npz or .npy; with --given a .npz, an array for each modality")
 

@@ -38,7 +38,7 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> I
         spec = stack.facts.get("dataset")
         if spec is None:
             raise ValueError("the model does not say what it was trained on; name images with --data")
-        data = build({**spec, **({"root": root} if root and spec["type"] == "MNIST" else {})})
+        data = build(located(spec, root))
     try:
         x = data.split("test").x
     except FileNotFoundError as error:
@@ -47,6 +47,13 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> I
         raise FileNotFoundError(f"{error}; or name your own images with --data") from None
     checks.width(file or "the data set", x, stack.sizes[0])
     return data
+
+
+def located(spec: dict, root: str | None) -> dict:
+    """A described data set that looks for MNIST in a folder, if one is named."""
+    if root and spec["type"] == "MNIST":
+        return {**spec, "root": root}
+    return {**spec, "source": located(spec["source"], root)} if "source" in spec else spec
 
 
 def shape_of(stack: Stack) -> tuple[int, int]:
@@ -90,6 +97,7 @@ def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
 def sample(
     model: str, n: int = 100, sampler: str | None = None, seed: int = 0,
     out: str | None = None, device: str = "cpu", given: list[str] | None = None,
+    rounds: int | None = None,
 ) -> Table:
     """Draw samples from a trained model into a file; of a joint model, given some of its modalities."""
     out = ("samples.png" if given is None else "samples.npz") if out is None else out
@@ -97,7 +105,9 @@ def sample(
     if given is not None:
         if sampler is not None:
             raise ValueError(f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run")
-        return querying.sample(model, given, n, seed, out, device)
+        return querying.sample(model, given, n, seed, out, device, querying.ROUNDS if rounds is None else rounds)
+    if rounds is not None:
+        raise ValueError(f"--rounds {rounds} is of a clamped chain, which --given NAME=VALUE asks for")
     checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
     stack = persistence.load(model, device)
     if isinstance(stack, JointStack) and len(stack.names) > 1:

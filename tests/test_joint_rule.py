@@ -338,3 +338,12 @@ def test_stacks_without_several_modalities_and_a_top_are_refused():
             JointTargetPropRule(stack)
     with pytest.raises(ValueError, match="corruption has 2 entries; a stack of 3 pairs has 4"):
         JointTargetPropRule(stack_of(), [GaussianNoise(0.1)] * 2)
+
+
+@pytest.mark.parametrize(("batch", "message"), [
+    ((torch.rand(4, 6).double(),), r"x has shape \(4, 6\); the modalities \(image 6 pixels, label 3 onehot\) need rows of 9"),
+    ((torch.rand(4, 9).double(), torch.ones(4, 3, dtype=torch.bool)), r"the mask has shape \(4, 3\); .* \(4, 2\)"),
+])
+def test_batches_of_another_shape_are_refused(batch, message):
+    with pytest.raises(ValueError, match=message):
+        rule_of().losses(batch)

@@ -149,6 +149,14 @@ class JointTargetPropRule(Rule):
         default = 1.0 if argument == "weights" else 0.0
         return [float(value.get(name, default)) for name in self.stack.names]
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        data = getattr(self.trainer, "datamodule", None)
+        there = data.split("train").y if hasattr(data, "split") else None
+        if self.trainer.world_size > 1 and there is not None and not bool(there.all()):
+            raise ValueError("modalities are missing in the training data: several processes would fit the prior on different "
+                             "numbers of complete examples; train in one process")
+
     # -- the loop ----------------------------------------------------------------------------------------
 
     def _there(self, batch: Sequence[Tensor]) -> Tensor:
@@ -157,11 +165,20 @@ class JointTargetPropRule(Rule):
         if found is None:
             found = torch.ones(len(batch[0]), len(self.stack.names) - len(self.stack.latents), dtype=torch.bool,
                                device=batch[0].device)
-        return torch.nn.functional.pad(found, (0, len(self.stack.names) - found.shape[1]))
+        seen = len(self.stack.names) - len(self.stack.latents)
+        if found.shape != (len(batch[0]), seen):
+            raise ValueError(f"the mask has shape {tuple(found.shape)}; one column for each modality is needed, "
+                             f"({len(batch[0])}, {seen})")
+        return torch.nn.functional.pad(found, (0, len(self.stack.latents)))
 
     def inputs(self, batch: Sequence[Tensor]) -> Tensor:
         """x with 0 in the slices of latents, of which data know nothing."""
-        return torch.nn.functional.pad(batch[0], (0, self.stack.sizes[0] - batch[0].shape[1]))
+        unseen = sum(self.stack.modalities[name].width for name in self.stack.latents)
+        width = self.stack.sizes[0] - unseen
+        if batch[0].ndim != 2 or batch[0].shape[1] != width:
+            raise ValueError(f"x has shape {tuple(batch[0].shape)}; the modalities ({self.stack.described()}) need rows of "
+                             f"{width} values, side by side: use Multimodal or Arrays, or JointStack.join")
+        return torch.nn.functional.pad(batch[0], (0, unseen))
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Weighted terms in nats, mean over the batch; batch[0] is x, and a boolean (batch, N) tells what is observed."""
