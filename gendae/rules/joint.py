@@ -59,6 +59,8 @@ class JointTargetPropRule(Rule):
             stack; above a single pair that is back-propagation: the reference.
         target, pair, recirculation: weights of target_f, pair and short_f.
         difference: see above.
+        walkback: further rounds of the junction in training, each from the last one's end with what was hidden filled in,
+            all with the clean codes as target: chains and ascent then do not run into spurious modes (7.5).
         inferred: weight of outputs that are not observed but inferred (MAP, without noise) from the rest: labels with at
             least `confidence` count as observed ones with this weight (semi-supervised learning by inferring what is
             missing); it grows linearly from 0 over the first `ramp` of training.
@@ -97,6 +99,7 @@ class JointTargetPropRule(Rule):
         pair: float = 1.0,
         recirculation: float = 0.0,
         difference: bool = True,
+        walkback: int = 0,
         inferred: float = 0.0,
         confidence: float = 0.9,
         ramp: float = 0.3,
@@ -128,7 +131,7 @@ class JointTargetPropRule(Rule):
         self.discriminant = checks.one_of("discriminant", discriminant, DISCRIMINANT)
         self.target, self.pair = checks.at_least("target", target, 0.0), checks.at_least("pair", pair, 0.0)
         self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
-        self.difference = bool(difference)
+        self.difference, self.walkback = bool(difference), int(checks.at_least("walkback", walkback, 0))
         self.inferred = checks.at_least("inferred", inferred, 0.0)
         self.confidence = confidence
         self.ramp = checks.at_least("ramp", ramp, 0.0)
@@ -191,7 +194,7 @@ class JointTargetPropRule(Rule):
         for level, pair in enumerate(self.stack.pairs[:self.stack.level], 1):
             terms |= self.own_penalty(pair, level)
             terms |= self._pair(level, h, outputs[level - 1], there)
-        terms |= self._joint(h[-1], noisy[-1], seen, certainty)
+        terms |= self._joint(h[-1], noisy[-1], there, seen, certainty)
         terms |= self._above(h[-1], there & (certainty >= 1.0), certainty)
         if self.reach == "pair" and self.target > 0 and self.stack.level > 0:
             terms |= self._targets(noisy, outputs, there, certainty)
@@ -245,13 +248,19 @@ class JointTargetPropRule(Rule):
 
     # -- the junction ------------------------------------------------------------------------------------
 
-    def _joint(self, codes: Tensor, noisy: Tensor, seen: Tensor, certainty: Tensor) -> dict[str, Tensor]:
-        """Reconstruction of each observed modality's code from those that are not hidden."""
-        level, pair = self.stack.level, self.stack.junction
-        noisy = self._corrupt(level, noisy) if level > 0 else noisy  # x is corrupted already
-        above = pair.f(noisy, seen)
-        above = self._corrupt(level + 1, pair.recognition.transmit(above))
-        energies = pair.observation.energies(codes, pair.g(above)) * certainty
+    def _joint(
+        self, codes: Tensor, noisy: Tensor, there: Tensor, seen: Tensor, certainty: Tensor
+    ) -> dict[str, Tensor]:
+        """Reconstruction of each observed modality's code from those that are not hidden; again after each walk back."""
+        level, pair, clamped = self.stack.level, self.stack.junction, self.stack.spread(seen, self.stack.level)
+        h = self._corrupt(level, noisy) if level > 0 else noisy  # x is corrupted already
+        energies = 0.0
+        for walk in range(1 + self.walkback):
+            above = pair.f(h, there if walk else seen)
+            mean = pair.g(self._corrupt(level + 1, pair.recognition.transmit(above)))
+            energies = energies + pair.observation.energies(codes, mean) * certainty / (1 + self.walkback)
+            if walk < self.walkback:  # what was hidden is filled in, as a chain would do
+                h = self._corrupt(level, torch.where(clamped, noisy, pair.observation.transmit(mean.detach())))
         return {f"joint_{name}_{level + 1}": weight * energies[:, t].mean()
                 for t, (name, weight) in enumerate(zip(self.stack.names, self._weights, strict=True)) if weight > 0}
 

@@ -1,4 +1,4 @@
-"""Latent pseudo-inputs of a joint stack's top: ambiguous posteriors (2014, question 8)."""
+"""Options of the joint rule: latent pseudo-inputs for ambiguous posteriors (2014, question 8), and walk-back (7.5)."""
 
 import pytest
 import torch
@@ -69,3 +69,34 @@ def test_latents_find_the_modes_of_what_the_rest_leaves_open():
     assert (found.abs() - 1.0).abs().mean() < 0.2
     assert (found[:, 0] * found[:, 1] < 0).float().mean() > 0.95
     assert 0.2 < (found[:, 0] > 0).float().mean() < 0.8
+
+
+@pytest.mark.parametrize("walkback", [0, 1, 2])
+def test_walkback_reconstructs_from_its_own_reconstructions_of_what_was_hidden(walkback):
+    """Without noise: h^0 sees x alone, h^{i+1} sees x and y^i; the loss is the mean of all errors."""
+    torch.manual_seed(0)
+    stack = joint_autoencoder({name: SIZES[name] for name in "xy"}, [4], "tanh", gain=2.0).double()
+    rule = JointTargetPropRule(stack, [GaussianNoise(0.0)] * 2, hide={"y": 1.0}, walkback=walkback)
+    h = torch.randn(6, 5).double()
+    there, mean = torch.tensor([[True, False]]).expand(6, -1), h
+    errors = []
+    for _ in range(1 + walkback):
+        mean = stack.loop(torch.cat([h[:, :2], mean[:, 2:]], 1), there)
+        errors.append(0.5 * (mean - h).square()[:, 2:].sum(1).mean())
+        there = torch.ones(6, 2, dtype=torch.bool)
+    assert torch.allclose(rule.losses((h,))["joint_y_1"], torch.stack(errors).mean())
+
+
+def test_no_gradient_passes_between_two_walks():
+    torch.manual_seed(0)
+    stack = joint_autoencoder({name: SIZES[name] for name in "xy"}, [4], "tanh", gain=2.0).double()
+    h = torch.randn(6, 5).double()
+    gradients = []
+    for walkback in (0, 1):
+        rule = JointTargetPropRule(stack, [GaussianNoise(0.0)] * 2, hide={"y": 1.0}, walkback=walkback)
+        loss = (1 + walkback) * rule.losses((h,))["joint_y_1"]
+        gradients.append(torch.autograd.grad(loss, stack.junction.g.g.weight)[0])
+    start = stack.loop(h, torch.tensor([[True, False]]).expand(6, -1)).detach()
+    again = stack.loop(torch.cat([h[:, :2], start[:, 2:]], 1), torch.ones(6, 2, dtype=torch.bool))
+    (second,) = torch.autograd.grad(0.5 * (again - h).square()[:, 2:].sum(1).mean(), stack.junction.g.g.weight)
+    assert torch.allclose(gradients[1], gradients[0] + second)
