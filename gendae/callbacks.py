@@ -66,7 +66,8 @@ class ParzenMonitor(Callback):
         samples = generate(stack, self.n, seed=0).to(pl_module.device)
         if not bool(torch.isfinite(samples).all()):
             return  # the rule's own check names step, layer and term
-        x = validation_batch(trainer, VALIDATION_IMAGES)[0].to(pl_module.device)
+        batch = [part.to(pl_module.device) for part in validation_batch(trainer, VALIDATION_IMAGES)]
+        x = pl_module.examples(batch)
         samples, shape = images_of(stack, samples)
         score = parzen_log_prob(images_of(stack, x)[0].contiguous(), samples.contiguous(), self.grid).mean(1).max()
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)

@@ -1,6 +1,7 @@
 """Clamped chains: likely values, or samples, of what is missing given what is observed, by encoding and decoding.
 
-At one level of a stack, h is clamped where it is observed and moved elsewhere by encoding it up to the top and decoding
+At one level of a stack, h is clamped where it is observed (the noise of a chain still acts on what the encoder is given
+of it, as in training) and moved elsewhere by encoding it up to the top and decoding
 it down again, h_missing <- (g .. f(h~))_missing. Without noise that climbs to a nearby mode (MAP, Algorithm 6); with it,
 it is a Markov chain over what is missing (MCMC, section 3.2); the temperature scales the noise, so that it can be
 annealed from one to the other. A mask is boolean and True where an element is observed.
@@ -96,7 +97,8 @@ class Completer:
 
     def temperature(self, t: int) -> float:
         """Scale of the noise in round t = 0 .. rounds - 1."""
-        share = min(1.0, t / max(1, round(self.rounds * (1.0 - self.settle)) - 1))
+        cooling = round(self.rounds * (1.0 - self.settle))
+        share = min(1.0, t / (cooling - 1)) if cooling > 1 else float(self.start != self.end)
         if self.start > 0 and self.end > 0:
             return self.start * (self.end / self.start) ** share
         return self.start + (self.end - self.start) * share

@@ -58,7 +58,8 @@ def located(spec: dict, root: str | None) -> dict:
 
 def shape_of(stack: Stack) -> tuple[int, int]:
     """Height and width of the model's images."""
-    return image_shape(stack.sizes[0], stack.facts.get("shape"))
+    shape = next(iter(stack.facts.get("shapes", {}).values()), stack.facts.get("shape"))
+    return image_shape(stack.sizes[0], shape)
 
 
 def load_generative(model: str, device: str = "cpu") -> Stack:
@@ -285,6 +286,8 @@ def export(
     lines = []
     if choose_prior and isinstance(stack, Classifier):
         raise ValueError(f"--choose-prior: {run} is a classifier, which has no prior; export it without")
+    if choose_prior and isinstance(stack, JointStack):
+        raise ValueError(f"--choose-prior: {run} is a joint model, whose samples have no score of their own; export it without")
     if choose_prior and not isinstance(stack.prior, GaussianPrior):
         raise ValueError(f"--choose-prior chooses among Gaussian tops, and {run} has a "
                          f"{type(stack.prior).__name__}: export it without")

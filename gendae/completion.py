@@ -72,7 +72,7 @@ def complete(
         down = stack.down(result.h) if level == stack.level else result.h
         xs.append(fill(rows, elements, down).cpu())
     rounds = max(result.rounds for result in found)
-    padded = [torch.cat([r.residuals, r.residuals.new_zeros(rounds - r.rounds, r.residuals.shape[1])]) for r in found]
+    padded = [torch.cat([r.residuals, r.residuals[-1:].expand(rounds - r.rounds, -1)]) for r in found]
     together = Completion(torch.cat([r.h for r in found]), torch.cat(padded, 1), torch.cat([r.converged for r in found]))
     return Values(stack.separate(torch.cat(xs)), together)
 
@@ -84,8 +84,9 @@ def hide(stack: JointStack, name: str, value: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; with a mask, rows of width {width} are needed "
                          f"(modalities: {stack.described()})")
     value = value.cpu() if value.is_floating_point() else value.cpu().to(stack.dtype)
-    there = present(value)[:, None]  # a row that is missing altogether stays so
-    return torch.where(there & ~mask.cpu().expand_as(value), 0.0, value)
+    mask = mask.cpu().expand_as(value)
+    there = present(value) & mask.any(1)  # otherwise the row is missing altogether
+    return torch.where(mask, value, 0.0).masked_fill(~there[:, None], torch.nan)
 
 
 def clamp(
@@ -105,10 +106,6 @@ def clamp(
     given = {name: value if name not in (masks or {}) else hide(stack, name, value, masks[name])
              for name, value in given.items()}
     x, observed = stack.join(given)
-    for name, mask in (masks or {}).items():  # nothing of it may be left
-        observed[:, stack.index(name)] &= mask.to(observed.device).any(-1)
-    if not bool(observed.any(1).all()):
-        raise ValueError(f"all modalities are missing in some rows: the masks leave nothing of them ({stack.described()})")
     parts = []
     for name, seen in stack.separate(stack.spread(observed)).items():
         own = (masks or {}).get(name)

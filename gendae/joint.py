@@ -21,6 +21,7 @@ from gendae.spec import register
 from gendae.stack import Stack
 
 BATCH = 1000  # examples computed at a time
+RESERVED = ("path", "file", "args", "kwds", "converged", "residual")  # arrays and arguments of files of answers
 
 
 @register
@@ -55,6 +56,10 @@ class JointStack(Stack):
         members = list(modalities.values())
         if not members:
             raise ValueError("a JointStack needs at least one modality")
+        taken = [name for name in modalities if name in RESERVED]
+        if taken:
+            raise ValueError(f"modality {taken[0]!r}: this name is taken in files of answers; accepted: any but "
+                             f"{', '.join(RESERVED)}")
         level = max(len(m.pairs) for m in members)
         pairs = [side_by_side([m.pairs[i] if i < len(m.pairs) else None for m in members],
                               [m.code_width for m in members]) for i in range(level)]
@@ -69,6 +74,9 @@ class JointStack(Stack):
         super().__init__(*pairs, *above, prior=prior)
         self.modalities, self.top = dict(modalities), list(top)
         self.level = level
+        for i in range(level + 1):  # which modality each element of h_i belongs to
+            owner = torch.arange(len(members)).repeat_interleave(torch.tensor(self.widths(i)))
+            self.register_buffer(f"owner_{i}", owner, persistent=False)
 
     # -- names, slices and masks ---------------------------------------------------------------------------
 
@@ -125,8 +133,7 @@ class JointStack(Stack):
 
     def spread(self, observed: Tensor, level: int = 0) -> Tensor:
         """A mask over the elements of h_level, (batch, width), from one over modalities, (batch, N)."""
-        widths = torch.tensor(self.widths(level), device=observed.device)
-        return observed.repeat_interleave(widths, -1)
+        return observed[..., self.get_buffer(f"owner_{level}")]
 
     def join(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """x, (batch, width), 0 where nothing is given, and which modalities are observed, (batch, N) boolean.
@@ -142,6 +149,10 @@ class JointStack(Stack):
             self.index(name)
         if not given:
             raise ValueError(f"all modalities are missing; give at least one of {', '.join(self.names)}")
+        given = {name: torch.as_tensor(value) for name, value in given.items()}
+        scalar = [name for name, value in given.items() if value.ndim == 0]
+        if scalar:
+            raise ValueError(f"{scalar[0]} is a single number; a batch of values is needed (modalities: {self.described()})")
         lengths = {name: len(value) for name, value in given.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"given values have different numbers of rows: {lengths}")
@@ -230,6 +241,30 @@ class JointStack(Stack):
             parts.append(found.split(self.widths(), -1)[t])
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def prediction_errors(self, x: Tensor, there: Tensor) -> dict[str, Tensor]:
+        """Each modality predicted from all others in one pass: mean error of the rows that have it.
+
+        Error rates of labels, squared errors per element of the rest; latents have none.
+
+        Args:
+            x: (batch, width).
+            there: which modalities are observed, (batch, N).
+        """
+        codes, truth, found = self.lower(x)[-1], self.separate(x), {}
+        for t, name in enumerate(self.names):
+            if name in self.latents:
+                continue
+            others = there.clone()
+            others[:, t] = False
+            guess = self.separate(self.down(self.loop(codes, others)))[name]
+            if name in self.labels:
+                wrong = (guess.argmax(1) != truth[name].argmax(1)).to(x.dtype)
+            else:
+                wrong = (guess - truth[name]).square().mean(1)
+            found[name] = (wrong * there[:, t]).sum() / there[:, t].sum().clamp_min(1)
+        return found
+
 
 def present(value: Tensor) -> Tensor:
     """Which rows hold a value, (batch,): not those that are NaN throughout, nor the class index -1."""
@@ -255,3 +290,20 @@ def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corr
     own = [None if m.kind in ("onehot", "latent") and not m.pairs else RelativeNoise(sigma) for m in stack.modalities.values()]
     below = [EachModality(own, stack.widths(level)) for level in range(stack.level + 1)]
     return [*below, *(RelativeNoise(sigma) for _ in range(stack.depth - stack.level))]
+
+
+def check_modalities(stack: Stack, data: object, handles_missing: bool) -> None:
+    """Raise a ValueError unless a data set of several modalities has those of a joint stack, in its order, of its kinds."""
+    if not isinstance(stack, JointStack) or not hasattr(data, "modalities"):
+        return
+    expected = {name: m.width for name, m in stack.modalities.items() if name not in stack.latents}
+    if list(data.modalities.items()) != list(expected.items()):
+        raise ValueError(f"the data have the modalities {data.modalities}, the model {expected} (name: width); the same ones in "
+                         "the same order are needed")
+    for split in ("train", "valid"):
+        x, there = data.split(split)
+        for t, (name, part) in enumerate(zip(expected, x.split(list(expected.values()), 1), strict=True)):
+            stack.modalities[name].values(f"{name} of the {split} data", part[there[:, t]])
+        if not handles_missing and not bool(there.all()):
+            raise ValueError(f"modalities are missing in the {split} data, which this rule would take for zeros; accepted: "
+                             "JointTargetPropRule, or complete data")

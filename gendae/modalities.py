@@ -51,8 +51,8 @@ class Modality:
         self.width = int(checks.at_least("width", width, 1))
         self.kind = checks.one_of("kind", kind, KINDS)
         self.pairs = list(pairs)
-        if self.kind == "latent" and self.pairs:
-            raise ValueError("a latent modality is an input of the top stack; it has no pairs of its own")
+        if self.kind in ("onehot", "latent") and self.pairs:
+            raise ValueError(f"kind={self.kind!r}: labels and latents are inputs of the top stack, without pairs of their own")
         below = self.width
         for level, pair in enumerate(self.pairs, 1):
             if pair.f.in_features != below:
@@ -145,6 +145,14 @@ class Slices(nn.Module):
         self.maps = nn.ModuleList(nn.Identity() if m is None else m for m in maps)
         self.in_features, self.out_features = sum(self.inputs), sum(self.outputs)
         self.activation = "slices"
+
+    @property
+    def penalty(self) -> Callable[[], Tensor]:
+        """What the maps ask of themselves, such as orthogonality; an AttributeError where none of them does."""
+        own = [m.penalty for m in self.maps if hasattr(m, "penalty")]
+        if not own:
+            raise AttributeError("penalty")
+        return lambda: sum(penalty() for penalty in own)
 
     def forward(self, h: Tensor) -> Tensor:
         return torch.cat([f(part) for f, part in zip(self.maps, h.split(self.inputs, -1), strict=True)], -1)

@@ -183,6 +183,9 @@ def joint_autoencoder(
         sizes, kind = list(options.pop("sizes", [])), options.pop("kind", "pixels")
         if not sizes:
             raise ValueError(f"modality {name!r} has no sizes; give at least the width of its data")
+        if len(sizes) == 1 and options:
+            raise ValueError(f"modality {name!r}: {', '.join(options)} are options of a stack, and sizes={sizes} gives it none; "
+                             "accepted: sizes, kind")
         activations = options.pop("activations", ["tanh"] * (len(sizes) - 1))
         visible = options.pop("visible", KINDS[checks.one_of(f"kind of {name!r}", kind, KINDS)][0])
         try:

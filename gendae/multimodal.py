@@ -111,6 +111,7 @@ class Multimodal(MultimodalData):
         self.classes = int(checks.at_least("classes", classes, 2))
         self.labelled, self.label_seed, self.share = labelled, int(label_seed), share
         self.only_labelled = bool(only_labelled)
+        self.distinct: int | None = None
         if labelled is not None and (labelled < classes or labelled % classes):
             raise ValueError(f"labelled={labelled}: a multiple of {classes} is needed, as many labels of each class")
         if (share is not None or only_labelled) and (labelled is None or "label" not in self.parts):
@@ -176,6 +177,7 @@ class Multimodal(MultimodalData):
         x = split.x.clone()
         x[:, start : start + widths[t]] *= observed[:, t : t + 1]
         hidden = Split(x, observed)
+        self.distinct = len(keep) if self.only_labelled else len(x)  # copies come after these rows
         if self.only_labelled:
             return hidden[keep.repeat(-(-len(x) // len(keep)))[: len(x)]]  # epochs of the same length
         if self.share is None:
@@ -217,6 +219,10 @@ class Arrays(MultimodalData):
         """What the files hold, read once."""
         if self._arrays is None:
             self._arrays = {name: read_modality(path) for name, path in self.files.items()}
+            for name, array in self._arrays.items():
+                if array.ndim == 1 and (array.dtype.kind not in "iu" or array.max() < 1):
+                    raise ValueError(f"{self.files[name]}: numbers of shape (n, features), or class indices (n,) of at least two "
+                                     "classes in an integer type are needed")
             lengths = {name: len(array) for name, array in self._arrays.items()}
             if len(set(lengths.values())) > 1:
                 raise ValueError(f"the files hold different numbers of examples: {lengths}")
@@ -254,13 +260,9 @@ def read_modality(path: str | Path) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a .npy of numbers: {error}") from None
-    labels = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iu"
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb" or array.size == 0 or not (
-            labels or array.ndim > 1):
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb" or array.size == 0 or array.ndim == 0:
         raise ValueError(f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices (n,) in an "
                          "integer type are needed")
-    if labels and array.max() < 1:
-        raise ValueError(f"{path} holds labels of fewer than two classes")
     return array
 
 

@@ -88,12 +88,11 @@ def rows_in(path: Path, modality: Modality) -> Tensor:
         value = read_images(path)[0]
     else:
         array = read_modality(path)
-        if array.ndim == 1 and modality.kind != "onehot":
-            array = array[None]
-        flat = array if array.ndim == 1 else array.reshape(len(array), -1)
-        value = torch.from_numpy(flat.astype(np.int64 if array.ndim == 1 else np.float32))
+        labels = array.ndim == 1 and modality.kind in ("onehot", "latent") and array.dtype.kind in "iu"
+        flat = array if labels else array[None] if array.ndim == 1 else array.reshape(len(array), -1)
+        value = torch.from_numpy(flat.astype(np.int64 if labels else np.float32))
     if value.ndim == 2 and value.shape[1] != modality.width:
-        raise ValueError(f"{path} has rows of width {value.shape[1]}; this modality has width {modality.width}")
+        raise ValueError(f"{path} has rows of width {value.shape[1]}; the modality is {modality!r}")
     return value
 
 
@@ -109,8 +108,9 @@ def settled(found: Values) -> str:
     made, n = found.completion, len(found.completion.converged)
     if made.rounds == 0:
         return "no rounds"
+    settled = int(made.converged.sum())
     return (f"{made.rounds} rounds, mean change {made.residuals[0].mean():.2g} in the first and "
-            f"{made.residuals[-1].mean():.2g} in the last; {int(made.converged.sum()):,} of {n:,} settled")
+            f"{made.residuals[-1].mean():.2g} in the last" + (f"; {settled:,} of {n:,} settled" if settled else ""))
 
 
 def completer_of(stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None) -> Completer | None:

@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise, SpikeNoise, normal_like, uniform_like
 from gendae.inference import Inference, Representations, TargetPropInference
-from gendae.layers import Pair
+from gendae.layers import Law, Pair
+from gendae.modalities import Laws
 from gendae.spec import build, register
 from gendae.stack import Stack
 
@@ -104,10 +105,16 @@ class AncestralSampler(Sampler):
 
     def _draw(self, pair: Pair, h: Tensor, generator: Generator | None) -> Tensor:
         """A draw from P(h_{l-1} | h_l): Gaussian noise on real units, a coin for each stochastic one."""
-        mean = pair.g(h)
-        variance = pair.observation.variance(mean)
+        return self._around(pair.observation, pair.g(h), generator)
+
+    def _around(self, law: Law, mean: Tensor, generator: Generator | None) -> Tensor:
+        if isinstance(law, Laws):  # each modality's slice has its own
+            return torch.cat([self._around(own, part, generator) for own, part in law.parts(mean)], -1)
+        if not law.stochastic:
+            return law.transmit(mean, generator)
+        variance = law.variance(mean)
         if variance is None:
-            return pair.observation.transmit(mean, generator)
+            return law.transmit(mean, generator)
         return mean + self.noise * variance.sqrt() * normal_like(mean, generator)
 
 

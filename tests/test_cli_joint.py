@@ -180,7 +180,7 @@ GIVEN = [
     (["label=three"], "--given label=three: no such file; a class 0 .. 9 or a file of onehot values of width 10 is needed"),
     (["image=none.npy"], "--given image=none.npy: no such file; a file of pixels values of width 64 is needed"),
     (["image=3"], "--given image=3: no such file; a file of pixels values"),
-    (["image=wide.npy"], "wide.npy has rows of width 63; this modality has width 64"),
+    (["image=wide.npy"], "wide.npy has rows of width 63; the modality is Modality(64"),
     (["image=bytes.npy"], "image holds values that are no pixels data; accepted: values in [0, 1]"),
     (["label"], "--given 'label': NAME=VALUE is needed, such as label=3 or image=FILE.npy"),
     (["label="], "--given 'label=': NAME=VALUE is needed"),

@@ -165,7 +165,7 @@ def test_map_does_not_depend_on_the_batch_size(masks):
     assert torch.allclose(whole.completion.h, parts.completion.h)
 
 
-def test_batches_that_settle_earlier_have_residuals_of_zero_from_there():
+def test_batches_that_settle_earlier_keep_their_last_residuals():
     stack, image = three(), values()["image"]
     completer = Completer.map(100, tolerance=1e-6)
     alone = [complete(stack, {"image": image[i:i + 1]}, completer=completer).completion for i in range(5)]
@@ -176,7 +176,7 @@ def test_batches_that_settle_earlier_have_residuals_of_zero_from_there():
     assert found.converged.tolist() == [True] * 5
     for i, each in enumerate(alone):
         assert torch.allclose(found.residuals[:rounds[i], i], each.residuals[:, 0], atol=1e-12)
-        assert (found.residuals[rounds[i]:, i] == 0).all()
+        assert (found.residuals[rounds[i]:, i] == found.residuals[rounds[i] - 1, i]).all()
 
 
 IMAGE, ALL = torch.rand(2, 6), ["image", "sound", "label"]
@@ -291,7 +291,11 @@ def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
     assert schedule(1.0, 0.0625) == pytest.approx([1.0, 0.5, 0.25, 0.125, 0.0625])
     assert schedule(1.0, 0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
     assert schedule(0.0, 2.0, 3) == pytest.approx([0.0, 1.0, 2.0])
-    assert schedule(0.5, 0.1, 1) == [0.5]
+    assert schedule(0.5, 0.1, 1) == pytest.approx([0.1])
+    settled = [Completer(8, 1.0, 0.0, settle=0.5).temperature(t) for t in range(8)]
+    assert settled == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="settle=1.5"):
+        Completer(settle=1.5)
     for name, ends in (("map", (0.0, 0.0)), ("mcmc", (1.0, 1.0)), ("annealed", (1.0, 0.0))):
         made = getattr(Completer, name)(7, tolerance=0.5)
         assert (made.rounds, made.start, made.end, made.tolerance) == (7, *ends, 0.5)

@@ -154,7 +154,7 @@ def test_other_values_are_refused_in_one_line(modality, value, words):
     (lambda: Modality(3, "sound"), "kind='sound' is unknown; accepted: real, pixels, binary, onehot"),
     (lambda: Modality(3, "real", [pair(4, 2)]), "pair 1 of a modality takes 4 units, but gets 3"),
     (lambda: Modality(4, "real", [pair(4, 2), pair(3, 2)]), "pair 2 of a modality takes 3 units, but gets 2"),
-    (lambda: Modality(3, "latent", [pair(3, 2)]), "has no pairs of its own"),
+    (lambda: Modality(3, "latent", [pair(3, 2)]), "without pairs of their own"),
 ])
 def test_bad_modalities(make, words):
     with pytest.raises(ValueError, match=words) as error:

@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule
 from torch import Generator, Tensor, nn
 
 from gendae import checks
+from gendae.joint import check_modalities
 from gendae.layers import Pair
 from gendae.priors import Prior
 from gendae.spec import REGISTRY, arguments, build, describe
@@ -98,6 +99,8 @@ class Rule(LightningModule):
 
     #: Whether the stack is to be sampled from: its prior is then fitted, its samples scored.
     generative = True
+    #: Whether examples may lack modalities.
+    handles_missing = False
     #: What best.ckpt is chosen by, and whether more ("max") or less ("min") of it is better.
     score = ("val/parzen_ll", "max")
 
@@ -289,6 +292,7 @@ class Rule(LightningModule):
         if self.trainer.precision.startswith("16"):
             raise ValueError(f"precision={self.trainer.precision!r} is not supported; accepted: "
                              "32-true, 64-true, bf16-mixed")
+        check_modalities(self.stack, getattr(self.trainer, "datamodule", None), self.handles_missing)
         self.generator = Generator(self.device)
         self.generator.manual_seed(torch.initial_seed() + RANK_STRIDE * self.global_rank)
         if self._generator_state is not None:

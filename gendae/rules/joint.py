@@ -1,12 +1,13 @@
 """Target propagation for joint stacks: Algorithm 5 (2014), with several modalities (section 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from gendae import checks
 from gendae.clamping import Completer
+from gendae.conditionals import Discrete
 from gendae.corruption import Corruption, uniform_like
 from gendae.joint import JointStack, noise_of_all_but_labels
 from gendae.rules import missing
@@ -28,7 +29,7 @@ class JointTargetPropRule(Rule):
            target_f_l: h^_l is a target for f_l(h~_{l-1})
     Junction, with a random part of the observed modalities hidden from it:
            joint_{J+1}: h_J^(t), observed, is a target for g(corrupt(f(m * corrupt(h~_J), m)))
-    Above it, each pair is a denoising auto-encoder of what it is given (pair_l), and its long loop teaches the one below.
+    Above it, further pairs make the top stack one deep denoising auto-encoder, trained as such (3.2).
 
     The target of h~_J is what the top makes of it, r(h, m) = g(f(m * h, m)) without noise, with all that is observed (h^)
     and with the outputs y hidden (h-):
@@ -84,6 +85,7 @@ class JointTargetPropRule(Rule):
     """
 
     score = ("val/error", "min")
+    handles_missing = True
 
     def __init__(
         self,
@@ -117,6 +119,9 @@ class JointTargetPropRule(Rule):
         if not isinstance(stack, JointStack) or stack.junction is None:
             raise ValueError(f"stack={type(stack).__name__}: JointTargetPropRule trains a JointStack of several modalities "
                              "under a top stack; accepted for others: TargetPropRule, KLRule, VariationalEMRule")
+        if any(isinstance(pair.recognition, Discrete) for m in stack.modalities.values() for pair in m.pairs):
+            raise ValueError("the modalities' codes are discrete units, which JointTargetPropRule does not train; accepted: "
+                             "real ones, or TargetPropRule")
         super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
         self.corruption = corruption_of_each(stack, noise_of_all_but_labels(stack) if corruption is None
                                              else build(corruption))
@@ -132,6 +137,9 @@ class JointTargetPropRule(Rule):
         self.target, self.pair = checks.at_least("target", target, 0.0), checks.at_least("pair", pair, 0.0)
         self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
         self.difference, self.walkback = bool(difference), int(checks.at_least("walkback", walkback, 0))
+        names = [stack.names[t] for t in self._outputs]
+        if set(names) & set(stack.latents) or (inferred and (not names or set(names) - set(stack.labels))):
+            raise ValueError(f"outputs={names}, inferred={inferred}: latents are no outputs, and only labels are inferred")
         self.inferred = checks.at_least("inferred", inferred, 0.0)
         self.confidence = confidence
         self.ramp = checks.at_least("ramp", ramp, 0.0)
@@ -155,10 +163,24 @@ class JointTargetPropRule(Rule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         data = getattr(self.trainer, "datamodule", None)
-        there = data.split("train").y if hasattr(data, "split") else None
-        if self.trainer.world_size > 1 and there is not None and not bool(there.all()):
+        there = data.split("train").y if hasattr(data, "modalities") else None
+        if there is None or bool(there.all()):
+            return
+        if self.trainer.world_size > 1:
             raise ValueError("modalities are missing in the training data: several processes would fit the prior on different "
                              "numbers of complete examples; train in one process")
+        if self.inferred == 0 and int(there.all(1).sum()) < 2:
+            raise ValueError("no two training examples have all modalities: the prior is fitted on codes of those that do")
+
+    def _training_batches(self) -> Iterable[Sequence[Tensor]]:
+        """Every distinct example once: copies would be their own neighbours where a Parzen window is chosen."""
+        left = getattr(getattr(self.trainer, "datamodule", None), "distinct", None)
+        for batch in super()._training_batches():
+            if left is None:
+                yield batch
+            elif left > 0:
+                yield [part[:left] for part in batch]
+                left -= len(batch[0])
 
     # -- the loop ----------------------------------------------------------------------------------------
 
@@ -195,7 +217,6 @@ class JointTargetPropRule(Rule):
             terms |= self.own_penalty(pair, level)
             terms |= self._pair(level, h, outputs[level - 1], there)
         terms |= self._joint(h[-1], noisy[-1], there, seen, certainty)
-        terms |= self._above(h[-1], there & (certainty >= 1.0), certainty)
         if self.reach == "pair" and self.target > 0 and self.stack.level > 0:
             terms |= self._targets(noisy, outputs, there, certainty)
         return terms
@@ -230,10 +251,8 @@ class JointTargetPropRule(Rule):
         values, certainty = {}, there.to(h[0].dtype)
         share = 1.0 if self.ramp == 0 or self.updates is None else min(1.0, self.progress / self.ramp)
         weight = self.inferred * share
-        plain = [t for t in self._outputs if self.stack.names[t] in self.stack.labels
-                 and not self.stack.modalities[self.stack.names[t]].pairs]
-        if weight > 0.0 and plain:
-            values, new = missing.labels(self.stack, h[-1], there, plain, self.confidence)
+        if weight > 0.0:
+            values, new = missing.labels(self.stack, h[-1], there, self._outputs, self.confidence)
             there, certainty = there | new, torch.where(new, weight, certainty)
         seen = missing.hidden(there, self._hide, self.generator)
         if self.stack.latents:
@@ -252,39 +271,27 @@ class JointTargetPropRule(Rule):
         self, codes: Tensor, noisy: Tensor, there: Tensor, seen: Tensor, certainty: Tensor
     ) -> dict[str, Tensor]:
         """Reconstruction of each observed modality's code from those that are not hidden; again after each walk back."""
-        level, pair, clamped = self.stack.level, self.stack.junction, self.stack.spread(seen, self.stack.level)
+        level, law = self.stack.level, self.stack.junction.observation
         h = self._corrupt(level, noisy) if level > 0 else noisy  # x is corrupted already
         energies = 0.0
         for walk in range(1 + self.walkback):
-            above = pair.f(h, there if walk else seen)
-            mean = pair.g(self._corrupt(level + 1, pair.recognition.transmit(above)))
-            energies = energies + pair.observation.energies(codes, mean) * certainty / (1 + self.walkback)
+            mean = self._top(h, there if walk else seen)
+            energies = energies + law.energies(codes, mean) * certainty / (1 + self.walkback)
             if walk < self.walkback:  # what was hidden is filled in, as a chain would do
-                h = self._corrupt(level, torch.where(clamped, noisy, pair.observation.transmit(mean.detach())))
+                known = codes if level == 0 else noisy
+                h = self._corrupt(level, torch.where(self.stack.spread(seen, level), known, law.transmit(mean.detach())))
         return {f"joint_{name}_{level + 1}": weight * energies[:, t].mean()
                 for t, (name, weight) in enumerate(zip(self.stack.names, self._weights, strict=True)) if weight > 0}
 
-    def _above(self, codes: Tensor, there: Tensor, certainty: Tensor) -> dict[str, Tensor]:
-        """A deeper top: its pairs as auto-encoders, and their long loop as target of the pairs below them."""
-        first, terms = self.stack.level + 1, {}
-        if self.stack.depth == first:
-            return terms
-        with torch.no_grad():
-            h = [codes, *self.stack.climb(codes, there)]
-        for level in range(first + 1, self.stack.depth + 1):
-            pair, below = self.stack.pairs[level - 1], h[level - first]
-            output = pair.recognition.transmit(pair.f(self._corrupt(level - 1, below)))
-            mean = pair.g(self._corrupt(level, output))
-            terms[f"pair_{level}"] = self.pair * pair.observation.energy(below, mean).mean()
-        with torch.no_grad():
-            h_hat = h[-1]
-            for pair in reversed(self.stack.pairs[first:]):
-                h_hat = pair.decode(h_hat)
-        junction = self.stack.junction
-        mean = junction.g(self._corrupt(first, h_hat))
-        energies = junction.observation.energies(codes, mean) * certainty
-        terms[f"long_g_{first}"] = (energies * energies.new_tensor(self._weights)).sum(1).mean()
-        return terms
+    def _top(self, h: Tensor, seen: Tensor) -> Tensor:
+        """Means of h_J from the top stack as one denoising auto-encoder, with noise on each of its representations."""
+        first = self.stack.level
+        for level, pair in enumerate(self.stack.pairs[first:], first + 1):
+            mean = pair.f(h, seen) if level == first + 1 else pair.f(h)
+            h = self._corrupt(level, pair.recognition.transmit(mean))
+        for pair in reversed(self.stack.pairs[first + 1:]):
+            h = pair.decode(h)
+        return self.stack.junction.g(h)
 
     # -- targets for the stacks below --------------------------------------------------------------------
 
@@ -306,7 +313,7 @@ class JointTargetPropRule(Rule):
         return terms
 
     def hybrid(self, codes: Tensor, there: Tensor) -> Tensor:
-        """Displacement of h_J, (batch, width), towards its hybrid target; see `targets.hybrid`."""
+        """h^_J - h_J, (batch, width); see `targets.hybrid`."""
         return hybrid(self.stack, codes, there, self._outputs, self.joint_weight, self.unlabelled, self.discriminant)
 
     def _corrupt(self, level: int, h: Tensor) -> Tensor:
@@ -332,19 +339,12 @@ class JointTargetPropRule(Rule):
         from its own codes.
         """
         x, there = self.inputs(batch), self._there(batch)
-        found, truth, h = {}, self.stack.separate(x), self.stack.lower(x)
-        shown = [name for name in self.stack.names if name not in self.stack.latents]
-        for t, name in enumerate(shown):
-            others = there.clone()
-            others[:, t] = False
-            guess = self.stack.separate(self.stack.down(self.stack.loop(h[-1], others)))[name]
-            if name in self.stack.labels:
-                wrong = (guess.argmax(1) != truth[name].argmax(1)).to(x.dtype)
-            else:
-                wrong = (guess - truth[name]).square().mean(1)
-            found[name] = (wrong * there[:, t]).sum() / there[:, t].sum().clamp_min(1)
-        chosen = [self.stack.names[t] for t in self._outputs] or shown
-        values = {f"{split}/error": sum(found[name] for name in chosen) / len(chosen),
-                  f"{split}/reconstruction": (self.stack.down(h[-1]) - x).square().sum(-1).mean(),
-                  **{f"{split}/error_{name}": value for name, value in found.items()}}
-        self.log_dict(values, batch_size=len(x), on_epoch=True, sync_dist=True)
+        found, counts = self.stack.prediction_errors(x, there), dict(zip(self.stack.names, there.sum(0), strict=True))
+        values = {f"{split}/error_{name}": (value, counts[name]) for name, value in found.items()}
+        chosen = [self.stack.names[t] for t in self._outputs] or list(found)
+        values[f"{split}/error"] = (sum(found[name] for name in chosen) / len(chosen), min(counts[name] for name in chosen))
+        errors = (self.stack.down(self.stack.lower(x)[-1]) - x).square() * self.stack.spread(there)
+        values[f"{split}/reconstruction"] = (errors.sum(-1).mean(), len(x))
+        for name, (value, n) in values.items():
+            if n > 0:
+                self.log(name, value, batch_size=int(n), on_epoch=True, sync_dist=True)
