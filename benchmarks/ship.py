@@ -8,10 +8,15 @@ import hashlib
 import json
 from pathlib import Path
 
-from gendae import generate, load
+import torch
+
+from gendae import complete, generate, load
+from gendae.clamping import Completer
 from gendae.classifier import Classifier
 from gendae.commands import data_of
 from gendae.evaluation import feature_network
+from gendae.features import load_feature_classifier
+from gendae.joint import JointStack
 from gendae.metrics import parzen_score
 from gendae.prediction import error_rate
 from gendae.quality import Quality
@@ -45,6 +50,19 @@ def errors(classifier, data, n):
             for name, (x, y) in (("validation", data.split("valid")), ("test", data.split("test")))}
 
 
+def joint_errors(stack, data, n):
+    """Fractions of wrong labels by one pass, and agreement of class-conditional samples with a classifier of real digits."""
+    found = {}
+    for split, name in (("valid", "validation"), ("test", "test")):
+        values = stack.separate(data.split(split).x)
+        p = stack.predict({"image": values["image"]}, "label")
+        found[f"{name}_error"] = round(error_rate(p, values["label"].argmax(1)), 4)
+    classes = torch.arange(10).repeat_interleave(100)
+    x = complete(stack, {"label": classes}, completer=Completer.mcmc(5, begin="prior"), seed=0).values["image"]
+    found["agreement"] = (load_feature_classifier()(x).argmax(1) == classes).float().mean().item()
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file")
@@ -53,7 +71,8 @@ def main():
     args = parser.parse_args()
     path = Path(args.file)
     stack = load(path)
-    metrics = (errors if isinstance(stack, Classifier) else samples)(stack, data_of(stack), args.n)
+    measured = errors if isinstance(stack, Classifier) else joint_errors if isinstance(stack, JointStack) else samples
+    metrics = measured(stack, data_of(stack), args.n)
     entry = {
         "name": path.stem, "file": path.name, "rule": stack.facts["rule"],
         "prior": None if isinstance(stack, Classifier) else describe_prior(stack.prior),

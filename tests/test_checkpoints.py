@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from gendae import generate, load
+from gendae import complete, generate, load, named_mask
+from gendae.clamping import Completer
 from gendae.classifier import Classifier
+from gendae.joint import JointStack
 from gendae.persistence import shipped
 
 FOLDER = Path(__file__).parent.parent / "checkpoints"
@@ -44,8 +47,23 @@ def test_shipped_model(entry):
 @pytest.mark.parametrize("entry", [e for e in MANIFEST if "test_error" in e["metrics"]], ids=lambda e: e["name"])
 def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
     network, (x, y) = load(entry["name"]), mnist.split("test")
-    errors = (network.predict(x[:2000]).argmax(1) != y[:2000]).float().mean().item()
+    joint = isinstance(network, JointStack)
+    p = network.predict({"image": x[:2000]}, "label") if joint else network.predict(x[:2000])
+    errors = (p.argmax(1) != y[:2000]).float().mean().item()
     assert abs(errors - entry["metrics"]["test_error"]) < 0.02  # the first 2,000 are harder than the rest
+
+
+def test_shipped_joint_model_draws_the_class_asked_for_and_completes_halves(mnist):
+    joint, (x, y) = load("mnist-joint-label"), mnist.split("test")
+    classes = torch.arange(10).repeat_interleave(10)
+    chain = Completer.mcmc(5, begin="prior")
+    samples = complete(joint, {"label": classes}, completer=chain, seed=0).values["image"]
+    assert (joint.predict({"image": samples}, "label").argmax(1) == classes).float().mean() > 0.95
+    assert samples.view(10, 10, -1).std(1).mean() > 0.1
+    left = named_mask("left", (28, 28))
+    found = complete(joint, {"image": x[:200]}, {"image": left}, seed=0).values
+    assert torch.equal(found["image"][:, left], x[:200][:, left])
+    assert (found["label"].argmax(1) == y[:200]).float().mean() > 0.7
 
 
 def test_shipped_auto_encoder_reconstructs_digits(mnist):
