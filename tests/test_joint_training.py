@@ -120,3 +120,16 @@ def test_validation_counts_examples_that_have_the_modality(tmp_path):
     rule.validation_step((x, there), 0)
     assert {name for name, *_ in found} == {"val/error_image", "val/reconstruction"}
     assert all(math.isfinite(value) for _, value, _ in found)
+
+
+def test_how_often_one_validates_changes_no_weight(tmp_path):
+    weights = []
+    for every in (1, 3):
+        torch.manual_seed(0)
+        rule = JointTargetPropRule(labelled(), inferred=1.0)
+        trainer = Trainer(max_epochs=3, limit_train_batches=3, check_val_every_n_epoch=every, logger=False,
+                          enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+                          default_root_dir=str(tmp_path))
+        trainer.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=100))
+        weights.append(rule.stack.junction.f.f.weight)
+    assert torch.equal(*weights)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.clamping import Completer
@@ -37,8 +37,8 @@ class JointTargetPropRule(Rule):
            discriminant h + h^ - h-                     the score of P(y | h^x) does                      (Eq. 18)
            hybrid       h^ + (1 - joint_weight) (h - h-)                                                  (Eq. 19)
     Where no output is observed, h^ = h- gives joint_weight h^ + (1 - joint_weight) h; Algorithm 5 takes h^ there, which is
-    unlabelled=1. Targets come down by target propagation, with the
-    correction of difference target propagation unless `difference` is False (the paper's).
+    unlabelled=1. Targets come down by target propagation, with the correction of difference target propagation unless
+    `difference` is False (the paper's).
 
     All inputs and targets are detached: no gradient leaves the pair that it is computed in (reach "pair"). A pair here is
     an auto-encoder trained as one: its decoder's error reaches its encoder, as in section 2.2.4. With reach "full" the
@@ -187,10 +187,9 @@ class JointTargetPropRule(Rule):
     def _there(self, batch: Sequence[Tensor]) -> Tensor:
         """Which modalities are observed, (batch, N) boolean: all of them, where a batch does not say."""
         found = next((part for part in batch[1:] if part.dtype == torch.bool), None)
-        if found is None:
-            found = torch.ones(len(batch[0]), len(self.stack.names) - len(self.stack.latents), dtype=torch.bool,
-                               device=batch[0].device)
         seen = len(self.stack.names) - len(self.stack.latents)
+        if found is None:
+            found = torch.ones(len(batch[0]), seen, dtype=torch.bool, device=batch[0].device)
         if found.shape != (len(batch[0]), seen):
             raise ValueError(f"the mask has shape {tuple(found.shape)}; one column for each modality is needed, "
                              f"({len(batch[0])}, {seen})")
@@ -304,8 +303,7 @@ class JointTargetPropRule(Rule):
         if self.inferred > 0:  # inferred outputs teach by their weight
             sure = torch.where(there, certainty, 1.0).amin(1, keepdim=True).clamp_max(1.0)
             top = torch.lerp(self.hybrid(h[-1], there & (certainty >= 1.0)), top, sure)
-        d = displacements(self.stack.pairs[:self.stack.level], h, top, self.difference)
-        terms = {}
+        d, terms = displacements(self.stack.pairs[:self.stack.level], h, top, self.difference), {}
         for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
             move = move * self.stack.spread(there, level)
             error = output - output.detach() - move  # the first two cancel: the error is the displacement, exactly
@@ -323,7 +321,11 @@ class JointTargetPropRule(Rule):
 
     def examples(self, batch: Sequence[Tensor]) -> Tensor:
         """x of the examples of which all modalities are observed or inferred: the prior's."""
-        h, there, *_ = self._fill_in(self.stack.lower(self.inputs(batch)), self._there(batch))
+        own, self.generator = self.generator, Generator(self.stack.device).manual_seed(0)  # training's draws stay as they are
+        try:
+            h, there, *_ = self._fill_in(self.stack.lower(self.inputs(batch)), self._there(batch))
+        finally:
+            self.generator = own
         return h[0][there.all(1)]
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
