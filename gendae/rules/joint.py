@@ -335,11 +335,7 @@ class JointTargetPropRule(Rule):
         self._log_prediction("test", batch)
 
     def _log_prediction(self, split: str, batch: Sequence[Tensor]) -> None:
-        """Each modality predicted from all others: error rate of labels, squared error per element of the rest.
-
-        SPLIT/error is the mean over outputs (over all modalities, where there are none); SPLIT/reconstruction that of x
-        from its own codes.
-        """
+        """Each modality predicted from all others; SPLIT/error is the mean over outputs (over all, where there are none)."""
         x, there = self.inputs(batch), self._there(batch)
         found, counts = self.stack.prediction_errors(x, there), dict(zip(self.stack.names, there.sum(0), strict=True))
         values = {f"{split}/error_{name}": (value, counts[name]) for name, value in found.items()}
