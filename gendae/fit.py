@@ -82,15 +82,15 @@ class FitCLI(LightningCLI):
         """Make the run folder, and put the CSV log there."""
         config = self.config[self.subcommand]
         trainer = config.trainer
+        if config.best.monitor is None:  # what the rule says
+            module, name = config.model.class_path.rsplit(".", 1)
+            config.best.monitor, config.best.mode = getattr(import_module(module), name).score
         if self.subcommand != "fit":
             trainer.logger = False
             self.save_config_callback = None
             for name in CHECKPOINTS:
                 config[name].save_top_k = 0
             return
-        if config.best.monitor is None:  # what the rule says
-            module, name = config.model.class_path.rsplit(".", 1)
-            config.best.monitor, config.best.mode = getattr(import_module(module), name).score
         root = Path(trainer.default_root_dir)
         if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
             root = root.parent

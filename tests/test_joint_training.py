@@ -65,6 +65,15 @@ def test_a_model_with_latents_is_fitted_and_scored_by_the_command_line(tmp_path)
     assert "val/parzen_ll" in (tmp_path / "0001" / "metrics.csv").read_text()
 
 
+def test_a_committed_configuration_tests_a_checkpoint(tmp_path, capsys):
+    config = ["--config", "configs/digits-joint-label.yaml", "--trainer.enable_progress_bar", "false"]
+    assert cli.main(["fit", *config, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3",
+                     "--trainer.check_val_every_n_epoch", "1", "--parzen.n", "50", "--trainer.default_root_dir", str(tmp_path)]) == 0
+    checkpoint = tmp_path / "0001" / "checkpoints" / "best.ckpt"
+    assert cli.main(["test", *config, "--ckpt_path", str(checkpoint)]) == 0
+    assert "test/error_label" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options", [{"share": 0.5}, {"only_labelled": True}])
 def test_repeated_images_count_once_for_the_prior(options, tmp_path):
     data = Multimodal(Digits(), ["image", "label"], labelled=50, **options)
