@@ -1,6 +1,7 @@
 """Fits of joint stacks: data are compared with the model before they begin, and everything a run needs is there."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from gendae.models import joint_autoencoder
 from gendae.multimodal import Arrays, Multimodal
 from gendae.rules import JointTargetPropRule, KLRule, TargetPropRule
 from gendae.sampling import AncestralSampler, seeded
+
+CONFIG = str(Path(__file__).parent.parent / "configs" / "digits-joint-label.yaml")
 
 
 def labelled(prior=None, **more):
@@ -58,7 +61,7 @@ def test_rules_that_would_take_missing_modalities_for_zeros_refuse_them(rule, tm
 
 def test_a_model_with_latents_is_fitted_and_scored_by_the_command_line(tmp_path):
     modalities = "{image: {sizes: [64, 8]}, label: {sizes: [10], kind: onehot}, phi: {sizes: [3], kind: latent}}"
-    assert cli.main(["fit", "--config", "configs/digits-joint-label.yaml", "--trainer.max_epochs", "1",
+    assert cli.main(["fit", "--config", CONFIG, "--trainer.max_epochs", "1",
                      "--trainer.check_val_every_n_epoch", "1", "--trainer.limit_train_batches", "3", "--parzen.n", "50",
                      "--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path),
                      "--model.stack.init_args.modalities", modalities]) == 0
@@ -66,7 +69,7 @@ def test_a_model_with_latents_is_fitted_and_scored_by_the_command_line(tmp_path)
 
 
 def test_a_committed_configuration_tests_a_checkpoint(tmp_path, capsys):
-    config = ["--config", "configs/digits-joint-label.yaml", "--trainer.enable_progress_bar", "false"]
+    config = ["--config", CONFIG, "--trainer.enable_progress_bar", "false"]
     assert cli.main(["fit", *config, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3",
                      "--trainer.check_val_every_n_epoch", "1", "--parzen.n", "50", "--trainer.default_root_dir", str(tmp_path)]) == 0
     checkpoint = tmp_path / "0001" / "checkpoints" / "best.ckpt"
