@@ -4,7 +4,7 @@
     python benchmarks/joint.py errors NAME=FOLDER .. --json docs/results/joint-semi.json
     python benchmarks/joint.py halves MODEL --json docs/results/joint-halves.json --pictures docs
     python benchmarks/joint.py ascent MODEL --json docs/results/joint-ascent.json --pictures docs
-    python benchmarks/joint.py hybrid difference=FOLDER gradient=FOLDER --pictures docs
+    python benchmarks/joint.py hybrid missing=FOLDER inferred=FOLDER gradient=FOLDER joint=FOLDER --pictures docs
 
 A MODEL is anything that gendae.load reads, or a run folder (its best checkpoint). Test images are looked at once for each
 model; what has to be chosen (numbers of neighbours, for instance) is chosen on validation images.
@@ -260,6 +260,8 @@ def hybrid(rows, pictures):
                 error_rate(stack.predict({"image": values["image"]}, "label"), values["label"].argmax(1)))
         found[name] = dict(sorted(points.items()))
         print(name, {w: spread(e) for w, e in found[name].items()}, flush=True)
+    shared = found.pop("joint", {})  # runs at joint_weight 1, where all ways are the same
+    found = {name: points | shared for name, points in found.items()}
     if pictures:
         figure = plots.against({name: (list(p), [[100 * e for e in es] for es in p.values()]) for name, p in found.items()},
                                "joint_weight", "test error  [%]")
