@@ -47,6 +47,8 @@ class Completion(NamedTuple):
 class Completer:
     """Clamped rounds of encoding and decoding at one level of a stack; owns the loop, a variant overrides `step`.
 
+    Source: Bengio 2014, Algorithm 6 (MAP), section 3.2 (sampling P(Y | x)) and 7.5.
+
     Args:
         rounds: K, most rounds.
         start, end: temperature in the first and in the last round, between which it falls geometrically (linearly if one
@@ -63,6 +65,15 @@ class Completer:
 
     Raises:
         ValueError: for negative numbers or unknown names; when called, for what the stack does not have.
+
+    Example:
+        >>> from gendae.layers import Affine
+        >>> from gendae.modalities import Junction, Modality
+        >>> stack = JointStack({"a": Modality(1), "b": Modality(1)}, [Junction(Affine(4, 1), Affine(1, 2))])
+        >>> codes, seen = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])
+        >>> found = Completer.map(rounds=2, tolerance=0.0)(stack, codes, seen, observed=seen)
+        >>> found.h[0, 0], found.residuals.shape
+        (tensor(1.), torch.Size([2, 1]))
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from gendae import checks, persistence
 from gendae.classifier import Classifier
 from gendae.files import labels_of, read_images, write_npz
 from gendae.joint import JointStack
+from gendae.stack import Stack
 
 
 def load_classifier(model: str | Path, device: str = "cpu") -> Classifier:
@@ -18,7 +19,11 @@ def load_classifier(model: str | Path, device: str = "cpu") -> Classifier:
         FileNotFoundError, CheckpointError: see `persistence.load`.
         ValueError: if the model has no output layer.
     """
-    stack = persistence.load(model, device)
+    return as_classifier(persistence.load(model, device), model)
+
+
+def as_classifier(stack: Stack, model: str | Path) -> Classifier:
+    """The stack, if it has an output layer; `model` names it in the message."""
     if not isinstance(stack, Classifier):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a {type(stack).__name__} without output layer, which gives no labels; a Classifier is "
@@ -56,7 +61,7 @@ def probabilities(model: str | Path, x: Tensor, name: str, samples: int | None, 
         image, label = label_modalities(stack)
         checks.width(name, x, stack.modalities[image].width)
         return stack.predict({image: x}, label)
-    classifier = load_classifier(model, device)
+    classifier = as_classifier(stack, model)
     return classifier.predict(checks.width(name, x, classifier.sizes[0]), samples, seed)
 
 
