@@ -284,19 +284,11 @@ def draw(stack: Stack, level: int, mean: Tensor, temperature: float, generator: 
 def chain_noise(stack: Stack, level: int) -> Tensor | float:
     """Deviation of a chain's noise at temperature 1."""
     if level == stack.depth:
-        return math.sqrt(2.0) * denoising(stack.prior)  # with the denoising that follows, a step of Langevin's
+        return math.sqrt(2.0) * stack.prior.noise  # with the denoising that follows, a step of Langevin's
     if stack.residuals.numel() <= level:
         raise ValueError("the stack does not know how far its reconstructions miss h: call stack.fit_residuals(x), or give "
                          "the completer a corruption")
     return float(stack.residuals[level])
-
-
-def denoising(prior: Prior) -> float:
-    """sigma of the denoising that the prior's `reconstruct` stands for, in units of h."""
-    if not hasattr(prior, "bandwidth_"):
-        return float(prior.noise)
-    prior.require_fitted()
-    return float(prior.bandwidth_)
 
 
 def from_prior(stack: Stack, level: int, h: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:

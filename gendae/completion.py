@@ -66,7 +66,7 @@ def complete(
     found, xs = [], []
     for rows, there, elements in zip(*(part.split(batch_size) for part in (x, observed, mask)), strict=True):
         h = stack.lower(rows)[-1] if level == stack.level else rows
-        clamped = stack.spread(there, level) if level == stack.level and level else elements
+        clamped = stack.spread(there, level) if level > 0 else elements
         result = completer(stack, h, clamped, there, generator)
         found.append(result)
         down = stack.down(result.h) if level == stack.level else result.h
@@ -94,7 +94,8 @@ def clamp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x, which modalities are given, (batch, N), and which elements of x, (batch, width)."""
     for name, mask in (masks or {}).items():
-        width = list(stack.modalities.values())[stack.index(name)].width
+        stack.index(name)
+        width = stack.modalities[name].width
         if name not in given:
             raise ValueError(f"a mask is given for {name!r}, but no values; given: {', '.join(given) or 'nothing'}")
         fits = mask.dtype == torch.bool and mask.ndim in (1, 2) and mask.shape[-1] == width and (

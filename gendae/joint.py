@@ -213,9 +213,7 @@ class JointStack(Stack):
 
     def down(self, codes: Tensor) -> Tensor:
         """x from h_J."""
-        for pair in reversed(self.pairs[:self.level]):
-            codes = pair.decode(codes)
-        return codes
+        return self.decode(codes, self.level) if self.level > 0 else codes
 
     @torch.no_grad()
     def predict(self, given: Mapping[str, Tensor], name: str) -> Tensor:
@@ -230,15 +228,14 @@ class JointStack(Stack):
         Raises:
             ValueError: see `join`.
         """
-        t = self.index(name)
+        self.index(name)
         if self.level == self.depth:
             raise ValueError("the model has no top stack that could predict one modality from others; use `complete`, which "
                              "its prior serves")
         x, observed = self.join({key: value for key, value in given.items() if key != name})
         parts = []
         for rows, mask in zip(x.split(BATCH), observed.split(BATCH), strict=True):
-            found = self.down(self.loop(self.lower(rows)[-1], mask))
-            parts.append(found.split(self.widths(), -1)[t])
+            parts.append(self.separate(self.down(self.loop(self.lower(rows)[-1], mask)))[name])
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -287,7 +284,7 @@ def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
 
 def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corruption]:
     """Gaussian noise on h_0 .. h_L in units of their spread, none on one-hot rows."""
-    own = [None if m.kind in ("onehot", "latent") and not m.pairs else RelativeNoise(sigma) for m in stack.modalities.values()]
+    own = [None if m.kind in ("onehot", "latent") else RelativeNoise(sigma) for m in stack.modalities.values()]
     below = [EachModality(own, stack.widths(level)) for level in range(stack.level + 1)]
     return [*below, *(RelativeNoise(sigma) for _ in range(stack.depth - stack.level))]
 

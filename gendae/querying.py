@@ -67,7 +67,8 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
     Raises:
         FileNotFoundError, ValueError: for what is neither, and values of another width.
     """
-    modality = stack.modalities[stack.names[stack.index(name)]]
+    stack.index(name)
+    modality = stack.modalities[name]
     if modality.kind in ("onehot", "latent") and re.fullmatch(r"-?[0-9]+", text):
         checks.labels(f"--given {name}", torch.tensor([int(text)]), 1, modality.width)
         return torch.full((n or 1,), int(text))
@@ -108,9 +109,9 @@ def settled(found: Values) -> str:
     made, n = found.completion, len(found.completion.converged)
     if made.rounds == 0:
         return "no rounds"
-    settled = int(made.converged.sum())
+    done = int(made.converged.sum())
     return (f"{made.rounds} rounds, mean change {made.residuals[0].mean():.2g} in the first and "
-            f"{made.residuals[-1].mean():.2g} in the last" + (f"; {settled:,} of {n:,} settled" if settled else ""))
+            f"{made.residuals[-1].mean():.2g} in the last" + (f"; {done:,} of {n:,} settled" if done else ""))
 
 
 def completer_of(stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None) -> Completer | None:

@@ -165,6 +165,12 @@ class ParzenPrior(Prior):
         for name in ("codes", "bandwidth_", *(("directions", "variances") if local else ())):
             self.register_buffer(name, torch.empty(0))
 
+    @property
+    def noise(self) -> float:
+        """The bandwidth: `reconstruct` is the denoising of noise of that level (Eq. 21)."""
+        self.require_fitted()
+        return float(self.bandwidth_)
+
     def estimate(self, codes: Tensor) -> None:
         """Choose the codes to store, their local directions and the bandwidth."""
         n, generator = len(codes), torch.Generator().manual_seed(self.seed)
