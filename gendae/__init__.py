@@ -38,7 +38,7 @@ _HOME = {
     "StraightThroughRule": "rules",
     "angles": "credit", "inverse_error": "credit", "target_improvement": "credit",
     "deep_autoencoder": "models", "deep_classifier": "models", "joint_autoencoder": "models",
-    "MNIST": "data", "Digits": "data", "Images": "data", "Toys2D": "toys",
+    "MNIST": "data", "Digits": "data", "Images": "data", "Shards": "shards", "Toys2D": "toys",
     "Multimodal": "multimodal", "Arrays": "multimodal",
     "load": "persistence", "save": "persistence", "pretrained_classifier": "persistence",
     "load_feature_classifier": "features",

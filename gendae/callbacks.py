@@ -10,24 +10,44 @@ from torch import Tensor
 from gendae import checks, credit, plots
 from gendae.joint import images_of
 from gendae.metrics import parzen_log_prob, sigma_grid
-from gendae.sampling import generate
+from gendae.rules.processes import like_parameters, of_all_ranks, share_of, sum_of_ranks
+from gendae.sampling import GenerateSampler, seeded
+from gendae.stack import Stack
 
 VALIDATION_IMAGES = 1000
+BLOCK = 250  # samples drawn from a seed of their own, by one process
 
 
 def validation_batch(trainer: Trainer, n: int) -> tuple[Tensor, ...]:
-    """The first n validation images, and their labels where there are any: (x,) or (x, y)."""
+    """The first n validation images, and their labels where there are any: (x,) or (x, y), the same on all ranks."""
     data = getattr(trainer, "datamodule", None)
     if hasattr(data, "split"):
         return tuple(part[:n] for part in data.split("valid") if part is not None)
-    batches, count = [], 0
+    batches, count = [], 0  # of a loader, each rank has its share
     with torch.random.fork_rng([]):  # torch's own loader draws a seed whenever it starts
         for batch in trainer.val_dataloaders:
             batches.append(batch)
             count += len(batch[0])
             if count >= n:
                 break
-    return tuple(torch.cat(parts)[:n] for parts in zip(*batches, strict=True))
+    device = trainer.strategy.root_device
+    return tuple(of_all_ranks(trainer, torch.cat(parts).to(device))[:n] for parts in zip(*batches, strict=True))
+
+
+@torch.no_grad()
+def samples_of_all_ranks(trainer: Trainer, stack: Stack, n: int) -> Tensor:
+    """n samples of the stack's own sampler, the same for any number of ranks, each of which draws a part."""
+    sampler = stack.settings.get("sampler") or GenerateSampler()
+    codes = stack.prior.sample(n, seeded(0))
+    x = codes.new_zeros(n, stack.sizes[0])
+    blocks = zip(codes.split(BLOCK), x.split(BLOCK), strict=True)
+    for seed, (start, end) in share_of(trainer, list(enumerate(blocks, 1))):
+        generator = seeded(seed)
+        h = sampler.start(stack, start, generator)
+        for _ in range(sampler.rounds):
+            h = sampler.step(stack, h, generator)
+        end.copy_(h[0])
+    return sum_of_ranks(trainer, x)
 
 
 def due(trainer: Trainer, every: int) -> bool:
@@ -39,7 +59,8 @@ def due(trainer: Trainer, every: int) -> bool:
 class ParzenMonitor(Callback):
     """Logs `val/parzen_ll` after each epoch: the score by which `best.ckpt` is chosen.
 
-    Of several modalities, the images of the first that has any are scored. Samples come from a fixed seed, the same on every rank, and the global generator is left alone.
+    Of several modalities, the images of the first that has any are scored. Samples come from fixed seeds, and the global
+    generator is left alone. Several processes share the work; samples and score are those of one process.
 
     Args:
         n: number of samples.
@@ -63,13 +84,15 @@ class ParzenMonitor(Callback):
         if not pl_module.generative or not due(trainer, self.every):
             return
         stack = pl_module.stack
-        samples = generate(stack, self.n, seed=0).to(pl_module.device)
+        samples = samples_of_all_ranks(trainer, stack, self.n)
         if not bool(torch.isfinite(samples).all()):
             return  # the rule's own check names step, layer and term
-        batch = [part.to(pl_module.device) for part in validation_batch(trainer, VALIDATION_IMAGES)]
+        batch = like_parameters(stack, validation_batch(trainer, VALIDATION_IMAGES))
         x = pl_module.examples(batch)
         samples, shape = images_of(stack, samples)
-        score = parzen_log_prob(images_of(stack, x)[0].contiguous(), samples.contiguous(), self.grid).mean(1).max()
+        own = share_of(trainer, images_of(stack, x)[0]).contiguous()
+        totals = sum_of_ranks(trainer, parzen_log_prob(own, samples.contiguous(), self.grid).sum(1))
+        score = (totals / len(x)).max()
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
         if self.picture and trainer.is_global_zero and shape is not None:
             figure = plots.gallery(samples[:100] if shape != plots.POINTS else samples, shape)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
 
 def at_least(name: str, value: float, bound: float, strict: bool = False) -> float:
     """`value` if it is a number not below `bound` (above it, if `strict`), else a ValueError."""
-    number = isinstance(value, int | float) and not math.isnan(value)
+    number = isinstance(value, int | float) and -math.inf < value < math.inf
     if not number or value < bound or (strict and value == bound):
         raise ValueError(f"{name}={value!r}: a number {'>' if strict else '>='} {bound} is needed")
     return value
@@ -34,10 +35,29 @@ def per_layer(name: str, value: float | Iterable[float], layers: int) -> list[fl
     return values
 
 
+def tensor(value: object) -> Tensor:
+    """`value` as a tensor; arrays that torch warns of or refuses, read-only or turned around, are copied.
+
+    Example:
+        >>> tensor(np.arange(3)[::-1])
+        tensor([2, 1, 0])
+    """
+    if isinstance(value, np.ndarray) and not (value.flags.writeable and min(value.strides, default=0) >= 0):
+        value = np.array(value)
+    return torch.as_tensor(value)
+
+
 def width(name: str, x: Tensor, features: int) -> Tensor:
     """`x` if it is a batch of rows with `features` columns."""
     if x.ndim != 2 or x.shape[1] != features:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; the model takes (batch, {features})")
+    return x
+
+
+def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
+    """`x` if it has at least so many rows: a mean over none would be NaN."""
+    if len(x) < least:
+        raise ValueError(f"{name} has {len(x)} rows; at least {least} {'is' if least == 1 else 'are'} needed")
     return x
 
 
@@ -89,6 +109,28 @@ def pixels(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def image_shape(shape: Iterable[int]) -> tuple[int, int]:
+    """`shape` if it is height and width of an image."""
+    values = tuple(shape) if isinstance(shape, list | tuple) else ()
+    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v < 2**31 for v in values):
+        raise ValueError(f"shape={shape!r}: height and width, two whole numbers above 0, are needed")
+    return values
+
+
+def seed(name: str, value: int | None) -> int | None:
+    """`value` if it can seed a generator, or is None.
+
+    Example:
+        >>> seed("--seed", 2**70)
+        Traceback (most recent call last):
+        ValueError: --seed=1180591620717411303424: a whole number from -2^63 to 2^64 - 1 is needed
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and -2**63 <= value < 2**64):
+        raise ValueError(f"{name}={value!r}: a whole number from -2^63 to 2^64 - 1 is needed")
+    return value
+
+
 def device(name: str) -> torch.device:
     """The device of this name, if this machine has it."""
     try:
@@ -97,4 +139,6 @@ def device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={name!r} cannot be used here: {reason}") from None
+    if found.type == "meta":
+        raise ValueError(f"device={name!r} holds no numbers; cpu, cuda, cuda:0 or mps is needed")
     return found

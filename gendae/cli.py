@@ -191,10 +191,14 @@ def run(arguments: list[str]) -> list[str]:
         arguments = ["--help" if a == "--help-all" else a for a in arguments]
         from gendae import fit
 
-        folder = fit.main(arguments)
+        try:
+            folder = fit.main(arguments)
+        except UnicodeDecodeError as error:  # which does not say of what
+            raise ValueError(f"a file in {' '.join(arguments)!r} is not UTF-8 text: {error}") from None
         return [f"run folder: {folder}"] if folder else []
     arguments, passed = _passed_on(arguments)
     args = parser().parse_args(arguments)
+    _seed(args[args.command])
     if args.command in ("compare", "predict", "complete"):
         return _supervised(args.command, args[args.command].as_dict(), passed)
     from gendae import commands
@@ -210,6 +214,14 @@ def run(arguments: list[str]) -> list[str]:
     if args.command == "evaluate":
         values["json_file"] = values.pop("json")
     return calls[args.command](**values)
+
+
+def _seed(options: Namespace) -> None:
+    """Refuse a seed that no generator takes, before a model is loaded."""
+    if "seed" in options:
+        from gendae import checks
+
+        checks.seed("--seed", options.seed)
 
 
 def _passed_on(arguments: list[str]) -> tuple[list[str], list[str]]:

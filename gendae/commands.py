@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import gendae.toys  # noqa: F401 - registers Toys2D, which models may name as their data
+import gendae.shards
+import gendae.toys  # noqa: F401 - both register data sets that models may name
 from gendae import checks, diagnostics, metrics, persistence, plots, querying
 from gendae.classifier import Classifier
 from gendae.conditionals import Discrete, LearnedGaussian

@@ -54,11 +54,14 @@ def read_config(path: str | Path) -> Config:
     """
     try:
         config = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a scalar such as an impossible date
+        raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
     model = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict) or "class_path" not in model or "data" not in config:
+    if not isinstance(model, dict) or not isinstance(model.get("class_path"), str) or "data" not in config:
         raise ValueError(f"{path} is not a configuration of a training: model with class_path, and data, are needed")
+    if not isinstance(config.get("trainer", {}), dict):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{path}: trainer={config['trainer']!r}; options of a Trainer by name are needed")
     return {key: value for key, value in config.items() if key not in OWN}
 
 

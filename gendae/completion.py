@@ -59,7 +59,7 @@ def complete(
     x, observed, mask = (part.repeat_interleave(n, 0) for part in (x, observed, mask))
     completer = completer or stack.settings.get("completer") or stack.settings.get("inpainting") or Completer()
     partial = bool((mask != stack.spread(observed)).any())
-    completer, generator = completer.at(0) if partial else completer, seeded(seed)
+    completer, generator = completer.at(0) if partial else completer, seeded(checks.seed("seed", seed))
     level = completer.level_of(stack)
     if level not in (0, stack.level):
         raise ValueError(f"level={level}: modalities are clamped at level 0 (their values) or {stack.level} (their codes)")
@@ -98,11 +98,12 @@ def clamp(
         width = stack.modalities[name].width
         if name not in given:
             raise ValueError(f"a mask is given for {name!r}, but no values; given: {', '.join(given) or 'nothing'}")
+        rows = given[name].shape[0] if given[name].ndim else 0
         fits = mask.dtype == torch.bool and mask.ndim in (1, 2) and mask.shape[-1] == width and (
-            mask.ndim == 1 or len(mask) in (1, len(given[name])))
+            mask.ndim == 1 or len(mask) in (1, rows))
         if not fits:
             raise ValueError(f"mask of {name!r} has shape {tuple(mask.shape)} and type {mask.dtype}; a boolean one of shape "
-                             f"({width},) or ({len(given[name])}, {width}) is needed, True where observed "
+                             f"({width},) or ({rows}, {width}) is needed, True where observed "
                              f"(modalities: {stack.described()})")
     given = {name: value if name not in (masks or {}) else hide(stack, name, value, masks[name])
              for name, value in given.items()}

@@ -64,7 +64,7 @@ def _undisturbed(rule: SupervisedRule) -> Iterator[Generator]:
 
 def _batch(rule: SupervisedRule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """x and y, checked."""
-    x = checks.width("x", x, rule.stack.sizes[0])
+    x = checks.rows("x", checks.width("x", x, rule.stack.sizes[0]))
     return x, checks.labels("y", y, len(x), rule.stack.classes)
 
 
@@ -211,7 +211,7 @@ class _Above:
 
 def _hidden(stack: Stack, x: Tensor) -> Iterator[tuple[Pair, Tensor]]:
     """(f_l, g_l) and h_{l-1} for l = 2 .. L; stochastic units are drawn."""
-    h, generator = checks.width("x", x, stack.sizes[0]), Generator().manual_seed(SEED)
+    h, generator = checks.rows("x", checks.width("x", x, stack.sizes[0])), Generator().manual_seed(SEED)
     for level, pair in enumerate(stack.pairs, 1):
         if level > 1:
             yield pair, h
@@ -228,13 +228,13 @@ def inverse_error(stack: Stack, x: Tensor) -> Tensor:
 
     Args:
         stack: any stack; inverses of x itself (l = 1) are not asked for.
-        x: (batch, width of x), two examples or more.
+        x: (batch, width of x), two examples or more: one has no deviation.
 
     Returns:
         (L - 1,).
 
     Raises:
-        ValueError: if x has another width.
+        ValueError: if x has no rows or another width.
 
     Example:
         >>> from gendae.layers import Affine
@@ -265,7 +265,7 @@ def theorem_2_eigenvalue(stack: Stack, x: Tensor) -> Tensor:
         Mean over the examples, (L - 1,).
 
     Raises:
-        ValueError: if x has another width.
+        ValueError: if x has no rows or another width.
 
     Example:
         >>> from gendae.models import deep_classifier

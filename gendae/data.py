@@ -5,9 +5,7 @@ labels where the source has them. Nothing is read or fetched before `prepare_dat
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,92 +14,12 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.files import cache_folder, image_shape, labels_of, read_idx, read_images, write_idx
+from gendae.loader import Split, TensorLoader
 from gendae.spec import register
 
+__all__ = ["MNIST", "Digits", "ImageData", "Images", "Split", "TensorLoader", "shuffled_splits"]
+
 SPLITS = ("train", "valid", "test")
-
-
-class Split(NamedTuple):
-    """Images (n, pixels) in [0, 1], and labels (n,) or None (for several modalities, which are observed, (n, N))."""
-
-    x: Tensor
-    y: Tensor | None = None
-
-    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore[override]
-        if isinstance(index, int):
-            return tuple.__getitem__(self, index)
-        return Split(self.x[index], None if self.y is None else self.y[index])
-
-
-class TensorLoader:
-    """Minibatches of tensors by index; its order depends on (seed, epoch) alone and can be resumed.
-
-    Args:
-        split: what to iterate over; batches are tuples (x,) or (x, y).
-        batch_size: images per batch, on each rank.
-        shuffle: a new order in each epoch, and no incomplete last batch unless it is the only one.
-        seed: of the order.
-        rank, ranks: this process's share: every `ranks`-th image of the order.
-        passes: how often an epoch goes over that order, for rules that train in phases.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-        passes: int = 1,
-    ) -> None:
-        self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
-        self.rank, self.ranks, self.passes = rank, ranks, passes
-        self.epoch, self.position, self._begun = 0, 0, False
-
-    def __len__(self) -> int:
-        return self.passes * self._batches_of_a_pass if self.shuffle else self._batches_of_a_pass
-
-    @property
-    def _batches_of_a_pass(self) -> int:
-        n = len(self.split.x) // self.ranks
-        return max(1, n // self.batch_size) if self.shuffle else -(-n // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        if not self.shuffle:
-            yield from self.sequential()
-            return
-        if self._begun or self.position >= len(self):  # an epoch that was left early is over, too
-            self.epoch, self.position = self.epoch + 1, 0
-        self._begun = True
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.split.x), generator=generator)
-        order = order[self.rank :: self.ranks].to(self.split.x.device)
-        while self.position < len(self):
-            start = self.position % self._batches_of_a_pass * self.batch_size
-            self.position += 1
-            yield self._batch(order[start : start + self.batch_size])
-
-    def sequential(self) -> Iterator[tuple[Tensor, ...]]:
-        """This rank's share once, unshuffled, without moving the training position."""
-        n = len(self.split.x) // self.ranks
-        share = slice(self.rank, self.rank + n * self.ranks, self.ranks)
-        x, y = self.split[share]
-        for start in range(0, n, self.batch_size):
-            block = slice(start, start + self.batch_size)
-            yield (x[block],) if y is None else (x[block], y[block])
-
-    def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
-        x, y = self.split
-        return (x[index],) if y is None else (x[index], y[index])
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and position, for resuming in the middle of an epoch."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.epoch, self.position, self._begun = state["epoch"], state["position"], False
 
 
 class ImageData(LightningDataModule):
@@ -148,8 +66,12 @@ class ImageData(LightningDataModule):
         self.setup()
         return self._splits[name]
 
+    def rows(self, name: str) -> Split:
+        """What batches of a split are taken from."""
+        return self.split(name)
+
     def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
-        x, y = self.split(name)
+        x, y = self.rows(name)
         device, rank, ranks, passes = torch.device("cpu"), 0, 1, 1
         if self.trainer is not None:
             passes = getattr(self.trainer.lightning_module, "passes", 1)
@@ -338,12 +260,12 @@ class Images(ImageData):
         labels: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.path, self.image_shape, self.labels = str(path), shape, None if labels is None else str(labels)
+        self.path, self.given_shape, self.labels = str(path), shape, None if labels is None else str(labels)
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x, shape = read_images(self.path)
-        shape = image_shape(x.shape[1], self.image_shape or shape)
+        shape = image_shape(x.shape[1], self.given_shape or shape)
         y = labels_of(self.path, len(x), self.labels, strict=False)
         splits = shuffled_splits(x, y, (self.valid_fraction, self.test_fraction), self.seed)
         return splits, shape

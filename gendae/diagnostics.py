@@ -110,7 +110,7 @@ def class_switches(labels: Tensor, per: int = 100) -> float:
         >>> class_switches(torch.tensor([0, 0, 1, 1, 2]))
         50.0
     """
-    labels = torch.as_tensor(labels)
+    labels = checks.tensor(labels)
     if labels.ndim not in (1, 2) or len(labels) < 2 or labels.numel() == 0:
         raise ValueError(f"labels has shape {tuple(labels.shape)}; (steps + 1, n) with two states or more "
                          "is needed")
@@ -148,7 +148,7 @@ def chain_report(values: Tensor, labels: Tensor | None = None) -> dict[str, floa
         "effective sample size": _states(values) / tau,
     }
     if labels is not None:
-        columns = torch.as_tensor(labels).reshape(len(values), -1).T
+        columns = checks.tensor(labels).reshape(len(values), -1).T
         report["switches / 100 steps"] = class_switches(labels)
         report["classes per chain"] = sum(len(c.unique()) for c in columns) / len(columns)
         report["classes in all"] = len(columns.unique())
@@ -234,20 +234,21 @@ def signal_dimensions(
         in ascending order, (features,); I_j in nats in that order.
 
     Raises:
-        ValueError: for a sigma that is not positive, or means of another width.
+        ValueError: for a sigma that is not positive, or means of no rows or another width.
 
     Example:
         >>> signal_dimensions(torch.tensor([0.98, 0.1, 1.0, 0.2])).count
         2
     """
-    sigma = checks.finite("sigma", torch.as_tensor(sigma)).detach().cpu().double().flatten()
+    sigma = checks.finite("sigma", checks.tensor(sigma)).detach().cpu().double().flatten()
     if len(sigma) == 0 or not bool((sigma > 0).all()):
         raise ValueError(f"sigma holds {len(sigma)} values, the least {min(sigma.tolist(), default=0.0):g}; "
                          "standard deviations are positive")
     if means is None:
         information = -sigma.log()
     else:
-        means = checks.finite("means", checks.width("means", means, len(sigma))).detach().cpu().double()
+        means = checks.rows("means", checks.width("means", means, len(sigma)))
+        means = checks.finite("means", means).detach().cpu().double()
         information = 0.5 * torch.log1p(means.var(0, correction=0) / sigma.square())
     information = information.sort(descending=True).values
     return Spectrum(int((information > threshold).sum()), (-information).exp(), information)

@@ -11,4 +11,15 @@ def reason(error: BaseException) -> str:
         'lr_f=-1.0'
     """
     inner = re.search(r"Errors:\s*- (.*)\s- Expected a <class 'NoneType'>", str(error), re.DOTALL)
-    return " ".join((inner[1] if inner else str(error)).split())
+    return shortened(" ".join((inner[1] if inner else str(error)).split()) or type(error).__name__)
+
+
+def shortened(text: str, most: int = 480) -> str:
+    """A text with its middle left out where it is longer than `most` characters.
+
+    Example:
+        >>> shortened("0123456789", 8)
+        '01 .. 89'
+    """
+    kept = (most - 4) // 2
+    return text if len(text) <= most else f"{text[:kept]} .. {text[-kept:]}"

@@ -85,7 +85,11 @@ class FeatureClassifier(nn.Module):
 
         Returns:
             What the features were divided by.
+
+        Raises:
+            ValueError: for no images, or images of another size.
         """
+        checks.rows("x", x)
         square = torch.stack([self.features(b).square().mean() * len(b) for b in x.split(100)]).sum()
         scale = (square / len(x)).sqrt()
         self.body[-2].weight.div_(scale)  # ReLU(a / s) = ReLU(a) / s

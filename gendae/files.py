@@ -1,15 +1,24 @@
 """Files of images and labels: IDX, NumPy arrays, image files and folders, read into tensors."""
 
 import gzip
+import math
 import os
 import struct
+import zipfile
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.errors import reason
+
+#: Most bytes that a byte of a .gz or .npz can stand for. A header that promises more than there can be is not believed:
+#: what it asks for is never allocated.
+DEFLATED = 1032
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -20,19 +29,23 @@ def read_idx(path: str | Path) -> np.ndarray:
         ValueError: if it is not an IDX file of unsigned bytes, or damaged or cut short.
     """
     path = Path(path)
+    packed = path.suffix == ".gz"
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
-            content = stream.read()
-    except (gzip.BadGzipFile, EOFError) as error:
+        with (gzip.open if packed else open)(path, "rb") as stream:
+            start = stream.read(4)
+            if len(start) < 4 or start[:3] != b"\x00\x00\x08" or start[3] > 8:
+                raise ValueError(f"{path} is not an IDX file of unsigned bytes")
+            shape = struct.unpack(f">{start[3]}I", stream.read(4 * start[3]))
+            size, most = math.prod(shape), path.stat().st_size * (DEFLATED if packed else 1)
+            if size > most:
+                raise ValueError(f"{path} holds at most {most:,} values, but its header promises {shape}")
+            content = stream.read(size + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
-    rank = content[3]
-    shape = struct.unpack_from(f">{rank}I", content, 4)
-    array = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
-    if array.size != np.prod(shape):
-        raise ValueError(f"{path} holds {array.size} values, but its header promises {shape}")
-    return array.reshape(shape)
+    if len(content) != size:
+        held = "more" if len(content) > size else f"{len(content)}"
+        raise ValueError(f"{path} holds {held} values, but its header promises {shape}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -55,13 +68,17 @@ IMAGE_ARRAYS, LABEL_ARRAYS = ("x", "samples"), ("y", "label")  # names in a .npz
 
 def read_image(path: Path) -> np.ndarray:
     """A grey image file as a float32 array in [0, 1], (height, width)."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # convert("L") would cut these off at 255
+                return np.asarray(image, np.float32) / 65535.0
+            if image.mode in ("I", "F"):
+                raise ValueError(f"pixels of mode {image.mode} have no known range; save them with 8 or 16 bits")
             return np.asarray(image.convert("L"), np.float32) / 255.0
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    except Exception as error:  # noqa: BLE001 - PIL raises a dozen kinds for damaged files
+        raise ValueError(f"{path} cannot be read as an image: {reason(error)}") from None
 
 
 def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
@@ -90,19 +107,21 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
     elif path.suffix.lower() in IMAGE_SUFFIXES:
         array = read_image(path)[None]
     elif path.suffix in (".npy", ".npz"):
-        array = _read_numpy(path, "images", IMAGE_ARRAYS)
+        array = read_numpy(path, "images", IMAGE_ARRAYS)
     elif path.suffix == ".gz" or "ubyte" in path.name:
         array = read_idx(path).astype(np.float32) / 255.0
     else:
         raise ValueError(f"{path}: unknown kind of data; accepted: .npy, .npz, IDX, an image, or a "
                          "folder of images")
-    if array.ndim not in (2, 3, 4) or not np.issubdtype(array.dtype, np.number):
+    grey = array.ndim in (2, 3) or (array.ndim == 4 and array.shape[3] == 1)
+    if not grey or array.dtype.kind not in "iuf":
         raise ValueError(f"{path} holds an array of shape {array.shape} and type {array.dtype}; "
                          "numbers of shape (n, pixels) or (n, height, width) are needed")
-    shape = tuple(array.squeeze(tuple(range(3, array.ndim))).shape[1:]) if array.ndim > 2 else None
+    shape = array.shape[1:3] if array.ndim > 2 else None
     if array.size == 0:
         raise ValueError(f"{path} is empty: it holds an array of shape {array.shape}")
-    x = torch.from_numpy(np.ascontiguousarray(array.reshape(len(array), -1), np.float32))
+    with np.errstate(over="ignore"):  # what is above single precision becomes infinite, which is refused
+        x = torch.from_numpy(np.ascontiguousarray(array.reshape(len(array), -1), np.float32))
     return checks.pixels(str(path), x), shape
 
 
@@ -121,7 +140,7 @@ def read_labels(path: str | Path, n: int) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"no such file of labels: {path}")
     if path.suffix in (".npy", ".npz"):
-        array = _read_numpy(path, "labels", LABEL_ARRAYS)
+        array = read_numpy(path, "labels", LABEL_ARRAYS)
     elif path.suffix == ".gz" or "ubyte" in path.name:
         array = read_idx(path)
     else:
@@ -145,13 +164,11 @@ def labels_of(
     path = Path(path).expanduser()
     if path.suffix != ".npz":
         return None
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):  # a .npy by another name
+    beside, names = read_array(path, LABEL_ARRAYS)
+    if beside is None or not names:  # without names it is a .npy by another name
         return None
-    with loaded:
-        beside = [loaded[name] for name in LABEL_ARRAYS if name in loaded.files]
-    usable = beside and beside[0].shape == (n,) and beside[0].dtype.kind in "iu"
-    return read_labels(path, n) if usable or (beside and strict) else None
+    usable = beside.shape == (n,) and beside.dtype.kind in "iu"
+    return read_labels(path, n) if usable or strict else None
 
 
 def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
@@ -178,28 +195,62 @@ def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
     return path
 
 
-def _read_numpy(path: Path, what: str, accepted: tuple[str, ...]) -> np.ndarray:
+def read_numpy(path: Path, what: str, accepted: tuple[str, ...]) -> np.ndarray:
+    """The array in a .npy, or in a .npz the only one or the first of the accepted names.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for damaged files, pickled objects, headers that promise more than the file can hold, and other names.
+    """
+    array, names = read_array(path, accepted, or_only=True)
+    if array is None:
+        raise ValueError(f"{path} holds {'the arrays ' + ', '.join(names) if names else 'no array'}; name the {what} "
+                         f"{' or '.join(map(repr, accepted))}")
+    return array
+
+
+def read_array(path: Path, accepted: tuple[str, ...] = (), or_only: bool = False) -> tuple[np.ndarray | None, list[str]]:
+    """The first array of these names in a .npz, or None, and the names there are; a .npy has one array and no names.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_numpy`.
+    """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            names = loaded.files
-            for name in (*accepted, *(names if len(names) == 1 else ())):
-                if name in names:
-                    return loaded[name]
-    except (ValueError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or not a NumPy file of numbers: {error}") from None
-    except Exception as error:  # noqa: BLE001 - zipfile and zlib raise their own kinds
-        raise ValueError(f"{path} is damaged: {error}") from None
-    raise ValueError(f"{path} holds the arrays {', '.join(names)}; name the {what} "
-                     f"{' or '.join(map(repr, accepted))}")
+        with open(path, "rb") as stream:
+            size = path.stat().st_size
+            if stream.read(2) != b"PK":
+                return _npy(stream, size), []
+            with zipfile.ZipFile(stream) as archive:
+                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+                for name in (*accepted, *(members if or_only and len(members) == 1 else ())):
+                    if name in members:
+                        with archive.open(members[name]) as member:
+                            return _npy(member, min(members[name].file_size, DEFLATED * size)), list(members)
+                return None, list(members)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib raise a dozen kinds
+        raise ValueError(f"{path} is damaged or not a {path.suffix or '.npy'} of numbers: {reason(error)}") from None
+
+
+def _npy(stream: BinaryIO, most: int) -> np.ndarray:
+    """The array of a .npy stream of at most so many bytes, after a look at what its header promises."""
+    stream.seek(0)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are not read")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > most:
+        raise ValueError(f"its header promises {shape} values of type {dtype}, and it has {most:,} bytes")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def image_shape(pixels: int, shape: tuple[int, int] | None = None) -> tuple[int, int]:
     """Height and width of an image with that many pixels: as told, square, or a single row."""
     if shape is not None:
-        if len(shape) != 2 or shape[0] * shape[1] != pixels:
+        if checks.image_shape(shape)[0] * shape[1] != pixels:
             raise ValueError(f"shape={tuple(shape)} does not make {pixels} pixels")
         return int(shape[0]), int(shape[1])
     side = round(pixels**0.5)

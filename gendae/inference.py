@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
+from gendae.packing import packed
 from gendae.spec import register
 from gendae.stack import Stack
 
@@ -158,21 +159,22 @@ class TargetPropInference(Inference):
     def begin(
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
-        pairs, x = list(stack.pairs), h[0]
+        x = h[0]
+        maps = [packed(pair, x) for pair in stack.pairs]
         from_x = h[1] if mask is None else None  # f_1(x) never changes while all of x is clamped
         # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's f_l(g_l(h_l))
-        down = {level: pairs[level - 1].g(h[level]) for level in range(2, len(h))}
+        down = {level: maps[level - 1][1](h[level]) for level in range(2, len(h))}
 
         def step(h: Representations) -> Representations:
             new = list(h)
             for level in range(stack.depth, 0, -1):
-                pair = pairs[level - 1]
-                below = down[level] if level > 1 else pair.g(h[1])
+                f, g = maps[level - 1]
+                below = down[level] if level > 1 else g(h[1])
                 if level > 1:
-                    up = pair.f(h[level - 1])
+                    up = f(h[level - 1])
                 else:
-                    up = from_x if mask is None else pair.f(fill(x, mask, below))
-                move = up - pair.f(below)
+                    up = from_x if mask is None else f(fill(x, mask, below))
+                move = up - f(below)
                 if level < stack.depth:
                     start = torch.lerp(h[level], down[level + 1], self.alpha)
                     moved = start.add_(move, alpha=self.delta)
@@ -180,7 +182,7 @@ class TargetPropInference(Inference):
                     moved = torch.add(h[level], move, alpha=self.delta)
                 new[level] = self._diffuse(moved, generator)
                 if level > 1:
-                    down[level] = pair.g(new[level])
+                    down[level] = g(new[level])
             return tuple(new)
 
         return step

@@ -66,7 +66,7 @@ class Inpainter(Completer):
         copies = None if observed is None else observed.repeat(self.chains, 1)
         ends = super().__call__(stack, h.repeat(self.chains, 1), mask.repeat(self.chains, 1), copies, generator)
         shape = (self.chains, len(h))
-        return Completion(fill(h, mask, ends.h.view(*shape, -1).mean(0)), ends.residuals.view(-1, *shape).mean(1),
+        return Completion(fill(h, mask, ends.h.view(*shape, h.shape[1]).mean(0)), ends.residuals.view(ends.rounds, *shape).mean(1),
                           ends.converged.view(shape).all(0))
 
     def step(
@@ -121,7 +121,7 @@ def inpaint(
     checks.pixels("x", x.masked_fill(~mask, 0.0))
     x = x.to(stack.dtype).masked_fill(~mask, 0.0)
     inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()
-    generator, rows = seeded(seed), max(1, batch_size // inpainter.chains)
+    generator, rows = seeded(checks.seed("seed", seed)), max(1, batch_size // inpainter.chains)
     filled = [
         inpainter(stack, a.to(stack.device), m.to(stack.device), generator=generator).h.cpu()
         for a, m in zip(x.split(rows), mask.split(rows), strict=True)
@@ -141,13 +141,13 @@ def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
         seed: of the random mask.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, and what is no shape or seed.
 
     Example:
         >>> named_mask("left", (2, 4)).view(2, 4).int().tolist()
         [[1, 1, 0, 0], [1, 1, 0, 0]]
     """
-    height, width = shape
+    height, width = checks.image_shape(shape)
     rows = torch.arange(height)[:, None].expand(shape)
     columns = torch.arange(width).expand(shape)
     observed = {
@@ -155,6 +155,6 @@ def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
         "right": columns >= width // 2,
         "top": rows < height // 2,
         "bottom": rows >= height // 2,
-        "random": torch.rand(shape, generator=seeded(seed)) < 0.5,
+        "random": torch.rand(shape, generator=seeded(checks.seed("seed", seed))) < 0.5,
     }
     return observed[checks.one_of("mask", name, MASKS)].flatten()

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gendae import checks
 from gendae.corruption import Corruption, RelativeNoise
 from gendae.layers import Pair
 from gendae.modalities import EachModality, Junction, Laws, Masked, Modality, side_by_side
@@ -149,7 +150,7 @@ class JointStack(Stack):
             self.index(name)
         if not given:
             raise ValueError(f"all modalities are missing; give at least one of {', '.join(self.names)}")
-        given = {name: torch.as_tensor(value) for name, value in given.items()}
+        given = {name: checks.tensor(value) for name, value in given.items()}
         scalar = [name for name, value in given.items() if value.ndim == 0]
         if scalar:
             raise ValueError(f"{scalar[0]} is a single number; a batch of values is needed (modalities: {self.described()})")

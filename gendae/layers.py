@@ -28,11 +28,26 @@ from gendae.spec import register
 __all__ = ["ACTIVATIONS", "MLP", "Affine", "Bernoulli", "Categorical", "Conditional", "Discrete", "Gaussian",
            "LearnedGaussian", "Pair", "TiedPair"]
 
+
+def _identity(a: Tensor) -> Tensor:  # with a name, so that layers can be pickled
+    return a
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
+    "linear": _identity,
+}
+
+
+#: The same functions written over their argument: half the memory traffic, where autograd keeps nothing.
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "softplus": lambda a: torch.ops.aten.softplus.out(a, out=a),
+    "sigmoid": torch.sigmoid_,
+    "tanh": torch.tanh_,
+    "relu": torch.relu_,
     "linear": lambda a: a,
 }
 
@@ -129,7 +144,8 @@ class Affine(nn.Module):
         return F.linear(self.receive(h), self.weight, self.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.s(self.preactivation(h))
+        a = self.preactivation(h)
+        return self.s(a) if a.requires_grad else IN_PLACE[self.activation](a)
 
     def difference(self, h: Tensor, step: Tensor) -> Tensor:
         """s(W (h + step) + b) - s(W h + b), however small the step is as exact as s' is at W h + b.

@@ -58,8 +58,9 @@ def choose_sigma(
 class ParzenLogLikelihood(Metric):
     """Mean Parzen log-likelihood of the images it is updated with, in nats; streams over them.
 
-    Only sums are kept, so that memory does not grow with the test set, and after synchronisation all ranks
-    give the same number. Samples must be the same on all ranks (draw them with one seed).
+    Only sums are kept, so that memory does not grow with the test set. Each of several processes is updated with
+    its share of the images, and gives the number of all of them. Samples must be the same on all ranks (draw them
+    with one seed).
     Source: 2015, section 8; protocol of Goodfellow et al. 2014.
 
     Args:
@@ -114,9 +115,10 @@ class ParzenLogLikelihood(Metric):
 
     @property
     def standard_error(self) -> Tensor:
-        """std / sqrt(n) over the images seen by this process, as published (denominator n in std)."""
-        variance = self.squares / self.count - (self.total / self.count) ** 2
-        return (variance.clamp(min=0.0) / self.count).sqrt()
+        """std / sqrt(n) over the images of all processes, as published (denominator n in std); all of them must ask."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
+            variance = self.squares / self.count - (self.total / self.count) ** 2
+            return (variance.clamp(min=0.0) / self.count).sqrt()
 
 
 def parzen_score(samples: Tensor, test: Tensor, validation: Tensor) -> dict[str, float]:

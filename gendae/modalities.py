@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[str, Callable[[], Law]]] = {
     "real": ("linear", Gaussian), "pixels": ("sigmoid", Bernoulli), "binary": ("sigmoid", partial(Bernoulli, True)),
     "onehot": ("softmax", Categorical), "latent": ("softmax", Categorical),
 }
-HEADS = ACTIVATIONS | {"softmax": lambda a: torch.softmax(a, -1)}
+HEADS = ACTIVATIONS | {"softmax": partial(torch.softmax, dim=-1)}  # no lambda, so that heads can be pickled
 
 
 @register

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data import SPLITS, ImageData, Split, shuffled_splits
+from gendae.files import read_array
 from gendae.spec import build, register
 
+#: Class indices of `Arrays` are below this: each class is a column.
+CLASSES = 100_000
 PARTS = ("image", "label", "top", "bottom", "left", "right", "edges")
 
 
@@ -223,6 +226,8 @@ class Arrays(MultimodalData):
                 if array.ndim == 1 and (array.dtype.kind not in "iu" or array.max() < 1):
                     raise ValueError(f"{self.files[name]}: numbers of shape (n, features), or class indices (n,) of at least two "
                                      "classes in an integer type are needed")
+                if array.ndim == 1 and array.max() >= CLASSES:
+                    raise ValueError(f"{self.files[name]} holds the label {array.max()}; class indices below {CLASSES:,} are needed")
             lengths = {name: len(array) for name, array in self._arrays.items()}
             if len(set(lengths.values())) > 1:
                 raise ValueError(f"the files hold different numbers of examples: {lengths}")
@@ -256,11 +261,8 @@ def read_modality(path: str | Path) -> np.ndarray:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not a .npy of numbers: {error}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb" or array.size == 0 or array.ndim == 0:
+    array, _ = read_array(path)
+    if array is None or array.dtype.kind not in "iufb" or array.size == 0 or array.ndim == 0:
         raise ValueError(f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices (n,) in an "
                          "integer type are needed")
     return array

@@ -19,9 +19,7 @@ BLOCK_ENTRIES = 2**22
 def checked(name: str, x: Tensor, columns: int, rows: int) -> Tensor:
     """`x` in CPU memory, if it is finite and has so many columns and at least so many rows."""
     checks.finite(name, checks.width(name, x, columns))
-    if len(x) < rows:
-        raise ValueError(f"{name} has {len(x)} rows; at least {rows} are needed")
-    return x.detach().cpu()
+    return checks.rows(name, x, rows).detach().cpu()
 
 
 def blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -103,11 +101,14 @@ def rank_z(a: Tensor, b: Tensor) -> Tensor:
 
     U counts pairs with a > b, ties as one half; z = (U - n m / 2) / sqrt(n m (n + m + 1) / 12).
 
+    Raises:
+        ValueError: where one of the two is empty.
+
     Example:
         >>> rank_z(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])).round(decimals=4)
         tensor(-1.5492, dtype=torch.float64)
     """
-    b = b.sort().values
+    a, b = checks.rows("a", a).contiguous(), checks.rows("b", b).sort().values
     below = torch.searchsorted(b, a) + torch.searchsorted(b, a, right=True)
     n, m = len(a), len(b)
     return (below.double().sum() / 2 - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)

@@ -1,20 +1,19 @@
 """Trained stacks as files that hold data only.
 
 A shipped model is one .safetensors: tensors, and as JSON in its metadata the architecture, the settings it
-is meant to be used with, training facts and a SHA-256 of the tensors. Lightning's .ckpt is read too, with
-`weights_only=True`. Loading either builds registered classes from plain data and runs no code of the file.
+is meant to be used with, training facts and a SHA-256 of the tensors, and one of this description. Lightning's .ckpt is
+read too, with `weights_only=True`. Loading either builds registered classes from plain data and runs no code of the
+file; what a damaged or foreign file holds is never loaded in part.
 """
 
 import hashlib
 import json
-import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 import gendae.invertible
@@ -22,20 +21,16 @@ import gendae.levels
 import gendae.multimodal
 import gendae.optimized
 import gendae.rules  # noqa: F401 - these five register classes that files may name
-from gendae import checks
+from gendae import checks, restoring
+from gendae.checkpointing import CheckpointError, read, regular_file, write_whole
 from gendae.classifier import Classifier
 from gendae.layers import Affine
 from gendae.spec import build, describe
 from gendae.stack import Stack
 
 FORMAT = "gendae/1"
-
-
-class CheckpointError(ValueError):
-    """A file that does not hold a usable model; the message names file and reason."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+#: Metadata of a .safetensors; the last one, of the description, is missing in files of earlier versions.
+METADATA = ("format", "gendae", "sha256")
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -57,9 +52,14 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
         half: store floating-point numbers in half precision, 11 bits of mantissa; `load` gives single precision.
 
     Raises:
-        ValueError: if the suffix is not .safetensors, or a setting cannot be stored as plain data.
+        ValueError: if the suffix is not .safetensors, a setting cannot be stored as plain data, or a weight is NaN or
+            infinite.
+        OSError: if the file cannot be written; an earlier one is then as it was.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()}
+    bad = restoring.non_finite(tensors)
+    if bad:
+        raise ValueError(f"{path} is not written: {restoring.some(bad)} hold NaN or infinite values")
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         large = [k for k, v in tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
@@ -77,9 +77,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
     Raises:
         FileNotFoundError: if there is no such file or shipped model; names every place.
         CheckpointError: (a ValueError) if the file is damaged, truncated, foreign, or of another
-            architecture than it says.
+            architecture than it says; if a shipped model is not the one in the manifest.
     """
     found, device = locate(path), checks.device(str(device))
+    if found != Path(path).expanduser():
+        check_shipped(found)
     stack = _load_ckpt(found) if found.suffix == ".ckpt" else _load_safetensors(found)
     return stack.to(device).eval()
 
@@ -136,8 +138,23 @@ def locate(path: str | Path) -> Path:
             candidate = folder / f"{path}.safetensors"
             if candidate.is_file():
                 return candidate
-    raise FileNotFoundError(f"no model {str(path)!r}: there is no such file, and the shipped models "
-                            f"are {', '.join(shipped()) or 'none'}")
+    try:
+        return regular_file(path)
+    except FileNotFoundError as error:
+        what = "a link to nothing" if path.is_symlink() else "there is no such file"
+        raise FileNotFoundError(f"no model {str(path)!r}: {what}, and the shipped models are "
+                                f"{', '.join(shipped()) or 'none'}") from error
+
+
+def check_shipped(path: Path) -> None:
+    """Raise a CheckpointError unless a shipped file is the one that the manifest beside it names."""
+    manifest = path.parent / "manifest.json"
+    try:
+        expected = {entry["file"]: entry["sha256"] for entry in json.loads(manifest.read_text())}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(manifest, f"cannot be read ({type(error).__name__})") from None
+    if expected.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise CheckpointError(path, "not the file that was shipped: its checksum is not that of manifest.json")
 
 
 def _load_safetensors(path: Path) -> Stack:
@@ -158,47 +175,38 @@ def read_checked(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tenso
         raise CheckpointError(path, f"damaged, truncated or not a safetensors file ({error})") from None
     if metadata.get("format") != form:
         raise CheckpointError(path, f"a safetensors file, but not one that gendae wrote as {form}")
+    text = metadata.get("gendae", "")
+    if tuple(sorted(metadata)) not in (METADATA[:2], METADATA) or metadata.get("sha256", _sha256(text)) != _sha256(text):
+        raise CheckpointError(path, "its description is damaged: it does not have the checksum it was saved with")
     try:
-        content = json.loads(metadata["gendae"])
+        content = json.loads(text)
         expected = content["sha256"]
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(path, f"its description is damaged ({error})") from None
     if digest(tensors) != expected:
         raise CheckpointError(path, "damaged: its weights do not have the checksum they were saved with")
     return content, tensors
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_checked(path: Path, form: str, content: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
-    """Write description, tensors and their checksum to a .safetensors, atomically."""
+    """Write description, tensors and their checksums to a .safetensors, whole or not at all."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a model is saved as .safetensors")
     text = json.dumps({**content, "sha256": digest(tensors)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, partial, metadata={"format": form, "gendae": text})
-    os.replace(partial, path)
-    return path
+    metadata = dict(zip(METADATA, (form, text, _sha256(text)), strict=True))
+    return write_whole(path, to_bytes(tensors, metadata))
 
 
 def _load_ckpt(path: Path) -> Stack:
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(path, "damaged, truncated or not a Lightning checkpoint")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise CheckpointError(path, f"damaged: {damaged} does not have its checksum")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # noqa: BLE001 - torch and zipfile raise a dozen kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(path, f"cannot be read as a checkpoint ({reason})") from None
-    if not isinstance(checkpoint, dict) or "gendae" not in checkpoint:
-        raise CheckpointError(path, "a checkpoint, but not one that gendae wrote")
+    checkpoint = read(path)
+    restoring.check_content(path, checkpoint)
     arguments = checkpoint["hyper_parameters"]
     content = {
-        "stack": arguments["stack"],
+        "stack": arguments.get("stack"),
         "settings": {"inference": arguments.get("inference"), "sampler": arguments.get("sampler"),
                      "inpainting": arguments.get("inpainter"), "completer": arguments.get("completer"),
                      "samples": arguments.get("eval_samples")},
@@ -210,19 +218,25 @@ def _load_ckpt(path: Path) -> Stack:
 
 
 def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
+    """The stack that a description and tensors make: all of them, or a CheckpointError."""
     try:
-        stack = build(content["stack"])
-        stack.settings = {k: v for k, v in build(content["settings"]).items() if v is not None}
-        stack.facts = content["facts"]
-        missing, unexpected = stack.load_state_dict(tensors, strict=False)
-    except (KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+        stack, settings, facts = build(content["stack"]), build(content["settings"]), content["facts"]
+        if not isinstance(stack, Stack) or not isinstance(settings, dict) or not isinstance(facts, dict):
+            raise ValueError(  # noqa: TRY004 - said of the file
+                f"{type(stack).__name__} is no Stack with settings and facts")
+        fresh = stack.state_dict()
+    except Exception as error:  # noqa: BLE001 - a damaged description can ask constructors for anything
         reason = " ".join(str(error).split())
         raise CheckpointError(path, f"holds another architecture than it says: {reason}") from None
-    missing = [name for name in missing if not name.startswith("prior.")]
-    if missing or unexpected:
-        raise CheckpointError(path, "holds another architecture than it says: "
-                                    f"missing {missing}, unexpected {unexpected}")
-    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise CheckpointError(path, f"holds NaN or infinite weights in {', '.join(bad)}")
+    # empty tensors, of a prior that was never fitted, are not written; files of earlier versions have no residuals
+    empty = {k: v for k, v in fresh.items() if v.numel() == 0}
+    unfitted = {k: v for k, v in empty.items() if k not in tensors}
+    half = sorted(k for k in unfitted if k.startswith("prior."))
+    if half and any(k in tensors and tensors[k].numel() > 0 for k in empty if k.startswith("prior.")):
+        raise CheckpointError(path, f"holds another architecture than it says: {restoring.some(half)} missing")
+    restoring.check_weights(path, stack, {**unfitted, **tensors}, exact=False)
+    restoring.check_prior(path, stack.prior, {**unfitted, **tensors}, "prior.", stack.sizes[-1])
+    stack.load_state_dict({**unfitted, **tensors})
+    stack.settings = {k: v for k, v in settings.items() if v is not None}
+    stack.facts = facts
     return stack

@@ -9,9 +9,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from gendae.errors import reason
+
 T = TypeVar("T", bound=type)
 Plain = Any  # None, bool, int, float, str, or lists and dictionaries of them: what JSON can hold
 REGISTRY: dict[str, type] = {}
+#: What constructors raise for values of another type or of absurd size.
+UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError)
 
 
 def register(cls: T) -> T:
@@ -25,10 +29,13 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
 
 
 def arguments(obj: object, skip: tuple[str, ...] = ()) -> dict[str, Plain]:
-    """Constructor arguments of `obj` as plain data, by name, without those in `skip`."""
-    return {
-        p.name: describe(getattr(obj, p.name)) for p in _parameters(type(obj)) if p.name not in skip
-    }
+    """Constructor arguments of `obj` as plain data, by name, without those in `skip`.
+
+    An argument is kept under its own name, or as given_NAME where that is taken by what was made of it.
+    """
+    names = [p.name for p in _parameters(type(obj)) if p.name not in skip]
+    kept = {name: f"given_{name}" if hasattr(obj, f"given_{name}") else name for name in names}
+    return {name: describe(getattr(obj, place)) for name, place in kept.items()}
 
 
 def describe(obj: object) -> Plain:
@@ -59,27 +66,38 @@ def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class
     """The object that `data` describes; anything that is not a description is returned unchanged.
 
     Raises:
-        ValueError: for an unknown type name, or arguments its constructor does not take.
+        ValueError: for an unknown type name, arguments its constructor does not take, and data too deep to follow.
     """
+    try:
+        return _build(data)
+    except RecursionError:
+        raise ValueError("the description is nested too deep to be followed") from None
+
+
+def _build(data: Plain) -> Any:  # noqa: ANN401
     if isinstance(data, list | tuple):
-        return type(data)(build(item) for item in data)
+        return type(data)(_build(item) for item in data)
     if not isinstance(data, dict):
         return data
     if not isinstance(data.get("type"), str):
-        return {key: build(value) for key, value in data.items()}
+        return {key: _build(value) for key, value in data.items()}
     cls = REGISTRY.get(data["type"])
     if cls is None:
         raise ValueError(f"unknown type {data['type']!r}; known are {', '.join(sorted(REGISTRY))}")
-    values = {key: build(value) for key, value in data.items() if key != "type"}
+    values = {key: _build(value) for key, value in data.items() if key != "type"}
     return _call(cls, values)
 
 
 def _call(cls: Callable, values: dict[str, Any]) -> Any:  # noqa: ANN401
     positional: list[Any] = []
-    for parameter in _parameters(cls):
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            positional = list(values.pop(parameter.name, []))
     try:
+        for parameter in _parameters(cls):
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                positional = list(values.pop(parameter.name, []))
         return cls(*positional, **values)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__}: {error}") from None
+    except UNFIT as error:  # a description is data, and may say anything
+        raise ValueError(f"{cls.__name__}: {reason(error)}") from None
+    except ValueError as error:
+        if type(error) is not ValueError or any(name in str(error) for name in (cls.__name__, *values)):
+            raise
+        raise ValueError(f"{cls.__name__}: {reason(error)}") from None  # Python's own words name no argument

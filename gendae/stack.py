@@ -117,8 +117,11 @@ class Stack(nn.Module):
         """Standard deviation of what the reconstruction from the top misses h_l by, for l = 0 .. L-1.
 
         The width of P(H_l | h_L) around its mean (2014, 2.2.7), one number for a layer, measured on x.
+
+        Raises:
+            ValueError: if x has no rows or another width.
         """
-        h = self.encode(x)
+        h = self.encode(checks.rows("x", x))
         h_hat = h[-1]
         found = []
         for level in range(self.depth - 1, -1, -1):

@@ -303,3 +303,16 @@ def test_a_machine_without_gpu_says_so_in_one_line(tmp_path, capsys):
     assert cli.main(["fit", "--config", str(config), *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("gendae: error:") and "gpu" in error
+
+
+def test_a_run_without_a_validation_leaves_its_last_weights_and_a_fitted_prior(tmp_path):
+    """Also where the Parzen score, by which best.ckpt is chosen, is not taken in every validation."""
+    common = ["fit", "--config", "configs/digits-variational-em.yaml", "--trainer.enable_progress_bar", "false",
+              "--trainer.default_root_dir", str(tmp_path)]
+    assert cli.main([*common, "--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "3"]) == 0
+    stack = load(tmp_path / "0001" / "checkpoints" / "last.ckpt")
+    assert stack.prior.fitted
+    assert stack.facts["updates"] == 2 * 11
+    assert cli.main([*common, "--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "1",
+                     "--parzen.every", "2", "--parzen.n", "50"]) == 0
+    assert load(tmp_path / "0002" / "checkpoints" / "best.ckpt").facts["epochs"] in (2, 3)

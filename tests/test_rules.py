@@ -11,7 +11,7 @@ from gendae.data import Digits, ImageData, Split
 from gendae.inference import TargetPropInference
 from gendae.models import deep_autoencoder
 from gendae.rules import TrainingDiverged, VariationalEMRule
-from gendae.rules.core import LossLedger
+from gendae.rules.ledger import LossLedger
 from tests.conftest import small_stack
 
 

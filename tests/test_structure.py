@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
-ORDER = ["errors", "spec", "checks", "corruption", "conditionals", "layers", "invertible", "optimized",
+ORDER = ["errors", "spec", "checks", "checkpointing", "loader", "restoring", "corruption", "conditionals", "layers", "packing", "invertible", "optimized",
          "priors", "stack", "classifier", "modalities", "joint", "targets", "inference", "sampling", "clamping", "levels",
          "diagnostics", "inpainting", "completion", "metrics",
-         "bounds", "neighbours", "quality", "rules", "credit", "models", "files", "data", "toys", "multimodal", "plots", "callbacks",
-         "persistence", "features", "fit", "evaluation", "prediction", "comparison", "querying", "commands", "cli"]
+         "bounds", "neighbours", "quality", "rules", "graphs", "credit", "models", "files", "data", "shards", "toys", "multimodal", "plots", "callbacks",
+         "persistence", "features", "running", "fit", "evaluation", "prediction", "comparison", "querying", "commands", "cli"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -65,7 +65,7 @@ class BackStepRule(Rule):
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Squared errors summed over units, mean over the batch; batch[0] is x."""
-        h, terms = checks.width("x", batch[0], self.stack.sizes[0]), {}
+        h, terms = checks.rows("x", checks.width("x", batch[0], self.stack.sizes[0])), {}
         for level, pair in enumerate(self.stack.pairs, 1):
             below = h
             with torch.no_grad():

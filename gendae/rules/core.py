@@ -7,70 +7,26 @@ rates (and keeps Lightning's `global_step` equal to the number of updates).
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Generator, Tensor, nn
 
-from gendae import checks
+from gendae import checkpointing, checks, restoring
 from gendae.joint import check_modalities
 from gendae.layers import Pair
 from gendae.priors import Prior
-from gendae.spec import REGISTRY, arguments, build, describe
+from gendae.rules.ledger import LossLedger, TrainingDiverged
+from gendae.rules.processes import like_parameters, log_means, mean_of_ranks, of_all_ranks
+from gendae.spec import arguments, build
 from gendae.stack import Stack
 
 PerLayer = float | Sequence[float]
 MEMORY = 5000  # latest codes on which a prior is fitted in the middle of training
+PRIOR_EXAMPLES = 200_000  # most examples of each process on whose codes a prior is fitted after an epoch
 RANK_STRIDE = 7919  # a prime: seeds of the ranks' noise must differ, and not meet other small seeds
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss became NaN or infinite; the message names step, layer and term."""
-
-
-def portable(data: dict[str, Any]) -> dict[str, Any]:
-    """A described data set without the folders of this machine."""
-    return {key: portable(value) if isinstance(value, dict) else value for key, value in data.items() if key != "root"}
-
-
-class LossLedger:
-    """The latest losses, kept on the device and read once in `every` updates: logging without waiting."""
-
-    def __init__(self, every: int) -> None:
-        self.every, self.names, self.rows, self.first_step = every, [], None, 0
-        self.filled = 0
-
-    def record(self, step: int, losses: dict[str, Tensor]) -> bool:
-        """Store one update's losses; True once the ledger is full."""
-        values = torch.stack(list(losses.values())).detach()
-        if self.rows is None or self.names != list(losses):
-            self.names = list(losses)
-            self.rows = values.new_zeros(self.every, len(values))
-        if self.filled == 0:
-            self.first_step = step
-        self.rows[self.filled] = values
-        self.filled += 1
-        return self.filled == self.every
-
-    def flush(self) -> dict[str, float]:
-        """Mean of each loss since the last flush; raises TrainingDiverged at the first non-finite one."""
-        if self.filled == 0:
-            return {}
-        rows = self.rows[: self.filled].double().cpu()
-        self.filled = 0
-        bad = (~torch.isfinite(rows)).nonzero()
-        if len(bad):
-            row, column = bad[0].tolist()
-            name = self.names[column]
-            part = {"f": ", encoder", "g": ", decoder"}.get(name.split("_")[-2], "")
-            raise TrainingDiverged(
-                f"loss of {name} (layer {name.split('_')[-1]}{part}) is {rows[row, column].item()} at "
-                f"step {self.first_step + row}: training stopped, the last good checkpoint is kept; "
-                "lower the learning rates or raise the corruption of x"
-            )
-        return dict(zip(self.names, rows.mean(0).tolist(), strict=True))
 
 
 class Rule(LightningModule):
@@ -132,7 +88,7 @@ class Rule(LightningModule):
                 checks.per_layer(name, getattr(self, name), len(self.maps(direction)))
         self.progress, self.updates = 0.0, None
         self.generator: Generator | None = None
-        self._generator_state: Tensor | None = None
+        self._resumed: dict[str, Any] = {}
         self.prior_every = int(checks.at_least("prior_every", prior_every, 0))
         self._recent: Tensor | None = None
         self._ledger = LossLedger(self.log_every)
@@ -202,9 +158,7 @@ class Rule(LightningModule):
         self.progress = min(1.0, self.updates / self.trainer.estimated_stepping_batches)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.rate_factor()
-        losses = self.losses(batch)
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(sum(losses.values()))
+        losses = self.gradients(batch)
         optimizer.step()
         if self._ledger.filled and self._ledger.names != list(losses):  # another phase of training
             self._read_ledger()
@@ -212,8 +166,23 @@ class Rule(LightningModule):
         if full or self.trainer.is_last_batch:
             self._read_ledger()
 
+    def gradients(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The losses of a batch; their gradients are left in the parameters."""
+        losses = self.losses(batch)
+        for parameter in self.parameters():
+            parameter.grad = None
+        self.manual_backward(sum(losses.values()))
+        return losses
+
+    def phase(self) -> Hashable | None:
+        """What `losses` has taken from Python for this update, apart from `progress`; None where that cannot be repeated.
+
+        Two updates in one phase, on batches of one shape, launch the same operations: see `gendae.graphs`.
+        """
+        return None if self.handles_missing else ()
+
     def _read_ledger(self) -> None:
-        means = self._ledger.flush()
+        means = self._ledger.flush(lambda rows: mean_of_ranks(self.trainer, rows))
         self.log_dict({f"loss/{name}": value for name, value in means.items()})
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -229,7 +198,7 @@ class Rule(LightningModule):
                 (self.stack.reconstruct(x, level) - x).square().sum(-1).mean()
             for level in range(1, self.stack.depth + 1)
         }
-        self.log_dict(errors, batch_size=len(x), on_epoch=True, sync_dist=True)
+        log_means(self, errors, len(x))
 
     # -- the prior: last lines of TRAIN ----------------------------------------------------------------
 
@@ -252,26 +221,29 @@ class Rule(LightningModule):
     def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """Fit P(h_L) on the codes of all batches, and measure the residuals of P(h_l | h_L) on the first.
 
-        Under DDP, on all ranks' codes.
+        Of very large data, on the first `PRIOR_EXAMPLES` of their (random) order. Under DDP, on all ranks' codes.
         """
-        codes = []
+        first, codes = None, []
         for batch in batches:
-            x = self.examples([part.to(self.device) for part in batch])
-            if len(x) == 0:
-                continue
-            if not codes:
-                self.stack.fit_residuals(self._of_all_ranks(x))
-            codes.append(self.codes(x))
-        if not codes:
+            if sum(map(len, codes)) >= PRIOR_EXAMPLES:
+                break
+            x = self.examples(like_parameters(self.stack, batch))
+            if first is None or len(first) == 0:
+                first = x
+            if len(x) > 0:
+                codes.append(self.codes(x))
+        if first is not None:  # a process may have none of the codes
+            found = torch.cat(codes) if codes else first.new_empty(0, self.stack.sizes[-1])
+            first, found = self._of_all_ranks(first), self._of_all_ranks(found)
+        if first is None or len(first) == 0:
             raise ValueError("no training example is complete: the prior is fitted on codes of examples of which all "
                              "modalities are observed")
-        self.stack.prior.fit(self._of_all_ranks(torch.cat(codes)))
+        self.stack.fit_residuals(first)
+        self.stack.prior.fit(found)
 
     def _of_all_ranks(self, codes: Tensor) -> Tensor:
         """The codes of all processes, so that each fits the same prior."""
-        if self._trainer is not None and self.trainer.world_size > 1:
-            return self.all_gather(codes).flatten(0, 1)
-        return codes
+        return codes if self._trainer is None else of_all_ranks(self.trainer, codes)
 
     def _training_batches(self) -> Iterable[Sequence[Tensor]]:
         loader = self.trainer.train_dataloader
@@ -288,6 +260,13 @@ class Rule(LightningModule):
 
     # -- randomness and persistence --------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        """Whatever Trainer is used writes whole files, and loads them in the precision that they were written in."""
+        if self._trainer is not None:
+            checkpointing.install(self.trainer.strategy)
+            if self.trainer.precision == "64-true":
+                self.trainer.precision_plugin.convert_module(self)
+
     def on_fit_start(self) -> None:
         if self.trainer.precision.startswith("16"):
             raise ValueError(f"precision={self.trainer.precision!r} is not supported; accepted: "
@@ -295,40 +274,59 @@ class Rule(LightningModule):
         check_modalities(self.stack, getattr(self.trainer, "datamodule", None), self.handles_missing)
         self.generator = Generator(self.device)
         self.generator.manual_seed(torch.initial_seed() + RANK_STRIDE * self.global_rank)
-        if self._generator_state is not None:
-            self.generator.set_state(self._generator_state.cpu())
-        self._record_facts()
-        self._started = time.perf_counter()
-
-    def _record_facts(self) -> None:
-        facts = self.stack.facts
-        facts.update(rule=type(self).__name__, seed=torch.initial_seed())
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None and REGISTRY.get(type(data).__name__) is type(data):
-            facts["dataset"] = portable(describe(data))
-            facts["shape"] = list(data.shape)
-            if hasattr(data, "shapes"):
-                facts["shapes"] = data.shapes
+        resumed = self._resumed
+        restoring.continue_noise(self.generator, resumed.get("generator"), self.global_rank)
+        self._recent, self._prior_fitted_at = resumed.get("recent_codes"), resumed.get("prior_fitted_at", -1)
+        self._ledger = LossLedger(self.log_every)
+        earlier = resumed.get("gendae", {}).get("facts", {})
+        self.stack.facts.update(rule=type(self).__name__, seed=earlier.get("seed", torch.initial_seed()),
+                                **restoring.facts_of(getattr(self.trainer, "datamodule", None)))
+        self._started = time.perf_counter() - earlier.get("seconds", 0.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit":
-            self._read_ledger_quietly()
+            self._refuse_diverged(checkpoint)
         self.stack.facts.update(epochs=self.current_epoch + 1, updates=self.global_step)
         if self._started is not None:
             self.stack.facts["seconds"] = round(time.perf_counter() - self._started, 1)
         checkpoint["hyper_parameters"] = arguments(self)
         checkpoint["gendae"] = {"rule": type(self).__name__, "facts": self.stack.facts}
         if self.generator is not None:
-            checkpoint["generator"] = self.generator.get_state()
+            checkpoint["generator"] = restoring.noise_of_all_ranks(self)
+        checkpoint["prior_fitted_at"] = self._prior_fitted_at
+        checkpoint["prior_due"] = (self.generative and self._prior_fitted_at != self.global_step
+                                   and restoring.before_validation(self.trainer))
         if self._recent is not None:
             checkpoint["recent_codes"] = self._recent.clone()
 
-    def _read_ledger_quietly(self) -> None:
-        """A stack with non-finite losses is never written over a good checkpoint."""
-        rows, filled = self._ledger.rows, self._ledger.filled
-        if filled and not bool(torch.isfinite(rows[:filled]).all()):
-            self._ledger.flush()
+    def _refuse_diverged(self, checkpoint: dict[str, Any]) -> None:
+        """A stack with losses or weights that are not finite is never written over a good checkpoint."""
+        rows = self._ledger.rows
+        if self._ledger.filled and not bool(mean_of_ranks(self.trainer, rows[: self._ledger.filled]).isfinite().all()):
+            self._ledger.flush(lambda rows: mean_of_ranks(self.trainer, rows))
+        bad = restoring.non_finite_parts(checkpoint)
+        if bad:
+            raise TrainingDiverged(f"{bad} hold NaN or infinite values at step {self.global_step}: nothing is saved, the "
+                                   "last good checkpoint is kept; lower the learning rates")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._generator_state = checkpoint.get("generator")
-        self._recent = checkpoint.get("recent_codes")
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
+        path = "the checkpoint" if self._trainer is None else self.trainer.ckpt_path
+        restoring.check(path, checkpoint, self, fitting)
+        restoring.take_tied_noise(self, checkpoint)
+        if fitting:
+            self._resumed = {k: checkpoint[k] for k in restoring.CONTINUED if k in checkpoint}
+
+    def on_train_epoch_start(self) -> None:
+        """What Lightning passes over when it goes on from the end of an epoch: the order of the images."""
+        if self._resumed.get("global_step") == self.global_step:
+            restoring.continue_order(self.trainer, self._resumed)
+
+    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """.. and from the last batch before a validation: the prior that it would have fitted."""
+        if self._resumed:
+            due = self._resumed.get("prior_due") and self._resumed["global_step"] == self.global_step
+            self._resumed = {}
+            if due:
+                self.fit_prior(self._training_batches())
+                self._prior_fitted_at = self.global_step

@@ -1,8 +1,9 @@
 """Difference target propagation for feed-forward classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from gendae import checks
@@ -97,8 +98,7 @@ class DifferenceTargetPropRule(SupervisedRule):
 
     def _check_options(self) -> None:
         """Raise a ValueError for options that exclude each other."""
-        phases = self.schedule == "alternate" or self.warmup > 0
-        if phases and self.stack.depth == 1:
+        if self.phases and self.stack.depth == 1:
             raise ValueError(f"schedule={self.schedule!r}, warmup={self.warmup}: a network with one hidden layer has "
                              "no inverses to train in a phase of their own")
         if self.warmup and self.schedule == "alternate":
@@ -110,16 +110,25 @@ class DifferenceTargetPropRule(SupervisedRule):
             raise ValueError(f"reconstruct={self.reconstruct}: a number in [0, 1] is needed, and with it rounds >= 2; in "
                              "the first round nothing below has moved")
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self.trainer.world_size > 1 and (self.schedule == "alternate" or self.warmup > 0):
-            raise ValueError(f"schedule={self.schedule!r}, warmup={self.warmup}: several processes train all maps in "
-                             "every batch; accepted: schedule='joint', warmup=0")
+    def setup(self, stage: str) -> None:
+        """In a phase of its own, a map that does not learn has no gradient: several processes must not wait for it."""
+        super().setup(stage)
+        if self.phases and isinstance(self.trainer.strategy, DDPStrategy):
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+
+    @property
+    def phases(self) -> bool:
+        """Whether there are updates in which some maps do not learn."""
+        return self.schedule == "alternate" or self.warmup > 0
 
     @property
     def passes(self) -> int:
         """How often an epoch goes over the training data."""
         return 2 if self.schedule == "alternate" else 1
+
+    def phase(self) -> Hashable | None:
+        """Which maps learn."""
+        return self.encoders, self.inverses
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         if self.schedule == "alternate":

@@ -180,7 +180,8 @@ class TwoPhaseRule(SupervisedRule):
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         x = batch[0]
-        self.log("val/residual", self.residual(x), batch_size=len(x), on_epoch=True, sync_dist=True)
+        residual = self.residual(x) if len(x) else x.new_zeros(())  # a process may have none of the images
+        self.log("val/residual", residual, batch_size=len(x), on_epoch=True, sync_dist=True, reduce_fx="max")
 
 
 @register

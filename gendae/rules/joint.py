@@ -12,6 +12,7 @@ from gendae.corruption import Corruption, uniform_like
 from gendae.joint import JointStack, noise_of_all_but_labels
 from gendae.rules import missing
 from gendae.rules.core import PerLayer, Rule
+from gendae.rules.processes import log_means
 from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
 from gendae.spec import build, register
 from gendae.targets import DISCRIMINANT, displacements, hybrid
@@ -166,15 +167,14 @@ class JointTargetPropRule(Rule):
         there = data.split("train").y if hasattr(data, "modalities") else None
         if there is None or bool(there.all()):
             return
-        if self.trainer.world_size > 1:
-            raise ValueError("modalities are missing in the training data: several processes would fit the prior on different "
-                             "numbers of complete examples; train in one process")
         if self.inferred == 0 and int(there.all(1).sum()) < 2:
             raise ValueError("no two training examples have all modalities: the prior is fitted on codes of those that do")
 
     def _training_batches(self) -> Iterable[Sequence[Tensor]]:
         """Every distinct example once: copies would be their own neighbours where a Parzen window is chosen."""
         left = getattr(getattr(self.trainer, "datamodule", None), "distinct", None)
+        if left is not None:  # of these, this process's share
+            left = len(range(self.trainer.global_rank, left, self.trainer.world_size))
         for batch in super()._training_batches():
             if left is None:
                 yield batch
@@ -202,7 +202,7 @@ class JointTargetPropRule(Rule):
         if batch[0].ndim != 2 or batch[0].shape[1] != width:
             raise ValueError(f"x has shape {tuple(batch[0].shape)}; the modalities ({self.stack.described()}) need rows of "
                              f"{width} values, side by side: use Multimodal or Arrays, or JointStack.join")
-        return torch.nn.functional.pad(batch[0], (0, unseen))
+        return torch.nn.functional.pad(checks.rows("x", batch[0]), (0, unseen))
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Weighted terms in nats, mean over the batch; batch[0] is x, and a boolean (batch, N) tells what is observed."""
@@ -344,5 +344,5 @@ class JointTargetPropRule(Rule):
         errors = (self.stack.down(self.stack.lower(x)[-1]) - x).square() * self.stack.spread(there)
         values[f"{split}/reconstruction"] = (errors.sum(-1).mean(), len(x))
         for name, (value, n) in values.items():
-            if n > 0:
-                self.log(name, value, batch_size=int(n), on_epoch=True, sync_dist=True)
+            if n > 0 or self.trainer.world_size > 1:  # processes wait for each other's values
+                log_means(self, {name: value}, int(n))

@@ -1,6 +1,6 @@
 """The layer-wise KL(Q || P) criterion: Algorithm 1 (2014)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -120,6 +120,10 @@ class KLRule(Rule):
         """What a representation goes through between two pairs."""
         return torch.Tensor.detach if self.reach == "within_layer" else (lambda h: h)
 
+    def phase(self) -> Hashable | None:
+        """None under a prior that is fitted anew."""
+        return super().phase() if self.cost_prior.fixed else None
+
     def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """Fit P(h_L) on the means f_L(h_{L-1}); noise that was tied to a bandwidth becomes part of Q."""
         super().fit_prior(batches)
@@ -128,7 +132,7 @@ class KLRule(Rule):
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The terms of the cost in nats, mean over the batch; batch[0] is x."""
-        x, pairs = batch[0], list(self.stack.pairs)
+        x, pairs = checks.rows("x", batch[0]), list(self.stack.pairs)
         self.follow_codes(x, self.cost_prior)
         noisy, means = self._climb(x)
         losses: dict[str, Tensor] = {}

@@ -12,6 +12,7 @@ from gendae.classifier import Classifier
 from gendae.corruption import Corruption
 from gendae.layers import Affine
 from gendae.rules.core import PerLayer, Rule
+from gendae.rules.processes import log_means
 from gendae.spec import build
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
@@ -110,7 +111,7 @@ class SupervisedRule(Rule):
             raise ValueError("the batch has no labels; a classifier learns from (x, y): use a data set with "
                              "labels, or Images with labels=FILE")
         x, y = batch[0], batch[1]
-        checks.width("x", x, self.stack.sizes[0])
+        checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
         # a Trainer's batches have been looked at, see `check_data` and `on_before_batch_transfer`
         y = checks.labels("y", y, len(x), self.stack.classes if self._trainer is None else None)
         if self.input_corruption is not None:
@@ -191,4 +192,4 @@ class SupervisedRule(Rule):
         log_p = self.stack.log_probability(x, self.eval_samples, self._eval_draws)
         values = {f"{split}/error": (log_p.argmax(1) != y).float().mean(),
                   f"{split}/loss": torch.nn.functional.nll_loss(log_p, y)}
-        self.log_dict(values, batch_size=len(x), on_epoch=True, sync_dist=True, prog_bar=True)
+        log_means(self, values, len(x), prog_bar=True)

@@ -1,6 +1,6 @@
 """Back-propagation-free target propagation: Algorithm 2 (2014)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ from gendae.stack import Stack
 TOP_TARGETS = ("flat", "prior")
 #: Length of the finite difference by which the contractive penalty is estimated, in units of h.
 PROBE = 1e-2
+
+
+def together(layer: Callable[[Tensor], Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A map's outputs for several batches of one size, computed as one."""
+    if not inputs:
+        return {}
+    outputs = layer(torch.cat(list(inputs.values()))).chunk(len(inputs))
+    return dict(zip(inputs, outputs, strict=True))
 
 
 @register
@@ -108,21 +116,26 @@ class TargetPropRule(Rule):
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Weighted terms in nats, mean over the batch; batch[0] is x."""
+        x = checks.rows("x", batch[0])
         with torch.no_grad():
             if self.top_target == "prior" or self.model > 0:
-                self.follow_codes(batch[0], self.stack.prior)
-            h = self._up(batch[0])
+                self.follow_codes(x, self.stack.prior)
+            h = self._up(x)
             h_hat = self._down(self._top(h[-1]))
         terms: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs, 1):
             terms |= self.own_penalty(pair, level)
-            terms |= self._short(pair, level, h)
-            terms |= self._long(pair, level, h, h_hat)
-            terms |= self._extra(pair, level, h)
+            terms |= self._loops(pair, level, h, h_hat)
+            terms |= self._penalties(pair, level, h)
         if self.model > 0:
-            terms |= self._model(len(batch[0]))
+            terms |= self._model(len(x))
         ramp = self._ramp()
         return {name: ramp * term if "_f_" in name else term for name, term in terms.items()}
+
+    def phase(self) -> Hashable | None:
+        """None during the warm-up, in which every update has weights of its own, and under a prior that is fitted anew."""
+        follows = (self.top_target == "prior" or self.model > 0) and not self.stack.prior.fixed
+        return None if follows or self._ramp() < 1.0 else super().phase()
 
     def _ramp(self) -> float:
         """Weight of the encoders' terms now; 1 outside a Trainer."""
@@ -148,36 +161,36 @@ class TargetPropRule(Rule):
             path.append(pair.decode(path[-1]))
         return path[::-1]
 
-    def _short(self, pair: Pair, level: int, h: list[Tensor]) -> dict[str, Tensor]:
-        below, above = h[level - 1], h[level]
-        mean = pair.g(self._corrupt(level, above))
-        terms = {f"short_g_{level}": pair.observation.energy(below, mean).mean()}
-        if self.recirculation > 0:
-            again = pair.f(pair.observation.transmit(mean.detach()))
-            energy = pair.recognition.energy(above, again).mean()
-            terms[f"short_f_{level}"] = self.recirculation * energy
-        return terms
-
-    def _long(
+    def _loops(
         self, pair: Pair, level: int, h: list[Tensor], h_hat: list[Tensor]
     ) -> dict[str, Tensor]:
-        terms = {}
+        """The terms of g_l and f_l: all inputs of a map go through it in one batch, and its weights are read once."""
+        below, above = h[level - 1], h[level]
+        inputs = {"short": self._corrupt(level, above)}
         if self.long > 0:
-            mean = pair.g(self._corrupt(level, h_hat[level]))
-            energy = pair.observation.energy(h[level - 1], mean).mean()
-            terms[f"long_g_{level}"] = self.long * energy
+            inputs["long"] = self._corrupt(level, h_hat[level])
+        g = together(pair.g, inputs)
+        inputs = {}
+        if self.recirculation > 0:
+            inputs["short"] = pair.observation.transmit(g["short"].detach())
         if self.target > 0 and (level < self.stack.depth or self.top_target == "prior"):
-            energy = pair.recognition.energy(h_hat[level], pair.f(h[level - 1])).mean()
-            terms[f"target_f_{level}"] = self.target * energy
+            inputs["target"] = below
+        if self.denoise > 0:
+            inputs["denoise"] = self._corrupt(level - 1, below)
+        f = together(pair.f, inputs)
+        targets = {"short": above, "target": h_hat[level], "denoise": above}
+        weights = {"short": self.recirculation, "target": self.target, "denoise": self.denoise}
+        terms = {f"short_g_{level}": pair.observation.energy(below, g["short"]).mean()}
+        for name, mean in f.items():
+            terms[f"{name}_f_{level}"] = weights[name] * pair.recognition.energy(targets[name], mean).mean()
+        if self.long > 0:
+            terms[f"long_g_{level}"] = self.long * pair.observation.energy(below, g["long"]).mean()
         return terms
 
     # -- options of 2.2.5 and section 6 ----------------------------------------------------------------
 
-    def _extra(self, pair: Pair, level: int, h: list[Tensor]) -> dict[str, Tensor]:
-        below, above, terms = h[level - 1], h[level], {}
-        if self.denoise > 0:
-            energy = pair.recognition.energy(above, pair.f(self._corrupt(level - 1, below))).mean()
-            terms[f"denoise_f_{level}"] = self.denoise * energy
+    def _penalties(self, pair: Pair, level: int, h: list[Tensor]) -> dict[str, Tensor]:
+        below, terms = h[level - 1], {}
         if self.contractive > 0:
             probe = torch.add(below, normal_like(below, self.generator), alpha=PROBE)
             change = (pair.f(probe) - pair.f(below)).square().sum(-1).mean() / PROBE**2

@@ -1,6 +1,6 @@
 """Variational EM by target propagation: TRAIN of Algorithm 2 (2015)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -93,6 +93,10 @@ class VariationalEMRule(Rule):
             return self.inference.steps
         return self.inference.steps * self.updates // self.warmup
 
+    def phase(self) -> Hashable | None:
+        """The number of inference steps."""
+        return (self.inference_steps(),)
+
     def expect(self, x: Tensor) -> Representations:
         """E-step: the representations that inference finds for x."""
         with torch.autocast(x.device.type, enabled=False):
@@ -102,7 +106,7 @@ class VariationalEMRule(Rule):
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Local losses f_1, g_1 .. f_L, g_L in nats, mean over the batch; batch[0] is x."""
-        h = self.expect(batch[0])
+        h = self.expect(checks.rows("x", batch[0]))
         h_tilde = [self._corrupt(c, layer) for c, layer in zip(self.corruption, h, strict=True)]
         g_inputs = h_tilde[1:]
         if self.decoder_corruption is not None:

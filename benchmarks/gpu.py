@@ -1,0 +1,132 @@
+"""On a GPU: the 2015 model's training, the Parzen score, and a table of batch size, time and utilisation.
+
+    python -m benchmarks.gpu [--device cuda] [--epochs 20] [--json FILE]
+
+Runs alone: no arguments, no other process. MNIST where it is found, random images of its size otherwise (times are the
+same). `--device cpu --epochs 1 --updates 5` tries the same code without a GPU.
+
+Utilisation is the rate of the update's own matrix products over the rate of one large product in the same precision.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from benchmarks.floor import MatrixProducts, wait
+from gendae import MNIST, VariationalEMRule, deep_autoencoder, generate, parzen_log_prob
+from gendae.data import ImageData, Split
+from gendae.graphs import Graphs, StaticUpdate
+
+SIZES = (784, 1000, 100)
+
+
+class Random(ImageData):
+    """As many images as MNIST has, of its size."""
+
+    def read(self):
+        generator = torch.Generator().manual_seed(0)
+        counts = {"train": 50_000, "valid": 10_000, "test": 10_000}
+        return {name: Split(torch.rand(n, 784, generator=generator)) for name, n in counts.items()}, (28, 28)
+
+
+def timed(call, repeats, device):
+    call()
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    wait(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def training(data, device, epochs, callbacks, updates):
+    """Seconds of a fit without validation; the first epoch, with recording and compiling, apart."""
+    marks = [time.perf_counter()]
+
+    class Clock(__import__("pytorch_lightning").Callback):
+        def on_train_epoch_end(self, trainer, module):
+            wait(device)
+            marks.append(time.perf_counter())
+
+    trainer = Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                      enable_model_summary=False, limit_val_batches=0, limit_train_batches=updates or None, devices=1,
+                      accelerator="gpu" if device == "cuda" else "cpu", callbacks=[*callbacks, Clock()])
+    trainer.fit(VariationalEMRule(deep_autoencoder(SIZES)), data)
+    return {"first_epoch": marks[1] - marks[0], "all_epochs": marks[-1] - marks[0]}
+
+
+def peak_rate(device, n):
+    a, b = (torch.rand(n, n, device=device) for _ in range(2))
+    return 2 * n**3 / timed(lambda: a @ b, 5, device)
+
+
+def batches(device, sizes, repeats, peak):
+    """Milliseconds of an update by batch size: plain, and as a static function."""
+    rows = []
+    for n in sizes:
+        rule = VariationalEMRule(deep_autoencoder(SIZES)).to(device)
+        rule.generator = torch.Generator(device).manual_seed(0)
+        rule.manual_backward = lambda loss: loss.backward()
+        x = torch.rand(n, SIZES[0], device=device)
+        optimizer, static = rule.configure_optimizers(), StaticUpdate(rule)
+        with MatrixProducts() as products:
+            rule.gradients((x,))
+        row = {"batch": n}
+        for name, update in (("plain", rule.gradients), ("static", static)):
+            def step(update=update, optimizer=optimizer, x=x):
+                update((x,))
+                optimizer.step()
+            row[f"{name}_ms"] = 1e3 * timed(step, repeats, device)
+        row["images_per_second"] = 1e3 * n / row["static_ms"]
+        row["utilisation"] = products.flops / (row["static_ms"] / 1e3) / peak
+        rows.append(row)
+        print("batch {batch:5}: plain {plain_ms:.2f} ms, static {static_ms:.2f} ms, {images_per_second:.0f} images/s, "
+              "utilisation {utilisation:.1%}".format(**row), flush=True)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--updates", type=int, default=0, help="per epoch; 0: all")
+    parser.add_argument("--batches", type=int, nargs="+", default=[100, 200, 500, 1000, 2000, 5000])
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_float32_matmul_precision("high")  # as `gendae fit` does where there is a GPU
+    gpu, device = args.device == "cuda", args.device
+    data = MNIST(download=False)
+    data = data if data.files() else Random()
+    found = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if gpu else "cpu",
+             "data": type(data).__name__}
+    print(found, flush=True)
+    for name, callbacks in (("plain", []), ("static", [Graphs()]), ("compiled", [Graphs(compile=True)] if gpu else [])):
+        if name == "compiled" and not gpu:
+            continue
+        found[name] = training(data, device, args.epochs, callbacks, args.updates)
+        print(f"{args.epochs} epochs, {name}: {found[name]['all_epochs']:.2f} s, the first "
+              f"{found[name]['first_epoch']:.2f} s", flush=True)
+    n = 10_000 if gpu else 1000
+    samples, x = (data.split(part).x[:n].to(device) for part in ("train", "test"))
+    found["parzen_ms"] = 1e3 * timed(lambda: parzen_log_prob(x, samples, 0.2), 5 if gpu else 1, device)
+    print(f"Parzen {n} x {n} x 784: {found['parzen_ms']:.1f} ms", flush=True)
+    stack = deep_autoencoder(SIZES).to(device)
+    stack.prior.fit(stack.encode(x)[-1].detach())
+    found["generate_ms"] = 1e3 * timed(lambda: generate(stack, n, seed=0), 1, device)
+    print(f"GENERATE {n}: {found['generate_ms']:.0f} ms", flush=True)
+    peak = peak_rate(device, 8192 if gpu else 1024)
+    print(f"one large product: {peak / 1e12:.2f} TFLOP/s", flush=True)
+    found["peak_tflops"] = peak / 1e12
+    found["batches"] = batches(device, args.batches, 50 if gpu else 3, peak)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""One training step of each rule against the floor: its own matrix products alone, timed in turns in the same run.
+
+    python -m benchmarks.steps [--rules VariationalEMRule KLRule ..] [--repeats 40] [--device cpu] [--json FILE]
+
+Networks have the 2015 paper's size (784-1000-100, batches of 100); classifiers have ten classes on top, and the joint
+rule an image and a label. A step is zero_grad, losses, one backward pass and the optimizer, as `Rule.training_step` does
+it; Lightning's share is measured by benchmarks.overhead.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+import gendae
+from benchmarks.floor import MatrixProducts, interleaved
+
+SIZES, BATCH, CLASSES = (784, 1000, 100), 100, 10
+
+
+def generative(noise=None, **kwargs):
+    return gendae.deep_autoencoder(SIZES, noise=noise, **kwargs)
+
+
+def classifier(**kwargs):
+    return gendae.deep_classifier(SIZES, classes=CLASSES, **kwargs)
+
+
+RULES = {
+    "VariationalEMRule": lambda: gendae.VariationalEMRule(generative()),
+    "KLRule": lambda: gendae.KLRule(gendae.deep_autoencoder(
+        SIZES, ["softplus", "linear"], noise=0.3, prior=gendae.GaussianPrior("identity", 1.0))),
+    "TargetPropRule": lambda: gendae.TargetPropRule(generative()),
+    "DifferenceTargetPropRule": lambda: gendae.DifferenceTargetPropRule(classifier()),
+    "BackStepRule": lambda: gendae.BackStepRule(gendae.Stack(gendae.TiedPair(784, 1000))),
+    "BackpropRule": lambda: gendae.BackpropRule(classifier()),
+    "FeedbackAlignmentRule": lambda: gendae.FeedbackAlignmentRule(classifier()),
+}
+
+
+def step_of(name, device="cpu"):
+    """The rule, and one training step of it as a function without arguments."""
+    torch.manual_seed(0)
+    rule = RULES[name]().to(device)
+    rule.generator = torch.Generator(device).manual_seed(0)
+    optimizer = rule.configure_optimizers()
+    batch = (torch.rand(BATCH, SIZES[0], device=device), torch.randint(CLASSES, (BATCH,), device=device))
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        sum(rule.losses(batch).values()).backward()
+        optimizer.step()
+
+    return rule, step
+
+
+def measured(name, repeats, device):
+    _, step = step_of(name, device)
+    step()
+    with MatrixProducts() as products:
+        step()
+    seconds = interleaved({"step": step, "floor": products.replay}, repeats, device)
+    return {"rule": name, "step_ms": 1e3 * seconds["step"], "floor_ms": 1e3 * seconds["floor"],
+            "ratio": seconds["step"] / seconds["floor"], "gflops": products.flops / seconds["step"] / 1e9}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    rows = []
+    for name in args.rules:
+        rows.append(measured(name, args.repeats, args.device))
+        print("{rule:26} step {step_ms:7.2f} ms, its products alone {floor_ms:7.2f} ms, ratio {ratio:.2f}, "
+              "{gflops:.0f} GFLOP/s".format(**rows[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Minibatches by index: the order of a training epoch is a function of (seed, epoch) alone.
+
+What is iterated over is a tensor, or anything that is indexed like one (`gendae.shards.Rows`, arrays on disk).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Split(NamedTuple):
+    """Images (n, pixels) in [0, 1], and labels (n,) or None (for several modalities, which are observed, (n, N))."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore[override]
+        if isinstance(index, int):
+            return tuple.__getitem__(self, index)
+        return Split(self.x[index], None if self.y is None else self.y[index])
+
+
+class TensorLoader:
+    """Minibatches of tensors by index; its order depends on (seed, epoch) alone and can be resumed.
+
+    Args:
+        split: what to iterate over; batches are tuples (x,) or (x, y).
+        batch_size: images per batch, on each rank.
+        shuffle: a new order in each epoch, and no incomplete last batch unless it is the only one.
+        seed: of the order.
+        rank, ranks: this process's share: every `ranks`-th image of the order. Shares for training are of one size,
+            so that all ranks take the same number of steps; those of other splits leave no image out.
+        passes: how often an epoch goes over that order, for rules that train in phases.
+
+    Raises:
+        ValueError: if there are fewer images than ranks: a rank without data would keep the others waiting.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        passes: int = 1,
+    ) -> None:
+        self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
+        self.rank, self.ranks, self.passes = rank, ranks, passes
+        if len(split.x) < ranks:
+            raise ValueError(f"{len(split.x)} images for {ranks} processes; each needs one at least: use fewer processes, "
+                             "or larger training, validation and test splits")
+        self.epoch, self.position, self._begun = 0, 0, False
+
+    def __len__(self) -> int:
+        return self.passes * self._batches_of_a_pass if self.shuffle else self._batches_of_a_pass
+
+    @property
+    def _batches_of_a_pass(self) -> int:
+        n = len(self.split.x)
+        if self.shuffle:
+            return max(1, n // self.ranks // self.batch_size)
+        return -(-n // (self.ranks * self.batch_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if not self.shuffle:
+            yield from self.sequential()
+            return
+        if self._begun or self.position >= len(self):  # an epoch that was left early is over, too
+            self.epoch, self.position = self.epoch + 1, 0
+        self._begun = True
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.split.x), generator=generator)
+        order = order[self.rank :: self.ranks].to(self.split.x.device)
+        while self.position < len(self):
+            start = self.position % self._batches_of_a_pass * self.batch_size
+            self.position += 1
+            yield self._batch(order[start : start + self.batch_size])
+
+    def sequential(self) -> Iterator[tuple[Tensor, ...]]:
+        """This rank's share once, unshuffled, without moving the training position."""
+        n, all_of_it = len(self.split.x), len(self.split.x)
+        if self.shuffle:
+            all_of_it = n // self.ranks * self.ranks
+        share = torch.arange(self.rank, all_of_it, self.ranks)
+        # as many batches on each rank, though one may hold an image more than another
+        for index in share.tensor_split(-(-n // (self.ranks * self.batch_size))):
+            yield self._batch(index.to(self.split.x.device))
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
+        x, y = self.split
+        return (x[index],) if y is None else (x[index], y[index])
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and position, for resuming in the middle of an epoch."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.epoch, self.position, self._begun = state["epoch"], state["position"], False

@@ -1,0 +1,69 @@
+"""Training in several processes (DDP): rows of all of them, in the order in which one process has them.
+
+Process r of R has rows r, r + R, r + 2 R, .. of the data and computes on them alone; DDP averages the gradients. What
+is fitted, scored or decided must be so on all rows, or the processes drift apart.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from gendae.stack import Stack
+
+
+def of_all_ranks(trainer: Trainer, rows: Tensor) -> Tensor:
+    """The rows of all processes, row i of process r at i R + r: as one process would have them.
+
+    Processes may have different numbers of rows, or none.
+
+    Args:
+        trainer: tells how many processes there are; all of them must call.
+        rows: this process's, (n, ..).
+    """
+    if trainer.world_size == 1:
+        return rows
+    gather = trainer.strategy.all_gather
+    counts = gather(torch.tensor(len(rows), device=rows.device))
+    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])  # only equal shapes can be gathered
+    padded[: len(rows)] = rows
+    there = torch.arange(len(padded), device=rows.device)[:, None] < counts
+    return gather(padded).transpose(0, 1)[there]
+
+
+def sum_of_ranks(trainer: Trainer, values: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, the same on each; all of them must call."""
+    return trainer.strategy.reduce(values.clone(), reduce_op="sum")
+
+
+def mean_of_ranks(trainer: Trainer, values: Tensor) -> Tensor:
+    """Mean of a tensor over all processes, the same on each; all of them must call."""
+    return sum_of_ranks(trainer, values) / trainer.world_size
+
+
+def share_of(trainer: Trainer, rows: Tensor) -> Tensor:
+    """This process's rows, of rows that all have."""
+    return rows[trainer.global_rank :: trainer.world_size]
+
+
+def log_means(module: LightningModule, values: dict[str, Tensor], n: int, **options: bool) -> None:
+    """Log means over a batch of n examples: an epoch's are then those over all examples of all processes.
+
+    All processes must log the same names in the same order; one whose batch is empty adds nothing.
+
+    Args:
+        module: whose step this is.
+        values: means by name.
+        n: number of examples in this process's batch.
+        options: those of `LightningModule.log_dict`.
+    """
+    if n == 0:
+        values = {name: torch.zeros_like(value) for name, value in values.items()}
+    # a float: the average of whole numbers over processes is rounded down by Lightning
+    module.log_dict(values, batch_size=float(n), on_epoch=True, sync_dist=True, **options)
+
+
+def like_parameters(stack: Stack, batch: Iterable[Tensor]) -> list[Tensor]:
+    """A batch on the stack's device, real numbers in its precision: what a Trainer does to the batches of its own loops."""
+    return [part.to(stack.device, stack.dtype if part.is_floating_point() else None) for part in batch]
