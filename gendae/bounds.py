@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.layers import Bernoulli, Conditional, Discrete, Gaussian, Pair
+from gendae.precision import full_precision
 from gendae.priors import FactorialPrior, Prior
 from gendae.priors.factorial import CONTINUOUS
 from gendae.stack import Stack
@@ -58,6 +59,7 @@ def with_sigma_x(stack: Stack, sigma_x: float) -> Stack:
     return Stack(bottom, *stack.pairs[1:], prior=stack.prior)
 
 
+@full_precision()
 @torch.no_grad()
 def importance_weighted_bound(
     stack: Stack,

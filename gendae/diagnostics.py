@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
+from gendae.precision import full_precision
 
 
 def _chains(values: Tensor) -> Tensor:
@@ -160,6 +161,7 @@ def report_lines(report: dict[str, float]) -> list[str]:
     return [f"{name:<24}{value:.4g}" for name, value in report.items()]
 
 
+@full_precision()
 def nearest_neighbour_sigma(
     codes: Tensor, quantile: float = 0.5, queries: int = 2000, generator: Generator | None = None
 ) -> float:

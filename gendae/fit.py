@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import shlex
 import shutil
 import signal
@@ -26,7 +27,13 @@ from gendae.running import Interrupted, RunCheckpoint, StopAtSignal
 #: best.ckpt by what the rule is scored with on validation images, last.ckpt after every validation; each in its own
 #: callback, since ModelCheckpoint's save_last follows its monitor.
 CHECKPOINTS = ("best", "last")
+RUN_FOLDER = "GENDAE_RUN_FOLDER"  # variable that tells the processes that Lightning starts where their run is
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def helper_process() -> bool:
+    """Whether this process was started by the first of several of one training (DDP), and shares its folder."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def new_run_folder(root: str | Path) -> Path:
@@ -52,7 +59,7 @@ class FitCLI(LightningCLI):
         try:
             self._run(arguments)
         except BaseException as error:  # a failed start leaves no folder behind
-            if self.run_folder is not None:
+            if self.run_folder is not None and not helper_process():
                 with contextlib.suppress(OSError):
                     if isinstance(error, CheckpointError) and not (self.run_folder / "checkpoints").exists():
                         shutil.rmtree(self.run_folder)
@@ -79,10 +86,11 @@ class FitCLI(LightningCLI):
     def _explain(self, error: SystemExit) -> None:
         """Say which signal ended the run and how it goes on, and give the exit code a shell would."""
         name = signal_of(error)
-        if name is not None:
+        if name is not None and not helper_process():
             last = None if self.run_folder is None else self.run_folder / "checkpoints" / "last.ckpt"
             resume = f"; to go on: gendae fit --config {self.run_folder}/config.yaml --ckpt_path {last}"
             print(f"gendae: {name} ended the run{resume if last and last.is_file() else ''}", file=sys.stderr)
+        if name is not None:
             error.code = 128 + signal.Signals[name]
 
     @staticmethod
@@ -120,7 +128,9 @@ class FitCLI(LightningCLI):
         root = Path(trainer.default_root_dir)
         if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
             root = root.parent
-        self.run_folder = new_run_folder(root)
+        shared = os.environ.get(RUN_FOLDER) if helper_process() else None
+        self.run_folder = Path(shared) if shared else new_run_folder(root)
+        os.environ[RUN_FOLDER] = str(self.run_folder)
         trainer.default_root_dir = str(self.run_folder)
         for name in CHECKPOINTS:
             config[name].dirpath = str(self.run_folder / "checkpoints")
@@ -176,7 +186,8 @@ def main(arguments: list[str]) -> Path | None:
     if torch.cuda.is_available():  # a command may set what a library must not
         torch.set_float32_matmul_precision("high")
     keep_freed_memory()
-    return FitCLI(arguments).run_folder
+    folder = FitCLI(arguments).run_folder
+    return None if helper_process() else folder
 
 
 def signal_of(error: SystemExit) -> str | None:

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from gendae import checks
 from gendae.inference import Inference, TargetPropInference
+from gendae.precision import full_precision
 from gendae.priors import COVARIANCES, GaussianPrior, parzen_log_prob
 from gendae.sampling import generate
 from gendae.stack import Stack
@@ -218,6 +219,7 @@ def choose_prior(
 TRACED = TargetPropInference(steps=20, delta=0.1, alpha=0.1)
 
 
+@full_precision()
 @torch.no_grad()
 def log_joint_trace(
     stack: Stack, x: Tensor, inference: Inference = TRACED, steps: int = 20, batch_size: int = 1000
@@ -237,6 +239,7 @@ def log_joint_trace(
     return torch.cat(parts, 1)
 
 
+@full_precision()
 @torch.no_grad()
 def reconstruction_errors(stack: Stack, batches: Iterable[Tensor]) -> list[float]:
     """|x - x^|^2 summed over pixels, mean over images, for x encoded up to each level 1 .. L and back."""

@@ -15,6 +15,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from gendae.metrics import kmeans_centroids
 from gendae.neighbours import DataCopying, checked, precision_recall_density_coverage
+from gendae.precision import full_precision
 
 BATCH = 100  # images at a time through a network: larger ones are slower on a CPU
 
@@ -60,6 +61,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     return metric.compute().item()
 
 
+@full_precision()
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = 50, subset_size: int = 1000, seed: int = 0
 ) -> float:
@@ -94,6 +96,7 @@ def _identity(width: int) -> nn.Module:
     return identity
 
 
+@full_precision()
 @torch.no_grad()
 def in_batches(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Features of images, and class probabilities where the network has classes; in CPU memory."""

@@ -282,6 +282,7 @@ def alone():
 def launched():
     """How the script below ended, and what it left."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    environment.pop("PL_GLOBAL_SEED", None)  # of another test, which processes would go by
     with TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, "-m", "tests.processes", folder], capture_output=True, text=True, timeout=240,
                               check=False, env=environment, cwd=Path(__file__).parent.parent)

@@ -230,3 +230,15 @@ def test_idle_maps_are_told_apart_from_damage(tmp_path):
     run.save_checkpoint(tmp_path / "m.ckpt")
     trainer(max_epochs=2).fit(RULES["backprop"](), FewDigits(), ckpt_path=tmp_path / "m.ckpt")
     assert isinstance(rule, BackpropRule)
+
+
+@pytest.mark.xfail(strict=True, reason="SupervisedRule.on_exception: Lightning calls no such hook of a module")
+def test_a_crash_leaves_no_map_frozen():
+    class Crash(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            raise RuntimeError("stopped by the test")
+
+    rule = RULES["backprop"]()
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        trainer(callbacks=[Crash()]).fit(rule, FewDigits())
+    assert all(p.requires_grad for p in rule.parameters())

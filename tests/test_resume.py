@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from gendae import load, rules
 from gendae.data import Digits
 from gendae.loader import Split, TensorLoader
+from gendae.restoring import continue_noise
 from tests.resuming import (
     BATCHES,
     EPOCHS,
@@ -136,6 +137,21 @@ def test_facts_of_a_resumed_training_are_those_of_all_of_it(tmp_path):
     assert (a["seed"], b["seed"]) == (1, 1)
     assert b["seconds"] >= a["seconds"]
     assert b["updates"] == 8
+
+
+def test_each_process_goes_on_with_its_own_noise():
+    states = torch.stack([torch.Generator().manual_seed(seed).get_state() for seed in (3, 4)])
+    for rank, seed in enumerate((3, 4, 99)):  # a third process has no noise to go on with
+        generator = torch.Generator().manual_seed(99)
+        continue_noise(generator, states, rank)
+        assert torch.equal(torch.rand(5, generator=generator), torch.rand(5, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_noise_of_another_device_starts_anew():
+    generator = torch.Generator().manual_seed(99)
+    with pytest.warns(UserWarning, match="another kind of device"):
+        continue_noise(generator, torch.zeros(16, dtype=torch.uint8), 0)
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(99).get_state())
 
 
 # -- the order of the data -----------------------------------------------------------------------------
