@@ -24,6 +24,27 @@ def at_least(name: str, value: float, bound: float, strict: bool = False) -> flo
     return value
 
 
+def whole(name: str, value: int, bound: int) -> int:
+    """`value` if it is a whole number not below `bound`, else a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+        raise ValueError(f"{name}={value!r}: a whole number >= {bound} is needed")
+    return value
+
+
+def fractions(**values: float) -> list[float]:
+    """The values if they are shares of one whole that leave some of it: in [0, 1], with a sum below 1.
+
+    Example:
+        >>> fractions(valid=0.5, test=0.6)
+        Traceback (most recent call last):
+        ValueError: valid=0.5, test=0.6: shares in [0, 1] with a sum below 1 are needed
+    """
+    shares = list(values.values())
+    if not (all(isinstance(v, int | float) and 0.0 <= v <= 1.0 for v in shares) and sum(shares) < 1.0):
+        raise ValueError(", ".join(f"{k}={v!r}" for k, v in values.items()) + ": shares in [0, 1] with a sum below 1 are needed")
+    return shares
+
+
 def per_layer(name: str, value: float | Iterable[float], layers: int) -> list[float]:
     """One number for every layer: a single number is repeated, a list must have `layers` entries."""
     values = [value] * layers if isinstance(value, int | float) else list(value)

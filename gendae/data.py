@@ -261,7 +261,7 @@ class Images(ImageData):
     ) -> None:
         super().__init__(batch_size, seed)
         self.path, self.given_shape, self.labels = str(path), shape, None if labels is None else str(labels)
-        self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+        self.valid_fraction, self.test_fraction = checks.fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x, shape = read_images(self.path)

@@ -158,9 +158,10 @@ class FitCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Write last.ckpt where the last update was not followed by a validation, which writes it."""
-        last = next(c for c in self.trainer.checkpoint_callbacks if c.filename == "last")
-        if last.dirpath and last.save_top_k != 0 and self.trainer.global_step != last._last_global_step_saved:
-            self.trainer.save_checkpoint(Path(last.dirpath) / f"last{last.FILE_EXTENSION}")
+        for keep in self.trainer.checkpoint_callbacks:
+            last = isinstance(keep, RunCheckpoint) and keep.monitor is None and keep.save_top_k != 0
+            if last and self.trainer.global_step != keep._last_global_step_saved:
+                self.trainer.save_checkpoint(keep.format_checkpoint_name({}))
 
 
 def keep_freed_memory() -> None:

@@ -215,7 +215,7 @@ class Arrays(MultimodalData):
         if not files:
             raise ValueError("files is empty: at least one modality is needed, as {name: FILE.npy}")
         self.files = {name: str(path) for name, path in files.items()}
-        self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+        self.valid_fraction, self.test_fraction = checks.fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
         self._arrays: dict[str, np.ndarray] | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:

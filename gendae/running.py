@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from gendae.checkpointing import CheckpointError, read, write_whole
+from gendae.restoring import before_validation
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,8 +88,8 @@ class RunCheckpoint(ModelCheckpoint):
 class StopAtSignal(Callback):
     """Ctrl-C and SIGTERM end a fit with a last.ckpt from which it goes on as if nothing had happened.
 
-    The update that is being made is finished and last.ckpt written there; during validation and at the end of an epoch
-    the epoch is finished, which writes it. A second signal ends the fit at once, with the last.ckpt that there is. Not
+    The update that is being made is finished and last.ckpt written there; during a validation, or right before one, the
+    epoch is finished, which writes it. A second signal ends the fit at once, with the last.ckpt that there is. Not
     for several processes, which would have to agree on where to stop: theirs is the one of the last epoch.
     """
 
@@ -106,7 +107,7 @@ class StopAtSignal(Callback):
         self.received = number
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        if self.received is None or trainer.is_last_batch:
+        if self.received is None or before_validation(trainer):
             return
         for keep in trainer.checkpoint_callbacks:
             if isinstance(keep, RunCheckpoint) and keep.monitor is None and keep.save_top_k != 0:

@@ -24,7 +24,7 @@ POOL = 10_000  # codes drawn from the prior at a time: a Parzen top spreads them
 
 def seeded(seed: int | None) -> Generator | None:
     """A CPU generator with this seed; None (the global generator) for None."""
-    return None if seed is None else torch.Generator().manual_seed(seed)
+    return None if seed is None else torch.Generator().manual_seed(checks.seed("seed", seed))
 
 
 class Sampler:
@@ -44,7 +44,7 @@ class Sampler:
         self, stack: Stack, n: int, generator: Generator | None = None, batch_size: int = BATCH
     ) -> Tensor:
         """n samples in CPU memory, (n, width of x)."""
-        checks.at_least("n", n, 1)
+        checks.whole("n", n, 1)
         return torch.cat([x.cpu() for x in self.stream(stack, n, generator, batch_size)])
 
     @torch.no_grad()
@@ -294,4 +294,6 @@ def generate(
         sampler = stack.settings.get("sampler") or GenerateSampler()
     elif isinstance(sampler, str):
         sampler = sampler_named(stack, sampler)
+    if not isinstance(sampler, Sampler):
+        raise ValueError(f"sampler={sampler!r} is none; accepted: a Sampler, or one of {', '.join(SAMPLERS)}")  # noqa: TRY004
     return sampler(stack, n, seeded(seed))

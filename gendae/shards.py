@@ -78,6 +78,7 @@ class Rows:
 
     #: Where indices live.
     device = torch.device("cpu")
+    ndim = 2
 
     def __len__(self) -> int:
         return len(self.index)
@@ -139,7 +140,7 @@ class Shards(ImageData):
     ) -> None:
         super().__init__(batch_size, seed)
         self.path, self.given_shape, self.labels = str(path), shape, None if labels is None else str(labels)
-        self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+        self.valid_fraction, self.test_fraction = checks.fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
 
     def files(self) -> list[Path]:
         """The .npy files, in order."""

@@ -5,12 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 CONFIG = Path(__file__).parent.parent / "configs" / "digits-targetprop.yaml"
 
 
-@pytest.mark.xfail(strict=True, reason="FitCLI.before_instantiate_classes makes a run folder in each process")
 def test_two_processes_are_one_run(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "gendae.cli", "fit", "--config", str(CONFIG), "--trainer.max_epochs", "2",

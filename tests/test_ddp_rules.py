@@ -68,8 +68,6 @@ def test_processes_stay_equal_under_bf16(name):
     assert all(torch.isfinite(weights).all() for weights in first["weights"].values())
 
 
-@pytest.mark.xfail(strict=True, reason="restoring.continue_noise gives set_state a row of a tensor, which it does not "
-                                       "survive (a segmentation fault): clone it")
 @pytest.mark.parametrize("name", processes.RESUMED)
 def test_processes_go_on_from_a_checkpoint_as_if_nothing_had_happened(name):
     for found in processes.two():

@@ -320,7 +320,6 @@ def test_a_model_of_another_width_than_the_data_is_refused(tmp_path):
     assert command("trainings", tmp_path, [*fit, "--trainer.enable_progress_bar", "false"], ["x has shape"]) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="sampling.seeded and Sampler.__call__ take what they cannot use")
 @pytest.mark.parametrize("options", [{"n": 1.5}, {"n": 1, "seed": 2**70}, {"n": 1, "seed": True}, {"n": 1, "sampler": True}])
 def test_samples_that_should_be_refused(options):
     with pytest.raises(ValueError, match="=") as error:

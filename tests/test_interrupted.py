@@ -89,6 +89,14 @@ def test_signals_leave_a_last_checkpoint_that_goes_on_bit_equal(
     assert torch.equal(weights(last), weights(tmp_path / "0001/checkpoints/last.ckpt"))
 
 
+def test_a_signal_in_the_last_batch_of_an_epoch_without_validation(tmp_path, monkeypatch):
+    """No later validation would write last.ckpt: it is written at once."""
+    signals(monkeypatch, BackStepRule, "on_train_batch_start", (5, signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        fit(tmp_path, "--trainer.check_val_every_n_epoch", 3)
+    assert load(tmp_path / "0001/checkpoints/last.ckpt").facts["updates"] == 6
+
+
 def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch, capfd):
     signals(monkeypatch, BackStepRule, "on_validation_start", (3, signal.SIGINT), (3, signal.SIGTERM))
     with pytest.raises(SystemExit) as caught:

@@ -344,5 +344,5 @@ class JointTargetPropRule(Rule):
         errors = (self.stack.down(self.stack.lower(x)[-1]) - x).square() * self.stack.spread(there)
         values[f"{split}/reconstruction"] = (errors.sum(-1).mean(), len(x))
         for name, (value, n) in values.items():
-            if n > 0 or self.trainer.world_size > 1:  # processes wait for each other's values
+            if n > 0 or (self._trainer is not None and self.trainer.world_size > 1):  # they wait for each other's values
                 log_means(self, {name: value}, int(n))
