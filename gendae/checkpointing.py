@@ -8,11 +8,8 @@ Only plain data and tensors are read: a file that asks for more is refused, and 
 
 import hashlib
 import io
-import os
-import platform
 import re
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import Strategy
+
+from gendae.writing import write_whole
 
 END, END_SIZE = b"PK\x05\x06", 22  # of a ZIP archive; behind it there is nothing but a comment
 SEAL = b"gendae sha256 "
@@ -42,83 +41,7 @@ class CheckpointError(ValueError):
         return type(self), (self.path, self.reason)
 
 
-# -- writing -----------------------------------------------------------------------------------------------
-
-
-def write_whole(path: str | Path, data: bytes) -> Path:
-    """Write a file so that `path` holds the earlier content, or all of the new one, at any time.
-
-    Raises:
-        OSError: where the disk is full, the folder cannot be written to, ..; names the file, which is as it was.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_whole(f"{folder}/a/b.txt", b"whole").read_bytes()
-        b'whole'
-    """
-    path = Path(path)
-    partial = path.with_name(_partial_name(path.name))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent)
-        try:
-            with open(partial, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        reason = f"{path} was not written ({error.strerror}); an earlier file of this name is as it was"
-        raise OSError(error.errno, reason) from None
-    _flush_folder(path.parent)
-    return path
-
-
-def _host() -> str:
-    return re.sub(r"\W", "_", platform.node())[:60]
-
-
-def _partial_name(name: str) -> str:
-    """Of the file that is written first: it tells which process of which machine writes."""
-    return f".gendae-{_host()}-{os.getpid()}-{zlib.crc32(name.encode()):08x}.partial"
-
-
-def remove_stale(folder: Path) -> None:
-    """Remove what processes of this machine left behind that were killed while they wrote."""
-    for partial in folder.glob(f".gendae-{_host()}-*.partial"):
-        number = partial.name.rsplit("-", 2)[1]
-        if number.isdigit() and not _alive(int(number)):
-            partial.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere, asking is ending
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a renaming outlast a loss of power, where the file system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+# -- the archive and its seal -----------------------------------------------------------------------------
 
 
 def seal(archive: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """What the commands of `gendae` do, as plain functions: they return what the command line prints."""
 
+import io
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gendae.conditionals import Discrete, LearnedGaussian
 from gendae.data import ImageData, Images
 from gendae.evaluation import evaluation, evaluation_table, write_json
 from gendae.features import load_feature_classifier
-from gendae.files import image_shape, read_image, read_images
+from gendae.files import image_shape, read_image, read_images, write_npz
 from gendae.inpainting import MASKS, inpaint, named_mask
 from gendae.joint import JointStack
 from gendae.levels import LevelSampler, chain_states
@@ -22,6 +23,7 @@ from gendae.priors import GaussianPrior
 from gendae.sampling import generate, sampler_named, seeded
 from gendae.spec import build
 from gendae.stack import Stack
+from gendae.writing import write_whole
 
 Table = list[str]
 
@@ -88,12 +90,11 @@ def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
     if out.suffix == ".png":
         return plots.save(plots.gallery(x, shape), out)
     array = (x if tuple(shape) == plots.POINTS else x.clamp(0.0, 1.0)).float().numpy()
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npz":
-        np.savez_compressed(out, samples=array)
-    else:
-        np.save(out, array)
-    return out
+        return write_npz(out, samples=array)
+    content = io.BytesIO()
+    np.save(content, array)
+    return write_whole(out, content.getvalue())
 
 
 def sample(

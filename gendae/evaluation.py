@@ -13,6 +13,7 @@ from gendae.data import MNIST, ImageData
 from gendae.features import load_feature_classifier
 from gendae.sampling import AncestralSampler, generate
 from gendae.stack import Stack
+from gendae.writing import write_whole
 
 #: Test images and importance samples of the bound: 20 s on one core for the paper's stack.
 BOUND_IMAGES, BOUND_SAMPLES = 1000, 1000
@@ -166,6 +167,4 @@ def write_json(path: Path, content: dict[str, Any]) -> Path:
             return {k: plain(v) for k, v in value.items()}
         return [plain(v) for v in value] if isinstance(value, list) else value
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(content), indent=2) + "\n")
-    return path
+    return write_whole(path, (json.dumps(plain(content), indent=2) + "\n").encode())

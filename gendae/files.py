@@ -1,6 +1,7 @@
 """Files of images and labels: IDX, NumPy arrays, image files and folders, read into tensors."""
 
 import gzip
+import io
 import math
 import os
 import struct
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.errors import reason
+from gendae.writing import write_whole
 
 #: Most bytes that a byte of a .gz or .npz can stand for. A header that promises more than there can be is not believed:
 #: what it asks for is never allocated.
@@ -51,10 +53,7 @@ def read_idx(path: str | Path) -> np.ndarray:
 def write_idx(path: Path, array: np.ndarray) -> None:
     """Write a uint8 array as a gzipped IDX file, atomically."""
     header = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with gzip.open(partial, "wb") as stream:
-        stream.write(header + np.ascontiguousarray(array, np.uint8).tobytes())
-    os.replace(partial, path)
+    write_whole(path, gzip.compress(header + np.ascontiguousarray(array, np.uint8).tobytes()))
 
 
 def cache_folder() -> Path:
@@ -183,16 +182,9 @@ def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
 
 def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
     """Write arrays to a .npz, atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as stream:
-            np.savez_compressed(stream, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return write_whole(path, content.getvalue())
 
 
 def read_numpy(path: Path, what: str, accepted: tuple[str, ...]) -> np.ndarray:

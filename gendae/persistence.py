@@ -22,11 +22,12 @@ import gendae.multimodal
 import gendae.optimized
 import gendae.rules  # noqa: F401 - these five register classes that files may name
 from gendae import checks, restoring
-from gendae.checkpointing import CheckpointError, read, regular_file, write_whole
+from gendae.checkpointing import CheckpointError, read, regular_file
 from gendae.classifier import Classifier
 from gendae.layers import Affine
 from gendae.spec import build, describe
 from gendae.stack import Stack
+from gendae.writing import write_whole
 
 FORMAT = "gendae/1"
 #: Metadata of a .safetensors; the last one, of the description, is missing in files of earlier versions.

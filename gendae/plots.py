@@ -1,5 +1,6 @@
 """Tensors to matplotlib figures; knows nothing of the models. Figures need no display."""
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
+
+from gendae.writing import write_whole
 
 
 def tile(x: Tensor, shape: tuple[int, int], columns: int, gap: int = 1) -> Tensor:
@@ -77,10 +80,9 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG (whatever the suffix), making its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
-    return path
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return write_whole(path, picture.getvalue())
 
 
 def plane(points: Tensor, cells: int, margin: float = 0.15) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,8 +12,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from gendae.checkpointing import CheckpointError, read, write_whole
+from gendae.checkpointing import CheckpointError, read
 from gendae.restoring import before_validation
+from gendae.writing import write_whole
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -15,11 +15,12 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
-from gendae import checkpointing, load, save
-from gendae.checkpointing import CheckpointError, WholeFileIO, install, read, write_whole
+from gendae import load, save, writing
+from gendae.checkpointing import CheckpointError, WholeFileIO, install, read
 from gendae.data import Digits
 from gendae.models import deep_autoencoder
 from gendae.rules import BackpropRule, Rule, TrainingDiverged
+from gendae.writing import write_whole
 from tests.resuming import RULES, FewDigits, quiet
 from tests.test_rules import Poisoned, trainer
 
@@ -55,7 +56,7 @@ def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, w
             def __exit__(self, *_):
                 pass
 
-        monkeypatch.setattr(checkpointing, "open", lambda name, mode: (open(name, mode).close(), Opened())[1], raising=False)
+        monkeypatch.setattr(writing, "open", lambda name, mode: (open(name, mode).close(), Opened())[1], raising=False)
     else:
         monkeypatch.setattr(os, where, fail)
     with pytest.raises(type(error)) as caught:
@@ -94,9 +95,9 @@ def test_places_that_cannot_be_written_to_are_named(tmp_path, place):
 
 KILLED = """
     import os, signal, sys
-    from gendae import checkpointing
+    from gendae import writing
     os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-    checkpointing.write_whole(sys.argv[1], b"later" * 1000)
+    writing.write_whole(sys.argv[1], b"later" * 1000)
 """
 
 
