@@ -13,13 +13,16 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import gendae.models
 import gendae.shards  # noqa: F401 - class paths of configurations name these two
+from gendae import checks
 from gendae.callbacks import CreditMonitor, ParzenMonitor
 from gendae.checkpointing import CheckpointError, is_local, read
 from gendae.data import ImageData
+from gendae.joint import JointStack
 from gendae.restoring import check_content
 from gendae.rules import Rule, SupervisedRule
 from gendae.running import Interrupted, RunCheckpoint, StopAtSignal
@@ -32,8 +35,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def helper_process() -> bool:
-    """Whether this process was started by the first of several of one training (DDP), and shares its folder."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    """Whether this process is not the first of several of one training (DDP), whose folder it shares.
+
+    On another machine the first process of a node has local rank 0 too.
+    """
+    node = os.environ.get("GROUP_RANK", os.environ.get("NODE_RANK", "0"))
+    return rank_zero_only.rank != 0 or node != "0"
 
 
 def new_run_folder(root: str | Path) -> Path:
@@ -128,8 +135,8 @@ class FitCLI(LightningCLI):
         root = Path(trainer.default_root_dir)
         if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
             root = root.parent
-        shared = os.environ.get(RUN_FOLDER) if helper_process() else None
-        self.run_folder = Path(shared) if shared else new_run_folder(root)
+        shared = os.environ.get(RUN_FOLDER, root)
+        self.run_folder = Path(shared) if helper_process() else new_run_folder(root)
         os.environ[RUN_FOLDER] = str(self.run_folder)
         trainer.default_root_dir = str(self.run_folder)
         for name in CHECKPOINTS:
@@ -154,6 +161,9 @@ class FitCLI(LightningCLI):
         """Look at the data before a run begins; remember what was typed: it travels with the model."""
         if isinstance(self.model, SupervisedRule):
             self.model.check_data(self.datamodule)
+        elif not isinstance(self.model.stack, JointStack):  # whose rule knows what it lacks
+            x = self.datamodule.rows("train").x
+            checks.width(f"x of {type(self.datamodule).__name__}", x, self.model.stack.sizes[0])
         self.model.stack.facts["command"] = self.command
 
     def after_fit(self) -> None:

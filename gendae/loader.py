@@ -30,8 +30,8 @@ class TensorLoader:
         batch_size: images per batch, on each rank.
         shuffle: a new order in each epoch, and no incomplete last batch unless it is the only one.
         seed: of the order.
-        rank, ranks: this process's share: every `ranks`-th image of the order. Shares for training are of one size,
-            so that all ranks take the same number of steps; those of other splits leave no image out.
+        rank, ranks: this process's share: every `ranks`-th image of the order. All ranks take the same
+            number of training steps; `sequential` leaves no image out.
         passes: how often an epoch goes over that order, for rules that train in phases.
 
     Raises:
@@ -82,10 +82,8 @@ class TensorLoader:
 
     def sequential(self) -> Iterator[tuple[Tensor, ...]]:
         """This rank's share once, unshuffled, without moving the training position."""
-        n, all_of_it = len(self.split.x), len(self.split.x)
-        if self.shuffle:
-            all_of_it = n // self.ranks * self.ranks
-        share = torch.arange(self.rank, all_of_it, self.ranks)
+        n = len(self.split.x)
+        share = torch.arange(self.rank, n, self.ranks)
         # as many batches on each rank, though one may hold an image more than another
         for index in share.tensor_split(-(-n // (self.ranks * self.batch_size))):
             yield self._batch(index.to(self.split.x.device))

@@ -233,7 +233,6 @@ def test_idle_maps_are_told_apart_from_damage(tmp_path):
     assert isinstance(rule, BackpropRule)
 
 
-@pytest.mark.xfail(strict=True, reason="SupervisedRule.on_exception: Lightning calls no such hook of a module")
 def test_a_crash_leaves_no_map_frozen():
     class Crash(Callback):
         def on_train_batch_start(self, trainer, *_):

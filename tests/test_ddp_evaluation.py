@@ -15,11 +15,7 @@ def test_scores_are_those_of_one_process(name, what):
         assert max(gaps.values()) < 2e-6, gaps
 
 
-LEFT_OUT = pytest.mark.xfail(strict=True, reason="TensorLoader.sequential leaves 201 - 200 training images out of two "
-                                                  "processes' prior; nothing needs shares of one size there any more")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=LEFT_OUT) if n == "em" else n for n in processes.ODD])
+@pytest.mark.parametrize("name", processes.ODD)
 def test_priors_and_weights_are_those_of_one_process(name):
     one, two = processes.alone()["odd"][name]["weights"], processes.two()[0]["odd"][name]["weights"]
     gaps = distances(one, two)

@@ -314,7 +314,6 @@ def test_a_configuration_that_is_no_text_is_named(tmp_path):
     assert command("trainings", tmp_path, ["fit", "--config", "c.yaml"]) == 2
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="no rule for generative models looks at the width of the data")
 def test_a_model_of_another_width_than_the_data_is_refused(tmp_path):
     fit = ["fit", "--config", str(CONFIGS / "digits-variational-em.yaml"), "--model.stack.sizes", "[63, 9, 4]"]
     assert command("trainings", tmp_path, [*fit, "--trainer.enable_progress_bar", "false"], ["x has shape"]) == 2

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Generator, Tensor, nn
 
 from gendae import checks
@@ -20,6 +21,13 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 #: torch's outside: the square root of it is the same where gradients are small.
 RMSPROP = {"alpha": 0.95, "momentum": 0.9, "eps": math.sqrt(1e-3), "centered": True}
 MOMENTUM = 0.9
+
+
+class Thaw(Callback):
+    """Idle maps learn again after a crash, of which Lightning tells callbacks only."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        pl_module.teardown("fit")
 
 
 class SupervisedRule(Rule):
@@ -144,11 +152,11 @@ class SupervisedRule(Rule):
             p.requires_grad_(False)
 
     def teardown(self, stage: str) -> None:
-        for p in self._frozen:
+        for p in getattr(self, "_frozen", ()):  # nothing, where the start failed
             p.requires_grad_(True)
 
-    def on_exception(self, exception: BaseException) -> None:
-        self.teardown("fit")
+    def configure_callbacks(self) -> list[Callback]:
+        return [Thaw()]
 
     # -- validation and test -------------------------------------------------------------------------
 
