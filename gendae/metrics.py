@@ -52,6 +52,7 @@ def choose_sigma(
 ) -> float:
     """The bandwidth of the grid with the highest mean log density of the first 1,000 validation images."""
     sigmas = sigma_grid(grid)
+    checks.rows("validation", validation)
     scores = parzen_log_prob(validation[:SIGMA_IMAGES], samples, sigmas).mean(1)
     return sigmas[int(scores.argmax())]
 
@@ -112,6 +113,8 @@ class ParzenLogLikelihood(Metric):
 
     def compute(self) -> Tensor:
         """Mean log-likelihood in nats."""
+        if self.count == 0:
+            raise ValueError("the metric has seen no images; update it with at least one")
         return self.total / self.count
 
     @property
@@ -128,6 +131,7 @@ def parzen_score(samples: Tensor, test: Tensor, validation: Tensor) -> dict[str,
     `ll` +- `se` at `sigma` from the fine grid; `ll_goodfellow` at `sigma_goodfellow` from the 10 points;
     `ll_at_0.2`. Both sigmas are chosen on validation images; distances are computed once for all.
     """
+    checks.rows("test", test)
     chosen = {name: choose_sigma(validation, samples, name) for name in GRIDS}
     sigmas = [chosen["fine"], chosen["goodfellow"], PAPER_SIGMA]
     fine, goodfellow, fixed = parzen_log_prob(test, samples, sigmas)
@@ -146,6 +150,7 @@ def kmeans_centroids(x: Tensor, n: int, seed: int = 0) -> Tensor:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    checks.rows("x", checks.finite("x", x), n)
     kmeans = KMeans(n, init="random", n_init=1, max_iter=2, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -200,7 +205,7 @@ def choose_prior(
         Validation score of each candidate in nats, by "covariance x multiplier".
     """
     codes = torch.cat([stack.encode(x.to(stack.device))[-1] for x in train.split(1000)])
-    x = validation[:SIGMA_IMAGES].to(stack.device)
+    x = checks.rows("validation", validation)[:SIGMA_IMAGES].to(stack.device)
     scores: dict[str, float] = {}
     candidates: dict[str, GaussianPrior] = {}
     for covariance in COVARIANCES:
@@ -250,4 +255,6 @@ def reconstruction_errors(stack: Stack, batches: Iterable[Tensor]) -> list[float
             error = (stack.reconstruct(x, level) - x).square().sum()
             totals[level - 1] += error.double().cpu()
         count += len(x)
+    if count == 0:
+        raise ValueError("no images to reconstruct; at least one is needed")
     return (totals / count).tolist()

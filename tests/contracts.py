@@ -28,7 +28,6 @@ class Case:
     finite: positions of inputs that the callable promises to check for NaN and infinity.
     together: the inputs belong together row by row: none of them is ever empty alone.
     skips: checks it is let off, with the reason.
-    known: checks that it fails, with what is wrong: a defect that is not mended yet.
     """
 
     covers: str
@@ -42,7 +41,6 @@ class Case:
     tolerance: float = 1e-4
     together: bool = False
     skips: dict[str, str] = field(default_factory=dict)
-    known: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
