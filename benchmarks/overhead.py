@@ -1,6 +1,6 @@
 """What Lightning and logging add to a step, at batches of 100, and how long the command line takes to answer.
 
-    python -m benchmarks.overhead [--rules VariationalEMRule BackpropRule] [--steps 400] [--json FILE]
+    python -m benchmarks.overhead [--rules VariationalEMRule BackpropRule] [--steps 100] [--rounds 6] [--json FILE]
 
 The same rule, network, data and number of updates in `Trainer.fit` (CSV log, losses read every 50 updates, checkpoints, no
 bar) and in a plain loop over the same loader, in turns; `gendae --help` in processes of its own.
@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from benchmarks.steps import RULES
 from gendae import MNIST
+from gendae.fit import keep_freed_memory
 
 SKIPPED = 20  # updates before the clock starts
 
@@ -73,11 +74,12 @@ def seconds_of_help(repeats=7):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rules", nargs="+", default=["VariationalEMRule", "TargetPropRule", "BackpropRule"], choices=list(RULES))
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    keep_freed_memory()
     data = MNIST()
     data.setup()
     rows = [{"help_seconds": seconds_of_help()}]

@@ -1,6 +1,6 @@
 """One training step of each rule against the floor: its own matrix products alone, timed in turns in the same run.
 
-    python -m benchmarks.steps [--rules VariationalEMRule KLRule ..] [--repeats 40] [--device cpu] [--json FILE]
+    python -m benchmarks.steps [--rules VariationalEMRule KLRule ..] [--repeats 40] [--compile] [--json FILE]
 
 Networks have the 2015 paper's size (784-1000-100, batches of 100); classifiers have ten classes on top, and the joint
 rule an image and a label. A step is zero_grad, losses, one backward pass and the optimizer, as `Rule.training_step` does
@@ -15,6 +15,8 @@ import torch
 
 import gendae
 from benchmarks.floor import MatrixProducts, interleaved
+from gendae.fit import keep_freed_memory
+from gendae.graphs import StaticUpdate
 
 SIZES, BATCH, CLASSES = (784, 1000, 100), 100, 10
 
@@ -36,30 +38,37 @@ RULES = {
     "BackStepRule": lambda: gendae.BackStepRule(gendae.Stack(gendae.TiedPair(784, 1000))),
     "BackpropRule": lambda: gendae.BackpropRule(classifier()),
     "FeedbackAlignmentRule": lambda: gendae.FeedbackAlignmentRule(classifier()),
+    "GeneRecRule": lambda: gendae.GeneRecRule(classifier()),
+    "ContrastiveHebbianRule": lambda: gendae.ContrastiveHebbianRule(classifier()),
+    "StraightThroughRule": lambda: gendae.StraightThroughRule(classifier(stochastic=True)),
+    "JointTargetPropRule": lambda: gendae.JointTargetPropRule(gendae.joint_autoencoder(
+        {"image": {"sizes": SIZES[:2]}, "label": {"sizes": [CLASSES], "kind": "onehot"}}, [SIZES[2]])),
 }
 
 
-def step_of(name, device="cpu"):
-    """The rule, and one training step of it as a function without arguments."""
+def step_of(name, device="cpu", compile=False):
+    """The rule, and one training step of it as a function without arguments; compiled, as `gendae.graphs` has it."""
     torch.manual_seed(0)
     rule = RULES[name]().to(device)
     rule.generator = torch.Generator(device).manual_seed(0)
     optimizer = rule.configure_optimizers()
-    batch = (torch.rand(BATCH, SIZES[0], device=device), torch.randint(CLASSES, (BATCH,), device=device))
+    x, y = torch.rand(BATCH, SIZES[0], device=device), torch.randint(CLASSES, (BATCH,), device=device)
+    if name == "JointTargetPropRule":
+        x, y = torch.cat([x, torch.nn.functional.one_hot(y, CLASSES)], 1), torch.ones(BATCH, 2, dtype=torch.bool, device=device)
+    rule.manual_backward = lambda loss: loss.backward()
+    gradients = StaticUpdate(rule, compile=True) if compile else rule.gradients
 
     def step():
-        optimizer.zero_grad(set_to_none=True)
-        sum(rule.losses(batch).values()).backward()
+        gradients((x, y))
         optimizer.step()
 
     return rule, step
 
 
-def measured(name, repeats, device):
-    _, step = step_of(name, device)
-    step()
+def measured(name, repeats, device, compile):
     with MatrixProducts() as products:
-        step()
+        step_of(name, device)[1]()
+    _, step = step_of(name, device, compile)
     seconds = interleaved({"step": step, "floor": products.replay}, repeats, device)
     return {"rule": name, "step_ms": 1e3 * seconds["step"], "floor_ms": 1e3 * seconds["floor"],
             "ratio": seconds["step"] / seconds["floor"], "gflops": products.flops / seconds["step"] / 1e9}
@@ -70,11 +79,13 @@ def main():
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the loop of inference (VariationalEMRule)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()  # as `gendae fit` does
     rows = []
     for name in args.rules:
-        rows.append(measured(name, args.repeats, args.device))
+        rows.append(measured(name, args.repeats, args.device, args.compile))
         print("{rule:26} step {step_ms:7.2f} ms, its products alone {floor_ms:7.2f} ms, ratio {ratio:.2f}, "
               "{gflops:.0f} GFLOP/s".format(**rows[-1]), flush=True)
     if args.json:

@@ -81,9 +81,9 @@ class StaticUpdate:
         if isinstance(self.inference, Inference):
             self.rule.inference = self.inference
         try:
-            losses = self.rule.losses(batch)
             for parameter in self.rule.parameters():
                 parameter.grad = None
+            losses = self.rule.losses(batch)
             sum(losses.values()).backward()
         finally:
             self.rule.progress = number

@@ -266,3 +266,17 @@ def test_the_loop_costs_little_more_than_the_losses_alone():
     start = time.perf_counter()
     t.fit(rule, data)
     assert time.perf_counter() - start < 2.5 * alone + 2.0
+
+
+def test_losses_are_written_once_for_each_reading(tmp_path):
+    """22 updates in 2 epochs, read after every 4th and at the end of each epoch."""
+    import csv
+
+    from pytorch_lightning.loggers import CSVLogger
+
+    t = trainer(max_epochs=2, logger=CSVLogger(tmp_path), log_every_n_steps=1, limit_val_batches=0)
+    t.fit(VariationalEMRule(deep_autoencoder([64, 30, 10]), log_every=4), Digits())
+    with open(next(tmp_path.rglob("metrics.csv")), newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["loss/f_1"]]
+    assert [int(row["step"]) for row in rows] == [3, 7, 10, 14, 18, 21]
+    assert [row["epoch"] for row in rows] == ["0"] * 3 + ["1"] * 3

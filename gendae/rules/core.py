@@ -168,9 +168,9 @@ class Rule(LightningModule):
 
     def gradients(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The losses of a batch; their gradients are left in the parameters."""
-        losses = self.losses(batch)
-        for parameter in self.parameters():
+        for parameter in self.parameters():  # before the losses, which find room in the memory that this frees
             parameter.grad = None
+        losses = self.losses(batch)
         self.manual_backward(sum(losses.values()))
         return losses
 
@@ -183,7 +183,10 @@ class Rule(LightningModule):
 
     def _read_ledger(self) -> None:
         means = self._ledger.flush(lambda rows: mean_of_ranks(self.trainer, rows))
-        self.log_dict({f"loss/{name}": value for name, value in means.items()})
+        losses = {f"loss/{name}": value for name, value in means.items()}
+        self.log_dict(losses, logger=False)  # for callbacks; a Trainer would write them again after every update
+        for logger in self.loggers if losses else ():
+            logger.log_metrics({**losses, "epoch": self.current_epoch}, self.updates)
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._log_reconstruction("val", batch[0])
