@@ -31,7 +31,7 @@ class Random(ImageData):
     def read(self):
         generator = torch.Generator().manual_seed(0)
         counts = {"train": 50_000, "valid": 10_000, "test": 10_000}
-        return {name: Split(torch.rand(n, 784, generator=generator)) for name, n in counts.items()}, (28, 28)
+        return {name: Split(torch.rand(n, SIZES[0], generator=generator)) for name, n in counts.items()}, (28, 28)
 
 
 def timed(call, repeats, device):
@@ -115,7 +115,7 @@ def main():
     n = 10_000 if gpu else 1000
     samples, x = (data.split(part).x[:n].to(device) for part in ("train", "test"))
     found["parzen_ms"] = 1e3 * timed(lambda: parzen_log_prob(x, samples, 0.2), 5 if gpu else 1, device)
-    print(f"Parzen {n} x {n} x 784: {found['parzen_ms']:.1f} ms", flush=True)
+    print(f"Parzen {n} x {n} x {SIZES[0]}: {found['parzen_ms']:.1f} ms", flush=True)
     stack = deep_autoencoder(SIZES).to(device)
     stack.prior.fit(stack.encode(x)[-1].detach())
     found["generate_ms"] = 1e3 * timed(lambda: generate(stack, n, seed=0), 1, device)

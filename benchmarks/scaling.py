@@ -86,8 +86,10 @@ def figure(curves):
             what = "time" if key == "seconds" else "memory"
             side.loglog(curve["values"], curve[key], "o-", color=colour, markersize=4)
             side.set_ylabel(f"{what} [{unit}], exponent {curve[what + '_exponent']:.2f}", color=colour)
+            side.minorticks_off()
+            if key == "mib":  # a decade or more, so that noise stays small
+                side.set_ylim(10 ** math.floor(math.log10(min(curve[key]))), 10 ** math.ceil(math.log10(max(curve[key]))))
         axes.set(xlabel=name, xticks=curve["values"], xticklabels=curve["values"])
-        axes.minorticks_off()
     return found
 
 

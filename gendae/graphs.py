@@ -40,9 +40,21 @@ class CompiledInference(Inference):
             return self.plain(stack, x, mask, generator, steps)
         steps = self.steps if steps is None else steps
         if steps not in self._loops:
-            self._loops[steps] = torch.compile(lambda stack, x: self.plain(stack, x, steps=steps), dynamic=False,
-                                               **self.options)
-        return self._loops[steps](stack, x)
+            self._loops[steps] = torch.compile(self._loop(steps), dynamic=False, fullgraph=True, **self.options)
+        with torch.no_grad():
+            return self._loops[steps](stack, x)
+
+    def _loop(self, steps: int) -> Callable[[Stack, Tensor], Representations]:
+        """The plain loop without its generator, at which compilers stop."""
+
+        def loop(stack: Stack, x: Tensor) -> Representations:
+            h = stack.feedforward(x)
+            step = self.plain.begin(stack, h, None, None)
+            for _ in range(steps):
+                h = step(h)
+            return h
+
+        return loop
 
 
 class StaticUpdate:

@@ -1,0 +1,61 @@
+"""The benchmarks run, in their smallest form; bounds are loose: machines that test are busy."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks import floor, gpu, overhead, scaling, scores, steps
+from gendae.data import Digits
+
+
+def test_the_floor_is_made_of_the_recorded_products():
+    a, b, c = torch.rand(20, 30), torch.rand(30, 40), torch.rand(40)
+    with floor.MatrixProducts() as products:
+        x = torch.addmm(c, a, b)
+        (x @ b.T).relu()
+        torch.nn.functional.linear(a, b.T)
+    assert [func.overloadpacket.__name__ for func, _, _ in products.calls] == ["addmm", "mm", "mm"]
+    assert products.flops == 3 * 2 * 20 * 30 * 40
+    assert {t.data_ptr() for _, args, _ in products.calls for t in args}.isdisjoint({a.data_ptr(), b.data_ptr()})
+    products.replay()
+
+
+@pytest.mark.parametrize("name", steps.RULES)
+def test_a_step_of_each_rule_is_not_far_above_its_products(name):
+    row = steps.measured(name, repeats=3, device="cpu", compile=False)
+    assert 0.9 < row["ratio"] < 12
+    assert row["gflops"] > 1
+
+
+def test_parzen_and_generate_are_not_far_above_their_products(mnist):
+    row = scores.parzen(mnist, 600, 20)
+    assert row["largest_difference"] < 1e-5
+    assert row["ratio"] < 12
+    assert row["times_faster_than_sklearn"] > 4
+    assert scores.generating("mnist-variational-em", 1000)["ratio"] < 6
+
+
+def test_the_trainer_adds_little_to_the_step_of_the_2015_model(mnist):
+    trainer, plain = (overhead.with_trainer("VariationalEMRule", mnist, 15), overhead.plain_loop("VariationalEMRule", mnist, 15))
+    assert trainer < 2 * plain
+    assert overhead.seconds_of_help(3) < 3
+
+
+def test_points_and_exponents_of_scaling():
+    assert scaling.exponent([1, 2, 4, 8, 16], [3 * n**1.5 for n in (1, 2, 4, 8, 16)]) == pytest.approx(1.5)
+    assert {"seconds", "mib"} == set(scaling.point("batch", 25))
+
+
+def test_the_gpu_benchmark_runs_without_one(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "MNIST", lambda download: type("None", (), {"files": lambda self: None})())
+    monkeypatch.setattr(gpu, "Random", Digits)
+    monkeypatch.setattr(gpu, "SIZES", (64, 20, 8))
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--epochs", "1", "--updates", "3", "--batches", "50"])
+    gpu.main()
+    out = capsys.readouterr().out
+    assert "static" in out
+    assert "utilisation" in out
