@@ -42,11 +42,7 @@ def samples_of_all_ranks(trainer: Trainer, stack: Stack, n: int) -> Tensor:
     x = codes.new_zeros(n, stack.sizes[0])
     blocks = zip(codes.split(BLOCK), x.split(BLOCK), strict=True)
     for seed, (start, end) in share_of(trainer, list(enumerate(blocks, 1))):
-        generator = seeded(seed)
-        h = sampler.start(stack, start, generator)
-        for _ in range(sampler.rounds):
-            h = sampler.step(stack, h, generator)
-        end.copy_(h[0])
+        end.copy_(sampler.from_codes(stack, start, seeded(seed)))
     return sum_of_ranks(trainer, x)
 
 

@@ -54,10 +54,14 @@ class Sampler:
         """The same samples batch by batch, on the stack's device: memory does not grow with n."""
         for first in range(0, n, POOL):
             for codes in stack.prior.sample(min(POOL, n - first), generator).split(batch_size):
-                h = self.start(stack, codes, generator)
-                for _ in range(self.rounds):
-                    h = self.step(stack, h, generator)
-                yield h[0]
+                yield self.from_codes(stack, codes, generator)
+
+    def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
+        """x from samples of the prior: down, and `rounds` transitions."""
+        h = self.start(stack, codes, generator)
+        for _ in range(self.rounds):
+            h = self.step(stack, h, generator)
+        return h[0]
 
     def start(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Representations:
         """h_L = codes, h_{l-1} = g_l(h_l)."""
