@@ -54,7 +54,7 @@ def complete(
         >>> found.values["label"].shape, found.completion.rounds
         (torch.Size([2, 3]), 3)
     """
-    n, batch_size = int(checks.at_least("n", n, 1)), int(checks.at_least("batch_size", batch_size, 1))
+    n, batch_size = int(checks.whole("n", n, 1)), int(checks.at_least("batch_size", batch_size, 1))
     x, observed, mask = clamp(stack, given, masks)
     x, observed, mask = (part.repeat_interleave(n, 0) for part in (x, observed, mask))
     completer = completer or stack.settings.get("completer") or stack.settings.get("inpainting") or Completer()
