@@ -258,9 +258,12 @@ def facts_of(data: Any) -> dict[str, Plain]:  # noqa: ANN401 - any data module, 
 
 def continue_order(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """Let gendae's loader go on where it was. (From the end of an epoch, Lightning starts loaders anew.)"""
-    states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
-    if isinstance(trainer.train_dataloader, TensorLoader) and len(states) == 1:
-        trainer.train_dataloader.load_state_dict(states[0])
+    fit_loop, loader = checkpoint.get("loops", {}).get("fit_loop", {}), trainer.train_dataloader
+    states = fit_loop.get("state_dict", {}).get("combined_loader", [])
+    if isinstance(loader, TensorLoader) and len(states) == 1:
+        loader.load_state_dict(states[0])
+        if fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"):
+            loader.position = len(loader)  # an epoch that `limit_train_batches` cut short is over, too
 
 
 def before_validation(trainer: Trainer) -> bool:

@@ -101,6 +101,14 @@ def test_validation_within_an_epoch_resumes_bit_equal(tmp_path):
         assert differences(whole, resumed) == [], step
 
 
+def test_a_run_whose_epochs_are_cut_short_resumes_bit_equal(tmp_path):
+    options = {"limit_train_batches": 3}
+    whole = train("em", callbacks=keepers(tmp_path), **options)
+    assert whole["step"] == 6
+    for name in ("batch=1", "batch=2", "batch=4", "epoch=0"):
+        assert differences(whole, train("em", 99, tmp_path / f"{name}.ckpt", **options)) == [], name
+
+
 def test_a_finished_training_goes_on_with_the_next_epoch_s_order(tmp_path):
     train("em", callbacks=keepers(tmp_path))
     assert train("em", 99, tmp_path / "epoch=1.ckpt")["diary"] == {}
