@@ -19,6 +19,7 @@ from sklearn.neighbors import KernelDensity
 
 from benchmarks.floor import MatrixProducts, interleaved
 from gendae import MNIST, generate, load, parzen_log_prob
+from gendae.memory import keep_freed_memory
 
 SIGMA = 0.2
 
@@ -72,6 +73,7 @@ def main():
     parser.add_argument("--model", default="mnist-variational-em")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     rows = [generating(args.model, args.n), parzen(MNIST(), args.n, args.sklearn)]
     for row in rows:
         print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in row.items()))

@@ -15,8 +15,8 @@ import torch
 
 import gendae
 from benchmarks.floor import MatrixProducts, interleaved
-from gendae.fit import keep_freed_memory
 from gendae.graphs import StaticUpdate
+from gendae.memory import keep_freed_memory
 
 SIZES, BATCH, CLASSES = (784, 1000, 100), 100, 10
 

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from gendae.errors import reason
+from gendae.memory import keep_freed_memory
 
 TRAINER_COMMANDS = {
     "fit": "train a model into a new numbered run folder (see configs/)",
@@ -255,6 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    keep_freed_memory()
     try:
         for line in run(arguments):
             print(line)

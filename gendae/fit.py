@@ -1,7 +1,6 @@
 """`gendae fit`, `validate` and `test`: LightningCLI with numbered run folders."""
 
 import contextlib
-import ctypes
 import os
 import shlex
 import shutil
@@ -31,7 +30,6 @@ from gendae.running import Interrupted, RunCheckpoint, StopAtSignal
 #: callback, since ModelCheckpoint's save_last follows its monitor.
 CHECKPOINTS = ("best", "last")
 RUN_FOLDER = "GENDAE_RUN_FOLDER"  # variable that tells the processes that Lightning starts where their run is
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def helper_process() -> bool:
@@ -174,18 +172,6 @@ class FitCLI(LightningCLI):
                 self.trainer.save_checkpoint(keep.format_checkpoint_name({}))
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep what an update frees for the next one, where it is glibc.
-
-    Otherwise memory of the size of a gradient goes back to the system after each update and has to be cleared and mapped
-    again: a tenth of the time of an update of some rules.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(M_MMAP_THRESHOLD, 2**30)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def main(arguments: list[str]) -> Path | None:
     """Run one of fit, validate, test; the run folder of a fit.
 
@@ -196,7 +182,6 @@ def main(arguments: list[str]) -> Path | None:
     """
     if torch.cuda.is_available():  # a command may set what a library must not
         torch.set_float32_matmul_precision("high")
-    keep_freed_memory()
     folder = FitCLI(arguments).run_folder
     return None if helper_process() else folder
 

@@ -174,12 +174,11 @@ class TargetPropInference(Inference):
                     up = f(h[level - 1])
                 else:
                     up = from_x if mask is None else f(fill(x, mask, below))
-                move = up - f(below)
                 if level < stack.depth:
-                    start = torch.lerp(h[level], down[level + 1], self.alpha)
-                    moved = start.add_(move, alpha=self.delta)
+                    start = torch.lerp(h[level], down[level + 1], self.alpha).add_(up, alpha=self.delta)
                 else:
-                    moved = torch.add(h[level], move, alpha=self.delta)
+                    start = torch.add(h[level], up, alpha=self.delta)
+                moved = start.sub_(f(below), alpha=self.delta)
                 new[level] = self._diffuse(moved, generator)
                 if level > 1:
                     down[level] = g(new[level])

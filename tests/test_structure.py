@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
-ORDER = ["errors", "spec", "checks", "precision", "writing", "checkpointing", "loader", "restoring", "corruption", "conditionals", "layers", "packing", "invertible", "optimized",
+ORDER = ["errors", "memory", "spec", "checks", "precision", "writing", "checkpointing", "loader", "restoring", "corruption", "conditionals", "layers", "packing", "invertible", "optimized",
          "priors", "stack", "classifier", "modalities", "joint", "targets", "inference", "sampling", "clamping", "levels",
          "diagnostics", "inpainting", "completion", "metrics",
          "bounds", "neighbours", "quality", "rules", "graphs", "credit", "models", "files", "data", "shards", "toys", "multimodal", "plots", "callbacks",
