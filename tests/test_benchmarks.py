@@ -1,5 +1,6 @@
 """The benchmarks run, in their smallest form; bounds are loose: machines that test are busy."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import floor, gpu, overhead, scaling, scores, steps
+from benchmarks import floor, gpu, overhead, plain, scaling, scores, steps
 from gendae.data import Digits
 
 
@@ -29,6 +30,14 @@ def test_a_step_of_each_rule_is_not_far_above_its_products(name):
     row = steps.measured(name, repeats=3, device="cpu", compile=False)
     assert 0.9 < row["ratio"] < 12
     assert row["gflops"] > 1
+
+
+def test_the_rule_written_out_in_plain_pytorch_is_the_same_and_no_faster(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["plain", "--repeats", "3", "--json", str(tmp_path / "row.json")])
+    plain.main()
+    (row,) = json.loads((tmp_path / "row.json").read_text())
+    assert row["largest_relative_difference_of_losses"] < 1e-5
+    assert row["plain_over_gendae"] > 0.6
 
 
 def test_parzen_and_generate_are_not_far_above_their_products(mnist):
