@@ -8,6 +8,7 @@ import sys
 import tempfile
 from argparse import ArgumentError
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,6 +248,17 @@ def curves(results: dict[str, list[Run]]) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
+def refuse_processes(base: dict[str, Any], options: Sequence[str]) -> None:
+    """Raise a ValueError for several processes: each would run the whole comparison."""
+    trainer = base.get("trainer") if isinstance(base.get("trainer"), dict) else {}
+    found = {name: trainer.get(name) for name in ("devices", "num_nodes")}
+    for option, value in pairwise([*(part for o in options for part in o.split("=", 1)), ""]):
+        found |= {name: value for name in found if option == f"--trainer.{name}"}
+    for name, value in found.items():
+        if value is not None and str(value) not in ("1", "auto"):
+            raise ValueError(f"trainer.{name}={value}: a comparison runs in one process; accepted: 1")
+
+
 def compare(
     config: str, rules: list[str], seeds: list[int], out: str, max_epochs: int | None = None,
     options: Sequence[str] = (),
@@ -272,6 +284,7 @@ def compare(
     if max_epochs is not None:
         options += ["--trainer.max_epochs", str(int(checks.at_least("--max-epochs", max_epochs, 1)))]
     base = read_config(config)
+    refuse_processes(base, options)
     entries = configurations(base, rules)
     data = check(base, entries, options)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.data import SPLITS, ImageData
+from gendae.data import SPLITS, Images
 from gendae.files import image_shape, read_labels
 from gendae.loader import Split
 from gendae.spec import register
@@ -109,7 +109,7 @@ class Rows:
 
 
 @register
-class Shards(ImageData):
+class Shards(Images):
     """Images in arrays on disk, for data larger than memory: one .npy, or a folder of them in the order of their names.
 
     Pixels are looked at when they are read: a value outside [0, 1] stops the training and names the file. `split` gives a
@@ -127,20 +127,6 @@ class Shards(ImageData):
         FileNotFoundError: if there is nothing at `path`.
         ValueError: for files of another kind, or that do not fit together.
     """
-
-    def __init__(
-        self,
-        path: str,
-        shape: list[int] | None = None,
-        valid_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        batch_size: int = 100,
-        seed: int = 0,
-        labels: str | None = None,
-    ) -> None:
-        super().__init__(batch_size, seed)
-        self.path, self.given_shape, self.labels = str(path), shape, None if labels is None else str(labels)
-        self.valid_fraction, self.test_fraction = checks.fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
 
     def files(self) -> list[Path]:
         """The .npy files, in order."""

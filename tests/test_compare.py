@@ -225,3 +225,12 @@ def test_a_diverged_run_counts_in_no_mean(tmp_path, capsys):
     assert "0 (1 diverged)" in printed.out
     assert "±" not in printed.out  # one seed has no deviation
     assert "BackpropRule, seed 4: diverged" in printed.err
+
+
+@pytest.mark.parametrize("options", [["--trainer.devices", "2"], ["--trainer.num_nodes=3"]])
+def test_several_processes_are_refused(tmp_path, capsys, options):
+    """Each of them would run the whole comparison."""
+    arguments = ["compare", "--config", "configs/mnist-dtp-tanh.yaml", "--rules", "BackpropRule", "--out", str(tmp_path / "c")]
+    assert cli.main([*arguments, *options]) == 2
+    assert "a comparison runs in one process; accepted: 1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
