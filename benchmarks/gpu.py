@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 
 from benchmarks.floor import MatrixProducts, wait
 from gendae import MNIST, VariationalEMRule, deep_autoencoder, generate, parzen_log_prob
@@ -48,7 +48,7 @@ def training(data, device, epochs, callbacks, updates):
     """Seconds of a fit without validation; the first epoch, with recording and compiling, apart."""
     marks = [time.perf_counter()]
 
-    class Clock(__import__("pytorch_lightning").Callback):
+    class Clock(Callback):
         def on_train_epoch_end(self, trainer, module):
             wait(device)
             marks.append(time.perf_counter())
@@ -106,9 +106,8 @@ def main():
     found = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if gpu else "cpu",
              "data": type(data).__name__}
     print(found, flush=True)
-    for name, callbacks in (("plain", []), ("static", [Graphs()]), ("compiled", [Graphs(compile=True)] if gpu else [])):
-        if name == "compiled" and not gpu:
-            continue
+    runs = {"plain": [], "static": [Graphs()]} | ({"compiled": [Graphs(compile=True)]} if gpu else {})
+    for name, callbacks in runs.items():
         found[name] = training(data, device, args.epochs, callbacks, args.updates)
         print(f"{args.epochs} epochs, {name}: {found[name]['all_epochs']:.2f} s, the first "
               f"{found[name]['first_epoch']:.2f} s", flush=True)

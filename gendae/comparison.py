@@ -250,8 +250,7 @@ def curves(results: dict[str, list[Run]]) -> dict[str, tuple[Tensor, Tensor]]:
 
 def refuse_processes(base: dict[str, Any], options: Sequence[str]) -> None:
     """Raise a ValueError for several processes: each would run the whole comparison."""
-    trainer = base.get("trainer") if isinstance(base.get("trainer"), dict) else {}
-    found = {name: trainer.get(name) for name in ("devices", "num_nodes")}
+    found = {name: base.get("trainer", {}).get(name) for name in ("devices", "num_nodes")}
     for option, value in pairwise([*(part for o in options for part in o.split("=", 1)), ""]):
         found |= {name: value for name in found if option == f"--trainer.{name}"}
     for name, value in found.items():

@@ -54,12 +54,12 @@ def complete(
         >>> found.values["label"].shape, found.completion.rounds
         (torch.Size([2, 3]), 3)
     """
-    n, batch_size = int(checks.whole("n", n, 1)), int(checks.at_least("batch_size", batch_size, 1))
+    n, batch_size = checks.whole("n", n, 1), int(checks.at_least("batch_size", batch_size, 1))
     x, observed, mask = clamp(stack, given, masks)
     x, observed, mask = (part.repeat_interleave(n, 0) for part in (x, observed, mask))
     completer = completer or stack.settings.get("completer") or stack.settings.get("inpainting") or Completer()
     partial = bool((mask != stack.spread(observed)).any())
-    completer, generator = completer.at(0) if partial else completer, seeded(checks.seed("seed", seed))
+    completer, generator = completer.at(0) if partial else completer, seeded(seed)
     level = completer.level_of(stack)
     if level not in (0, stack.level):
         raise ValueError(f"level={level}: modalities are clamped at level 0 (their values) or {stack.level} (their codes)")

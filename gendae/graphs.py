@@ -93,10 +93,7 @@ class StaticUpdate:
         if isinstance(self.inference, Inference):
             self.rule.inference = self.inference
         try:
-            for parameter in self.rule.parameters():
-                parameter.grad = None
-            losses = self.rule.losses(batch)
-            sum(losses.values()).backward()
+            losses = Rule.gradients(self.rule, batch)
         finally:
             self.rule.progress = number
             if isinstance(self.inference, Inference):

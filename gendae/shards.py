@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data import SPLITS, Images
+from gendae.errors import reason
 from gendae.files import image_shape, read_labels
 from gendae.loader import Split
 from gendae.spec import register
@@ -29,8 +30,8 @@ def open_array(path: Path) -> np.ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or not a NumPy array of numbers: {error}") from None
+    except Exception as error:  # noqa: BLE001 - NumPy raises a dozen kinds for damaged headers
+        raise ValueError(f"{path} is damaged or not a NumPy array of numbers: {reason(error)}") from None
     images = isinstance(array, np.ndarray) and array.ndim >= 2 and array.size
     if not images or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
         what = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"

@@ -2,12 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import floor, gpu, overhead, plain, scaling, scores, steps
 from gendae.data import Digits

@@ -56,8 +56,8 @@ def test_splits_hold_every_image_once_and_labels_follow(folder):
     assert data.shape == (3, 2)
 
 
-def test_a_run_on_shards_equals_one_in_memory(folder, tmp_path):
-    """Same weights, whether Images hold the array or Shards map it: nothing but the place differs."""
+def test_batches_of_a_split_are_those_of_its_images_in_memory(tmp_path):
+    """Nothing but the place differs, whether an array is held or mapped."""
     x = np.random.default_rng(0).random((60, 64), np.float32)
     np.save(tmp_path / "x.npy", x)
     data = Shards(str(tmp_path / "x.npy"), shape=[8, 8])
@@ -88,6 +88,8 @@ def test_the_command_line_trains_on_a_folder_of_shards(tmp_path):
     (lambda f: np.save(f / "d.npy", np.zeros((2, 3, 2), np.int64)), r"d\.npy holds int64 of shape"),
     (lambda f: np.save(f / "d.npy", np.zeros(4, np.uint8)), r"d\.npy holds uint8 of shape \(4,\)"),
     (lambda f: (f / "d.npy").write_bytes(b"\x93NUMPY"), r"d\.npy is damaged"),
+    (lambda f: (f / "d.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'(("), r"d\.npy is damaged"),
+    (lambda f: (f / "d.npy").write_bytes((f / "a.npy").read_bytes()[:-1]), r"d\.npy is damaged"),
     (lambda f: np.save(f / "d.npy", np.array([object()]), allow_pickle=True), r"d\.npy is damaged or not"),
     (lambda f: [path.unlink() for path in f.iterdir()], "holds no .npy files"),
 ])

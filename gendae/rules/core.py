@@ -235,6 +235,9 @@ class Rule(LightningModule):
                 first = x
             if len(x) > 0:
                 codes.append(self.codes(x))
+            # few large tensors: many small ones between the batches' would keep freed memory from being used again
+            while len(codes) > 1 and len(codes[-2]) <= len(codes[-1]):
+                codes[-2:] = [torch.cat(codes[-2:])]
         if first is not None:  # a process may have none of the codes
             found = torch.cat(codes) if codes else first.new_empty(0, self.stack.sizes[-1])
             first, found = self._of_all_ranks(first), self._of_all_ranks(found)
