@@ -1,6 +1,6 @@
 """Train the network of checkpoints/features/: its validation error each epoch, and its test error once at the end.
 
-    python benchmarks/classifier.py [--out checkpoints/features/mnist-classifier.safetensors]
+python benchmarks/classifier.py [--out checkpoints/features/mnist-classifier.safetensors]
 """
 
 import argparse
@@ -18,24 +18,39 @@ CONFIG = "configs/mnist-classifier.yaml"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", default=str(ROOT / "checkpoints/features/mnist-classifier.safetensors"))
+    parser.add_argument(
+        "--out", default=str(ROOT / "checkpoints/features/mnist-classifier.safetensors")
+    )
     parser.add_argument("--config", default=str(ROOT / CONFIG))
     args = parser.parse_args()
-    cli = LightningCLI(ClassifierTraining, ImageData, subclass_mode_data=True, run=False,
-                       save_config_callback=None, args=["--config", args.config])
+    cli = LightningCLI(
+        ClassifierTraining,
+        ImageData,
+        subclass_mode_data=True,
+        run=False,
+        save_config_callback=None,
+        args=["--config", args.config],
+    )
     start = time.perf_counter()
     cli.trainer.fit(cli.model, cli.datamodule)
     cli.model.network.normalise(cli.datamodule.split("train").x)
     seconds = time.perf_counter() - start
     validation = cli.trainer.callback_metrics["val/error"].item()
     test = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]["test/error"]
-    facts = {"dataset": type(cli.datamodule).__name__, "seed": cli.config["seed_everything"],
-             "epochs": cli.trainer.current_epoch, "config": CONFIG,
-             "command": "python benchmarks/classifier.py",
-             "validation_error": round(validation, 5), "test_error": round(test, 5)}
+    facts = {
+        "dataset": type(cli.datamodule).__name__,
+        "seed": cli.config["seed_everything"],
+        "epochs": cli.trainer.current_epoch,
+        "config": CONFIG,
+        "command": "python benchmarks/classifier.py",
+        "validation_error": round(validation, 5),
+        "test_error": round(test, 5),
+    }
     path = save_feature_classifier(cli.model.network, args.out, facts)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, validation error {100 * validation:.2f} %, "
-          f"test error {100 * test:.2f} %, {seconds:.0f} s")
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.2f} MB, validation error {100 * validation:.2f} %, "
+        f"test error {100 * test:.2f} %, {seconds:.0f} s"
+    )
 
 
 if __name__ == "__main__":

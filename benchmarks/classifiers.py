@@ -18,7 +18,9 @@ from gendae.prediction import error_rate, load_classifier
 
 def training_error(run: Run, data, samples: int) -> float:
     x, y = data.split("train")
-    return error_rate(load_classifier(Path(run.folder) / "checkpoints/last.ckpt").predict(x, samples), y)
+    return error_rate(
+        load_classifier(Path(run.folder) / "checkpoints/last.ckpt").predict(x, samples), y
+    )
 
 
 def main():
@@ -26,12 +28,16 @@ def main():
     parser.add_argument("rows", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--json")
     parser.add_argument("--curves", help="PNG of the validation errors against the epoch")
-    parser.add_argument("--samples", type=int, default=10, help="draws of stochastic units for training errors")
+    parser.add_argument(
+        "--samples", type=int, default=10, help="draws of stochastic units for training errors"
+    )
     args = parser.parse_args()
     results, runs = {}, {}
     for row in args.rows:
         name, folder = row.split("=")
-        folders = sorted(p for p in Path(folder).iterdir() if (p / "checkpoints/last.ckpt").is_file())
+        folders = sorted(
+            p for p in Path(folder).iterdir() if (p / "checkpoints/last.ckpt").is_file()
+        )
         data = data_of(load_classifier(folders[0] / "checkpoints/last.ckpt"))
         runs[name] = sorted((measure(f, data) for f in folders), key=lambda run: run.seed)
         results[name] = summary(runs[name], []) | {
@@ -39,9 +45,14 @@ def main():
             "training_errors": [training_error(run, data, args.samples) for run in runs[name]],
         }
     header = [*HEADER, "training error, last", "best epochs"]
-    rows = [[*line, ", ".join(f"{100 * e:.2f}" for e in result["training_errors"]) + " %",
-             ", ".join(str(run["epoch"]) for run in result["runs"])]
-            for line, result in zip(table(results), results.values(), strict=True)]
+    rows = [
+        [
+            *line,
+            ", ".join(f"{100 * e:.2f}" for e in result["training_errors"]) + " %",
+            ", ".join(str(run["epoch"]) for run in result["runs"]),
+        ]
+        for line, result in zip(table(results), results.values(), strict=True)
+    ]
     print(markdown([header, *rows]))
     if args.curves:
         save(learning_curves(curves(runs)), args.curves)

@@ -14,8 +14,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.addmv.default,
-            aten.mv.default, aten.linear.default}
+PRODUCTS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.addmv.default,
+    aten.mv.default,
+    aten.linear.default,
+}
 
 
 class MatrixProducts(TorchDispatchMode):
@@ -27,14 +34,20 @@ class MatrixProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in PRODUCTS:
-            self.calls.append((func, [self._standin(a) if torch.is_tensor(a) else a for a in args], kwargs or {}))
+            self.calls.append(
+                (func, [self._standin(a) if torch.is_tensor(a) else a for a in args], kwargs or {})
+            )
         return func(*args, **(kwargs or {}))
 
     def _standin(self, tensor):
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if key not in self._standins:
-            blank = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-            self._standins[key] = blank.copy_(torch.randn(tensor.shape, dtype=tensor.dtype, device=tensor.device))
+            blank = torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+            )
+            self._standins[key] = blank.copy_(
+                torch.randn(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            )
         return self._standins[key]
 
     @property

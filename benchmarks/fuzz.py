@@ -26,11 +26,20 @@ def run(names, tests, tally, verbose):
             failures = list(getattr(error, "exceptions", [error]))
             if verbose:
                 traceback.print_exc()
-        rows.append({"target": name, "cases": sum(tally[name].values()), **{k: tally[name][k] for k in ("worked", "refused")},
-                     "failures": [f"{type(f).__name__}: {f}"[:300] for f in failures],
-                     "seconds": round(time.perf_counter() - start, 1)})
-        print(f"{name:<16}{rows[-1]['cases']:>7}{rows[-1]['worked']:>9}{rows[-1]['refused']:>9}{len(failures):>15}"
-              f"{rows[-1]['seconds']:>9}", flush=True)
+        rows.append(
+            {
+                "target": name,
+                "cases": sum(tally[name].values()),
+                **{k: tally[name][k] for k in ("worked", "refused")},
+                "failures": [f"{type(f).__name__}: {f}"[:300] for f in failures],
+                "seconds": round(time.perf_counter() - start, 1),
+            }
+        )
+        print(
+            f"{name:<16}{rows[-1]['cases']:>7}{rows[-1]['worked']:>9}{rows[-1]['refused']:>9}{len(failures):>15}"
+            f"{rows[-1]['seconds']:>9}",
+            flush=True,
+        )
     return rows
 
 
@@ -54,11 +63,15 @@ def main():
     warnings.simplefilter("ignore")
     tests = {name: getattr(test_fuzz, f"test_{name}") for name in fuzz.SHARES}
     names = args.targets or list(tests)
-    print(f"{'what':<16}{'cases':>7}{'worked':>9}{'refused':>9}{'anything else':>15}{'seconds':>9}")
+    print(
+        f"{'what':<16}{'cases':>7}{'worked':>9}{'refused':>9}{'anything else':>15}{'seconds':>9}"
+    )
     rows = run(names, tests, fuzz.TALLY, verbose=True)
     total = [sum(row[key] for row in rows) for key in ("cases", "worked", "refused")]
-    print(f"{'all':<16}{total[0]:>7}{total[1]:>9}{total[2]:>9}{sum(len(row['failures']) for row in rows):>15}"
-          f"{sum(row['seconds'] for row in rows):>9.1f}")
+    print(
+        f"{'all':<16}{total[0]:>7}{total[1]:>9}{total[2]:>9}{sum(len(row['failures']) for row in rows):>15}"
+        f"{sum(row['seconds'] for row in rows):>9.1f}"
+    )
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1))
     sys.exit(1 if any(row["failures"] for row in rows) else 0)

@@ -31,7 +31,9 @@ class Random(ImageData):
     def read(self):
         generator = torch.Generator().manual_seed(0)
         counts = {"train": 50_000, "valid": 10_000, "test": 10_000}
-        return {name: Split(torch.rand(n, SIZES[0], generator=generator)) for name, n in counts.items()}, (28, 28)
+        return {
+            name: Split(torch.rand(n, SIZES[0], generator=generator)) for name, n in counts.items()
+        }, (28, 28)
 
 
 def timed(call, repeats, device):
@@ -53,9 +55,18 @@ def training(data, device, epochs, callbacks, updates):
             wait(device)
             marks.append(time.perf_counter())
 
-    trainer = Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                      enable_model_summary=False, limit_val_batches=0, limit_train_batches=updates or None, devices=1,
-                      accelerator="gpu" if device == "cuda" else "cpu", callbacks=[*callbacks, Clock()])
+    trainer = Trainer(
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        limit_train_batches=updates or None,
+        devices=1,
+        accelerator="gpu" if device == "cuda" else "cpu",
+        callbacks=[*callbacks, Clock()],
+    )
     trainer.fit(VariationalEMRule(deep_autoencoder(SIZES)), data)
     return {"first_epoch": marks[1] - marks[0], "all_epochs": marks[-1] - marks[0]}
 
@@ -78,15 +89,20 @@ def batches(device, sizes, repeats, peak):
             rule.gradients((x,))
         row = {"batch": n}
         for name, update in (("plain", rule.gradients), ("static", static)):
+
             def step(update=update, optimizer=optimizer, x=x):
                 update((x,))
                 optimizer.step()
+
             row[f"{name}_ms"] = 1e3 * timed(step, repeats, device)
         row["images_per_second"] = 1e3 * n / row["static_ms"]
         row["utilisation"] = products.flops / (row["static_ms"] / 1e3) / peak
         rows.append(row)
-        print("batch {batch:5}: plain {plain_ms:.2f} ms, static {static_ms:.2f} ms, {images_per_second:.0f} images/s, "
-              "utilisation {utilisation:.1%}".format(**row), flush=True)
+        print(
+            "batch {batch:5}: plain {plain_ms:.2f} ms, static {static_ms:.2f} ms, {images_per_second:.0f} images/s, "
+            "utilisation {utilisation:.1%}".format(**row),
+            flush=True,
+        )
     return rows
 
 
@@ -95,7 +111,9 @@ def main():
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--updates", type=int, default=0, help="per epoch; 0: all")
-    parser.add_argument("--batches", type=int, nargs="+", default=[100, 200, 500, 1000, 2000, 5000])
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[100, 200, 500, 1000, 2000, 5000]
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -103,17 +121,27 @@ def main():
     gpu, device = args.device == "cuda", args.device
     data = MNIST(download=False)
     data = data if data.files() else Random()
-    found = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if gpu else "cpu",
-             "data": type(data).__name__}
+    found = {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "data": type(data).__name__,
+    }
     print(found, flush=True)
-    runs = {"plain": [], "static": [Graphs()]} | ({"compiled": [Graphs(compile=True)]} if gpu else {})
+    runs = {"plain": [], "static": [Graphs()]} | (
+        {"compiled": [Graphs(compile=True)]} if gpu else {}
+    )
     for name, callbacks in runs.items():
         found[name] = training(data, device, args.epochs, callbacks, args.updates)
-        print(f"{args.epochs} epochs, {name}: {found[name]['all_epochs']:.2f} s, the first "
-              f"{found[name]['first_epoch']:.2f} s", flush=True)
+        print(
+            f"{args.epochs} epochs, {name}: {found[name]['all_epochs']:.2f} s, the first "
+            f"{found[name]['first_epoch']:.2f} s",
+            flush=True,
+        )
     n = 10_000 if gpu else 1000
     samples, x = (data.split(part).x[:n].to(device) for part in ("train", "test"))
-    found["parzen_ms"] = 1e3 * timed(lambda: parzen_log_prob(x, samples, 0.2), 5 if gpu else 1, device)
+    found["parzen_ms"] = 1e3 * timed(
+        lambda: parzen_log_prob(x, samples, 0.2), 5 if gpu else 1, device
+    )
     print(f"Parzen {n} x {n} x {SIZES[0]}: {found['parzen_ms']:.1f} ms", flush=True)
     stack = deep_autoencoder(SIZES).to(device)
     stack.prior.fit(stack.encode(x)[-1].detach())

@@ -1,6 +1,6 @@
 """Inpainting error of each half against the training mean and 5 nearest neighbours, on test images.
 
-    python benchmarks/inpainting.py MODEL [MODEL ..] [--images 500]
+python benchmarks/inpainting.py MODEL [MODEL ..] [--images 500]
 """
 
 import argparse

@@ -40,7 +40,10 @@ def parzen_scores(stack, data, n, baselines):
     codes = torch.cat([stack.encode(x)[-1] for x in train.split(5000)])
     chosen = stack.prior
     samples = {}
-    for name, prior in (("", chosen), (" (diagonal x 4)", GaussianPrior("diagonal", 4.0).fit(codes))):
+    for name, prior in (
+        ("", chosen),
+        (" (diagonal x 4)", GaussianPrior("diagonal", 4.0).fit(codes)),
+    ):
         stack.prior = prior
         samples[f"GENERATE{name}"] = generate(stack, n, seed=0)
         samples[f"ancestral{name}"] = generate(stack, n, AncestralSampler(), seed=0)
@@ -64,19 +67,26 @@ def inpainting_errors(stack, data, images):
             return (error / (mean[missing] - x[:, missing]).square().mean()).item()
 
         neighbours = KNeighborsRegressor(5).fit(
-            train[:NEIGHBOUR_IMAGES, given].numpy(), train[:NEIGHBOUR_IMAGES].numpy())
+            train[:NEIGHBOUR_IMAGES, given].numpy(), train[:NEIGHBOUR_IMAGES].numpy()
+        )
         nearest = torch.from_numpy(neighbours.predict(x[:, given].numpy()))
-        rows[f"{half} given"] = {"model": ratio(inpaint(stack, x, given, Inpainter(), seed=0)),
-                                 "one quiet chain": ratio(inpaint(stack, x, given, QUIET, seed=0)),
-                                 "5 nearest neighbours": ratio(nearest)}
-    rows["average"] = {k: sum(r[k] for r in rows.values()) / len(HALVES) for k in rows["left given"]}
+        rows[f"{half} given"] = {
+            "model": ratio(inpaint(stack, x, given, Inpainter(), seed=0)),
+            "one quiet chain": ratio(inpaint(stack, x, given, QUIET, seed=0)),
+            "5 nearest neighbours": ratio(nearest),
+        }
+    rows["average"] = {
+        k: sum(r[k] for r in rows.values()) / len(HALVES) for k in rows["left given"]
+    }
     return rows
 
 
 def class_shares(samples, data):
     """Fraction of samples in each class, by 3 nearest neighbours among real digits."""
     x, y = data.split("train")
-    classifier = KNeighborsClassifier(3).fit(x[:NEIGHBOUR_IMAGES].numpy(), y[:NEIGHBOUR_IMAGES].numpy())
+    classifier = KNeighborsClassifier(3).fit(
+        x[:NEIGHBOUR_IMAGES].numpy(), y[:NEIGHBOUR_IMAGES].numpy()
+    )
     labels = torch.from_numpy(classifier.predict(samples.numpy()))
     return (labels.bincount(minlength=10) / len(labels)).tolist()
 
@@ -96,30 +106,46 @@ def main():
         train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
         candidates = choose_prior(stack, train, valid, n=min(args.n, 3000))
         trace = log_joint_trace(stack, test)
-        alphas = {f"alpha {a:g}": log_joint_trace(stack, test[:1000], TargetPropInference(alpha=a)).mean(1)
-                  for a in (0.001, 0.01, 0.1, 0.3)}
+        alphas = {
+            f"alpha {a:g}": log_joint_trace(stack, test[:1000], TargetPropInference(alpha=a)).mean(
+                1
+            )
+            for a in (0.001, 0.01, 0.1, 0.3)
+        }
         row = {
-            "run": run, "seed": stack.facts["seed"], "epochs": stack.facts["epochs"],
+            "run": run,
+            "seed": stack.facts["seed"],
+            "epochs": stack.facts["epochs"],
             "prior": f"{stack.prior.covariance} x {stack.prior.variance_scale:g}",
-            "candidates": candidates, "parzen": parzen_scores(stack, data, args.n, baselines=i == 0),
+            "candidates": candidates,
+            "parzen": parzen_scores(stack, data, args.n, baselines=i == 0),
             "log_joint": trace.mean(1).tolist(),
-            "log_joint_1000": {k: v.tolist() for k, v in alphas.items()}, "inpainting": inpainting_errors(stack, data, args.images),
+            "log_joint_1000": {k: v.tolist() for k, v in alphas.items()},
+            "inpainting": inpainting_errors(stack, data, args.images),
             "classes": class_shares(generate(stack, 1000, seed=1), data),
         }
         results.append(row)
-        print(json.dumps({k: v for k, v in row.items() if k != "candidates"}, indent=1), flush=True)
+        print(
+            json.dumps({k: v for k, v in row.items() if k != "candidates"}, indent=1), flush=True
+        )
         if args.pictures and i == 0:
             folder = Path(args.pictures)
             x = test[:20]
             given = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in HALVES])
-            plots.save(plots.image_grid(generate(stack, 100, seed=0), data.shape), folder / "samples.png")
-            plots.save(plots.inpainting(x, given, inpaint(stack, x, given, seed=0), data.shape),
-                       folder / "inpainting.png")
+            plots.save(
+                plots.image_grid(generate(stack, 100, seed=0), data.shape), folder / "samples.png"
+            )
+            plots.save(
+                plots.inpainting(x, given, inpaint(stack, x, given, seed=0), data.shape),
+                folder / "inpainting.png",
+            )
             plots.save(plots.trace(trace), folder / "inference.png")
     for name in results[0]["parzen"]:
         lls = torch.tensor([r["parzen"][name]["ll"] for r in results if name in r["parzen"]])
         spread = lls.std().item() if len(lls) > 1 else 0.0
-        print(f"{name:<28}{lls.mean():>9.2f} +- {spread:.2f} nats (mean and sd of {len(lls)} seeds)")
+        print(
+            f"{name:<28}{lls.mean():>9.2f} +- {spread:.2f} nats (mean and sd of {len(lls)} seeds)"
+        )
     if args.json:
         write_json(Path(args.json), {"results": results})
 

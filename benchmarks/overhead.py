@@ -38,9 +38,19 @@ class Clock(Callback):
 def with_trainer(name, data, steps):
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(max_epochs=1, limit_train_batches=steps + SKIPPED, limit_val_batches=0, logger=CSVLogger(folder),
-                          log_every_n_steps=1, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-                          default_root_dir=folder, callbacks=[clock], num_sanity_val_steps=0)
+        trainer = Trainer(
+            max_epochs=1,
+            limit_train_batches=steps + SKIPPED,
+            limit_val_batches=0,
+            logger=CSVLogger(folder),
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+            default_root_dir=folder,
+            callbacks=[clock],
+            num_sanity_val_steps=0,
+        )
         rule = RULES[name]()
         rule.generative = False  # the prior is fitted after the updates, which are what is timed
         trainer.fit(rule, data)
@@ -66,14 +76,21 @@ def seconds_of_help(repeats=7):
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "gendae.cli", "--help"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "gendae.cli", "--help"], check=True, capture_output=True
+        )
         times.append(time.perf_counter() - start)
     return sorted(times)[repeats // 2]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rules", nargs="+", default=["VariationalEMRule", "TargetPropRule", "BackpropRule"], choices=list(RULES))
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        default=["VariationalEMRule", "TargetPropRule", "BackpropRule"],
+        choices=list(RULES),
+    )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", type=Path)
@@ -85,11 +102,25 @@ def main():
     rows = [{"help_seconds": seconds_of_help()}]
     print(f"gendae --help: {rows[0]['help_seconds']:.2f} s")
     for name in args.rules:
-        pairs = [(with_trainer(name, data, args.steps), plain_loop(name, data, args.steps)) for _ in range(args.rounds)]
+        pairs = [
+            (with_trainer(name, data, args.steps), plain_loop(name, data, args.steps))
+            for _ in range(args.rounds)
+        ]
         trainer, plain = (min(times) for times in zip(*pairs, strict=True))
-        rows.append({"rule": name, "trainer_ms": 1e3 * trainer, "plain_ms": 1e3 * plain, "overhead": trainer / plain - 1})
-        print("{rule:20} Trainer {trainer_ms:.2f} ms, plain loop {plain_ms:.2f} ms, overhead {overhead:+.1%}".format(**rows[-1]),
-              flush=True)
+        rows.append(
+            {
+                "rule": name,
+                "trainer_ms": 1e3 * trainer,
+                "plain_ms": 1e3 * plain,
+                "overhead": trainer / plain - 1,
+            }
+        )
+        print(
+            "{rule:20} Trainer {trainer_ms:.2f} ms, plain loop {plain_ms:.2f} ms, overhead {overhead:+.1%}".format(
+                **rows[-1]
+            ),
+            flush=True,
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

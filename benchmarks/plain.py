@@ -27,11 +27,24 @@ class Plain:
 
     def __init__(self, noise):
         x, a, b = SIZES
-        self.f1, self.g1 = nn.Sequential(nn.Linear(x, a), nn.Softplus()), nn.Sequential(nn.Linear(a, x), nn.Sigmoid())
-        self.f2, self.g2 = nn.Sequential(nn.Linear(a, b), nn.Sigmoid()), nn.Sequential(nn.Linear(b, a), nn.Softplus())
+        self.f1, self.g1 = (
+            nn.Sequential(nn.Linear(x, a), nn.Softplus()),
+            nn.Sequential(nn.Linear(a, x), nn.Sigmoid()),
+        )
+        self.f2, self.g2 = (
+            nn.Sequential(nn.Linear(a, b), nn.Sigmoid()),
+            nn.Sequential(nn.Linear(b, a), nn.Softplus()),
+        )
         self.noise = noise
-        groups = [{"params": layer.parameters(), "lr": lr, "weight_decay": 0.0}
-                  for layer, lr in ((self.f1, 1.2e-4), (self.f2, 1.2e-4), (self.g1, 4e-4), (self.g2, 4e-4))]
+        groups = [
+            {"params": layer.parameters(), "lr": lr, "weight_decay": 0.0}
+            for layer, lr in (
+                (self.f1, 1.2e-4),
+                (self.f2, 1.2e-4),
+                (self.g1, 4e-4),
+                (self.g2, 4e-4),
+            )
+        ]
         self.optimizer = torch.optim.AdamW(groups)
 
     @torch.no_grad()
@@ -51,7 +64,12 @@ class Plain:
             x_, h1_ = x + SIGMAS[0] * torch.randn_like(x), h1 + SIGMAS[1] * torch.randn_like(h1)
             h2_ = torch.bernoulli(h2)
         error = lambda a, b: 0.5 * (a - b).square().sum(1).mean()
-        return [error(self.f1(x_), h1), error(self.g1(h1_), x), error(self.f2(h1_), h2), error(self.g2(h2_), h1)]
+        return [
+            error(self.f1(x_), h1),
+            error(self.g1(h1_), x),
+            error(self.f2(h1_), h2),
+            error(self.g2(h2_), h1),
+        ]
 
     def step(self, x):
         self.optimizer.zero_grad()
@@ -60,8 +78,12 @@ class Plain:
 
 
 def same_weights(rule, plain):
-    layers = [(rule.stack.pairs[0].f, plain.f1), (rule.stack.pairs[0].g, plain.g1), (rule.stack.pairs[1].f, plain.f2),
-              (rule.stack.pairs[1].g, plain.g2)]
+    layers = [
+        (rule.stack.pairs[0].f, plain.f1),
+        (rule.stack.pairs[0].g, plain.g1),
+        (rule.stack.pairs[1].f, plain.f2),
+        (rule.stack.pairs[1].g, plain.g2),
+    ]
     with torch.no_grad():
         for ours, theirs in layers:
             theirs[0].weight.copy_(ours.weight)
@@ -75,9 +97,15 @@ def main():
     args = parser.parse_args()
     torch.manual_seed(0)
     x = torch.rand(100, SIZES[0])
-    quiet, plain = VariationalEMRule(deep_autoencoder(SIZES), corruption=[GaussianNoise(0.0)] * 3), Plain(noise=False)
+    quiet, plain = (
+        VariationalEMRule(deep_autoencoder(SIZES), corruption=[GaussianNoise(0.0)] * 3),
+        Plain(noise=False),
+    )
     same_weights(quiet, plain)
-    gap = max(abs(a.item() / b.item() - 1) for a, b in zip(quiet.losses((x,)).values(), plain.losses(x), strict=True))
+    gap = max(
+        abs(a.item() / b.item() - 1)
+        for a, b in zip(quiet.losses((x,)).values(), plain.losses(x), strict=True)
+    )
     keep_freed_memory()
     rule, plain = VariationalEMRule(quiet.stack), Plain(noise=True)
     optimizer = rule.configure_optimizers()
@@ -88,7 +116,9 @@ def main():
         optimizer.step()
 
     found = interleaved({"gendae": ours, "plain": lambda: plain.step(x)}, args.repeats)
-    row = {f"{name}_ms": 1e3 * s for name, s in found.items()} | {"largest_relative_difference_of_losses": gap}
+    row = {f"{name}_ms": 1e3 * s for name, s in found.items()} | {
+        "largest_relative_difference_of_losses": gap
+    }
     row["plain_over_gendae"] = row["plain_ms"] / row["gendae_ms"]
     print(", ".join(f"{k} {v:.4g}" for k, v in row.items()))
     if args.json:

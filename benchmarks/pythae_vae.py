@@ -17,8 +17,16 @@ from gendae import GaussianPrior, KLRule, deep_autoencoder
 
 
 def ours(latent):
-    stack = deep_autoencoder([784, latent], ["linear"], observation="bernoulli", hidden_f=[512], hidden_g=[512], noise=0.5,
-                             noise_of_x=True, prior=GaussianPrior("identity", 1.0))
+    stack = deep_autoencoder(
+        [784, latent],
+        ["linear"],
+        observation="bernoulli",
+        hidden_f=[512],
+        hidden_g=[512],
+        noise=0.5,
+        noise_of_x=True,
+        prior=GaussianPrior("identity", 1.0),
+    )
     rule = KLRule(stack)
     optimizer = rule.configure_optimizers()
 

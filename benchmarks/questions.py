@@ -28,7 +28,10 @@ def mlp(f, g):
 
 
 def corruption(*levels):
-    spec = [{"class_path": "gendae.corruption.RelativeNoise", "init_args": {"sigma": s}} for s in levels]
+    spec = [
+        {"class_path": "gendae.corruption.RelativeNoise", "init_args": {"sigma": s}}
+        for s in levels
+    ]
     return [f"{MODEL}corruption={json.dumps(spec)}"]
 
 
@@ -45,7 +48,8 @@ QUESTIONS = {
     },
     "9": {
         f"{z} units at the top": (SHALLOW, [f"{STACK}sizes=[784,{z}]"], DIRECT) for z in (10, 30)
-    } | {
+    }
+    | {
         "10 units, sigma not a function of x": (SHALLOW, [f"{STACK}noise_of_x=false"], DIRECT),
     },
     "10": {
@@ -58,7 +62,10 @@ QUESTIONS = {
         "corruption of x and of the code": (TARGETPROP, corruption(0.5, 0.7), KMEANS),
         "corruption of the code only": (TARGETPROP, corruption(0.0, 0.7), KMEANS),
         "code only, contractive penalty": (
-            TARGETPROP, [*corruption(0.0, 0.7), f"{MODEL}contractive=0.01"], KMEANS),
+            TARGETPROP,
+            [*corruption(0.0, 0.7), f"{MODEL}contractive=0.01"],
+            KMEANS,
+        ),
         "no corruption at all": (TARGETPROP, corruption(0.0, 0.0), KMEANS),
     },
 }
@@ -78,7 +85,9 @@ def main():
     parser.add_argument("questions", nargs="+", choices=list(QUESTIONS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--n", type=int, default=3000, help="samples, and templates of a Parzen top")
+    parser.add_argument(
+        "--n", type=int, default=3000, help="samples, and templates of a Parzen top"
+    )
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     data = ValidationOnly()
@@ -87,17 +96,37 @@ def main():
     for question in args.questions:
         for name, (config, options, priors) in QUESTIONS[question].items():
             for seed in args.seeds:
-                run = fit.main(["fit", "--config", config, "--seed_everything", str(seed),
-                                "--trainer.max_epochs", str(args.epochs),
-                                "--trainer.check_val_every_n_epoch", str(args.epochs),
-                                "--trainer.enable_progress_bar", "false",
-                                "--trainer.enable_model_summary", "false", "--parzen.n", "100",
-                                f"{STACK}prior.init_args.capacity=100", *options])
+                run = fit.main(
+                    [
+                        "fit",
+                        "--config",
+                        config,
+                        "--seed_everything",
+                        str(seed),
+                        "--trainer.max_epochs",
+                        str(args.epochs),
+                        "--trainer.check_val_every_n_epoch",
+                        str(args.epochs),
+                        "--trainer.enable_progress_bar",
+                        "false",
+                        "--trainer.enable_model_summary",
+                        "false",
+                        "--parzen.n",
+                        "100",
+                        f"{STACK}prior.init_args.capacity=100",
+                        *options,
+                    ]
+                )
                 for row in rows(run, priors, data, quality, args.n):
-                    found.append({"question": question, "variant": name, "epochs": args.epochs} | row)
-                    print(f"{question:<3}{name:<46}{row['prior']:<14} seed {seed}  LL {row['ll']:7.1f}  "
-                          f"fid {row['fid']:6.2f}  precision {row['precision']:.3f}  "
-                          f"recall {row['recall']:.3f}", flush=True)
+                    found.append(
+                        {"question": question, "variant": name, "epochs": args.epochs} | row
+                    )
+                    print(
+                        f"{question:<3}{name:<46}{row['prior']:<14} seed {seed}  LL {row['ll']:7.1f}  "
+                        f"fid {row['fid']:6.2f}  precision {row['precision']:.3f}  "
+                        f"recall {row['recall']:.3f}",
+                        flush=True,
+                    )
                     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
                     Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
 

@@ -50,7 +50,10 @@ parzen: {n: 50, grid: [0.3], picture: false}
 
 
 def row(what, often, bad):
-    print(f"| {what} | {often} | {'bit-equal' if not bad else 'DIFFERENT: ' + '; '.join(bad)} |", flush=True)
+    print(
+        f"| {what} | {often} | {'bit-equal' if not bad else 'DIFFERENT: ' + '; '.join(bad)} |",
+        flush=True,
+    )
 
 
 def one_process(case):
@@ -63,9 +66,28 @@ def one_process(case):
 
 
 def fit(folder, seed, *arguments, kill=-1):
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FIT), "fit", "--config", f"{folder}/c.yaml",
-               "--trainer.default_root_dir", folder, "--seed_everything", str(seed), *map(str, arguments)]
-    done = subprocess.run(command, env={**os.environ, "KILL_AT": str(kill)}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        textwrap.dedent(FIT),
+        "fit",
+        "--config",
+        f"{folder}/c.yaml",
+        "--trainer.default_root_dir",
+        folder,
+        "--seed_everything",
+        str(seed),
+        *map(str, arguments),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "KILL_AT": str(kill)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != (0 if kill < 0 else -signal.SIGKILL):
         raise RuntimeError(done.stderr[-2000:])
     return max(p for p in Path(folder).iterdir() if p.name.isdigit()) / "checkpoints"
@@ -74,7 +96,17 @@ def fit(folder, seed, *arguments, kill=-1):
 def end(folder):
     """What is in the last checkpoint of a run, but times, paths and the counters of callbacks."""
     content = torch.load(folder / "last.ckpt", weights_only=True)
-    return {k: content[k] for k in ("state_dict", "optimizer_states", "generator", "recent_codes", "global_step", "epoch")}
+    return {
+        k: content[k]
+        for k in (
+            "state_dict",
+            "optimizer_states",
+            "generator",
+            "recent_codes",
+            "global_step",
+            "epoch",
+        )
+    }
 
 
 def equal(a, b):
@@ -103,7 +135,9 @@ def killed(every, points):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="two kill points of the command line instead of all")
+    parser.add_argument(
+        "--quick", action="store_true", help="two kill points of the command line instead of all"
+    )
     args = parser.parse_args()
     quiet()
     print("| what was tried | resumed from | outcome |\n|---|---|---|")
@@ -115,9 +149,15 @@ def main():
     points = [2, 5] if args.quick else range(UPDATES)
     for every in ("batch", "epoch"):
         bad = killed(every, points)
-        row(f"gendae fit, SIGKILL, a checkpoint after every {every}", f"{len(points)} kill points", bad)
+        row(
+            f"gendae fit, SIGKILL, a checkpoint after every {every}",
+            f"{len(points)} kill points",
+            bad,
+        )
         total, failed = total + len(points), failed + len(bad)
-    print(f"\n{total} resumed trainings, {failed} of them ended otherwise than the uninterrupted one")
+    print(
+        f"\n{total} resumed trainings, {failed} of them ended otherwise than the uninterrupted one"
+    )
     return min(failed, 1)
 
 

@@ -42,7 +42,9 @@ def sizes(depth=2, width=1000):
 
 
 def update(depth=2, width=1000, batch=100, steps=15):
-    rule = VariationalEMRule(deep_autoencoder(sizes(depth, width)), inference=TargetPropInference(steps))
+    rule = VariationalEMRule(
+        deep_autoencoder(sizes(depth, width)), inference=TargetPropInference(steps)
+    )
     optimizer, x = rule.configure_optimizers(), torch.rand(batch, 784)
 
     def call():
@@ -81,14 +83,24 @@ def exponent(values, measured):
 def figure(curves):
     """Time (left axis) and memory (right axis) against each quantity, with the fitted exponents."""
     found = Figure(figsize=(4 * len(curves), 3.4), layout="constrained")
-    for axes, (name, curve) in zip(found.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        for side, key, unit, colour in ((axes, "seconds", "s", "C0"), (axes.twinx(), "mib", "MiB", "C1")):
+    for axes, (name, curve) in zip(
+        found.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        for side, key, unit, colour in (
+            (axes, "seconds", "s", "C0"),
+            (axes.twinx(), "mib", "MiB", "C1"),
+        ):
             what = "time" if key == "seconds" else "memory"
             side.loglog(curve["values"], curve[key], "o-", color=colour, markersize=4)
-            side.set_ylabel(f"{what} [{unit}], exponent {curve[what + '_exponent']:.2f}", color=colour)
+            side.set_ylabel(
+                f"{what} [{unit}], exponent {curve[what + '_exponent']:.2f}", color=colour
+            )
             side.minorticks_off()
             if key == "mib":  # a decade or more, so that noise stays small
-                side.set_ylim(10 ** math.floor(math.log10(min(curve[key]))), 10 ** math.ceil(math.log10(max(curve[key]))))
+                side.set_ylim(
+                    10 ** math.floor(math.log10(min(curve[key]))),
+                    10 ** math.ceil(math.log10(max(curve[key]))),
+                )
         axes.set(xlabel=name, xticks=curve["values"], xticklabels=curve["values"])
     return found
 
@@ -107,14 +119,29 @@ def main():
     for axis in args.axes:
         rows = []
         for value in AXES[axis]:
-            done = subprocess.run([sys.executable, "-m", "benchmarks.scaling", "--point", axis, str(value)], check=True,
-                                  capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.scaling", "--point", axis, str(value)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             rows.append(json.loads(done.stdout.splitlines()[-1]))
         seconds, mib = ([row[key] for row in rows] for key in ("seconds", "mib"))
-        curves[axis] = {"values": AXES[axis], "seconds": seconds, "mib": mib,
-                        "time_exponent": exponent(AXES[axis], seconds), "memory_exponent": exponent(AXES[axis], mib)}
-        print(f"{axis:8} time ~ {axis}^{curves[axis]['time_exponent']:.2f}, memory ~ {axis}^{curves[axis]['memory_exponent']:.2f}; "
-              + ", ".join(f"{v}: {1e3 * s:.1f} ms {m:.0f} MiB" for v, s, m in zip(AXES[axis], seconds, mib, strict=True)), flush=True)
+        curves[axis] = {
+            "values": AXES[axis],
+            "seconds": seconds,
+            "mib": mib,
+            "time_exponent": exponent(AXES[axis], seconds),
+            "memory_exponent": exponent(AXES[axis], mib),
+        }
+        print(
+            f"{axis:8} time ~ {axis}^{curves[axis]['time_exponent']:.2f}, memory ~ {axis}^{curves[axis]['memory_exponent']:.2f}; "
+            + ", ".join(
+                f"{v}: {1e3 * s:.1f} ms {m:.0f} MiB"
+                for v, s, m in zip(AXES[axis], seconds, mib, strict=True)
+            ),
+            flush=True,
+        )
     plots.save(figure(curves), args.out)
     if args.json:
         args.json.write_text(json.dumps(curves, indent=1) + "\n")

@@ -44,26 +44,48 @@ def parzen(data, n, subset):
     with MatrixProducts() as products:
         ours = parzen_log_prob(x, samples, SIGMA)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = interleaved({"ours": lambda: parzen_log_prob(x, samples, SIGMA), "floor": products.replay}, 3, quantile=0)
+    found = interleaved(
+        {"ours": lambda: parzen_log_prob(x, samples, SIGMA), "floor": products.replay},
+        3,
+        quantile=0,
+    )
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     numpy, numpy_seconds = seconds(lambda: with_numpy(x.numpy(), samples.double().numpy()))
     tree = KernelDensity(bandwidth=SIGMA, leaf_size=n).fit(samples.double().numpy())
     exact, tree_seconds = seconds(lambda: tree.score_samples(x[:subset].double().numpy()))
     tree_seconds *= n / subset
-    differences = [float(np.abs(ours.numpy() - numpy).max()), float(np.abs(ours.numpy()[:subset] - exact).max())]
-    return {"what": f"Parzen {n} x {n} x {x.shape[1]}", "seconds": found["ours"], "floor": found["floor"],
-            "ratio": found["ours"] / found["floor"], "numpy": numpy_seconds, "sklearn_exact": tree_seconds,
-            "times_faster_than_sklearn": tree_seconds / found["ours"], "largest_difference": max(differences),
-            "ll": ours.mean().item(), "peak_memory_growth_mib": grown}
+    differences = [
+        float(np.abs(ours.numpy() - numpy).max()),
+        float(np.abs(ours.numpy()[:subset] - exact).max()),
+    ]
+    return {
+        "what": f"Parzen {n} x {n} x {x.shape[1]}",
+        "seconds": found["ours"],
+        "floor": found["floor"],
+        "ratio": found["ours"] / found["floor"],
+        "numpy": numpy_seconds,
+        "sklearn_exact": tree_seconds,
+        "times_faster_than_sklearn": tree_seconds / found["ours"],
+        "largest_difference": max(differences),
+        "ll": ours.mean().item(),
+        "peak_memory_growth_mib": grown,
+    }
 
 
 def generating(name, n):
     stack, share = load(name), 1000
     with MatrixProducts() as products:
         generate(stack, share, seed=0)
-    found = interleaved({"ours": lambda: generate(stack, share, seed=0), "floor": products.replay}, 7, quantile=0)
-    return {"what": f"GENERATE, {share} of {n} samples of {name}", "seconds": found["ours"], "floor": found["floor"],
-            "ratio": found["ours"] / found["floor"], "seconds_for_all": found["ours"] * n / share}
+    found = interleaved(
+        {"ours": lambda: generate(stack, share, seed=0), "floor": products.replay}, 7, quantile=0
+    )
+    return {
+        "what": f"GENERATE, {share} of {n} samples of {name}",
+        "seconds": found["ours"],
+        "floor": found["floor"],
+        "ratio": found["ours"] / found["floor"],
+        "seconds_for_all": found["ours"] * n / share,
+    }
 
 
 def main():
@@ -76,7 +98,9 @@ def main():
     keep_freed_memory()  # as the commands do
     rows = [generating(args.model, args.n), parzen(MNIST(), args.n, args.sklearn)]
     for row in rows:
-        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in row.items()))
+        print(
+            ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in row.items())
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -29,9 +29,17 @@ NETS = {
 def one_run(sizes, data, epochs, seed):
     seed_everything(seed)
     rule = VariationalEMRule(deep_autoencoder(sizes))
-    trainer = Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, devices=1,
-                      enable_progress_bar=False, enable_model_summary=False, accelerator="auto",
-                      num_sanity_val_steps=0, check_val_every_n_epoch=10**6)
+    trainer = Trainer(
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        devices=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="auto",
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=10**6,
+    )
     start = time.perf_counter()
     try:
         trainer.fit(rule, data)
@@ -45,9 +53,13 @@ def one_run(sizes, data, epochs, seed):
     mean_image = (train.mean(0) - x).square().sum(1).mean().item()
     spread = h[-1].std(0).mean().item()
     return {
-        "seed": seed, "seconds": round(seconds, 1), "h_1 max": round(h[1].max().item(), 2),
-        "code sd": round(spread, 3), "reconstruction": round(error, 2),
-        "mean image": round(mean_image, 2), "diverged": h[1].max().item() > 100,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "h_1 max": round(h[1].max().item(), 2),
+        "code sd": round(spread, 3),
+        "reconstruction": round(error, 2),
+        "mean image": round(mean_image, 2),
+        "diverged": h[1].max().item() > 100,
         "collapsed": spread < 0.05 or error >= mean_image,
     }
 

@@ -31,8 +31,11 @@ def classifier(**kwargs):
 
 RULES = {
     "VariationalEMRule": lambda: gendae.VariationalEMRule(generative()),
-    "KLRule": lambda: gendae.KLRule(gendae.deep_autoencoder(
-        SIZES, ["softplus", "linear"], noise=0.3, prior=gendae.GaussianPrior("identity", 1.0))),
+    "KLRule": lambda: gendae.KLRule(
+        gendae.deep_autoencoder(
+            SIZES, ["softplus", "linear"], noise=0.3, prior=gendae.GaussianPrior("identity", 1.0)
+        )
+    ),
     "TargetPropRule": lambda: gendae.TargetPropRule(generative()),
     "DifferenceTargetPropRule": lambda: gendae.DifferenceTargetPropRule(classifier()),
     "BackStepRule": lambda: gendae.BackStepRule(gendae.Stack(gendae.TiedPair(784, 1000))),
@@ -41,8 +44,12 @@ RULES = {
     "GeneRecRule": lambda: gendae.GeneRecRule(classifier()),
     "ContrastiveHebbianRule": lambda: gendae.ContrastiveHebbianRule(classifier()),
     "StraightThroughRule": lambda: gendae.StraightThroughRule(classifier(stochastic=True)),
-    "JointTargetPropRule": lambda: gendae.JointTargetPropRule(gendae.joint_autoencoder(
-        {"image": {"sizes": SIZES[:2]}, "label": {"sizes": [CLASSES], "kind": "onehot"}}, [SIZES[2]])),
+    "JointTargetPropRule": lambda: gendae.JointTargetPropRule(
+        gendae.joint_autoencoder(
+            {"image": {"sizes": SIZES[:2]}, "label": {"sizes": [CLASSES], "kind": "onehot"}},
+            [SIZES[2]],
+        )
+    ),
 }
 
 
@@ -52,9 +59,15 @@ def step_of(name, device="cpu", compile=False):
     rule = RULES[name]().to(device)
     rule.generator = torch.Generator(device).manual_seed(0)
     optimizer = rule.configure_optimizers()
-    x, y = torch.rand(BATCH, SIZES[0], device=device), torch.randint(CLASSES, (BATCH,), device=device)
+    x, y = (
+        torch.rand(BATCH, SIZES[0], device=device),
+        torch.randint(CLASSES, (BATCH,), device=device),
+    )
     if name == "JointTargetPropRule":
-        x, y = torch.cat([x, torch.nn.functional.one_hot(y, CLASSES)], 1), torch.ones(BATCH, 2, dtype=torch.bool, device=device)
+        x, y = (
+            torch.cat([x, torch.nn.functional.one_hot(y, CLASSES)], 1),
+            torch.ones(BATCH, 2, dtype=torch.bool, device=device),
+        )
     rule.manual_backward = lambda loss: loss.backward()
     gradients = StaticUpdate(rule, compile=True) if compile else rule.gradients
 
@@ -70,8 +83,13 @@ def measured(name, repeats, device, compile):
         step_of(name, device)[1]()
     _, step = step_of(name, device, compile)
     seconds = interleaved({"step": step, "floor": products.replay}, repeats, device)
-    return {"rule": name, "step_ms": 1e3 * seconds["step"], "floor_ms": 1e3 * seconds["floor"],
-            "ratio": seconds["step"] / seconds["floor"], "gflops": products.flops / seconds["step"] / 1e9}
+    return {
+        "rule": name,
+        "step_ms": 1e3 * seconds["step"],
+        "floor_ms": 1e3 * seconds["floor"],
+        "ratio": seconds["step"] / seconds["floor"],
+        "gflops": products.flops / seconds["step"] / 1e9,
+    }
 
 
 def main():
@@ -79,15 +97,20 @@ def main():
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the loop of inference (VariationalEMRule)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the loop of inference (VariationalEMRule)"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_freed_memory()  # as `gendae fit` does
     rows = []
     for name in args.rules:
         rows.append(measured(name, args.repeats, args.device, args.compile))
-        print("{rule:26} step {step_ms:7.2f} ms, its products alone {floor_ms:7.2f} ms, ratio {ratio:.2f}, "
-              "{gflops:.0f} GFLOP/s".format(**rows[-1]), flush=True)
+        print(
+            "{rule:26} step {step_ms:7.2f} ms, its products alone {floor_ms:7.2f} ms, ratio {ratio:.2f}, "
+            "{gflops:.0f} GFLOP/s".format(**rows[-1]),
+            flush=True,
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 """Rows of benchmarks/tops.py or questions.py as a Markdown table: mean +- standard deviation over seeds.
 
-    python benchmarks/table.py docs/results/tops.json --by config prior
+python benchmarks/table.py docs/results/tops.json --by config prior
 """
 
 import argparse
@@ -11,18 +11,29 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 COLUMNS = {
-    "ll": ("LL [nats]", 1), "fid": ("FID", 2), "precision": ("precision", 3), "recall": ("recall", 3),
-    "density": ("density", 2), "coverage": ("coverage", 3), "copying": ("C_T", 2),
-    "copying_pixels": ("C_T pixels", 2), "confidence": ("confidence", 3), "least": ("least class %", 1),
-    "switches": ("switches", 1), "seconds": ("seconds", 0),
+    "ll": ("LL [nats]", 1),
+    "fid": ("FID", 2),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "density": ("density", 2),
+    "coverage": ("coverage", 3),
+    "copying": ("C_T", 2),
+    "copying_pixels": ("C_T pixels", 2),
+    "confidence": ("confidence", 3),
+    "least": ("least class %", 1),
+    "switches": ("switches", 1),
+    "seconds": ("seconds", 0),
 }
 
 
 def prepare(row):
     config = re.search(r"configs/([\w-]+)\.yaml", row["command"])
     seconds = (row["training_seconds"] or 0.0) + row["prior_seconds"]
-    return row | {"config": config.group(1) if config else row["rule"], "seconds": seconds,
-                  "least": 100 * min(row["classes"])}
+    return row | {
+        "config": config.group(1) if config else row["rule"],
+        "seconds": seconds,
+        "least": 100 * min(row["classes"]),
+    }
 
 
 def cell(values, digits):
@@ -35,8 +46,10 @@ def cell(values, digits):
 
 def table(rows, by, columns):
     rows = [prepare(row) for row in rows]
-    lines = ["| " + " | ".join([*by, "seeds", *(COLUMNS[c][0] for c in columns)]) + " |",
-             "|" + "---|" * (len(by) + 1 + len(columns))]
+    lines = [
+        "| " + " | ".join([*by, "seeds", *(COLUMNS[c][0] for c in columns)]) + " |",
+        "|" + "---|" * (len(by) + 1 + len(columns)),
+    ]
     order = list(dict.fromkeys(tuple(str(row[k]) for k in by) for row in rows))
     rows.sort(key=lambda row: order.index(tuple(str(row[k]) for k in by)))
     for key, group in groupby(rows, key=lambda row: tuple(str(row[k]) for k in by)):

@@ -89,11 +89,17 @@ def rows(run, names, data, quality, n):
             continue
         x = AncestralSampler()(stack, n, seeded(0))
         yield {
-            "run": str(run), "seed": stack.facts["seed"], "command": stack.facts["command"],
-            "rule": stack.facts["rule"], "prior": name, "training_seconds": stack.facts.get("seconds"),
-            "prior_seconds": seconds, "detail": repr(stack.prior),
+            "run": str(run),
+            "seed": stack.facts["seed"],
+            "command": stack.facts["command"],
+            "rule": stack.facts["rule"],
+            "prior": name,
+            "training_seconds": stack.facts.get("seconds"),
+            "prior_seconds": seconds,
+            "detail": repr(stack.prior),
             **parzen_score(x, data.split("test").x, data.split("valid").x),
-            **quality(x), "switches": mixing(stack, quality.network),
+            **quality(x),
+            "switches": mixing(stack, quality.network),
         }
 
 
@@ -110,10 +116,13 @@ def main():
     for run in args.runs:
         for row in rows(run, args.priors, data, quality, args.n):
             found.append(row)
-            print(f"{row['rule']} seed {row['seed']} {row['prior']:<18} LL {row['ll']:7.1f}  "
-                  f"fid {row['fid']:6.2f}  precision {row['precision']:.3f}  recall {row['recall']:.3f}  "
-                  f"copying {row['copying']:6.2f} / {row['copying_pixels']:6.2f} pixels  "
-                  f"confidence {row['confidence']:.3f}  switches {row['switches']}", flush=True)
+            print(
+                f"{row['rule']} seed {row['seed']} {row['prior']:<18} LL {row['ll']:7.1f}  "
+                f"fid {row['fid']:6.2f}  precision {row['precision']:.3f}  recall {row['recall']:.3f}  "
+                f"copying {row['copying']:6.2f} / {row['copying_pixels']:6.2f} pixels  "
+                f"confidence {row['confidence']:.3f}  switches {row['switches']}",
+                flush=True,
+            )
             Path(args.out).parent.mkdir(parents=True, exist_ok=True)
             Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
 

@@ -31,8 +31,15 @@ def priors(epochs):
         "Parzen": ParzenPrior(),
         "Manifold Parzen": ParzenPrior(local="manifold", components=1),
         "denoising auto-encoder": AutoencoderPrior(
-            hidden=[64], code=64, sigma=0.1, epochs=epochs, lr=0.01, batch_size=200, residual=1.0,
-            steps=50),
+            hidden=[64],
+            code=64,
+            sigma=0.1,
+            epochs=epochs,
+            lr=0.01,
+            batch_size=200,
+            residual=1.0,
+            steps=50,
+        ),
     }
 
 
@@ -58,8 +65,13 @@ def draw_priors(n, epochs):
                 steepen(prior)
             prior.fit(x)
             samples = prior.sample(400, seeded(0))
-            plots.draw_field(ax, prior.reconstruct, x[:1500], samples,
-                             prior.log_prob if prior.has_density else None)
+            plots.draw_field(
+                ax,
+                prior.reconstruct,
+                x[:1500],
+                samples,
+                prior.log_prob if prior.has_density else None,
+            )
             line = f"{kind:10} {title:24} {time.perf_counter() - start:5.1f} s"
             if prior.has_density:
                 line += f"   log p(test) {prior.log_prob(test).mean():.3f} nats"
@@ -94,9 +106,11 @@ def agreement(pair, data):
     with torch.no_grad():
         estimate = (pair.g(pair.f(noisy)) - noisy) / SIGMA**2
     smooth = corrupted.score(noisy)
-    return (torch.cosine_similarity(estimate, data.score(noisy)).mean().item(),
-            torch.cosine_similarity(estimate, smooth).mean().item(),
-            ((estimate * smooth).sum() / smooth.square().sum()).item())
+    return (
+        torch.cosine_similarity(estimate, data.score(noisy)).mean().item(),
+        torch.cosine_similarity(estimate, smooth).mean().item(),
+        ((estimate * smooth).sum() / smooth.square().sum()).item(),
+    )
 
 
 def draw_score(pair, data):
@@ -104,8 +118,9 @@ def draw_score(pair, data):
     figure = Figure(figsize=(10, 5.4), dpi=100, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1)
     panels = {
-        "(reconstruction $-$ input) / $\\sigma^2$":
-            lambda h: h + (pair.g(pair.f(h)) - h) / SIGMA**2,
+        "(reconstruction $-$ input) / $\\sigma^2$": lambda h: (
+            h + (pair.g(pair.f(h)) - h) / SIGMA**2
+        ),
         "true score, $\\partial\\, \\log p(x) / \\partial x$": lambda h: h + data.score(h),
     }
     x = data.split("train").x
@@ -122,9 +137,11 @@ def score(seeds, steps, out):
         start = time.perf_counter()
         pair = train(data, steps, seed)
         cosine, smooth, slope = agreement(pair, data)
-        print(f"seed {seed}: cosine {cosine:.4f} with the score of the data's density, {smooth:.4f} with "
-              f"that of the corrupted one, slope {slope:.3f}, {time.perf_counter() - start:.1f} s",
-              flush=True)
+        print(
+            f"seed {seed}: cosine {cosine:.4f} with the score of the data's density, {smooth:.4f} with "
+            f"that of the corrupted one, slope {slope:.3f}, {time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
         if seed == 0:
             print(plots.save(draw_score(pair, data), out))
 

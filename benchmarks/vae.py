@@ -20,8 +20,15 @@ LR = 1e-3
 
 def network():
     return deep_autoencoder(
-        [784, 10], ["linear"], observation="bernoulli", hidden_f=[512], hidden_g=[512], noise=0.5,
-        noise_of_x=True, prior=GaussianPrior("identity", 1.0))
+        [784, 10],
+        ["linear"],
+        observation="bernoulli",
+        hidden_f=[512],
+        hidden_g=[512],
+        noise=0.5,
+        noise_of_x=True,
+        prior=GaussianPrior("identity", 1.0),
+    )
 
 
 def batches(data, epochs, seed):
@@ -72,9 +79,14 @@ def main():
             generator = torch.Generator().manual_seed(0)
             bounds.append(importance_weighted_bound(stack, x, generator=generator).mean().item())
         differences.append(bounds[0] - bounds[1])
-        print(f"seed {seed}: Algorithm 1 {bounds[0]:.2f}, plain VAE {bounds[1]:.2f}, difference "
-              f"{differences[-1]:+.2f} nats", flush=True)
-    print(f"mean difference {torch.tensor(differences).mean():+.2f} nats over {len(differences)} seeds")
+        print(
+            f"seed {seed}: Algorithm 1 {bounds[0]:.2f}, plain VAE {bounds[1]:.2f}, difference "
+            f"{differences[-1]:+.2f} nats",
+            flush=True,
+        )
+    print(
+        f"mean difference {torch.tensor(differences).mean():+.2f} nats over {len(differences)} seeds"
+    )
 
 
 if __name__ == "__main__":

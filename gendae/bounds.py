@@ -28,20 +28,26 @@ class NoDensityError(ValueError):
 def require_density(stack: Stack) -> None:
     """Raise a NoDensityError unless p(h_L) has a density and all layers are stochastic."""
     if not stack.prior.has_density:
-        raise NoDensityError(f"prior={type(stack.prior).__name__} has no density, and so the model no bound "
-                             "on log p(x); use a prior with one, such as GaussianPrior")
+        raise NoDensityError(
+            f"prior={type(stack.prior).__name__} has no density, and so the model no bound "
+            "on log p(x); use a prior with one, such as GaussianPrior"
+        )
     stack.prior.require_fitted()
     for level, pair in enumerate(stack.pairs, 1):
         for name, law in (("recognition", pair.recognition), ("observation", pair.observation)):
             if not law.stochastic:
-                raise NoDensityError(f"{name}={type(law).__name__} of pair {level}: deterministic units have "
-                                     "no density, and so the model no bound on log p(x)")
+                raise NoDensityError(
+                    f"{name}={type(law).__name__} of pair {level}: deterministic units have "
+                    "no density, and so the model no bound on log p(x)"
+                )
     above = [*(pair.observation for pair in stack.pairs[1:]), stack.prior]
     for level, (pair, law) in enumerate(zip(stack.pairs, above, strict=True), 1):
         if of_bits(pair.recognition) != of_bits(law):
-            raise NoDensityError(f"h_{level} has a density on one side and probabilities of bits on the other "
-                                 f"({type(pair.recognition).__name__}, {type(law).__name__}): p / q means "
-                                 "nothing; give both the same kind of units")
+            raise NoDensityError(
+                f"h_{level} has a density on one side and probabilities of bits on the other "
+                f"({type(pair.recognition).__name__}, {type(law).__name__}): p / q means "
+                "nothing; give both the same kind of units"
+            )
 
 
 def of_bits(law: Conditional | Prior) -> bool:
@@ -108,8 +114,16 @@ def importance_weighted_bound(
         stack = with_sigma_x(stack, checks.at_least("sigma_x", sigma_x, 0.0, strict=True))
     require_density(stack)
     images = max(1, rows // k)
-    return torch.cat([_bound(stack, batch.to(stack.device), k, rows, generator).cpu()
-                      for batch in x.split(images)]) if len(x) else torch.empty(0, dtype=torch.float64)
+    return (
+        torch.cat(
+            [
+                _bound(stack, batch.to(stack.device), k, rows, generator).cpu()
+                for batch in x.split(images)
+            ]
+        )
+        if len(x)
+        else torch.empty(0, dtype=torch.float64)
+    )
 
 
 def draw_q(

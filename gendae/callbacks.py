@@ -31,7 +31,10 @@ def validation_batch(trainer: Trainer, n: int) -> tuple[Tensor, ...]:
             if count >= n:
                 break
     device = trainer.strategy.root_device
-    return tuple(of_all_ranks(trainer, torch.cat(parts).to(device))[:n] for parts in zip(*batches, strict=True))
+    return tuple(
+        of_all_ranks(trainer, torch.cat(parts).to(device))[:n]
+        for parts in zip(*batches, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -87,7 +90,9 @@ class ParzenMonitor(Callback):
         x = pl_module.examples(batch)
         samples, shape = images_of(stack, samples)
         own = share_of(trainer, images_of(stack, x)[0]).contiguous()
-        totals = sum_of_ranks(trainer, parzen_log_prob(own, samples.contiguous(), self.grid).sum(1))
+        totals = sum_of_ranks(
+            trainer, parzen_log_prob(own, samples.contiguous(), self.grid).sum(1)
+        )
         score = (totals / len(x)).max()
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
         if self.picture and trainer.is_global_zero and shape is not None:
@@ -131,7 +136,13 @@ class CreditMonitor(Callback):
         stack = pl_module.stack
         x, y = batch[0].to(stack.device, stack.dtype), batch[1].to(stack.device)
         found = credit.by_layer(pl_module, x, y)
-        pl_module.log_dict({f"credit/{name}_{level}": value for name, values in found.items()
-                            for level, value in values.items()}, rank_zero_only=False)
+        pl_module.log_dict(
+            {
+                f"credit/{name}_{level}": value
+                for name, values in found.items()
+                for level, value in values.items()
+            },
+            rank_zero_only=False,
+        )
         if trainer.is_global_zero:
             plots.save(plots.layers(found), Path(trainer.default_root_dir) / "credit.png")

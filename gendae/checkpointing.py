@@ -46,7 +46,7 @@ class CheckpointError(ValueError):
 
 def seal(archive: bytes) -> bytes:
     """A ZIP archive without comment, with the SHA-256 of all its bytes as comment: readers of ZIP files still read it."""
-    if archive[-END_SIZE:-END_SIZE + 4] != END:
+    if archive[-END_SIZE : -END_SIZE + 4] != END:
         return archive
     sealed = archive[:-2] + SEALED.to_bytes(2, "little") + SEAL
     return sealed + hashlib.sha256(sealed).hexdigest().encode()
@@ -65,10 +65,16 @@ def regular_file(path: str | Path) -> Path:
     path = Path(path)
     try:
         if not path.exists():
-            what = "a link to a file that does not exist" if path.is_symlink() else "there is no such file"
+            what = (
+                "a link to a file that does not exist"
+                if path.is_symlink()
+                else "there is no such file"
+            )
             raise FileNotFoundError(f"{path}: {what}")
         if not path.is_file():
-            raise CheckpointError(path, "a folder, not a file" if path.is_dir() else "not a regular file")
+            raise CheckpointError(
+                path, "a folder, not a file" if path.is_dir() else "not a regular file"
+            )
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -93,7 +99,9 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever was saved
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises a dozen kinds
-        wanted = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class|operand) ([\w.]+)", str(error))
+        wanted = re.search(
+            r"[Uu]nsupported (?:global: )?(?:GLOBAL|class|operand) ([\w.]+)", str(error)
+        )
         reason = f" (it asks for {wanted[1]}, which could run code)" if wanted else ""
         raise CheckpointError(path, f"cannot be read as plain data and tensors{reason}") from None
 
@@ -105,8 +113,8 @@ def _check_archive(path: Path, data: bytes) -> None:
     end = data.rfind(END, max(0, len(data) - END_SIZE - 0xFFFF))
     if end < 0 or len(data) < end + END_SIZE:
         raise CheckpointError(path, "damaged, truncated or not a Lightning checkpoint")
-    comment = data[end + END_SIZE:]
-    if int.from_bytes(data[end + 20:end + 22], "little") != len(comment):
+    comment = data[end + END_SIZE :]
+    if int.from_bytes(data[end + 20 : end + 22], "little") != len(comment):
         raise CheckpointError(path, "damaged: it does not end where it says")
     seal_ = SEAL + hashlib.sha256(data[:-64]).hexdigest().encode()
     if comment and comment != seal_:
@@ -115,7 +123,9 @@ def _check_archive(path: Path, data: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             damaged = archive.testzip()
     except Exception as error:  # noqa: BLE001 - zipfile and zlib raise a dozen kinds
-        raise CheckpointError(path, f"damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
+        raise CheckpointError(
+            path, f"damaged ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from None
     if damaged:
         raise CheckpointError(path, f"damaged: {damaged} does not have its checksum")
 
@@ -137,10 +147,17 @@ class WholeFileIO(TorchCheckpointIO):
         write_whole(path, seal(buffer.getvalue()))
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = None
+        self,
+        path: str | Path,
+        map_location: Callable | None = None,
+        weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """Content on the CPU; always with `weights_only=True`."""
-        return read(path) if is_local(path) else super().load_checkpoint(path, "cpu", weights_only=True)
+        return (
+            read(path)
+            if is_local(path)
+            else super().load_checkpoint(path, "cpu", weights_only=True)
+        )
 
 
 def is_local(path: str | Path) -> bool:
@@ -153,5 +170,7 @@ def install(strategy: Strategy) -> None:
     plugin = strategy.checkpoint_io
     if type(plugin) is TorchCheckpointIO:
         strategy.checkpoint_io = WholeFileIO()
-    elif type(getattr(plugin, "_checkpoint_io", None)) is TorchCheckpointIO:  # wrapped, to write in a thread
+    elif (
+        type(getattr(plugin, "_checkpoint_io", None)) is TorchCheckpointIO
+    ):  # wrapped, to write in a thread
         plugin._checkpoint_io = WholeFileIO()

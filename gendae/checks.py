@@ -40,8 +40,13 @@ def fractions(**values: float) -> list[float]:
         ValueError: valid=0.5, test=0.6: shares in [0, 1] with a sum below 1 are needed
     """
     shares = list(values.values())
-    if not (all(isinstance(v, int | float) and 0.0 <= v <= 1.0 for v in shares) and sum(shares) < 1.0):
-        raise ValueError(", ".join(f"{k}={v!r}" for k, v in values.items()) + ": shares in [0, 1] with a sum below 1 are needed")
+    if not (
+        all(isinstance(v, int | float) and 0.0 <= v <= 1.0 for v in shares) and sum(shares) < 1.0
+    ):
+        raise ValueError(
+            ", ".join(f"{k}={v!r}" for k, v in values.items())
+            + ": shares in [0, 1] with a sum below 1 are needed"
+        )
     return shares
 
 
@@ -49,8 +54,10 @@ def per_layer(name: str, value: float | Iterable[float], layers: int) -> list[fl
     """One number for every layer: a single number is repeated, a list must have `layers` entries."""
     values = [value] * layers if isinstance(value, int | float) else list(value)
     if len(values) != layers:
-        raise ValueError(f"{name} has {len(values)} entries; give one number, or one for each of "
-                         f"the {layers} layers")
+        raise ValueError(
+            f"{name} has {len(values)} entries; give one number, or one for each of "
+            f"the {layers} layers"
+        )
     for v in values:
         at_least(name, v, 0.0)
     return values
@@ -63,7 +70,9 @@ def tensor(value: object) -> Tensor:
         >>> tensor(np.arange(3)[::-1])
         tensor([2, 1, 0])
     """
-    if isinstance(value, np.ndarray) and not (value.flags.writeable and min(value.strides, default=0) >= 0):
+    if isinstance(value, np.ndarray) and not (
+        value.flags.writeable and min(value.strides, default=0) >= 0
+    ):
         value = np.array(value)
     return torch.as_tensor(value)
 
@@ -78,7 +87,9 @@ def width(name: str, x: Tensor, features: int) -> Tensor:
 def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
     """`x` if it has at least so many rows: a mean over none would be NaN."""
     if len(x) < least:
-        raise ValueError(f"{name} has {len(x)} rows; at least {least} {'is' if least == 1 else 'are'} needed")
+        raise ValueError(
+            f"{name} has {len(x)} rows; at least {least} {'is' if least == 1 else 'are'} needed"
+        )
     return x
 
 
@@ -92,13 +103,23 @@ def labels(name: str, y: Tensor, n: int, classes: int | None) -> Tensor:
         Traceback (most recent call last):
         ValueError: y holds labels from 0 to 10; the model has 10 classes, 0 .. 9
     """
-    if y.ndim != 1 or len(y) != n or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
-                         f"type and shape ({n},) are needed")
+    if (
+        y.ndim != 1
+        or len(y) != n
+        or y.is_floating_point()
+        or y.is_complex()
+        or y.dtype == torch.bool
+    ):
+        raise ValueError(
+            f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
+            f"type and shape ({n},) are needed"
+        )
     y = y.long()
     if n and classes is not None and not (0 <= int(y.min()) and int(y.max()) < classes):
-        raise ValueError(f"{name} holds labels from {int(y.min())} to {int(y.max())}; the model has {classes} "
-                         f"classes, 0 .. {classes - 1}")
+        raise ValueError(
+            f"{name} holds labels from {int(y.min())} to {int(y.max())}; the model has {classes} "
+            f"classes, 0 .. {classes - 1}"
+        )
     return y
 
 
@@ -123,8 +144,10 @@ def pixels(name: str, x: Tensor) -> Tensor:
     finite(name, x)
     low, high = float(x.min()), float(x.max())
     if low >= 0 and 1 < high <= 255:
-        raise ValueError(f"{name} holds values from {low:g} to {high:g}, as images of 0..255 do; "
-                         "divide by 255 to get pixels in [0, 1]")
+        raise ValueError(
+            f"{name} holds values from {low:g} to {high:g}, as images of 0..255 do; "
+            "divide by 255 to get pixels in [0, 1]"
+        )
     if low < 0 or high > 1:
         raise ValueError(f"{name} holds values from {low:g} to {high:g}; pixels lie in [0, 1]")
     return x
@@ -133,8 +156,12 @@ def pixels(name: str, x: Tensor) -> Tensor:
 def image_shape(shape: Iterable[int]) -> tuple[int, int]:
     """`shape` if it is height and width of an image."""
     values = tuple(shape) if isinstance(shape, list | tuple) else ()
-    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v < 2**31 for v in values):
-        raise ValueError(f"shape={shape!r}: height and width, two whole numbers above 0, are needed")
+    if len(values) != 2 or not all(
+        isinstance(v, int) and not isinstance(v, bool) and 0 < v < 2**31 for v in values
+    ):
+        raise ValueError(
+            f"shape={shape!r}: height and width, two whole numbers above 0, are needed"
+        )
     return values
 
 
@@ -147,7 +174,7 @@ def seed(name: str, value: int | None) -> int | None:
         ValueError: --seed=1180591620717411303424: a whole number from -2^63 to 2^64 - 1 is needed
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (whole and -2**63 <= value < 2**64):
+    if value is not None and not (whole and -(2**63) <= value < 2**64):
         raise ValueError(f"{name}={value!r}: a whole number from -2^63 to 2^64 - 1 is needed")
     return value
 

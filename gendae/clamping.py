@@ -77,18 +77,30 @@ class Completer:
     """
 
     def __init__(
-        self, rounds: int = 50, start: float = 0.0, end: float = 0.0, corruption: Corruption | None = None,
-        begin: str = "auto", level: int | None = None, use_prior: bool = False, tolerance: float = 1e-3,
+        self,
+        rounds: int = 50,
+        start: float = 0.0,
+        end: float = 0.0,
+        corruption: Corruption | None = None,
+        begin: str = "auto",
+        level: int | None = None,
+        use_prior: bool = False,
+        tolerance: float = 1e-3,
         settle: float = 0.0,
     ) -> None:
         self.rounds = int(checks.at_least("rounds", rounds, 0))
-        self.start, self.end = checks.at_least("start", start, 0.0), checks.at_least("end", end, 0.0)
+        self.start, self.end = (
+            checks.at_least("start", start, 0.0),
+            checks.at_least("end", end, 0.0),
+        )
         self.corruption: Corruption | None = build(corruption)
         self.begin = checks.one_of("begin", begin, BEGIN)
         self.level, self.use_prior = level, bool(use_prior)
         self.tolerance = checks.at_least("tolerance", tolerance, 0.0)
         if not 0.0 <= settle <= 1.0:
-            raise ValueError(f"settle={settle}: a fraction of the rounds, between 0 and 1, is needed")
+            raise ValueError(
+                f"settle={settle}: a fraction of the rounds, between 0 and 1, is needed"
+            )
         self.settle = settle
 
     @classmethod
@@ -130,7 +142,12 @@ class Completer:
     # -- the loop ----------------------------------------------------------------------------------------
 
     def __call__(
-        self, stack: Stack, h: Tensor, mask: Tensor, observed: Tensor | None = None, generator: Generator | None = None,
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        observed: Tensor | None = None,
+        generator: Generator | None = None,
     ) -> Completion:
         """The last round's h, with the changes on the way.
 
@@ -147,12 +164,21 @@ class Completer:
                 residuals.append(change(last, state, mask))
             last = state
         made = torch.stack(residuals) if residuals else h.new_zeros(0, len(h))
-        done = made[-1] <= self.tolerance if len(made) else torch.zeros(len(h), dtype=torch.bool, device=h.device)
+        done = (
+            made[-1] <= self.tolerance
+            if len(made)
+            else torch.zeros(len(h), dtype=torch.bool, device=h.device)
+        )
         return Completion(last, made, done)
 
     @torch.no_grad()
     def trajectory(
-        self, stack: Stack, h: Tensor, mask: Tensor, observed: Tensor | None = None, generator: Generator | None = None,
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        observed: Tensor | None = None,
+        generator: Generator | None = None,
     ) -> Iterator[Tensor]:
         """h at the start and after each round: at most K + 1 of them."""
         mask = mask.expand_as(h)
@@ -168,7 +194,12 @@ class Completer:
             h = new
 
     def step(
-        self, stack: Stack, h: Tensor, mask: Tensor, temperature: float, generator: Generator | None
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        temperature: float,
+        generator: Generator | None,
     ) -> Tensor:
         """One round: corrupt, up, down, and draw discrete values."""
         level = self.level_of(stack)
@@ -192,25 +223,34 @@ class Completer:
     # -- where it starts ----------------------------------------------------------------------------------
 
     def first(
-        self, stack: Stack, h: Tensor, mask: Tensor, observed: Tensor | None, generator: Generator | None
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        observed: Tensor | None,
+        generator: Generator | None,
     ) -> Tensor:
         """Values of missing elements before the first round."""
         level, joint = self.level_of(stack), isinstance(stack, JointStack)
         junction = joint and stack.junction is not None and level <= stack.level
         begin = self.begin
         if begin == "auto":
-            begin = "mask" if junction and observed is not None else "noise" if level == 0 else "prior"
+            begin = (
+                "mask" if junction and observed is not None else "noise" if level == 0 else "prior"
+            )
         if begin == "noise":
             return uniform_like(h, generator)
         if begin == "prior":
             return from_prior(stack, level, h, mask, generator)
         if not junction or observed is None:
-            raise ValueError("begin='mask' needs a joint stack with missingness inputs, and `observed`; accepted here: "
-                             "prior, noise")
-        for pair in stack.pairs[level:stack.level]:
+            raise ValueError(
+                "begin='mask' needs a joint stack with missingness inputs, and `observed`; accepted here: "
+                "prior, noise"
+            )
+        for pair in stack.pairs[level : stack.level]:
             h = pair.encode(h)
         h = self._from_mask(stack, h, observed, generator)
-        for pair in reversed(stack.pairs[level:stack.level]):
+        for pair in reversed(stack.pairs[level : stack.level]):
             h = pair.decode(h)
         return h
 
@@ -226,7 +266,9 @@ class Completer:
         seen = stack.spread(observed, stack.level)
         values = torch.where(seen, codes, values)
         rest = stack.loop(values, observed | discrete)
-        return torch.where(seen | stack.spread(discrete.expand_as(observed), stack.level), values, rest)
+        return torch.where(
+            seen | stack.spread(discrete.expand_as(observed), stack.level), values, rest
+        )
 
 
 # -- parts of a round ------------------------------------------------------------------------------------------
@@ -267,31 +309,46 @@ def laws_of(stack: Stack, level: int) -> Laws | None:
 
 def drawn(law: object) -> bool:
     """Whether a chain draws values from this law (discrete ones) rather than adding noise to them."""
-    return isinstance(law, Categorical) or (isinstance(law, Bernoulli) and law.binary) or (
-        isinstance(law, Discrete) and law.stochastic)
+    return (
+        isinstance(law, Categorical)
+        or (isinstance(law, Bernoulli) and law.binary)
+        or (isinstance(law, Discrete) and law.stochastic)
+    )
 
 
-def draw(stack: Stack, level: int, mean: Tensor, temperature: float, generator: Generator | None) -> Tensor:
+def draw(
+    stack: Stack, level: int, mean: Tensor, temperature: float, generator: Generator | None
+) -> Tensor:
     """Discrete slices moved from their mean towards a draw, by the temperature (at most all the way)."""
     laws = laws_of(stack, level)
     if laws is None or not any(drawn(law) for law in laws.laws):
         return mean
-    parts = [torch.lerp(part, law.sample(part, generator), min(1.0, temperature)) if drawn(law) else part
-             for law, part in laws.parts(mean)]
+    parts = [
+        torch.lerp(part, law.sample(part, generator), min(1.0, temperature))
+        if drawn(law)
+        else part
+        for law, part in laws.parts(mean)
+    ]
     return torch.cat(parts, -1)
 
 
 def chain_noise(stack: Stack, level: int) -> Tensor | float:
     """Deviation of a chain's noise at temperature 1."""
     if level == stack.depth:
-        return math.sqrt(2.0) * stack.prior.noise  # with the denoising that follows, a step of Langevin's
+        return (
+            math.sqrt(2.0) * stack.prior.noise
+        )  # with the denoising that follows, a step of Langevin's
     if stack.residuals.numel() <= level:
-        raise ValueError("the stack does not know how far its reconstructions miss h: call stack.fit_residuals(x), or give "
-                         "the completer a corruption")
+        raise ValueError(
+            "the stack does not know how far its reconstructions miss h: call stack.fit_residuals(x), or give "
+            "the completer a corruption"
+        )
     return float(stack.residuals[level])
 
 
-def from_prior(stack: Stack, level: int, h: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:
+def from_prior(
+    stack: Stack, level: int, h: Tensor, mask: Tensor, generator: Generator | None
+) -> Tensor:
     """Draws of h_level under the prior, resampled by the likelihood of the observed elements (importance resampling)."""
     pool = stack.prior.sample(POOL, generator)
     for pair in reversed(stack.pairs[level:]):
@@ -308,11 +365,17 @@ def agreement(stack: Stack, level: int, h: Tensor, seen: Tensor, pool: Tensor) -
     """log-likelihood of the observed elements of each h around each mean of the pool, up to a constant, (batch, pool)."""
     laws = laws_of(stack, level)
     widths = [h.shape[1]] if laws is None else laws.widths
-    kinds = [stack.pairs[level].observation if level < stack.depth else None] if laws is None else laws.laws
+    kinds = (
+        [stack.pairs[level].observation if level < stack.depth else None]
+        if laws is None
+        else laws.laws
+    )
     noise = chain_noise(stack, level)
     if noise == 0.0:
-        raise ValueError("begin='prior' weighs draws of the prior by a noise of 0, at which none of them fits; give the prior "
-                         "a noise, or choose another start: mask, noise")
+        raise ValueError(
+            "begin='prior' weighs draws of the prior by a noise of 0, at which none of them fits; give the prior "
+            "a noise, or choose another start: mask, noise"
+        )
     total = h.new_zeros(len(h), len(pool))
     for law, a, s, m in zip(kinds, *(t.split(widths, -1) for t in (h, seen, pool)), strict=True):
         if isinstance(law, Categorical):
@@ -321,6 +384,8 @@ def agreement(stack: Stack, level: int, h: Tensor, seen: Tensor, pool: Tensor) -
             p = m.clamp(1e-6, 1.0 - 1e-6)
             total += (a * s) @ p.log().T + ((1.0 - a) * s) @ (1.0 - p).log().T
         else:
-            squares = (a.square() * s).sum(1, keepdim=True) - 2.0 * (a * s) @ m.T + s @ m.square().T
+            squares = (
+                (a.square() * s).sum(1, keepdim=True) - 2.0 * (a * s) @ m.T + s @ m.square().T
+            )
             total -= squares / (2.0 * noise**2)
     return total

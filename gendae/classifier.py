@@ -63,12 +63,16 @@ class Classifier(Stack):
     def __init__(self, *pairs: Pair, output: Affine, prior: Prior | None = None) -> None:
         super().__init__(*pairs, prior=prior)
         if output.in_features != self.sizes[-1] or output.activation != "linear":
-            raise ValueError(f"output maps {output.in_features} units with activation {output.activation!r}; "
-                             f"the top has {self.sizes[-1]} units, and logits need a linear layer")
+            raise ValueError(
+                f"output maps {output.in_features} units with activation {output.activation!r}; "
+                f"the top has {self.sizes[-1]} units, and logits need a linear layer"
+            )
         for level, pair in enumerate(pairs, 1):
             if type(pair).encode is not Pair.encode:  # such as encoding by optimisation
-                raise ValueError(f"pair {level} is a {type(pair).__name__}, which encodes in its own way; a classifier "
-                                 "is made of maps f_l")
+                raise ValueError(
+                    f"pair {level} is a {type(pair).__name__}, which encodes in its own way; a classifier "
+                    "is made of maps f_l"
+                )
         self.output = output
 
     @property
@@ -89,8 +93,14 @@ class Classifier(Stack):
     @property
     def discrete_levels(self) -> list[int]:
         """Levels l whose h_l reaches the layer above as bits or draws: no true derivative passes there."""
-        return [level for level, (pair, above) in enumerate(zip(self.pairs, self.encoders[1:], strict=True), 1)
-                if isinstance(pair.recognition, Discrete) or getattr(above, "receives", "real") != "real"]
+        return [
+            level
+            for level, (pair, above) in enumerate(
+                zip(self.pairs, self.encoders[1:], strict=True), 1
+            )
+            if isinstance(pair.recognition, Discrete)
+            or getattr(above, "receives", "real") != "real"
+        ]
 
     @staticmethod
     def _draws(pair: Pair) -> bool:
@@ -113,17 +123,23 @@ class Classifier(Stack):
         h, n = x, 1
         for pair in self.pairs:
             mean = pair.f(h)
-            if n == 1 and samples > 1 and self._draws(pair):  # what is below is the same for all samples
+            if (
+                n == 1 and samples > 1 and self._draws(pair)
+            ):  # what is below is the same for all samples
                 mean, n = mean.repeat(samples, 1), samples
             h = self.send(pair, mean, generator)
         return self.output(h).unflatten(0, (n, -1))
 
     @torch.no_grad()
-    def log_probability(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
+    def log_probability(
+        self, x: Tensor, samples: int = 1, generator: Generator | None = None
+    ) -> Tensor:
         """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
         checks.width("x", x, self.sizes[0])
         checks.at_least("samples", samples, 1)
-        return torch.cat([mean_log_probability(self(part, samples, generator)) for part in x.split(BATCH)])
+        return torch.cat(
+            [mean_log_probability(self(part, samples, generator)) for part in x.split(BATCH)]
+        )
 
     def predict(self, x: Tensor, samples: int | None = None, seed: int = 0) -> Tensor:
         """p(y | x), (batch, classes), on the classifier's device.

@@ -24,11 +24,12 @@ MODEL = "a .ckpt, a .safetensors, or the name of a shipped model"
 def parser() -> ArgumentParser:
     """Arguments of all commands but Lightning's own."""
     top = ArgumentParser(
-        prog="gendae", version=_version(),
+        prog="gendae",
+        version=_version(),
         description="Deep generative models as stacks of denoising auto-encoders, trained by target "
-                    "propagation. Training: " + "; ".join(
-                        f"`gendae {name}`: {what}" for name, what in TRAINER_COMMANDS.items())
-                    + ".",
+        "propagation. Training: "
+        + "; ".join(f"`gendae {name}`: {what}" for name, what in TRAINER_COMMANDS.items())
+        + ".",
     )
     commands = top.add_subcommands(required=True, dest="command")
 
@@ -44,7 +45,9 @@ def parser() -> ArgumentParser:
         sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
         sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
 
-    sub = command("quickstart", "train on the embedded digits, sample, inpaint, evaluate", model=False)
+    sub = command(
+        "quickstart", "train on the embedded digits, sample, inpaint, evaluate", model=False
+    )
     sub.add_argument("--out", type=str, default="quickstart", help="folder for what it makes")
     sub.add_argument("--seed", type=int, default=0)
 
@@ -56,10 +59,17 @@ def parser() -> ArgumentParser:
     sub = command("export", "make a .safetensors to ship from a run folder", model=False)
     sub.add_argument("run", type=str, help="run folder, or a .ckpt")
     sub.add_argument("--out", type=str, required=True, help="FILE.safetensors")
-    sub.add_argument("--which", type=str, default="best", help="checkpoint of the run: best or last")
-    sub.add_argument("--choose-prior", action="store_true",
-                     help="choose covariance and variance multiplier of the Gaussian top on validation data")
-    sub.add_argument("--half", action="store_true", help="store weights in half precision: half the size")
+    sub.add_argument(
+        "--which", type=str, default="best", help="checkpoint of the run: best or last"
+    )
+    sub.add_argument(
+        "--choose-prior",
+        action="store_true",
+        help="choose covariance and variance multiplier of the Gaussian top on validation data",
+    )
+    sub.add_argument(
+        "--half", action="store_true", help="store weights in half precision: half the size"
+    )
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
     return top
 
@@ -70,87 +80,184 @@ def _generative_arguments(
     """Commands for models of images."""
     sub = command("sample", "draw samples into a PNG grid, .npz or .npy")
     common(sub, 100)
-    sub.add_argument("--sampler", type=str, default=None,
-                     help="generate, ancestral, chain, joint or level; by default the model's own")
-    sub.add_argument("--given", type=str, nargs="+", default=None, metavar="NAME=VALUE",
-                     help="of a joint model: sample all modalities given some, such as label=3 or image=FILE.npy")
-    sub.add_argument("--rounds", type=int, default=None, help="with --given: of the chain, 5 by default")
-    sub.add_argument("--out", type=str, default=None,
-                     help="samples.png, or another .png, .npz or .npy; with --given a .npz, an array for each modality")
+    sub.add_argument(
+        "--sampler",
+        type=str,
+        default=None,
+        help="generate, ancestral, chain, joint or level; by default the model's own",
+    )
+    sub.add_argument(
+        "--given",
+        type=str,
+        nargs="+",
+        default=None,
+        metavar="NAME=VALUE",
+        help="of a joint model: sample all modalities given some, such as label=3 or image=FILE.npy",
+    )
+    sub.add_argument(
+        "--rounds", type=int, default=None, help="with --given: of the chain, 5 by default"
+    )
+    sub.add_argument(
+        "--out",
+        type=str,
+        default=None,
+        help="samples.png, or another .png, .npz or .npy; with --given a .npz, an array for each modality",
+    )
 
-    sub = command("complete", "what is missing of a joint model's modalities, given some of them or parts of them")
-    sub.add_argument("--given", type=str, nargs="+", required=True, metavar="NAME=VALUE",
-                     help="modalities with a file of values, or a class: top=FILE.npy label=3")
-    sub.add_argument("--mask", type=str, default=None,
-                     help="only a part of given images is: left, right, top, bottom or random")
-    sub.add_argument("--mode", type=str, default=None,
-                     help="map: likely values; mcmc: samples; annealed: from one to the other; by default the model's own")
-    sub.add_argument("--rounds", type=int, default=None, help="most rounds of encoding and decoding")
+    sub = command(
+        "complete",
+        "what is missing of a joint model's modalities, given some of them or parts of them",
+    )
+    sub.add_argument(
+        "--given",
+        type=str,
+        nargs="+",
+        required=True,
+        metavar="NAME=VALUE",
+        help="modalities with a file of values, or a class: top=FILE.npy label=3",
+    )
+    sub.add_argument(
+        "--mask",
+        type=str,
+        default=None,
+        help="only a part of given images is: left, right, top, bottom or random",
+    )
+    sub.add_argument(
+        "--mode",
+        type=str,
+        default=None,
+        help="map: likely values; mcmc: samples; annealed: from one to the other; by default the model's own",
+    )
+    sub.add_argument(
+        "--rounds", type=int, default=None, help="most rounds of encoding and decoding"
+    )
     sub.add_argument("--n", type=int, default=1, help="answers for each row")
     sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
     sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
-    sub.add_argument("--out", type=str, default="completed.npz", help="suffix .npz: an array for each modality")
+    sub.add_argument(
+        "--out", type=str, default="completed.npz", help="suffix .npz: an array for each modality"
+    )
 
     sub = command("inpaint", "fill in missing pixels: original, masked, filled side by side")
     common(sub, 10)
-    sub.add_argument("--mask", type=str, default="left",
-                     help="what is given: left, right, top, bottom, random, or an image file of the "
-                          "same size (white is given, black is filled in)")
+    sub.add_argument(
+        "--mask",
+        type=str,
+        default="left",
+        help="what is given: left, right, top, bottom, random, or an image file of the "
+        "same size (white is given, black is filled in)",
+    )
     sub.add_argument("--data", type=str, default=None, help="your images; by default test images")
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
     sub.add_argument("--out", type=str, default="inpainting.png")
 
-    sub = command("evaluate", "Parzen score, sample quality and a bound on log p(x), beside real images")
+    sub = command(
+        "evaluate", "Parzen score, sample quality and a bound on log p(x), beside real images"
+    )
     common(sub, 10_000)
-    sub.add_argument("--data", type=str, default=None,
-                     help="your images, split into train, valid and test; by default the model's data set")
+    sub.add_argument(
+        "--data",
+        type=str,
+        default=None,
+        help="your images, split into train, valid and test; by default the model's data set",
+    )
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
-    sub.add_argument("--sigma-x", type=float, default=None,
-                     help="standard deviation of p(x | h) in the bound; by default the model's own law")
+    sub.add_argument(
+        "--sigma-x",
+        type=float,
+        default=None,
+        help="standard deviation of p(x | h) in the bound; by default the model's own law",
+    )
     sub.add_argument("--json", type=str, default=None, help="write the result here too")
 
 
 def _supervised_arguments(command: Callable[..., ArgumentParser]) -> None:
     """Commands for classifiers."""
-    sub = command("predict", "labels of images, and their probabilities, from a classifier or a joint model with labels")
-    sub.add_argument("data", type=str, help="images: an .npy, .npz or IDX file; labels y in an .npz are compared")
-    sub.add_argument("--samples", type=int, default=None,
-                     help="draws of stochastic units; by default the model's own number")
+    sub = command(
+        "predict",
+        "labels of images, and their probabilities, from a classifier or a joint model with labels",
+    )
+    sub.add_argument(
+        "data",
+        type=str,
+        help="images: an .npy, .npz or IDX file; labels y in an .npz are compared",
+    )
+    sub.add_argument(
+        "--samples",
+        type=int,
+        default=None,
+        help="draws of stochastic units; by default the model's own number",
+    )
     sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
     sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
-    sub.add_argument("--out", type=str, default="predictions.npz", help="suffix .npz: arrays label, probability")
+    sub.add_argument(
+        "--out", type=str, default="predictions.npz", help="suffix .npz: arrays label, probability"
+    )
 
-    sub = command("compare", "train classifiers by several rules on the same network, data and seeds", model=False)
-    sub.add_argument("--config", type=str, required=True,
-                     help="a YAML file of `gendae fit`: network, data, trainer, hyper-parameters")
-    sub.add_argument("--rules", type=str, nargs="+", required=True,
-                     help="class names, such as BackpropRule, with what they take of the hyper-parameters; or YAML "
-                          "files, each with its own rule, hyper-parameters and network of the same sizes")
+    sub = command(
+        "compare",
+        "train classifiers by several rules on the same network, data and seeds",
+        model=False,
+    )
+    sub.add_argument(
+        "--config",
+        type=str,
+        required=True,
+        help="a YAML file of `gendae fit`: network, data, trainer, hyper-parameters",
+    )
+    sub.add_argument(
+        "--rules",
+        type=str,
+        nargs="+",
+        required=True,
+        help="class names, such as BackpropRule, with what they take of the hyper-parameters; or YAML "
+        "files, each with its own rule, hyper-parameters and network of the same sizes",
+    )
     sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and noise")
-    sub.add_argument("--out", type=str, required=True, help="folder for runs, table and learning curves")
-    sub.add_argument("--max-epochs", type=int, default=None,
-                     help="length of training; --trainer.OPTION and --data.OPTION of `gendae fit` work too")
+    sub.add_argument(
+        "--out", type=str, required=True, help="folder for runs, table and learning curves"
+    )
+    sub.add_argument(
+        "--max-epochs",
+        type=int,
+        default=None,
+        help="length of training; --trainer.OPTION and --data.OPTION of `gendae fit` work too",
+    )
 
 
 def _diagnostics(
     command: Callable[[str, str], ArgumentParser], common: Callable[[ArgumentParser, int], None]
 ) -> None:
     """Commands that look inside a model."""
-    sub = command("chain", "how a Markov chain mixes: autocorrelation, effective samples, class switches")
+    sub = command(
+        "chain", "how a Markov chain mixes: autocorrelation, effective samples, class switches"
+    )
     common(sub, 100)
-    sub.add_argument("--sampler", type=str, default="level", help="level, generate, chain or joint")
-    sub.add_argument("--level", type=int, default=None,
-                     help="with --sampler level: l of the chain over h_l; by default the top, the prior's own")
+    sub.add_argument(
+        "--sampler", type=str, default="level", help="level, generate, chain or joint"
+    )
+    sub.add_argument(
+        "--level",
+        type=int,
+        default=None,
+        help="with --sampler level: l of the chain over h_l; by default the top, the prior's own",
+    )
     sub.add_argument("--steps", type=int, default=100, help="transitions")
-    sub.add_argument("--out", type=str, default="chain.png", help="one row of states for each of ten chains")
+    sub.add_argument(
+        "--out", type=str, default="chain.png", help="one row of states for each of ten chains"
+    )
 
     sub = command("filters", "incoming weights of random units as images")
     sub.add_argument("--n", type=int, default=100, help="how many units")
-    sub.add_argument("--level", type=int, default=1, help="l of the units' layer; only that of h_1 sees images")
+    sub.add_argument(
+        "--level", type=int, default=1, help="l of the units' layer; only that of h_1 sees images"
+    )
     sub.add_argument("--seed", type=int, default=0, help="the same seed gives the same result")
     sub.add_argument("--out", type=str, default="filters.png", help="suffix .png")
 
-    sub = command("spectrum", "learned noise of each top-level dimension, and how many carry signal")
+    sub = command(
+        "spectrum", "learned noise of each top-level dimension, and how many carry signal"
+    )
     sub.add_argument("--root", type=str, default=None, help="folder of the model's data set")
     sub.add_argument("--out", type=str, default="spectrum.png")
     sub.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:0, mps")
@@ -160,7 +267,9 @@ def trainer_help(command: str) -> list[str]:
     """The options of a Lightning command that most people need; all of them take seconds to import."""
     return [
         f"usage: gendae {command} --config FILE.yaml [--OPTION VALUE ..]",
-        "", TRAINER_COMMANDS[command], "",
+        "",
+        TRAINER_COMMANDS[command],
+        "",
         "  --config FILE                       a YAML file, such as those in configs/",
         "  --print_config                      print the whole configuration with all defaults",
         "  --help-all                          every option (takes some seconds)",
@@ -195,7 +304,9 @@ def run(arguments: list[str]) -> list[str]:
         try:
             folder = fit.main(arguments)
         except UnicodeDecodeError as error:  # which does not say of what
-            raise ValueError(f"a file in {' '.join(arguments)!r} is not UTF-8 text: {error}") from None
+            raise ValueError(
+                f"a file in {' '.join(arguments)!r} is not UTF-8 text: {error}"
+            ) from None
         return [f"run folder: {folder}"] if folder else []
     arguments, passed = _passed_on(arguments)
     args = parser().parse_args(arguments)
@@ -206,9 +317,14 @@ def run(arguments: list[str]) -> list[str]:
 
     options: Namespace = args[args.command].clone()
     calls: dict[str, Callable[..., list[str]]] = {
-        "quickstart": commands.quickstart, "sample": commands.sample, "info": commands.info,
-        "inpaint": commands.inpainting, "evaluate": commands.evaluate, "export": commands.export,
-        "chain": commands.chain, "spectrum": commands.spectrum,
+        "quickstart": commands.quickstart,
+        "sample": commands.sample,
+        "info": commands.info,
+        "inpaint": commands.inpainting,
+        "evaluate": commands.evaluate,
+        "export": commands.export,
+        "chain": commands.chain,
+        "spectrum": commands.spectrum,
         "filters": commands.filters,
     }
     values = options.as_dict()

@@ -40,7 +40,9 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> I
     else:
         spec = stack.facts.get("dataset")
         if spec is None:
-            raise ValueError("the model does not say what it was trained on; name images with --data")
+            raise ValueError(
+                "the model does not say what it was trained on; name images with --data"
+            )
         data = build(located(spec, root))
     try:
         x = data.split("test").x
@@ -73,12 +75,15 @@ def load_generative(model: str, device: str = "cpu") -> Stack:
     """
     stack = persistence.load(model, device)
     if isinstance(stack, JointStack) and len(stack.names) > 1:
-        raise ValueError(f"{model} has several modalities ({stack.described()}); use `gendae sample`, `gendae complete` and "
-                         "`gendae predict`")
+        raise ValueError(
+            f"{model} has several modalities ({stack.described()}); use `gendae sample`, `gendae complete` and "
+            "`gendae predict`"
+        )
     if isinstance(stack, Classifier):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a classifier trained for labels, not a model of images; use `gendae predict` for labels of "
-            "images and `gendae test` for its test error")
+            "images and `gendae test` for its test error"
+        )
     return stack
 
 
@@ -98,8 +103,13 @@ def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
 
 
 def sample(
-    model: str, n: int = 100, sampler: str | None = None, seed: int = 0,
-    out: str | None = None, device: str = "cpu", given: list[str] | None = None,
+    model: str,
+    n: int = 100,
+    sampler: str | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    device: str = "cpu",
+    given: list[str] | None = None,
     rounds: int | None = None,
 ) -> Table:
     """Draw samples from a trained model into a file; of a joint model, given some of its modalities."""
@@ -107,10 +117,16 @@ def sample(
     path = Path(out)
     if given is not None:
         if sampler is not None:
-            raise ValueError(f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run")
-        return querying.sample(model, given, n, seed, out, device, querying.ROUNDS if rounds is None else rounds)
+            raise ValueError(
+                f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run"
+            )
+        return querying.sample(
+            model, given, n, seed, out, device, querying.ROUNDS if rounds is None else rounds
+        )
     if rounds is not None:
-        raise ValueError(f"--rounds {rounds} is of a clamped chain, which --given NAME=VALUE asks for")
+        raise ValueError(
+            f"--rounds {rounds} is of a clamped chain, which --given NAME=VALUE asks for"
+        )
     checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
     stack = persistence.load(model, device)
     if isinstance(stack, JointStack) and len(stack.names) > 1:
@@ -126,16 +142,26 @@ def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
         return named_mask(mask, shape, seed)
     path = Path(mask)
     if not path.is_file():
-        raise ValueError(f"--mask {mask!r} is unknown: neither a file nor one of {', '.join(MASKS)}")
+        raise ValueError(
+            f"--mask {mask!r} is unknown: neither a file nor one of {', '.join(MASKS)}"
+        )
     image = torch.from_numpy(read_image(path).copy())
     if tuple(image.shape) != tuple(shape):
-        raise ValueError(f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}")
+        raise ValueError(
+            f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}"
+        )
     return image.flatten() >= 0.5
 
 
 def inpainting(
-    model: str, mask: str = "left", data: str | None = None, root: str | None = None, n: int = 10,
-    seed: int = 0, out: str = "inpainting.png", device: str = "cpu",
+    model: str,
+    mask: str = "left",
+    data: str | None = None,
+    root: str | None = None,
+    n: int = 10,
+    seed: int = 0,
+    out: str = "inpainting.png",
+    device: str = "cpu",
 ) -> Table:
     """Fill in the pixels that a mask hides, into a picture: original, masked, filled."""
     checks.at_least("--n", n, 1)
@@ -152,8 +178,14 @@ def inpainting(
 
 
 def evaluate(
-    model: str, n: int = 10_000, data: str | None = None, root: str | None = None, seed: int = 0,
-    json_file: str | None = None, device: str = "cpu", sigma_x: float | None = None,
+    model: str,
+    n: int = 10_000,
+    data: str | None = None,
+    root: str | None = None,
+    seed: int = 0,
+    json_file: str | None = None,
+    device: str = "cpu",
+    sigma_x: float | None = None,
 ) -> Table:
     """Score a model beside its baselines on test images; sigma is chosen on validation images."""
     checks.at_least("--n", n, 1)
@@ -167,8 +199,14 @@ def evaluate(
 
 
 def chain(
-    model: str, sampler: str = "level", level: int | None = None, steps: int = 100, n: int = 100,
-    seed: int = 0, out: str = "chain.png", device: str = "cpu",
+    model: str,
+    sampler: str = "level",
+    level: int | None = None,
+    steps: int = 100,
+    n: int = 100,
+    seed: int = 0,
+    out: str = "chain.png",
+    device: str = "cpu",
 ) -> Table:
     """How well a Markov chain mixes: printed, and drawn as states (one row for a chain) or autocorrelation."""
     checks.at_least("--n", n, 1)
@@ -184,25 +222,37 @@ def chain(
     if dataset == "MNIST":
         network = load_feature_classifier()
         labels = torch.stack([network(x.clamp(0.0, 1.0)).argmax(1) for x in states])
-    shown = states[: 20, : 10].transpose(0, 1)
-    written = [plots.save(plots.picture(plots.tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])), out)]
+    shown = states[:20, :10].transpose(0, 1)
+    written = [
+        plots.save(
+            plots.picture(plots.tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])), out
+        )
+    ]
     curve = Path(out).with_name(f"{Path(out).stem}-autocorrelation.png")
     rho = diagnostics.autocorrelation(states)
     written.append(plots.save(plots.autocorrelation({sampler: rho}), curve))
-    return [*diagnostics.report_lines(diagnostics.chain_report(states, labels)),
-            *(f"written: {path}" for path in written)]
+    return [
+        *diagnostics.report_lines(diagnostics.chain_report(states, labels)),
+        *(f"written: {path}" for path in written),
+    ]
 
 
 @torch.no_grad()
-def spectrum(model: str, root: str | None = None, out: str = "spectrum.png", device: str = "cpu") -> Table:
+def spectrum(
+    model: str, root: str | None = None, out: str = "spectrum.png", device: str = "cpu"
+) -> Table:
     """Noise of each top-level dimension, and the number of signal dimensions it suggests (2014, 7.4)."""
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
     stack = load_generative(model, device)
-    law, x = stack.pairs[-1].recognition, data_of(stack, root=root).split("valid").x.to(stack.device)
+    law, x = (
+        stack.pairs[-1].recognition,
+        data_of(stack, root=root).split("valid").x.to(stack.device),
+    )
     if not isinstance(law, LearnedGaussian):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model}: the top's noise is {type(law).__name__}; a spectrum needs learned noise, "
-            "recognition=LearnedGaussian (KLRule with noise)")
+            "recognition=LearnedGaussian (KLRule with noise)"
+        )
     below = stack.encode(x)[-2]
     mean = stack.pairs[-1].f(below)
     sigma = law.variance(mean, below).mean(0).sqrt()
@@ -210,12 +260,17 @@ def spectrum(model: str, root: str | None = None, out: str = "spectrum.png", dev
     path = plots.save(plots.spectrum(found.sigma, found.count), out)
     shares = " ".join(f"{s:.3f}" for s in found.sigma.tolist())
     total = f"{found.information.sum():.1f} nats in all"
-    return [f"noise as a share of each dimension's deviation: {shares}",
-            f"signal dimensions: {found.count} of {len(found.sigma)}, {total}", f"written: {path}"]
+    return [
+        f"noise as a share of each dimension's deviation: {shares}",
+        f"signal dimensions: {found.count} of {len(found.sigma)}, {total}",
+        f"written: {path}",
+    ]
 
 
 @torch.no_grad()
-def filters(model: str, n: int = 100, level: int = 1, seed: int = 0, out: str = "filters.png") -> Table:
+def filters(
+    model: str, n: int = 100, level: int = 1, seed: int = 0, out: str = "filters.png"
+) -> Table:
     """Incoming weights of n random units of layer l as images, each on its own scale (thesis, Figure 3.4)."""
     checks.at_least("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
@@ -225,11 +280,15 @@ def filters(model: str, n: int = 100, level: int = 1, seed: int = 0, out: str = 
     f = stack.pairs[level - 1].f
     weight = getattr(f, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
-        raise ValueError(f"{model}: f_{level} is {type(f).__name__}, which has no weight matrix to show; filters need "
-                         "an affine layer")
+        raise ValueError(
+            f"{model}: f_{level} is {type(f).__name__}, which has no weight matrix to show; filters need "
+            "an affine layer"
+        )
     chosen = weight[torch.randperm(len(weight), generator=seeded(seed))[:n]]
     shape = shape_of(stack) if level == 1 else image_shape(weight.shape[1])
-    return [f"{len(chosen)} of {len(weight)} units of h_{level}: {plots.save(plots.filters(chosen, shape), out)}"]
+    return [
+        f"{len(chosen)} of {len(weight)} units of h_{level}: {plots.save(plots.filters(chosen, shape), out)}"
+    ]
 
 
 def info(model: str) -> Table:
@@ -247,7 +306,11 @@ def info(model: str) -> Table:
         f"file        {path} ({path.stat().st_size / 1e6:.1f} MB)",
         f"layers      {layers}",
         f"parameters  {sum(p.numel() for p in stack.parameters()):,}",
-        *(discrete_lines(stack) if isinstance(stack, Classifier) else [f"prior       {stack.prior!r}"]),
+        *(
+            discrete_lines(stack)
+            if isinstance(stack, Classifier)
+            else [f"prior       {stack.prior!r}"]
+        ),
     ]
     for name, value in persistence.describe(stack.settings).items():
         lines.append(f"{name:<11} {json.dumps(value)}")
@@ -259,8 +322,10 @@ def info(model: str) -> Table:
 def discrete_lines(stack: Classifier) -> Table:
     """The levels whose units send bits or draws, if there are any."""
     laws = {level: stack.pairs[level - 1].recognition for level in stack.discrete_levels}
-    kinds = [f"h_{level} {'drawn' if isinstance(law, Discrete) and law.stochastic else 'as bits'}"
-             for level, law in laws.items()]
+    kinds = [
+        f"h_{level} {'drawn' if isinstance(law, Discrete) and law.stochastic else 'as bits'}"
+        for level, law in laws.items()
+    ]
     return [f"discrete    {', '.join(kinds)}"] if kinds else []
 
 
@@ -276,8 +341,13 @@ def checkpoint_of(run: str | Path, which: str = "best") -> Path:
 
 
 def export(
-    run: str, out: str, which: str = "best", choose_prior: bool = False, half: bool = False,
-    root: str | None = None, n: int = 3000,
+    run: str,
+    out: str,
+    which: str = "best",
+    choose_prior: bool = False,
+    half: bool = False,
+    root: str | None = None,
+    n: int = 3000,
 ) -> Table:
     """Make a model to ship from a run; its Gaussian top may be chosen on validation data first."""
     if Path(out).suffix != ".safetensors":
@@ -287,17 +357,25 @@ def export(
     stack = persistence.load(checkpoint_of(run, which))
     lines = []
     if choose_prior and isinstance(stack, Classifier):
-        raise ValueError(f"--choose-prior: {run} is a classifier, which has no prior; export it without")
+        raise ValueError(
+            f"--choose-prior: {run} is a classifier, which has no prior; export it without"
+        )
     if choose_prior and isinstance(stack, JointStack):
-        raise ValueError(f"--choose-prior: {run} is a joint model, whose samples have no score of their own; export it without")
+        raise ValueError(
+            f"--choose-prior: {run} is a joint model, whose samples have no score of their own; export it without"
+        )
     if choose_prior and not isinstance(stack.prior, GaussianPrior):
-        raise ValueError(f"--choose-prior chooses among Gaussian tops, and {run} has a "
-                         f"{type(stack.prior).__name__}: export it without")
+        raise ValueError(
+            f"--choose-prior chooses among Gaussian tops, and {run} has a "
+            f"{type(stack.prior).__name__}: export it without"
+        )
     if choose_prior:
         data = data_of(stack, root=root)
         scores = metrics.choose_prior(stack, data.split("train").x, data.split("valid").x, n)
         stack.facts["prior_scores"] = scores
-        lines += [f"{name:<24}{ll:>10.2f} nats on validation images" for name, ll in scores.items()]
+        lines += [
+            f"{name:<24}{ll:>10.2f} nats on validation images" for name, ll in scores.items()
+        ]
     if not isinstance(stack, Classifier):
         lines.append(f"{stack.prior!r}")
     return [*lines, f"exported: {persistence.save(stack, out, half)}"]
@@ -309,9 +387,19 @@ def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
 
     folder = Path(out)
     config = next(c for c in config_folders() if c.is_dir()) / "digits-variational-em.yaml"
-    run = fit.main(["fit", "--config", str(config), "--seed_everything", str(seed),
-                    "--trainer.default_root_dir", str(folder / "runs"),
-                    "--trainer.enable_model_summary", "false"])
+    run = fit.main(
+        [
+            "fit",
+            "--config",
+            str(config),
+            "--seed_everything",
+            str(seed),
+            "--trainer.default_root_dir",
+            str(folder / "runs"),
+            "--trainer.enable_model_summary",
+            "false",
+        ]
+    )
     stack = persistence.load(checkpoint_of(run, "last"))
     data = data_of(stack)
     if isinstance(stack.prior, GaussianPrior):
@@ -322,12 +410,16 @@ def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
     observed = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in MASKS[:4]])
     written = [
         persistence.save(stack, folder / "model.safetensors"),
-        plots.save(plots.image_grid(generate(stack, 100, seed=seed), data.shape),
-                   folder / "samples.png"),
-        plots.save(plots.inpainting(x[:20], observed, inpaint(stack, x[:20], observed, seed=seed),
-                                    data.shape), folder / "inpainting.png"),
-        plots.save(plots.trace(metrics.log_joint_trace(stack, x)),
-                   folder / "inference.png"),
+        plots.save(
+            plots.image_grid(generate(stack, 100, seed=seed), data.shape), folder / "samples.png"
+        ),
+        plots.save(
+            plots.inpainting(
+                x[:20], observed, inpaint(stack, x[:20], observed, seed=seed), data.shape
+            ),
+            folder / "inpainting.png",
+        ),
+        plots.save(plots.trace(metrics.log_joint_trace(stack, x)), folder / "inference.png"),
         write_json(folder / "metrics.json", result),
     ]
     return [*evaluation_table(result), *(f"written: {path}" for path in written)]

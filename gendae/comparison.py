@@ -55,14 +55,25 @@ def read_config(path: str | Path) -> Config:
     """
     try:
         config = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a scalar such as an impossible date
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: of a scalar such as an impossible date
         raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
     model = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("class_path"), str) or "data" not in config:
-        raise ValueError(f"{path} is not a configuration of a training: model with class_path, and data, are needed")
+    if (
+        not isinstance(model, dict)
+        or not isinstance(model.get("class_path"), str)
+        or "data" not in config
+    ):
+        raise ValueError(
+            f"{path} is not a configuration of a training: model with class_path, and data, are needed"
+        )
     if not isinstance(config.get("trainer", {}), dict):
         raise ValueError(  # noqa: TRY004 - a choice of the user
-            f"{path}: trainer={config['trainer']!r}; options of a Trainer by name are needed")
+            f"{path}: trainer={config['trainer']!r}; options of a Trainer by name are needed"
+        )
     return {key: value for key, value in config.items() if key not in OWN}
 
 
@@ -72,10 +83,16 @@ def named_rule(name: str) -> type[SupervisedRule]:
         cls = REGISTRY.get(name) or (pydoc.locate(name) if "." in name else None)
     except pydoc.ErrorDuringImport as error:
         raise ValueError(f"--rules {name!r} cannot be imported: {error.value}") from None
-    if not inspect.isclass(cls) or not issubclass(cls, SupervisedRule) or cls.losses is Rule.losses:
+    if (
+        not inspect.isclass(cls)
+        or not issubclass(cls, SupervisedRule)
+        or cls.losses is Rule.losses
+    ):
         known = sorted(k for k, v in REGISTRY.items() if issubclass(v, SupervisedRule))
-        raise ValueError(f"--rules {name!r}: neither a configuration file nor a rule that trains classifiers; "
-                         f"accepted: {', '.join(known)}, or a .yaml file")
+        raise ValueError(
+            f"--rules {name!r}: neither a configuration file nor a rule that trains classifiers; "
+            f"accepted: {', '.join(known)}, or a .yaml file"
+        )
     return cls
 
 
@@ -94,8 +111,10 @@ def configurations(config: Config, rules: Sequence[str]) -> dict[str, Config]:
             accepted = inspect.signature(cls).parameters
             own = config["model"].get("init_args") or {}
             name = cls.__name__
-            model = {"class_path": f"{cls.__module__}.{cls.__qualname__}",
-                     "init_args": {k: v for k, v in own.items() if k in accepted}}
+            model = {
+                "class_path": f"{cls.__module__}.{cls.__qualname__}",
+                "init_args": {k: v for k, v in own.items() if k in accepted},
+            }
         if name in found:
             raise ValueError(f"--rules names {name!r} twice")
         found[name] = copy.deepcopy({**config, "model": model})
@@ -115,8 +134,12 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, ImageData]:
         parsed = parser.parse_args(["--config", str(file), *options])
     epochs, every = parsed.trainer.max_epochs, parsed.trainer.check_val_every_n_epoch or 1
     if epochs is not None and 0 <= epochs < every:
-        raise ValueError(f"max_epochs={epochs} ends before the first validation: check_val_every_n_epoch={every}")
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the former name
+        raise ValueError(
+            f"max_epochs={epochs} ends before the first validation: check_val_every_n_epoch={every}"
+        )
+    instantiate = (
+        getattr(parser, "instantiate", None) or parser.instantiate_classes
+    )  # the former name
     built = instantiate(Namespace(model=parsed.model, data=parsed.data))
     return built.model, built.data
 
@@ -135,17 +158,22 @@ def check(config: Config, entries: dict[str, Config], options: Sequence[str]) ->
             raise ValueError(f"{name}: {reason(error)}") from None
         if not isinstance(rule, SupervisedRule):
             raise ValueError(  # noqa: TRY004 - a choice of the user
-                f"{name}: {type(rule).__name__} trains no classifier, and has no error to compare")
+                f"{name}: {type(rule).__name__} trains no classifier, and has no error to compare"
+            )
         network = [*rule.stack.sizes, rule.stack.classes]
         sizes = sizes or network
         if network != sizes:
-            raise ValueError(f"{name}: its network has the sizes {network}, that of --config {sizes}; a comparison "
-                             "needs the same")
+            raise ValueError(
+                f"{name}: its network has the sizes {network}, that of --config {sizes}; a comparison "
+                "needs the same"
+            )
     for split in SPLITS:
         x, y = data.split(split)
         if y is None or len(x) == 0:
-            raise ValueError(f"{type(data).__name__}: the {split} split has "
-                             f"{'no images' if y is not None else 'no labels'}; a comparison needs both")
+            raise ValueError(
+                f"{type(data).__name__}: the {split} split has "
+                f"{'no images' if y is not None else 'no labels'}; a comparison needs both"
+            )
         checks.width(f"{type(data).__name__} {split} images", x, sizes[0])
         checks.labels(f"{type(data).__name__} {split} labels", y, len(x), sizes[-1])
     return data
@@ -160,14 +188,28 @@ def write_config(path: Path, config: Config) -> Path:
 def validation_curve(folder: Path) -> list[tuple[int, float]]:
     """(epoch, validation error) from the log of a run."""
     with (folder / "metrics.csv").open() as stream:
-        return [(int(row["epoch"]) + 1, float(row["val/error"]))
-                for row in csv.DictReader(stream) if row.get("val/error")]
+        return [
+            (int(row["epoch"]) + 1, float(row["val/error"]))
+            for row in csv.DictReader(stream)
+            if row.get("val/error")
+        ]
 
 
 def train(file: Path, seed: int, root: Path, data: ImageData, options: Sequence[str]) -> Run:
     """One training, and the test error of its best epoch."""
-    folder = fit.main(["fit", "--config", str(file), *QUIET, *options, "--seed_everything", str(seed),
-                       "--trainer.default_root_dir", str(root)])
+    folder = fit.main(
+        [
+            "fit",
+            "--config",
+            str(file),
+            *QUIET,
+            *options,
+            "--seed_everything",
+            str(seed),
+            "--trainer.default_root_dir",
+            str(root),
+        ]
+    )
     return measure(folder, data)
 
 
@@ -181,8 +223,15 @@ def measure(folder: Path, data: ImageData) -> Run:
     curve = validation_curve(folder)
     epoch = classifier.facts["epochs"]
     x, y = data.split("test")
-    return Run(classifier.facts["seed"], str(folder), epoch, dict(curve)[epoch], error_rate(classifier.predict(x), y),
-               last["seconds"] / last["epochs"], curve)
+    return Run(
+        classifier.facts["seed"],
+        str(folder),
+        epoch,
+        dict(curve)[epoch],
+        error_rate(classifier.predict(x), y),
+        last["seconds"] / last["epochs"],
+        curve,
+    )
 
 
 def mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
@@ -193,7 +242,10 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
         (2.0, {'mean': 1.0, 'sd': None})
     """
     v = torch.tensor(list(values), dtype=torch.float64)
-    return {"mean": v.mean().item() if len(v) else None, "sd": v.std().item() if len(v) > 1 else None}
+    return {
+        "mean": v.mean().item() if len(v) else None,
+        "sd": v.std().item() if len(v) > 1 else None,
+    }
 
 
 def summary(runs: list[Run], diverged: list[int]) -> dict[str, Any]:
@@ -202,7 +254,8 @@ def summary(runs: list[Run], diverged: list[int]) -> dict[str, Any]:
         "validation_error": mean_and_deviation([run.validation for run in runs]),
         "test_error": mean_and_deviation([run.test for run in runs]),
         "seconds_per_epoch": mean_and_deviation([run.seconds_per_epoch for run in runs])["mean"],
-        "diverged": diverged, "runs": [run._asdict() for run in runs],
+        "diverged": diverged,
+        "runs": [run._asdict() for run in runs],
     }
 
 
@@ -211,6 +264,7 @@ HEADER = ["rule", "seeds", "validation error", "test error", "s/epoch"]
 
 def table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Rows of text: rule, seeds, errors of the best epoch in percent (mean ± sd), seconds per epoch."""
+
     def percent(value: dict[str, float | None]) -> str:
         if value["mean"] is None:
             return "diverged"
@@ -219,16 +273,30 @@ def table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
 
     rows = []
     for name, result in results.items():
-        n, lost, seconds = len(result["runs"]), len(result["diverged"]), result["seconds_per_epoch"]
-        rows.append([name, f"{n}" + (f" ({lost} diverged)" if lost else ""), percent(result["validation_error"]),
-                     percent(result["test_error"]), "" if seconds is None else f"{seconds:.2f}"])
+        n, lost, seconds = (
+            len(result["runs"]),
+            len(result["diverged"]),
+            result["seconds_per_epoch"],
+        )
+        rows.append(
+            [
+                name,
+                f"{n}" + (f" ({lost} diverged)" if lost else ""),
+                percent(result["validation_error"]),
+                percent(result["test_error"]),
+                "" if seconds is None else f"{seconds:.2f}",
+            ]
+        )
     return rows
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
     """Rows in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -255,11 +323,17 @@ def refuse_processes(base: dict[str, Any], options: Sequence[str]) -> None:
         found |= {name: value for name in found if option == f"--trainer.{name}"}
     for name, value in found.items():
         if value is not None and str(value) not in ("1", "auto"):
-            raise ValueError(f"trainer.{name}={value}: a comparison runs in one process; accepted: 1")
+            raise ValueError(
+                f"trainer.{name}={value}: a comparison runs in one process; accepted: 1"
+            )
 
 
 def compare(
-    config: str, rules: list[str], seeds: list[int], out: str, max_epochs: int | None = None,
+    config: str,
+    rules: list[str],
+    seeds: list[int],
+    out: str,
+    max_epochs: int | None = None,
     options: Sequence[str] = (),
 ) -> list[str]:
     """Train each rule with each seed, and write the table, its numbers and the learning curves into a folder.
@@ -281,7 +355,10 @@ def compare(
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"--seeds {seeds}: different numbers >= 0 are needed")
     if max_epochs is not None:
-        options += ["--trainer.max_epochs", str(int(checks.at_least("--max-epochs", max_epochs, 1)))]
+        options += [
+            "--trainer.max_epochs",
+            str(int(checks.at_least("--max-epochs", max_epochs, 1))),
+        ]
     base = read_config(config)
     refuse_processes(base, options)
     entries = configurations(base, rules)
@@ -300,11 +377,16 @@ def compare(
                 diverged[name].append(seed)
                 said = f"diverged: {error}"
             print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
-    return report(folder, {"config": str(config), "seeds": list(seeds), "options": options}, runs, diverged)
+    return report(
+        folder, {"config": str(config), "seeds": list(seeds), "options": options}, runs, diverged
+    )
 
 
 def report(
-    folder: Path, facts: dict[str, Any], runs: dict[str, list[Run]], diverged: dict[str, list[int]],
+    folder: Path,
+    facts: dict[str, Any],
+    runs: dict[str, list[Run]],
+    diverged: dict[str, list[int]],
 ) -> list[str]:
     """Write comparison.json, comparison.md and curves.png; the lines to print."""
     results = {name: summary(runs[name], diverged[name]) for name in runs}

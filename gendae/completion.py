@@ -26,8 +26,13 @@ class Values(NamedTuple):
 
 @torch.no_grad()
 def complete(
-    stack: JointStack, given: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, n: int = 1,
-    completer: Completer | None = None, seed: int | None = None, batch_size: int = BATCH,
+    stack: JointStack,
+    given: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+    n: int = 1,
+    completer: Completer | None = None,
+    seed: int | None = None,
+    batch_size: int = BATCH,
 ) -> Values:
     """All modalities, given any of them, or any elements of them.
 
@@ -57,14 +62,23 @@ def complete(
     n, batch_size = checks.whole("n", n, 1), int(checks.at_least("batch_size", batch_size, 1))
     x, observed, mask = clamp(stack, given, masks)
     x, observed, mask = (part.repeat_interleave(n, 0) for part in (x, observed, mask))
-    completer = completer or stack.settings.get("completer") or stack.settings.get("inpainting") or Completer()
+    completer = (
+        completer
+        or stack.settings.get("completer")
+        or stack.settings.get("inpainting")
+        or Completer()
+    )
     partial = bool((mask != stack.spread(observed)).any())
     completer, generator = completer.at(0) if partial else completer, seeded(seed)
     level = completer.level_of(stack)
     if level not in (0, stack.level):
-        raise ValueError(f"level={level}: modalities are clamped at level 0 (their values) or {stack.level} (their codes)")
+        raise ValueError(
+            f"level={level}: modalities are clamped at level 0 (their values) or {stack.level} (their codes)"
+        )
     found, xs = [], []
-    for rows, there, elements in zip(*(part.split(batch_size) for part in (x, observed, mask)), strict=True):
+    for rows, there, elements in zip(
+        *(part.split(batch_size) for part in (x, observed, mask)), strict=True
+    ):
         h = stack.lower(rows)[-1] if level == stack.level else rows
         clamped = stack.spread(there, level) if level > 0 else elements
         result = completer(stack, h, clamped, there, generator)
@@ -72,8 +86,14 @@ def complete(
         down = stack.down(result.h) if level == stack.level else result.h
         xs.append(fill(rows, elements, down).cpu())
     rounds = max(result.rounds for result in found)
-    padded = [torch.cat([r.residuals, r.residuals[-1:].expand(rounds - r.rounds, -1)]) for r in found]
-    together = Completion(torch.cat([r.h for r in found]), torch.cat(padded, 1), torch.cat([r.converged for r in found]))
+    padded = [
+        torch.cat([r.residuals, r.residuals[-1:].expand(rounds - r.rounds, -1)]) for r in found
+    ]
+    together = Completion(
+        torch.cat([r.h for r in found]),
+        torch.cat(padded, 1),
+        torch.cat([r.converged for r in found]),
+    )
     return Values(stack.separate(torch.cat(xs)), together)
 
 
@@ -81,8 +101,10 @@ def hide(stack: JointStack, name: str, value: Tensor, mask: Tensor) -> Tensor:
     """Values with 0 where they are not observed: what stands there is ignored."""
     width = stack.modalities[name].width
     if value.ndim != 2 or value.shape[1] != width:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; with a mask, rows of width {width} are needed "
-                         f"(modalities: {stack.described()})")
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; with a mask, rows of width {width} are needed "
+            f"(modalities: {stack.described()})"
+        )
     value = value.cpu() if value.is_floating_point() else value.cpu().to(stack.dtype)
     mask = mask.cpu().expand_as(value)
     there = present(value) & mask.any(1)  # otherwise the row is missing altogether
@@ -97,16 +119,26 @@ def clamp(
         stack.index(name)
         width = stack.modalities[name].width
         if name not in given:
-            raise ValueError(f"a mask is given for {name!r}, but no values; given: {', '.join(given) or 'nothing'}")
+            raise ValueError(
+                f"a mask is given for {name!r}, but no values; given: {', '.join(given) or 'nothing'}"
+            )
         rows = given[name].shape[0] if given[name].ndim else 0
-        fits = mask.dtype == torch.bool and mask.ndim in (1, 2) and mask.shape[-1] == width and (
-            mask.ndim == 1 or len(mask) in (1, rows))
+        fits = (
+            mask.dtype == torch.bool
+            and mask.ndim in (1, 2)
+            and mask.shape[-1] == width
+            and (mask.ndim == 1 or len(mask) in (1, rows))
+        )
         if not fits:
-            raise ValueError(f"mask of {name!r} has shape {tuple(mask.shape)} and type {mask.dtype}; a boolean one of shape "
-                             f"({width},) or ({rows}, {width}) is needed, True where observed "
-                             f"(modalities: {stack.described()})")
-    given = {name: value if name not in (masks or {}) else hide(stack, name, value, masks[name])
-             for name, value in given.items()}
+            raise ValueError(
+                f"mask of {name!r} has shape {tuple(mask.shape)} and type {mask.dtype}; a boolean one of shape "
+                f"({width},) or ({rows}, {width}) is needed, True where observed "
+                f"(modalities: {stack.described()})"
+            )
+    given = {
+        name: value if name not in (masks or {}) else hide(stack, name, value, masks[name])
+        for name, value in given.items()
+    }
     x, observed = stack.join(given)
     parts = []
     for name, seen in stack.separate(stack.spread(observed)).items():

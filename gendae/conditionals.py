@@ -129,7 +129,11 @@ class LearnedGaussian(nn.Module, Conditional):
     BOUNDS = (-7.0, 3.0)
 
     def __init__(
-        self, features: int, sigma: float = 0.3, per: str = "unit", given: int | None = None,
+        self,
+        features: int,
+        sigma: float = 0.3,
+        per: str = "unit",
+        given: int | None = None,
         hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
@@ -138,14 +142,20 @@ class LearnedGaussian(nn.Module, Conditional):
         self.per, self.given = checks.one_of("per", per, self.PER), given
         self.hidden = [int(checks.at_least("hidden", width, 1)) for width in hidden]
         if given is not None and per == "layer":
-            raise ValueError("per='layer' is one number; with `given`, sigma depends on x: use per='unit'")
-        self.log_sigma = nn.Parameter(torch.full((features if per == "unit" else 1,), math.log(sigma)))
+            raise ValueError(
+                "per='layer' is one number; with `given`, sigma depends on x: use per='unit'"
+            )
+        self.log_sigma = nn.Parameter(
+            torch.full((features if per == "unit" else 1,), math.log(sigma))
+        )
         self.of_input = None if given is None else self._map(given)
 
     def _map(self, given: int) -> nn.Sequential:
         """Input -> change of log sigma, 0 at the start."""
         widths = [given, *self.hidden]
-        layers = [part for low, high in pairwise(widths) for part in (nn.Linear(low, high), nn.ReLU())]
+        layers = [
+            part for low, high in pairwise(widths) for part in (nn.Linear(low, high), nn.ReLU())
+        ]
         last = nn.Linear(widths[-1], self.features, bias=False)
         nn.init.zeros_(last.weight)
         return nn.Sequential(*layers, last)
@@ -155,7 +165,9 @@ class LearnedGaussian(nn.Module, Conditional):
         log_sigma = self.log_sigma
         if self.of_input is not None:
             if given is None:
-                raise ValueError("given=None: sigma depends on the layer's input; pass it as `given`")
+                raise ValueError(
+                    "given=None: sigma depends on the layer's input; pass it as `given`"
+                )
             log_sigma = log_sigma + self.of_input(given)
         return log_sigma.clamp(*self.BOUNDS).exp().expand_as(mean)
 
@@ -249,16 +261,21 @@ class Discrete(Conditional):
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         """The law of the bits (h - low) / (1 - low)."""
         if not self.stochastic:
-            raise ValueError("stochastic=False: deterministic units have no density; use "
-                             "Discrete(stochastic=True), or a Gaussian law")
-        return BernoulliLaw(probs=self.probability(mean).clamp(self.EPSILON, 1 - self.EPSILON),
-                            validate_args=False)
+            raise ValueError(
+                "stochastic=False: deterministic units have no density; use "
+                "Discrete(stochastic=True), or a Gaussian law"
+            )
+        return BernoulliLaw(
+            probs=self.probability(mean).clamp(self.EPSILON, 1 - self.EPSILON), validate_args=False
+        )
 
     def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         law = self.distribution(mean)
         if bool(((h < self.low) | (h > 1.0)).any()):
-            raise ValueError(f"h holds values from {h.min().item():g} to {h.max().item():g}; {self.unit} "
-                             f"units lie in [{self.low:g}, 1]: clamp or threshold them")
+            raise ValueError(
+                f"h holds values from {h.min().item():g} to {h.max().item():g}; {self.unit} "
+                f"units lie in [{self.low:g}, 1]: clamp or threshold them"
+            )
         return law.log_prob(self.probability(h)).sum(-1)
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
@@ -308,8 +325,12 @@ class Categorical(Conditional):
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
         total = mean.cumsum(-1)
-        beyond = uniform_like(mean[..., :1], generator) * total[..., -1:] < total  # which may miss 1 by rounding
-        index = beyond.int().argmax(-1, keepdim=True)  # the first class whose cumulated probability exceeds the draw
+        beyond = (
+            uniform_like(mean[..., :1], generator) * total[..., -1:] < total
+        )  # which may miss 1 by rounding
+        index = beyond.int().argmax(
+            -1, keepdim=True
+        )  # the first class whose cumulated probability exceeds the draw
         return torch.zeros_like(mean).scatter(-1, index, 1.0) + (mean - mean.detach())
 
     def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:

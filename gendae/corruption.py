@@ -72,7 +72,9 @@ class GaussianNoise(Corruption):
         if half_life is not None:
             checks.at_least("half_life", half_life, 0.0, strict=True)
             if decay != 1.0:
-                raise ValueError(f"decay={decay} and half_life={half_life} exclude each other: give one of them")
+                raise ValueError(
+                    f"decay={decay} and half_life={half_life} exclude each other: give one of them"
+                )
 
     def level(self, progress: float) -> float:
         """sigma_t."""
@@ -86,7 +88,9 @@ class GaussianNoise(Corruption):
         if self.sigma == 0.0:
             return h
         level = self.level(progress)
-        if isinstance(level, Tensor):  # progress that lies on the device: no number of Python's may depend on it
+        if isinstance(
+            level, Tensor
+        ):  # progress that lies on the device: no number of Python's may depend on it
             return torch.addcmul(h, normal_like(h, generator), level)
         return h if level == 0.0 else torch.add(h, normal_like(h, generator), alpha=level)
 

@@ -47,8 +47,12 @@ class Improvement(NamedTuple):
 @contextmanager
 def _undisturbed(rule: SupervisedRule) -> Iterator[Generator]:
     """The rule without noise on x, with both kinds of update and draws of its own; afterwards as it was."""
-    for_now = {"generator": Generator().manual_seed(SEED), "input_corruption": None,
-               "inverses": True, "encoders": True}
+    for_now = {
+        "generator": Generator().manual_seed(SEED),
+        "input_corruption": None,
+        "inverses": True,
+        "encoders": True,
+    }
     before = {name: getattr(rule, name) for name in for_now if hasattr(rule, name)}
     cuda = [rule.stack.device] if rule.stack.device.type == "cuda" else []
     with torch.random.fork_rng(cuda), torch.enable_grad():
@@ -73,7 +77,8 @@ def supervised(rule: Rule) -> SupervisedRule:
     if not isinstance(rule, SupervisedRule):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"rule={type(rule).__name__} has no global loss to assign credit for; accepted: rules that train a "
-            "Classifier, such as DifferenceTargetPropRule or BackpropRule")
+            "Classifier, such as DifferenceTargetPropRule or BackpropRule"
+        )
     return rule
 
 
@@ -107,13 +112,17 @@ def angles(rule: SupervisedRule, x: Tensor, y: Tensor) -> Angles:
         tensor([nan, 1., 1.], dtype=torch.float64)
     """
     x, y = _batch(supervised(rule), x, y)
-    layers = [[p for p in f.parameters() if p.requires_grad] if isinstance(f, nn.Module) else []
-              for f in rule.stack.encoders]
+    layers = [
+        [p for p in f.parameters() if p.requires_grad] if isinstance(f, nn.Module) else []
+        for f in rule.stack.encoders
+    ]
     with _undisturbed(rule):
         own = _gradients(sum(rule.losses((x, y)).values()), layers)
         again = Generator().manual_seed(SEED)
         reference = _gradients(label_loss(rule.stack(x, rule.copies, again), y), layers)
-    cosine = torch.stack([a @ b / (a.norm() * b.norm()) for a, b in zip(own, reference, strict=True)])
+    cosine = torch.stack(
+        [a @ b / (a.norm() * b.norm()) for a, b in zip(own, reference, strict=True)]
+    )
     return Angles(cosine, cosine.clamp(-1.0, 1.0).acos().rad2deg())
 
 
@@ -121,8 +130,15 @@ def _gradients(loss: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[Tensor]
     """Gradient of the loss by all parameters of each layer, as one vector in float64; `.grad` is left alone."""
     flat = [p for layer in layers for p in layer]
     found = iter(torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True))
-    return [torch.cat([torch.empty(0, dtype=torch.float64),
-                       *(next(found).flatten().cpu().double() for _ in layer)]) for layer in layers]
+    return [
+        torch.cat(
+            [
+                torch.empty(0, dtype=torch.float64),
+                *(next(found).flatten().cpu().double() for _ in layer),
+            ]
+        )
+        for layer in layers
+    ]
 
 
 # -- quality of the targets -----------------------------------------------------------------------------
@@ -157,14 +173,17 @@ def target_improvement(rule: DifferenceTargetPropRule, x: Tensor, y: Tensor) -> 
     """
     if not isinstance(rule, DifferenceTargetPropRule):
         raise ValueError(  # noqa: TRY004 - a choice of the user
-            f"rule={type(rule).__name__} has no targets; accepted: DifferenceTargetPropRule")
+            f"rule={type(rule).__name__} has no targets; accepted: DifferenceTargetPropRule"
+        )
     x, y = _batch(rule, x, y)
     with _undisturbed(rule):
         sent, outputs = rule._up(x)
         outputs = [output.detach() for output in outputs]
         d = [move.detach() for move in rule._displacements(sent, outputs, y)]
     above = _Above(rule.stack, outputs, rule.copies)
-    outputs, d = ([tensor.to("cpu", above.dtype) for tensor in tensors] for tensors in (outputs, d))
+    outputs, d = (
+        [tensor.to("cpu", above.dtype) for tensor in tensors] for tensors in (outputs, d)
+    )
     y, improves, local, change = y.cpu(), [], [], []
     for level, (h, move) in enumerate(zip(outputs, d, strict=True), 1):
         gain = above.loss(level, h + move, y) - above.loss(level, h, y)
@@ -174,7 +193,9 @@ def target_improvement(rule: DifferenceTargetPropRule, x: Tensor, y: Tensor) -> 
             error = above.next(level, h + move) - above.next(level, h) - d[level]
             closer = error.square().sum(-1) < d[level].square().sum(-1)
             local.append(closer.double().mean().item())
-    return Improvement(*(torch.tensor(found, dtype=torch.float64) for found in (improves, local, change)))
+    return Improvement(
+        *(torch.tensor(found, dtype=torch.float64) for found in (improves, local, change))
+    )
 
 
 class _Above:
@@ -182,7 +203,10 @@ class _Above:
 
     def __init__(self, network: Classifier, outputs: Sequence[Tensor], copies: int) -> None:
         self.dtype = network.dtype if network.stochastic else torch.float64
-        self.network, self.copies = deepcopy(network).requires_grad_(False).to("cpu", self.dtype), copies
+        self.network, self.copies = (
+            deepcopy(network).requires_grad_(False).to("cpu", self.dtype),
+            copies,
+        )
         self.generator, self.states = Generator().manual_seed(SEED), []
         for pair, output in zip(network.pairs, outputs, strict=True):
             self.states.append(self.generator.get_state())
@@ -201,7 +225,10 @@ class _Above:
         """Global loss of each example, (batch,), if layer `level` gives h; small losses to their last digit."""
         for lower in range(level, self.network.depth + 1):
             h = self.next(lower, h)
-        logits, own = h.unflatten(0, (self.copies, -1)), y[None, :, None].expand(self.copies, -1, 1)
+        logits, own = (
+            h.unflatten(0, (self.copies, -1)),
+            y[None, :, None].expand(self.copies, -1, 1),
+        )
         others = (logits - logits.gather(-1, own)).scatter(-1, own, -math.inf)
         return math.log(self.copies) - F.logsigmoid(-others.logsumexp(-1)).logsumexp(0)
 
@@ -211,7 +238,10 @@ class _Above:
 
 def _hidden(stack: Stack, x: Tensor) -> Iterator[tuple[Pair, Tensor]]:
     """(f_l, g_l) and h_{l-1} for l = 2 .. L; stochastic units are drawn."""
-    h, generator = checks.rows("x", checks.width("x", x, stack.sizes[0])), Generator().manual_seed(SEED)
+    h, generator = (
+        checks.rows("x", checks.width("x", x, stack.sizes[0])),
+        Generator().manual_seed(SEED),
+    )
     for level, pair in enumerate(stack.pairs, 1):
         if level > 1:
             yield pair, h
@@ -243,8 +273,10 @@ def inverse_error(stack: Stack, x: Tensor) -> Tensor:
         >>> inverse_error(stack, torch.rand(10, 6)).round(decimals=4)
         tensor([0.])
     """
-    found = [(pair.g(pair.f(h)) - h).square().sum().sqrt() / (h - h.mean(0)).square().sum().sqrt()
-             for pair, h in _hidden(stack, x)]
+    found = [
+        (pair.g(pair.f(h)) - h).square().sum().sqrt() / (h - h.mean(0)).square().sum().sqrt()
+        for pair, h in _hidden(stack, x)
+    ]
     return torch.stack(found) if found else x.new_zeros(0)
 
 
@@ -304,6 +336,11 @@ def by_layer(rule: SupervisedRule, x: Tensor, y: Tensor) -> dict[str, dict[int, 
     found = {"cosine": (1, angles(rule, x, y).cosine)}
     if isinstance(rule, DifferenceTargetPropRule):
         targets = target_improvement(rule, x, y)
-        found |= {"improves": (1, targets.improves), "local": (1, targets.local),
-                  "inverse": (2, inverse_error(rule.stack, x))}
-    return {name: dict(enumerate(values.tolist(), first)) for name, (first, values) in found.items()}
+        found |= {
+            "improves": (1, targets.improves),
+            "local": (1, targets.local),
+            "inverse": (2, inverse_error(rule.stack, x)),
+        }
+    return {
+        name: dict(enumerate(values.tolist(), first)) for name, (first, values) in found.items()
+    }

@@ -93,12 +93,17 @@ class ImageData(LightningDataModule):
         return self._loader("test", self.EVAL_BATCH)
 
 
-def shuffled_splits(x: Tensor, y: Tensor | None, fractions: tuple[float, float], seed: int) -> dict:
+def shuffled_splits(
+    x: Tensor, y: Tensor | None, fractions: tuple[float, float], seed: int
+) -> dict:
     """Train, valid and test in a seeded random order; `fractions` are those of valid and test."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     n_valid, n_test = (int(len(x) * f) for f in fractions)
-    parts = {"test": order[:n_test], "valid": order[n_test : n_test + n_valid],
-             "train": order[n_test + n_valid :]}
+    parts = {
+        "test": order[:n_test],
+        "valid": order[n_test : n_test + n_valid],
+        "train": order[n_test + n_valid :],
+    }
     return {name: Split(x, y)[parts[name]] for name in SPLITS}
 
 
@@ -122,8 +127,10 @@ class Digits(ImageData):
 
 
 MNIST_FILES = {
-    "train_x": "train-images-idx3-ubyte", "train_y": "train-labels-idx1-ubyte",
-    "test_x": "t10k-images-idx3-ubyte", "test_y": "t10k-labels-idx1-ubyte",
+    "train_x": "train-images-idx3-ubyte",
+    "train_y": "train-labels-idx1-ubyte",
+    "test_x": "t10k-images-idx3-ubyte",
+    "test_y": "t10k-labels-idx1-ubyte",
 }
 
 
@@ -190,12 +197,17 @@ class MNIST(ImageData):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             pixels, labels = fetch_openml(
-                "mnist_784", version=1, as_frame=False, parser="liac-arff", return_X_y=True,
+                "mnist_784",
+                version=1,
+                as_frame=False,
+                parser="liac-arff",
+                return_X_y=True,
                 data_home=str(cache_folder() / "openml"),
             )
         except Exception as error:  # noqa: BLE001 - whatever the network layer raises: same answer
-            raise FileNotFoundError(f"{self._missing()}; fetching it from OpenML failed: "
-                                    f"{error}") from None
+            raise FileNotFoundError(
+                f"{self._missing()}; fetching it from OpenML failed: {error}"
+            ) from None
         images = pixels.reshape(-1, 28, 28).astype(np.uint8)
         labels = labels.astype(np.uint8)
         for part, rows in (("train", slice(0, 60_000)), ("test", slice(60_000, 70_000))):
@@ -203,9 +215,11 @@ class MNIST(ImageData):
             write_idx(folder / f"{MNIST_FILES[part + '_y']}.gz", labels[rows])
 
     def _missing(self) -> str:
-        return ("MNIST is not on this machine; looked for its four IDX files (plain or .gz) in "
-                + ", ".join(str(place) for place in self.places())
-                + "; name their folder with --data.root or $GENDAE_DATA")
+        return (
+            "MNIST is not on this machine; looked for its four IDX files (plain or .gz) in "
+            + ", ".join(str(place) for place in self.places())
+            + "; name their folder with --data.root or $GENDAE_DATA"
+        )
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         files = self.files()
@@ -227,9 +241,11 @@ class MNIST(ImageData):
     def _images(self, files: dict[str, Path], part: str, count: int) -> Split:
         pixels, labels = read_idx(files[f"{part}_x"]), read_idx(files[f"{part}_y"])
         if pixels.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
-            raise ValueError(f"{files[f'{part}_x']} and its labels hold {pixels.shape} and "
-                             f"{labels.shape} values; MNIST has {(count, 28, 28)} and {(count,)}, "
-                             "labels 0..9")
+            raise ValueError(
+                f"{files[f'{part}_x']} and its labels hold {pixels.shape} and "
+                f"{labels.shape} values; MNIST has {(count, 28, 28)} and {(count,)}, "
+                "labels 0..9"
+            )
         x = torch.from_numpy(pixels.reshape(count, -1).astype(np.float32)) / 255.0
         return Split(x, torch.from_numpy(labels.astype(np.int64)))
 
@@ -260,8 +276,14 @@ class Images(ImageData):
         labels: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.path, self.given_shape, self.labels = str(path), shape, None if labels is None else str(labels)
-        self.valid_fraction, self.test_fraction = checks.fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
+        self.path, self.given_shape, self.labels = (
+            str(path),
+            shape,
+            None if labels is None else str(labels),
+        )
+        self.valid_fraction, self.test_fraction = checks.fractions(
+            valid_fraction=valid_fraction, test_fraction=test_fraction
+        )
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x, shape = read_images(self.path)

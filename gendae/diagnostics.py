@@ -17,8 +17,10 @@ from gendae.precision import full_precision
 def _chains(values: Tensor) -> Tensor:
     """Values as (steps + 1, n, features) in float64, centred over steps and chains."""
     if not 1 <= values.ndim <= 3 or len(values) < 2 or values.numel() == 0:
-        raise ValueError(f"values has shape {tuple(values.shape)}; chains are (steps + 1, n, features), "
-                         "with two states or more")
+        raise ValueError(
+            f"values has shape {tuple(values.shape)}; chains are (steps + 1, n, features), "
+            "with two states or more"
+        )
     wide = checks.finite("values", values).detach().cpu().double()
     wide = wide.reshape(len(values), -1, values.shape[2] if values.ndim == 3 else 1)
     return wide - wide.mean((0, 1))
@@ -113,8 +115,10 @@ def class_switches(labels: Tensor, per: int = 100) -> float:
     """
     labels = checks.tensor(labels)
     if labels.ndim not in (1, 2) or len(labels) < 2 or labels.numel() == 0:
-        raise ValueError(f"labels has shape {tuple(labels.shape)}; (steps + 1, n) with two states or more "
-                         "is needed")
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}; (steps + 1, n) with two states or more "
+            "is needed"
+        )
     return per * (labels[1:] != labels[:-1]).double().mean().item()
 
 
@@ -199,7 +203,9 @@ def nearest_neighbour_sigma(
     points = checks.finite("codes", codes).detach().cpu()
     chosen = torch.randperm(len(points), generator=generator)[:queries]
     index = NearestNeighbors(n_neighbors=2).fit(points.numpy())
-    distance, _ = index.kneighbors(points[chosen.sort().values].numpy())  # column 0 is the code itself
+    distance, _ = index.kneighbors(
+        points[chosen.sort().values].numpy()
+    )  # column 0 is the code itself
     return float(np.quantile(distance[:, 1], quantile) / np.sqrt(codes.shape[1]))
 
 
@@ -244,8 +250,10 @@ def signal_dimensions(
     """
     sigma = checks.finite("sigma", checks.tensor(sigma)).detach().cpu().double().flatten()
     if len(sigma) == 0 or not bool((sigma > 0).all()):
-        raise ValueError(f"sigma holds {len(sigma)} values, the least {min(sigma.tolist(), default=0.0):g}; "
-                         "standard deviations are positive")
+        raise ValueError(
+            f"sigma holds {len(sigma)} values, the least {min(sigma.tolist(), default=0.0):g}; "
+            "standard deviations are positive"
+        )
     if means is None:
         information = -sigma.log()
     else:

@@ -19,8 +19,18 @@ from gendae.writing import write_whole
 BOUND_IMAGES, BOUND_SAMPLES = 1000, 1000
 NEIGHBOURS = 5
 #: Measures of quality at the top level of the result.
-QUALITY = ("fid", "kid", "precision", "recall", "density", "coverage", "copying", "copying_pixels",
-           "confidence", "classes")
+QUALITY = (
+    "fid",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "copying",
+    "copying_pixels",
+    "confidence",
+    "classes",
+)
 
 
 def feature_network(data: ImageData) -> tuple[nn.Module, str]:
@@ -28,8 +38,10 @@ def feature_network(data: ImageData) -> tuple[nn.Module, str]:
     if not isinstance(data, MNIST):
         return quality.PixelFeatures(), "pixels"
     network = load_feature_classifier("mnist-classifier")
-    return network, (f"{network.width} hidden units of mnist-classifier, a convolutional network of "
-                     f"{100 * network.facts['test_error']:.2f} % test error")
+    return network, (
+        f"{network.width} hidden units of mnist-classifier, a convolutional network of "
+        f"{100 * network.facts['test_error']:.2f} % test error"
+    )
 
 
 def evaluation(
@@ -40,7 +52,9 @@ def evaluation(
     Every row is scored on the test images: the model, its ancestral samples where the prior is drawn without
     a chain, training images, held-out (validation) images and k-means centroids.
     """
-    train, valid, test = (data.split(name).x.to(stack.device) for name in ("train", "valid", "test"))
+    train, valid, test = (
+        data.split(name).x.to(stack.device) for name in ("train", "valid", "test")
+    )
     samples = {"model": generate(stack, n, seed=seed).to(stack.device)}
     if stack.prior.analytic:
         samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
@@ -48,9 +62,13 @@ def evaluation(
     parzen = parzen_rows(samples, centroids, train, valid, test)
     own = parzen["model"]
     result = {
-        "parzen_ll": own["ll"], "parzen_se": own["se"], "sigma": own["sigma"],
+        "parzen_ll": own["ll"],
+        "parzen_se": own["se"],
+        "sigma": own["sigma"],
         "ancestral_ll": parzen["ancestral"]["ll"] if "ancestral" in parzen else None,
-        "n": n, "seed": seed, "parzen": parzen,
+        "n": n,
+        "seed": seed,
+        "parzen": parzen,
         "log_joint": joint_trace(stack, test),
         "reconstruction": metrics.reconstruction_errors(stack, test.split(1000)),
     }
@@ -60,8 +78,11 @@ def evaluation(
 
 def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
     """log p(x, h) for each inference step; None for discrete units, which inference cannot move."""
-    if any(isinstance(law, Discrete) for pair in stack.pairs
-           for law in (pair.observation, pair.recognition)):
+    if any(
+        isinstance(law, Discrete)
+        for pair in stack.pairs
+        for law in (pair.observation, pair.recognition)
+    ):
         return None
     return metrics.log_joint_trace(stack, x).mean(1).tolist()
 
@@ -72,11 +93,17 @@ def parzen_rows(
     """Parzen scores by name; sigma is chosen on validation images, for those on training images."""
     n = max(len(x) for x in samples.values())
     sets = {
-        **samples, "training images": train[:n], "held-out images": valid[:n],
-        "k-means centroids": centroids, "mean image": train.mean(0, keepdim=True),
+        **samples,
+        "training images": train[:n],
+        "held-out images": valid[:n],
+        "k-means centroids": centroids,
+        "mean image": train.mean(0, keepdim=True),
     }
     return {
-        name: {"n": len(x), **metrics.parzen_score(x, test, train if name == "held-out images" else valid)}
+        name: {
+            "n": len(x),
+            **metrics.parzen_score(x, test, train if name == "held-out images" else valid),
+        }
         for name, x in sets.items()
     }
 
@@ -92,7 +119,8 @@ def quality_rows(
     samples = {name: x.cpu() for name, x in samples.items()}
     report = quality.quality_report(samples, train, valid, test, network, centroids.cpu(), seed)
     return {
-        "features": features, "quality": report,
+        "features": features,
+        "quality": report,
         "copying_of_halves": report["held-out images"]["copying_of_halves"],
         **{key: report["model"][key] for key in QUALITY},
     }
@@ -102,20 +130,28 @@ def bound(stack: Stack, x: Tensor, sigma_x: float | None = None, seed: int = 0) 
     """The importance-weighted bound, or why there is none."""
     law = "the model's own p(x | h)" if sigma_x is None else f"N(x; g_1(h_1), {sigma_x:g}^2)"
     try:
-        log_p = bounds.importance_weighted_bound(stack, x, BOUND_SAMPLES, sigma_x,
-                                                 Generator().manual_seed(seed))
+        log_p = bounds.importance_weighted_bound(
+            stack, x, BOUND_SAMPLES, sigma_x, Generator().manual_seed(seed)
+        )
     except bounds.NoDensityError as error:
         return {"iw_bound": None, "iw_bound_missing": str(error)}
     return {
-        "iw_bound": log_p.mean().item(), "iw_bound_se": (log_p.std(correction=0) / len(x) ** 0.5).item(),
-        "iw_bound_images": len(x), "iw_bound_samples": BOUND_SAMPLES, "iw_bound_law": law,
+        "iw_bound": log_p.mean().item(),
+        "iw_bound_se": (log_p.std(correction=0) / len(x) ** 0.5).item(),
+        "iw_bound_images": len(x),
+        "iw_bound_samples": BOUND_SAMPLES,
+        "iw_bound_law": law,
     }
 
 
 def evaluation_table(result: dict[str, Any]) -> list[str]:
     """The evaluation as lines for a terminal."""
-    lines = [(f"{'samples':<20}{'n':>7}{'LL [nats]':>12}{'+-':>6}{'sigma':>8}"
-              f"{'10-point grid':>18}{'sigma 0.2':>11}")]
+    lines = [
+        (
+            f"{'samples':<20}{'n':>7}{'LL [nats]':>12}{'+-':>6}{'sigma':>8}"
+            f"{'10-point grid':>18}{'sigma 0.2':>11}"
+        )
+    ]
     for name, row in result["parzen"].items():
         lines.append(
             f"{name:<20}{row['n']:>7}{row['ll']:>12.2f}{row['se']:>6.2f}{row['sigma']:>8.4f}"
@@ -123,15 +159,19 @@ def evaluation_table(result: dict[str, Any]) -> list[str]:
         )
     lines += ["", *quality_table(result), ""]
     if result["iw_bound"] is not None:
-        lines.append(f"log p(x) >= {result['iw_bound']:.2f} +- {result['iw_bound_se']:.2f} nats: "
-                     f"{result['iw_bound_images']} test images, {result['iw_bound_samples']} importance "
-                     f"samples, {result['iw_bound_law']}")
+        lines.append(
+            f"log p(x) >= {result['iw_bound']:.2f} +- {result['iw_bound_se']:.2f} nats: "
+            f"{result['iw_bound_images']} test images, {result['iw_bound_samples']} importance "
+            f"samples, {result['iw_bound_law']}"
+        )
     else:
         lines.append(f"no bound on log p(x): {result['iw_bound_missing']}")
     trace = result["log_joint"]
     if trace is not None:
-        lines.append(f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1} (alpha 0.1): "
-                     f"{trace[0]:.2f} to {trace[-1]:.2f} nats")
+        lines.append(
+            f"log p(x, h) without the prior, inference step 0 to {len(trace) - 1} (alpha 0.1): "
+            f"{trace[0]:.2f} to {trace[-1]:.2f} nats"
+        )
     errors = ", ".join(f"{e:.2f}" for e in result["reconstruction"])
     lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
     return lines
@@ -140,9 +180,15 @@ def evaluation_table(result: dict[str, Any]) -> list[str]:
 def quality_table(result: dict[str, Any]) -> list[str]:
     """Sample quality as lines for a terminal."""
     if not result["quality"]:
-        return [f"sample quality: more than {NEIGHBOURS} samples, validation and test images are needed"]
-    lines = [(f"{'against test images':<20}{'FID':>9}{'KID':>9}{'precision':>11}{'recall':>8}"
-              f"{'density':>9}{'coverage':>10}{'copying':>9}{'(pixels)':>10}{'confid.':>9}")]
+        return [
+            f"sample quality: more than {NEIGHBOURS} samples, validation and test images are needed"
+        ]
+    lines = [
+        (
+            f"{'against test images':<20}{'FID':>9}{'KID':>9}{'precision':>11}{'recall':>8}"
+            f"{'density':>9}{'coverage':>10}{'copying':>9}{'(pixels)':>10}{'confid.':>9}"
+        )
+    ]
     for name, row in result["quality"].items():
         confidence = f"{row['confidence']:>9.3f}" if row["confidence"] is not None else f"{'-':>9}"
         lines.append(
@@ -150,16 +196,21 @@ def quality_table(result: dict[str, Any]) -> list[str]:
             f"{row['density']:>9.3f}{row['coverage']:>10.3f}{row['copying']:>9.2f}"
             f"{row['copying_pixels']:>10.2f}{confidence}"
         )
-    lines.append(f"features: {result['features']}; copying: z < 0 is nearer to training images than test "
-                 f"images are; one half of these against the other: {result['copying_of_halves']:.2f}")
+    lines.append(
+        f"features: {result['features']}; copying: z < 0 is nearer to training images than test "
+        f"images are; one half of these against the other: {result['copying_of_halves']:.2f}"
+    )
     if result["classes"] is not None:
         shares = " ".join(f"{100 * share:.1f}" for share in result["classes"])
-        lines.append(f"classes 0 .. {len(result['classes']) - 1} of the model's samples, %: {shares}")
+        lines.append(
+            f"classes 0 .. {len(result['classes']) - 1} of the model's samples, %: {shares}"
+        )
     return lines
 
 
 def write_json(path: Path, content: dict[str, Any]) -> Path:
     """Plain data as indented JSON; NaN and infinity become null."""
+
     def plain(value: Any) -> Any:  # noqa: ANN401
         if isinstance(value, float):
             return value if math.isfinite(value) else None

@@ -54,17 +54,29 @@ class FeatureClassifier(nn.Module):
         super().__init__()
         self.shape, self.channels = list(shape), list(channels)
         if len(self.channels) != 2 or len(self.shape) != 2 or min(self.shape) < 4:
-            raise ValueError(f"channels={self.channels}, shape={self.shape}: two convolutions and images "
-                             "of at least 4 x 4 pixels are needed")
-        for name, value in (("channels", min(self.channels)), ("width", width), ("classes", classes)):
+            raise ValueError(
+                f"channels={self.channels}, shape={self.shape}: two convolutions and images "
+                "of at least 4 x 4 pixels are needed"
+            )
+        for name, value in (
+            ("channels", min(self.channels)),
+            ("width", width),
+            ("classes", classes),
+        ):
             checks.at_least(name, value, 1)
         self.width, self.classes = width, classes
         self.frozen, self.facts = False, {}
         low, high = self.channels
         self.body = nn.Sequential(
-            nn.Conv2d(1, low, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(low, high, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-            nn.Linear(high * (self.shape[0] // 4) * (self.shape[1] // 4), self.width), nn.ReLU(),
+            nn.Conv2d(1, low, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(low, high, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(high * (self.shape[0] // 4) * (self.shape[1] // 4), self.width),
+            nn.ReLU(),
         )
         self.head = nn.Linear(self.width, classes)
 
@@ -90,7 +102,9 @@ class FeatureClassifier(nn.Module):
             ValueError: for no images, or images of another size.
         """
         checks.rows("x", x)
-        square = torch.stack([self.features(b).square().mean() * len(b) for b in x.split(100)]).sum()
+        square = torch.stack(
+            [self.features(b).square().mean() * len(b) for b in x.split(100)]
+        ).sum()
         scale = (square / len(x)).sqrt()
         self.body[-2].weight.div_(scale)  # ReLU(a / s) = ReLU(a) / s
         self.body[-2].bias.div_(scale)
@@ -148,7 +162,10 @@ class ClassifierTraining(LightningModule):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
 
 def save_feature_classifier(network: FeatureClassifier, path: str | Path, facts: dict) -> Path:
@@ -189,8 +206,10 @@ def load_feature_classifier(name_or_path: str | Path = "mnist-classifier") -> Fe
     if not path.is_file():
         known = shipped_feature_classifiers()
         if str(name_or_path) not in known:
-            raise FileNotFoundError(f"no classifier {str(name_or_path)!r}: there is no such file, and "
-                                    f"those that come with gendae are {', '.join(known) or 'none'}")
+            raise FileNotFoundError(
+                f"no classifier {str(name_or_path)!r}: there is no such file, and "
+                f"those that come with gendae are {', '.join(known) or 'none'}"
+            )
         path = known[str(name_or_path)]
     content, tensors = read_checked(path, FORMAT)
     try:
@@ -198,6 +217,7 @@ def load_feature_classifier(name_or_path: str | Path = "mnist-classifier") -> Fe
         network.load_state_dict(tensors)
         network.facts = dict(content["facts"])
     except (KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
-        raise CheckpointError(path, "holds another architecture than it says: "
-                                    f"{' '.join(str(error).split())}") from None
+        raise CheckpointError(
+            path, f"holds another architecture than it says: {' '.join(str(error).split())}"
+        ) from None
     return network.freeze()

@@ -40,7 +40,9 @@ def read_idx(path: str | Path) -> np.ndarray:
             shape = struct.unpack(f">{start[3]}I", stream.read(4 * start[3]))
             size, most = math.prod(shape), path.stat().st_size * (DEFLATED if packed else 1)
             if size > most:
-                raise ValueError(f"{path} holds at most {most:,} values, but its header promises {shape}")
+                raise ValueError(
+                    f"{path} holds at most {most:,} values, but its header promises {shape}"
+                )
             content = stream.read(size + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
@@ -74,7 +76,9 @@ def read_image(path: Path) -> np.ndarray:
             if image.mode.startswith("I;16"):  # convert("L") would cut these off at 255
                 return np.asarray(image, np.float32) / 65535.0
             if image.mode in ("I", "F"):
-                raise ValueError(f"pixels of mode {image.mode} have no known range; save them with 8 or 16 bits")
+                raise ValueError(
+                    f"pixels of mode {image.mode} have no known range; save them with 8 or 16 bits"
+                )
             return np.asarray(image.convert("L"), np.float32) / 255.0
     except Exception as error:  # noqa: BLE001 - PIL raises a dozen kinds for damaged files
         raise ValueError(f"{path} cannot be read as an image: {reason(error)}") from None
@@ -100,8 +104,10 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
         if not images:
             raise ValueError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         if len({image.shape for image in images}) > 1:
-            raise ValueError(f"{path} holds images of different sizes: "
-                             f"{sorted({image.shape for image in images})}")
+            raise ValueError(
+                f"{path} holds images of different sizes: "
+                f"{sorted({image.shape for image in images})}"
+            )
         array = np.stack(images)
     elif path.suffix.lower() in IMAGE_SUFFIXES:
         array = read_image(path)[None]
@@ -110,16 +116,22 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
     elif path.suffix == ".gz" or "ubyte" in path.name:
         array = read_idx(path).astype(np.float32) / 255.0
     else:
-        raise ValueError(f"{path}: unknown kind of data; accepted: .npy, .npz, IDX, an image, or a "
-                         "folder of images")
+        raise ValueError(
+            f"{path}: unknown kind of data; accepted: .npy, .npz, IDX, an image, or a "
+            "folder of images"
+        )
     grey = array.ndim in (2, 3) or (array.ndim == 4 and array.shape[3] == 1)
     if not grey or array.dtype.kind not in "iuf":
-        raise ValueError(f"{path} holds an array of shape {array.shape} and type {array.dtype}; "
-                         "numbers of shape (n, pixels) or (n, height, width) are needed")
+        raise ValueError(
+            f"{path} holds an array of shape {array.shape} and type {array.dtype}; "
+            "numbers of shape (n, pixels) or (n, height, width) are needed"
+        )
     shape = array.shape[1:3] if array.ndim > 2 else None
     if array.size == 0:
         raise ValueError(f"{path} is empty: it holds an array of shape {array.shape}")
-    with np.errstate(over="ignore"):  # what is above single precision becomes infinite, which is refused
+    with np.errstate(
+        over="ignore"
+    ):  # what is above single precision becomes infinite, which is refused
         x = torch.from_numpy(np.ascontiguousarray(array.reshape(len(array), -1), np.float32))
     return checks.pixels(str(path), x), shape
 
@@ -172,11 +184,15 @@ def labels_of(
 
 def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
     if array.shape != (n,) or array.dtype.kind not in "iu":
-        raise ValueError(f"{path} holds labels of shape {array.shape} and type {array.dtype}; class indices of an "
-                         f"integer type and shape ({n},), one for each image, are needed")
+        raise ValueError(
+            f"{path} holds labels of shape {array.shape} and type {array.dtype}; class indices of an "
+            f"integer type and shape ({n},), one for each image, are needed"
+        )
     y = torch.from_numpy(array.astype(np.int64))
     if int(y.min()) < 0:
-        raise ValueError(f"{path} holds labels from {int(y.min())} to {int(y.max())}; class indices are >= 0")
+        raise ValueError(
+            f"{path} holds labels from {int(y.min())} to {int(y.max())}; class indices are >= 0"
+        )
     return y
 
 
@@ -196,12 +212,16 @@ def read_numpy(path: Path, what: str, accepted: tuple[str, ...]) -> np.ndarray:
     """
     array, names = read_array(path, accepted, or_only=True)
     if array is None:
-        raise ValueError(f"{path} holds {'the arrays ' + ', '.join(names) if names else 'no array'}; name the {what} "
-                         f"{' or '.join(map(repr, accepted))}")
+        raise ValueError(
+            f"{path} holds {'the arrays ' + ', '.join(names) if names else 'no array'}; name the {what} "
+            f"{' or '.join(map(repr, accepted))}"
+        )
     return array
 
 
-def read_array(path: Path, accepted: tuple[str, ...] = (), or_only: bool = False) -> tuple[np.ndarray | None, list[str]]:
+def read_array(
+    path: Path, accepted: tuple[str, ...] = (), or_only: bool = False
+) -> tuple[np.ndarray | None, list[str]]:
     """The first array of these names in a .npz, or None, and the names there are; a .npy has one array and no names.
 
     Raises:
@@ -217,24 +237,34 @@ def read_array(path: Path, accepted: tuple[str, ...] = (), or_only: bool = False
                 for name in (*accepted, *(members if or_only and len(members) == 1 else ())):
                     if name in members:
                         with archive.open(members[name]) as member:
-                            return _npy(member, min(members[name].file_size, DEFLATED * size)), list(members)
+                            return _npy(
+                                member, min(members[name].file_size, DEFLATED * size)
+                            ), list(members)
                 return None, list(members)
     except FileNotFoundError:
         raise
     except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib raise a dozen kinds
-        raise ValueError(f"{path} is damaged or not a {path.suffix or '.npy'} of numbers: {reason(error)}") from None
+        raise ValueError(
+            f"{path} is damaged or not a {path.suffix or '.npy'} of numbers: {reason(error)}"
+        ) from None
 
 
 def _npy(stream: BinaryIO, most: int) -> np.ndarray:
     """The array of a .npy stream of at most so many bytes, after a look at what its header promises."""
     stream.seek(0)
     version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are not read")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > most:
-        raise ValueError(f"its header promises {shape} values of type {dtype}, and it has {most:,} bytes")
+        raise ValueError(
+            f"its header promises {shape} values of type {dtype}, and it has {most:,} bytes"
+        )
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
 

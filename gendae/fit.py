@@ -66,7 +66,10 @@ class FitCLI(LightningCLI):
         except BaseException as error:  # a failed start leaves no folder behind
             if self.run_folder is not None and not helper_process():
                 with contextlib.suppress(OSError):
-                    if isinstance(error, CheckpointError) and not (self.run_folder / "checkpoints").exists():
+                    if (
+                        isinstance(error, CheckpointError)
+                        and not (self.run_folder / "checkpoints").exists()
+                    ):
                         shutil.rmtree(self.run_folder)
                     self.run_folder.rmdir()
             if isinstance(error, SystemExit):
@@ -82,7 +85,9 @@ class FitCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             trainer_defaults={  # log_every_n_steps=1: the rule itself logs once in `log_every` updates
-                "num_sanity_val_steps": 0, "default_root_dir": "runs", "max_epochs": 20,
+                "num_sanity_val_steps": 0,
+                "default_root_dir": "runs",
+                "max_epochs": 20,
                 "log_every_n_steps": 1,
             },
             parser_kwargs={"prog": "gendae"},
@@ -92,9 +97,16 @@ class FitCLI(LightningCLI):
         """Say which signal ended the run and how it goes on, and give the exit code a shell would."""
         name = signal_of(error)
         if name is not None and not helper_process():
-            last = None if self.run_folder is None else self.run_folder / "checkpoints" / "last.ckpt"
-            resume = f"; to go on: gendae fit --config {self.run_folder}/config.yaml --ckpt_path {last}"
-            print(f"gendae: {name} ended the run{resume if last and last.is_file() else ''}", file=sys.stderr)
+            last = (
+                None if self.run_folder is None else self.run_folder / "checkpoints" / "last.ckpt"
+            )
+            resume = (
+                f"; to go on: gendae fit --config {self.run_folder}/config.yaml --ckpt_path {last}"
+            )
+            print(
+                f"gendae: {name} ended the run{resume if last and last.is_file() else ''}",
+                file=sys.stderr,
+            )
         if name is not None:
             error.code = 128 + signal.Signals[name]
 
@@ -109,7 +121,9 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(CreditMonitor, "credit")
         for name in CHECKPOINTS:
             parser.add_lightning_class_args(RunCheckpoint, name)
-            parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
+            parser.set_defaults(
+                {f"{name}.filename": name, f"{name}.enable_version_counter": False}
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints hold hyper-parameters in gendae's own plain form; the command line has its own."""
@@ -119,8 +133,12 @@ class FitCLI(LightningCLI):
         config = self.config[self.subcommand]
         trainer = config.trainer
         if config.ckpt_path and is_local(config.ckpt_path):  # before anything is written
-            check_content(config.ckpt_path, read(config.ckpt_path), config.model.class_path.rsplit(".", 1)[1],
-                          self.subcommand == "fit")
+            check_content(
+                config.ckpt_path,
+                read(config.ckpt_path),
+                config.model.class_path.rsplit(".", 1)[1],
+                self.subcommand == "fit",
+            )
         if config.best.monitor is None:  # what the rule says
             module, name = config.model.class_path.rsplit(".", 1)
             config.best.monitor, config.best.mode = getattr(import_module(module), name).score
@@ -139,11 +157,16 @@ class FitCLI(LightningCLI):
         trainer.default_root_dir = str(self.run_folder)
         for name in CHECKPOINTS:
             config[name].dirpath = str(self.run_folder / "checkpoints")
-        csv = {"class_path": "pytorch_lightning.loggers.CSVLogger",
-               "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""}}
+        csv = {
+            "class_path": "pytorch_lightning.loggers.CSVLogger",
+            "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""},
+        }
         others = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        others = [other for other in others if other not in (None, True, False)
-                  and not other.class_path.endswith("CSVLogger")]
+        others = [
+            other
+            for other in others
+            if other not in (None, True, False) and not other.class_path.endswith("CSVLogger")
+        ]
         for other in others:  # wandb's default is the current folder
             if other.init_args.get("save_dir", "") in (None, "."):
                 other.init_args.save_dir = str(self.run_folder)
@@ -167,7 +190,9 @@ class FitCLI(LightningCLI):
     def after_fit(self) -> None:
         """Write last.ckpt where the last update was not followed by a validation, which writes it."""
         for keep in self.trainer.checkpoint_callbacks:
-            last = isinstance(keep, RunCheckpoint) and keep.monitor is None and keep.save_top_k != 0
+            last = (
+                isinstance(keep, RunCheckpoint) and keep.monitor is None and keep.save_top_k != 0
+            )
             if last and self.trainer.global_step != keep._last_global_step_saved:
                 self.trainer.save_checkpoint(keep.format_checkpoint_name({}))
 

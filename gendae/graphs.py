@@ -33,14 +33,20 @@ class CompiledInference(Inference):
         self._loops: dict[int, Callable[[Stack, Tensor], Representations]] = {}
 
     def __call__(
-        self, stack: Stack, x: Tensor, mask: Tensor | None = None, generator: Generator | None = None,
+        self,
+        stack: Stack,
+        x: Tensor,
+        mask: Tensor | None = None,
+        generator: Generator | None = None,
         steps: int | None = None,
     ) -> Representations:
         if mask is not None or self.temperature > 0.0:
             return self.plain(stack, x, mask, generator, steps)
         steps = self.steps if steps is None else steps
         if steps not in self._loops:
-            self._loops[steps] = torch.compile(self._loop(steps), dynamic=False, fullgraph=True, **self.options)
+            self._loops[steps] = torch.compile(
+                self._loop(steps), dynamic=False, fullgraph=True, **self.options
+            )
         with torch.no_grad():
             return self._loops[steps](stack, x)
 
@@ -111,7 +117,10 @@ class Recording:
     """
 
     def __init__(
-        self, function: Callable[[Sequence[Tensor]], dict[str, Tensor]], batch: Sequence[Tensor], rule: Rule
+        self,
+        function: Callable[[Sequence[Tensor]], dict[str, Tensor]],
+        batch: Sequence[Tensor],
+        rule: Rule,
     ) -> None:
         self.function, self.rule = function, rule
         self.batch = [part.clone() for part in batch]
@@ -126,7 +135,10 @@ class Recording:
         if self.graph is None:
             return self.function(self.batch)
         self.graph.replay()
-        for parameter, gradient in self.gradients:  # an update of another phase may have put its own there
+        for (
+            parameter,
+            gradient,
+        ) in self.gradients:  # an update of another phase may have put its own there
             parameter.grad = gradient
         return self.losses
 
@@ -168,8 +180,10 @@ class Graphs(Callback):
         if stage != "fit":
             return
         if trainer.world_size > 1 or trainer.precision not in ("32-true", "64-true"):
-            raise ValueError(f"Graphs with {trainer.world_size} processes and precision={trainer.precision!r}: static "
-                             "updates are for one process and precision 32-true or 64-true")
+            raise ValueError(
+                f"Graphs with {trainer.world_size} processes and precision={trainer.precision!r}: static "
+                "updates are for one process and precision 32-true or 64-true"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: Rule) -> None:
         pl_module.gradients = StaticUpdate(pl_module, self.compile)

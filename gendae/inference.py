@@ -175,7 +175,9 @@ class TargetPropInference(Inference):
                 else:
                     up = from_x if mask is None else f(fill(x, mask, below))
                 if level < stack.depth:
-                    start = torch.lerp(h[level], down[level + 1], self.alpha).add_(up, alpha=self.delta)
+                    start = torch.lerp(h[level], down[level + 1], self.alpha).add_(
+                        up, alpha=self.delta
+                    )
                 else:
                     start = torch.add(h[level], up, alpha=self.delta)
                 moved = start.sub_(f(below), alpha=self.delta)
@@ -232,7 +234,9 @@ class GradientInference(Inference):
         self.q_weight = checks.at_least("q_weight", q_weight, 0.0)
         self.every_q, self.use_prior = every_q, use_prior
 
-    def objective(self, stack: Stack, h: Representations, iterates: list[Representations]) -> Tensor:
+    def objective(
+        self, stack: Stack, h: Representations, iterates: list[Representations]
+    ) -> Tensor:
         """J of Eq. 6 for each example, in nats, (batch,)."""
         j = stack.log_joint(h, prior=self.use_prior)
         if self.q_weight == 0.0:
@@ -240,8 +244,10 @@ class GradientInference(Inference):
         laws = [stack.log_q(h)]
         if self.every_q:
             laws += [
-                sum(torch.distributions.Normal(centre, 1.0).log_prob(free).sum(-1)
-                    for free, centre in zip(h[1:], past[1:], strict=True))
+                sum(
+                    torch.distributions.Normal(centre, 1.0).log_prob(free).sum(-1)
+                    for free, centre in zip(h[1:], past[1:], strict=True)
+                )
                 for past in iterates
             ]
         return j + self.q_weight * torch.stack(laws).mean(0)
@@ -258,8 +264,10 @@ class GradientInference(Inference):
                 seen = fill(x, mask, stack.pairs[0].g(free[0]).detach()).clone()
                 total = self.objective(stack, (seen, *free), iterates).sum()
                 gradients = torch.autograd.grad(total, free)
-            new = tuple(self._diffuse(layer.detach() + self.delta * gradient, generator)
-                        for layer, gradient in zip(free, gradients, strict=True))
+            new = tuple(
+                self._diffuse(layer.detach() + self.delta * gradient, generator)
+                for layer, gradient in zip(free, gradients, strict=True)
+            )
             if self.every_q:
                 iterates.append((x, *new))
             return (x, *new)

@@ -37,7 +37,10 @@ class Inpainter(Completer):
     """
 
     def __init__(
-        self, rounds: int = 10, inference: Inference | None = None, chains: int = 32,
+        self,
+        rounds: int = 10,
+        inference: Inference | None = None,
+        chains: int = 32,
         level: int | None = 1,
     ) -> None:
         super().__init__(rounds, begin="noise", tolerance=0.0)
@@ -59,18 +62,33 @@ class Inpainter(Completer):
         return self
 
     def __call__(
-        self, stack: Stack, h: Tensor, mask: Tensor, observed: Tensor | None = None, generator: Generator | None = None,
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        observed: Tensor | None = None,
+        generator: Generator | None = None,
     ) -> Completion:
         """The mean of the chains, (batch, width); observed elements are returned as given."""
         mask = mask.expand_as(h)
         copies = None if observed is None else observed.repeat(self.chains, 1)
-        ends = super().__call__(stack, h.repeat(self.chains, 1), mask.repeat(self.chains, 1), copies, generator)
+        ends = super().__call__(
+            stack, h.repeat(self.chains, 1), mask.repeat(self.chains, 1), copies, generator
+        )
         shape = (self.chains, len(h))
-        return Completion(fill(h, mask, ends.h.view(*shape, h.shape[1]).mean(0)), ends.residuals.view(ends.rounds, *shape).mean(1),
-                          ends.converged.view(shape).all(0))
+        return Completion(
+            fill(h, mask, ends.h.view(*shape, h.shape[1]).mean(0)),
+            ends.residuals.view(ends.rounds, *shape).mean(1),
+            ends.converged.view(shape).all(0),
+        )
 
     def step(
-        self, stack: Stack, h: Tensor, mask: Tensor, temperature: float, generator: Generator | None
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        temperature: float,
+        generator: Generator | None,
     ) -> Tensor:
         """INFERENCE under the clamp, and x from what it found."""
         found = self.inference(stack, h, mask=mask, generator=generator)
@@ -112,12 +130,15 @@ def inpaint(
     """
     checks.width("x", x, stack.sizes[0])
     if mask.dtype != torch.bool:
-        raise ValueError(f"mask has type {mask.dtype}; a boolean one is needed, True where observed")
+        raise ValueError(
+            f"mask has type {mask.dtype}; a boolean one is needed, True where observed"
+        )
     try:
         mask = mask.expand_as(x)
     except RuntimeError:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, which does not fit x, "
-                         f"{tuple(x.shape)}") from None
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, which does not fit x, {tuple(x.shape)}"
+        ) from None
     checks.pixels("x", x.masked_fill(~mask, 0.0))
     x = x.to(stack.dtype).masked_fill(~mask, 0.0)
     inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()

@@ -78,8 +78,10 @@ class InvertibleAffine(nn.Module):
         self.features = self.in_features = int(checks.at_least("features", features, 1))
         self.out_features = features if out_features is None else int(out_features)
         if self.out_features != self.features:
-            raise ValueError(f"out_features={out_features} differs from features={features}; only a square "
-                             "layer is invertible: use Affine to change the width")
+            raise ValueError(
+                f"out_features={out_features} differs from features={features}; only a square "
+                "layer is invertible: use Affine to change the width"
+            )
         self.form = checks.one_of("form", form, FORMS)
         self.activation = checks.one_of("activation", activation, RANGES)
         self.refinements = int(checks.at_least("refinements", refinements, 0))
@@ -114,8 +116,10 @@ class InvertibleAffine(nn.Module):
         checks.width("h", h, self.features)
         low, high = RANGES[self.activation]
         if not bool(((h > low) & (h < high)).all()):
-            raise ValueError(f"h holds values from {h.min().item():g} to {h.max().item():g}; {self.activation} "
-                             f"gives values between {low:g} and {high:g}, ends excluded: clamp h")
+            raise ValueError(
+                f"h holds values from {h.min().item():g} to {h.max().item():g}; {self.activation} "
+                f"gives values between {low:g} and {high:g}, ends excluded: clamp h"
+            )
         return self.invert(h)
 
     def invert(self, h: Tensor) -> Tensor:

@@ -22,7 +22,14 @@ from gendae.spec import register
 from gendae.stack import Stack
 
 BATCH = 1000  # examples computed at a time
-RESERVED = ("path", "file", "args", "kwds", "converged", "residual")  # arrays and arguments of files of answers
+RESERVED = (
+    "path",
+    "file",
+    "args",
+    "kwds",
+    "converged",
+    "residual",
+)  # arrays and arguments of files of answers
 
 
 @register
@@ -52,22 +59,36 @@ class JointStack(Stack):
     """
 
     def __init__(
-        self, modalities: Mapping[str, Modality], top: Sequence[Junction | Pair] = (), prior: Prior | None = None,
+        self,
+        modalities: Mapping[str, Modality],
+        top: Sequence[Junction | Pair] = (),
+        prior: Prior | None = None,
     ) -> None:
         members = list(modalities.values())
         if not members:
             raise ValueError("a JointStack needs at least one modality")
         taken = [name for name in modalities if name in RESERVED]
         if taken:
-            raise ValueError(f"modality {taken[0]!r}: this name is taken in files of answers; accepted: any but "
-                             f"{', '.join(RESERVED)}")
+            raise ValueError(
+                f"modality {taken[0]!r}: this name is taken in files of answers; accepted: any but "
+                f"{', '.join(RESERVED)}"
+            )
         level = max(len(m.pairs) for m in members)
-        pairs = [side_by_side([m.pairs[i] if i < len(m.pairs) else None for m in members],
-                              [m.code_width for m in members]) for i in range(level)]
+        pairs = [
+            side_by_side(
+                [m.pairs[i] if i < len(m.pairs) else None for m in members],
+                [m.code_width for m in members],
+            )
+            for i in range(level)
+        ]
         if top and len(members) > 1 and not isinstance(top[0], Junction):
-            raise ValueError(f"top[0] is a {type(top[0]).__name__}; a Junction joins {len(members)} modalities")
+            raise ValueError(
+                f"top[0] is a {type(top[0]).__name__}; a Junction joins {len(members)} modalities"
+            )
         if any(isinstance(part, Junction) for part in top[1:]):
-            raise ValueError("top holds a Junction above its first pair; modalities are joined once, Pairs stand above")
+            raise ValueError(
+                "top holds a Junction above its first pair; modalities are joined once, Pairs stand above"
+            )
         kinds = [m.kind == "latent" for m in members]
         if kinds != sorted(kinds) or all(kinds):
             raise ValueError("latent modalities come after those that data hold")
@@ -106,12 +127,17 @@ class JointStack(Stack):
         """Widths of the modalities' slices of h_level, level <= J (`self.level`)."""
         if not 0 <= level <= self.level:
             raise ValueError(f"level={level}: modalities are apart at levels 0 .. {self.level}")
-        return [m.pairs[level].f.in_features if level < len(m.pairs) else m.code_width
-                for m in self.modalities.values()]
+        return [
+            m.pairs[level].f.in_features if level < len(m.pairs) else m.code_width
+            for m in self.modalities.values()
+        ]
 
     def laws(self, level: int) -> Laws:
         """Laws of the slices of h_level, level <= J, around what is predicted of them."""
-        own = [m.pairs[level].observation if level < len(m.pairs) else m.law for m in self.modalities.values()]
+        own = [
+            m.pairs[level].observation if level < len(m.pairs) else m.law
+            for m in self.modalities.values()
+        ]
         return Laws(own, self.widths(level))
 
     def index(self, name: str) -> int:
@@ -121,7 +147,9 @@ class JointStack(Stack):
             ValueError: for an unknown name; lists those that exist.
         """
         if name not in self.modalities:
-            raise ValueError(f"{name!r} is no modality of this model; it has {', '.join(self.names)}")
+            raise ValueError(
+                f"{name!r} is no modality of this model; it has {', '.join(self.names)}"
+            )
         return self.names.index(name)
 
     def separate(self, h: Tensor, level: int = 0) -> dict[str, Tensor]:
@@ -149,11 +177,15 @@ class JointStack(Stack):
         for name in given:
             self.index(name)
         if not given:
-            raise ValueError(f"all modalities are missing; give at least one of {', '.join(self.names)}")
+            raise ValueError(
+                f"all modalities are missing; give at least one of {', '.join(self.names)}"
+            )
         given = {name: checks.tensor(value) for name, value in given.items()}
         scalar = [name for name, value in given.items() if value.ndim == 0]
         if scalar:
-            raise ValueError(f"{scalar[0]} is a single number; a batch of values is needed (modalities: {self.described()})")
+            raise ValueError(
+                f"{scalar[0]} is a single number; a batch of values is needed (modalities: {self.described()})"
+            )
         lengths = {name: len(value) for name, value in given.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"given values have different numbers of rows: {lengths}")
@@ -173,8 +205,10 @@ class JointStack(Stack):
         mask = torch.stack(observed, 1)
         if n and not bool(mask.any(1).all()):
             rows = (~mask.any(1)).nonzero().flatten().tolist()
-            raise ValueError(f"all modalities are missing in {len(rows)} rows (first: row {rows[0]}); at least one of "
-                             f"{', '.join(self.names)} is needed in each")
+            raise ValueError(
+                f"all modalities are missing in {len(rows)} rows (first: row {rows[0]}); at least one of "
+                f"{', '.join(self.names)} is needed in each"
+            )
         return torch.cat(parts, 1).to(self.device), mask.to(self.device)
 
     def described(self) -> str:
@@ -191,14 +225,14 @@ class JointStack(Stack):
     def lower(self, x: Tensor) -> tuple[Tensor, ...]:
         """h_0 .. h_J: the modalities' own codes."""
         h = [x]
-        for pair in self.pairs[:self.level]:
+        for pair in self.pairs[: self.level]:
             h.append(pair.encode(h[-1]))
         return tuple(h)
 
     def climb(self, codes: Tensor, observed: Tensor | None = None) -> tuple[Tensor, ...]:
         """h_{J+1} .. h_L from h_J, (batch, width); `observed`, (batch, N) boolean, is missingness input."""
         h = [codes]
-        for pair in self.pairs[self.level:]:
+        for pair in self.pairs[self.level :]:
             if len(h) == 1 and observed is not None and self.junction is not None:
                 h.append(pair.recognition.transmit(pair.f(codes, observed)))
             else:
@@ -208,7 +242,7 @@ class JointStack(Stack):
     def loop(self, codes: Tensor, observed: Tensor | None = None) -> Tensor:
         """h_J up through the top stack and down again, without noise: the top's reconstruction of the codes."""
         h = (codes, *self.climb(codes, observed))[-1]
-        for pair in reversed(self.pairs[self.level:]):
+        for pair in reversed(self.pairs[self.level :]):
             h = pair.decode(h)
         return h
 
@@ -231,8 +265,10 @@ class JointStack(Stack):
         """
         self.index(name)
         if self.level == self.depth:
-            raise ValueError("the model has no top stack that could predict one modality from others; use `complete`, which "
-                             "its prior serves")
+            raise ValueError(
+                "the model has no top stack that could predict one modality from others; use `complete`, which "
+                "its prior serves"
+            )
         x, observed = self.join({key: value for key, value in given.items() if key != name})
         parts = []
         for rows, mask in zip(x.split(BATCH), observed.split(BATCH), strict=True):
@@ -285,7 +321,10 @@ def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
 
 def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corruption]:
     """Gaussian noise on h_0 .. h_L in units of their spread, none on one-hot rows."""
-    own = [None if m.kind in ("onehot", "latent") else RelativeNoise(sigma) for m in stack.modalities.values()]
+    own = [
+        None if m.kind in ("onehot", "latent") else RelativeNoise(sigma)
+        for m in stack.modalities.values()
+    ]
     below = [EachModality(own, stack.widths(level)) for level in range(stack.level + 1)]
     return [*below, *(RelativeNoise(sigma) for _ in range(stack.depth - stack.level))]
 
@@ -296,12 +335,18 @@ def check_modalities(stack: Stack, data: object, handles_missing: bool) -> None:
         return
     expected = {name: m.width for name, m in stack.modalities.items() if name not in stack.latents}
     if list(data.modalities.items()) != list(expected.items()):
-        raise ValueError(f"the data have the modalities {data.modalities}, the model {expected} (name: width); the same ones in "
-                         "the same order are needed")
+        raise ValueError(
+            f"the data have the modalities {data.modalities}, the model {expected} (name: width); the same ones in "
+            "the same order are needed"
+        )
     for split in ("train", "valid"):
         x, there = data.split(split)
-        for t, (name, part) in enumerate(zip(expected, x.split(list(expected.values()), 1), strict=True)):
+        for t, (name, part) in enumerate(
+            zip(expected, x.split(list(expected.values()), 1), strict=True)
+        ):
             stack.modalities[name].values(f"{name} of the {split} data", part[there[:, t]])
         if not handles_missing and not bool(there.all()):
-            raise ValueError(f"modalities are missing in the {split} data, which this rule would take for zeros; accepted: "
-                             "JointTargetPropRule, or complete data")
+            raise ValueError(
+                f"modalities are missing in the {split} data, which this rule would take for zeros; accepted: "
+                "JointTargetPropRule, or complete data"
+            )

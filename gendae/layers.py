@@ -25,8 +25,19 @@ from gendae.conditionals import (
 )
 from gendae.spec import register
 
-__all__ = ["ACTIVATIONS", "MLP", "Affine", "Bernoulli", "Categorical", "Conditional", "Discrete", "Gaussian",
-           "LearnedGaussian", "Pair", "TiedPair"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Affine",
+    "Bernoulli",
+    "Categorical",
+    "Conditional",
+    "Discrete",
+    "Gaussian",
+    "LearnedGaussian",
+    "Pair",
+    "TiedPair",
+]
 
 
 def _identity(a: Tensor) -> Tensor:  # with a name, so that layers can be pickled
@@ -58,7 +69,9 @@ def _tanh_difference(a: Tensor, e: Tensor) -> Tensor:
 
 def _softplus_difference(a: Tensor, e: Tensor) -> Tensor:
     small = torch.log1p(torch.sigmoid(a) * torch.expm1(e.clamp(-1.0, 1.0)))
-    return torch.where(e.abs() <= 1.0, small, F.softplus(a + e) - F.softplus(a))  # large steps do not cancel
+    return torch.where(
+        e.abs() <= 1.0, small, F.softplus(a + e) - F.softplus(a)
+    )  # large steps do not cancel
 
 
 #: s(a + e) - s(a) from a and e without cancellation: where e is small, the plain difference keeps no digits.
@@ -130,7 +143,9 @@ class Affine(nn.Module):
         self.gain, self.init = gain, checks.one_of("init", init, INITIAL_WEIGHTS)
         self.receives = checks.one_of("receives", receives, RECEIVES)
         self.s = ACTIVATIONS[activation]
-        self.weight = nn.Parameter(INITIAL_WEIGHTS[init](self.out_features, self.in_features, gain))
+        self.weight = nn.Parameter(
+            INITIAL_WEIGHTS[init](self.out_features, self.in_features, gain)
+        )
         self.bias = nn.Parameter(torch.zeros(self.out_features))
 
     def receive(self, h: Tensor) -> Tensor:
@@ -200,10 +215,12 @@ class MLP(nn.Module):
         self.activation, self.gain = activation, gain
         widths = [in_features, *hidden, out_features]
         names = [hidden_activation] * len(self.hidden) + [activation]
-        self.layers = nn.Sequential(*(
-            Affine(low, high, name, gain * (math.sqrt(2.0) if name == "relu" else 1.0))
-            for (low, high), name in zip(pairwise(widths), names, strict=True)
-        ))
+        self.layers = nn.Sequential(
+            *(
+                Affine(low, high, name, gain * (math.sqrt(2.0) if name == "relu" else 1.0))
+                for (low, high), name in zip(pairwise(widths), names, strict=True)
+            )
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h)
@@ -273,12 +290,16 @@ class Pair(nn.Module):
         self.f, self.g = f, g
         self.observation = observation or Gaussian()
         self.recognition = recognition or Gaussian()
-        for name, law, layer in (("observation", self.observation, g),
-                                 ("recognition", self.recognition, f)):
+        for name, law, layer in (
+            ("observation", self.observation, g),
+            ("recognition", self.recognition, f),
+        ):
             needed = "sigmoid" if isinstance(law, Bernoulli) else getattr(law, "activation", None)
             if needed and layer.activation != needed:
-                raise ValueError(f"{name}={type(law).__name__} needs a {needed} layer, not "
-                                 f"{layer.activation!r}: its mean lies in the range of its values")
+                raise ValueError(
+                    f"{name}={type(law).__name__} needs a {needed} layer, not "
+                    f"{layer.activation!r}: its mean lies in the range of its values"
+                )
 
     def encode(self, h_below: Tensor, generator: Generator | None = None) -> Tensor:
         """h_l as the next layer sees it; stochastic units are drawn if a generator is given."""

@@ -71,7 +71,7 @@ class LevelSampler(Sampler):
         path = [new]
         for pair in reversed(stack.pairs[:level]):
             path.append(pair.decode(path[-1]))
-        return (*reversed(path), *h[level + 1:])
+        return (*reversed(path), *h[level + 1 :])
 
     def _up_and_down(
         self, stack: Stack, h: Tensor, level: int, generator: Generator | None
@@ -81,7 +81,9 @@ class LevelSampler(Sampler):
         for pair in above[:-1]:
             h = pair.encode(h, generator)
         top = above[-1]
-        noisy = isinstance(top.recognition, torch.nn.Module)  # a learned law: the default of Algorithm 3
+        noisy = isinstance(
+            top.recognition, torch.nn.Module
+        )  # a learned law: the default of Algorithm 3
         h = top.recognition.sample(top.f(h), generator, h) if noisy else top.encode(h, generator)
         for pair in reversed(above):
             h = pair.decode(h)
@@ -91,8 +93,10 @@ class LevelSampler(Sampler):
 
     def _residual(self, stack: Stack, level: int) -> Tensor:
         if stack.residuals.numel() == 0:
-            raise ValueError(f"residual={self.residual:g} needs measured residuals: call "
-                             "stack.fit_residuals(x) with training images, or pass residual=0")
+            raise ValueError(
+                f"residual={self.residual:g} needs measured residuals: call "
+                "stack.fit_residuals(x) with training images, or pass residual=0"
+            )
         return self.residual * stack.residuals[level]
 
 
@@ -116,7 +120,9 @@ def chain_states(
         4
     """
     if type(sampler).step is Sampler.step:
-        raise ValueError(f"{type(sampler).__name__} has no transitions; use level, generate, chain or joint")
+        raise ValueError(
+            f"{type(sampler).__name__} has no transitions; use level, generate, chain or joint"
+        )
     h = sampler.start(stack, stack.prior.sample(n, generator), generator)
     yield h[0]
     for _ in range(steps):

@@ -51,8 +51,10 @@ class TensorLoader:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
         self.rank, self.ranks, self.passes = rank, ranks, passes
         if len(split.x) < ranks:
-            raise ValueError(f"{len(split.x)} images for {ranks} processes; each needs one at least: use fewer processes, "
-                             "or larger training, validation and test splits")
+            raise ValueError(
+                f"{len(split.x)} images for {ranks} processes; each needs one at least: use fewer processes, "
+                "or larger training, validation and test splits"
+            )
         self.epoch, self.position, self._begun = 0, 0, False
 
     def __len__(self) -> int:

@@ -20,9 +20,19 @@ from gendae.priors import COVARIANCES, GaussianPrior, parzen_log_prob
 from gendae.sampling import generate
 from gendae.stack import Stack
 
-__all__ = ["GRIDS", "PAPER_SIGMA", "ParzenLogLikelihood", "choose_prior", "choose_sigma", "kmeans_centroids",
-           "log_joint_trace", "parzen_log_prob", "parzen_report", "reconstruction_errors",
-           "sigma_grid"]
+__all__ = [
+    "GRIDS",
+    "PAPER_SIGMA",
+    "ParzenLogLikelihood",
+    "choose_prior",
+    "choose_sigma",
+    "kmeans_centroids",
+    "log_joint_trace",
+    "parzen_log_prob",
+    "parzen_report",
+    "reconstruction_errors",
+    "sigma_grid",
+]
 
 #: Bandwidths by name: the 10 points of Goodfellow et al. 2014 (parzen_ll.py), and 29 of a finer grid.
 GRIDS: dict[str, list[float]] = {
@@ -120,7 +130,9 @@ class ParzenLogLikelihood(Metric):
     @property
     def standard_error(self) -> Tensor:
         """std / sqrt(n) over the images of all processes, as published (denominator n in std); all of them must ask."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced
+        ):
             variance = self.squares / self.count - (self.total / self.count) ** 2
             return (variance.clamp(min=0.0) / self.count).sqrt()
 
@@ -178,9 +190,7 @@ def parzen_report(
         "k-means centroids": centroids,
         "mean image": train.mean(0, keepdim=True),
     }
-    return {
-        name: {"n": len(s), **parzen_score(s, test, validation)} for name, s in sets.items()
-    }
+    return {name: {"n": len(s), **parzen_score(s, test, validation)} for name, s in sets.items()}
 
 
 #: Multipliers of the Gaussian top's variances among which `choose_prior` chooses; 4 is the paper's.

@@ -21,10 +21,15 @@ from gendae.spec import register
 
 #: For each kind of data, the activation that has its range, and the law of values around a prediction.
 KINDS: dict[str, tuple[str, Callable[[], Law]]] = {
-    "real": ("linear", Gaussian), "pixels": ("sigmoid", Bernoulli), "binary": ("sigmoid", partial(Bernoulli, True)),
-    "onehot": ("softmax", Categorical), "latent": ("softmax", Categorical),
+    "real": ("linear", Gaussian),
+    "pixels": ("sigmoid", Bernoulli),
+    "binary": ("sigmoid", partial(Bernoulli, True)),
+    "onehot": ("softmax", Categorical),
+    "latent": ("softmax", Categorical),
 }
-HEADS = ACTIVATIONS | {"softmax": partial(torch.softmax, dim=-1)}  # no lambda, so that heads can be pickled
+HEADS = ACTIVATIONS | {
+    "softmax": partial(torch.softmax, dim=-1)
+}  # no lambda, so that heads can be pickled
 
 
 @register
@@ -52,11 +57,15 @@ class Modality:
         self.kind = checks.one_of("kind", kind, KINDS)
         self.pairs = list(pairs)
         if self.kind in ("onehot", "latent") and self.pairs:
-            raise ValueError(f"kind={self.kind!r}: labels and latents are inputs of the top stack, without pairs of their own")
+            raise ValueError(
+                f"kind={self.kind!r}: labels and latents are inputs of the top stack, without pairs of their own"
+            )
         below = self.width
         for level, pair in enumerate(self.pairs, 1):
             if pair.f.in_features != below:
-                raise ValueError(f"pair {level} of a modality takes {pair.f.in_features} units, but gets {below}")
+                raise ValueError(
+                    f"pair {level} of a modality takes {pair.f.in_features} units, but gets {below}"
+                )
             below = pair.f.out_features
 
     @property
@@ -84,18 +93,27 @@ class Modality:
             ValueError: for a wrong shape, and for values that this kind of data does not have.
         """
         if self.kind in ("onehot", "latent") and value.ndim == 1 and not value.is_floating_point():
-            value = nn.functional.one_hot(checks.labels(name, value, len(value), self.width), self.width)
+            value = nn.functional.one_hot(
+                checks.labels(name, value, len(value), self.width), self.width
+            )
         value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
         checks.finite(name, checks.width(name, value, self.width))
         bad = False
         if value.numel() and self.kind in ("pixels", "binary"):
             bad = float(value.min()) < 0.0 or float(value.max()) > 1.0
         elif self.kind in ("onehot", "latent"):
-            bad = not torch.allclose(value.sum(1), torch.ones_like(value[:, 0]), atol=1e-4) or bool((value < 0).any())
+            bad = not torch.allclose(
+                value.sum(1), torch.ones_like(value[:, 0]), atol=1e-4
+            ) or bool((value < 0).any())
         if bad:
-            accepted = "values in [0, 1]" if self.kind in ("pixels", "binary") else \
-                "class indices, or rows of probabilities that sum to 1"
-            raise ValueError(f"{name} holds values that are no {self.kind} data; accepted: {accepted}")
+            accepted = (
+                "values in [0, 1]"
+                if self.kind in ("pixels", "binary")
+                else "class indices, or rows of probabilities that sum to 1"
+            )
+            raise ValueError(
+                f"{name} holds values that are no {self.kind} data; accepted: {accepted}"
+            )
         return value
 
     def __repr__(self) -> str:
@@ -124,10 +142,17 @@ class Junction:
         widths = [modality.code_width for modality in modalities]
         f = Masked(self.f, widths)
         if self.g.activation != "linear" or self.g.out_features != f.in_features:
-            raise ValueError(f"the decoder that joins the modalities gives {self.g.out_features} units, "
-                             f"{self.g.activation}; needed: a linear layer of {f.in_features}")
+            raise ValueError(
+                f"the decoder that joins the modalities gives {self.g.out_features} units, "
+                f"{self.g.activation}; needed: a linear layer of {f.in_features}"
+            )
         laws = Laws([modality.law for modality in modalities], widths)
-        return Pair(f, Heads(self.g, [modality.head for modality in modalities], widths), laws, self.recognition)
+        return Pair(
+            f,
+            Heads(self.g, [modality.head for modality in modalities], widths),
+            laws,
+            self.recognition,
+        )
 
 
 class Slices(nn.Module):
@@ -140,8 +165,12 @@ class Slices(nn.Module):
 
     def __init__(self, maps: Sequence[nn.Module | None], widths: Sequence[int]) -> None:
         super().__init__()
-        self.inputs = [w if m is None else m.in_features for m, w in zip(maps, widths, strict=True)]
-        self.outputs = [w if m is None else m.out_features for m, w in zip(maps, widths, strict=True)]
+        self.inputs = [
+            w if m is None else m.in_features for m, w in zip(maps, widths, strict=True)
+        ]
+        self.outputs = [
+            w if m is None else m.out_features for m, w in zip(maps, widths, strict=True)
+        ]
         self.maps = nn.ModuleList(nn.Identity() if m is None else m for m in maps)
         self.in_features, self.out_features = sum(self.inputs), sum(self.outputs)
         self.activation = "slices"
@@ -155,7 +184,9 @@ class Slices(nn.Module):
         return lambda: sum(penalty() for penalty in own)
 
     def forward(self, h: Tensor) -> Tensor:
-        return torch.cat([f(part) for f, part in zip(self.maps, h.split(self.inputs, -1), strict=True)], -1)
+        return torch.cat(
+            [f(part) for f, part in zip(self.maps, h.split(self.inputs, -1), strict=True)], -1
+        )
 
 
 class Masked(nn.Module):
@@ -176,7 +207,8 @@ class Masked(nn.Module):
         if f.in_features not in (self.in_features, self.in_features + len(widths)):
             raise ValueError(
                 f"the top's first encoder takes {f.in_features} units; the modalities' codes have {list(widths)}, "
-                f"together {self.in_features}, or {self.in_features + len(widths)} with one mask bit for each")
+                f"together {self.in_features}, or {self.in_features + len(widths)} with one mask bit for each"
+            )
         self.f, self.n, self.sees_mask = f, len(widths), f.in_features != self.in_features
         owner = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
         self.register_buffer("owner", owner, persistent=False)
@@ -195,8 +227,14 @@ class Heads(nn.Module):
     def __init__(self, g: nn.Module, activations: Sequence[str], widths: Sequence[int]) -> None:
         super().__init__()
         self.g, self.widths = g, list(widths)
-        self.activations = [HEADS[checks.one_of("activation", name, HEADS)] for name in activations]
-        self.in_features, self.out_features, self.activation = g.in_features, g.out_features, "heads"
+        self.activations = [
+            HEADS[checks.one_of("activation", name, HEADS)] for name in activations
+        ]
+        self.in_features, self.out_features, self.activation = (
+            g.in_features,
+            g.out_features,
+            "heads",
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         parts = self.g(h).split(self.widths, -1)
@@ -223,22 +261,32 @@ class Laws(nn.Module, Conditional):
         inputs: widths of the layer's input slices, for laws whose width depends on them.
     """
 
-    def __init__(self, laws: Sequence[Law], widths: Sequence[int], inputs: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, laws: Sequence[Law], widths: Sequence[int], inputs: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.laws, self.widths, self.inputs = list(laws), list(widths), inputs and list(inputs)
         self.learned = nn.ModuleList(law for law in laws if isinstance(law, nn.Module))
         self.stochastic = any(law.stochastic for law in laws)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
-        raise ValueError("the laws of several modalities are no single torch distribution; use log_prob, sample")
+        raise ValueError(
+            "the laws of several modalities are no single torch distribution; use log_prob, sample"
+        )
 
     def parts(self, *tensors: Tensor | None) -> list[tuple]:
         """(law, slice of each tensor) for every modality; the last tensor may be the layer's input."""
-        columns = [[None] * len(self.laws) if t is None else t.split(self.widths, -1) for t in tensors]
+        columns = [
+            [None] * len(self.laws) if t is None else t.split(self.widths, -1) for t in tensors
+        ]
         return list(zip(self.laws, *columns, strict=True))
 
     def _given(self, given: Tensor | None) -> Sequence[Tensor | None]:
-        return [None] * len(self.laws) if given is None or not self.inputs else given.split(self.inputs, -1)
+        return (
+            [None] * len(self.laws)
+            if given is None or not self.inputs
+            else given.split(self.inputs, -1)
+        )
 
     def energies(self, h: Tensor, mean: Tensor) -> Tensor:
         """Energy of each slice, (batch, N)."""
@@ -248,21 +296,34 @@ class Laws(nn.Module, Conditional):
         return self.energies(h, mean).sum(-1)
 
     def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        return sum(law.log_prob(a, m, c)
-                   for (law, a, m), c in zip(self.parts(h, mean), self._given(given), strict=True))
+        return sum(
+            law.log_prob(a, m, c)
+            for (law, a, m), c in zip(self.parts(h, mean), self._given(given), strict=True)
+        )
 
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
-        return torch.cat([law.sample(m, generator, c)
-                          for (law, m), c in zip(self.parts(mean), self._given(given), strict=True)], -1)
+        return torch.cat(
+            [
+                law.sample(m, generator, c)
+                for (law, m), c in zip(self.parts(mean), self._given(given), strict=True)
+            ],
+            -1,
+        )
 
     def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
         return torch.cat([law.transmit(m, generator) for law, m in self.parts(mean)], -1)
 
     def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        return sum((law.entropy(m, c) for (law, m), c in zip(self.parts(mean), self._given(given), strict=True)
-                    if law.stochastic), start=mean.new_zeros(mean.shape[:-1]))
+        return sum(
+            (
+                law.entropy(m, c)
+                for (law, m), c in zip(self.parts(mean), self._given(given), strict=True)
+                if law.stochastic
+            ),
+            start=mean.new_zeros(mean.shape[:-1]),
+        )
 
 
 @register
@@ -280,13 +341,17 @@ class EachModality(Corruption):
     def __init__(self, corruptions: Sequence[Corruption | None], widths: Sequence[int]) -> None:
         self.corruptions, self.widths = list(corruptions), list(widths)
         if len(self.corruptions) != len(self.widths):
-            raise ValueError(f"corruptions has {len(self.corruptions)} entries for {len(self.widths)} modalities")
+            raise ValueError(
+                f"corruptions has {len(self.corruptions)} entries for {len(self.widths)} modalities"
+            )
 
     def __call__(
         self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
     ) -> Tensor:
         parts = zip(self.corruptions, h.split(self.widths, -1), strict=True)
-        return torch.cat([part if c is None else c(part, progress, generator) for c, part in parts], -1)
+        return torch.cat(
+            [part if c is None else c(part, progress, generator) for c, part in parts], -1
+        )
 
 
 def side_by_side(pairs: Sequence[Pair | None], widths: Sequence[int]) -> Pair:
@@ -296,6 +361,7 @@ def side_by_side(pairs: Sequence[Pair | None], widths: Sequence[int]) -> Pair:
     f = Slices([pair and pair.f for pair in pairs], widths)
     g = Slices([pair and pair.g for pair in pairs], f.outputs)
     observation = Laws([pair.observation if pair else Identity() for pair in pairs], f.inputs)
-    recognition = Laws([pair.recognition if pair else Identity() for pair in pairs], f.outputs, f.inputs)
+    recognition = Laws(
+        [pair.recognition if pair else Identity() for pair in pairs], f.outputs, f.inputs
+    )
     return Pair(f, g, observation, recognition)
-

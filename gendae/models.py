@@ -63,8 +63,10 @@ def deep_autoencoder(
         checks.one_of("units", units, UNITS)
         for name, value in (("activations", activations), ("noise", noise)):
             if value is not None:
-                raise ValueError(f"{name}={value!r} and units={units!r} exclude each other: discrete units "
-                                 "have their own activation and noise (stochastic=True)")
+                raise ValueError(
+                    f"{name}={value!r} and units={units!r} exclude each other: discrete units "
+                    "have their own activation and noise (stochastic=True)"
+                )
         activations = [UNITS[units][1]] * (len(sizes) - 1)
     elif activations is None:
         activations = ["softplus"] * (len(sizes) - 2) + ["sigmoid"]
@@ -131,11 +133,15 @@ def deep_classifier(
         raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
     outside = [level for level in bits if not 1 <= level < len(sizes) - 1]
     if outside or (bits and stochastic):
-        raise ValueError(f"bits={list(bits)}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; stochastic "
-                         "units send bits anyway")
+        raise ValueError(
+            f"bits={list(bits)}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; stochastic "
+            "units send bits anyway"
+        )
     if stochastic:
         if activation not in (None, "sigmoid"):
-            raise ValueError(f"activation={activation!r}: stochastic units need sigmoid, which gives their probability")
+            raise ValueError(
+                f"activation={activation!r}: stochastic units need sigmoid, which gives their probability"
+            )
         activation, feedback = "sigmoid", feedback or "tanh"
     activation = activation or "tanh"
     pairs = []
@@ -143,7 +149,9 @@ def deep_classifier(
         receives = "bits" if level - 1 in bits else "real"
         f = Affine(low, high, activation, gain, init, receives)
         g = Affine(high, low, feedback or activation, feedback_gain, init, receives)
-        pairs.append(Pair(f, g, recognition=Discrete("binary", stochastic=True) if stochastic else None))
+        pairs.append(
+            Pair(f, g, recognition=Discrete("binary", stochastic=True) if stochastic else None)
+        )
     return Classifier(*pairs, output=Affine(sizes[-1], classes, "linear", gain, init))
 
 
@@ -182,26 +190,42 @@ def joint_autoencoder(
         options = dict(given)
         sizes, kind = list(options.pop("sizes", [])), options.pop("kind", "pixels")
         if not sizes:
-            raise ValueError(f"modality {name!r} has no sizes; give at least the width of its data")
+            raise ValueError(
+                f"modality {name!r} has no sizes; give at least the width of its data"
+            )
         if len(sizes) == 1 and options:
-            raise ValueError(f"modality {name!r}: {', '.join(options)} are options of a stack, and sizes={sizes} gives it none; "
-                             "accepted: sizes, kind")
+            raise ValueError(
+                f"modality {name!r}: {', '.join(options)} are options of a stack, and sizes={sizes} gives it none; "
+                "accepted: sizes, kind"
+            )
         activations = options.pop("activations", ["tanh"] * (len(sizes) - 1))
         visible = options.pop("visible", KINDS[checks.one_of(f"kind of {name!r}", kind, KINDS)][0])
         try:
-            own = deep_autoencoder(sizes, activations, visible, **options).pairs if len(sizes) > 1 else []
+            own = (
+                deep_autoencoder(sizes, activations, visible, **options).pairs
+                if len(sizes) > 1
+                else []
+            )
         except TypeError as error:
             raise ValueError(f"modality {name!r}: {error}") from None
         members[name] = Modality(sizes[0], kind, own)
     width = sum(m.code_width for m in members.values())
     alone = next(iter(members.values())) if len(members) == 1 else None
     if alone is not None and alone.head == "softmax":
-        raise ValueError(f"modalities={list(members)}: labels alone make no joint model; name what they are labels of")
+        raise ValueError(
+            f"modalities={list(members)}: labels alone make no joint model; name what they are labels of"
+        )
     pairs: list[Junction | Pair] = []
     for level, (low, high) in enumerate(pairwise([width, *top])):
         bits = len(members) if level == 0 and missingness and len(members) > 1 else 0
         f = layer(low + bits, hidden_f, high, activation, gain)
-        g = layer(high, hidden_g, low, activation if level else "linear" if alone is None else alone.head, gain)
+        g = layer(
+            high,
+            hidden_g,
+            low,
+            activation if level else "linear" if alone is None else alone.head,
+            gain,
+        )
         if level == 0:
             pairs.append(Junction(f, g) if alone is None else Pair(f, g, observation=alone.law))
         else:

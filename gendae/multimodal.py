@@ -38,17 +38,25 @@ def edge_map(x: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.conv2d(images, kernels).norm(dim=1).clamp(max=1.0).flatten(1)
 
 
-def part_of(name: str, x: Tensor, y: Tensor | None, shape: tuple[int, int], classes: int) -> Tensor:
+def part_of(
+    name: str, x: Tensor, y: Tensor | None, shape: tuple[int, int], classes: int
+) -> Tensor:
     """One modality of labelled images: a half of the image, its edge map, its label as a one-hot row, or all of it."""
     if name == "label":
         if y is None:
-            raise ValueError("parts contains 'label', but the images have no labels; use a data set with labels, or Images "
-                             "with labels=FILE")
+            raise ValueError(
+                "parts contains 'label', but the images have no labels; use a data set with labels, or Images "
+                "with labels=FILE"
+            )
         return F.one_hot(y, classes).to(x.dtype)
     images = x.view(-1, *shape)
     height, width = shape
-    halves = {"top": images[:, :height // 2], "bottom": images[:, height // 2:],
-              "left": images[:, :, :width // 2], "right": images[:, :, width // 2:]}
+    halves = {
+        "top": images[:, : height // 2],
+        "bottom": images[:, height // 2 :],
+        "left": images[:, :, : width // 2],
+        "right": images[:, :, width // 2 :],
+    }
     if name in halves:
         return halves[name].flatten(1)
     return edge_map(x, shape) if name == "edges" else x
@@ -101,8 +109,16 @@ class Multimodal(MultimodalData):
     """
 
     def __init__(
-        self, source: ImageData, parts: list[str], classes: int = 10, labelled: int | None = None, label_seed: int = 0,
-        share: float | None = None, only_labelled: bool = False, batch_size: int = 100, seed: int = 0,
+        self,
+        source: ImageData,
+        parts: list[str],
+        classes: int = 10,
+        labelled: int | None = None,
+        label_seed: int = 0,
+        share: float | None = None,
+        only_labelled: bool = False,
+        batch_size: int = 100,
+        seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
         self.source: ImageData = build(source)
@@ -116,11 +132,19 @@ class Multimodal(MultimodalData):
         self.only_labelled = bool(only_labelled)
         self.distinct: int | None = None
         if labelled is not None and (labelled < classes or labelled % classes):
-            raise ValueError(f"labelled={labelled}: a multiple of {classes} is needed, as many labels of each class")
-        if (share is not None or only_labelled) and (labelled is None or "label" not in self.parts):
-            raise ValueError(f"share={share}, only_labelled={only_labelled} need labelled=N and a part 'label'")
+            raise ValueError(
+                f"labelled={labelled}: a multiple of {classes} is needed, as many labels of each class"
+            )
+        if (share is not None or only_labelled) and (
+            labelled is None or "label" not in self.parts
+        ):
+            raise ValueError(
+                f"share={share}, only_labelled={only_labelled} need labelled=N and a part 'label'"
+            )
         if labelled is not None and self.parts == ["label"]:
-            raise ValueError(f"labelled={labelled}: images without a label have no other part; name one beside 'label'")
+            raise ValueError(
+                f"labelled={labelled}: images without a label have no other part; name one beside 'label'"
+            )
         if share is not None and not 0.0 < share < 1.0:
             raise ValueError(f"share={share}: a number between 0 and 1 is needed")
 
@@ -132,16 +156,25 @@ class Multimodal(MultimodalData):
     def modalities(self) -> dict[str, int]:
         """Width of each modality by name."""
         height, width = self.source.shape
-        widths = {"label": self.classes, "top": height // 2 * width, "bottom": (height - height // 2) * width,
-                  "left": width // 2 * height, "right": (width - width // 2) * height}
+        widths = {
+            "label": self.classes,
+            "top": height // 2 * width,
+            "bottom": (height - height // 2) * width,
+            "left": width // 2 * height,
+            "right": (width - width // 2) * height,
+        }
         return {name: widths.get(name, height * width) for name in self.parts}
 
     @property
     def shapes(self) -> dict[str, list[int]]:
         """Height and width of each modality but the label."""
         height, width = self.source.shape
-        found = {"top": [height // 2, width], "bottom": [height - height // 2, width],
-                 "left": [height, width // 2], "right": [height, width - width // 2]}
+        found = {
+            "top": [height // 2, width],
+            "bottom": [height - height // 2, width],
+            "left": [height, width // 2],
+            "right": [height, width - width // 2],
+        }
         return {name: found.get(name, [height, width]) for name in self.parts if name != "label"}
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
@@ -154,7 +187,11 @@ class Multimodal(MultimodalData):
             joint = torch.cat([part_of(part, x, y, shape, self.classes) for part in self.parts], 1)
             observed = torch.ones(len(x), len(self.parts), dtype=torch.bool)
             split = Split(joint, observed)
-            splits[name] = self._hide_labels(split, y) if name == "train" and self.labelled is not None else split
+            splits[name] = (
+                self._hide_labels(split, y)
+                if name == "train" and self.labelled is not None
+                else split
+            )
         return splits, shape
 
     def labelled_images(self, y: Tensor) -> Tensor:
@@ -164,7 +201,9 @@ class Multimodal(MultimodalData):
         found = [order[y[order] == c][:each] for c in range(self.classes)]
         short = [c for c, index in enumerate(found) if len(index) < each]
         if short:
-            raise ValueError(f"labelled={self.labelled}: class {short[0]} has only {len(found[short[0]])} training images")
+            raise ValueError(
+                f"labelled={self.labelled}: class {short[0]} has only {len(found[short[0]])} training images"
+            )
         return torch.cat(found)
 
     def _hide_labels(self, split: Split, y: Tensor) -> Split:
@@ -182,7 +221,9 @@ class Multimodal(MultimodalData):
         hidden = Split(x, observed)
         self.distinct = len(keep) if self.only_labelled else len(x)  # copies come after these rows
         if self.only_labelled:
-            return hidden[keep.repeat(-(-len(x) // len(keep)))[: len(x)]]  # epochs of the same length
+            return hidden[
+                keep.repeat(-(-len(x) // len(keep)))[: len(x)]
+            ]  # epochs of the same length
         if self.share is None:
             return hidden
         copies = round(self.share / (1.0 - self.share) * (len(x) - len(keep)) / len(keep))
@@ -208,14 +249,22 @@ class Arrays(MultimodalData):
     """
 
     def __init__(
-        self, files: dict[str, str], valid_fraction: float = 0.1, test_fraction: float = 0.1, batch_size: int = 100,
+        self,
+        files: dict[str, str],
+        valid_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        batch_size: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
         if not files:
-            raise ValueError("files is empty: at least one modality is needed, as {name: FILE.npy}")
+            raise ValueError(
+                "files is empty: at least one modality is needed, as {name: FILE.npy}"
+            )
         self.files = {name: str(path) for name, path in files.items()}
-        self.valid_fraction, self.test_fraction = checks.fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
+        self.valid_fraction, self.test_fraction = checks.fractions(
+            valid_fraction=valid_fraction, test_fraction=test_fraction
+        )
         self._arrays: dict[str, np.ndarray] | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -224,10 +273,14 @@ class Arrays(MultimodalData):
             self._arrays = {name: read_modality(path) for name, path in self.files.items()}
             for name, array in self._arrays.items():
                 if array.ndim == 1 and (array.dtype.kind not in "iu" or array.max() < 1):
-                    raise ValueError(f"{self.files[name]}: numbers of shape (n, features), or class indices (n,) of at least two "
-                                     "classes in an integer type are needed")
+                    raise ValueError(
+                        f"{self.files[name]}: numbers of shape (n, features), or class indices (n,) of at least two "
+                        "classes in an integer type are needed"
+                    )
                 if array.ndim == 1 and array.max() >= CLASSES:
-                    raise ValueError(f"{self.files[name]} holds the label {array.max()}; class indices below {CLASSES:,} are needed")
+                    raise ValueError(
+                        f"{self.files[name]} holds the label {array.max()}; class indices below {CLASSES:,} are needed"
+                    )
             lengths = {name: len(array) for name, array in self._arrays.items()}
             if len(set(lengths.values())) > 1:
                 raise ValueError(f"the files hold different numbers of examples: {lengths}")
@@ -236,7 +289,10 @@ class Arrays(MultimodalData):
     @property
     def modalities(self) -> dict[str, int]:
         """Width of each modality by name; for labels, the number of classes."""
-        return {name: int(a.max()) + 1 if a.ndim == 1 else a[0].size for name, a in self.arrays().items()}
+        return {
+            name: int(a.max()) + 1 if a.ndim == 1 else a[0].size
+            for name, a in self.arrays().items()
+        }
 
     @property
     def shapes(self) -> dict[str, list[int]]:
@@ -245,7 +301,9 @@ class Arrays(MultimodalData):
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         parts, masks = [], []
-        for (name, width), array in zip(self.modalities.items(), self.arrays().values(), strict=True):
+        for (name, width), array in zip(
+            self.modalities.items(), self.arrays().values(), strict=True
+        ):
             x, there = rows_of(name, array, width)
             parts.append(x)
             masks.append(there)
@@ -253,7 +311,9 @@ class Arrays(MultimodalData):
         if not bool(observed.any(1).all()):
             raise ValueError(f"{int((~observed.any(1)).sum())} examples have no modality at all")
         x = torch.cat(parts, 1)
-        return shuffled_splits(x, observed, (self.valid_fraction, self.test_fraction), self.seed), (1, x.shape[1])
+        return shuffled_splits(
+            x, observed, (self.valid_fraction, self.test_fraction), self.seed
+        ), (1, x.shape[1])
 
 
 def read_modality(path: str | Path) -> np.ndarray:
@@ -263,8 +323,10 @@ def read_modality(path: str | Path) -> np.ndarray:
         raise FileNotFoundError(f"no such file: {path}")
     array, _ = read_array(path)
     if array is None or array.dtype.kind not in "iufb" or array.size == 0 or array.ndim == 0:
-        raise ValueError(f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices (n,) in an "
-                         "integer type are needed")
+        raise ValueError(
+            f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices (n,) in an "
+            "integer type are needed"
+        )
     return array
 
 
@@ -273,7 +335,9 @@ def rows_of(name: str, array: np.ndarray, width: int) -> tuple[Tensor, Tensor]:
     if array.ndim == 1:
         y = torch.from_numpy(array.astype(np.int64))
         if int(y.min()) < -1:
-            raise ValueError(f"{name} holds the label {int(y.min())}; class indices are >= 0, and -1 is missing")
+            raise ValueError(
+                f"{name} holds the label {int(y.min())}; class indices are >= 0, and -1 is missing"
+            )
         there = y >= 0
         return F.one_hot(y.clamp_min(0), width).float() * there[:, None], there
     x = torch.from_numpy(array.reshape(len(array), -1).astype(np.float32))

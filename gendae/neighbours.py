@@ -87,7 +87,9 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
         covered |= in_real.any(0)
         recalled |= (distances <= fake_radii[block, None]).any(0)
     m, n = len(fake), len(real)
-    return Manifold(int(inside) / m, int(recalled.sum()) / n, int(hits) / (k * m), int(covered.sum()) / n)
+    return Manifold(
+        int(inside) / m, int(recalled.sum()) / n, int(hits) / (k * m), int(covered.sum()) / n
+    )
 
 
 #: Cells hold about so many training images, and there are at most 50, as in the authors' MNIST experiment.
@@ -185,9 +187,11 @@ class DataCopying:
         if held_out is not None:
             reference = self._distances(checked("held_out", held_out, self.columns, 1))
         rows = sum(len(d) for d in reference)
-        counted = [(rank_z(g, d), len(d) / rows)
-                   for g, d in zip(self._distances(x), reference, strict=True)
-                   if len(g) > MIN_GENERATED and len(d)]
+        counted = [
+            (rank_z(g, d), len(d) / rows)
+            for g, d in zip(self._distances(x), reference, strict=True)
+            if len(g) > MIN_GENERATED and len(d)
+        ]
         z, p = zip(*counted, strict=True) if counted else ((), ())
         return torch.tensor(z, dtype=torch.float64), torch.tensor(p, dtype=torch.float64)
 

@@ -66,7 +66,9 @@ def optimize_code(
     checks.width("x", x, pair.f.in_features)
     checks.width("h_start", h_start, pair.f.out_features)
     if len(x) != len(h_start):
-        raise ValueError(f"h_start has {len(h_start)} rows but x has {len(x)}; one start for each x")
+        raise ValueError(
+            f"h_start has {len(h_start)} rows but x has {len(x)}; one start for each x"
+        )
     checks.at_least("steps", steps, 0)
     checks.at_least("lr", lr, 0.0, strict=True)
     checks.at_least("sparsity", sparsity, 0.0)
@@ -146,8 +148,10 @@ class OptimizingPair(Pair):
         super().__init__(f, g, observation, recognition)
         discrete = isinstance(recognition, Discrete)
         if discrete:
-            raise ValueError("recognition=Discrete: a code is found by gradient steps, which need real units; "
-                             "use Gaussian or LearnedGaussian")
+            raise ValueError(
+                "recognition=Discrete: a code is found by gradient steps, which need real units; "
+                "use Gaussian or LearnedGaussian"
+            )
         self.steps = int(checks.at_least("steps", steps, 0))
         self.lr = checks.at_least("lr", lr, 0.0, strict=True)
         self.sparsity = checks.at_least("sparsity", sparsity, 0.0)

@@ -96,12 +96,25 @@ def packed(pair: Pair, h: Tensor) -> tuple[Map, Map]:
         ...     torch.allclose(g(f(h)), pair.g(pair.f(h)), atol=1e-6)
         True
     """
-    usable = (not torch.compiler.is_compiling() and h.device.type == "cpu" and h.dtype == torch.float32 and len(h) > 0
-              and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and wanted() and available())
-    f, g = (PackedAffine(layer, len(h)) if usable and plain_affine(layer) else layer for layer in (pair.f, pair.g))
+    usable = (
+        not torch.compiler.is_compiling()
+        and h.device.type == "cpu"
+        and h.dtype == torch.float32
+        and len(h) > 0
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and wanted()
+        and available()
+    )
+    f, g = (
+        PackedAffine(layer, len(h)) if usable and plain_affine(layer) else layer
+        for layer in (pair.f, pair.g)
+    )
     return f, g
 
 
 def plain_affine(layer: object) -> bool:
     """Whether a layer is nothing but s(W h + b) in single precision."""
-    return type(layer) is Affine and layer.receives == "real" and layer.weight.dtype == torch.float32
+    return (
+        type(layer) is Affine and layer.receives == "real" and layer.weight.dtype == torch.float32
+    )

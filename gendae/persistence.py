@@ -57,17 +57,29 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
             infinite.
         OSError: if the file cannot be written; an earlier one is then as it was.
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()}
+    tensors = {
+        k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()
+    }
     bad = restoring.non_finite(tensors)
     if bad:
-        raise ValueError(f"{path} is not written: {restoring.some(bad)} hold NaN or infinite values")
+        raise ValueError(
+            f"{path} is not written: {restoring.some(bad)} hold NaN or infinite values"
+        )
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        large = [k for k, v in tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
+        large = [
+            k
+            for k, v in tensors.items()
+            if v.is_floating_point() and not bool(torch.isfinite(v).all())
+        ]
         if large:
-            raise ValueError(f"half=True: {', '.join(large)} hold numbers above 65504; save in single precision")
+            raise ValueError(
+                f"half=True: {', '.join(large)} hold numbers above 65504; save in single precision"
+            )
     content = {
-        "stack": describe(stack), "settings": describe(stack.settings), "facts": stack.facts,
+        "stack": describe(stack),
+        "settings": describe(stack.settings),
+        "facts": stack.facts,
     }
     return write_checked(Path(path), FORMAT, content, tensors)
 
@@ -143,8 +155,10 @@ def locate(path: str | Path) -> Path:
         return regular_file(path)
     except FileNotFoundError as error:
         what = "a link to nothing" if path.is_symlink() else "there is no such file"
-        raise FileNotFoundError(f"no model {str(path)!r}: {what}, and the shipped models are "
-                                f"{', '.join(shipped()) or 'none'}") from error
+        raise FileNotFoundError(
+            f"no model {str(path)!r}: {what}, and the shipped models are "
+            f"{', '.join(shipped()) or 'none'}"
+        ) from error
 
 
 def check_shipped(path: Path) -> None:
@@ -155,7 +169,9 @@ def check_shipped(path: Path) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(manifest, f"cannot be read ({type(error).__name__})") from None
     if expected.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
-        raise CheckpointError(path, "not the file that was shipped: its checksum is not that of manifest.json")
+        raise CheckpointError(
+            path, "not the file that was shipped: its checksum is not that of manifest.json"
+        )
 
 
 def _load_safetensors(path: Path) -> Stack:
@@ -173,19 +189,27 @@ def read_checked(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tenso
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(path, f"damaged, truncated or not a safetensors file ({error})") from None
+        raise CheckpointError(
+            path, f"damaged, truncated or not a safetensors file ({error})"
+        ) from None
     if metadata.get("format") != form:
         raise CheckpointError(path, f"a safetensors file, but not one that gendae wrote as {form}")
     text = metadata.get("gendae", "")
-    if tuple(sorted(metadata)) not in (METADATA[:2], METADATA) or metadata.get("sha256", _sha256(text)) != _sha256(text):
-        raise CheckpointError(path, "its description is damaged: it does not have the checksum it was saved with")
+    if tuple(sorted(metadata)) not in (METADATA[:2], METADATA) or metadata.get(
+        "sha256", _sha256(text)
+    ) != _sha256(text):
+        raise CheckpointError(
+            path, "its description is damaged: it does not have the checksum it was saved with"
+        )
     try:
         content = json.loads(text)
         expected = content["sha256"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(path, f"its description is damaged ({error})") from None
     if digest(tensors) != expected:
-        raise CheckpointError(path, "damaged: its weights do not have the checksum they were saved with")
+        raise CheckpointError(
+            path, "damaged: its weights do not have the checksum they were saved with"
+        )
     return content, tensors
 
 
@@ -193,7 +217,9 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_checked(path: Path, form: str, content: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+def write_checked(
+    path: Path, form: str, content: dict[str, Any], tensors: dict[str, Tensor]
+) -> Path:
     """Write description, tensors and their checksums to a .safetensors, whole or not at all."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a model is saved as .safetensors")
@@ -208,23 +234,38 @@ def _load_ckpt(path: Path) -> Stack:
     arguments = checkpoint["hyper_parameters"]
     content = {
         "stack": arguments.get("stack"),
-        "settings": {"inference": arguments.get("inference"), "sampler": arguments.get("sampler"),
-                     "inpainting": arguments.get("inpainter"), "completer": arguments.get("completer"),
-                     "samples": arguments.get("eval_samples")},
+        "settings": {
+            "inference": arguments.get("inference"),
+            "sampler": arguments.get("sampler"),
+            "inpainting": arguments.get("inpainter"),
+            "completer": arguments.get("completer"),
+            "samples": arguments.get("eval_samples"),
+        },
         "facts": checkpoint["gendae"]["facts"],
     }
     prefix = "stack."
-    tensors = {k[len(prefix):]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    tensors = {
+        k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)
+    }
     return _assemble(path, content, tensors)
 
 
 def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
     """The stack that a description and tensors make: all of them, or a CheckpointError."""
     try:
-        stack, settings, facts = build(content["stack"]), build(content["settings"]), content["facts"]
-        if not isinstance(stack, Stack) or not isinstance(settings, dict) or not isinstance(facts, dict):
+        stack, settings, facts = (
+            build(content["stack"]),
+            build(content["settings"]),
+            content["facts"],
+        )
+        if (
+            not isinstance(stack, Stack)
+            or not isinstance(settings, dict)
+            or not isinstance(facts, dict)
+        ):
             raise ValueError(  # noqa: TRY004 - said of the file
-                f"{type(stack).__name__} is no Stack with settings and facts")
+                f"{type(stack).__name__} is no Stack with settings and facts"
+            )
         fresh = stack.state_dict()
     except Exception as error:  # noqa: BLE001 - a damaged description can ask constructors for anything
         reason = " ".join(str(error).split())
@@ -233,8 +274,12 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
     empty = {k: v for k, v in fresh.items() if v.numel() == 0}
     unfitted = {k: v for k, v in empty.items() if k not in tensors}
     half = sorted(k for k in unfitted if k.startswith("prior."))
-    if half and any(k in tensors and tensors[k].numel() > 0 for k in empty if k.startswith("prior.")):
-        raise CheckpointError(path, f"holds another architecture than it says: {restoring.some(half)} missing")
+    if half and any(
+        k in tensors and tensors[k].numel() > 0 for k in empty if k.startswith("prior.")
+    ):
+        raise CheckpointError(
+            path, f"holds another architecture than it says: {restoring.some(half)} missing"
+        )
     restoring.check_weights(path, stack, {**unfitted, **tensors}, exact=False)
     restoring.check_prior(path, stack.prior, {**unfitted, **tensors}, "prior.", stack.sizes[-1])
     stack.load_state_dict({**unfitted, **tensors})

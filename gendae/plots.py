@@ -72,7 +72,9 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
     axes = figure.add_subplot()
     axes.plot(steps, values[:, :examples].numpy(), "--", linewidth=0.8, color="0.6")
     axes.plot(steps, mean.numpy(), color="tab:red", label=f"mean of {values.shape[1]:,} images")
-    axes.fill_between(steps, (mean - error).numpy(), (mean + error).numpy(), color="tab:red", alpha=0.3)
+    axes.fill_between(
+        steps, (mean - error).numpy(), (mean + error).numpy(), color="tab:red", alpha=0.3
+    )
     axes.set(xlabel="inference step", ylabel=ylabel)
     axes.legend(loc="lower right")
     return figure
@@ -110,17 +112,32 @@ def draw_field(
         axes.contourf(u.numpy(), v.numpy(), density.numpy(), levels=levels, cmap="Blues", zorder=0)
     axes.scatter(*data.T.numpy(), s=3, color="0.45", alpha=0.4, linewidths=0, zorder=1)
     if samples is not None:
-        axes.scatter(*samples.detach().T.cpu().numpy(), s=4, color="tab:orange", linewidths=0, zorder=2)
+        axes.scatter(
+            *samples.detach().T.cpu().numpy(), s=4, color="tab:orange", linewidths=0, zorder=2
+        )
     u, v, nodes = plane(data, cells)
     with torch.no_grad():
         moves = reconstruct(nodes) - nodes
     longest = moves.norm(dim=1).quantile(0.7).clamp(min=1e-12)  # fills a cell of the grid
     moves = moves * (longest / moves.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
     scale = (longest / (u[1] - u[0])).item()
-    axes.quiver(*nodes.T.numpy(), *moves.T.numpy(), angles="xy", scale_units="xy", scale=scale,
-                width=0.004, color="tab:red", zorder=3)
-    axes.set(xlim=(u[0].item(), u[-1].item()), ylim=(v[0].item(), v[-1].item()), aspect="equal",
-             xticks=[], yticks=[])
+    axes.quiver(
+        *nodes.T.numpy(),
+        *moves.T.numpy(),
+        angles="xy",
+        scale_units="xy",
+        scale=scale,
+        width=0.004,
+        color="tab:red",
+        zorder=3,
+    )
+    axes.set(
+        xlim=(u[0].item(), u[-1].item()),
+        ylim=(v[0].item(), v[-1].item()),
+        aspect="equal",
+        xticks=[],
+        yticks=[],
+    )
 
 
 def vector_field(
@@ -149,10 +166,16 @@ def spectrum(sigma: Tensor, count: int | None = None) -> Figure:
     split = len(values) if count is None else count
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(index[:split], values[:split].numpy(), "o", markersize=4, color="tab:blue", label="signal")
+    axes.plot(
+        index[:split], values[:split].numpy(), "o", markersize=4, color="tab:blue", label="signal"
+    )
     if count is not None:
-        axes.plot(index[split:], values[split:].numpy(), "o", markersize=4, color="0.6", label="noise")
-        axes.axvline(count + 0.5, color="tab:red", linestyle="--", linewidth=1, label=f"{count} dimensions")
+        axes.plot(
+            index[split:], values[split:].numpy(), "o", markersize=4, color="0.6", label="noise"
+        )
+        axes.axvline(
+            count + 0.5, color="tab:red", linestyle="--", linewidth=1, label=f"{count} dimensions"
+        )
         axes.legend(loc="lower right")
     axes.set(xlabel="dimension of the code, sorted", ylabel="noise $\\sigma_j$", yscale="log")
     return figure
@@ -177,7 +200,9 @@ def filters(weights: Tensor, shape: tuple[int, int]) -> Figure:
     return image_grid(0.5 + 0.5 * w / w.abs().amax(1, keepdim=True).clamp(min=1e-12), shape)
 
 
-def learning_curves(curves: dict[str, tuple[Tensor, Tensor]], ylabel: str = "validation error  [%]") -> Figure:
+def learning_curves(
+    curves: dict[str, tuple[Tensor, Tensor]], ylabel: str = "validation error  [%]"
+) -> Figure:
     """Mean over seeds and the band from lowest to highest, on a logarithmic axis, one curve for each name.
 
     Args:
@@ -186,10 +211,14 @@ def learning_curves(curves: dict[str, tuple[Tensor, Tensor]], ylabel: str = "val
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axes = figure.add_subplot(yscale="log")
     for name, (epochs, values) in curves.items():
-        middle, low, high = (torch.where(v > 0, 100 * v.double(), torch.nan).tolist()
-                             for v in (values.mean(0), values.amin(0), values.amax(0)))
+        middle, low, high = (
+            torch.where(v > 0, 100 * v.double(), torch.nan).tolist()
+            for v in (values.mean(0), values.amin(0), values.amax(0))
+        )
         (line,) = axes.plot(epochs.tolist(), middle, label=name)
-        axes.fill_between(epochs.tolist(), low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.fill_between(
+            epochs.tolist(), low, high, color=line.get_color(), alpha=0.2, linewidth=0
+        )
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
@@ -207,8 +236,11 @@ def layers(curves: dict[str, dict[int, float]]) -> Figure:
         axes.plot(list(values), list(values.values()), "o-", markersize=4, label=name)
     for value in (0.0, 1.0):
         axes.axhline(value, color="0.6", linewidth=0.8, zorder=0)
-    axes.set(xlabel="layer $l$", ylabel="cosine, fraction of examples, relative error",
-             xticks=sorted({level for values in curves.values() for level in values}))
+    axes.set(
+        xlabel="layer $l$",
+        ylabel="cosine, fraction of examples, relative error",
+        xticks=sorted({level for values in curves.values() for level in values}),
+    )
     axes.legend(loc="best")
     return figure
 
@@ -217,18 +249,27 @@ def bands(panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str) -> Figu
     """Means and standard errors over examples, (steps + 1, examples), one panel for each (title, ylabel)."""
     figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
     for axes, ((title, ylabel), curves) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         for name, values in curves.items():
             mean, error = values.mean(1), values.std(1) / math.sqrt(values.shape[1])
             (line,) = axes.plot(mean.tolist(), label=name)
-            axes.fill_between(range(len(mean)), (mean - error).tolist(), (mean + error).tolist(), alpha=0.3,
-                              color=line.get_color(), linewidth=0)
+            axes.fill_between(
+                range(len(mean)),
+                (mean - error).tolist(),
+                (mean + error).tolist(),
+                alpha=0.3,
+                color=line.get_color(),
+                linewidth=0,
+            )
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axes.legend(loc="best")
     return figure
 
 
-def against(curves: dict[str, tuple[list[float], list[list[float]]]], xlabel: str, ylabel: str) -> Figure:
+def against(
+    curves: dict[str, tuple[list[float], list[list[float]]]], xlabel: str, ylabel: str
+) -> Figure:
     """Values of several runs at each x as dots, their means as a line; one colour for each name."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()

@@ -27,7 +27,8 @@ def as_classifier(stack: Stack, model: str | Path) -> Classifier:
     if not isinstance(stack, Classifier):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a {type(stack).__name__} without output layer, which gives no labels; a Classifier is "
-            "needed, which rules such as DifferenceTargetPropRule train, or a JointStack with labels")
+            "needed, which rules such as DifferenceTargetPropRule train, or a JointStack with labels"
+        )
     return stack
 
 
@@ -39,12 +40,16 @@ def label_modalities(stack: JointStack) -> tuple[str, str]:
     """
     others = [name for name in stack.names if name not in stack.labels]
     if len(stack.labels) != 1 or not others:
-        raise ValueError(f"the model has the modalities {stack.described()}; labels are predicted where one of several is "
-                         "onehot; use `gendae complete` for others")
+        raise ValueError(
+            f"the model has the modalities {stack.described()}; labels are predicted where one of several is "
+            "onehot; use `gendae complete` for others"
+        )
     return others[0], stack.labels[0]
 
 
-def probabilities(model: str | Path, x: Tensor, name: str, samples: int | None, seed: int, device: str) -> Tensor:
+def probabilities(
+    model: str | Path, x: Tensor, name: str, samples: int | None, seed: int, device: str
+) -> Tensor:
     """p(y | x), (batch, classes), from a classifier, or from a joint model in one pass (2014, Algorithm 4).
 
     Args:
@@ -57,7 +62,9 @@ def probabilities(model: str | Path, x: Tensor, name: str, samples: int | None, 
     stack = persistence.load(model, device)
     if isinstance(stack, JointStack):
         if samples is not None:
-            raise ValueError(f"--samples {samples}: {model} is a joint model, whose prediction has no draws; leave it out")
+            raise ValueError(
+                f"--samples {samples}: {model} is a joint model, whose prediction has no draws; leave it out"
+            )
         image, label = label_modalities(stack)
         checks.width(name, x, stack.modalities[image].width)
         return stack.predict({image: x}, label)
@@ -77,13 +84,21 @@ def error_rate(probability: Tensor, y: Tensor) -> float:
 
 
 def predict(
-    model: str, data: str, out: str = "predictions.npz", samples: int | None = None, seed: int = 0,
+    model: str,
+    data: str,
+    out: str = "predictions.npz",
+    samples: int | None = None,
+    seed: int = 0,
     device: str = "cpu",
 ) -> list[str]:
     """Labels and their probabilities into a .npz: arrays `label`, (n,), and `probability`, (n, classes)."""
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
-    if path.exists() and Path(data).expanduser().exists() and path.samefile(Path(data).expanduser()):
+    if (
+        path.exists()
+        and Path(data).expanduser().exists()
+        and path.samefile(Path(data).expanduser())
+    ):
         raise ValueError(f"--out {out} is the file that the images come from; name another")
     if samples is not None:
         checks.at_least("--samples", samples, 1)
@@ -92,9 +107,13 @@ def predict(
     y = labels_of(data, len(x))
     if y is not None:
         checks.labels(f"{data}: y", y, len(x), probability.shape[1])
-    write_npz(path, label=probability.argmax(1).numpy().astype(np.int64), probability=probability.numpy())
+    write_npz(
+        path, label=probability.argmax(1).numpy().astype(np.int64), probability=probability.numpy()
+    )
     lines = [f"labels of {len(x):,} images: {path}"]
     if y is not None:
         error = error_rate(probability, y)
-        lines.append(f"error rate {100 * error:.2f} % ({round(error * len(x)):,} of {len(x):,} labels are wrong)")
+        lines.append(
+            f"error rate {100 * error:.2f} % ({round(error * len(x)):,} of {len(x):,} labels are wrong)"
+        )
     return lines

@@ -82,7 +82,9 @@ def kernel_distance(
     size = min(subset_size, len(real), len(fake))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*will save all extracted features.*")
-        metric = KernelInceptionDistance(feature=_identity(width), subsets=subsets, subset_size=size)
+        metric = KernelInceptionDistance(
+            feature=_identity(width), subsets=subsets, subset_size=size
+        )
     metric.update(real.double(), real=True)
     metric.update(fake.double(), real=False)
     with torch.random.fork_rng(devices=[]):
@@ -158,7 +160,6 @@ class Quality:
             "confidence": confidence,
         }
 
-
     def copying_of_halves(self) -> float:
         """The copying statistic of every second held-out image against the others: what fresh data give."""
         return self.copying(self.real[1::2], self.real[::2])
@@ -206,7 +207,9 @@ def quality_report(
         centroids = kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
     quality = Quality(train, test, network, seed=seed)
     sets = {
-        **named_samples, "training images": train[:n], "held-out images": validation[:n],
+        **named_samples,
+        "training images": train[:n],
+        "held-out images": validation[:n],
         "k-means centroids": centroids,
     }
     report = {name: quality(x) for name, x in sets.items()}

@@ -31,7 +31,8 @@ def load_joint(model: str | Path, device: str = "cpu") -> JointStack:
     if not isinstance(stack, JointStack):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a {type(stack).__name__} of one kind of data; a JointStack of named modalities is needed, which "
-            "JointTargetPropRule trains")
+            "JointTargetPropRule trains"
+        )
     return stack
 
 
@@ -46,7 +47,9 @@ def assignments(given: list[str]) -> dict[str, str]:
     for item in given:
         name, equals, value = item.partition("=")
         if not (name and equals and value):
-            raise ValueError(f"--given {item!r}: NAME=VALUE is needed, such as label=3 or image=FILE.npy")
+            raise ValueError(
+                f"--given {item!r}: NAME=VALUE is needed, such as label=3 or image=FILE.npy"
+            )
         if name in found:
             raise ValueError(f"--given names {name!r} twice")
         found[name] = value
@@ -75,8 +78,10 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
     path = Path(text).expanduser()
     if not path.exists():
         kind = f"a class 0 .. {modality.width - 1} or " if modality.kind == "onehot" else ""
-        raise ValueError(f"--given {name}={text}: no such file; {kind}a file of {modality.kind} values of width "
-                         f"{modality.width} is needed (modalities: {stack.described()})")
+        raise ValueError(
+            f"--given {name}={text}: no such file; {kind}a file of {modality.kind} values of width "
+            f"{modality.width} is needed (modalities: {stack.described()})"
+        )
     value = rows_in(path, modality)
     if n is not None and len(value) not in (1, n):
         raise ValueError(f"--given {name}={text} has {len(value)} rows; one is needed, or --n {n}")
@@ -89,11 +94,17 @@ def rows_in(path: Path, modality: Modality) -> Tensor:
         value = read_images(path)[0]
     else:
         array = read_modality(path)
-        labels = array.ndim == 1 and modality.kind in ("onehot", "latent") and array.dtype.kind in "iu"
-        flat = array if labels else array[None] if array.ndim == 1 else array.reshape(len(array), -1)
+        labels = (
+            array.ndim == 1 and modality.kind in ("onehot", "latent") and array.dtype.kind in "iu"
+        )
+        flat = (
+            array if labels else array[None] if array.ndim == 1 else array.reshape(len(array), -1)
+        )
         value = torch.from_numpy(flat.astype(np.int64 if labels else np.float32))
     if value.ndim == 2 and value.shape[1] != modality.width:
-        raise ValueError(f"{path} has rows of width {value.shape[1]}; the modality is {modality!r}")
+        raise ValueError(
+            f"{path} has rows of width {value.shape[1]}; the modality is {modality!r}"
+        )
     return value
 
 
@@ -101,7 +112,12 @@ def written(found: Values, out: Path) -> Path:
     """A .npz with an array for each modality, and `converged` and `residual`."""
     arrays = {name: value.float().numpy() for name, value in found.values.items()}
     last = found.completion.residuals[-1:].flatten() if found.completion.rounds else torch.zeros(0)
-    return write_npz(out, **arrays, converged=found.completion.converged.cpu().numpy(), residual=last.cpu().numpy())
+    return write_npz(
+        out,
+        **arrays,
+        converged=found.completion.converged.cpu().numpy(),
+        residual=last.cpu().numpy(),
+    )
 
 
 def settled(found: Values) -> str:
@@ -110,11 +126,16 @@ def settled(found: Values) -> str:
     if made.rounds == 0:
         return "no rounds"
     done = int(made.converged.sum())
-    return (f"{made.rounds} rounds, mean change {made.residuals[0].mean():.2g} in the first and "
-            f"{made.residuals[-1].mean():.2g} in the last" + (f"; {done:,} of {n:,} settled" if done else ""))
+    return (
+        f"{made.rounds} rounds, mean change {made.residuals[0].mean():.2g} in the first and "
+        f"{made.residuals[-1].mean():.2g} in the last"
+        + (f"; {done:,} of {n:,} settled" if done else "")
+    )
 
 
-def completer_of(stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None) -> Completer | None:
+def completer_of(
+    stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None
+) -> Completer | None:
     """A completer by name with the model's own noise; None for the model's own."""
     own = stack.settings.get("completer")
     if mode is None and rounds is None and begin is None:
@@ -123,8 +144,17 @@ def completer_of(stack: JointStack, mode: str | None, rounds: int | None, begin:
         checks.one_of("--mode", mode, MODES)
     base = own if isinstance(own, Completer) else Completer()
     kind = base if mode is None else MODES[mode]()
-    return Completer(base.rounds if rounds is None else rounds, kind.start, kind.end, base.corruption, begin or base.begin,
-                     base.level, base.use_prior, base.tolerance, kind.settle)
+    return Completer(
+        base.rounds if rounds is None else rounds,
+        kind.start,
+        kind.end,
+        base.corruption,
+        begin or base.begin,
+        base.level,
+        base.use_prior,
+        base.tolerance,
+        kind.settle,
+    )
 
 
 #: Rounds of `gendae sample --given`: the start already is a sample that fits; long chains drift (docs/results.md).
@@ -132,7 +162,12 @@ ROUNDS = 5
 
 
 def sample(
-    model: str, given: list[str], n: int = 100, seed: int = 0, out: str = "samples.npz", device: str = "cpu",
+    model: str,
+    given: list[str],
+    n: int = 100,
+    seed: int = 0,
+    out: str = "samples.npz",
+    device: str = "cpu",
     rounds: int = ROUNDS,
 ) -> list[str]:
     """n samples of all modalities given some of them: a chain that starts from fitting samples of the prior."""
@@ -142,11 +177,15 @@ def sample(
     texts = not_written_over(path, assignments(given))
     stack = load_joint(model, device)
     values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
-    found = complete(stack, values, completer=completer_of(stack, "mcmc", rounds, "prior"), seed=seed)
+    found = complete(
+        stack, values, completer=completer_of(stack, "mcmc", rounds, "prior"), seed=seed
+    )
     return [f"{n} samples given {', '.join(given)}: {written(found, path)}", settled(found)]
 
 
-def unconditional(stack: JointStack, n: int, sampler: str | None, seed: int, out: Path) -> list[str]:
+def unconditional(
+    stack: JointStack, n: int, sampler: str | None, seed: int, out: Path
+) -> list[str]:
     """n samples of all modalities: arrays in a .npz, or the images among them as a PNG grid."""
     checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
     x = generate(stack, n, sampler, seed)
@@ -155,13 +194,22 @@ def unconditional(stack: JointStack, n: int, sampler: str | None, seed: int, out
         return [f"{n} samples of {', '.join(arrays)}: {write_npz(out, **arrays)}"]
     images, shape = images_of(stack, x)
     if shape is None:
-        raise ValueError(f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz")
+        raise ValueError(
+            f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz"
+        )
     return [f"{n} samples: {plots.save(plots.gallery(images, shape), out)}"]
 
 
 def completion(
-    model: str, given: list[str], mask: str | None = None, mode: str | None = None, rounds: int | None = None, n: int = 1,
-    seed: int = 0, out: str = "completed.npz", device: str = "cpu",
+    model: str,
+    given: list[str],
+    mask: str | None = None,
+    mode: str | None = None,
+    rounds: int | None = None,
+    n: int = 1,
+    seed: int = 0,
+    out: str = "completed.npz",
+    device: str = "cpu",
 ) -> list[str]:
     """What is missing, for each given row, into a .npz."""
     path = Path(out)
@@ -170,16 +218,30 @@ def completion(
     stack = load_joint(model, device)
     values = {name: value_of(stack, name, text) for name, text in texts.items()}
     length = max(len(value) for value in values.values())
-    values = {name: value.expand(length, *value.shape[1:]) if len(value) == 1 else value for name, value in values.items()}
+    values = {
+        name: value.expand(length, *value.shape[1:]) if len(value) == 1 else value
+        for name, value in values.items()
+    }
     masks = None if mask is None else masks_of(stack, mask, values, seed)
     found = complete(stack, values, masks, n, completer_of(stack, mode, rounds), seed)
-    return [f"{len(found.completion.converged):,} completed rows: {written(found, path)}", settled(found)]
+    return [
+        f"{len(found.completion.converged):,} completed rows: {written(found, path)}",
+        settled(found),
+    ]
 
 
-def masks_of(stack: JointStack, mask: str, given: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+def masks_of(
+    stack: JointStack, mask: str, given: dict[str, Tensor], seed: int
+) -> dict[str, Tensor]:
     """A named mask for each given modality that is an image."""
-    shapes = {name: stack.facts["shapes"][name] for name in given if name in stack.facts.get("shapes", {})}
+    shapes = {
+        name: stack.facts["shapes"][name]
+        for name in given
+        if name in stack.facts.get("shapes", {})
+    }
     if not shapes:
-        raise ValueError(f"--mask {mask}: none of the given modalities ({', '.join(given)}) is an image")
+        raise ValueError(
+            f"--mask {mask}: none of the given modalities ({', '.join(given)}) is an image"
+        )
     checks.one_of("--mask", mask, MASKS)
     return {name: named_mask(mask, tuple(shape), seed) for name, shape in shapes.items()}

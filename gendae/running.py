@@ -50,15 +50,24 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _scored(self, trainer: Trainer) -> bool:
         """Nothing is chosen after an epoch in which the score was not taken (`--parzen.every`); the last always has one."""
-        last = trainer.current_epoch + 1 == trainer.max_epochs  # a name that nothing logs is an error there
+        last = (
+            trainer.current_epoch + 1 == trainer.max_epochs
+        )  # a name that nothing logs is an error there
         return self.monitor is None or self.monitor in trainer.callback_metrics or last
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.dirpath == state_dict.get("dirpath"):
             super().load_state_dict(state_dict)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != "fit" or self.monitor is None or self.save_top_k != 1 or self.dirpath is None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if (
+            trainer.state.fn != "fit"
+            or self.monitor is None
+            or self.save_top_k != 1
+            or self.dirpath is None
+        ):
             return
         earlier = Path(trainer.ckpt_path).with_name(f"{self.filename}{self.FILE_EXTENSION}")
         if earlier.parent.resolve() == Path(self.dirpath).resolve():
@@ -68,7 +77,10 @@ class RunCheckpoint(ModelCheckpoint):
             if score is None:
                 raise CheckpointError(earlier, f"not chosen by {self.monitor}")
         except (OSError, CheckpointError) as error:
-            print(f"gendae: the best of the earlier run is not carried over: {error}", file=sys.stderr)
+            print(
+                f"gendae: the best of the earlier run is not carried over: {error}",
+                file=sys.stderr,
+            )
             return
         self._carry_over(trainer, earlier, score)
 
@@ -122,7 +134,9 @@ class StopAtSignal(Callback):
         self._stop()
         self._restore()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         self._restore()
 
     def _stop(self) -> None:

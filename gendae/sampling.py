@@ -113,7 +113,9 @@ class AncestralSampler(Sampler):
 
     def _around(self, law: Law, mean: Tensor, generator: Generator | None) -> Tensor:
         if isinstance(law, Laws):  # each modality's slice has its own
-            return torch.cat([self._around(own, part, generator) for own, part in law.parts(mean)], -1)
+            return torch.cat(
+                [self._around(own, part, generator) for own, part in law.parts(mean)], -1
+            )
         if not law.stochastic:
             return law.transmit(mean, generator)
         variance = law.variance(mean)
@@ -246,15 +248,15 @@ def default_corruption(stack: Stack) -> list[Corruption]:
     ]
 
 
-def corruption_of_each(
-    stack: Stack, corruption: Sequence[Corruption] | None
-) -> list[Corruption]:
+def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) -> list[Corruption]:
     """One corruption for each of h_0 .. h_L, the default ones if None; a ValueError for a wrong number."""
     if corruption is None:
         return default_corruption(stack)
     if len(corruption) != stack.depth + 1:
-        raise ValueError(f"corruption has {len(corruption)} entries; a stack of {stack.depth} pairs "
-                         f"has {stack.depth + 1} representations, h_0 .. h_{stack.depth}")
+        raise ValueError(
+            f"corruption has {len(corruption)} entries; a stack of {stack.depth} pairs "
+            f"has {stack.depth + 1} representations, h_0 .. h_{stack.depth}"
+        )
     return list(corruption)
 
 
@@ -299,5 +301,7 @@ def generate(
     elif isinstance(sampler, str):
         sampler = sampler_named(stack, sampler)
     if not isinstance(sampler, Sampler):
-        raise ValueError(f"sampler={sampler!r} is none; accepted: a Sampler, or one of {', '.join(SAMPLERS)}")  # noqa: TRY004
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"sampler={sampler!r} is none; accepted: a Sampler, or one of {', '.join(SAMPLERS)}"
+        )
     return sampler(stack, n, seeded(seed))

@@ -31,12 +31,20 @@ def open_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - NumPy raises a dozen kinds for damaged headers
-        raise ValueError(f"{path} is damaged or not a NumPy array of numbers: {reason(error)}") from None
+        raise ValueError(
+            f"{path} is damaged or not a NumPy array of numbers: {reason(error)}"
+        ) from None
     images = isinstance(array, np.ndarray) and array.ndim >= 2 and array.size
     if not images or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
-        what = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"{path} holds {what}; images, (n, pixels) or (n, height, width), are needed, as floating-point "
-                         "numbers in [0, 1] or as bytes 0..255")
+        what = (
+            f"{array.dtype} of shape {array.shape}"
+            if isinstance(array, np.ndarray)
+            else "several arrays"
+        )
+        raise ValueError(
+            f"{path} holds {what}; images, (n, pixels) or (n, height, width), are needed, as floating-point "
+            "numbers in [0, 1] or as bytes 0..255"
+        )
     return array
 
 
@@ -62,7 +70,10 @@ class Rows:
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], index: Tensor | None = None, device: str | torch.device = "cpu"
+        self,
+        paths: Sequence[str | Path],
+        index: Tensor | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.paths, self.target = [Path(p) for p in paths], torch.device(device)
         if not self.paths:
@@ -71,7 +82,9 @@ class Rows:
         first = self.arrays[0]
         for path, array in zip(self.paths, self.arrays, strict=True):
             if array.shape[1:] != first.shape[1:]:
-                raise ValueError(f"{path} holds rows of shape {array.shape[1:]}, but {self.paths[0]} of {first.shape[1:]}")
+                raise ValueError(
+                    f"{path} holds rows of shape {array.shape[1:]}, but {self.paths[0]} of {first.shape[1:]}"
+                )
         self.image_shape = tuple(first.shape[1:]) if first.ndim == 3 else None
         self._ends = np.cumsum([len(array) for array in self.arrays])
         self.index = torch.arange(int(self._ends[-1])) if index is None else index
@@ -143,9 +156,20 @@ class Shards(Images):
         x = Rows(self.files())
         y = None if self.labels is None else read_labels(self.labels, len(x))
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
-        n_valid, n_test = (int(len(x) * share) for share in (self.valid_fraction, self.test_fraction))
-        parts = dict(zip(SPLITS, order.tensor_split([len(x) - n_valid - n_test, len(x) - n_test]), strict=True))
-        splits = {name: Split(x.select(index), None if y is None else y[index]) for name, index in parts.items()}
+        n_valid, n_test = (
+            int(len(x) * share) for share in (self.valid_fraction, self.test_fraction)
+        )
+        parts = dict(
+            zip(
+                SPLITS,
+                order.tensor_split([len(x) - n_valid - n_test, len(x) - n_test]),
+                strict=True,
+            )
+        )
+        splits = {
+            name: Split(x.select(index), None if y is None else y[index])
+            for name, index in parts.items()
+        }
         return splits, image_shape(x.shape[1], self.given_shape or x.image_shape)
 
     def check(self, name: str, x: Tensor) -> None:

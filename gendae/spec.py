@@ -98,6 +98,10 @@ def _call(cls: Callable, values: dict[str, Any]) -> Any:  # noqa: ANN401
     except UNFIT as error:  # a description is data, and may say anything
         raise ValueError(f"{cls.__name__}: {reason(error)}") from None
     except ValueError as error:
-        if type(error) is not ValueError or any(name in str(error) for name in (cls.__name__, *values)):
+        if type(error) is not ValueError or any(
+            name in str(error) for name in (cls.__name__, *values)
+        ):
             raise
-        raise ValueError(f"{cls.__name__}: {reason(error)}") from None  # Python's own words name no argument
+        raise ValueError(
+            f"{cls.__name__}: {reason(error)}"
+        ) from None  # Python's own words name no argument

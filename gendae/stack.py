@@ -51,8 +51,10 @@ class Stack(nn.Module):
             raise ValueError("a Stack needs at least one Pair")
         for level, (low, high) in enumerate(pairwise(pairs), 1):
             if low.f.out_features != high.f.in_features:
-                raise ValueError(f"pair {level} gives {low.f.out_features} units but pair {level + 1} "
-                                 f"takes {high.f.in_features}")
+                raise ValueError(
+                    f"pair {level} gives {low.f.out_features} units but pair {level + 1} "
+                    f"takes {high.f.in_features}"
+                )
         self.pairs = nn.ModuleList(pairs)
         self.prior = prior if prior is not None else GaussianPrior()
         self.prior.prepare(pairs[-1].f.out_features)
@@ -156,7 +158,9 @@ class Stack(nn.Module):
         return tuple(h)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        stored = state_dict.setdefault(prefix + "residuals", torch.empty(0))  # older files have none
+        stored = state_dict.setdefault(
+            prefix + "residuals", torch.empty(0)
+        )  # older files have none
         self.residuals = self.residuals.new_empty(stored.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

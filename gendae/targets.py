@@ -20,7 +20,9 @@ from gendae.joint import JointStack
 from gendae.layers import Pair
 
 
-def first_displacement(network: Classifier, h: Tensor, y: Tensor, step: float, samples: int = 1) -> Tensor:
+def first_displacement(
+    network: Classifier, h: Tensor, y: Tensor, step: float, samples: int = 1
+) -> Tensor:
     """d_L = -step dL/dh_L, the first target, from the loss of each example (Eq. 3.7, section 3.3).
 
     It is taken at the top hidden layer, through the output layer alone.
@@ -45,7 +47,9 @@ def change(layer: nn.Module, h: Tensor, d: Tensor) -> Tensor:
     return layer(h + d) - layer(h) if own is None else own(h, d)
 
 
-def displacement(pair: Pair, below: Tensor, h: Tensor, d: Tensor, difference: bool = True) -> Tensor:
+def displacement(
+    pair: Pair, below: Tensor, h: Tensor, d: Tensor, difference: bool = True
+) -> Tensor:
     """d_{l-1} from d_l: g_l(h_l + d_l) - g_l(h_l), or without the correction g_l(h_l + d_l) - h_{l-1}.
 
     Args:
@@ -84,8 +88,14 @@ def displacements(
 
 @torch.no_grad()
 def iterated(
-    network: Classifier, h: Sequence[Tensor], y: Tensor, step: float, rounds: int, reconstruct: float,
-    samples: int = 1, sent: Sequence[Tensor] | None = None,
+    network: Classifier,
+    h: Sequence[Tensor],
+    y: Tensor,
+    step: float,
+    rounds: int,
+    reconstruct: float,
+    samples: int = 1,
+    sent: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """d_1 .. d_L after several rounds: h moves towards what reconstructs both y (from above) and x (from below).
 
@@ -113,8 +123,12 @@ def iterated(
                 move = first_displacement(network, sent[level] + d[level], y, step, samples)
             else:
                 move = change(pairs[level].g, before[level + 1], move)
-            if reconstruct > 0:  # f_l(h_{l-1}) - h_l, as both have moved since they were equal; x does not move
-                lifted = change(pairs[level - 1].f, sent[level - 1], d[level - 1]) if level > 1 else 0.0
+            if (
+                reconstruct > 0
+            ):  # f_l(h_{l-1}) - h_l, as both have moved since they were equal; x does not move
+                lifted = (
+                    change(pairs[level - 1].f, sent[level - 1], d[level - 1]) if level > 1 else 0.0
+                )
                 move = move + reconstruct * (lifted - d[level])
             d[level] = d[level] + move
     return d[1:]
@@ -125,8 +139,13 @@ DISCRIMINANT = ("missing", "inferred", "gradient")
 
 @torch.no_grad()
 def hybrid(
-    stack: JointStack, codes: Tensor, there: Tensor, outputs: Sequence[int], joint_weight: float = 1.0,
-    unlabelled: float | None = None, discriminant: str = "inferred",
+    stack: JointStack,
+    codes: Tensor,
+    there: Tensor,
+    outputs: Sequence[int],
+    joint_weight: float = 1.0,
+    unlabelled: float | None = None,
+    discriminant: str = "inferred",
 ) -> Tensor:
     """Displacement h^_J - h_J of a joint stack's codes towards their hybrid target, (batch, width).
 
@@ -154,13 +173,17 @@ def hybrid(
         without = there.clone()
         without[:, outputs] = False
         if discriminant == "gradient":
-            moved = joint_weight * joint + (1.0 - joint_weight) * output_score(stack, codes, there, without, outputs)
+            moved = joint_weight * joint + (1.0 - joint_weight) * output_score(
+                stack, codes, there, without, outputs
+            )
         else:
             found = stack.loop(codes, without)
             if discriminant == "inferred":
                 guess = stack.separate(found, stack.level)
                 names = [stack.names[t] for t in outputs]
-                found = stack.loop(stack.replace(codes, stack.level, {name: guess[name] for name in names}), there)
+                found = stack.loop(
+                    stack.replace(codes, stack.level, {name: guess[name] for name in names}), there
+                )
             moved = joint - (1.0 - joint_weight) * (found - codes)
     if outputs:
         labelled = there[:, outputs].any(1, keepdim=True)
@@ -168,7 +191,9 @@ def hybrid(
     return moved * stack.spread(there, stack.level)
 
 
-def output_score(stack: JointStack, codes: Tensor, there: Tensor, without: Tensor, outputs: Sequence[int]) -> Tensor:
+def output_score(
+    stack: JointStack, codes: Tensor, there: Tensor, without: Tensor, outputs: Sequence[int]
+) -> Tensor:
     """d log P(y | h) / dh at h_J, (batch, width), by back-propagation inside the top stack.
 
     Args:

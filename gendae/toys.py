@@ -80,7 +80,9 @@ class Toys2D(ImageData):
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x, y = noiseless(self.kind, self.n, self.seed)
-        generator = Generator().manual_seed(self.seed + 1)  # not that of the modes: no shared draws
+        generator = Generator().manual_seed(
+            self.seed + 1
+        )  # not that of the modes: no shared draws
         x = torch.add(x, torch.randn(x.shape, generator=generator), alpha=self.noise)
         return shuffled_splits(x, y, (0.1, 0.1), self.seed), (1, 2)
 
@@ -105,8 +107,10 @@ class Toys2D(ImageData):
     def _exponents(self, x: Tensor) -> tuple[Tensor, float]:
         """-|x - centre|^2 / (2 variance) for each centre, and the variance."""
         if self.kind != "gaussians" or self.noise == 0.0:
-            raise ValueError(f"kind={self.kind!r}, noise={self.noise:g}: only kind='gaussians' with noise > 0 "
-                             "has a known density")
+            raise ValueError(
+                f"kind={self.kind!r}, noise={self.noise:g}: only kind='gaussians' with noise > 0 "
+                "has a known density"
+            )
         checks.width("x", x, 2)
         distance = (x[:, None] - grid().to(x)).square().sum(-1)
         return -0.5 * distance / self.noise**2, self.noise**2

@@ -38,7 +38,9 @@ def write_whole(path: str | Path, data: bytes) -> Path:
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
-        reason = f"{path} was not written ({error.strerror}); an earlier file of this name is as it was"
+        reason = (
+            f"{path} was not written ({error.strerror}); an earlier file of this name is as it was"
+        )
         raise OSError(error.errno, reason) from None
     _flush_folder(path.parent)
     return path

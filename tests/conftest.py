@@ -72,5 +72,3 @@ def small_stack(sizes=(8, 6, 5, 4)):
     stack = deep_autoencoder(sizes)
     stack.prior.fit(stack.encode(torch.rand(50, sizes[0]))[-1].detach())
     return stack
-
-

@@ -82,7 +82,9 @@ def bits(width, rows=ROWS):
 
 
 def onehot(width, rows=ROWS):
-    return lambda g: nn.functional.one_hot(torch.randint(width, (rows,), generator=g), width).float()
+    return lambda g: nn.functional.one_hot(
+        torch.randint(width, (rows,), generator=g), width
+    ).float()
 
 
 def shares(width, rows=ROWS):
@@ -96,10 +98,12 @@ def index(classes, rows=ROWS):
 
 def mask(width, rows=ROWS):
     """True where observed; the first column is, everywhere, and the last is not."""
+
     def made(g):
         found = torch.rand(rows, width, generator=g) < 0.5
         found[:, 0], found[:, -1] = True, False
         return found
+
     return made
 
 
@@ -142,6 +146,7 @@ def run(case, model, inputs, seed=0, evenly=False):
 
 def same_noise():
     """Noise that is the same for each row and type: random maps become deterministic ones."""
+
     def row(width, law):
         u = torch.from_numpy(np.random.RandomState(width).rand(width))
         return u if law == "rand" else torch.special.ndtri(u.clamp(0.01, 0.99))
@@ -151,6 +156,7 @@ def same_noise():
             shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
             noise = row(shape[-1] if shape else 1, law).to(dtype or torch.get_default_dtype())
             return (noise if shape else noise[0]).expand(shape).clone()
+
         return make
 
     return patch.multiple(torch, rand=like("rand"), randn=like("randn"))

@@ -47,30 +47,79 @@ def identity_top():
 
 def cases():
     yield RuleCase(rules.VariationalEMRule, lambda: rules.VariationalEMRule(stack()))
-    yield RuleCase(rules.VariationalEMRule, lambda: rules.VariationalEMRule(
-        stack(hidden_f=[5]), decoder_corruption=[GaussianNoise(0.1)] * 2, prior_codes="inferred"), variant="decoder noise")
+    yield RuleCase(
+        rules.VariationalEMRule,
+        lambda: rules.VariationalEMRule(
+            stack(hidden_f=[5]),
+            decoder_corruption=[GaussianNoise(0.1)] * 2,
+            prior_codes="inferred",
+        ),
+        variant="decoder noise",
+    )
     yield RuleCase(rules.TargetPropRule, lambda: rules.TargetPropRule(stack()))
-    yield RuleCase(rules.TargetPropRule, lambda: rules.TargetPropRule(
-        stack(), [GaussianNoise(0.3), GaussianNoise(0.3), SpikeNoise(2)], contractive=0.1, sparsity=0.1, model=0.5,
-        top_target="prior"), variant="all terms")
-    yield RuleCase(rules.TargetPropRule, lambda: rules.TargetPropRule(stack(units="sign")), variant="signs")
-    yield RuleCase(rules.BackStepRule, lambda: rules.BackStepRule(stack_of([TiedPair(8, 6), TiedPair(6, 4)])))
+    yield RuleCase(
+        rules.TargetPropRule,
+        lambda: rules.TargetPropRule(
+            stack(),
+            [GaussianNoise(0.3), GaussianNoise(0.3), SpikeNoise(2)],
+            contractive=0.1,
+            sparsity=0.1,
+            model=0.5,
+            top_target="prior",
+        ),
+        variant="all terms",
+    )
+    yield RuleCase(
+        rules.TargetPropRule, lambda: rules.TargetPropRule(stack(units="sign")), variant="signs"
+    )
+    yield RuleCase(
+        rules.BackStepRule, lambda: rules.BackStepRule(stack_of([TiedPair(8, 6), TiedPair(6, 4)]))
+    )
     yield RuleCase(rules.KLRule, lambda: rules.KLRule(identity_top()), local=False)
-    yield RuleCase(rules.KLRule, lambda: rules.KLRule(identity_top(), reach="within_layer"), local=False, variant="within_layer")
+    yield RuleCase(
+        rules.KLRule,
+        lambda: rules.KLRule(identity_top(), reach="within_layer"),
+        local=False,
+        variant="within_layer",
+    )
     joint = (image_with_label,)
-    yield RuleCase(rules.JointTargetPropRule, lambda: rules.JointTargetPropRule(joint_stack()), joint)
-    yield RuleCase(rules.JointTargetPropRule, lambda: rules.JointTargetPropRule(
-        joint_stack(), joint_weight=0.5, recirculation=0.5, walkback=1, inferred=0.5), joint, variant="all terms")
+    yield RuleCase(
+        rules.JointTargetPropRule, lambda: rules.JointTargetPropRule(joint_stack()), joint
+    )
+    yield RuleCase(
+        rules.JointTargetPropRule,
+        lambda: rules.JointTargetPropRule(
+            joint_stack(), joint_weight=0.5, recirculation=0.5, walkback=1, inferred=0.5
+        ),
+        joint,
+        variant="all terms",
+    )
     labelled = (unit(8), index(3))
-    plain = {rules.BackpropRule: False, rules.DifferenceTargetPropRule: True, rules.FeedbackAlignmentRule: True,
-             rules.GeneRecRule: True, rules.ContrastiveHebbianRule: True}
+    plain = {
+        rules.BackpropRule: False,
+        rules.DifferenceTargetPropRule: True,
+        rules.FeedbackAlignmentRule: True,
+        rules.GeneRecRule: True,
+        rules.ContrastiveHebbianRule: True,
+    }
     for rule, local in plain.items():
         yield RuleCase(rule, lambda rule=rule: rule(classifier()), labelled, local)
-    yield RuleCase(rules.StraightThroughRule, lambda: rules.StraightThroughRule(classifier(stochastic=True)), labelled, False)
+    yield RuleCase(
+        rules.StraightThroughRule,
+        lambda: rules.StraightThroughRule(classifier(stochastic=True)),
+        labelled,
+        False,
+    )
     drawn = partial(classifier, stochastic=True)
-    options = {"drawn": lambda: rules.DifferenceTargetPropRule(drawn(), samples=3, input_corruption=GaussianNoise(0.1)),
-               "rounds": lambda: rules.DifferenceTargetPropRule(classifier(), rounds=3, reconstruct=0.5),
-               "plain": lambda: rules.DifferenceTargetPropRule(classifier(bits=[1]), difference=False, scaled=False)}
+    options = {
+        "drawn": lambda: rules.DifferenceTargetPropRule(
+            drawn(), samples=3, input_corruption=GaussianNoise(0.1)
+        ),
+        "rounds": lambda: rules.DifferenceTargetPropRule(classifier(), rounds=3, reconstruct=0.5),
+        "plain": lambda: rules.DifferenceTargetPropRule(
+            classifier(bits=[1]), difference=False, scaled=False
+        ),
+    }
     for name, make in options.items():
         yield RuleCase(rules.DifferenceTargetPropRule, make, labelled, variant=name)
 

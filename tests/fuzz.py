@@ -28,8 +28,18 @@ from gendae import cli
 CASES = int(os.environ.get("GENDAE_FUZZ_CASES", "400"))
 SEED = os.environ.get("GENDAE_FUZZ_SEED")
 #: Share of the cases of each target: a training costs as much as a hundred files.
-SHARES = {"images": 0.17, "labels": 0.08, "modalities": 0.08, "folders": 0.04, "masks": 0.05, "answers": 0.05,
-          "descriptions": 0.25, "configurations": 0.08, "trainings": 0.02, "commands": 0.18}
+SHARES = {
+    "images": 0.17,
+    "labels": 0.08,
+    "modalities": 0.08,
+    "folders": 0.04,
+    "masks": 0.05,
+    "answers": 0.05,
+    "descriptions": 0.25,
+    "configurations": 0.08,
+    "trainings": 0.02,
+    "commands": 0.18,
+}
 TALLY = {target: Counter() for target in SHARES}
 #: What a call may take beyond what the process has already; a header that promises more must not be believed.
 MEMORY = 3 << 30
@@ -38,10 +48,17 @@ LONGEST = 500
 
 def fuzz(target):
     """Decorator: the number of cases and the seed of a target's property."""
+
     def wrap(test):
-        chosen = settings(max_examples=max(5, round(CASES * SHARES[target])), deadline=None, database=None,
-                          derandomize=SEED is None, suppress_health_check=list(HealthCheck))
+        chosen = settings(
+            max_examples=max(5, round(CASES * SHARES[target])),
+            deadline=None,
+            database=None,
+            derandomize=SEED is None,
+            suppress_health_check=list(HealthCheck),
+        )
         return chosen(test) if SEED is None else seed(int(SEED))(chosen(test))
+
     return wrap
 
 
@@ -73,7 +90,9 @@ def clear(message, typed, longest=LONGEST):
     assert "Traceback" not in message
     assert len(message) < longest, f"{len(message)} characters: {message}"
     short = re.findall(r"-?[\w.]+|\S", message)  # where a short word must stand alone
-    assert any(word and word in (message if len(word) > 2 else short) for word in map(str, typed)), f"names nothing of {typed}: {message}"
+    assert any(
+        word and word in (message if len(word) > 2 else short) for word in map(str, typed)
+    ), f"names nothing of {typed}: {message}"
 
 
 def outcome(target, call, typed):
@@ -92,7 +111,11 @@ def outcome(target, call, typed):
 
 def contents(folder):
     """Every file below a folder, with its bytes."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
+    }
 
 
 def words(arguments):
@@ -100,8 +123,18 @@ def words(arguments):
     found = []
     for argument in map(str, arguments[1:]):
         bare = argument.lstrip("-")
-        found += [argument, bare, bare.replace("-", "_"), *argument.split("="), argument[:60], argument[-60:], str(Path(argument)), os.path.expanduser(argument),
-                  repr(argument)[1:-1], *re.findall(r"[\w.]+", argument)]
+        found += [
+            argument,
+            bare,
+            bare.replace("-", "_"),
+            *argument.split("="),
+            argument[:60],
+            argument[-60:],
+            str(Path(argument)),
+            os.path.expanduser(argument),
+            repr(argument)[1:-1],
+            *re.findall(r"[\w.]+", argument),
+        ]
     return [word for word in found if word] or arguments[:1]
 
 
@@ -123,7 +156,12 @@ def command(target, folder, arguments, also=()):
     parsed = True
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(), bounded_memory():
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            warnings.catch_warnings(),
+            bounded_memory(),
+        ):
             warnings.simplefilter("ignore")
             try:
                 code = cli.main(list(arguments))
@@ -164,9 +202,45 @@ def nested(depth):
 
 
 #: What stands where something else is wanted. Widths are small or hopeless, so that none is allocated in earnest.
-ODD = [None, True, False, -1, 0, 1, 3, 1.5, -0.5, math.nan, math.inf, -math.inf, 2**62, 10**400, "", "x", "nan", "1", "é" * 300,
-       [], [[]], [0], [-1], ["x"], [None], {}, {"type": "Nope"}, {"type": "Affine"}, {"type": 3}, {"type": "GaussianNoise", "sigma": 0.1},
-       {"type": "Stack"}, {"a": {"b": 1}}, nested(50), [3, 4], [1.5, 2], {"type": "Gaussian"}, b"\x00"]
+ODD = [
+    None,
+    True,
+    False,
+    -1,
+    0,
+    1,
+    3,
+    1.5,
+    -0.5,
+    math.nan,
+    math.inf,
+    -math.inf,
+    2**62,
+    10**400,
+    "",
+    "x",
+    "nan",
+    "1",
+    "é" * 300,
+    [],
+    [[]],
+    [0],
+    [-1],
+    ["x"],
+    [None],
+    {},
+    {"type": "Nope"},
+    {"type": "Affine"},
+    {"type": 3},
+    {"type": "GaussianNoise", "sigma": 0.1},
+    {"type": "Stack"},
+    {"a": {"b": 1}},
+    nested(50),
+    [3, 4],
+    [1.5, 2],
+    {"type": "Gaussian"},
+    b"\x00",
+]
 
 
 INDICES = st.integers(0, len(ODD) - 1)
@@ -175,7 +249,13 @@ INDICES = st.integers(0, len(ODD) - 1)
 def places(data, path=()):
     """Paths of all values in nested plain data."""
     yield path
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    items = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    )
     for key, value in items:
         yield from places(value, (*path, key))
 
@@ -189,12 +269,18 @@ def mutated(draw, data, most=2):
         if key is None:
             return ODD[draw(INDICES)]
         parent = functools.reduce(lambda part, step: part[step], way, data)
-        how = draw(st.sampled_from(["replace", "replace", "replace", "delete", "rename", "wrap", "repeat"]))
+        how = draw(
+            st.sampled_from(
+                ["replace", "replace", "replace", "delete", "rename", "wrap", "repeat"]
+            )
+        )
         value = copy.deepcopy(ODD[draw(INDICES)])
         if how == "delete":
             del parent[key]
         elif how == "rename" and isinstance(parent, dict):
-            parent[draw(st.sampled_from(["x", "self", "cls", "type", f"{key}_", ""]))] = parent.pop(key)
+            parent[draw(st.sampled_from(["x", "self", "cls", "type", f"{key}_", ""]))] = (
+                parent.pop(key)
+            )
         elif how == "wrap":
             parent[key] = [parent[key]]
         elif how == "repeat" and isinstance(parent, list):
@@ -220,13 +306,25 @@ def models():
     from gendae.multimodal import Multimodal
 
     torch.manual_seed(0)
-    facts = {"dataset": {"type": "Digits", "batch_size": 100, "seed": 0}, "shape": [8, 8], "seed": 0}
+    facts = {
+        "dataset": {"type": "Digits", "batch_size": 100, "seed": 0},
+        "shape": [8, 8],
+        "seed": 0,
+    }
     x, both = Digits().split("train").x, Multimodal(Digits(), ["image", "label"]).split("train").x
-    joint = joint_autoencoder({"image": {"sizes": [64, 12], "observation": "bernoulli"}, "label": {"sizes": [10], "kind": "onehot"}},
-                              top=[8])
+    joint = joint_autoencoder(
+        {
+            "image": {"sizes": [64, 12], "observation": "bernoulli"},
+            "label": {"sizes": [10], "kind": "onehot"},
+        },
+        top=[8],
+    )
     found = {}
-    for name, stack, data in (("plain", deep_autoencoder([64, 12, 6]), x), ("joint", joint, both),
-                              ("classifier", deep_classifier([64, 12]), x)):
+    for name, stack, data in (
+        ("plain", deep_autoencoder([64, 12, 6]), x),
+        ("joint", joint, both),
+        ("classifier", deep_classifier([64, 12]), x),
+    ):
         with torch.no_grad():
             stack.prior.fit(stack.encode(data)[-1])
             stack.fit_residuals(data)

@@ -16,12 +16,47 @@ from PIL import Image
 
 from tests.fuzz import contents
 
-DTYPES = ["f4", "f8", "f2", ">f4", ">f8", "u1", "i8", ">i4", "i1", "u8", "?", "c8", "U3", "S2", "M8[s]", "m8[s]",
-          [("a", "f4"), ("b", "i4")], "O"]
-VALUES = st.sampled_from([0.0, 1.0, 0.5, -0.5, 1.5, 255.0, math.nan, math.inf, 1e300, -1.0, 3.0, 2.0**40, 7.0])
+DTYPES = [
+    "f4",
+    "f8",
+    "f2",
+    ">f4",
+    ">f8",
+    "u1",
+    "i8",
+    ">i4",
+    "i1",
+    "u8",
+    "?",
+    "c8",
+    "U3",
+    "S2",
+    "M8[s]",
+    "m8[s]",
+    [("a", "f4"), ("b", "i4")],
+    "O",
+]
+VALUES = st.sampled_from(
+    [0.0, 1.0, 0.5, -0.5, 1.5, 255.0, math.nan, math.inf, 1e300, -1.0, 3.0, 2.0**40, 7.0]
+)
 SHAPES = st.one_of(
-    st.sampled_from([(4, 64), (4, 8, 8), (4,), (4, 8, 8, 1), (), (0,), (0, 64), (4, 0), (1, 64), (4, 8, 8, 3), (2, 2, 2, 2, 2)]),
-    st.lists(st.integers(0, 5), max_size=6).map(tuple))
+    st.sampled_from(
+        [
+            (4, 64),
+            (4, 8, 8),
+            (4,),
+            (4, 8, 8, 1),
+            (),
+            (0,),
+            (0, 64),
+            (4, 0),
+            (1, 64),
+            (4, 8, 8, 3),
+            (2, 2, 2, 2, 2),
+        ]
+    ),
+    st.lists(st.integers(0, 5), max_size=6).map(tuple),
+)
 
 
 @st.composite
@@ -29,7 +64,11 @@ def arrays(draw):
     """Arrays of any type, rank, order and value, mostly of numbers in [0, 1]."""
     fine = draw(st.booleans())
     dtype = np.dtype(draw(st.sampled_from(["f4", "f8", "f2"] if fine else DTYPES)))
-    shape = (draw(st.integers(1, 12)), *draw(st.sampled_from([(64,), (8, 8)]))) if fine else draw(SHAPES)
+    shape = (
+        (draw(st.integers(1, 12)), *draw(st.sampled_from([(64,), (8, 8)])))
+        if fine
+        else draw(SHAPES)
+    )
     uniform = np.random.default_rng(draw(st.integers(0, 3))).random(shape)
     values = np.asarray(uniform * (1 if fine else draw(st.sampled_from([1, 3, 255]))))
     if values.size and not fine:
@@ -68,7 +107,11 @@ def npz(named, compressed=True):
 def header_only(shape, dtype="<f4", version=(1, 0), tail=b""):
     """A .npy that promises an array, with little or nothing behind its header."""
     stream = io.BytesIO()
-    write = np.lib.format.write_array_header_1_0 if version == (1, 0) else np.lib.format.write_array_header_2_0
+    write = (
+        np.lib.format.write_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.write_array_header_2_0
+    )
     write(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
     return stream.getvalue() + tail
 
@@ -76,7 +119,11 @@ def header_only(shape, dtype="<f4", version=(1, 0), tail=b""):
 def idx(array, shape=None, kind=8):
     """Bytes of an IDX file, whose header may promise another shape."""
     shape = array.shape if shape is None else shape
-    return bytes([0, 0, kind, len(shape) % 256]) + struct.pack(f">{len(shape)}I", *shape) + array.astype(np.uint8).tobytes()
+    return (
+        bytes([0, 0, kind, len(shape) % 256])
+        + struct.pack(f">{len(shape)}I", *shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def zipped(name, content):
@@ -90,16 +137,24 @@ def zipped(name, content):
 def picture(array, kind="PNG"):
     """Bytes of an image file, from numbers in [0, 255]."""
     stream = io.BytesIO()
-    flat = np.nan_to_num(np.asarray(array, np.float64), nan=0, posinf=255, neginf=0).reshape(-1)[:4096]
+    flat = np.nan_to_num(np.asarray(array, np.float64), nan=0, posinf=255, neginf=0).reshape(-1)[
+        :4096
+    ]
     side = max(1, math.isqrt(flat.size))
-    grey = np.resize(flat if flat.size else np.zeros(1), (side, side)).clip(0, 255).astype(np.uint8)
+    grey = (
+        np.resize(flat if flat.size else np.zeros(1), (side, side)).clip(0, 255).astype(np.uint8)
+    )
     Image.fromarray(grey).save(stream, kind)
     return stream.getvalue()
 
 
 def numbers(array):
     """Real numbers for formats that hold nothing else."""
-    return np.zeros(array.shape) if array.dtype.kind not in "fiub" else np.nan_to_num(array.astype(np.float64))
+    return (
+        np.zeros(array.shape)
+        if array.dtype.kind not in "fiub"
+        else np.nan_to_num(array.astype(np.float64))
+    )
 
 
 FORMS = {
@@ -109,7 +164,9 @@ FORMS = {
     "-other.npz": lambda a: npz({"p": a, "q": a}),
     "-empty.npz": lambda a: npz({}),
     "-bomb.npz": lambda a: zipped("x.npy", npy(np.zeros((2, 1 << 20), "f4"))),
-    "-promise.npy": lambda a: header_only((10**6, 10**6, *a.shape[:1]), tail=a.tobytes() if a.dtype != object else b""),
+    "-promise.npy": lambda a: header_only(
+        (10**6, 10**6, *a.shape[:1]), tail=a.tobytes() if a.dtype != object else b""
+    ),
     "-promise.npz": lambda a: zipped("x.npy", header_only((10**5, 10**5))),
     "-overflow.npy": lambda a: header_only((2**40, 2**40), version=(2, 0)),
     "-ubyte": lambda a: idx(numbers(a)),
@@ -123,13 +180,19 @@ FORMS = {
     ".tiff": lambda a: picture(numbers(a), "TIFF"),
     ".bmp": lambda a: picture(numbers(a), "BMP"),
 }
-STEMS = st.one_of(st.sampled_from(["data", "über", "a b", "x" * 60, "ünï-数", "train-images-idx3"]))
+STEMS = st.one_of(
+    st.sampled_from(["data", "über", "a b", "x" * 60, "ünï-数", "train-images-idx3"])
+)
 
 
 @st.composite
 def damaged(draw, content):
     """The bytes as they are, cut, flipped, with others inserted, or something else altogether."""
-    how = draw(st.sampled_from(["whole", "whole", "whole", "whole", "cut", "flip", "insert", "append", "other"]))
+    how = draw(
+        st.sampled_from(
+            ["whole", "whole", "whole", "whole", "cut", "flip", "insert", "append", "other"]
+        )
+    )
     at = draw(st.integers(0, max(0, len(content) - 1)))
     if how == "cut":
         return content[:at]
@@ -142,7 +205,9 @@ def damaged(draw, content):
     if how == "flip" and content:
         changed = bytearray(content)
         for _ in range(draw(st.integers(1, 3))):
-            changed[draw(st.one_of(st.integers(0, min(200, len(content)) - 1), st.just(at)))] ^= draw(st.integers(1, 255))
+            changed[draw(st.one_of(st.integers(0, min(200, len(content)) - 1), st.just(at)))] ^= (
+                draw(st.integers(1, 255))
+            )
         return bytes(changed)
     return content
 
@@ -152,7 +217,9 @@ def files(draw, forms=tuple(FORMS), values=None):
     """(name, bytes) of a data file in any accepted form, whole or damaged, now and then under another suffix."""
     form = draw(st.sampled_from(forms))
     content = draw(damaged(FORMS[form](draw(arrays() if values is None else values))))
-    suffix = draw(st.sampled_from([form] * 6 + [".npy", ".npz", ".gz", "-ubyte", ".png", "", ".txt", ".NPY"]))
+    suffix = draw(
+        st.sampled_from([form] * 6 + [".npy", ".npz", ".gz", "-ubyte", ".png", "", ".txt", ".NPY"])
+    )
     return draw(STEMS) + suffix, content
 
 

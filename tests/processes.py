@@ -32,8 +32,14 @@ from gendae.priors import AutoencoderPrior, FactorialPrior, GaussianPrior, Parze
 
 PICTURES = TemporaryDirectory()  # what monitors draw
 ROWS = 40  # of a batch of all processes together
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu",
-         "enable_model_summary": False, "num_sanity_val_steps": 0}
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "accelerator": "cpu",
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 
 class Few(Digits):
@@ -55,8 +61,12 @@ class FewModalities(Multimodal):
 
 def both(prior=None, **options):
     members = {"image": {"sizes": [64, 8]}, "label": {"sizes": [10], "kind": "onehot"}}
-    return rules.JointTargetPropRule(joint_autoencoder(members, [12, 6], prior=prior), [GaussianNoise(0.1)] * 4,
-                                     log_every=3, **options)
+    return rules.JointTargetPropRule(
+        joint_autoencoder(members, [12, 6], prior=prior),
+        [GaussianNoise(0.1)] * 4,
+        log_every=3,
+        **options,
+    )
 
 
 class NoneComplete(FewModalities):
@@ -98,32 +108,65 @@ def recognised():
 
 #: Rules by name of the case: all of gendae.rules that can be trained, and options that add terms, priors or phases.
 RULES = {
-    "em": lambda: rules.VariationalEMRule(stack(), warmup=3, log_every=3, prior_codes="inferred",
-                                          corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)]),
+    "em": lambda: rules.VariationalEMRule(
+        stack(),
+        warmup=3,
+        log_every=3,
+        prior_codes="inferred",
+        corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
+    ),
     "kl": lambda: rules.KLRule(recognised(), prior_every=4),
-    "kl within layers": lambda: rules.KLRule(stack(FactorialPrior()), reach="within_layer", prior_every=4),
+    "kl within layers": lambda: rules.KLRule(
+        stack(FactorialPrior()), reach="within_layer", prior_every=4
+    ),
     "kl under parzen": lambda: rules.KLRule(stack(ParzenPrior(), noise=0.2), prior_every=4),
-    "target prop": lambda: rules.TargetPropRule(stack(GaussianPrior()), [GaussianNoise(0.2)] * 3, top_target="prior",
-                                                model=1.0, contractive=0.1, sparsity=0.1, prior_every=4),
+    "target prop": lambda: rules.TargetPropRule(
+        stack(GaussianPrior()),
+        [GaussianNoise(0.2)] * 3,
+        top_target="prior",
+        model=1.0,
+        contractive=0.1,
+        sparsity=0.1,
+        prior_every=4,
+    ),
     "target prop under an auto-encoder": lambda: rules.TargetPropRule(
-        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)), [GaussianNoise(0.2)] * 3, top_target="prior", prior_every=4),
+        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        [GaussianNoise(0.2)] * 3,
+        top_target="prior",
+        prior_every=4,
+    ),
     "back step": lambda: rules.BackStepRule(stack()),
     "joint": both,
-    "joint with few labels": lambda: both(inferred=1.0, ramp=0.0, confidence=0.2, recirculation=0.1, walkback=1),
+    "joint with few labels": lambda: both(
+        inferred=1.0, ramp=0.0, confidence=0.2, recirculation=0.1, walkback=1
+    ),
     "difference": lambda: rules.DifferenceTargetPropRule(network()),
-    "difference in phases": lambda: rules.DifferenceTargetPropRule(network(), schedule="alternate", optimizer="rmsprop"),
-    "difference after a warm-up": lambda: rules.DifferenceTargetPropRule(network(), warmup=3, rounds=2, reconstruct=0.1),
+    "difference in phases": lambda: rules.DifferenceTargetPropRule(
+        network(), schedule="alternate", optimizer="rmsprop"
+    ),
+    "difference after a warm-up": lambda: rules.DifferenceTargetPropRule(
+        network(), warmup=3, rounds=2, reconstruct=0.1
+    ),
     "difference of draws": lambda: rules.DifferenceTargetPropRule(
-        network(stochastic=True), samples=3, eval_samples=5),
+        network(stochastic=True), samples=3, eval_samples=5
+    ),
     "backprop": lambda: rules.BackpropRule(network(), input_corruption=GaussianNoise(0.1)),
-    "backprop above a fixed layer": lambda: rules.BackpropRule(network(), fixed=1, optimizer="sgd"),
+    "backprop above a fixed layer": lambda: rules.BackpropRule(
+        network(), fixed=1, optimizer="sgd"
+    ),
     "straight through bits": lambda: rules.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: rules.FeedbackAlignmentRule(network()),
     "generec": lambda: rules.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: rules.ContrastiveHebbianRule(network(), symmetric=False),
 }
-MEASURED = ("difference", "generec")  # whose credit assignment is measured on the way, which takes time
-DATA = {"joint": FewModalities, "joint with few labels": lambda rows: FewModalities(rows, labelled=20)}
+MEASURED = (
+    "difference",
+    "generec",
+)  # whose credit assignment is measured on the way, which takes time
+DATA = {
+    "joint": FewModalities,
+    "joint with few labels": lambda rows: FewModalities(rows, labelled=20),
+}
 #: Cases of a rule on other data: numbers that processes cannot share out evenly, shares without any (complete) example.
 ODD = {
     "em": lambda rows: Few(rows, 201, 101, 61),
@@ -134,7 +177,11 @@ ODD = {
 }
 RESUMED = ("em", "kl", "difference of draws")
 #: Numbers of training and validation images that leave a process without any, or with too few for a batch.
-STARVED = {"one image": (1, 10), "no validation image for one": (50, 1), "less than a batch": (7, 10)}
+STARVED = {
+    "one image": (1, 10),
+    "no validation image for one": (50, 1),
+    "less than a batch": (7, 10),
+}
 
 
 @dataclass
@@ -156,10 +203,18 @@ def noise_of_rows(rule, place):
         draw = torch.randn if name == "normal_like" else torch.rand
 
         def like(h, generator=None):
-            training = generator is not None and generator is rule.generator and generator.initial_seed() > 0
-            if not training or h.shape[:-1].numel() % rows:  # seed 0: validation and prior, with draws of their own
+            training = (
+                generator is not None
+                and generator is rule.generator
+                and generator.initial_seed() > 0
+            )
+            if (
+                not training or h.shape[:-1].numel() % rows
+            ):  # seed 0: validation and prior, with draws of their own
                 return originals[name](h, generator)
-            whole = draw(h.shape[:-1].numel() // rows, ROWS, h.shape[-1], generator=source, dtype=h.dtype)
+            whole = draw(
+                h.shape[:-1].numel() // rows, ROWS, h.shape[-1], generator=source, dtype=h.dtype
+            )
             return whole[:, place.rank :: place.ranks].reshape(h.shape)
 
         return like
@@ -178,8 +233,16 @@ def noise_of_rows(rule, place):
 def trainer(ranks, **options):
     """A quiet trainer; `ranks` processes of it where there are several."""
     several = {"devices": ranks, "strategy": "ddp"} if ranks > 1 else {"devices": 1}
-    return Trainer(**{"max_epochs": 2, "limit_train_batches": 5, "default_root_dir": PICTURES.name,
-                      **QUIET, **several, **options})
+    return Trainer(
+        **{
+            "max_epochs": 2,
+            "limit_train_batches": 5,
+            "default_root_dir": PICTURES.name,
+            **QUIET,
+            **several,
+            **options,
+        }
+    )
 
 
 def state_of(rule, t):
@@ -187,12 +250,17 @@ def state_of(rule, t):
     optimizer = rule.optimizers(use_pl_optimizer=False)
     return {
         "weights": {name: value.clone() for name, value in rule.stack.state_dict().items()},
-        "optimizer": {f"{i} {name}": torch.as_tensor(value).clone()
-                      for i, found in optimizer.state_dict()["state"].items() for name, value in found.items()
-                      if value is not None},
+        "optimizer": {
+            f"{i} {name}": torch.as_tensor(value).clone()
+            for i, found in optimizer.state_dict()["state"].items()
+            for name, value in found.items()
+            if value is not None
+        },
         "rates": [group["lr"] for group in optimizer.param_groups],
         "metrics": {name: value.item() for name, value in t.callback_metrics.items()},
-        "noise": torch.randn(3, generator=rule.generator), "recent": rule._recent, "residuals": rule.stack.residuals,
+        "noise": torch.randn(3, generator=rule.generator),
+        "recent": rule._recent,
+        "residuals": rule.stack.residuals,
     }
 
 
@@ -215,8 +283,11 @@ def tested(name, ranks):
     metric = ParzenLogLikelihood(data.split("train").x[:50], sigma=0.4)
     for x, *_ in data.val_dataloader():
         metric.update(x)
-    return state | {"test": {name: value.item() for name, value in t.callback_metrics.items()},
-                    "ll": metric.compute().item(), "se": metric.standard_error.item()}
+    return state | {
+        "test": {name: value.item() for name, value in t.callback_metrics.items()},
+        "ll": metric.compute().item(),
+        "se": metric.standard_error.item(),
+    }
 
 
 def starved(name, ranks):
@@ -265,7 +336,10 @@ def everything(ranks):
     found = {"indexed": {name: fitted(name, ranks)[2] for name in RULES}}
     if ranks > 1:  # ranks are compared with each other
         found["free"] = {name: fitted(name, ranks, False)[2] for name in RULES}
-        found["bf16"] = {name: fitted(name, ranks, False, precision="bf16-mixed")[2] for name in ("em", "kl", "difference")}
+        found["bf16"] = {
+            name: fitted(name, ranks, False, precision="bf16-mixed")[2]
+            for name in ("em", "kl", "difference")
+        }
     found["odd"] = {name: tested(name, ranks) for name in ODD}
     found["starved"] = {name: starved(name, ranks) for name in STARVED}
     found["diverged"], found["plain"] = diverged(ranks), plain(ranks)
@@ -284,10 +358,19 @@ def launched():
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     environment.pop("PL_GLOBAL_SEED", None)  # of another test, which processes would go by
     with TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-m", "tests.processes", folder], capture_output=True, text=True, timeout=240,
-                              check=False, env=environment, cwd=Path(__file__).parent.parent)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.processes", folder],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+        )
         files = [Path(folder) / f"rank{rank}.pt" for rank in (0, 1)]
-        return done, [torch.load(file) for file in files] if all(file.is_file() for file in files) else []
+        return done, [torch.load(file) for file in files] if all(
+            file.is_file() for file in files
+        ) else []
 
 
 def two():

@@ -27,8 +27,14 @@ from gendae.spec import register
 
 EPOCHS, BATCHES = 2, 4
 UPDATES = EPOCHS * BATCHES
-QUIET = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "devices": 1,
-         "enable_model_summary": False, "num_sanity_val_steps": 0}
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "accelerator": "cpu",
+    "devices": 1,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 
 @register
@@ -40,7 +46,9 @@ class FewDigits(Digits):
 
     def read(self):
         splits, shape = super().read()
-        return {name: splits[name][: n] for name, n in zip(SPLITS, (200, 60, 60), strict=True)}, shape
+        return {
+            name: splits[name][:n] for name, n in zip(SPLITS, (200, 60, 60), strict=True)
+        }, shape
 
 
 def stack(prior=None, sizes=(64, 20, 8), **options):
@@ -65,24 +73,46 @@ def joint(**options):
 
 NOISE = GaussianNoise(0.2)
 RULES = {
-    "em": lambda: rules.VariationalEMRule(stack(), warmup=6, prior_codes="inferred",
-                                          corruption=[NOISE, GaussianNoise(0.3, half_life=0.2), SpikeNoise(3)]),
+    "em": lambda: rules.VariationalEMRule(
+        stack(),
+        warmup=6,
+        prior_codes="inferred",
+        corruption=[NOISE, GaussianNoise(0.3, half_life=0.2), SpikeNoise(3)],
+    ),
     "kl": lambda: rules.KLRule(learned(), prior_every=3),
-    "kl under parzen": lambda: rules.KLRule(stack(ParzenPrior(capacity=70), noise=0.2), prior_every=3),
+    "kl under parzen": lambda: rules.KLRule(
+        stack(ParzenPrior(capacity=70), noise=0.2), prior_every=3
+    ),
     "kl with a training prior": lambda: rules.KLRule(
-        stack(FactorialPrior(), noise=0.3), reach="within_layer", training_prior=GaussianPrior("full", 1.0), prior_every=3),
-    "kl with tied noise": lambda: rules.KLRule(stack(ParzenPrior(capacity=70)), tie_noise=True, prior_every=3),
+        stack(FactorialPrior(), noise=0.3),
+        reach="within_layer",
+        training_prior=GaussianPrior("full", 1.0),
+        prior_every=3,
+    ),
+    "kl with tied noise": lambda: rules.KLRule(
+        stack(ParzenPrior(capacity=70)), tie_noise=True, prior_every=3
+    ),
     "target prop": lambda: rules.TargetPropRule(stack(), [NOISE] * 3, warmup=6, contractive=0.1),
     "target prop under a prior": lambda: rules.TargetPropRule(
-        stack(ParzenPrior(capacity=70)), [NOISE] * 3, top_target="prior", model=0.5, prior_every=3),
+        stack(ParzenPrior(capacity=70)), [NOISE] * 3, top_target="prior", model=0.5, prior_every=3
+    ),
     "target prop under an auto-encoder": lambda: rules.TargetPropRule(
-        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)), [NOISE] * 3, top_target="prior", prior_every=3),
+        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        [NOISE] * 3,
+        top_target="prior",
+        prior_every=3,
+    ),
     "back step": lambda: rules.BackStepRule(stack()),
     "joint": lambda: joint(walkback=1, inferred=1.0, confidence=0.2, recirculation=0.1),
-    "difference": lambda: rules.DifferenceTargetPropRule(network(stochastic=True), samples=3, half_life=0.1, warmup=3),
+    "difference": lambda: rules.DifferenceTargetPropRule(
+        network(stochastic=True), samples=3, half_life=0.1, warmup=3
+    ),
     "difference in phases": lambda: rules.DifferenceTargetPropRule(
-        network(stochastic=True), schedule="alternate", optimizer="rmsprop", hold=0.2),
-    "backprop": lambda: rules.BackpropRule(network(), input_corruption=NOISE, optimizer="sgd", hold=0.5),
+        network(stochastic=True), schedule="alternate", optimizer="rmsprop", hold=0.2
+    ),
+    "backprop": lambda: rules.BackpropRule(
+        network(), input_corruption=NOISE, optimizer="sgd", hold=0.5
+    ),
     "straight through": lambda: rules.StraightThroughRule(network(stochastic=True), samples=2),
     "feedback alignment": lambda: rules.FeedbackAlignmentRule(network(), input_corruption=NOISE),
     "generec": lambda: rules.GeneRecRule(network(), symmetric=False, optimizer="rmsprop"),
@@ -109,8 +139,14 @@ class Diary(Callback):
 
     def on_train_batch_end(self, trainer, rule, outputs, batch, index):
         rates = [group["lr"] for group in rule.optimizers().param_groups]
-        self.pages[trainer.global_step] = (index, digest(batch[0]), rates, digest(rule.generator.get_state()),
-                                           rule.updates, rule.progress)
+        self.pages[trainer.global_step] = (
+            index,
+            digest(batch[0]),
+            rates,
+            digest(rule.generator.get_state()),
+            rule.updates,
+            rule.progress,
+        )
 
 
 class Kill(Callback):
@@ -131,34 +167,64 @@ def train(case, seed=1, resume=None, callbacks=(), **options):
     """Everything at the end of a training: weights, prior, optimizer, noise, latest codes, counters, and the diary."""
     seed_everything(seed, verbose=False)
     rule, diary = RULES[case](), Diary()
-    trainer = Trainer(callbacks=[diary, *callbacks], enable_checkpointing=bool(callbacks),
-                      **{**QUIET, "max_epochs": EPOCHS, **options})
+    trainer = Trainer(
+        callbacks=[diary, *callbacks],
+        enable_checkpointing=bool(callbacks),
+        **{**QUIET, "max_epochs": EPOCHS, **options},
+    )
     trainer.fit(rule, data_of(case), ckpt_path=resume)
     optimizer = rule.optimizers().state_dict()
     state = {f"{i}.{k}": v for i, values in optimizer["state"].items() for k, v in values.items()}
-    return {"weights": {k: v.clone() for k, v in rule.state_dict().items()}, "state": state,
-            "groups": optimizer["param_groups"], "noise": rule.generator.get_state(), "recent": rule._recent,
-            "step": trainer.global_step, "epoch": trainer.current_epoch, "diary": diary.pages}
+    return {
+        "weights": {k: v.clone() for k, v in rule.state_dict().items()},
+        "state": state,
+        "groups": optimizer["param_groups"],
+        "noise": rule.generator.get_state(),
+        "recent": rule._recent,
+        "step": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "diary": diary.pages,
+    }
 
 
 def keepers(folder):
     """A checkpoint of every batch, and one of every epoch, after its validation."""
-    return [ModelCheckpoint(folder, "batch={step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False),
-            ModelCheckpoint(folder, "epoch={epoch}", every_n_epochs=1, save_top_k=-1, auto_insert_metric_name=False)]
+    return [
+        ModelCheckpoint(
+            folder,
+            "batch={step}",
+            every_n_train_steps=1,
+            save_top_k=-1,
+            auto_insert_metric_name=False,
+        ),
+        ModelCheckpoint(
+            folder, "epoch={epoch}", every_n_epochs=1, save_top_k=-1, auto_insert_metric_name=False
+        ),
+    ]
 
 
 def differences(whole, resumed):
     """Names of all that is not bit-equal; of the diary, the pages that were written after resuming."""
-    found = [f"weights {k}" for k, v in whole["weights"].items() if not same(v, resumed["weights"][k])]
-    found += [f"state {k}" for k, v in whole["state"].items() if not same(v, resumed["state"].get(k))]
+    found = [
+        f"weights {k}" for k, v in whole["weights"].items() if not same(v, resumed["weights"][k])
+    ]
+    found += [
+        f"state {k}" for k, v in whole["state"].items() if not same(v, resumed["state"].get(k))
+    ]
     found += [k for k in ("groups", "step", "epoch") if whole[k] != resumed[k]]
     found += [k for k in ("noise", "recent") if not same(whole[k], resumed[k])]
-    found += [f"update {step}" for step, page in resumed["diary"].items() if whole["diary"][step] != page]
+    found += [
+        f"update {step}" for step, page in resumed["diary"].items() if whole["diary"][step] != page
+    ]
     return found
 
 
 def same(a, b):
-    return torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a is b
+    return (
+        torch.equal(a, b) and a.dtype == b.dtype
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+        else a is b
+    )
 
 
 def quiet():
@@ -169,7 +235,9 @@ def quiet():
 if __name__ == "__main__":
     quiet()
     name, place, stop = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    keep = ModelCheckpoint(place, every_n_train_steps=1, save_last=True, save_top_k=0, enable_version_counter=False)
+    keep = ModelCheckpoint(
+        place, every_n_train_steps=1, save_last=True, save_top_k=0, enable_version_counter=False
+    )
     if stop >= 0:
         train(name, 1, callbacks=[keep, Kill(stop)])
     torch.save(train(name, 99, place / "last.ckpt", [keep]), place / "end.pt")

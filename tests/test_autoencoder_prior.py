@@ -67,8 +67,20 @@ def test_samples_of_a_ring_are_on_the_ring_all_around():
 
 def test_the_criterion_of_the_nearest_neighbour():
     """One batch by hand: h' is the candidate whose code is nearest to f(h) - xi (2.2.8, steps 1 to 4)."""
-    prior = AutoencoderPrior([6], code=3, sigma=0.0, hidden_noise=0.7, criterion="nearest", match=0.2,
-                             epochs=1, neighbours=5).fit(torch.randn(40, 2)).double()
+    prior = (
+        AutoencoderPrior(
+            [6],
+            code=3,
+            sigma=0.0,
+            hidden_noise=0.7,
+            criterion="nearest",
+            match=0.2,
+            epochs=1,
+            neighbours=5,
+        )
+        .fit(torch.randn(40, 2))
+        .double()
+    )
     z, candidates = torch.randn(4, 2).double(), torch.randn(4, 5, 2).double()
     xi = 0.7 * torch.randn(4, 3, generator=seeded(3), dtype=torch.float64)
     total = 0.0
@@ -98,8 +110,9 @@ def test_match_pulls_the_codes_of_neighbours_together():
 
 @pytest.mark.parametrize("space", ["code", "input"])
 def test_candidates_are_the_nearest_codes(space):
-    prior = AutoencoderPrior([6], code=3, criterion="nearest", hidden_noise=0.3, space=space,
-                             neighbours=4, epochs=1).fit(torch.randn(30, 2))
+    prior = AutoencoderPrior(
+        [6], code=3, criterion="nearest", hidden_noise=0.3, space=space, neighbours=4, epochs=1
+    ).fit(torch.randn(30, 2))
     z = torch.randn(25, 2)
     points = prior.f(z) if space == "code" else z
     expected = torch.cdist(points, points).topk(4, largest=False).indices
@@ -110,9 +123,15 @@ def test_candidates_are_the_nearest_codes(space):
 
 def test_a_nearest_neighbour_chain_mixes_around_the_ring():
     torch.manual_seed(0)
-    prior = small(sigma=0.0, hidden_noise=1.0, criterion="nearest", match=0.01, refresh=100).fit(ring())
+    prior = small(sigma=0.0, hidden_noise=1.0, criterion="nearest", match=0.01, refresh=100).fit(
+        ring()
+    )
     states = prior.chain(ring(1).expand(300, 2), 150, seeded(0))[50::10].flatten(0, 1)
-    share = torch.histc(torch.atan2(states[:, 1], states[:, 0]), 6, -math.pi, math.pi) / len(states) * 6
+    share = (
+        torch.histc(torch.atan2(states[:, 1], states[:, 0]), 6, -math.pi, math.pi)
+        / len(states)
+        * 6
+    )
     assert (share > 0.5).all()
     assert ((states.norm(dim=1) - 2).abs() < 0.6).float().mean() > 0.95
 
@@ -139,7 +158,9 @@ def test_which_corruption_the_chain_uses():
     h = torch.randn(50, 2)
     moves = {}
     for kind in ("both", "input", "code"):
-        prior = AutoencoderPrior([6], 3, sigma=0.4, hidden_noise=0.5, epochs=1, chain_noise=kind).fit(h)
+        prior = AutoencoderPrior(
+            [6], 3, sigma=0.4, hidden_noise=0.5, epochs=1, chain_noise=kind
+        ).fit(h)
         z = (h - prior.center) / prior.scale
         g = seeded(2)
         if kind != "code":
@@ -229,31 +250,55 @@ def test_dead_units_are_no_trouble():
     assert (prior.sample(20)[:, 1] - 0.25).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("use", [lambda p, h: p.log_prob(h), lambda p, h: p.score(h),
-                                 lambda p, h: p.cross_entropy(h, h)])
+@pytest.mark.parametrize(
+    "use",
+    [lambda p, h: p.log_prob(h), lambda p, h: p.score(h), lambda p, h: p.cross_entropy(h, h)],
+)
 def test_a_density_is_refused_with_the_way_out(use, trained):
-    with pytest.raises(ValueError, match=r"AutoencoderPrior has no density.*reconstruct.*Gaussian"):
+    with pytest.raises(
+        ValueError, match=r"AutoencoderPrior has no density.*reconstruct.*Gaussian"
+    ):
         use(trained, clusters(2))
     assert GaussianPrior.has_density and not trained.analytic
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: AutoencoderPrior(sigma=0.0), "without noise"),
-    (lambda: AutoencoderPrior(chain_noise="code"), "without noise"),
-    (lambda: AutoencoderPrior(criterion="nearest"), "hidden_noise=0.0"),
-    (lambda: AutoencoderPrior(criterion="mine"), "self, nearest"),
-    (lambda: AutoencoderPrior(space="pixel"), "code, input"),
-    (lambda: AutoencoderPrior(activation="step"), "activation='step'"),
-    (lambda: AutoencoderPrior(hidden=[0]), "hidden=0"),
-    (lambda: AutoencoderPrior(lr=0.0), "lr=0.0"),
-    (lambda: AutoencoderPrior([4], 2, lr=1e30, epochs=3, activation="linear").fit(torch.randn(50, 2)),
-     "lr=1e.30: training of AutoencoderPrior diverged"),
-    (lambda: AutoencoderPrior([4], 2, epochs=1).fit(torch.randn(9, 2)).prepare(3), "width 2, not 3"),
-    (lambda: AutoencoderPrior([4], 2, epochs=1).fit(torch.randn(9, 2)).fit(torch.randn(9, 3)),
-     "width 3, the prior 2"),
-    (lambda: AutoencoderPrior([4], 2, epochs=1).fit(torch.randn(9, 2)).chain(torch.zeros(1, 3), 1),
-     r"\(batch, 2\)"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: AutoencoderPrior(sigma=0.0), "without noise"),
+        (lambda: AutoencoderPrior(chain_noise="code"), "without noise"),
+        (lambda: AutoencoderPrior(criterion="nearest"), "hidden_noise=0.0"),
+        (lambda: AutoencoderPrior(criterion="mine"), "self, nearest"),
+        (lambda: AutoencoderPrior(space="pixel"), "code, input"),
+        (lambda: AutoencoderPrior(activation="step"), "activation='step'"),
+        (lambda: AutoencoderPrior(hidden=[0]), "hidden=0"),
+        (lambda: AutoencoderPrior(lr=0.0), "lr=0.0"),
+        (
+            lambda: AutoencoderPrior([4], 2, lr=1e30, epochs=3, activation="linear").fit(
+                torch.randn(50, 2)
+            ),
+            "lr=1e.30: training of AutoencoderPrior diverged",
+        ),
+        (
+            lambda: AutoencoderPrior([4], 2, epochs=1).fit(torch.randn(9, 2)).prepare(3),
+            "width 2, not 3",
+        ),
+        (
+            lambda: (
+                AutoencoderPrior([4], 2, epochs=1).fit(torch.randn(9, 2)).fit(torch.randn(9, 3))
+            ),
+            "width 3, the prior 2",
+        ),
+        (
+            lambda: (
+                AutoencoderPrior([4], 2, epochs=1)
+                .fit(torch.randn(9, 2))
+                .chain(torch.zeros(1, 3), 1)
+            ),
+            r"\(batch, 2\)",
+        ),
+    ],
+)
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()

@@ -24,7 +24,8 @@ def assert_equal(found, expected):
     for level, (mine, theirs) in enumerate(zip(found, expected, strict=True), 1):
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(
-                a, b, rtol=1e-9, atol=1e-13, msg=lambda m, level=level: f"layer {level}: {m}")
+                a, b, rtol=1e-9, atol=1e-13, msg=lambda m, level=level: f"layer {level}: {m}"
+            )
 
 
 def outer(e, h):
@@ -46,7 +47,10 @@ def test_backprop_is_the_gradient_of_the_cross_entropy(rule, activation, sizes):
 @pytest.mark.parametrize("fixed", [1, 2])
 def test_fixed_layers_get_no_gradient_and_the_others_that_of_backprop(fixed):
     stack, data = network(), batch()
-    found, expected = gradients(BackpropRule(stack, fixed=fixed), data), true_gradients(stack, data)
+    found, expected = (
+        gradients(BackpropRule(stack, fixed=fixed), data),
+        true_gradients(stack, data),
+    )
     assert found[:fixed] == [(None, None)] * fixed
     assert_equal(found[fixed:], expected[fixed:])
 
@@ -128,7 +132,11 @@ def test_straight_through_draws_by_hand(samples):
     e3 = share * (p3 - F.one_hot(labels, 4)) / len(y)
     delta2 = e3 @ w3
     delta1 = (delta2 * p2 * (1 - p2)) @ w2  # Eq. 3.29
-    expected = [outer(delta1 * p1 * (1 - p1), inputs), outer(delta2 * p2 * (1 - p2), h1), outer(e3, h2)]
+    expected = [
+        outer(delta1 * p1 * (1 - p1), inputs),
+        outer(delta2 * p2 * (1 - p2), h1),
+        outer(e3, h2),
+    ]
     assert_equal(found, expected)
 
 
@@ -218,7 +226,9 @@ def test_feedback_alignment_multiplies_displacements_by_the_slope(activation):
     d = [-e @ stack.output.weight.detach()]
     plain = displacements(stack.pairs, h, d[0])
     for level in (3, 2):
-        below = displacement(stack.pairs[level - 1], h[level - 1], h[level], slope(h[level]) * d[0])
+        below = displacement(
+            stack.pairs[level - 1], h[level - 1], h[level], slope(h[level]) * d[0]
+        )
         d.insert(0, below.detach())
     torch.testing.assert_close(d[-1], plain[-1])
     expected = [outer(-slope(h[level]) * d[level - 1], h[level - 1]) for level in (1, 2, 3)]

@@ -26,8 +26,12 @@ def tied(*sizes):
 
 def free(*sizes):
     """The same with weights of their own for the decoders."""
-    return Stack(*(Pair(Affine(low, high, "sigmoid"), Affine(high, low, "sigmoid"))
-                   for low, high in pairwise(sizes))).double()
+    return Stack(
+        *(
+            Pair(Affine(low, high, "sigmoid"), Affine(high, low, "sigmoid"))
+            for low, high in pairwise(sizes)
+        )
+    ).double()
 
 
 def images(n=12, width=7):
@@ -53,9 +57,9 @@ def test_losses_are_equations_3_20_to_3_23():
     generator = torch.Generator().manual_seed(3)
     e_h = level_of_h * torch.randn(12, 5, generator=generator, dtype=torch.float64)
     e_x = level_of_x * torch.randn(12, 7, generator=generator, dtype=torch.float64)
-    h = torch.sigmoid(x @ w.T + b)                       # 3.20
-    z = torch.sigmoid((h + e_h) @ w + c)                 # 3.21
-    h_hat = 2 * h - torch.sigmoid(z @ w.T + b)           # 3.23
+    h = torch.sigmoid(x @ w.T + b)  # 3.20
+    z = torch.sigmoid((h + e_h) @ w + c)  # 3.21
+    h_hat = 2 * h - torch.sigmoid(z @ w.T + b)  # 3.23
     again = torch.sigmoid((x + e_x) @ w.T + b)
     for name, error in (("reconstruct_g_1", z - x), ("target_f_1", again - h_hat)):
         assert losses[name].item() == pytest.approx((error**2).sum(1).mean().item(), rel=1e-12)
@@ -83,8 +87,12 @@ def test_noise_free_gradients_by_hand(make):
     torch.testing.assert_close(found[0], delta.T @ x)
     torch.testing.assert_close(found[1], delta.sum(0))
     delta = (2 * (z - x) * z * (1 - z) / n).detach()
-    weight, bias = gradient(losses["reconstruct_g_1"], w if make is tied else pair.g.weight, pair.g.bias)
-    torch.testing.assert_close(weight, h.detach().T @ delta if make is tied else delta.T @ h.detach())
+    weight, bias = gradient(
+        losses["reconstruct_g_1"], w if make is tied else pair.g.weight, pair.g.bias
+    )
+    torch.testing.assert_close(
+        weight, h.detach().T @ delta if make is tied else delta.T @ h.detach()
+    )
     torch.testing.assert_close(bias, delta.sum(0))
 
 
@@ -98,8 +106,12 @@ def test_each_loss_reaches_its_own_map_alone(make):
         map_of, level = name.split("_")[1:]
         for other, pair in enumerate(stack.pairs, 1):
             mine = other == int(level)
-            reached = {key: g is not None for key, g in zip(
-                dict(pair.named_parameters()), gradient(loss, *pair.parameters()), strict=True)}
+            reached = {
+                key: g is not None
+                for key, g in zip(
+                    dict(pair.named_parameters()), gradient(loss, *pair.parameters()), strict=True
+                )
+            }
             shared = make is tied
             assert reached.pop("f.weight") == (mine and (shared or map_of == "f"))
             assert reached.pop("f.bias") == (mine and map_of == "f")
@@ -132,8 +144,16 @@ def test_a_perfect_reconstruction_is_left_alone():
 
 def fitted(stack, epochs=10, **options):
     rule = BackStepRule(stack, **{"lr_f": 3e-2, "lr_g": 3e-2, **options})
-    run = Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                  enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu", devices=1)
+    run = Trainer(
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        devices=1,
+    )
     run.fit(rule, Digits(batch_size=50))
     return rule, run
 
@@ -147,7 +167,9 @@ def test_learns_digits(digits, tmp_path):
     rule, run = fitted(Stack(TiedPair(64, 40)))
     error = run.callback_metrics["val/reconstruction_1"].item()
     x = digits.split("valid").x
-    assert error == pytest.approx((rule.stack.reconstruct(x) - x).square().sum(1).mean().item(), rel=1e-5)
+    assert error == pytest.approx(
+        (rule.stack.reconstruct(x) - x).square().sum(1).mean().item(), rel=1e-5
+    )
     assert error < 0.4 * mean_image_error(digits)
     run.save_checkpoint(tmp_path / "run.ckpt")
     loaded = gendae.load(tmp_path / "run.ckpt")
@@ -159,7 +181,9 @@ def test_learns_digits(digits, tmp_path):
 def test_two_pairs_learn_digits(digits):
     _, run = fitted(Stack(TiedPair(64, 40), TiedPair(40, 30)))
     errors = [run.callback_metrics[f"val/reconstruction_{level}"].item() for level in (1, 2)]
-    assert errors[0] < 0.4 * mean_image_error(digits) and errors[1] < 0.5 * mean_image_error(digits)
+    assert errors[0] < 0.4 * mean_image_error(digits) and errors[1] < 0.5 * mean_image_error(
+        digits
+    )
 
 
 def test_the_target_teaches_the_encoder(digits):
@@ -178,7 +202,9 @@ def test_the_same_seed_gives_the_same_weights():
         seed_everything(seed, verbose=False)
         weights.append(fitted(Stack(TiedPair(64, 10)), epochs=1)[0].state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert not torch.equal(weights[0]["stack.pairs.0.f.weight"], weights[2]["stack.pairs.0.f.weight"])
+    assert not torch.equal(
+        weights[0]["stack.pairs.0.f.weight"], weights[2]["stack.pairs.0.f.weight"]
+    )
 
 
 def test_a_plain_loop_trains(digits):

@@ -18,7 +18,9 @@ def test_the_floor_is_made_of_the_recorded_products():
         torch.nn.functional.linear(a, b.T)
     assert [func.overloadpacket.__name__ for func, _, _ in products.calls] == ["addmm", "mm", "mm"]
     assert products.flops == 3 * 2 * 20 * 30 * 40
-    assert {t.data_ptr() for _, args, _ in products.calls for t in args}.isdisjoint({a.data_ptr(), b.data_ptr()})
+    assert {t.data_ptr() for _, args, _ in products.calls for t in args}.isdisjoint(
+        {a.data_ptr(), b.data_ptr()}
+    )
     products.replay()
 
 
@@ -30,7 +32,9 @@ def test_a_step_of_each_rule_is_not_far_above_its_products(name):
 
 
 def test_the_rule_written_out_in_plain_pytorch_is_the_same_and_no_faster(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["plain", "--repeats", "3", "--json", str(tmp_path / "row.json")])
+    monkeypatch.setattr(
+        sys, "argv", ["plain", "--repeats", "3", "--json", str(tmp_path / "row.json")]
+    )
     plain.main()
     (row,) = json.loads((tmp_path / "row.json").read_text())
     assert row["largest_relative_difference_of_losses"] < 1e-5
@@ -46,21 +50,32 @@ def test_parzen_and_generate_are_not_far_above_their_products(mnist):
 
 
 def test_the_trainer_adds_little_to_the_step_of_the_2015_model(mnist):
-    trainer, plain = (overhead.with_trainer("VariationalEMRule", mnist, 15), overhead.plain_loop("VariationalEMRule", mnist, 15))
+    trainer, plain = (
+        overhead.with_trainer("VariationalEMRule", mnist, 15),
+        overhead.plain_loop("VariationalEMRule", mnist, 15),
+    )
     assert trainer < 2 * plain
     assert overhead.seconds_of_help(3) < 3
 
 
 def test_points_and_exponents_of_scaling():
-    assert scaling.exponent([1, 2, 4, 8, 16], [3 * n**1.5 for n in (1, 2, 4, 8, 16)]) == pytest.approx(1.5)
+    assert scaling.exponent(
+        [1, 2, 4, 8, 16], [3 * n**1.5 for n in (1, 2, 4, 8, 16)]
+    ) == pytest.approx(1.5)
     assert {"seconds", "mib"} == set(scaling.point("batch", 25))
 
 
 def test_the_gpu_benchmark_runs_without_one(monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "MNIST", lambda download: type("None", (), {"files": lambda self: None})())
+    monkeypatch.setattr(
+        gpu, "MNIST", lambda download: type("None", (), {"files": lambda self: None})()
+    )
     monkeypatch.setattr(gpu, "Random", Digits)
     monkeypatch.setattr(gpu, "SIZES", (64, 20, 8))
-    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--epochs", "1", "--updates", "3", "--batches", "50"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["gpu", "--device", "cpu", "--epochs", "1", "--updates", "3", "--batches", "50"],
+    )
     gpu.main()
     out = capsys.readouterr().out
     assert "static" in out

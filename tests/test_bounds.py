@@ -35,7 +35,9 @@ class Full(Gaussian):
         return MultivariateNormal(mean, scale_tril=self.factor).log_prob(h)
 
     def sample(self, mean, generator=None, given=None):
-        return mean + torch.randn(mean.shape, generator=generator, dtype=mean.dtype) @ self.factor.T
+        return (
+            mean + torch.randn(mean.shape, generator=generator, dtype=mean.dtype) @ self.factor.T
+        )
 
 
 def with_posterior(stack, spread=1.0):
@@ -66,8 +68,10 @@ def test_equality_where_q_is_the_exact_posterior(k, sizes):
 def test_below_log_p_and_nearer_to_it_with_more_samples(sizes):
     stack, x = with_posterior(linear_stack(sizes), spread=2.0), torch.randn(400, sizes[0]).double()
     exact = exact_log_prob(stack, x).mean().item()
-    means = [importance_weighted_bound(stack, x, k, generator=seeded(0)).mean().item()
-             for k in (1, 10, 100, 1000)]
+    means = [
+        importance_weighted_bound(stack, x, k, generator=seeded(0)).mean().item()
+        for k in (1, 10, 100, 1000)
+    ]
     assert means == sorted(means)
     assert means[0] < exact - 0.2
     assert exact - 0.02 < means[-1] < exact + 0.01
@@ -99,7 +103,9 @@ def test_streaming_equals_one_block_and_the_stack_s_own_terms():
     for rows in (50, 1000):
         bound = importance_weighted_bound(stack, x, 50, generator=seeded(3), rows=rows)
         assert bound.item() == pytest.approx(expected.item(), abs=1e-10)
-    many = importance_weighted_bound(stack, torch.rand(3, 8).double(), 4000, generator=seeded(1), rows=7)
+    many = importance_weighted_bound(
+        stack, torch.rand(3, 8).double(), 4000, generator=seeded(1), rows=7
+    )
     assert many.shape == (3,)
 
 
@@ -130,9 +136,16 @@ def test_bits_at_the_top_have_a_bound_under_a_prior_over_bits(law):
     stack.prior.fit(torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).double())
     x = torch.rand(6, 3).double()
     codes = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])).double()
-    exact = torch.logsumexp(torch.stack([
-        stack.prior.log_prob(c[None]) + pair.observation.log_prob(x, pair.g(c[None]).expand_as(x))
-        for c in codes]), 0)
+    exact = torch.logsumexp(
+        torch.stack(
+            [
+                stack.prior.log_prob(c[None])
+                + pair.observation.log_prob(x, pair.g(c[None]).expand_as(x))
+                for c in codes
+            ]
+        ),
+        0,
+    )
     few, many = (importance_weighted_bound(stack, x, k, generator=seeded(0)) for k in (2, 5000))
     assert torch.allclose(many, exact, atol=0.06)
     assert few.mean() < exact.mean()
@@ -149,7 +162,9 @@ def test_bits_under_a_density_have_no_bound(law):
 def test_learned_noise_at_the_top_has_a_bound():
     stack = small_stack((8, 6, 4))
     stack.pairs[-1].recognition = LearnedGaussian(4)
-    assert torch.isfinite(importance_weighted_bound(stack, torch.rand(6, 8), 20, 0.5, seeded(0))).all()
+    assert torch.isfinite(
+        importance_weighted_bound(stack, torch.rand(6, 8), 20, 0.5, seeded(0))
+    ).all()
 
 
 def test_models_without_a_density_say_so():
@@ -163,10 +178,15 @@ def test_models_without_a_density_say_so():
         importance_weighted_bound(stack, x, 2)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ({"k": 0}, "k=0"), ({"sigma_x": 0.0}, "sigma_x=0.0"), ({"rows": 0}, "rows=0"),
-    ({"x": torch.rand(2, 9)}, "(2, 9)"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"k": 0}, "k=0"),
+        ({"sigma_x": 0.0}, "sigma_x=0.0"),
+        ({"rows": 0}, "rows=0"),
+        ({"x": torch.rand(2, 9)}, "(2, 9)"),
+    ],
+)
 def test_bad_arguments(arguments, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
         importance_weighted_bound(small_stack(), **{"x": torch.rand(2, 8), **arguments})

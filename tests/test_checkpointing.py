@@ -38,7 +38,9 @@ def names(folder):
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace", "write"])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), MemoryError()]
+)
 def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, where, error):
     path = write_whole(tmp_path / "m.bin", b"earlier")
 
@@ -46,6 +48,7 @@ def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, w
         raise error
 
     if where == "write":
+
         class Full:
             write = fail
 
@@ -56,7 +59,12 @@ def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, w
             def __exit__(self, *_):
                 pass
 
-        monkeypatch.setattr(writing, "open", lambda name, mode: (open(name, mode).close(), Opened())[1], raising=False)
+        monkeypatch.setattr(
+            writing,
+            "open",
+            lambda name, mode: (open(name, mode).close(), Opened())[1],
+            raising=False,
+        )
     else:
         monkeypatch.setattr(os, where, fail)
     with pytest.raises(type(error)) as caught:
@@ -71,8 +79,12 @@ def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, w
 
 def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor, own=os.fsync: (done.append("flushed"), own(descriptor))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b, own=os.replace: (done.append("renamed"), own(a, b))[1])
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor, own=os.fsync: (done.append("flushed"), own(descriptor))[1]
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda a, b, own=os.replace: (done.append("renamed"), own(a, b))[1]
+    )
     write_whole(tmp_path / "m.bin", b"x")
     assert done == ["flushed", "renamed", "flushed"]  # the content, its name, the folder
 
@@ -80,7 +92,9 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
 def test_the_partial_file_lies_in_the_same_folder(tmp_path, monkeypatch):
     """Renaming across file systems would copy, which can be cut short."""
     seen = []
-    monkeypatch.setattr(os, "replace", lambda a, b: seen.append((os.path.dirname(a), os.path.dirname(b))))
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: seen.append((os.path.dirname(a), os.path.dirname(b)))
+    )
     write_whole(tmp_path / "deep" / "m.bin", b"x")
     assert seen == [(str(tmp_path / "deep"),) * 2]
 
@@ -138,7 +152,9 @@ def test_checkpoint_errors_travel_between_processes():
 def test_saving_a_model_writes_whole_files(tmp_path, monkeypatch):
     path = save(deep_autoencoder([8, 4]), tmp_path / "m.safetensors")
     before = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    monkeypatch.setattr(
+        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+    )
     with pytest.raises(OSError, match=r"m.safetensors was not written"):
         save(deep_autoencoder([8, 4]), path)
     assert (names(tmp_path), path.read_bytes()) == (["m.safetensors"], before)
@@ -179,29 +195,46 @@ def test_plugins_of_the_user_are_left_alone():
 
 def test_a_disk_that_is_full_while_a_trainer_saves(tmp_path, monkeypatch):
     """The first two checkpoints are there, the third fails: one line, and the second is as it was."""
-    keep, kept = ModelCheckpoint(tmp_path, "m", every_n_train_steps=1, enable_version_counter=False), {}
+    keep, kept = (
+        ModelCheckpoint(tmp_path, "m", every_n_train_steps=1, enable_version_counter=False),
+        {},
+    )
 
     class Full(Callback):
         def on_train_batch_start(self, trainer, *_):
             if trainer.global_step == 2:
                 kept["m.ckpt"] = (tmp_path / "m.ckpt").read_bytes()
-                monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+                monkeypatch.setattr(
+                    os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+                )
 
     with pytest.raises(OSError, match=r"m.ckpt was not written \(full\)") as caught:
-        trainer(callbacks=[Full(), keep], enable_checkpointing=True).fit(RULES["em"](), FewDigits())
+        trainer(callbacks=[Full(), keep], enable_checkpointing=True).fit(
+            RULES["em"](), FewDigits()
+        )
     assert "\n" not in str(caught.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == kept
     assert load(tmp_path / "m.ckpt").facts["updates"] == 2
 
 
-@pytest.mark.parametrize("options", [{"save_on_exception": True}, {"save_on_exception": True, "save_last": True},
-                                     {"save_on_exception": True, "save_weights_only": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"save_on_exception": True},
+        {"save_on_exception": True, "save_last": True},
+        {"save_on_exception": True, "save_weights_only": True},
+    ],
+)
 @pytest.mark.parametrize("log_every", [1, 50])
 def test_a_diverged_stack_is_never_saved(tmp_path, options, log_every):
-    keep = ModelCheckpoint(tmp_path, "m", every_n_train_steps=3, enable_version_counter=False, **options)
+    keep = ModelCheckpoint(
+        tmp_path, "m", every_n_train_steps=3, enable_version_counter=False, **options
+    )
     rule = Poisoned(deep_autoencoder([64, 30, 10]), log_every=log_every)
     with pytest.raises(TrainingDiverged, match="step 7"):
-        trainer(max_epochs=2, callbacks=[keep], enable_checkpointing=True).fit(rule, Digits(batch_size=100))
+        trainer(max_epochs=2, callbacks=[keep], enable_checkpointing=True).fit(
+            rule, Digits(batch_size=100)
+        )
     assert names(tmp_path) == (["last.ckpt", "m.ckpt"] if "save_last" in options else ["m.ckpt"])
     for path in tmp_path.iterdir():
         assert load(path).facts["updates"] == 6
@@ -215,8 +248,11 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, what):
     run.save_checkpoint(tmp_path / "m.ckpt")
     before = (tmp_path / "m.ckpt").read_bytes()
     with torch.no_grad():
-        part = rule.stack.pairs[0].f.weight if what == "weights" else next(iter(
-            run.optimizers[0].state.values()))["momentum_buffer"]
+        part = (
+            rule.stack.pairs[0].f.weight
+            if what == "weights"
+            else next(iter(run.optimizers[0].state.values()))["momentum_buffer"]
+        )
         part[0, 0] = float("inf")
     with pytest.raises(TrainingDiverged, match="nothing is saved"):
         run.save_checkpoint(tmp_path / "m.ckpt")

@@ -44,13 +44,17 @@ def test_shipped_model(entry):
     assert x.std(0).mean() > 0.1, "samples must differ from one another"
 
 
-@pytest.mark.parametrize("entry", [e for e in MANIFEST if "test_error" in e["metrics"]], ids=lambda e: e["name"])
+@pytest.mark.parametrize(
+    "entry", [e for e in MANIFEST if "test_error" in e["metrics"]], ids=lambda e: e["name"]
+)
 def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
     network, (x, y) = load(entry["name"]), mnist.split("test")
     joint = isinstance(network, JointStack)
     p = network.predict({"image": x[:2000]}, "label") if joint else network.predict(x[:2000])
     errors = (p.argmax(1) != y[:2000]).float().mean().item()
-    assert abs(errors - entry["metrics"]["test_error"]) < 0.02  # the first 2,000 are harder than the rest
+    assert (
+        abs(errors - entry["metrics"]["test_error"]) < 0.02
+    )  # the first 2,000 are harder than the rest
 
 
 def test_shipped_joint_model_draws_the_class_asked_for_and_completes_halves(mnist):

@@ -77,7 +77,9 @@ def test_label_loss_is_minus_log_of_the_mean_probability():
     assert torch.allclose(label_loss(logits, y), -p[torch.arange(5), y].log().mean(), rtol=1e-12)
     assert torch.allclose(mean_log_probability(logits), p.log(), rtol=1e-12)
     assert torch.equal(mean_log_probability(logits[:1]), torch.log_softmax(logits[0], -1))
-    assert label_loss(torch.tensor([[[0.0, -2000.0]]]), torch.tensor([1])) == 2000.0  # no underflow
+    assert (
+        label_loss(torch.tensor([[[0.0, -2000.0]]]), torch.tensor([1])) == 2000.0
+    )  # no underflow
 
 
 @pytest.mark.parametrize(("kind", "levels"), [("tanh", []), ("bits", [1]), ("stochastic", [1, 2])])
@@ -85,12 +87,21 @@ def test_discrete_levels(kind, levels):
     made = network(kind)
     assert made.discrete_levels == levels
     assert made.stochastic == (kind == "stochastic")
-    assert [f.receives for f in made.encoders] == ["real", "bits" if kind == "bits" else "real", "real"]
-    assert [p.g.receives for p in made.pairs] == ["real", "bits" if kind == "bits" else "real"]  # both ways
+    assert [f.receives for f in made.encoders] == [
+        "real",
+        "bits" if kind == "bits" else "real",
+        "real",
+    ]
+    assert [p.g.receives for p in made.pairs] == [
+        "real",
+        "bits" if kind == "bits" else "real",
+    ]  # both ways
 
 
 def test_an_output_layer_that_receives_bits_makes_the_top_discrete():
-    made = Classifier(Pair(Affine(4, 3, "tanh"), Affine(3, 4)), output=Affine(3, 2, receives="bits"))
+    made = Classifier(
+        Pair(Affine(4, 3, "tanh"), Affine(3, 4)), output=Affine(3, 2, receives="bits")
+    )
     assert made.discrete_levels == [1]
 
 
@@ -141,24 +152,41 @@ def test_stochastic_units_have_sigmoid_encoders_and_tanh_decoders():
     made = network("stochastic")
     assert [p.f.activation for p in made.pairs] == ["sigmoid", "sigmoid"]
     assert [p.g.activation for p in made.pairs] == ["tanh", "tanh"]
-    assert all(isinstance(p.recognition, Discrete) and p.recognition.stochastic for p in made.pairs)
+    assert all(
+        isinstance(p.recognition, Discrete) and p.recognition.stochastic for p in made.pairs
+    )
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Classifier(Pair(Affine(4, 3), Affine(3, 4)), output=Affine(2, 2)), "the top has 3 units"),
-    (lambda: Classifier(Pair(Affine(4, 3), Affine(3, 4)), output=Affine(3, 2, "sigmoid")), "linear"),
-    (lambda: Classifier(output=Affine(3, 2)), "at least one Pair"),
-    (lambda: deep_classifier([5]), "at least two widths"),
-    (lambda: deep_classifier([5, 4], classes=0), "out_features=0"),
-    (lambda: deep_classifier([5, 4, 3], bits=[2]), r"bits=\[2\]"),
-    (lambda: deep_classifier([5, 4, 3], bits=[0]), r"bits=\[0\]"),
-    (lambda: deep_classifier([5, 4, 3], bits=[1], stochastic=True), "stochastic units send bits anyway"),
-    (lambda: deep_classifier([5, 4, 3], activation="relu", stochastic=True), "activation='relu'"),
-    (lambda: deep_classifier([5, 4, 3], activation="swish"), "softplus, sigmoid, tanh"),
-    (lambda: deep_classifier([5, 4, 3], init="zeros"), "normal, orthogonal, uniform"),
-    (lambda: network().predict(torch.zeros(2, 7)), r"\(2, 7\)"),
-    (lambda: network("stochastic").predict(torch.zeros(2, 6), samples=0), "samples=0"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: Classifier(Pair(Affine(4, 3), Affine(3, 4)), output=Affine(2, 2)),
+            "the top has 3 units",
+        ),
+        (
+            lambda: Classifier(Pair(Affine(4, 3), Affine(3, 4)), output=Affine(3, 2, "sigmoid")),
+            "linear",
+        ),
+        (lambda: Classifier(output=Affine(3, 2)), "at least one Pair"),
+        (lambda: deep_classifier([5]), "at least two widths"),
+        (lambda: deep_classifier([5, 4], classes=0), "out_features=0"),
+        (lambda: deep_classifier([5, 4, 3], bits=[2]), r"bits=\[2\]"),
+        (lambda: deep_classifier([5, 4, 3], bits=[0]), r"bits=\[0\]"),
+        (
+            lambda: deep_classifier([5, 4, 3], bits=[1], stochastic=True),
+            "stochastic units send bits anyway",
+        ),
+        (
+            lambda: deep_classifier([5, 4, 3], activation="relu", stochastic=True),
+            "activation='relu'",
+        ),
+        (lambda: deep_classifier([5, 4, 3], activation="swish"), "softplus, sigmoid, tanh"),
+        (lambda: deep_classifier([5, 4, 3], init="zeros"), "normal, orthogonal, uniform"),
+        (lambda: network().predict(torch.zeros(2, 7)), r"\(2, 7\)"),
+        (lambda: network("stochastic").predict(torch.zeros(2, 6), samples=0), "samples=0"),
+    ],
+)
 def test_bad_classifiers_are_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()

@@ -25,8 +25,11 @@ def model(tmp_path, digits):
     """A small digits model, untrained but whole."""
     stack = small_stack([64, 20, 8])
     stack.prior.fit(stack.encode(digits.split("train").x)[-1].detach())
-    stack.facts = {"dataset": {"type": "Digits", "batch_size": 100, "seed": 0}, "shape": [8, 8],
-                   "seed": 0}
+    stack.facts = {
+        "dataset": {"type": "Digits", "batch_size": 100, "seed": 0},
+        "shape": [8, 8],
+        "seed": 0,
+    }
     return str(save(stack, tmp_path / "m.safetensors"))
 
 
@@ -39,10 +42,24 @@ def gendae(*arguments):
 
 
 def fit(folder, *arguments):
-    return gendae("fit", "--config", DIGITS, "--trainer.default_root_dir", folder,
-                  "--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1",
-                  "--trainer.enable_progress_bar", "false", "--parzen.n", "50",
-                  "--model.stack.sizes", "[64, 20, 8]", *arguments)
+    return gendae(
+        "fit",
+        "--config",
+        DIGITS,
+        "--trainer.default_root_dir",
+        folder,
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.check_val_every_n_epoch",
+        "1",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--parzen.n",
+        "50",
+        "--model.stack.sizes",
+        "[64, 20, 8]",
+        *arguments,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +71,13 @@ def run(tmp_path_factory):
 
 def test_fit_writes_a_numbered_run_folder(run):
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
-    assert names == {"config.yaml", "metrics.csv", "samples.png", "checkpoints/last.ckpt",
-                     "checkpoints/best.ckpt"}
+    assert names == {
+        "config.yaml",
+        "metrics.csv",
+        "samples.png",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    }
     header = (run / "metrics.csv").read_text().splitlines()[0]
     for column in ("loss/f_1", "loss/g_2", "val/parzen_ll", "val/reconstruction_2"):
         assert column in header
@@ -67,8 +89,10 @@ def test_fit_writes_a_numbered_run_folder(run):
 
 def test_a_second_fit_gets_a_new_folder_and_resumes(run, capsys):
     before = (run / "checkpoints/last.ckpt").read_bytes()
-    assert fit(run.parent, "--ckpt_path", run / "checkpoints/last.ckpt",
-               "--trainer.max_epochs", "3") == 0
+    assert (
+        fit(run.parent, "--ckpt_path", run / "checkpoints/last.ckpt", "--trainer.max_epochs", "3")
+        == 0
+    )
     assert "0002" in capsys.readouterr().out
     assert (run / "checkpoints/last.ckpt").read_bytes() == before
     assert load(run.parent / "0002/checkpoints/last.ckpt").facts["epochs"] == 3
@@ -85,8 +109,18 @@ def test_the_configuration_of_a_run_makes_another_run(run):
 def test_test_and_validate_leave_no_folder(run, capsys):
     folders = sorted(run.parent.iterdir())
     for command in ("test", "validate"):
-        assert gendae(command, "--config", run / "config.yaml", "--ckpt_path",
-                      run / "checkpoints/best.ckpt", "--trainer.default_root_dir", run.parent) == 0
+        assert (
+            gendae(
+                command,
+                "--config",
+                run / "config.yaml",
+                "--ckpt_path",
+                run / "checkpoints/best.ckpt",
+                "--trainer.default_root_dir",
+                run.parent,
+            )
+            == 0
+        )
     assert "test/reconstruction_1" in capsys.readouterr().out
     assert sorted(run.parent.iterdir()) == folders
 
@@ -106,10 +140,13 @@ def test_export_and_what_it_exports(run, tmp_path, capsys):
         assert word in printed
 
 
-@pytest.mark.parametrize("logger", [
-    ["TensorBoardLogger", "--trainer.logger.save_dir", "."],
-    ["WandbLogger", "--trainer.logger.offline", "true"],
-])
+@pytest.mark.parametrize(
+    "logger",
+    [
+        ["TensorBoardLogger", "--trainer.logger.save_dir", "."],
+        ["WandbLogger", "--trainer.logger.offline", "true"],
+    ],
+)
 def test_other_loggers_write_beside_the_csv_log(tmp_path, monkeypatch, logger):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -130,7 +167,9 @@ def test_new_run_folders_never_meet(tmp_path):
 def test_sample(model, tmp_path, suffix, sampler):
     outs = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for out in outs:
-        assert gendae("sample", model, "--n", 9, "--sampler", sampler, "--seed", 3, "--out", out) == 0
+        assert (
+            gendae("sample", model, "--n", 9, "--sampler", sampler, "--seed", 3, "--out", out) == 0
+        )
     assert outs[0].read_bytes() == outs[1].read_bytes() or suffix == ".npz"
     if suffix != ".png":
         array = np.load(outs[0])
@@ -147,8 +186,20 @@ def test_inpaint_with_names_files_and_own_images(model, tmp_path, digits):
     np.save(tmp_path / "own.npy", digits.split("test").x[:4].numpy())
     for i, mask in enumerate(["left", "right", "top", "bottom", "random", tmp_path / "mask.png"]):
         out = tmp_path / f"{i}.png"
-        assert gendae("inpaint", model, "--mask", mask, "--n", 2, "--out", out,
-                      *(["--data", tmp_path / "own.npy"] if i % 2 else [])) == 0
+        assert (
+            gendae(
+                "inpaint",
+                model,
+                "--mask",
+                mask,
+                "--n",
+                2,
+                "--out",
+                out,
+                *(["--data", tmp_path / "own.npy"] if i % 2 else []),
+            )
+            == 0
+        )
         assert out.stat().st_size > 100
 
 
@@ -196,17 +247,53 @@ def bad_requests(folder, model):
         (["sample", model, "--device", "abacus"], "abacus"),
         (["nonsense"], "nonsense"),
         (["fit", "--config", folder / "none.yaml"], "none.yaml"),
-        (["fit", "--config", DIGITS, "--model.lr_f", "[0.1]", "--trainer.default_root_dir",
-          folder / "runs"], "lr_f"),
-        (["fit", "--config", DIGITS, "--model.stack.activations", "[swish, sigmoid]",
-          "--trainer.default_root_dir", folder / "runs"], "swish"),
-        (["fit", "--config", DIGITS, "--data", "MNIST", "--data.root", folder / "none",
-          "--data.download", "false", "--trainer.default_root_dir", folder / "runs"], "looked"),
+        (
+            [
+                "fit",
+                "--config",
+                DIGITS,
+                "--model.lr_f",
+                "[0.1]",
+                "--trainer.default_root_dir",
+                folder / "runs",
+            ],
+            "lr_f",
+        ),
+        (
+            [
+                "fit",
+                "--config",
+                DIGITS,
+                "--model.stack.activations",
+                "[swish, sigmoid]",
+                "--trainer.default_root_dir",
+                folder / "runs",
+            ],
+            "swish",
+        ),
+        (
+            [
+                "fit",
+                "--config",
+                DIGITS,
+                "--data",
+                "MNIST",
+                "--data.root",
+                folder / "none",
+                "--data.download",
+                "false",
+                "--trainer.default_root_dir",
+                folder / "runs",
+            ],
+            "looked",
+        ),
     ]
 
 
 @pytest.mark.parametrize("number", range(22))
-def test_user_errors_are_one_line_exit_2_and_write_nothing(model, tmp_path, capsys, monkeypatch, number):
+def test_user_errors_are_one_line_exit_2_and_write_nothing(
+    model, tmp_path, capsys, monkeypatch, number
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("GENDAE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -242,8 +329,12 @@ def test_help_answers_within_two_seconds(arguments):
     seconds = []
     for _ in range(3):  # the best of three: the machine may be busy with something else
         start = time.perf_counter()
-        out = subprocess.run([sys.executable, "-m", "gendae.cli", *arguments, "--help"],
-                             capture_output=True, text=True, check=True).stdout
+        out = subprocess.run(
+            [sys.executable, "-m", "gendae.cli", *arguments, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 2.0
     assert "usage: gendae" in out
@@ -263,7 +354,9 @@ def test_filters_are_rows_of_the_weights_on_their_own_scale(tmp_path, monkeypatc
     path = save(stack, tmp_path / "m.safetensors")
     shown = []
     draw = plots.image_grid
-    monkeypatch.setattr(plots, "image_grid", lambda x, shape: shown.append((x, shape)) or draw(x, shape))
+    monkeypatch.setattr(
+        plots, "image_grid", lambda x, shape: shown.append((x, shape)) or draw(x, shape)
+    )
     for arguments in (["--n", 10], ["--n", 10], ["--n", 10, "--seed", 1], ["--level", 2]):
         assert gendae("filters", path, "--out", tmp_path / "f.png", *arguments) == 0
     assert Image.open(tmp_path / "f.png").size[0] > 3 * 8
@@ -277,13 +370,22 @@ def test_filters_are_rows_of_the_weights_on_their_own_scale(tmp_path, monkeypatc
         assert centred.abs().max() == 1
         match = torch.cosine_similarity(centred[None], weight)
         assert match.max() > 1 - 1e-5
-    assert len({int(torch.cosine_similarity(image[None] - 0.5, weight).argmax()) for image in a}) == 10
+    assert (
+        len({int(torch.cosine_similarity(image[None] - 0.5, weight).argmax()) for image in a})
+        == 10
+    )
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["mlp"], "f_1 is MLP, which has no weight matrix"), (["plain", "--level", 3], "--level 3 is not in 1 .. 2"),
-    (["plain", "--level", 0], "--level 0"), (["plain", "--n", 0], "--n=0"), (["plain", "--out", "f.pdf"], ".png"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["mlp"], "f_1 is MLP, which has no weight matrix"),
+        (["plain", "--level", 3], "--level 3 is not in 1 .. 2"),
+        (["plain", "--level", 0], "--level 0"),
+        (["plain", "--n", 0], "--n=0"),
+        (["plain", "--out", "f.pdf"], ".png"),
+    ],
+)
 def test_what_filters_refuses(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     save(deep_autoencoder([64, 8], hidden_f=[10]), "mlp.safetensors")
@@ -307,12 +409,36 @@ def test_a_machine_without_gpu_says_so_in_one_line(tmp_path, capsys):
 
 def test_a_run_without_a_validation_leaves_its_last_weights_and_a_fitted_prior(tmp_path):
     """Also where the Parzen score, by which best.ckpt is chosen, is not taken in every validation."""
-    common = ["fit", "--config", "configs/digits-variational-em.yaml", "--trainer.enable_progress_bar", "false",
-              "--trainer.default_root_dir", str(tmp_path)]
-    assert cli.main([*common, "--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "3"]) == 0
+    common = [
+        "fit",
+        "--config",
+        "configs/digits-variational-em.yaml",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.default_root_dir",
+        str(tmp_path),
+    ]
+    assert (
+        cli.main([*common, "--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "3"])
+        == 0
+    )
     stack = load(tmp_path / "0001" / "checkpoints" / "last.ckpt")
     assert stack.prior.fitted
     assert stack.facts["updates"] == 2 * 11
-    assert cli.main([*common, "--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "1",
-                     "--parzen.every", "2", "--parzen.n", "50"]) == 0
+    assert (
+        cli.main(
+            [
+                *common,
+                "--trainer.max_epochs",
+                "3",
+                "--trainer.check_val_every_n_epoch",
+                "1",
+                "--parzen.every",
+                "2",
+                "--parzen.n",
+                "50",
+            ]
+        )
+        == 0
+    )
     assert load(tmp_path / "0002" / "checkpoints" / "best.ckpt").facts["epochs"] in (2, 3)

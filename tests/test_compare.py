@@ -16,12 +16,19 @@ NETWORK = {"class_path": "gendae.models.deep_classifier", "init_args": {"sizes":
 CONFIG = {
     "seed_everything": 5,
     "trainer": {"max_epochs": 9, "accelerator": "cpu"},
-    "model": {"class_path": "gendae.rules.DifferenceTargetPropRule",
-              "init_args": {"stack": NETWORK, "sigma": 0.1, "lr_f": 2e-3, "lr_g": 1e-3}},
+    "model": {
+        "class_path": "gendae.rules.DifferenceTargetPropRule",
+        "init_args": {"stack": NETWORK, "sigma": 0.1, "lr_f": 2e-3, "lr_g": 1e-3},
+    },
     "data": {"class_path": "gendae.data.Digits", "init_args": {"batch_size": 50}},
 }
-ALIGNMENT = {"class_path": "FeedbackAlignmentRule", "init_args": {
-    "stack": {**NETWORK, "init_args": {"sizes": [64, 12, 12], "activation": "relu"}}, "lr_f": 5e-3}}
+ALIGNMENT = {
+    "class_path": "FeedbackAlignmentRule",
+    "init_args": {
+        "stack": {**NETWORK, "init_args": {"sizes": [64, 12, 12], "activation": "relu"}},
+        "lr_f": 5e-3,
+    },
+}
 NAMES = ["DifferenceTargetPropRule", "BackpropRule", "alignment"]
 
 
@@ -42,12 +49,33 @@ def write(folder, name="c.yaml", **changes):
 def compared(tmp_path_factory):
     """The folder of a comparison of three rules, with the lines that it printed."""
     folder = tmp_path_factory.mktemp("compare")
-    other = write(folder, "alignment.yaml", model=ALIGNMENT, data={"class_path": "nowhere.Nothing"})
+    other = write(
+        folder, "alignment.yaml", model=ALIGNMENT, data={"class_path": "nowhere.Nothing"}
+    )
     with pytest.MonkeyPatch.context() as patch:
         printed = []
-        patch.setattr("builtins.print", lambda *words, **options: printed.append((words[0], options)))
-        code = gendae("compare", "--config", write(folder), "--rules", *NAMES[:2], other, "--seeds", 0, 1,
-                      "--max-epochs", 3, "--trainer.log_every_n_steps", 7, "--data.batch_size", 40, "--out", folder / "out")
+        patch.setattr(
+            "builtins.print", lambda *words, **options: printed.append((words[0], options))
+        )
+        code = gendae(
+            "compare",
+            "--config",
+            write(folder),
+            "--rules",
+            *NAMES[:2],
+            other,
+            "--seeds",
+            0,
+            1,
+            "--max-epochs",
+            3,
+            "--trainer.log_every_n_steps",
+            7,
+            "--data.batch_size",
+            40,
+            "--out",
+            folder / "out",
+        )
     assert code == 0
     return folder / "out", [line for line, options in printed if "file" not in options]
 
@@ -77,7 +105,9 @@ def test_every_number_is_that_of_the_runs(compared, digits):
             assert run["validation"] == min(errors.values())
             assert run["epoch"] == min(errors, key=errors.get)
             network = load(own / "checkpoints/best.ckpt")
-            assert run["test"] == pytest.approx((network(x)[0].argmax(1) != y).double().mean().item(), abs=1e-12)
+            assert run["test"] == pytest.approx(
+                (network(x)[0].argmax(1) != y).double().mean().item(), abs=1e-12
+            )
             last = load(own / "checkpoints/last.ckpt").facts
             assert run["seconds_per_epoch"] == pytest.approx(last["seconds"] / 3)
             assert last["seed"] == seed
@@ -100,7 +130,11 @@ def test_the_table_is_printed_and_written(compared):
         assert markdown[2 + row].startswith(f"| {name} | 2 | ")
         assert text in markdown[2 + row]
     assert len({line.count("|") for line in markdown}) == 1
-    assert [line.rsplit("/")[-1] for line in lines[4:]] == ["comparison.md", "curves.png", "comparison.json"]
+    assert [line.rsplit("/")[-1] for line in lines[4:]] == [
+        "comparison.md",
+        "curves.png",
+        "comparison.json",
+    ]
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -116,7 +150,9 @@ def test_each_run_is_what_gendae_fit_makes_of_its_configuration(compared, tmp_pa
 
 def test_what_a_rule_gets_of_the_configuration(compared):
     folder, _ = compared
-    models = {name: yaml.safe_load((folder / f"{name}.yaml").read_text())["model"] for name in NAMES}
+    models = {
+        name: yaml.safe_load((folder / f"{name}.yaml").read_text())["model"] for name in NAMES
+    }
     assert models[NAMES[0]]["init_args"] == CONFIG["model"]["init_args"]
     assert models["BackpropRule"]["class_path"].endswith(".BackpropRule")
     assert models["BackpropRule"]["init_args"] == {"stack": NETWORK, "lr_f": 2e-3}
@@ -126,7 +162,10 @@ def test_what_a_rule_gets_of_the_configuration(compared):
         assert run["seed_everything"] == 1
         assert run["trainer"]["max_epochs"] == 3
         assert run["trainer"]["log_every_n_steps"] == 7
-        assert run["data"] == {"class_path": "gendae.data.Digits", "init_args": {"batch_size": 40, "seed": 0}}
+        assert run["data"] == {
+            "class_path": "gendae.data.Digits",
+            "init_args": {"batch_size": 40, "seed": 0},
+        }
 
 
 def test_seeds_draw_the_same_first_weights_for_every_rule():
@@ -152,30 +191,62 @@ def bad_requests(folder):
     wide = {**NETWORK, "init_args": {"sizes": [64, 13, 12]}}
     wide = write(folder, "wide.yaml", model={**CONFIG["model"], "init_args": {"stack": wide}})
     stack = {"class_path": "gendae.models.deep_autoencoder", "init_args": {"sizes": [64, 8]}}
-    kl = write(folder, "kl.yaml", model={"class_path": "gendae.rules.KLRule", "init_args": {"stack": stack}})
-    rate = write(folder, "rate.yaml", model={**CONFIG["model"], "init_args": {"stack": NETWORK, "lr_f": -1.0}})
+    kl = write(
+        folder,
+        "kl.yaml",
+        model={"class_path": "gendae.rules.KLRule", "init_args": {"stack": stack}},
+    )
+    rate = write(
+        folder,
+        "rate.yaml",
+        model={**CONFIG["model"], "init_args": {"stack": NETWORK, "lr_f": -1.0}},
+    )
     torch.save(torch.zeros(1), folder / "no.yaml")
     (folder / "list.yaml").write_text("[1, 2]")
     (folder / "done").mkdir()
     (folder / "done/comparison.json").write_text("{}")
-    bare = write(folder, "bare.yaml", data={"class_path": "gendae.data.Images", "init_args": {"path": "x.npy"}})
+    bare = write(
+        folder,
+        "bare.yaml",
+        data={"class_path": "gendae.data.Images", "init_args": {"path": "x.npy"}},
+    )
     np.save(folder / "x.npy", np.random.rand(30, 64))
     np.savez(folder / "narrow.npz", x=np.random.rand(30, 63), y=np.zeros(30, int))
-    narrow = write(folder, "narrow.yaml",
-                   data={"class_path": "gendae.data.Images", "init_args": {"path": "narrow.npz"}})
+    narrow = write(
+        folder,
+        "narrow.yaml",
+        data={"class_path": "gendae.data.Images", "init_args": {"path": "narrow.npz"}},
+    )
     np.savez(folder / "eleven.npz", x=np.random.rand(30, 64), y=np.full(30, 10))
-    eleven = write(folder, "eleven.yaml",
-                   data={"class_path": "gendae.data.Images", "init_args": {"path": "eleven.npz"}})
+    eleven = write(
+        folder,
+        "eleven.yaml",
+        data={"class_path": "gendae.data.Images", "init_args": {"path": "eleven.npz"}},
+    )
     return [
-        (["--config", config, "--rules", dtp, "NoRule"], "DifferenceTargetPropRule, FeedbackAlignmentRule"),
-        (["--config", config, "--rules", dtp, "KLRule"], "'KLRule': neither a configuration file nor a rule"),
+        (
+            ["--config", config, "--rules", dtp, "NoRule"],
+            "DifferenceTargetPropRule, FeedbackAlignmentRule",
+        ),
+        (
+            ["--config", config, "--rules", dtp, "KLRule"],
+            "'KLRule': neither a configuration file nor a rule",
+        ),
         (["--config", config, "--rules", "json.JSONDecoder"], "json.JSONDecoder"),
         (["--config", config, "--rules", dtp, "BackpropRule", dtp], f"'{dtp}' twice"),
-        (["--config", bits, "--rules", dtp, "BackpropRule"],
-         "error: BackpropRule: BackpropRule does not support this network: h_1 is transmitted as bits"),
-        (["--config", config, "--rules", dtp, wide], "wide: its network has the sizes [64, 13, 12, 10]"),
+        (
+            ["--config", bits, "--rules", dtp, "BackpropRule"],
+            "error: BackpropRule: BackpropRule does not support this network: h_1 is transmitted as bits",
+        ),
+        (
+            ["--config", config, "--rules", dtp, wide],
+            "wide: its network has the sizes [64, 13, 12, 10]",
+        ),
         (["--config", config, "--rules", dtp, kl], "kl: KLRule trains no classifier"),
-        (["--config", config, "--rules", dtp, rate], "error: rate: lr_f=-1.0: a number >= 0.0 is needed"),
+        (
+            ["--config", config, "--rules", dtp, rate],
+            "error: rate: lr_f=-1.0: a number >= 0.0 is needed",
+        ),
         (["--config", folder / "none.yaml", "--rules", dtp], "none.yaml"),
         (["--config", config, "--rules", folder / "none.yaml"], "none.yaml"),
         (["--config", folder / "no.yaml", "--rules", dtp], "no.yaml is not a YAML file"),
@@ -183,11 +254,25 @@ def bad_requests(folder):
         (["--config", config, "--rules", dtp, "--seeds", 1, 1], "--seeds [1, 1]"),
         (["--config", config, "--rules", dtp, "--seeds", -1], "--seeds"),
         (["--config", config, "--rules", dtp, "--max-epochs", 0], "--max-epochs=0"),
-        (["--config", config, "--rules", dtp, "--max-epochs", 2, "--trainer.check_val_every_n_epoch", 3],
-         "max_epochs=2 ends before the first validation"),
+        (
+            [
+                "--config",
+                config,
+                "--rules",
+                dtp,
+                "--max-epochs",
+                2,
+                "--trainer.check_val_every_n_epoch",
+                3,
+            ],
+            "max_epochs=2 ends before the first validation",
+        ),
         (["--config", config, "--rules", dtp, "--trainer.nonsense", 3], "--trainer.nonsense"),
         (["--config", config, "--rules", dtp, "--nonsense", 3], "nonsense"),
-        (["--config", config, "--rules", dtp, "--out", folder / "done"], "holds a comparison already"),
+        (
+            ["--config", config, "--rules", dtp, "--out", folder / "done"],
+            "holds a comparison already",
+        ),
         (["--config", bare, "--rules", dtp], "Images: the train split has no labels"),
         (["--config", narrow, "--rules", dtp], "(batch, 64)"),
         (["--config", eleven, "--rules", dtp], "labels from 10 to 10"),
@@ -205,18 +290,42 @@ def test_refusals_are_one_line_before_any_training(tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err.strip()
     assert words in error
     assert "Traceback" not in error
-    if "nonsense" not in words or "trainer" in words:  # the parser of the command itself adds its usage
+    if (
+        "nonsense" not in words or "trainer" in words
+    ):  # the parser of the command itself adds its usage
         assert "\n" not in error
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_diverged_run_counts_in_no_mean(tmp_path, capsys):
     stack = {**NETWORK, "init_args": {"sizes": [64, 12, 12], "activation": "linear"}}
-    config = write(tmp_path, model={"class_path": "gendae.rules.BackpropRule",
-                                    "init_args": {"stack": stack, "lr_f": 1e30, "optimizer": "sgd"}})
-    good = write(tmp_path, "good.yaml", model={"class_path": "BackpropRule", "init_args": {"stack": stack}})
-    assert gendae("compare", "--config", config, "--rules", "BackpropRule", good, "--seeds", 4, "--max-epochs", 1,
-                  "--out", tmp_path / "out") == 0
+    config = write(
+        tmp_path,
+        model={
+            "class_path": "gendae.rules.BackpropRule",
+            "init_args": {"stack": stack, "lr_f": 1e30, "optimizer": "sgd"},
+        },
+    )
+    good = write(
+        tmp_path, "good.yaml", model={"class_path": "BackpropRule", "init_args": {"stack": stack}}
+    )
+    assert (
+        gendae(
+            "compare",
+            "--config",
+            config,
+            "--rules",
+            "BackpropRule",
+            good,
+            "--seeds",
+            4,
+            "--max-epochs",
+            1,
+            "--out",
+            tmp_path / "out",
+        )
+        == 0
+    )
     result = result_of(tmp_path / "out")["rules"]
     assert result["BackpropRule"]["diverged"] == [4]
     assert result["BackpropRule"]["test_error"] == {"mean": None, "sd": None}
@@ -230,7 +339,15 @@ def test_a_diverged_run_counts_in_no_mean(tmp_path, capsys):
 @pytest.mark.parametrize("options", [["--trainer.devices", "2"], ["--trainer.num_nodes=3"]])
 def test_several_processes_are_refused(tmp_path, capsys, options):
     """Each of them would run the whole comparison."""
-    arguments = ["compare", "--config", "configs/mnist-dtp-tanh.yaml", "--rules", "BackpropRule", "--out", str(tmp_path / "c")]
+    arguments = [
+        "compare",
+        "--config",
+        "configs/mnist-dtp-tanh.yaml",
+        "--rules",
+        "BackpropRule",
+        "--out",
+        str(tmp_path / "c"),
+    ]
     assert cli.main([*arguments, *options]) == 2
     assert "a comparison runs in one process; accepted: 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

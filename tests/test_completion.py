@@ -23,15 +23,20 @@ QUIET = TargetPropInference(3, 0.2, 0.3)
 
 def values(n=5, seed=1):
     g = seeded(seed)
-    return {"image": torch.rand(n, 6, dtype=torch.float64, generator=g),
-            "sound": torch.randn(n, 3, dtype=torch.float64, generator=g),
-            "label": torch.randint(4, (n,), generator=g)}
+    return {
+        "image": torch.rand(n, 6, dtype=torch.float64, generator=g),
+        "sound": torch.randn(n, 3, dtype=torch.float64, generator=g),
+        "label": torch.randint(4, (n,), generator=g),
+    }
 
 
 def three(kind="onehot"):
     """An image and a sound with codes, and a label, under a tanh top; residuals and prior are fitted."""
-    members = {"image": {"sizes": [6, 4]}, "sound": {"sizes": [3, 2], "kind": "real"},
-               "label": {"sizes": [4], "kind": kind}}
+    members = {
+        "image": {"sizes": [6, 4]},
+        "sound": {"sizes": [3, 2], "kind": "real"},
+        "label": {"sizes": [4], "kind": kind},
+    }
     stack = joint_autoencoder(members, top=[7], activation="tanh").double()
     x = stack.join(values(50))[0]
     stack.prior.fit(stack.encode(x)[-1].detach())
@@ -59,7 +64,9 @@ def test_any_modalities_complete_the_others_by_algorithm_6(names):
     x, observed = stack.join(given)
     codes = stack.pairs[0].f(x)
     mask = stack.spread(observed, 1)
-    h = torch.where(mask, codes, stack.loop(codes, observed))  # missingness inputs in the first iteration only
+    h = torch.where(
+        mask, codes, stack.loop(codes, observed)
+    )  # missingness inputs in the first iteration only
     for _ in range(4):
         h = torch.where(mask, codes, stack.loop(h))
     expected = stack.separate(stack.pairs[0].g(h).detach())
@@ -77,8 +84,14 @@ def test_rows_may_miss_different_modalities():
     stack, given = three(), values(3)
     given["image"][0], given["label"][1] = math.nan, -1
     found = complete(stack, given, completer=fixed()).values
-    alone = [complete(stack, {name: value[i:i + 1] for name, value in given.items() if name != missing},
-                      completer=fixed()).values for i, missing in enumerate(["image", "label", None])]
+    alone = [
+        complete(
+            stack,
+            {name: value[i : i + 1] for name, value in given.items() if name != missing},
+            completer=fixed(),
+        ).values
+        for i, missing in enumerate(["image", "label", None])
+    ]
     for name in found:
         assert torch.allclose(found[name], torch.cat([row[name] for row in alone]))
     assert torch.equal(found["image"][1:], given["image"][1:])
@@ -118,17 +131,26 @@ def test_what_stands_in_hidden_elements_is_ignored_and_masks_may_differ_by_row(s
     mask = torch.rand(5, 6) < 0.5
     mask[:, 0] = True
     dirty = image.masked_fill(~mask, spoiled)
-    a, b = (complete(stack, {"image": v}, {"image": mask}, completer=fixed()).values for v in (image, dirty))
+    a, b = (
+        complete(stack, {"image": v}, {"image": mask}, completer=fixed()).values
+        for v in (image, dirty)
+    )
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert torch.equal(a["image"][mask], image[mask])
-    rows = [complete(stack, {"image": image[i:i + 1]}, {"image": mask[i:i + 1]}, completer=fixed()) for i in range(5)]
+    rows = [
+        complete(stack, {"image": image[i : i + 1]}, {"image": mask[i : i + 1]}, completer=fixed())
+        for i in range(5)
+    ]
     assert torch.allclose(a["image"], torch.cat([row.values["image"] for row in rows]))
 
 
 def test_a_mask_that_hides_nothing_changes_nothing():
     stack, given = three(), {"image": values()["image"]}
     full = torch.ones(6, dtype=torch.bool)
-    a, b = complete(stack, given, completer=fixed()), complete(stack, given, {"image": full}, completer=fixed())
+    a, b = (
+        complete(stack, given, completer=fixed()),
+        complete(stack, given, {"image": full}, completer=fixed()),
+    )
     assert torch.equal(a.completion.h, b.completion.h)
 
 
@@ -140,7 +162,9 @@ def test_n_answers_of_a_chain_follow_each_other_and_differ():
     assert ((image[:, 1:] - image[:, :1]).abs().amax(-1) > 1e-3).all()
     same = complete(stack, given, n=3, completer=fixed()).values["image"].view(5, 3, 6)
     assert torch.equal(same, same[:, :1].expand(5, 3, 6))
-    masked = complete(stack, {"image": image[:, 0]}, {"image": HALF.expand(5, 6)}, 2, fixed()).values["image"]
+    masked = complete(
+        stack, {"image": image[:, 0]}, {"image": HALF.expand(5, 6)}, 2, fixed()
+    ).values["image"]
     assert torch.equal(masked[::2, :3], image[:, 0, :3])
 
 
@@ -159,7 +183,9 @@ def test_a_seed_fixes_the_answers_and_leaves_the_global_generator_alone(begin):
 @pytest.mark.parametrize("masks", [None, {"image": HALF.expand(5, 6)}])
 def test_map_does_not_depend_on_the_batch_size(masks):
     stack, given = three(), {"image": values()["image"]}
-    whole, parts = (complete(stack, given, masks, completer=fixed(), batch_size=size) for size in (1000, 2))
+    whole, parts = (
+        complete(stack, given, masks, completer=fixed(), batch_size=size) for size in (1000, 2)
+    )
     assert all(torch.allclose(whole.values[name], parts.values[name]) for name in whole.values)
     assert torch.allclose(whole.completion.residuals, parts.completion.residuals)
     assert torch.allclose(whole.completion.h, parts.completion.h)
@@ -168,39 +194,53 @@ def test_map_does_not_depend_on_the_batch_size(masks):
 def test_batches_that_settle_earlier_keep_their_last_residuals():
     stack, image = three(), values()["image"]
     completer = Completer.map(100, tolerance=1e-6)
-    alone = [complete(stack, {"image": image[i:i + 1]}, completer=completer).completion for i in range(5)]
+    alone = [
+        complete(stack, {"image": image[i : i + 1]}, completer=completer).completion
+        for i in range(5)
+    ]
     found = complete(stack, {"image": image}, completer=completer, batch_size=1).completion
     rounds = [each.rounds for each in alone]
     assert len(set(rounds)) > 1
     assert found.residuals.shape == (max(rounds), 5)
     assert found.converged.tolist() == [True] * 5
     for i, each in enumerate(alone):
-        assert torch.allclose(found.residuals[:rounds[i], i], each.residuals[:, 0], atol=1e-12)
-        assert (found.residuals[rounds[i]:, i] == found.residuals[rounds[i] - 1, i]).all()
+        assert torch.allclose(found.residuals[: rounds[i], i], each.residuals[:, 0], atol=1e-12)
+        assert (found.residuals[rounds[i] :, i] == found.residuals[rounds[i] - 1, i]).all()
 
 
 IMAGE, ALL = torch.rand(2, 6), ["image", "sound", "label"]
 WHOLE = torch.ones(6, dtype=torch.bool)
 
 
-@pytest.mark.parametrize(("given", "masks", "words"), [
-    ({"face": IMAGE}, None, ["'face'", *ALL]),
-    ({}, None, ["all modalities are missing", *ALL]),
-    ({"image": IMAGE * math.nan}, None, ["all modalities are missing in 2 rows", *ALL]),
-    ({"image": IMAGE}, {"face": WHOLE}, ["'face'", *ALL]),
-    ({"image": IMAGE}, {"sound": WHOLE[:3]}, ["'sound'", "no values", "given: image"]),
-    ({"image": IMAGE}, {"image": WHOLE[:5]}, ["'image'", r"\(5,\)", r"\(6,\) or \(2, 6\)", *ALL]),
-    ({"image": IMAGE}, {"image": WHOLE.expand(3, 6)}, ["'image'", r"\(3, 6\)", *ALL]),
-    ({"image": IMAGE}, {"image": WHOLE.expand(1, 2, 6)}, ["'image'", r"\(1, 2, 6\)", *ALL]),
-    ({"image": IMAGE}, {"image": WHOLE.float()}, ["'image'", "torch.float32", *ALL]),
-    ({"image": IMAGE[:, :5]}, None, ["image", r"\(2, 5\)", *ALL]),
-    ({"image": IMAGE[:, :5]}, {"image": WHOLE}, ["image", r"\(2, 5\)", *ALL]),
-    ({"image": IMAGE[0]}, {"image": WHOLE}, ["image", r"\(6,\)", *ALL]),
-    ({"image": 255 * IMAGE}, None, ["image", r"\[0, 1\]", *ALL]),
-    ({"label": torch.tensor([1, 4])}, None, ["label", "0 .. 3", *ALL]),
-    ({"image": IMAGE, "label": torch.tensor([1])}, None, ["different numbers of rows", "image", "label"]),
-    ({"image": IMAGE}, {"image": ~WHOLE}, ["missing", *ALL]),
-])
+@pytest.mark.parametrize(
+    ("given", "masks", "words"),
+    [
+        ({"face": IMAGE}, None, ["'face'", *ALL]),
+        ({}, None, ["all modalities are missing", *ALL]),
+        ({"image": IMAGE * math.nan}, None, ["all modalities are missing in 2 rows", *ALL]),
+        ({"image": IMAGE}, {"face": WHOLE}, ["'face'", *ALL]),
+        ({"image": IMAGE}, {"sound": WHOLE[:3]}, ["'sound'", "no values", "given: image"]),
+        (
+            {"image": IMAGE},
+            {"image": WHOLE[:5]},
+            ["'image'", r"\(5,\)", r"\(6,\) or \(2, 6\)", *ALL],
+        ),
+        ({"image": IMAGE}, {"image": WHOLE.expand(3, 6)}, ["'image'", r"\(3, 6\)", *ALL]),
+        ({"image": IMAGE}, {"image": WHOLE.expand(1, 2, 6)}, ["'image'", r"\(1, 2, 6\)", *ALL]),
+        ({"image": IMAGE}, {"image": WHOLE.float()}, ["'image'", "torch.float32", *ALL]),
+        ({"image": IMAGE[:, :5]}, None, ["image", r"\(2, 5\)", *ALL]),
+        ({"image": IMAGE[:, :5]}, {"image": WHOLE}, ["image", r"\(2, 5\)", *ALL]),
+        ({"image": IMAGE[0]}, {"image": WHOLE}, ["image", r"\(6,\)", *ALL]),
+        ({"image": 255 * IMAGE}, None, ["image", r"\[0, 1\]", *ALL]),
+        ({"label": torch.tensor([1, 4])}, None, ["label", "0 .. 3", *ALL]),
+        (
+            {"image": IMAGE, "label": torch.tensor([1])},
+            None,
+            ["different numbers of rows", "image", "label"],
+        ),
+        ({"image": IMAGE}, {"image": ~WHOLE}, ["missing", *ALL]),
+    ],
+)
 def test_bad_input_is_refused_by_name(given, masks, words):
     with pytest.raises(ValueError, match=words[0]) as caught:
         complete(three(), given, masks)
@@ -211,11 +251,15 @@ def test_bad_input_is_refused_by_name(given, masks, words):
 def test_no_answers_and_levels_between_values_and_codes_are_refused():
     with pytest.raises(ValueError, match="n=0"):
         complete(three(), {"image": IMAGE}, n=0)
-    deep = joint_autoencoder({"image": {"sizes": [6, 5, 4]}, "label": {"sizes": [3], "kind": "onehot"}}, top=[4])
+    deep = joint_autoencoder(
+        {"image": {"sizes": [6, 5, 4]}, "label": {"sizes": [3], "kind": "onehot"}}, top=[4]
+    )
     with pytest.raises(ValueError, match=r"level=1.*level 0 .*or 2"):
         complete(deep, {"image": IMAGE}, completer=Completer(level=1))
     for level in (0, 2):
-        found = complete(deep, {"image": IMAGE}, completer=Completer(3, level=level, tolerance=0.0))
+        found = complete(
+            deep, {"image": IMAGE}, completer=Completer(3, level=level, tolerance=0.0)
+        )
         assert found.completion.h.shape == (2, deep.sizes[level])
 
 
@@ -225,7 +269,11 @@ def prior_of(covariance):
 
 
 def law_of(prior):
-    cov = prior.factor @ prior.factor.T if prior.covariance == "full" else prior.factor.square().diag()
+    cov = (
+        prior.factor @ prior.factor.T
+        if prior.covariance == "full"
+        else prior.factor.square().diag()
+    )
     return prior.mean, prior.variance_scale * cov
 
 
@@ -238,20 +286,26 @@ def test_gaussian_marginals_and_conditionals_are_exact(covariance, seen):
     marginal = laws.MultivariateNormal(mean[seen], cov[seen][:, seen])
     assert torch.allclose(prior.marginal(seen).log_prob(h[:, seen]), marginal.log_prob(h[:, seen]))
     gain = cov[~seen][:, seen] @ torch.linalg.inv(cov[seen][:, seen])
-    rest = laws.MultivariateNormal(mean[~seen] + (h - mean)[:, seen] @ gain.T,
-                              cov[~seen][:, ~seen] - gain @ cov[seen][:, ~seen])
+    rest = laws.MultivariateNormal(
+        mean[~seen] + (h - mean)[:, seen] @ gain.T,
+        cov[~seen][:, ~seen] - gain @ cov[seen][:, ~seen],
+    )
     assert torch.allclose(log_conditional(prior, h, seen), rest.log_prob(h[:, ~seen]))
 
 
 @pytest.mark.parametrize("leave_one_out", [True, False])
 def test_parzen_marginals_are_explicit_sums(leave_one_out):
-    prior = priors.ParzenPrior(bandwidth=0.4, leave_one_out=leave_one_out).fit(torch.randn(20, 3, dtype=torch.float64))
+    prior = priors.ParzenPrior(bandwidth=0.4, leave_one_out=leave_one_out).fit(
+        torch.randn(20, 3, dtype=torch.float64)
+    )
     h = torch.randn(7, 3, dtype=torch.float64)
     windows = laws.Independent(laws.Normal(prior.codes[:, SEEN], 0.4), 1)
     mixture = laws.MixtureSameFamily(laws.Categorical(torch.ones(20).double()), windows)
     assert torch.allclose(prior.marginal(SEEN).log_prob(h[:, SEEN]), mixture.log_prob(h[:, SEEN]))
     weights = windows.log_prob(h[:, None, SEEN]).softmax(1)
-    explicit = (weights * laws.Normal(prior.codes[:, 1], 0.4).log_prob(h[:, 1:2]).exp()).sum(1).log()
+    explicit = (
+        (weights * laws.Normal(prior.codes[:, 1], 0.4).log_prob(h[:, 1:2]).exp()).sum(1).log()
+    )
     assert torch.allclose(log_conditional(prior, h, SEEN), explicit)
 
 
@@ -261,26 +315,40 @@ def line(h, seen=SEEN):
     return torch.where(seen, h, grid[:, None]), 0.01
 
 
-@pytest.mark.parametrize("prior", [
-    priors.GaussianPrior("full"), priors.ParzenPrior(0.4), priors.LinearAutoencoderPrior(0.5)])
+@pytest.mark.parametrize(
+    "prior",
+    [priors.GaussianPrior("full"), priors.ParzenPrior(0.4), priors.LinearAutoencoderPrior(0.5)],
+)
 def test_conditionals_integrate_to_one(prior):
     h, step = line(torch.randn(3, dtype=torch.float64))
     prior.fit(torch.randn(50, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64))
-    assert (log_conditional(prior, h, SEEN).exp().sum() * step).item() == pytest.approx(1.0, abs=1e-6)
+    assert (log_conditional(prior, h, SEEN).exp().sum() * step).item() == pytest.approx(
+        1.0, abs=1e-6
+    )
 
 
 def test_conditionals_given_elements_of_a_stored_code_integrate_to_one():
     prior = priors.ParzenPrior(0.4).fit(torch.randn(20, 3).double())
     h, step = line(prior.codes[4])
-    assert (log_conditional(prior, h, SEEN).exp().sum() * step).item() == pytest.approx(1.0, abs=1e-3)
+    assert (log_conditional(prior, h, SEEN).exp().sum() * step).item() == pytest.approx(
+        1.0, abs=1e-3
+    )
 
 
-@pytest.mark.parametrize("prior", [
-    priors.FactorialPrior(), priors.AutoencoderPrior(hidden=[4], code=2, epochs=1),
-    priors.ParzenPrior(0.5, local="manifold", components=1)])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        priors.FactorialPrior(),
+        priors.AutoencoderPrior(hidden=[4], code=2, epochs=1),
+        priors.ParzenPrior(0.5, local="manifold", components=1),
+    ],
+)
 def test_priors_without_closed_marginals_refuse(prior):
     prior.fit(torch.randn(30, 3))
-    with pytest.raises(ValueError, match=rf"{type(prior).__name__} has no closed marginal.*GaussianPrior, ParzenPrior"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{type(prior).__name__} has no closed marginal.*GaussianPrior, ParzenPrior",
+    ):
         prior.marginal(SEEN)
 
 
@@ -325,7 +393,9 @@ def test_inpaint_is_the_written_out_loop_with_langevin_noise_and_several_chains(
 
 def test_encode_decode_inpainting_is_the_deterministic_completer_at_x():
     stack, x, mask = small_stack([8, 6, 4]), torch.rand(3, 8), torch.arange(8) < 5
-    plain = Completer.map(6, begin="noise", level=0, tolerance=0.0)(stack, x, mask, generator=seeded(0))
+    plain = Completer.map(6, begin="noise", level=0, tolerance=0.0)(
+        stack, x, mask, generator=seeded(0)
+    )
     found = Inpainter.encode_decode(6, chains=1)(stack, x, mask, generator=seeded(0))
     assert torch.allclose(found.h, plain.h)
     assert torch.allclose(found.residuals, plain.residuals, atol=1e-7)
@@ -335,7 +405,10 @@ def test_a_joint_stack_s_inpainter_completes_labels():
     stack, image = three(), values()["image"]
     stack.settings["inpainting"] = inpainter = Inpainter(3, QUIET, chains=2)
     found = complete(stack, {"image": image}, seed=5)
-    mask, given = torch.arange(13) < 6, torch.cat([image, torch.zeros(5, 7).double()], 1).repeat(2, 1)
+    mask, given = (
+        torch.arange(13) < 6,
+        torch.cat([image, torch.zeros(5, 7).double()], 1).repeat(2, 1),
+    )
     filled = torch.where(mask, given, torch.rand(10, 13, dtype=torch.float64, generator=seeded(5)))
     for _ in range(3):
         h = QUIET(stack, filled, mask.expand(10, 13))

@@ -26,12 +26,23 @@ LAWS = {
     "gaussian": (Gaussian(0.7), torch.tensor([[0.3, -1.0, 2.0]]), None),
     "learned": (learned(), torch.tensor([[0.3, -1.0, 2.0]]), None),
     "learned, one for the layer": (learned(per="layer"), torch.tensor([[0.3, -1.0, 2.0]]), None),
-    "learned, of x": (learned(given=2), torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([[0.5, -2.0]])),
-    "learned, hidden": (learned(given=2, hidden=[5]), torch.tensor([[0.3, -1.0, 2.0]]),
-                        torch.tensor([[0.5, -2.0]])),
+    "learned, of x": (
+        learned(given=2),
+        torch.tensor([[0.3, -1.0, 2.0]]),
+        torch.tensor([[0.5, -2.0]]),
+    ),
+    "learned, hidden": (
+        learned(given=2, hidden=[5]),
+        torch.tensor([[0.3, -1.0, 2.0]]),
+        torch.tensor([[0.5, -2.0]]),
+    ),
     "bernoulli": (Bernoulli(), torch.tensor([[0.3, 0.9, 0.5]]), None),
     "stochastic sign": (Discrete("sign", stochastic=True), torch.tensor([[0.3, -0.9, 0.0]]), None),
-    "stochastic binary": (Discrete("binary", stochastic=True), torch.tensor([[0.3, 0.9, 0.5]]), None),
+    "stochastic binary": (
+        Discrete("binary", stochastic=True),
+        torch.tensor([[0.3, 0.9, 0.5]]),
+        None,
+    ),
 }
 
 
@@ -101,21 +112,36 @@ def test_gaussian_density_integrates_to_one():
     law = LearnedGaussian(1, 0.6).double()
     total = law.log_prob(grid, torch.full_like(grid, 0.3)).exp().sum() * (12 / 4000)
     assert total.item() == pytest.approx(1.0, abs=1e-9)
-    assert law.entropy(grid[:1]).item() == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.36))
+    assert law.entropy(grid[:1]).item() == pytest.approx(
+        0.5 * math.log(2 * math.pi * math.e * 0.36)
+    )
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: Discrete("ternary"), "unit='ternary' is unknown; accepted: sign, binary"),
-    (lambda: Discrete("sign").log_prob(torch.ones(1, 2), torch.zeros(1, 2)), "stochastic=False"),
-    (lambda: Discrete("binary", True).log_prob(torch.full((1, 2), -3.0), torch.full((1, 2), 0.5)),
-     r"h holds values from -3 to -3; binary units lie in \[0, 1\]: clamp"),
-    (lambda: LearnedGaussian(3, sigma=0.0), "sigma=0.0"),
-    (lambda: LearnedGaussian(3, per="batch"), "per='batch' is unknown"),
-    (lambda: LearnedGaussian(3, per="layer", given=2), "use per='unit'"),
-    (lambda: LearnedGaussian(3, given=2).variance(torch.zeros(1, 3)), "given=None"),
-    (lambda: Pair(Affine(3, 2), Affine(2, 3), recognition=Discrete("sign")), "needs a tanh layer"),
-    (lambda: deep_autoencoder([4, 2], units="spin"), "units='spin' is unknown"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Discrete("ternary"), "unit='ternary' is unknown; accepted: sign, binary"),
+        (
+            lambda: Discrete("sign").log_prob(torch.ones(1, 2), torch.zeros(1, 2)),
+            "stochastic=False",
+        ),
+        (
+            lambda: Discrete("binary", True).log_prob(
+                torch.full((1, 2), -3.0), torch.full((1, 2), 0.5)
+            ),
+            r"h holds values from -3 to -3; binary units lie in \[0, 1\]: clamp",
+        ),
+        (lambda: LearnedGaussian(3, sigma=0.0), "sigma=0.0"),
+        (lambda: LearnedGaussian(3, per="batch"), "per='batch' is unknown"),
+        (lambda: LearnedGaussian(3, per="layer", given=2), "use per='unit'"),
+        (lambda: LearnedGaussian(3, given=2).variance(torch.zeros(1, 3)), "given=None"),
+        (
+            lambda: Pair(Affine(3, 2), Affine(2, 3), recognition=Discrete("sign")),
+            "needs a tanh layer",
+        ),
+        (lambda: deep_autoencoder([4, 2], units="spin"), "units='spin' is unknown"),
+    ],
+)
 def test_refusals_say_what_to_do(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -14,11 +14,27 @@ from gendae.rules import Rule
 
 FOLDER = Path(__file__).parent.parent / "configs"
 MODELS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.name != "mnist-classifier.yaml")
-CLASSIFIERS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.name in MODELS
-                     and re.search(r"class_path: .*_classifier$", f.read_text(), re.MULTILINE))
-FAST = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1",
-        "--trainer.limit_train_batches", "3", "--trainer.enable_progress_bar", "false",
-        "--trainer.enable_model_summary", "false", "--seed_everything", "0", "--parzen.n", "50"]
+CLASSIFIERS = sorted(
+    f.name
+    for f in FOLDER.glob("*.yaml")
+    if f.name in MODELS and re.search(r"class_path: .*_classifier$", f.read_text(), re.MULTILINE)
+)
+FAST = [
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.check_val_every_n_epoch",
+    "1",
+    "--trainer.limit_train_batches",
+    "3",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--trainer.enable_model_summary",
+    "false",
+    "--seed_everything",
+    "0",
+    "--parzen.n",
+    "50",
+]
 
 
 def rule_of(name):
@@ -64,7 +80,9 @@ def test_classifier_trains_and_is_kept_by_files(name, tmp_path):
     x, y = torch.rand(64, rule.stack.sizes[0]), torch.randint(10, (64,))
     parameters, moved = two_updates(rule, (x, y))
     idle = {id(p) for module in rule.idle() for p in module.parameters()}
-    assert moved == {k for k, p in rule.stack.named_parameters() if id(p) not in idle and k in parameters}
+    assert moved == {
+        k for k, p in rule.stack.named_parameters() if id(p) not in idle and k in parameters
+    }
     again = load(save(rule.stack, tmp_path / "classifier.safetensors"))
     assert torch.equal(again.predict(x, samples=2), rule.stack.predict(x, samples=2))
 
@@ -72,8 +90,16 @@ def test_classifier_trains_and_is_kept_by_files(name, tmp_path):
 @pytest.fixture(scope="module", params=["digits-kl.yaml", "digits-targetprop.yaml"])
 def trained(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    code = cli.main(["fit", "--config", str(FOLDER / request.param),
-                     "--trainer.default_root_dir", str(root), *FAST])
+    code = cli.main(
+        [
+            "fit",
+            "--config",
+            str(FOLDER / request.param),
+            "--trainer.default_root_dir",
+            str(root),
+            *FAST,
+        ]
+    )
     assert code == 0
     return next(root.glob("*/checkpoints/last.ckpt"))
 
@@ -85,19 +111,36 @@ def test_commands_work_on_every_kind(trained, tmp_path, capsys):
     level = ["--sampler", "level", "--level", "0", "--steps", "5", "--n", "4"]
     assert cli.main(["chain", model, *level, "--out", str(tmp_path / "c.png")]) == 0
     assert "effective sample size" in capsys.readouterr().out
-    assert {f.name for f in tmp_path.iterdir()} == {"a.png", "b.png", "c.png", "c-autocorrelation.png"}
+    assert {f.name for f in tmp_path.iterdir()} == {
+        "a.png",
+        "b.png",
+        "c.png",
+        "c-autocorrelation.png",
+    }
     report = tmp_path / "e.json"
     assert cli.main(["evaluate", model, "--n", "100", "--json", str(report)]) == 0
     found = json.loads(report.read_text())
-    assert {"parzen_ll", "fid", "kid", "precision", "recall", "density", "coverage", "copying"} <= set(found)
+    assert {
+        "parzen_ll",
+        "fid",
+        "kid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "copying",
+    } <= set(found)
 
 
-@pytest.mark.parametrize("options", [{"units": "sign"}, {"units": "binary", "stochastic": True}],
-                         ids=["sign", "binary"])
+@pytest.mark.parametrize(
+    "options", [{"units": "sign"}, {"units": "binary", "stochastic": True}], ids=["sign", "binary"]
+)
 def test_discrete_stacks_are_evaluated_too(options, tmp_path):
     """No inference trace and no bound, but every measure of samples; inpainting works."""
     torch.manual_seed(0)
-    stack = deep_autoencoder([64, 20, 10], observation="bernoulli", prior=ParzenPrior(0.2), **options)
+    stack = deep_autoencoder(
+        [64, 20, 10], observation="bernoulli", prior=ParzenPrior(0.2), **options
+    )
     stack.prior.fit(stack.encode(Digits().split("train").x)[-1])
     stack.facts = {"dataset": {"type": "Digits"}, "shape": [8, 8]}
     model, report = str(save(stack, tmp_path / "m.safetensors")), tmp_path / "e.json"
@@ -127,7 +170,19 @@ def test_a_chain_of_a_direct_prior_is_refused_in_one_line(trained, tmp_path, cap
 
 @pytest.mark.parametrize("name", ["toy-kl.yaml", "toy-targetprop.yaml"])
 def test_toys_train_from_the_command_line(name, tmp_path):
-    code = cli.main(["fit", "--config", str(FOLDER / name), "--trainer.default_root_dir", str(tmp_path),
-                     "--data.n", "600", "--data.kind", "rings", *FAST])
+    code = cli.main(
+        [
+            "fit",
+            "--config",
+            str(FOLDER / name),
+            "--trainer.default_root_dir",
+            str(tmp_path),
+            "--data.n",
+            "600",
+            "--data.kind",
+            "rings",
+            *FAST,
+        ]
+    )
     assert code == 0
     assert list(tmp_path.glob("*/checkpoints/last.ckpt"))

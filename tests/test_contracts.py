@@ -28,17 +28,46 @@ from tests.contracts_models import DRAWS, joint_stack
 from tests.contracts_sets import CASES as SETS
 
 CASES = [*LAYERS, *MODELS, *SETS]
-NUMERIC = ["corruption", "conditionals", "layers", "invertible", "optimized", "priors", "stack", "classifier", "modalities",
-           "joint", "targets", "inference", "sampling", "clamping", "levels", "diagnostics", "inpainting", "completion",
-           "metrics", "bounds", "neighbours", "quality", "credit", "models", "features"]
+NUMERIC = [
+    "corruption",
+    "conditionals",
+    "layers",
+    "invertible",
+    "optimized",
+    "priors",
+    "stack",
+    "classifier",
+    "modalities",
+    "joint",
+    "targets",
+    "inference",
+    "sampling",
+    "clamping",
+    "levels",
+    "diagnostics",
+    "inpainting",
+    "completion",
+    "metrics",
+    "bounds",
+    "neighbours",
+    "quality",
+    "credit",
+    "models",
+    "features",
+]
 PACKAGE = Path(gendae.__file__).parent
 pytestmark = pytest.mark.filterwarnings("error")
 
 
 def cases(check, *kinds):
     """Parameters: the cases of these kinds that are not let off the check."""
-    chosen = [case for case in CASES if case.kind in (kinds or ("map", "reduce")) and check not in case.skips
-              and (check != "finite" or case.finite)]
+    chosen = [
+        case
+        for case in CASES
+        if case.kind in (kinds or ("map", "reduce"))
+        and check not in case.skips
+        and (check != "finite" or case.finite)
+    ]
     return pytest.mark.parametrize("case", chosen, ids=[case.id for case in chosen])
 
 
@@ -84,10 +113,18 @@ def public():
     found = {getattr(gendae, name) for name in gendae.__all__} | set(REGISTRY.values())
     for module in modules:
         if module.__name__.split(".")[1] in NUMERIC:
-            found |= {thing for name, thing in vars(module).items() if not name.startswith("_")
-                      and (inspect.isfunction(thing) or inspect.isclass(thing)) and thing.__module__ == module.__name__}
-    return {f"{thing.__module__.removeprefix('gendae.')}.{thing.__name__}" for thing in found
-            if thing.__module__.startswith("gendae.")}
+            found |= {
+                thing
+                for name, thing in vars(module).items()
+                if not name.startswith("_")
+                and (inspect.isfunction(thing) or inspect.isclass(thing))
+                and thing.__module__ == module.__name__
+            }
+    return {
+        f"{thing.__module__.removeprefix('gendae.')}.{thing.__name__}"
+        for thing in found
+        if thing.__module__.startswith("gendae.")
+    }
 
 
 def covered():
@@ -96,8 +133,12 @@ def covered():
 
 
 def test_every_public_name_has_a_case_or_a_reason():
-    missing = {name for name in public() - covered() - set(EXEMPT) if not name.startswith("rules.")}
-    assert not missing, f"no contract and no reason for {sorted(missing)}: see contracts.py and contracts_exempt.py"
+    missing = {
+        name for name in public() - covered() - set(EXEMPT) if not name.startswith("rules.")
+    }
+    assert not missing, (
+        f"no contract and no reason for {sorted(missing)}: see contracts.py and contracts_exempt.py"
+    )
 
 
 def test_the_tables_name_what_exists_once():
@@ -109,7 +150,17 @@ def test_the_tables_name_what_exists_once():
 
 
 def test_the_tables_let_off_only_what_there_is():
-    checks = {"independence", "order", "dtype", "float64", "strides", "one", "empty", "memmap", "random"}
+    checks = {
+        "independence",
+        "order",
+        "dtype",
+        "float64",
+        "strides",
+        "one",
+        "empty",
+        "memmap",
+        "random",
+    }
     assert {check for case in CASES for check in case.skips} <= checks
 
 
@@ -129,8 +180,14 @@ def test_a_batch_is_its_parts(case):
 def test_the_order_of_a_batch(case):
     """Rows permuted: the rows of the result are permuted too, or a summary stays as it is."""
     model, inputs = rows_of(case)
-    orders = {n: torch.randperm(n, generator=torch.Generator().manual_seed(5)) for n in {len(x) for x in inputs}}
-    found, first = run(case, model, [x[orders[len(x)]] for x in inputs], evenly=True), whole(case, evenly=True)
+    orders = {
+        n: torch.randperm(n, generator=torch.Generator().manual_seed(5))
+        for n in {len(x) for x in inputs}
+    }
+    found, first = (
+        run(case, model, [x[orders[len(x)]] for x in inputs], evenly=True),
+        whole(case, evenly=True),
+    )
     close(found, [t[orders[len(inputs[0])]] for t in first] if case.kind == "map" else first)
 
 
@@ -141,7 +198,10 @@ def test_a_batch_of_one(case):
     if case.kind == "map":
         close(run(case, model, one, evenly=True), [t[:1] for t in whole(case, evenly=True)])
     elif refusal(lambda: run(case, model, one)) is None:
-        assert not any(torch.isnan(t).any() for t in run(case, model_of(case, torch.float64), one, evenly=True))
+        assert not any(
+            torch.isnan(t).any()
+            for t in run(case, model_of(case, torch.float64), one, evenly=True)
+        )
 
 
 @cases("empty")
@@ -152,11 +212,20 @@ def test_an_empty_batch(case):
     for chosen in [range(len(inputs))] if together else [[i] for i in range(len(inputs))]:
         none = [x[:0] if i in chosen else x for i, x in enumerate(inputs)]
         found = []
-        if refusal(lambda none=none, found=found: found.extend(run(case, model_of(case, torch.float64), none))) is not None:
+        if (
+            refusal(
+                lambda none=none, found=found: found.extend(
+                    run(case, model_of(case, torch.float64), none)
+                )
+            )
+            is not None
+        ):
             continue
         assert not any(t.is_floating_point() and torch.isnan(t).any() for t in found)
         if case.kind == "map":
-            assert [(t.shape, t.dtype) for t in found] == [((0, *t.shape[1:]), t.dtype) for t in whole(case)]
+            assert [(t.shape, t.dtype) for t in found] == [
+                ((0, *t.shape[1:]), t.dtype) for t in whole(case)
+            ]
 
 
 # -- types and memory -------------------------------------------------------------------------------------------------
@@ -175,7 +244,11 @@ def test_both_precisions(case):
 def strided(x):
     """The same values, laid out in other ways."""
     wide = x.repeat_interleave(2, -1) if x.ndim > 1 else x.repeat_interleave(2, 0)
-    return [x.repeat_interleave(2, 0)[::2], wide[..., ::2], x.transpose(0, -1).contiguous().transpose(0, -1)]
+    return [
+        x.repeat_interleave(2, 0)[::2],
+        wide[..., ::2],
+        x.transpose(0, -1).contiguous().transpose(0, -1),
+    ]
 
 
 @cases("strides")
@@ -189,15 +262,25 @@ def test_inputs_stay_as_they_are_and_may_be_read_only(case, tmp_path):
     model, inputs = rows_of(case, torch.float32)
     before = [x.clone() for x in inputs]
     found = run(case, model, inputs)
-    assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))  # else writing below would be a crash
+    assert all(
+        torch.equal(a, b) for a, b in zip(inputs, before, strict=True)
+    )  # else writing below would be a crash
     mapped = []
     for i, x in enumerate(inputs):
         x.numpy().tofile(tmp_path / f"{i}")
-        with warnings.catch_warnings():  # that it is not writable: here the test makes the tensor, not the package
+        with (
+            warnings.catch_warnings()
+        ):  # that it is not writable: here the test makes the tensor, not the package
             warnings.simplefilter("ignore")
-            mapped.append(torch.from_numpy(np.memmap(tmp_path / f"{i}", x.numpy().dtype, "r", shape=tuple(x.shape))))
+            mapped.append(
+                torch.from_numpy(
+                    np.memmap(tmp_path / f"{i}", x.numpy().dtype, "r", shape=tuple(x.shape))
+                )
+            )
     close(run(case, model_of(case), mapped), found)
-    assert all((tmp_path / f"{i}").read_bytes() == x.numpy().tobytes() for i, x in enumerate(before))
+    assert all(
+        (tmp_path / f"{i}").read_bytes() == x.numpy().tobytes() for i, x in enumerate(before)
+    )
 
 
 # -- randomness and bad values ------------------------------------------------------------------------------------------
@@ -228,7 +311,9 @@ def test_bad_values_are_refused(case, bad):
     for position in case.finite:
         model, inputs = rows_of(case)
         inputs[position].view(-1)[3] = bad
-        assert refusal(lambda model=model, inputs=inputs: run(case, model, inputs)), f"{bad} in input {position}"
+        assert refusal(lambda model=model, inputs=inputs: run(case, model, inputs)), (
+            f"{bad} in input {position}"
+        )
 
 
 # -- n draws --------------------------------------------------------------------------------------------------------------
@@ -260,8 +345,10 @@ def test_draws(case):
 
 
 ARRAYS = {
-    "join": lambda a: joint_stack().join({"image": a}), "predict": lambda a: joint_stack().predict({"image": a}, "label"),
-    "class_switches": lambda a: class_switches(a > 0.5), "signal_dimensions": lambda a: signal_dimensions(a[0] + 0.1),
+    "join": lambda a: joint_stack().join({"image": a}),
+    "predict": lambda a: joint_stack().predict({"image": a}, "label"),
+    "class_switches": lambda a: class_switches(a > 0.5),
+    "signal_dimensions": lambda a: signal_dimensions(a[0] + 0.1),
 }
 
 

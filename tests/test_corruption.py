@@ -38,15 +38,18 @@ def test_a_generator_makes_noise_repeatable_and_leaves_the_global_one_alone(nois
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("make", [lambda: GaussianNoise(-1), lambda: GaussianNoise(float("nan")),
-                                  lambda: SpikeNoise(0)])
+@pytest.mark.parametrize(
+    "make", [lambda: GaussianNoise(-1), lambda: GaussianNoise(float("nan")), lambda: SpikeNoise(0)]
+)
 def test_bad_levels_are_refused(make):
     with pytest.raises(ValueError, match="is needed"):
         make()
 
 
-@pytest.mark.parametrize(("half_life", "progress", "level"), [
-    (0.2, 0.0, 0.6), (0.2, 0.2, 0.3), (0.2, 0.4, 0.2), (0.2, 1.0, 0.1), (5.0, 1.0, 0.5)])
+@pytest.mark.parametrize(
+    ("half_life", "progress", "level"),
+    [(0.2, 0.0, 0.6), (0.2, 0.2, 0.3), (0.2, 0.4, 0.2), (0.2, 1.0, 0.1), (5.0, 1.0, 0.5)],
+)
 def test_noise_with_a_half_life_decays_hyperbolically(half_life, progress, level):
     noise = GaussianNoise(0.6, half_life=half_life)
     assert noise.level(progress) == pytest.approx(level, rel=1e-12)

@@ -30,7 +30,9 @@ NOISE = GaussianNoise(0.5)  # on x: none of the measures may see it
 def network(sizes=(8, 8, 8, 8), activation="linear", factor=1.0, **options):
     """Square layers with g = factor * f^-1 (f orthogonal or not); linear ones by default."""
     torch.manual_seed(1)
-    stack = deep_classifier(list(sizes), classes=4, activation=activation, feedback="linear", **options).double()
+    stack = deep_classifier(
+        list(sizes), classes=4, activation=activation, feedback="linear", **options
+    ).double()
     with torch.no_grad():
         for pair in stack.pairs:
             pair.f.bias.normal_()
@@ -41,11 +43,15 @@ def network(sizes=(8, 8, 8, 8), activation="linear", factor=1.0, **options):
 
 def data(n=20, width=8, classes=4):
     g = torch.Generator().manual_seed(5)
-    return torch.rand(n, width, dtype=torch.float64, generator=g), torch.randint(classes, (n,), generator=g)
+    return torch.rand(n, width, dtype=torch.float64, generator=g), torch.randint(
+        classes, (n,), generator=g
+    )
 
 
 def close(a, b, tolerance=1e-9):
-    return torch.allclose(a, torch.as_tensor(b, dtype=a.dtype).expand_as(a), rtol=0, atol=tolerance)
+    return torch.allclose(
+        a, torch.as_tensor(b, dtype=a.dtype).expand_as(a), rtol=0, atol=tolerance
+    )
 
 
 # -- angles ---------------------------------------------------------------------------------------------
@@ -62,6 +68,7 @@ def test_back_propagation_has_no_angle_to_itself():
 
 def test_the_angle_is_that_of_weights_and_biases_together():
     """60 degrees by hand: the rule's loss turns every layer's gradient."""
+
     class Turned(BackpropRule):
         def losses(self, batch):
             loss = super().losses(batch)["label_f_3"]
@@ -88,7 +95,9 @@ def test_the_reference_of_bits_and_draws_is_straight_through_for_the_same_draws(
     stack = deep_classifier([8, 7, 6], classes=4, **options).double()
     rule = StraightThroughRule(stack, samples=3, input_corruption=NOISE)
     assert close(credit.angles(rule, *data()).cosine, 1.0)
-    targets = credit.angles(DifferenceTargetPropRule(stack, samples=3, input_corruption=NOISE), *data())
+    targets = credit.angles(
+        DifferenceTargetPropRule(stack, samples=3, input_corruption=NOISE), *data()
+    )
     assert close(targets.cosine[-1], 1.0)
     assert (targets.cosine[:-1] < 0.999).any()
     twice = credit.angles(DifferenceTargetPropRule(stack, samples=3), *data())
@@ -97,7 +106,9 @@ def test_the_reference_of_bits_and_draws_is_straight_through_for_the_same_draws(
 
 def test_feedback_alignment_is_exact_at_the_output_only():
     torch.manual_seed(0)
-    found = credit.angles(FeedbackAlignmentRule(deep_classifier([8, 7, 6], classes=4).double()), *data()).cosine
+    found = credit.angles(
+        FeedbackAlignmentRule(deep_classifier([8, 7, 6], classes=4).double()), *data()
+    ).cosine
     assert close(found[-1], 1.0)
     assert (found[:-1].abs() < 0.95).all()
 
@@ -128,7 +139,9 @@ def test_plain_target_propagation_with_bad_inverses_goes_anywhere():
     torch.manual_seed(0)
     stack = deep_classifier([400, 400, 400, 400], classes=10, activation="linear").double()
     x, y = torch.randn(20, 400, dtype=torch.float64), torch.randint(10, (20,))
-    found = credit.angles(DifferenceTargetPropRule(stack, difference=False, step=1e-3), x, y).cosine
+    found = credit.angles(
+        DifferenceTargetPropRule(stack, difference=False, step=1e-3), x, y
+    ).cosine
     assert (found[:2].abs() < 0.1).all()
     assert close(found[2:], 1.0)
 
@@ -139,7 +152,11 @@ def test_layers_without_an_update_have_no_angle():
     found = credit.angles(BackpropRule(stack, fixed=1), *data())
     assert found.cosine.isnan().tolist() == found.degrees.isnan().tolist() == [True, False, False]
     stack.pairs[1].f.requires_grad_(False)
-    assert credit.angles(BackpropRule(stack), *data()).cosine.isnan().tolist() == [False, True, False]
+    assert credit.angles(BackpropRule(stack), *data()).cosine.isnan().tolist() == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_layers_of_any_kind_are_measured():
@@ -172,9 +189,13 @@ def test_targets_improve_where_inverses_are_exact_and_steps_small(difference):
     assert good.local.tolist() == [1.0] * 2
     bad = credit.target_improvement(Flipped(stack, **options), x, y)
     assert bad.improves.tolist() == [0.0] * 3
-    assert bad.local.tolist() == [1.0] * 2  # the layer above still gets closer to its own, wrong, target
+    assert (
+        bad.local.tolist() == [1.0] * 2
+    )  # the layer above still gets closer to its own, wrong, target
     gradient = first_displacement(stack, stack.encode(x)[-1], y, 1.0).square().sum(1).mean()
-    assert torch.allclose(good.change, -1e-4 * gradient.expand(3), rtol=1e-3)  # orthogonal: of equal length
+    assert torch.allclose(
+        good.change, -1e-4 * gradient.expand(3), rtol=1e-3
+    )  # orthogonal: of equal length
     assert torch.allclose(bad.change, 1e-4 * gradient.expand(3), rtol=1e-3)
 
 
@@ -213,7 +234,9 @@ def test_single_precision_counts_the_improvements_of_confident_classifiers():
     assert found.improves.tolist() == [1.0] * 3
 
 
-@pytest.mark.parametrize(("factor", "eigenvalue", "holds"), [(1.0, 0.0, 1.0), (1.5, 0.25, 1.0), (3.0, 4.0, 0.0)])
+@pytest.mark.parametrize(
+    ("factor", "eigenvalue", "holds"), [(1.0, 0.0, 1.0), (1.5, 0.25, 1.0), (3.0, 4.0, 0.0)]
+)
 def test_theorem_2_tells_where_the_next_layer_gets_closer(factor, eigenvalue, holds):
     """I - J_f J_g = (1 - factor) I."""
     stack, (x, y) = network(factor=factor, init="normal"), data()
@@ -254,7 +277,11 @@ def test_draws_are_those_of_the_rule_and_the_same_on_both_sides():
     rule = DifferenceTargetPropRule(stack, samples=4)
     rule.generator = torch.Generator().manual_seed(credit.SEED)
     _, outputs = rule._up(x)
-    loss = credit._Above(stack, [o.detach() for o in outputs], 4).loss(1, outputs[0].detach(), y).mean()
+    loss = (
+        credit._Above(stack, [o.detach() for o in outputs], 4)
+        .loss(1, outputs[0].detach(), y)
+        .mean()
+    )
     assert torch.allclose(loss, rule.losses((x, y))["label_f_3"]) is False  # other draws by now
     rule.generator.manual_seed(credit.SEED)
     assert torch.allclose(loss, rule.losses((x, y))["label_f_3"])
@@ -281,8 +308,14 @@ def test_inverse_error_is_zero_for_inverses_and_one_for_the_mean():
 # -- nothing is disturbed -------------------------------------------------------------------------------
 
 
-ALL = [BackpropRule, StraightThroughRule, FeedbackAlignmentRule, GeneRecRule, ContrastiveHebbianRule,
-       DifferenceTargetPropRule]
+ALL = [
+    BackpropRule,
+    StraightThroughRule,
+    FeedbackAlignmentRule,
+    GeneRecRule,
+    ContrastiveHebbianRule,
+    DifferenceTargetPropRule,
+]
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -297,7 +330,9 @@ def test_a_rule_is_left_as_it_was(cls, generator):
     def state():
         own = rule.generator.get_state() if generator else torch.empty(0)
         grads = [torch.zeros(1) if p.grad is None else p.grad for p in rule.parameters()]
-        return [t.clone() for t in (torch.get_rng_state(), own, *rule.state_dict().values(), *grads)]
+        return [
+            t.clone() for t in (torch.get_rng_state(), own, *rule.state_dict().values(), *grads)
+        ]
 
     before, objects = state(), (rule.generator, rule.input_corruption, rule.training)
     with torch.no_grad():

@@ -27,7 +27,11 @@ def good(tmp_path_factory):
     """A folder with m.ckpt and m.safetensors of one trained stack."""
     quiet()
     torch.manual_seed(0)
-    folder, rule, run = tmp_path_factory.mktemp("good"), TargetPropRule(deep_autoencoder(SIZES)), trainer()
+    folder, rule, run = (
+        tmp_path_factory.mktemp("good"),
+        TargetPropRule(deep_autoencoder(SIZES)),
+        trainer(),
+    )
     run.fit(rule, FewDigits())
     run.save_checkpoint(folder / "m.ckpt")
     save(rule.stack, folder / "m.safetensors")
@@ -68,7 +72,9 @@ def inside(content, name):
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entry = next(i for i in archive.infolist() if i.filename.endswith(name))
     at = entry.header_offset + 26
-    lengths = int.from_bytes(content[at : at + 2], "little") + int.from_bytes(content[at + 2 : at + 4], "little")
+    lengths = int.from_bytes(content[at : at + 2], "little") + int.from_bytes(
+        content[at + 2 : at + 4], "little"
+    )
     return at + 4 + lengths + entry.file_size // 2
 
 
@@ -90,7 +96,9 @@ BYTES = {
 CKPT = {
     "flipped in a tensor": lambda c: flip(c, inside(c, "data/0")),
     "flipped in the pickle": lambda c: flip(c, inside(c, "data.pkl")),
-    "flipped in the directory": lambda c: flip(c, c.rindex(b"PK\x01\x02") + 14),  # a time: no reader looks at it
+    "flipped in the directory": lambda c: flip(
+        c, c.rindex(b"PK\x01\x02") + 14
+    ),  # a time: no reader looks at it
     "flipped in the end": lambda c: flip(c, c.rindex(END) + 20),
     "flipped in the seal": lambda c: flip(c, len(c) - 70),
     "flipped in the checksum": lambda c: flip(c, len(c) - 3),
@@ -98,9 +106,15 @@ CKPT = {
 SAFETENSORS = {
     "flipped in a tensor": lambda c: flip(c, len(c) - 300),
     "flipped in the length": lambda c: flip(c, 0),
-    "flipped in a setting": lambda c: flip(c, c.index(b"steps") + 9 if b"steps" in c else c.index(b"sigma")),
-    "flipped in the architecture": lambda c: c.replace(b"sigmoid", b"softmax", 1).replace(b"tanh", b"tanj", 1),
-    "another number in the description": lambda c: c.replace(b'\\"updates\\": 4', b'\\"updates\\": 5'),
+    "flipped in a setting": lambda c: flip(
+        c, c.index(b"steps") + 9 if b"steps" in c else c.index(b"sigma")
+    ),
+    "flipped in the architecture": lambda c: c.replace(b"sigmoid", b"softmax", 1).replace(
+        b"tanh", b"tanj", 1
+    ),
+    "another number in the description": lambda c: c.replace(
+        b'\\"updates\\": 4', b'\\"updates\\": 5'
+    ),
     "flipped in a name": lambda c: flip(c, c.rindex(b'"pairs.0.f.weight"') + 3),
     "a shape turned": lambda c: c.replace(b"[12,64]", b"[64,12]", 1),
     "a type changed": lambda c: c.replace(b'"F32"', b'"I32"', 1),
@@ -186,7 +200,11 @@ def test_a_pickle_that_would_run_code_is_refused(good, tmp_path, place, sealed):
 
 
 def test_pickles_of_the_old_format_are_refused(good, tmp_path):
-    torch.save({"gendae": Evil(tmp_path / "owned")}, tmp_path / "m.ckpt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"gendae": Evil(tmp_path / "owned")},
+        tmp_path / "m.ckpt",
+        _use_new_zipfile_serialization=False,
+    )
     refused(load, tmp_path / "m.ckpt", "not a Lightning checkpoint")
     refused(resume, tmp_path / "m.ckpt", "not a Lightning checkpoint")
     assert not (tmp_path / "owned").exists()
@@ -195,7 +213,9 @@ def test_pickles_of_the_old_format_are_refused(good, tmp_path):
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("call", [load, resume])
 def test_what_is_no_file(tmp_path, suffix, call):
-    folder, pipe, link, loop = (tmp_path / f"{name}{suffix}" for name in ("folder", "pipe", "link", "loop"))
+    folder, pipe, link, loop = (
+        tmp_path / f"{name}{suffix}" for name in ("folder", "pipe", "link", "loop")
+    )
     folder.mkdir()
     os.mkfifo(pipe)
     link.symlink_to(tmp_path / "nothing")
@@ -242,4 +262,7 @@ def load_as(path):
 def test_a_stack_is_returned_whole(good):
     a, b = load(good / "m.ckpt"), load(good / "m.safetensors")
     tensors = load_file(good / "m.safetensors")
-    assert all(torch.equal(v, a.state_dict()[k]) and torch.equal(v, b.state_dict()[k]) for k, v in tensors.items())
+    assert all(
+        torch.equal(v, a.state_dict()[k]) and torch.equal(v, b.state_dict()[k])
+        for k, v in tensors.items()
+    )

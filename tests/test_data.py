@@ -27,7 +27,11 @@ def small_mnist(folder, suffix=".gz", images=60_000):
         pixels.reshape(count, -1)[np.arange(count), np.arange(count) % 784] = 255
         opener = gzip.open if suffix else open
         idx(folder / f"{part}-images-idx3-ubyte{suffix}", pixels, opener)
-        idx(folder / f"{part}-labels-idx1-ubyte{suffix}", (np.arange(count) % 10).astype(np.uint8), opener)
+        idx(
+            folder / f"{part}-labels-idx1-ubyte{suffix}",
+            (np.arange(count) % 10).astype(np.uint8),
+            opener,
+        )
 
 
 @pytest.fixture
@@ -63,7 +67,9 @@ def test_mnist_from_the_environment_and_with_a_drawn_split(nowhere, monkeypatch)
     plain, drawn = MNIST(), MNIST(split_seed=3)
     assert torch.equal(plain.split("test").x, drawn.split("test").x)
     both = torch.cat([drawn.split("train").x, drawn.split("valid").x])
-    assert torch.equal(both.sum(0), torch.cat([plain.split("train").x, plain.split("valid").x]).sum(0))
+    assert torch.equal(
+        both.sum(0), torch.cat([plain.split("train").x, plain.split("valid").x]).sum(0)
+    )
     assert not torch.equal(plain.split("valid").x, drawn.split("valid").x)
 
 
@@ -139,8 +145,13 @@ def test_images_from_every_kind_of_file(tmp_path):
     for i, image in enumerate(x):
         Image.fromarray((image * 255).round().astype(np.uint8)).save(tmp_path / f"folder/{i}.png")
     idx(tmp_path / "d-ubyte", (x * 255).round().astype(np.uint8))
-    for name, shape, atol in (("a.npy", (4, 4), 0), ("b.npz", None, 0), ("c.npz", (4, 4), 0),
-                              ("folder", (4, 4), 0.002), ("d-ubyte", (4, 4), 0.002)):
+    for name, shape, atol in (
+        ("a.npy", (4, 4), 0),
+        ("b.npz", None, 0),
+        ("c.npz", (4, 4), 0),
+        ("folder", (4, 4), 0.002),
+        ("d-ubyte", (4, 4), 0.002),
+    ):
         got, found = read_images(tmp_path / name)
         assert got.dtype == torch.float32
         assert found == shape
@@ -165,13 +176,25 @@ def bad_files(folder):
         Image.new("L", (size, size)).save(folder / f"mixed/{size}.png")
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("bytes.npy", "divide by 255"), ("negative.npy", "-0.5"), ("nan.npy", "8 NaN"),
-    ("empty.npy", "empty"), ("scalar.npy", "shape"), ("words.npy", "numbers"),
-    ("many.npz", "arrays a, b"), ("foreign.npy", "damaged"), ("cut.npz", "damaged"),
-    ("picture.png", "cannot be read"), ("text.txt", "unknown kind"), ("void", "no images"),
-    ("mixed", "different sizes"), ("nothing.npy", "no such file"),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bytes.npy", "divide by 255"),
+        ("negative.npy", "-0.5"),
+        ("nan.npy", "8 NaN"),
+        ("empty.npy", "empty"),
+        ("scalar.npy", "shape"),
+        ("words.npy", "numbers"),
+        ("many.npz", "arrays a, b"),
+        ("foreign.npy", "damaged"),
+        ("cut.npz", "damaged"),
+        ("picture.png", "cannot be read"),
+        ("text.txt", "unknown kind"),
+        ("void", "no images"),
+        ("mixed", "different sizes"),
+        ("nothing.npy", "no such file"),
+    ],
+)
 def test_bad_files_are_named_in_one_line(tmp_path, name, words):
     bad_files(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
@@ -190,7 +213,10 @@ def test_own_images_are_split(tmp_path):
 
 def test_loader_order_depends_on_seed_and_epoch_only():
     x = torch.arange(20.0)[:, None]
-    first, second = TensorLoader(Split(x), 6, True, seed=1), TensorLoader(Split(x), 6, True, seed=1)
+    first, second = (
+        TensorLoader(Split(x), 6, True, seed=1),
+        TensorLoader(Split(x), 6, True, seed=1),
+    )
     epochs = [torch.cat([b[0] for b in first]) for _ in range(2)]
     assert len(first) == 3
     assert not torch.equal(*epochs)
@@ -209,8 +235,10 @@ def test_loader_resumes_in_the_middle_of_an_epoch():
 
 def test_loader_shares_are_disjoint_and_equal_on_all_ranks():
     x = torch.arange(21.0)[:, None]
-    shares = [torch.cat([b[0] for b in TensorLoader(Split(x), 2, True, 0, rank, 2)]).flatten().tolist()
-              for rank in (0, 1)]
+    shares = [
+        torch.cat([b[0] for b in TensorLoader(Split(x), 2, True, 0, rank, 2)]).flatten().tolist()
+        for rank in (0, 1)
+    ]
     assert len(shares[0]) == len(shares[1]) == 10
     assert not set(shares[0]) & set(shares[1])
 
@@ -230,7 +258,10 @@ def test_nothing_is_read_in_the_constructor(nowhere, monkeypatch):
 
 def test_loader_goes_over_the_same_order_in_every_pass_of_an_epoch():
     x = torch.arange(20.0)[:, None]
-    loader, single = TensorLoader(Split(x), 6, True, seed=1, passes=3), TensorLoader(Split(x), 6, True, seed=1)
+    loader, single = (
+        TensorLoader(Split(x), 6, True, seed=1, passes=3),
+        TensorLoader(Split(x), 6, True, seed=1),
+    )
     assert (len(loader), len(single)) == (9, 3)
     for _ in range(3):  # epochs
         batches, order = [b[0] for b in loader], [b[0] for b in single]
@@ -249,7 +280,9 @@ def test_loader_resumes_in_the_middle_of_any_pass(taken):
     again.load_state_dict(stopped.state_dict())
     rest = [b[0] for b in again]
     assert len(rest) == (6 - taken % 6)
-    assert all(torch.equal(a, b) for a, b in zip(rest, batches[taken : taken + len(rest)], strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(rest, batches[taken : taken + len(rest)], strict=True)
+    )
 
 
 def test_passes_are_for_training_only():

@@ -17,7 +17,10 @@ def test_scores_are_those_of_one_process(name, what):
 
 @pytest.mark.parametrize("name", processes.ODD)
 def test_priors_and_weights_are_those_of_one_process(name):
-    one, two = processes.alone()["odd"][name]["weights"], processes.two()[0]["odd"][name]["weights"]
+    one, two = (
+        processes.alone()["odd"][name]["weights"],
+        processes.two()[0]["odd"][name]["weights"],
+    )
     gaps = distances(one, two)
     assert max(gaps.values()) < 1e-10, gaps
 
@@ -26,7 +29,9 @@ def test_scores_of_torch_loaders_agree():
     one, *several = (found["plain"] for found in (processes.alone(), *processes.two()))
     assert several[0] == several[1]
     assert several[0].keys() == one.keys()
-    assert several[0]["val/parzen_ll"] == pytest.approx(one["val/parzen_ll"], abs=1.0)  # orders differ
+    assert several[0]["val/parzen_ll"] == pytest.approx(
+        one["val/parzen_ll"], abs=1.0
+    )  # orders differ
 
 
 @pytest.mark.parametrize("name", ["one image", "no validation image for one"])

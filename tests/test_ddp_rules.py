@@ -18,7 +18,9 @@ def flat(state):
     found = {}
     for key, value in state.items():
         if isinstance(value, dict):
-            found |= {f"{key}/{name}": torch.as_tensor(part).double() for name, part in value.items()}
+            found |= {
+                f"{key}/{name}": torch.as_tensor(part).double() for name, part in value.items()
+            }
         elif value is not None:
             found[key] = torch.as_tensor(value).double()
     return found
@@ -28,19 +30,31 @@ def distances(a, b):
     """Largest difference of each pair of tensors, infinite where shapes differ; those of two NaN are equal."""
     a, b = flat(a), flat(b)
     assert a.keys() == b.keys()
-    return {name: (torch.nan_to_num(a[name], nan=0.5) - torch.nan_to_num(b[name], nan=0.5)).abs().amax().item()
-            if a[name].shape == b[name].shape else float("inf") for name in a if a[name].numel()}
+    return {
+        name: (torch.nan_to_num(a[name], nan=0.5) - torch.nan_to_num(b[name], nan=0.5))
+        .abs()
+        .amax()
+        .item()
+        if a[name].shape == b[name].shape
+        else float("inf")
+        for name in a
+        if a[name].numel()
+    }
 
 
 def equal(first, second):
     """Whether two processes have the same numbers everywhere but in their noise."""
-    first, second = ({key: value for key, value in state.items() if key != "noise"} for state in (first, second))
+    first, second = (
+        {key: value for key, value in state.items() if key != "noise"} for state in (first, second)
+    )
     return set(distances(first, second).values()) <= {0.0}
 
 
 def test_no_rule_is_left_out():
     trained = {type(make()) for make in processes.RULES.values()}
-    everything = {getattr(rules, name) for name in rules.__all__ if inspect.isclass(getattr(rules, name))}
+    everything = {
+        getattr(rules, name) for name in rules.__all__ if inspect.isclass(getattr(rules, name))
+    }
     assert everything - trained == {rules.Rule, rules.SupervisedRule, rules.TrainingDiverged}
 
 
@@ -48,7 +62,9 @@ def test_no_rule_is_left_out():
 def test_two_processes_learn_what_one_learns(name):
     one, two = processes.alone()["indexed"][name], processes.two()[0]["indexed"][name]
     far = {key: gap for key, gap in distances(one, two).items() if gap > 1e-10}
-    logged = {key for key in far if key.startswith("metrics/") and far[key] < 2e-6}  # Lightning's, in single precision
+    logged = {
+        key for key in far if key.startswith("metrics/") and far[key] < 2e-6
+    }  # Lightning's, in single precision
     drawn = {f"metrics/{metric}" for metric in DRAWN.get(name, ())}
     assert far.keys() - logged - drawn - {"noise"} == set(), far
 
@@ -82,8 +98,13 @@ def test_training_changes_the_weights():
         torch.manual_seed(1)
         start = {key: value.double() for key, value in make().stack.state_dict().items()}
         end = processes.alone()["indexed"][name]["weights"]
-        moved = [key for key in start if key.startswith("pairs") and start[key].shape == end[key].shape
-                 and (start[key] - end[key]).abs().max() > 1e-3]
+        moved = [
+            key
+            for key in start
+            if key.startswith("pairs")
+            and start[key].shape == end[key].shape
+            and (start[key] - end[key]).abs().max() > 1e-3
+        ]
         assert moved, name
 
 

@@ -25,9 +25,13 @@ from tests.test_rules import trainer
 SIZES = [64, 20, 8]
 RULES = {
     "VariationalEMRule": lambda: VariationalEMRule(deep_autoencoder(SIZES), warmup=5),
-    "KLRule, Parzen": lambda: KLRule(deep_autoencoder(SIZES, ["softplus", "linear"], noise=0.3, prior=ParzenPrior()),
-                                     training_prior=GaussianPrior("identity", 1.0)),
-    "TargetPropRule, chain": lambda: TargetPropRule(deep_autoencoder(SIZES, prior=AutoencoderPrior(steps=50))),
+    "KLRule, Parzen": lambda: KLRule(
+        deep_autoencoder(SIZES, ["softplus", "linear"], noise=0.3, prior=ParzenPrior()),
+        training_prior=GaussianPrior("identity", 1.0),
+    ),
+    "TargetPropRule, chain": lambda: TargetPropRule(
+        deep_autoencoder(SIZES, prior=AutoencoderPrior(steps=50))
+    ),
     "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(deep_classifier(SIZES)),
     "BackpropRule": lambda: BackpropRule(deep_classifier(SIZES)),
 }
@@ -54,13 +58,24 @@ class Looks(ParzenMonitor):
 @pytest.mark.parametrize("name", RULES)
 def test_watching_does_not_change_the_weights(tmp_path, name):
     """Logger, bar, summary, pictures, scores, credit assignment, checkpoints: all of it against none of it."""
-    watched = [Looks(200), ModelCheckpoint(tmp_path, every_n_train_steps=5, save_last=True), TQDMProgressBar()]
+    watched = [
+        Looks(200),
+        ModelCheckpoint(tmp_path, every_n_train_steps=5, save_last=True),
+        TQDMProgressBar(),
+    ]
     if "Difference" in name or "Backprop" in name:
         watched.append(CreditMonitor(every=1, n=100))
     _, quiet = weights_of(RULES[name])
     rule, loud = weights_of(
-        RULES[name], callbacks=watched, logger=CSVLogger(tmp_path), enable_progress_bar=True, enable_checkpointing=True,
-        enable_model_summary=True, log_every_n_steps=1, default_root_dir=tmp_path)
+        RULES[name],
+        callbacks=watched,
+        logger=CSVLogger(tmp_path),
+        enable_progress_bar=True,
+        enable_checkpointing=True,
+        enable_model_summary=True,
+        log_every_n_steps=1,
+        default_root_dir=tmp_path,
+    )
     assert torch.equal(quiet, loud)
     assert list(tmp_path.rglob("metrics.csv"))
     if rule.generative:
@@ -68,17 +83,48 @@ def test_watching_does_not_change_the_weights(tmp_path, name):
 
 
 def test_how_often_losses_are_read_does_not_change_the_weights():
-    runs = [weights_of(lambda every=every: VariationalEMRule(deep_autoencoder(SIZES), log_every=every))[1] for every in (1, 50)]
+    runs = [
+        weights_of(
+            lambda every=every: VariationalEMRule(deep_autoencoder(SIZES), log_every=every)
+        )[1]
+        for every in (1, 50)
+    ]
     assert torch.equal(*runs)
 
 
 def test_two_runs_of_the_command_line_are_bit_equal_and_another_seed_is_not(tmp_path):
     stacks = []
-    for k, (seed, extra) in enumerate([(3, []), (3, ["--parzen.every", "2", "--parzen.n", "100",
-                                                      "--trainer.enable_progress_bar", "false"]), (4, [])]):
-        code = cli.main(["fit", "--config", "configs/digits-variational-em.yaml", "--seed_everything", str(seed),
-                         "--trainer.max_epochs", "2", "--trainer.default_root_dir",
-                         str(tmp_path / str(k)), *extra])
+    for k, (seed, extra) in enumerate(
+        [
+            (3, []),
+            (
+                3,
+                [
+                    "--parzen.every",
+                    "2",
+                    "--parzen.n",
+                    "100",
+                    "--trainer.enable_progress_bar",
+                    "false",
+                ],
+            ),
+            (4, []),
+        ]
+    ):
+        code = cli.main(
+            [
+                "fit",
+                "--config",
+                "configs/digits-variational-em.yaml",
+                "--seed_everything",
+                str(seed),
+                "--trainer.max_epochs",
+                "2",
+                "--trainer.default_root_dir",
+                str(tmp_path / str(k)),
+                *extra,
+            ]
+        )
         assert code == 0
         stacks.append(load(tmp_path / str(k) / "0001" / "checkpoints" / "last.ckpt"))
     a, b, c = (stack.state_dict() for stack in stacks)

@@ -29,8 +29,10 @@ def ar1(phi, steps=2000, n=50, features=3):
 def test_autocorrelation_is_the_sum_over_pairs():
     values = torch.randn(12, 5, 3, dtype=torch.float64)
     centred = values - values.mean((0, 1))
-    direct = [sum((centred[s] * centred[s + t]).sum() for s in range(12 - t)) / (12 - t)
-              for t in range(12)]
+    direct = [
+        sum((centred[s] * centred[s + t]).sum() for s in range(12 - t)) / (12 - t)
+        for t in range(12)
+    ]
     assert torch.allclose(autocorrelation(values), torch.stack(direct) / direct[0], atol=1e-12)
 
 
@@ -64,8 +66,8 @@ def test_chains_stuck_in_their_modes_are_worth_one_draw_each():
 
 def test_class_switches_are_counted():
     labels = torch.zeros(101, 4, dtype=torch.long)
-    labels[50:, 0] = 1                      # one switch
-    labels[::2, 1] = 3                      # one at every step
+    labels[50:, 0] = 1  # one switch
+    labels[::2, 1] = 3  # one at every step
     assert class_switches(labels) == pytest.approx((1 + 100) / 4)
     assert class_switches(labels, per=10) == pytest.approx((1 + 100) / 40)
 
@@ -128,27 +130,36 @@ def test_signal_dimensions_of_a_linear_gaussian_model_are_its_rank():
 
 
 def test_information_does_not_depend_on_units():
-    sigma, means, scale = torch.rand(5) + 0.1, torch.randn(200, 5), torch.tensor([1, 10, 0.1, 3, 7.0])
+    sigma, means, scale = (
+        torch.rand(5) + 0.1,
+        torch.randn(200, 5),
+        torch.tensor([1, 10, 0.1, 3, 7.0]),
+    )
     a, b = signal_dimensions(sigma, means), signal_dimensions(sigma * scale, means * scale)
     assert a.count == b.count and torch.allclose(a.information, b.information, atol=1e-6)
 
 
-@pytest.mark.parametrize(("sigma", "count"), [(torch.full((6,), 0.2), 6), (torch.ones(6), 0),
-                                              (torch.full((6,), 1.3), 0)])
+@pytest.mark.parametrize(
+    ("sigma", "count"),
+    [(torch.full((6,), 0.2), 6), (torch.ones(6), 0), (torch.full((6,), 1.3), 0)],
+)
 def test_all_signal_and_all_noise_have_an_answer(sigma, count):
     assert signal_dimensions(sigma).count == count
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: autocorrelation(torch.zeros(1, 3, 2)), "two states"),
-    (lambda: autocorrelation(torch.full((5, 2), float("nan"))), "NaN"),
-    (lambda: effective_sample_size(torch.ones(5, 2)), "never vary"),
-    (lambda: class_switches(torch.zeros(1, 3)), "two states"),
-    (lambda: nearest_neighbour_sigma(torch.zeros(1, 3)), "two rows"),
-    (lambda: nearest_neighbour_sigma(torch.zeros(4, 3), quantile=1.5), "quantile=1.5"),
-    (lambda: signal_dimensions(torch.tensor([0.5, 0.0])), "positive"),
-    (lambda: signal_dimensions(torch.ones(3), torch.ones(5, 2)), "means has shape"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: autocorrelation(torch.zeros(1, 3, 2)), "two states"),
+        (lambda: autocorrelation(torch.full((5, 2), float("nan"))), "NaN"),
+        (lambda: effective_sample_size(torch.ones(5, 2)), "never vary"),
+        (lambda: class_switches(torch.zeros(1, 3)), "two states"),
+        (lambda: nearest_neighbour_sigma(torch.zeros(1, 3)), "two rows"),
+        (lambda: nearest_neighbour_sigma(torch.zeros(4, 3), quantile=1.5), "quantile=1.5"),
+        (lambda: signal_dimensions(torch.tensor([0.5, 0.0])), "positive"),
+        (lambda: signal_dimensions(torch.ones(3), torch.ones(5, 2)), "means has shape"),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
@@ -172,8 +183,9 @@ def test_figures(tmp_path):
         "field": field,
         "spectrum": plots.spectrum(spectrum.sigma, spectrum.count),
         "bare": plots.spectrum(torch.rand(20)),
-        "chain": plots.autocorrelation({"a": autocorrelation(ar1(0.9, 100)),
-                                        "b": autocorrelation(ar1(0.1, 100))}),
+        "chain": plots.autocorrelation(
+            {"a": autocorrelation(ar1(0.9, 100)), "b": autocorrelation(ar1(0.1, 100))}
+        ),
     }
     for name, figure in figures.items():
         assert plots.save(figure, tmp_path / f"{name}.png").stat().st_size > 5000

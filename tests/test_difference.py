@@ -30,11 +30,15 @@ def gradients(rule, batch, names=None):
     """d (sum of the losses) / d parameter, by name."""
     rule.zero_grad()
     sum(rule.losses(batch).values()).backward()
-    return {name: p.grad for name, p in rule.stack.named_parameters()
-            if p.grad is not None and (names is None or name in names)}
+    return {
+        name: p.grad
+        for name, p in rule.stack.named_parameters()
+        if p.grad is not None and (names is None or name in names)
+    }
 
 
 # -- Algorithm 1 -------------------------------------------------------------------------------------
+
 
 def algorithm_1(made, x, y, step, sigma, difference, generator):
     """Losses by the letter of the thesis; targets are values, not displacements."""
@@ -47,7 +51,9 @@ def algorithm_1(made, x, y, step, sigma, difference, generator):
     losses["label_f_4"] = -torch.log_softmax(logits, 1)[torch.arange(len(y)), y].mean()
     values = [layer.detach() for layer in h]
     top = values[3].clone().requires_grad_()
-    total = -torch.log_softmax(f[-1](top), 1)[torch.arange(len(y)), y].sum()  # each example's own loss
+    total = -torch.log_softmax(f[-1](top), 1)[
+        torch.arange(len(y)), y
+    ].sum()  # each example's own loss
     h_hat = {3: (top - step * torch.autograd.grad(total, top)[0]).detach()}
     for i in (3, 2):
         h_hat[i - 1] = g[i - 1](h_hat[i]).detach()
@@ -56,8 +62,13 @@ def algorithm_1(made, x, y, step, sigma, difference, generator):
     for i in (1, 2, 3):
         losses[f"target_f_{i}"] = (h[i] - h_hat[i]).square().sum(1).mean()
     for i in (2, 3):
-        noisy = values[i - 1] + sigma[i - 2] * torch.randn(values[i - 1].shape, generator=generator).double()
-        losses[f"inverse_g_{i}"] = (g[i - 1](f[i - 1](noisy).detach()) - noisy).square().sum(1).mean()
+        noisy = (
+            values[i - 1]
+            + sigma[i - 2] * torch.randn(values[i - 1].shape, generator=generator).double()
+        )
+        losses[f"inverse_g_{i}"] = (
+            (g[i - 1](f[i - 1](noisy).detach()) - noisy).square().sum(1).mean()
+        )
     return losses
 
 
@@ -73,8 +84,14 @@ def double():
 @pytest.mark.parametrize("kind", ["tanh", "bits"])
 def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
     made, (x, y) = network(kind), examples()
-    rule = seeded(DifferenceTargetPropRule(made, step=0.7, difference=difference, sigma=[0.3, 0.2], scaled=False))
-    expected = algorithm_1(made, x, y, 0.7, [0.3, 0.2], difference, torch.Generator().manual_seed(1))
+    rule = seeded(
+        DifferenceTargetPropRule(
+            made, step=0.7, difference=difference, sigma=[0.3, 0.2], scaled=False
+        )
+    )
+    expected = algorithm_1(
+        made, x, y, 0.7, [0.3, 0.2], difference, torch.Generator().manual_seed(1)
+    )
     found = rule.losses((x, y))
     assert set(found) == set(expected)
     for name, value in expected.items():
@@ -91,8 +108,10 @@ def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_scaled_losses_are_divided_by_twice_the_step(rounds):
     made, batch = network(), examples()
-    plain, scaled = (seeded(DifferenceTargetPropRule(made, step=0.2, scaled=s, rounds=rounds)).losses(batch)
-                     for s in (False, True))
+    plain, scaled = (
+        seeded(DifferenceTargetPropRule(made, step=0.2, scaled=s, rounds=rounds)).losses(batch)
+        for s in (False, True)
+    )
     for name, value in plain.items():
         factor = 1.0 / 0.4 if name.startswith("target") else 1.0
         assert torch.allclose(scaled[name], factor * value, rtol=1e-12), name
@@ -105,10 +124,13 @@ def test_targets_of_tiny_steps_keep_their_digits_in_single_precision():
     small = DifferenceTargetPropRule(made, step=1e-6).losses((x.float(), y))
     exact = DifferenceTargetPropRule(twin, step=1e-6).losses((x, y))
     for level in (1, 2, 3):
-        assert small[f"target_f_{level}"].item() == pytest.approx(exact[f"target_f_{level}"].item(), rel=1e-4)
+        assert small[f"target_f_{level}"].item() == pytest.approx(
+            exact[f"target_f_{level}"].item(), rel=1e-4
+        )
 
 
 # -- locality ----------------------------------------------------------------------------------------
+
 
 def owner(name):
     """'pairs.1.f.weight' -> 'f_2'."""
@@ -125,11 +147,16 @@ def test_no_gradient_crosses_a_layer(kind, options):
     assert len(terms) == 6
     for term, loss in terms.items():
         found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-        reached = {owner(name) for name, gradient in zip(names, found, strict=True) if gradient is not None}
+        reached = {
+            owner(name)
+            for name, gradient in zip(names, found, strict=True)
+            if gradient is not None
+        }
         assert reached == {"output" if term == "label_f_4" else term.split("_", 1)[1]}, term
 
 
 # -- relation to back-propagation --------------------------------------------------------------------
+
 
 def test_the_output_layer_learns_by_back_propagation_and_so_does_the_top_hidden_layer():
     made, batch = network(), examples()
@@ -157,9 +184,13 @@ def tied_linear_network():
 
 @pytest.mark.parametrize("step", [1e-3, 2.0])
 @pytest.mark.parametrize("made", [orthogonal_linear_network, tied_linear_network])
-def test_where_decoders_are_transposes_of_linear_layers_all_gradients_are_back_propagation_s(made, step):
+def test_where_decoders_are_transposes_of_linear_layers_all_gradients_are_back_propagation_s(
+    made, step
+):
     made, batch = made(), examples(features=5)
-    names = [name for name, _ in made.named_parameters() if ".f." in name or name.startswith("output")]
+    names = [
+        name for name, _ in made.named_parameters() if ".f." in name or name.startswith("output")
+    ]
     rule = DifferenceTargetPropRule(made, step=step, sigma=0.0)
     terms = {k: v for k, v in rule.losses(batch).items() if not k.startswith("inverse")}
     local = torch.autograd.grad(sum(terms.values()), [made.get_parameter(name) for name in names])
@@ -184,17 +215,26 @@ def test_gradients_tend_to_back_propagation_s_as_decoders_tend_to_transposes():
 @pytest.mark.parametrize("samples", [1, 4])
 def test_with_one_stochastic_layer_the_rule_is_the_straight_through_estimator(samples):
     made, batch = network("stochastic", (6, 5)), examples()
-    found, expected = ([gradients(seeded(rule), batch)[f"{name}.{kind}"]
-                        for name in ("pairs.0.f", "output") for kind in ("weight", "bias")]
-                       for rule in (DifferenceTargetPropRule(made, samples=samples),
-                                    StraightThroughRule(made, samples=samples)))
+    found, expected = (
+        [
+            gradients(seeded(rule), batch)[f"{name}.{kind}"]
+            for name in ("pairs.0.f", "output")
+            for kind in ("weight", "bias")
+        ]
+        for rule in (
+            DifferenceTargetPropRule(made, samples=samples),
+            StraightThroughRule(made, samples=samples),
+        )
+    )
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)
 
 
 def test_probabilities_have_targets_and_layers_above_see_draws():
     made, (x, y) = network("stochastic", (6, 5, 4)), examples()
-    terms = seeded(DifferenceTargetPropRule(made, step=0.7, sigma=0.0, scaled=False)).losses((x, y))
+    terms = seeded(DifferenceTargetPropRule(made, step=0.7, sigma=0.0, scaled=False)).losses(
+        (x, y)
+    )
     generator = torch.Generator().manual_seed(1)
     p1 = made.pairs[0].f(x)
     h1 = (torch.rand(p1.shape, generator=generator, dtype=p1.dtype) < p1).double()
@@ -206,18 +246,30 @@ def test_probabilities_have_targets_and_layers_above_see_draws():
     p1_hat = p1 + g(p2_hat) - g(p2)  # Eq. 3.30
     assert torch.allclose(terms["target_f_2"], (p2_hat - p2).square().sum(1).mean(), rtol=1e-10)
     assert torch.allclose(terms["target_f_1"], (p1_hat - p1).square().sum(1).mean(), rtol=1e-10)
-    assert torch.allclose(terms["inverse_g_2"], (g(p2) - h1).square().sum(1).mean(), rtol=1e-10)  # Eq. 3.31
+    assert torch.allclose(
+        terms["inverse_g_2"], (g(p2) - h1).square().sum(1).mean(), rtol=1e-10
+    )  # Eq. 3.31
 
 
-@pytest.mark.parametrize("pairs", [
-    lambda: [Pair(Affine(6, 4, "tanh"), Affine(4, 6)), InvertiblePair(4), InvertiblePair(4)],
-    lambda: [Pair(MLP(6, [7], 4, "tanh"), Affine(4, 6)), Pair(MLP(4, [5], 4, "tanh"), MLP(4, [5], 4, "tanh"))],
-    lambda: [TiedPair(6, 5, "tanh", "tanh"), TiedPair(5, 4, "tanh", "tanh")],
-])
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        lambda: [Pair(Affine(6, 4, "tanh"), Affine(4, 6)), InvertiblePair(4), InvertiblePair(4)],
+        lambda: [
+            Pair(MLP(6, [7], 4, "tanh"), Affine(4, 6)),
+            Pair(MLP(4, [5], 4, "tanh"), MLP(4, [5], 4, "tanh")),
+        ],
+        lambda: [TiedPair(6, 5, "tanh", "tanh"), TiedPair(5, 4, "tanh", "tanh")],
+    ],
+)
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_any_pairs_will_do(pairs, rounds):
-    rule = DifferenceTargetPropRule(Classifier(*pairs(), output=Affine(4, 3)).double(), rounds=rounds,
-                                    reconstruct=0.1 * (rounds - 1), lr_f=0.01)
+    rule = DifferenceTargetPropRule(
+        Classifier(*pairs(), output=Affine(4, 3)).double(),
+        rounds=rounds,
+        reconstruct=0.1 * (rounds - 1),
+        lr_f=0.01,
+    )
     batch, optimizer = examples(40), rule.configure_optimizers()
     label = f"label_f_{rule.stack.depth + 1}"
     before = rule.losses(batch)[label].item()
@@ -230,8 +282,11 @@ def test_any_pairs_will_do(pairs, rounds):
 
 # -- noise of the inverses ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("half_life", "progress", "level"), [
-    (None, 0.9, 0.4), (0.25, 0.0, 0.4), (0.25, 0.25, 0.2), (0.25, 1.0, 0.08)])
+
+@pytest.mark.parametrize(
+    ("half_life", "progress", "level"),
+    [(None, 0.9, 0.4), (0.25, 0.0, 0.4), (0.25, 0.25, 0.2), (0.25, 1.0, 0.08)],
+)
 def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level):
     rule = seeded(DifferenceTargetPropRule(network(), sigma=[0.9, 0.4], half_life=half_life))
     rule.progress = progress
@@ -244,45 +299,73 @@ def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level)
 
 # -- errors ------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: DifferenceTargetPropRule(deep_autoencoder([6, 4])), "stack=Stack has no output layer"),
-    (lambda: DifferenceTargetPropRule(network(), sigma=[0.1, 0.1, 0.1]), "sigma has 3 entries.* the 2 layers"),
-    (lambda: DifferenceTargetPropRule(network(), sigma=-0.1), "sigma=-0.1"),
-    (lambda: DifferenceTargetPropRule(network(), sigma=[0.1, float("nan")]), "sigma=nan"),
-    (lambda: DifferenceTargetPropRule(network(), step=0), "step=0"),
-    (lambda: DifferenceTargetPropRule(network(), step=-0.1), "step=-0.1"),
-    (lambda: DifferenceTargetPropRule(network(), half_life=0), "half_life=0"),
-    (lambda: DifferenceTargetPropRule(network(), rounds=0), "rounds=0"),
-    (lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False), "rounds=2.*difference=True"),
-    (lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False), "rounds=2 need difference=True"),
-    (lambda: DifferenceTargetPropRule(network(), reconstruct=0.1), "rounds >= 2"),
-    (lambda: DifferenceTargetPropRule(network(), reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
-    (lambda: DifferenceTargetPropRule(network(), schedule="alternate", warmup=5), "warmup=5"),
-    (lambda: DifferenceTargetPropRule(deep_classifier([6, 4], 3), warmup=5), "one hidden layer"),
-    (lambda: DifferenceTargetPropRule(network(), reconstruct=-1), "reconstruct=-1"),
-    (lambda: DifferenceTargetPropRule(network(), schedule="both"), "joint, alternate"),
-    (lambda: DifferenceTargetPropRule(network(), optimizer="lbfgs"), "adam, rmsprop, sgd"),
-    (lambda: DifferenceTargetPropRule(network(), samples=0), "samples=0"),
-    (lambda: DifferenceTargetPropRule(network(), eval_samples=0), "eval_samples=0"),
-    (lambda: DifferenceTargetPropRule(network(), lr_f=[0.1] * 3), "lr_f has 3 entries.* the 4 layers"),
-    (lambda: DifferenceTargetPropRule(network(), lr_g=[0.1] * 4), "lr_g has 4 entries.* the 3 layers"),
-])
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: DifferenceTargetPropRule(deep_autoencoder([6, 4])),
+            "stack=Stack has no output layer",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(network(), sigma=[0.1, 0.1, 0.1]),
+            "sigma has 3 entries.* the 2 layers",
+        ),
+        (lambda: DifferenceTargetPropRule(network(), sigma=-0.1), "sigma=-0.1"),
+        (lambda: DifferenceTargetPropRule(network(), sigma=[0.1, float("nan")]), "sigma=nan"),
+        (lambda: DifferenceTargetPropRule(network(), step=0), "step=0"),
+        (lambda: DifferenceTargetPropRule(network(), step=-0.1), "step=-0.1"),
+        (lambda: DifferenceTargetPropRule(network(), half_life=0), "half_life=0"),
+        (lambda: DifferenceTargetPropRule(network(), rounds=0), "rounds=0"),
+        (
+            lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False),
+            "rounds=2.*difference=True",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False),
+            "rounds=2 need difference=True",
+        ),
+        (lambda: DifferenceTargetPropRule(network(), reconstruct=0.1), "rounds >= 2"),
+        (lambda: DifferenceTargetPropRule(network(), reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
+        (lambda: DifferenceTargetPropRule(network(), schedule="alternate", warmup=5), "warmup=5"),
+        (
+            lambda: DifferenceTargetPropRule(deep_classifier([6, 4], 3), warmup=5),
+            "one hidden layer",
+        ),
+        (lambda: DifferenceTargetPropRule(network(), reconstruct=-1), "reconstruct=-1"),
+        (lambda: DifferenceTargetPropRule(network(), schedule="both"), "joint, alternate"),
+        (lambda: DifferenceTargetPropRule(network(), optimizer="lbfgs"), "adam, rmsprop, sgd"),
+        (lambda: DifferenceTargetPropRule(network(), samples=0), "samples=0"),
+        (lambda: DifferenceTargetPropRule(network(), eval_samples=0), "eval_samples=0"),
+        (
+            lambda: DifferenceTargetPropRule(network(), lr_f=[0.1] * 3),
+            "lr_f has 3 entries.* the 4 layers",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(network(), lr_g=[0.1] * 4),
+            "lr_g has 4 entries.* the 3 layers",
+        ),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("batch", "words"), [
-    ((torch.rand(4, 6),), "no labels"),
-    ((torch.rand(4, 6), torch.rand(4)), "torch.float32"),
-    ((torch.rand(4, 6), torch.ones(4, dtype=torch.bool)), "torch.bool"),
-    ((torch.rand(4, 6), torch.tensor([0, 1, 2, 3])), "from 0 to 3; the model has 3 classes"),
-    ((torch.rand(4, 6), torch.tensor([0, 1, 2, -1])), "from -1 to 2"),
-    ((torch.rand(4, 6), torch.tensor([0, 1, 2])), r"\(3,\).*\(4,\)"),
-    ((torch.rand(4, 6), torch.zeros(4, 1, dtype=torch.long)), r"\(4, 1\)"),
-    ((torch.rand(4, 7), torch.zeros(4, dtype=torch.long)), r"\(4, 7\)"),
-])
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ((torch.rand(4, 6),), "no labels"),
+        ((torch.rand(4, 6), torch.rand(4)), "torch.float32"),
+        ((torch.rand(4, 6), torch.ones(4, dtype=torch.bool)), "torch.bool"),
+        ((torch.rand(4, 6), torch.tensor([0, 1, 2, 3])), "from 0 to 3; the model has 3 classes"),
+        ((torch.rand(4, 6), torch.tensor([0, 1, 2, -1])), "from -1 to 2"),
+        ((torch.rand(4, 6), torch.tensor([0, 1, 2])), r"\(3,\).*\(4,\)"),
+        ((torch.rand(4, 6), torch.zeros(4, 1, dtype=torch.long)), r"\(4, 1\)"),
+        ((torch.rand(4, 7), torch.zeros(4, dtype=torch.long)), r"\(4, 7\)"),
+    ],
+)
 def test_bad_batches_are_refused_in_one_line(batch, words):
     rule = DifferenceTargetPropRule(deep_classifier(SIZES, 3))
     with pytest.raises(ValueError, match=words) as error:
@@ -292,5 +375,8 @@ def test_bad_batches_are_refused_in_one_line(batch, words):
 
 def test_labels_of_any_integer_type_will_do():
     rule, x = DifferenceTargetPropRule(deep_classifier(SIZES, 3), sigma=0.0), torch.rand(4, 6)
-    losses = [rule.losses((x, torch.tensor([0, 1, 2, 1], dtype=kind))) for kind in (torch.int64, torch.uint8, torch.int32)]
+    losses = [
+        rule.losses((x, torch.tensor([0, 1, 2, 1], dtype=kind)))
+        for kind in (torch.int64, torch.uint8, torch.int32)
+    ]
     assert losses[0] == losses[1] == losses[2]

@@ -28,9 +28,14 @@ class Wrong(ImageData):
         return splits, shape
 
 
-@pytest.mark.parametrize(("where", "words"), [
-    ("train", "labels of the train images holds labels from 5 to 14"), ("valid", "labels of the valid images"),
-    ("none", "no labels")])
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("train", "labels of the train images holds labels from 5 to 14"),
+        ("valid", "labels of the valid images"),
+        ("none", "no labels"),
+    ],
+)
 def test_wrong_labels_stop_training_before_the_first_update(where, words):
     rule = DifferenceTargetPropRule(deep_classifier([64, 8, 8]))
     with pytest.raises(ValueError, match=words):
@@ -53,7 +58,10 @@ class Watch(Callback):
         self.before = [snapshot(m) for m in self.maps(rule)]
 
     def on_train_batch_end(self, trainer, rule, *args):
-        changed = [not torch.equal(a, snapshot(m)) for a, m in zip(self.before, self.maps(rule), strict=True)]
+        changed = [
+            not torch.equal(a, snapshot(m))
+            for a, m in zip(self.before, self.maps(rule), strict=True)
+        ]
         self.moved.append(tuple(changed))
 
     @staticmethod
@@ -64,8 +72,14 @@ class Watch(Callback):
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_images(optimizer):
     watch, data = Watch(), Digits(batch_size=300)
-    rule = DifferenceTargetPropRule(deep_classifier([64, 20, 20]), schedule="alternate", optimizer=optimizer,
-                                    weight_decay_f=0.1, weight_decay_g=0.1, log_every=2)
+    rule = DifferenceTargetPropRule(
+        deep_classifier([64, 20, 20]),
+        schedule="alternate",
+        optimizer=optimizer,
+        weight_decay_f=0.1,
+        weight_decay_g=0.1,
+        log_every=2,
+    )
     t = trainer(max_epochs=2, callbacks=[watch])
     t.fit(rule, data)
     assert t.global_step == 12
@@ -79,7 +93,9 @@ def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_im
 
 def test_joint_training_moves_everything_in_every_batch():
     watch = Watch()
-    trainer(callbacks=[watch]).fit(DifferenceTargetPropRule(deep_classifier([64, 20, 20])), Digits(batch_size=300))
+    trainer(callbacks=[watch]).fit(
+        DifferenceTargetPropRule(deep_classifier([64, 20, 20])), Digits(batch_size=300)
+    )
     assert watch.moved == 3 * [(True,) * 4]
 
 
@@ -87,8 +103,13 @@ def test_joint_training_moves_everything_in_every_batch():
 def test_alternate_training_resumes_in_the_middle_of_an_epoch(tmp_path, step):
     def fit(seed, path=None, **options):
         torch.manual_seed(seed)
-        rule = DifferenceTargetPropRule(deep_classifier([64, 12, 8], stochastic=True), schedule="alternate", samples=2,
-                                        half_life=0.1, input_corruption=GaussianNoise(0.1))
+        rule = DifferenceTargetPropRule(
+            deep_classifier([64, 12, 8], stochastic=True),
+            schedule="alternate",
+            samples=2,
+            half_life=0.1,
+            input_corruption=GaussianNoise(0.1),
+        )
         t = trainer(max_epochs=2, **options)
         t.fit(rule, Digits(batch_size=300), ckpt_path=path)
         assert t.global_step == 12
@@ -116,11 +137,19 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize(("kind", "options", "epochs"), [
-    ("stochastic", {"samples": 3, "eval_samples": 10}, 25), ("bits", {"step": 0.3}, 15),
-    ("tanh", {"rounds": 3, "reconstruct": 0.1}, 8), ("tanh", {"schedule": "alternate", "scaled": False}, 8)])
+@pytest.mark.parametrize(
+    ("kind", "options", "epochs"),
+    [
+        ("stochastic", {"samples": 3, "eval_samples": 10}, 25),
+        ("bits", {"step": 0.3}, 15),
+        ("tanh", {"rounds": 3, "reconstruct": 0.1}, 8),
+        ("tanh", {"schedule": "alternate", "scaled": False}, 8),
+    ],
+)
 def test_every_kind_of_network_and_schedule_learns(kind, options, epochs):
-    rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60], **KINDS[kind]), lr_f=5e-3, **options)
+    rule = DifferenceTargetPropRule(
+        deep_classifier([64, 60, 60], **KINDS[kind]), lr_f=5e-3, **options
+    )
     before = rule.stack.pairs[0].f.weight.detach().clone()
     assert fit_digits(rule, epochs) < 0.2
     assert (rule.stack.pairs[0].f.weight - before).norm() > 0.1  # targets pass bits and draws

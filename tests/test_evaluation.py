@@ -20,11 +20,29 @@ def stack(digits):
 
 def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
     result = evaluation.evaluation(stack, digits, 60)
-    assert list(result["parzen"]) == ["model", "ancestral", "training images", "held-out images",
-                                      "k-means centroids", "mean image"]
+    assert list(result["parzen"]) == [
+        "model",
+        "ancestral",
+        "training images",
+        "held-out images",
+        "k-means centroids",
+        "mean image",
+    ]
     assert list(result["quality"]) == list(result["parzen"])[:-1]
-    for key in ("fid", "kid", "precision", "recall", "density", "coverage", "copying",
-                "copying_pixels", "iw_bound", "iw_bound_se", "parzen_ll", "ancestral_ll"):
+    for key in (
+        "fid",
+        "kid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "copying",
+        "copying_pixels",
+        "iw_bound",
+        "iw_bound_se",
+        "parzen_ll",
+        "ancestral_ll",
+    ):
         assert isinstance(result[key], float)
     assert result["fid"] == result["quality"]["model"]["fid"]
     assert (result["features"], result["classes"], result["confidence"]) == ("pixels", None, None)
@@ -84,7 +102,10 @@ def test_classifier_features_for_mnist_pixels_for_all_else(tmp_path):
 def test_classes_are_printed_where_there_are_some(stack, digits):
     result = evaluation.evaluation(stack, digits, 30)
     result["classes"] = [0.25, 0.75]
-    assert "classes 0 .. 1 of the model's samples, %: 25.0 75.0" in evaluation.evaluation_table(result)[-5:]
+    assert (
+        "classes 0 .. 1 of the model's samples, %: 25.0 75.0"
+        in evaluation.evaluation_table(result)[-5:]
+    )
 
 
 def test_evaluation_leaves_the_global_generator_alone(stack, digits):

@@ -8,8 +8,14 @@ from gendae.models import deep_autoencoder
 from gendae.priors import FactorialPrior
 from gendae.spec import build, describe
 
-UNITS = [["gaussian", 2], ["laplace", 1], ["logistic", 1], ["bernoulli", 2], ["sign", 1],
-         ["categorical", 3]]
+UNITS = [
+    ["gaussian", 2],
+    ["laplace", 1],
+    ["logistic", 1],
+    ["bernoulli", 2],
+    ["sign", 1],
+    ["categorical", 3],
+]
 
 
 def draws(n=4000):
@@ -19,10 +25,17 @@ def draws(n=4000):
     logistic = 2.0 + 0.3 * torch.logit(u[:, :1])
     bits = (torch.rand(n, 3) < torch.tensor([0.2, 0.9, 0.7])).double()
     kind = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), n, replacement=True)
-    return torch.cat([
-        torch.randn(n, 2, dtype=torch.float64) * torch.tensor([1.0, 3.0]) + 1.0, laplace, logistic,
-        bits[:, :2], 2 * bits[:, 2:] - 1, torch.nn.functional.one_hot(kind, 3),
-    ], 1)
+    return torch.cat(
+        [
+            torch.randn(n, 2, dtype=torch.float64) * torch.tensor([1.0, 3.0]) + 1.0,
+            laplace,
+            logistic,
+            bits[:, :2],
+            2 * bits[:, 2:] - 1,
+            torch.nn.functional.one_hot(kind, 3),
+        ],
+        1,
+    )
 
 
 @pytest.fixture
@@ -54,13 +67,20 @@ def test_maximum_likelihood(prior):
 def test_continuous_densities_integrate_to_one(law):
     prior = FactorialPrior(law).fit(draws()[:, 3:4])
     grid = torch.linspace(-15, 20, 40_001, dtype=torch.float64)[:, None]
-    assert torch.trapezoid(prior.log_prob(grid).exp(), grid[:, 0]).item() == pytest.approx(1, abs=1e-5)
+    assert torch.trapezoid(prior.log_prob(grid).exp(), grid[:, 0]).item() == pytest.approx(
+        1, abs=1e-5
+    )
 
 
 def test_discrete_probabilities_add_up_to_one():
     prior = FactorialPrior([["bernoulli", 2], ["sign", 1], ["categorical", 3]]).fit(draws()[:, 4:])
-    states = [torch.tensor([a, b, c, *row]).double() for a in (0, 1) for b in (0, 1) for c in (-1, 1)
-              for row in torch.eye(3).tolist()]
+    states = [
+        torch.tensor([a, b, c, *row]).double()
+        for a in (0, 1)
+        for b in (0, 1)
+        for c in (-1, 1)
+        for row in torch.eye(3).tolist()
+    ]
     assert prior.log_prob(torch.stack(states)).exp().sum().item() == pytest.approx(1.0)
 
 
@@ -68,8 +88,11 @@ def test_log_prob_is_the_sum_over_units(prior):
     h = draws(20)
     m, s = prior.location, prior.scale
     p = (-(h[:, 3] - m[3]) / s[3]).sigmoid()
-    expected = (Normal(m[:2], s[:2]).log_prob(h[:, :2]).sum(-1) + Laplace(m[2], s[2]).log_prob(h[:, 2])
-                + (p * (1 - p) / s[3]).log())
+    expected = (
+        Normal(m[:2], s[:2]).log_prob(h[:, :2]).sum(-1)
+        + Laplace(m[2], s[2]).log_prob(h[:, 2])
+        + (p * (1 - p) / s[3]).log()
+    )
     bits = torch.cat([h[:, 4:6], (h[:, 6:7] + 1) / 2], 1)
     expected += torch.where(bits == 1, m[4:7], 1 - m[4:7]).log().sum(-1)
     expected += (h[:, 7:] * m[7:]).sum(-1).log()
@@ -77,8 +100,9 @@ def test_log_prob_is_the_sum_over_units(prior):
 
 
 def test_score_is_the_gradient_of_log_prob(prior):
-    inner = torch.cat([draws(8)[:, :4], torch.full((8, 3), 0.4).double(),
-                       torch.full((8, 3), 1 / 3).double()], 1).requires_grad_()
+    inner = torch.cat(
+        [draws(8)[:, :4], torch.full((8, 3), 0.4).double(), torch.full((8, 3), 1 / 3).double()], 1
+    ).requires_grad_()
     (gradient,) = torch.autograd.grad(prior.log_prob(inner).sum(), inner)
     assert torch.allclose(prior.score(inner), gradient)
 
@@ -141,7 +165,9 @@ def test_laplace_cross_entropy_is_closed():
     grid = torch.linspace(-15, 15, 60_001, dtype=torch.float64)[:, None]
     weight = Normal(mean[0], v.sqrt()).log_prob(grid)[:, 0].exp()
     expected = torch.trapezoid(-weight * prior.log_prob(grid), grid[:, 0])
-    assert prior.cross_entropy(mean + 3, mean, v).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert prior.cross_entropy(mean + 3, mean, v).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def test_impossible_values_stay_improbable_but_possible():
@@ -160,18 +186,30 @@ def test_dead_units_leave_the_prior_usable():
     assert ((prior.reconstruct(h + 1.0) - 0.3)[:, 1:].abs() < 0.1 + 1.0).all()
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: FactorialPrior([["poisson", 2]]), "law in units='poisson'"),
-    (lambda: FactorialPrior([["gaussian", 0]]), "size of gaussian in units=0"),
-    (lambda: FactorialPrior([["categorical", 1]]), ">= 2"),
-    (lambda: FactorialPrior(target="median"), "mode, probability"),
-    (lambda: FactorialPrior([["gaussian", 3]]).fit(torch.rand(4, 2)), "3 features, but h_L has 2"),
-    (lambda: FactorialPrior("bernoulli").fit(torch.full((4, 2), 2.0)), "clamp or threshold"),
-    (lambda: FactorialPrior("categorical").fit(torch.ones(4, 2)), "add up to 1"),
-    (lambda: FactorialPrior([["sign", 2]], flat=True).log_prob(torch.full((1, 2), -1.5)), r"\[-1, 1\]"),
-    (lambda: FactorialPrior([["sign", 2]], flat=True).log_prob(torch.zeros(1, 3)), r"\(batch, 2\)"),
-    (lambda: FactorialPrior().log_prob(torch.zeros(1, 3)), "not fitted"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: FactorialPrior([["poisson", 2]]), "law in units='poisson'"),
+        (lambda: FactorialPrior([["gaussian", 0]]), "size of gaussian in units=0"),
+        (lambda: FactorialPrior([["categorical", 1]]), ">= 2"),
+        (lambda: FactorialPrior(target="median"), "mode, probability"),
+        (
+            lambda: FactorialPrior([["gaussian", 3]]).fit(torch.rand(4, 2)),
+            "3 features, but h_L has 2",
+        ),
+        (lambda: FactorialPrior("bernoulli").fit(torch.full((4, 2), 2.0)), "clamp or threshold"),
+        (lambda: FactorialPrior("categorical").fit(torch.ones(4, 2)), "add up to 1"),
+        (
+            lambda: FactorialPrior([["sign", 2]], flat=True).log_prob(torch.full((1, 2), -1.5)),
+            r"\[-1, 1\]",
+        ),
+        (
+            lambda: FactorialPrior([["sign", 2]], flat=True).log_prob(torch.zeros(1, 3)),
+            r"\(batch, 2\)",
+        ),
+        (lambda: FactorialPrior().log_prob(torch.zeros(1, 3)), "not fitted"),
+    ],
+)
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()

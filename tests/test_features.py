@@ -24,7 +24,9 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def file(tmp_path):
-    return save_feature_classifier(FeatureClassifier([8, 8], [2, 3], 5), tmp_path / "c.safetensors", {"seed": 1})
+    return save_feature_classifier(
+        FeatureClassifier([8, 8], [2, 3], 5), tmp_path / "c.safetensors", {"seed": 1}
+    )
 
 
 def test_a_saved_network_is_the_same_network(file):
@@ -59,11 +61,14 @@ def test_normalising_scales_features_and_leaves_logits():
     assert network.features(x).square().mean().item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (lambda data: data[:200], "damaged"),
-    (lambda data: data[:-8] + bytes(8), "checksum"),
-    (lambda data: b"no", "damaged"),
-])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[:200], "damaged"),
+        (lambda data: data[:-8] + bytes(8), "checksum"),
+        (lambda data: b"no", "damaged"),
+    ],
+)
 def test_a_damaged_file_is_refused(file, damage, words):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(CheckpointError, match=words):
@@ -87,13 +92,18 @@ def test_a_file_of_another_architecture_is_refused(tmp_path):
         load_feature_classifier(save_feature_classifier(network, tmp_path / "c.safetensors", {}))
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: FeatureClassifier([3, 8]), "4 x 4"), (lambda: FeatureClassifier(channels=[3]), "two conv"),
-    (lambda: FeatureClassifier(width=0), "width=0"), (lambda: FeatureClassifier(classes=0), "classes=0"),
-    (lambda: FeatureClassifier()(torch.rand(2, 64)), "784"),
-    (lambda: ClassifierTraining(FeatureClassifier(), lr=0.0), "lr=0.0"),
-    (lambda: save_feature_classifier(FeatureClassifier(), "c.pt", {}), "safetensors"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: FeatureClassifier([3, 8]), "4 x 4"),
+        (lambda: FeatureClassifier(channels=[3]), "two conv"),
+        (lambda: FeatureClassifier(width=0), "width=0"),
+        (lambda: FeatureClassifier(classes=0), "classes=0"),
+        (lambda: FeatureClassifier()(torch.rand(2, 64)), "784"),
+        (lambda: ClassifierTraining(FeatureClassifier(), lr=0.0), "lr=0.0"),
+        (lambda: save_feature_classifier(FeatureClassifier(), "c.pt", {}), "safetensors"),
+    ],
+)
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()
@@ -101,8 +111,15 @@ def test_bad_arguments(make, words):
 
 def test_training_learns_the_embedded_digits(digits):
     training = ClassifierTraining(FeatureClassifier([8, 8], [8, 16], 32), lr=5e-3)
-    trainer = Trainer(max_epochs=30, accelerator="cpu", logger=False, enable_checkpointing=False,
-                      enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0)
+    trainer = Trainer(
+        max_epochs=30,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
     trainer.fit(training, digits)
     assert trainer.test(training, digits, verbose=False)[0]["test/error"] < 0.06
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
@@ -124,8 +141,10 @@ def test_the_shipped_network_has_the_test_error_it_says(mnist):
     network = load_feature_classifier()
     x, y = mnist.split("test")
     with torch.no_grad():
-        wrong = sum((network(a).argmax(1) != b).sum().item()
-                    for a, b in zip(x.split(100), y.split(100), strict=True))
+        wrong = sum(
+            (network(a).argmax(1) != b).sum().item()
+            for a, b in zip(x.split(100), y.split(100), strict=True)
+        )
     assert wrong / len(x) == pytest.approx(network.facts["test_error"], abs=2e-4)
     assert network.facts["test_error"] < 0.01
     features = network.features(mnist.split("train").x[:500])

@@ -47,8 +47,17 @@ from tests.fuzz_files import (
 )
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-SMALL = ["digits-variational-em", "digits-targetprop", "digits-kl", "digits-joint-label", "digits-joint-halves", "digits-invertible",
-         "digits-optimized", "toy-kl", "toy-targetprop"]
+SMALL = [
+    "digits-variational-em",
+    "digits-targetprop",
+    "digits-kl",
+    "digits-joint-label",
+    "digits-joint-halves",
+    "digits-invertible",
+    "digits-optimized",
+    "toy-kl",
+    "toy-targetprop",
+]
 #: What a message may name instead of what was typed: the option that is lacking, or what the model is.
 LACKS = ("JointStack", "Classifier", "modalit")
 odd = INDICES.map(lambda i: copy.deepcopy(ODD[i]))
@@ -90,7 +99,22 @@ def test_images(file):
 
 
 @fuzz("labels")
-@given(files((".npy", ".npz", "-two.npz", "-empty.npz", "-ubyte", "-ubyte.gz", "-promise.npy", "-promise-ubyte.gz"), labels()), st.sampled_from([4, 4, 4, 0, 5]))
+@given(
+    files(
+        (
+            ".npy",
+            ".npz",
+            "-two.npz",
+            "-empty.npz",
+            "-ubyte",
+            "-ubyte.gz",
+            "-promise.npy",
+            "-promise-ubyte.gz",
+        ),
+        labels(),
+    ),
+    st.sampled_from([4, 4, 4, 0, 5]),
+)
 def test_labels(file, n):
     name, content = file
     with folder_with({name: content}) as folder:
@@ -99,20 +123,38 @@ def test_labels(file, n):
 
 
 @fuzz("modalities")
-@given(st.dictionaries(st.sampled_from(["a", "b", "label"]), files((".npy", ".npy", ".npy", "-promise.npy", "-two.npz"),
-                                                                         st.one_of(arrays(), labels(12))), min_size=1, max_size=2),
-       st.lists(st.sampled_from([*PARTS, "x"]), min_size=1, max_size=2))
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "label"]),
+        files(
+            (".npy", ".npy", ".npy", "-promise.npy", "-two.npz"), st.one_of(arrays(), labels(12))
+        ),
+        min_size=1,
+        max_size=2,
+    ),
+    st.lists(st.sampled_from([*PARTS, "x"]), min_size=1, max_size=2),
+)
 def test_modalities(named, parts):
     stored = {f"{key}-{name}": content for key, (name, content) in named.items()}
     with folder_with(stored) as folder:
         paths = {key: str(folder / f"{key}-{name}") for key, (name, _) in named.items()}
         outcome("modalities", lambda: splits(Arrays(paths)), [*stored, *named, "examples"])
         first = next(iter(paths.values()))
-        outcome("modalities", lambda: splits(Multimodal(Images(first), parts)), [*stored, *parts, "labels", "Multimodal", "Images"])
+        outcome(
+            "modalities",
+            lambda: splits(Multimodal(Images(first), parts)),
+            [*stored, *parts, "labels", "Multimodal", "Images"],
+        )
 
 
 @fuzz("folders")
-@given(st.dictionaries(st.integers(0, 9).map(str), files((".png", ".jpg", ".gif", ".npy", ".tiff", ".bmp")), max_size=3))
+@given(
+    st.dictionaries(
+        st.integers(0, 9).map(str),
+        files((".png", ".jpg", ".gif", ".npy", ".tiff", ".bmp")),
+        max_size=3,
+    )
+)
 def test_folders(named):
     with folder_with({key + name: content for key, (name, content) in named.items()}) as folder:
         found = outcome("folders", lambda: read_images(folder), [folder.name])
@@ -121,34 +163,84 @@ def test_folders(named):
 
 
 @fuzz("masks")
-@given(st.sampled_from([*MASKS, "", "x", None, 3]), st.one_of(st.tuples(st.integers(-2, 9), st.integers(-2, 9)), odd),
-       st.one_of(st.integers(-3, 3), odd), st.sampled_from([torch.ones(64), torch.ones(2, 64, dtype=torch.bool),
-       torch.zeros(1, 64, dtype=torch.bool), torch.tensor(True), torch.arange(64) < 9, torch.ones(64, dtype=torch.int64)]))
+@given(
+    st.sampled_from([*MASKS, "", "x", None, 3]),
+    st.one_of(st.tuples(st.integers(-2, 9), st.integers(-2, 9)), odd),
+    st.one_of(st.integers(-3, 3), odd),
+    st.sampled_from(
+        [
+            torch.ones(64),
+            torch.ones(2, 64, dtype=torch.bool),
+            torch.zeros(1, 64, dtype=torch.bool),
+            torch.tensor(True),
+            torch.arange(64) < 9,
+            torch.ones(64, dtype=torch.int64),
+        ]
+    ),
+)
 def test_masks(name, shape, seed, mask):
     found = outcome("masks", lambda: named_mask(name, shape, seed), ["mask", "shape", "seed"])
     if found is not None:
         assert found.dtype == torch.bool
         assert found.shape == (shape[0] * shape[1],)
     stack, x = load(models()["plain"]), torch.rand(2, 64)
-    mask = torch.zeros(shape, dtype=torch.bool) if isinstance(shape, tuple) and min(shape) >= 0 else mask
+    mask = (
+        torch.zeros(shape, dtype=torch.bool)
+        if isinstance(shape, tuple) and min(shape) >= 0
+        else mask
+    )
     filled = outcome("masks", lambda: inpaint(stack, x, mask, seed=seed), ["mask", "seed"])
     assert filled is None or filled.shape == x.shape
 
 
 @fuzz("answers")
-@given(st.one_of(st.integers(1, 3), st.sampled_from([0, -1, math.nan, math.inf, None, "x", [2]])), st.integers(-1, 3),
-       st.sampled_from([None, "generate", "ancestral", "chain", "joint", "level", "", "é"]),
-       st.sampled_from(["image", "label", "x"]), st.sampled_from([torch.zeros(2, 64), torch.tensor([1, 3]), torch.zeros(0, 64),
-       torch.tensor(1), torch.full((2, 64), math.nan), torch.eye(10)[:2], torch.tensor([11, 1]), torch.zeros(2, 64, dtype=torch.bool),
-       torch.zeros(2, 64, dtype=torch.complex64), torch.tensor([-1, 1])]),
-       st.sampled_from([None, torch.ones(64, dtype=torch.bool), torch.zeros(2, 64, dtype=torch.bool), torch.ones(10), torch.tensor(True)]))
+@given(
+    st.one_of(st.integers(1, 3), st.sampled_from([0, -1, math.nan, math.inf, None, "x", [2]])),
+    st.integers(-1, 3),
+    st.sampled_from([None, "generate", "ancestral", "chain", "joint", "level", "", "é"]),
+    st.sampled_from(["image", "label", "x"]),
+    st.sampled_from(
+        [
+            torch.zeros(2, 64),
+            torch.tensor([1, 3]),
+            torch.zeros(0, 64),
+            torch.tensor(1),
+            torch.full((2, 64), math.nan),
+            torch.eye(10)[:2],
+            torch.tensor([11, 1]),
+            torch.zeros(2, 64, dtype=torch.bool),
+            torch.zeros(2, 64, dtype=torch.complex64),
+            torch.tensor([-1, 1]),
+        ]
+    ),
+    st.sampled_from(
+        [
+            None,
+            torch.ones(64, dtype=torch.bool),
+            torch.zeros(2, 64, dtype=torch.bool),
+            torch.ones(10),
+            torch.tensor(True),
+        ]
+    ),
+)
 def test_answers(n, seed, sampler, name, value, mask):
-    x = outcome("answers", lambda: generate(load(models()["plain"]), n, sampler, seed), ["n", "seed", "sample", "sampler", "sampled"])
+    x = outcome(
+        "answers",
+        lambda: generate(load(models()["plain"]), n, sampler, seed),
+        ["n", "seed", "sample", "sampler", "sampled"],
+    )
     assert x is None or (x.shape == (n, 64) and bool(torch.isfinite(x).all()))
     joint, masks = load(models()["joint"]), None if mask is None else {name: mask}
-    found = outcome("answers", lambda: complete(joint, {name: value}, masks, n, seed=seed), [name, "n", "seed", "mask"])
+    found = outcome(
+        "answers",
+        lambda: complete(joint, {name: value}, masks, n, seed=seed),
+        [name, "n", "seed", "mask"],
+    )
     if found is not None:
-        assert all(len(part) == len(value) * int(n) and bool(torch.isfinite(part).all()) for part in found.values.values())
+        assert all(
+            len(part) == len(value) * int(n) and bool(torch.isfinite(part).all())
+            for part in found.values.values()
+        )
 
 
 def named_in(data):
@@ -183,9 +275,20 @@ def configuration(name):
     return {key: config[key] for key in ("trainer", "model", "data")}
 
 
-CLASSIFIER = {"trainer": {"max_epochs": 1}, "data": {"class_path": "gendae.data.Digits"},
-              "model": {"class_path": "gendae.rules.DifferenceTargetPropRule", "init_args": {"lr_f": [0.01, 0.01], "stack": {
-                  "class_path": "gendae.models.deep_classifier", "init_args": {"sizes": [64, 12], "classes": 10}}}}}
+CLASSIFIER = {
+    "trainer": {"max_epochs": 1},
+    "data": {"class_path": "gendae.data.Digits"},
+    "model": {
+        "class_path": "gendae.rules.DifferenceTargetPropRule",
+        "init_args": {
+            "lr_f": [0.01, 0.01],
+            "stack": {
+                "class_path": "gendae.models.deep_classifier",
+                "init_args": {"sizes": [64, 12], "classes": 10},
+            },
+        },
+    },
+}
 
 
 @st.composite
@@ -211,7 +314,11 @@ def checked(path):
 @given(configurations())
 def test_configurations(text):
     with folder_with({"c.yaml": text}) as folder:
-        outcome("configurations", lambda: checked(folder / "c.yaml"), ["--config", "c.yaml", "Digits", "Toys2D"])
+        outcome(
+            "configurations",
+            lambda: checked(folder / "c.yaml"),
+            ["--config", "c.yaml", "Digits", "Toys2D"],
+        )
 
 
 @fuzz("trainings")
@@ -219,10 +326,30 @@ def test_configurations(text):
 def test_trainings(text):
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "c.yaml").write_bytes(text)
-        command("trainings", Path(name), [
-            "fit", "--config", "c.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2",
-            "--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
-            "--trainer.check_val_every_n_epoch", "1", "--parzen.n", "20"], [*text.decode("latin-1").split(), *LACKS, *REGISTRY])
+        command(
+            "trainings",
+            Path(name),
+            [
+                "fit",
+                "--config",
+                "c.yaml",
+                "--trainer.max_epochs",
+                "1",
+                "--trainer.limit_train_batches",
+                "2",
+                "--trainer.limit_val_batches",
+                "1",
+                "--trainer.enable_progress_bar",
+                "false",
+                "--trainer.enable_model_summary",
+                "false",
+                "--trainer.check_val_every_n_epoch",
+                "1",
+                "--parzen.n",
+                "20",
+            ],
+            [*text.decode("latin-1").split(), *LACKS, *REGISTRY],
+        )
 
 
 @fuzz("commands")
@@ -277,31 +404,50 @@ def test_a_huge_label_makes_no_huge_column(tmp_path):
         Arrays({"label": tmp_path / "y.npy"}).setup()
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (nested(3000), "nested too deep"),
-    ({"type": "Affine", "in_features": math.inf, "out_features": 2}, "in_features=inf"),
-    ({"type": "Affine", "in_features": 10**400, "out_features": 2}, "Affine: "),
-    ({"type": "Affine", "in_features": 2**40, "out_features": 2**20}, "Affine: "),
-    ({"type": "Stack", "pairs": [3]}, "Stack: "),
-    ({"type": "Stack", "pairs": 3}, "Stack: "),
-    ({"type": "FlipNoise", "probability": "x"}, "FlipNoise: "),
-    ({"type": "Junction"}, "Junction: "),
-    ({"type": "MLP", "in_features": "x", "hidden": [], "out_features": 2}, "MLP: invalid literal"),
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (nested(3000), "nested too deep"),
+        ({"type": "Affine", "in_features": math.inf, "out_features": 2}, "in_features=inf"),
+        ({"type": "Affine", "in_features": 10**400, "out_features": 2}, "Affine: "),
+        ({"type": "Affine", "in_features": 2**40, "out_features": 2**20}, "Affine: "),
+        ({"type": "Stack", "pairs": [3]}, "Stack: "),
+        ({"type": "Stack", "pairs": 3}, "Stack: "),
+        ({"type": "FlipNoise", "probability": "x"}, "FlipNoise: "),
+        ({"type": "Junction"}, "Junction: "),
+        (
+            {"type": "MLP", "in_features": "x", "hidden": [], "out_features": 2},
+            "MLP: invalid literal",
+        ),
+    ],
+)
 def test_descriptions_that_are_refused(data, words):
     with bounded_memory(), pytest.raises(ValueError, match=words):
         build(data)
 
 
-@pytest.mark.parametrize("arguments", [["sample", "digits-variational-em", "--seed", str(2**70)],
-                                       ["filters", "digits-variational-em", "--seed", str(-2**70)],
-                                       ["sample", "digits-variational-em", "--device", "meta"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "digits-variational-em", "--seed", str(2**70)],
+        ["filters", "digits-variational-em", "--seed", str(-(2**70))],
+        ["sample", "digits-variational-em", "--device", "meta"],
+    ],
+)
 def test_seeds_and_devices_that_cannot_be_used(arguments, tmp_path):
     assert command("commands", tmp_path, arguments) == 2
 
 
-@pytest.mark.parametrize("text", [b"model: {class_path: [1]}\ndata: 1", b"model: {class_path: x}\ndata: 1\ntrainer: null", b"[" * 3000 + b"]" * 3000,
-                                  b"a: \x00", b"a: 2020-99-99"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"model: {class_path: [1]}\ndata: 1",
+        b"model: {class_path: x}\ndata: 1\ntrainer: null",
+        b"[" * 3000 + b"]" * 3000,
+        b"a: \x00",
+        b"a: 2020-99-99",
+    ],
+)
 def test_configurations_that_are_refused(text, tmp_path):
     (tmp_path / "c.yaml").write_bytes(text)
     with pytest.raises(ValueError, match="c.yaml") as error:
@@ -315,11 +461,28 @@ def test_a_configuration_that_is_no_text_is_named(tmp_path):
 
 
 def test_a_model_of_another_width_than_the_data_is_refused(tmp_path):
-    fit = ["fit", "--config", str(CONFIGS / "digits-variational-em.yaml"), "--model.stack.sizes", "[63, 9, 4]"]
-    assert command("trainings", tmp_path, [*fit, "--trainer.enable_progress_bar", "false"], ["x has shape"]) == 2
+    fit = [
+        "fit",
+        "--config",
+        str(CONFIGS / "digits-variational-em.yaml"),
+        "--model.stack.sizes",
+        "[63, 9, 4]",
+    ]
+    assert (
+        command(
+            "trainings",
+            tmp_path,
+            [*fit, "--trainer.enable_progress_bar", "false"],
+            ["x has shape"],
+        )
+        == 2
+    )
 
 
-@pytest.mark.parametrize("options", [{"n": 1.5}, {"n": 1, "seed": 2**70}, {"n": 1, "seed": True}, {"n": 1, "sampler": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"n": 1.5}, {"n": 1, "seed": 2**70}, {"n": 1, "seed": True}, {"n": 1, "sampler": True}],
+)
 def test_samples_that_should_be_refused(options):
     with pytest.raises(ValueError, match="=") as error:
         generate(load(models()["plain"]), **options)

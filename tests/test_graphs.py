@@ -26,8 +26,11 @@ from tests.test_rules import trainer
 SIZES = [64, 20, 8]
 RULES = {
     "VariationalEMRule": lambda: VariationalEMRule(deep_autoencoder(SIZES), warmup=8),
-    "KLRule": lambda: KLRule(deep_autoencoder(SIZES, ["softplus", "linear"], noise=0.3,
-                                              prior=GaussianPrior("identity", 1.0))),
+    "KLRule": lambda: KLRule(
+        deep_autoencoder(
+            SIZES, ["softplus", "linear"], noise=0.3, prior=GaussianPrior("identity", 1.0)
+        )
+    ),
     "TargetPropRule": lambda: TargetPropRule(deep_autoencoder(SIZES), warmup=5),
     "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(deep_classifier(SIZES), warmup=4),
     "BackStepRule": lambda: BackStepRule(deep_autoencoder([64, 20], ["sigmoid"])),
@@ -60,7 +63,15 @@ def test_a_static_fit_equals_a_plain_one(name):
 class Watch(TorchDispatchMode):
     """Records operations with their shapes; those that wait for a value of the device are refused."""
 
-    WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal", "unique", "masked_select")
+    WAITING = (
+        "_local_scalar_dense",
+        "nonzero",
+        "is_nonzero",
+        "item",
+        "equal",
+        "unique",
+        "masked_select",
+    )
 
     def __init__(self):
         super().__init__()
@@ -70,7 +81,9 @@ class Watch(TorchDispatchMode):
         name = func.overloadpacket.__name__
         assert name not in self.WAITING, f"{func} waits for the device"
         out = func(*args, **(kwargs or {}))
-        self.operations.append((str(func), tuple(out.shape) if isinstance(out, torch.Tensor) else None))
+        self.operations.append(
+            (str(func), tuple(out.shape) if isinstance(out, torch.Tensor) else None)
+        )
         return out
 
 
@@ -78,7 +91,9 @@ class Watch(TorchDispatchMode):
 def test_two_updates_of_a_phase_launch_the_same_operations_and_wait_for_nothing(name):
     rule = RULES[name]()
     rule.generator = torch.Generator().manual_seed(0)
-    rule._trainer = type("T", (), {"world_size": 1})()  # labels of a Trainer's batches have been looked at before
+    rule._trainer = type(
+        "T", (), {"world_size": 1}
+    )()  # labels of a Trainer's batches have been looked at before
     rule.updates = 100
     rule.manual_backward = lambda loss: loss.backward()
     update, seen = StaticUpdate(rule), []
@@ -129,18 +144,31 @@ def test_what_cannot_be_repeated_runs_as_it_is():
     assert TargetPropRule(small_stack()).phase() == ()
 
 
-@pytest.mark.parametrize("noise", [GaussianNoise(0.5, decay=0.2), GaussianNoise(0.5, half_life=0.3),
-                                   RelativeNoise(0.4, decay=0.5), GaussianNoise(0.0)])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        GaussianNoise(0.5, decay=0.2),
+        GaussianNoise(0.5, half_life=0.3),
+        RelativeNoise(0.4, decay=0.5),
+        GaussianNoise(0.0),
+    ],
+)
 def test_noise_follows_progress_as_a_tensor(noise):
     h = torch.rand(6, 5, dtype=torch.float64)
-    a, b = (noise(h, progress, torch.Generator().manual_seed(0))
-            for progress in (0.7, torch.tensor(0.7, dtype=torch.float64)))
+    a, b = (
+        noise(h, progress, torch.Generator().manual_seed(0))
+        for progress in (0.7, torch.tensor(0.7, dtype=torch.float64))
+    )
     assert torch.allclose(a, b, atol=1e-12)
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"precision": "bf16-mixed"}, "precision='bf16-mixed'"), ({"precision": "16-mixed"}, "static updates"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "bf16-mixed"}, "precision='bf16-mixed'"),
+        ({"precision": "16-mixed"}, "static updates"),
+    ],
+)
 def test_what_a_recording_cannot_hold_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         trainer(callbacks=[Graphs()], **options).fit(RULES["VariationalEMRule"](), Digits())
@@ -163,4 +191,7 @@ def test_compiled_inference_runs_the_same_loop():
         a, b = plain(stack, x, steps=steps), compiled(stack, x, steps=steps)
         assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(a, b, strict=True))
     mask = torch.arange(8) < 4
-    assert all(torch.equal(p, q) for p, q in zip(plain(stack, x, mask), compiled(stack, x, mask), strict=True))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(plain(stack, x, mask), compiled(stack, x, mask), strict=True)
+    )

@@ -28,7 +28,9 @@ def fixed_point(stack, feedback, x, gamma, label=None):
         for _ in range(300):
             new = [x, *(layer.preactivation(h[level]) for level, layer in enumerate(f))]
             for level in range(1, top):
-                new[level] = f[level - 1].s(new[level] + gamma * h[level + 1] @ feedback[level + 1].T)
+                new[level] = f[level - 1].s(
+                    new[level] + gamma * h[level + 1] @ feedback[level + 1].T
+                )
             new[top] = torch.softmax(new[top], 1) if label is None else label
             h = new
     return h
@@ -67,7 +69,9 @@ def test_two_phase_gradients_tend_to_backprop(rule, activation, depth):
     true, errors = true_gradients(stack, data), []
     for gamma in (1e-2, 1e-3, 1e-4):
         found = gradients(rule(stack, gamma=gamma), data)
-        errors.append([(a[0] - b[0]).norm() / b[0].norm() for a, b in zip(found, true, strict=True)])
+        errors.append(
+            [(a[0] - b[0]).norm() / b[0].norm() for a, b in zip(found, true, strict=True)]
+        )
     for coarse, middle, fine in zip(*errors, strict=True):
         assert coarse < 0.2
         assert 7 < coarse / middle < 14 and 9 < middle / fine < 11
@@ -131,7 +135,9 @@ def test_sweeps_compute_only_what_moves(rule, monkeypatch):
     """Products with weights: M up; then in each sweep L down, M - 1 up when free and M - 2 when clamped."""
     stack, data = network((7, 6, 5, 8)), batch()
     calls, linear = [], F.linear
-    monkeypatch.setattr(F, "linear", lambda h, w, b=None: calls.append(w.shape[1]) or linear(h, w, b))
+    monkeypatch.setattr(
+        F, "linear", lambda h, w, b=None: calls.append(w.shape[1]) or linear(h, w, b)
+    )
     r = rule(stack, sweeps=5)
     h, a = r.minus(data[0])
     r.plus(h, a, data[1])
@@ -144,5 +150,7 @@ def test_two_phase_arguments(rule):
     for arguments in ({"gamma": 0.0}, {"gamma": 1.5}, {"gamma": float("nan")}, {"sweeps": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(arguments))}="):
             rule(network(), **arguments)
-    with pytest.raises(ValueError, match=r"gamma=1e-06: a weight of the feedback in \[5.2e-05, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"gamma=1e-06: a weight of the feedback in \[5.2e-05, 1\]"
+    ):
         rule(network((7, *[6] * 7)), gamma=1e-6)

@@ -85,8 +85,11 @@ def test_gradient_step_is_eq_8(q_weight):
     x = torch.rand(3, 8).double()
     p1, p2 = stack.pairs
     h1, h2 = (h.detach().requires_grad_() for h in stack.encode(x)[1:])
-    j1 = (p1.p(h1).log_prob(x).sum() + p2.p(h2).log_prob(h1).sum()
-          + q_weight * (p1.q(x).log_prob(h1).sum() + p2.q(h1).log_prob(h2).sum()))
+    j1 = (
+        p1.p(h1).log_prob(x).sum()
+        + p2.p(h2).log_prob(h1).sum()
+        + q_weight * (p1.q(x).log_prob(h1).sum() + p2.q(h1).log_prob(h2).sum())
+    )
     expected = h1 + 0.1 * torch.autograd.grad(j1, h1)[0]
     got = GradientInference(steps=1, delta=0.1, q_weight=q_weight)(stack, x)
     assert torch.allclose(got[1], expected)
@@ -101,17 +104,24 @@ def test_rewarding_every_q_keeps_h_near_its_path():
         spread[every] = (path[-1][1] - path[-2][1]).norm().item()
     objective = GradientInference(q_weight=3.0, every_q=True)
     h, past = path[3], path[1:3]
-    laws = torch.stack([stack.log_q(h)] + [
-        torch.distributions.Normal(p[1], 1.0).log_prob(h[1]).sum(-1) for p in past])
-    assert torch.allclose(objective.objective(stack, h, past),
-                          stack.log_joint(h, prior=False) + 3.0 * laws.mean(0))
+    laws = torch.stack(
+        [stack.log_q(h)]
+        + [torch.distributions.Normal(p[1], 1.0).log_prob(h[1]).sum(-1) for p in past]
+    )
+    assert torch.allclose(
+        objective.objective(stack, h, past), stack.log_joint(h, prior=False) + 3.0 * laws.mean(0)
+    )
     assert spread[True] != spread[False]
 
 
-@pytest.mark.parametrize("inference", [
-    TargetPropInference(10, 0.1, 0.3), TargetPropInference(10, 0.1, 0.3, temperature=0.5),
-    GradientInference(10, 0.05, q_weight=0.2),
-])
+@pytest.mark.parametrize(
+    "inference",
+    [
+        TargetPropInference(10, 0.1, 0.3),
+        TargetPropInference(10, 0.1, 0.3, temperature=0.5),
+        GradientInference(10, 0.05, q_weight=0.2),
+    ],
+)
 def test_observed_pixels_never_move_and_missing_ones_do_not_matter_in_the_limit(inference):
     stack, x = small_stack().double(), torch.rand(5, 8).double()
     mask = torch.arange(8) < 4
@@ -157,9 +167,14 @@ def test_inference_leaves_no_gradients_behind():
     assert not any(layer.requires_grad for layer in h)
 
 
-@pytest.mark.parametrize("make", [lambda: TargetPropInference(steps=-1),
-                                  lambda: TargetPropInference(alpha=-0.1),
-                                  lambda: GradientInference(delta=float("nan"))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TargetPropInference(steps=-1),
+        lambda: TargetPropInference(alpha=-0.1),
+        lambda: GradientInference(delta=float("nan")),
+    ],
+)
 def test_bad_numbers_are_refused(make):
     with pytest.raises(ValueError, match="is needed"):
         make()

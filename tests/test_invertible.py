@@ -94,8 +94,19 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_up_and_down_cost_the_square_of_the_width_per_example(form):
-    cubic = {"linalg_inv_ex", "linalg_solve_ex", "_linalg_solve_ex", "linalg_lu_factor_ex", "inverse",
-             "linalg_lu", "linalg_lstsq", "linalg_pinv", "_linalg_svd", "linalg_qr", "linalg_cholesky_ex"}
+    cubic = {
+        "linalg_inv_ex",
+        "linalg_solve_ex",
+        "_linalg_solve_ex",
+        "linalg_lu_factor_ex",
+        "inverse",
+        "linalg_lu",
+        "linalg_lstsq",
+        "linalg_pinv",
+        "_linalg_svd",
+        "linalg_qr",
+        "linalg_cholesky_ex",
+    }
     for use in ("forward", "invert"):
         flops = []
         for width in (20, 40):
@@ -103,8 +114,10 @@ def test_up_and_down_cost_the_square_of_the_width_per_example(form):
             with torch.no_grad(), Operations() as seen:
                 getattr(layer, use)(x)
             assert not seen.names & cubic
-            assert all(min(shape[0] for shape in shapes if len(shape) == 2) == 1
-                       for shapes in seen.products), "a product of two d x d matrices"
+            assert all(
+                min(shape[0] for shape in shapes if len(shape) == 2) == 1
+                for shapes in seen.products
+            ), "a product of two d x d matrices"
             with FlopCounterMode(display=False) as counter:
                 getattr(layer, use)(x)
             flops.append(counter.get_total_flops())
@@ -138,9 +151,17 @@ def test_gradients_agree_with_finite_differences_up_and_down(form):
     assert torch.autograd.gradcheck(down, (x, *values))
 
 
-@pytest.mark.parametrize(("activation", "bad"), [("tanh", 1.0), ("tanh", -1.5), ("sigmoid", 0.0),
-                                                 ("sigmoid", 1.2), ("softplus", -0.1),
-                                                 ("linear", float("nan"))])
+@pytest.mark.parametrize(
+    ("activation", "bad"),
+    [
+        ("tanh", 1.0),
+        ("tanh", -1.5),
+        ("sigmoid", 0.0),
+        ("sigmoid", 1.2),
+        ("softplus", -0.1),
+        ("linear", float("nan")),
+    ],
+)
 def test_values_out_of_range_are_refused_by_inverse_and_clamped_by_g(activation, bad):
     pair = InvertiblePair(4, activation=activation)
     h = torch.full((2, 4), 0.5)
@@ -152,15 +173,18 @@ def test_values_out_of_range_are_refused_by_inverse_and_clamped_by_g(activation,
         assert torch.isfinite(pair.g(h)).all()
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: InvertibleAffine(4, activation="relu"), "tanh, sigmoid, softplus, linear"),
-    (lambda: InvertibleAffine(4, form="lu"), "cholesky, svd"),
-    (lambda: InvertibleAffine(4, out_features=5), "out_features=5 differs from features=4"),
-    (lambda: InvertibleAffine(0), "features=0"),
-    (lambda: InvertibleAffine(4, refinements=-1), "refinements=-1"),
-    (lambda: InvertiblePair(4, observation=Bernoulli()), "sigmoid"),
-    (lambda: InvertibleAffine(4).inverse(torch.zeros(2, 3)), r"\(batch, 4\)"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: InvertibleAffine(4, activation="relu"), "tanh, sigmoid, softplus, linear"),
+        (lambda: InvertibleAffine(4, form="lu"), "cholesky, svd"),
+        (lambda: InvertibleAffine(4, out_features=5), "out_features=5 differs from features=4"),
+        (lambda: InvertibleAffine(0), "features=0"),
+        (lambda: InvertibleAffine(4, refinements=-1), "refinements=-1"),
+        (lambda: InvertiblePair(4, observation=Bernoulli()), "sigmoid"),
+        (lambda: InvertibleAffine(4).inverse(torch.zeros(2, 3)), r"\(batch, 4\)"),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()

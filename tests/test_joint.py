@@ -38,15 +38,21 @@ def two(top=(5,), **options):
 def three(top=(7, 5), **options):
     """An image under two pairs, a sound under one, and a label."""
     torch.manual_seed(0)
-    members = {"image": {"sizes": [8, 6, 4]}, "sound": {"sizes": [5, 3], "kind": "real", "activations": ["relu"]},
-               "label": {"sizes": [3], "kind": "onehot"}}
+    members = {
+        "image": {"sizes": [8, 6, 4]},
+        "sound": {"sizes": [5, 3], "kind": "real", "activations": ["relu"]},
+        "label": {"sizes": [3], "kind": "onehot"},
+    }
     return joint_autoencoder(members, list(top), **options).double()
 
 
 def values(n=4):
     g = seeded(1)
-    return {"image": torch.rand(n, 8, generator=g), "sound": torch.randn(n, 5, generator=g),
-            "label": torch.arange(n) % 3}
+    return {
+        "image": torch.rand(n, 8, generator=g),
+        "sound": torch.randn(n, 5, generator=g),
+        "label": torch.arange(n) % 3,
+    }
 
 
 def affine(layer, h):
@@ -81,39 +87,81 @@ def test_rows_of_nan_and_label_minus_one_and_names_left_out_are_missing():
     assert torch.isfinite(x).all()
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    ({}, "all modalities are missing; give at least one of image, sound, label"),
-    ({"face": torch.rand(2, 8)}, "'face' is no modality of this model; it has image, sound, label"),
-    ({"image": torch.rand(2, 7)}, r"image has shape \(2, 7\).*image 8 pixels, sound 5 real, label 3 onehot"),
-    ({"image": torch.full((2, 8), 9.0)}, "image holds values that are no pixels data.*sound 5 real"),
-    ({"label": torch.tensor([0, 3])}, "label holds labels from 0 to 3.*label 3 onehot"),
-    ({"label": torch.tensor([0, -2])}, "label holds labels from -2 to 0"),
-    ({"sound": torch.tensor([[NAN, 0, 0, 0, 0]])}, "sound holds 1 NaN or infinite values"),
-    ({"image": torch.rand(2, 8), "sound": torch.rand(3, 5)}, "numbers of rows: {'image': 2, 'sound': 3}"),
-    ({"image": torch.tensor([[0.0] * 8, [NAN] * 8]), "label": torch.tensor([1, -1])},
-     r"missing in 1 rows \(first: row 1\); at least one of image, sound, label"),
-])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "all modalities are missing; give at least one of image, sound, label"),
+        (
+            {"face": torch.rand(2, 8)},
+            "'face' is no modality of this model; it has image, sound, label",
+        ),
+        (
+            {"image": torch.rand(2, 7)},
+            r"image has shape \(2, 7\).*image 8 pixels, sound 5 real, label 3 onehot",
+        ),
+        (
+            {"image": torch.full((2, 8), 9.0)},
+            "image holds values that are no pixels data.*sound 5 real",
+        ),
+        ({"label": torch.tensor([0, 3])}, "label holds labels from 0 to 3.*label 3 onehot"),
+        ({"label": torch.tensor([0, -2])}, "label holds labels from -2 to 0"),
+        ({"sound": torch.tensor([[NAN, 0, 0, 0, 0]])}, "sound holds 1 NaN or infinite values"),
+        (
+            {"image": torch.rand(2, 8), "sound": torch.rand(3, 5)},
+            "numbers of rows: {'image': 2, 'sound': 3}",
+        ),
+        (
+            {"image": torch.tensor([[0.0] * 8, [NAN] * 8]), "label": torch.tensor([1, -1])},
+            r"missing in 1 rows \(first: row 1\); at least one of image, sound, label",
+        ),
+    ],
+)
 def test_what_cannot_be_joined(given, words):
     with pytest.raises(ValueError, match=words) as error:
         three().join(given)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: JointStack({}), "a JointStack needs at least one modality"),
-    (lambda: JointStack({"a": Modality(3), "b": Modality(2)}), "needs at least one Pair"),
-    (lambda: JointStack({"a": Modality(3), "b": Modality(2)}, [Pair(Affine(5, 4), Affine(4, 5))]),
-     r"top\[0\] is a Pair; a Junction joins 2 modalities"),
-    (lambda: JointStack({"a": Modality(3), "b": Modality(2)}, [Junction(Affine(6, 4), Affine(4, 5))]),
-     r"\[3, 2\], together 5, or 7"),
-    (lambda: JointStack({"z": Modality(3, "latent"), "b": Modality(2)}, [Junction(Affine(5, 4), Affine(4, 5))]),
-     "latent modalities come after"),
-    (lambda: two().index("face"), "'face' is no modality of this model; it has image, label"),
-    (lambda: two().widths(2), "level=2: modalities are apart at levels 0 .. 1"),
-    (lambda: joint_autoencoder({"image": {"sizes": [8], "kind": "sound"}}), "kind of 'image'='sound'"),
-    (lambda: joint_autoencoder({"image": {"kind": "pixels"}}), "modality 'image' has no sizes"),
-    (lambda: joint_autoencoder({"image": {"sizes": [8, 6], "colour": 3}}), "modality 'image': .*colour"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: JointStack({}), "a JointStack needs at least one modality"),
+        (lambda: JointStack({"a": Modality(3), "b": Modality(2)}), "needs at least one Pair"),
+        (
+            lambda: JointStack(
+                {"a": Modality(3), "b": Modality(2)}, [Pair(Affine(5, 4), Affine(4, 5))]
+            ),
+            r"top\[0\] is a Pair; a Junction joins 2 modalities",
+        ),
+        (
+            lambda: JointStack(
+                {"a": Modality(3), "b": Modality(2)}, [Junction(Affine(6, 4), Affine(4, 5))]
+            ),
+            r"\[3, 2\], together 5, or 7",
+        ),
+        (
+            lambda: JointStack(
+                {"z": Modality(3, "latent"), "b": Modality(2)},
+                [Junction(Affine(5, 4), Affine(4, 5))],
+            ),
+            "latent modalities come after",
+        ),
+        (lambda: two().index("face"), "'face' is no modality of this model; it has image, label"),
+        (lambda: two().widths(2), "level=2: modalities are apart at levels 0 .. 1"),
+        (
+            lambda: joint_autoencoder({"image": {"sizes": [8], "kind": "sound"}}),
+            "kind of 'image'='sound'",
+        ),
+        (
+            lambda: joint_autoencoder({"image": {"kind": "pixels"}}),
+            "modality 'image' has no sizes",
+        ),
+        (
+            lambda: joint_autoencoder({"image": {"sizes": [8, 6], "colour": 3}}),
+            "modality 'image': .*colour",
+        ),
+    ],
+)
 def test_bad_stacks(make, words):
     with pytest.raises(ValueError, match=words):
         make()
@@ -122,7 +170,9 @@ def test_bad_stacks(make, words):
 def test_only_the_first_pair_of_the_top_may_be_a_junction():
     members = {"a": Modality(3), "b": Modality(2)}
     with pytest.raises(ValueError, match="Junction"):
-        JointStack(members, [Junction(Affine(7, 5), Affine(5, 5)), Junction(Affine(7, 5), Affine(5, 5))])
+        JointStack(
+            members, [Junction(Affine(7, 5), Affine(5, 5)), Junction(Affine(7, 5), Affine(5, 5))]
+        )
 
 
 def test_slices_masks_and_replacement_follow_the_level():
@@ -133,7 +183,9 @@ def test_slices_masks_and_replacement_follow_the_level():
     observed = torch.tensor([[YES, NO, YES]])
     assert stack.spread(observed, 2).tolist() == [[YES] * 4 + [NO] * 3 + [YES] * 3]
     h, sound = torch.rand(1, 10), torch.rand(1, 3)
-    assert torch.equal(stack.replace(h, 2, {"sound": sound}), torch.cat([h[:, :4], sound, h[:, 7:]], 1))
+    assert torch.equal(
+        stack.replace(h, 2, {"sound": sound}), torch.cat([h[:, :4], sound, h[:, 7:]], 1)
+    )
 
 
 # -- up, down and across, by hand --------------------------------------------------------------------------
@@ -146,7 +198,9 @@ def by_hand(stack, x, observed, bits=YES):
     m, s, y = x[:, :8], x[:, 8:13], x[:, 13:]
     codes = torch.cat([affine(p2.f, affine(p1.f, m).tanh()).tanh(), affine(s1.f, s).relu(), y], 1)
     on = observed.double()
-    shown = codes * torch.cat([on[:, :1].expand(-1, 4), on[:, 1:2].expand(-1, 3), on[:, 2:].expand(-1, 3)], 1)
+    shown = codes * torch.cat(
+        [on[:, :1].expand(-1, 4), on[:, 1:2].expand(-1, 3), on[:, 2:].expand(-1, 3)], 1
+    )
     h3 = affine(junction.f, torch.cat([shown, on], 1) if bits else shown).relu()
     h4 = affine(upper.f, h3).relu()
     a = affine(junction.g, affine(upper.g, h4).relu())
@@ -184,7 +238,11 @@ def test_prediction_is_algorithm_4(name):
     x, observed = stack.join(others)
     image, sound, label = by_hand(stack, x, observed)[3].split([4, 3, 3], 1)
     (p1, p2), (s1,) = stack.modalities["image"].pairs, stack.modalities["sound"].pairs
-    expected = {"image": affine(p1.g, affine(p2.g, image).tanh()).sigmoid(), "sound": affine(s1.g, sound), "label": label}
+    expected = {
+        "image": affine(p1.g, affine(p2.g, image).tanh()).sigmoid(),
+        "sound": affine(s1.g, sound),
+        "label": label,
+    }
     found = stack.predict(given, name)  # what is given of the predicted modality has no influence
     assert torch.allclose(found, expected[name])
     assert torch.equal(found, stack.predict(others, name))
@@ -198,18 +256,28 @@ def test_predictions_do_not_depend_on_the_batch():
     assert stack.predict({"image": image[:0]}, "label").shape == (0, 3)
 
 
-@pytest.mark.parametrize(("given", "name", "words"), [
-    ({"label": torch.tensor([1])}, "label", "all modalities are missing; give at least one of image, label"),
-    ({"image": torch.rand(2, 8)}, "face", "'face' is no modality"),
-    ({"face": torch.rand(2, 8)}, "label", "'face' is no modality"),
-])
+@pytest.mark.parametrize(
+    ("given", "name", "words"),
+    [
+        (
+            {"label": torch.tensor([1])},
+            "label",
+            "all modalities are missing; give at least one of image, label",
+        ),
+        ({"image": torch.rand(2, 8)}, "face", "'face' is no modality"),
+        ({"face": torch.rand(2, 8)}, "label", "'face' is no modality"),
+    ],
+)
 def test_bad_predictions(given, name, words):
     with pytest.raises(ValueError, match=words):
         two().predict(given, name)
 
 
 def test_without_a_top_the_prior_alone_joins_the_codes():
-    stack, x = two(top=()), torch.cat([torch.rand(60, 8), torch.eye(3)[torch.arange(60) % 3]], 1).double()
+    stack, x = (
+        two(top=()),
+        torch.cat([torch.rand(60, 8), torch.eye(3)[torch.arange(60) % 3]], 1).double(),
+    )
     assert (stack.junction, stack.level, stack.depth, stack.sizes) == (None, 1, 1, [11, 9])
     codes = stack.lower(x)[-1]
     assert torch.equal(stack.loop(codes), codes)
@@ -246,7 +314,9 @@ def test_files_keep_architecture_weights_and_predictions(tmp_path, make):
 
 
 def test_any_name_that_is_accepted_can_be_stored():
-    stack = joint_autoencoder({"type": {"sizes": [8, 6]}, "label": {"sizes": [3], "kind": "onehot"}}, [4])
+    stack = joint_autoencoder(
+        {"type": {"sizes": [8, 6]}, "label": {"sizes": [3], "kind": "onehot"}}, [4]
+    )
     assert build(describe(stack)).names == ["type", "label"]
 
 
@@ -266,7 +336,9 @@ def same(split):
     plain = deep_autoencoder([8, 6, 5, 4], noise=0.3, prior=GaussianPrior("full", 1.0))
     plain.prior.fit(plain.encode(torch.rand(40, 8))[-1].detach())
     pairs = copy.deepcopy(list(plain.pairs))
-    joint = JointStack({"image": Modality(8, "pixels", pairs[:split])}, pairs[split:], copy.deepcopy(plain.prior))
+    joint = JointStack(
+        {"image": Modality(8, "pixels", pairs[:split])}, pairs[split:], copy.deepcopy(plain.prior)
+    )
     return plain, joint
 
 
@@ -305,10 +377,14 @@ def test_a_training_step_on_one_modality_is_that_on_its_stack(rule, split):
 
 def test_the_helper_makes_one_modality_a_plain_stack_too():
     torch.manual_seed(1)
-    joint = joint_autoencoder({"image": {"sizes": [8, 6], "activations": ["softplus"]}}, [4], activation="sigmoid")
+    joint = joint_autoencoder(
+        {"image": {"sizes": [8, 6], "activations": ["softplus"]}}, [4], activation="sigmoid"
+    )
     torch.manual_seed(1)
     plain = deep_autoencoder([8, 6, 4])
-    assert [pair.g.activation for pair in joint.pairs] == [pair.g.activation for pair in plain.pairs]
+    assert [pair.g.activation for pair in joint.pairs] == [
+        pair.g.activation for pair in plain.pairs
+    ]
     x = torch.rand(3, 8)
     assert torch.equal(joint.reconstruct(x), plain.reconstruct(x))
 
@@ -320,13 +396,27 @@ def test_variational_em_learns_to_predict_the_label_of_a_digit(digits):
     """From below 10 % before training to about 70 % of the labels, through the rule's own inpainter."""
     data = Multimodal(digits, ["image", "label"])
     x, valid = data.split("train").x, data.split("valid").x
-    stack = joint_autoencoder({"image": {"sizes": [64, 60], "activations": ["softplus"]},
-                               "label": {"sizes": [10], "kind": "onehot"}}, [40], activation="linear")
+    stack = joint_autoencoder(
+        {
+            "image": {"sizes": [64, 60], "activations": ["softplus"]},
+            "label": {"sizes": [10], "kind": "onehot"},
+        },
+        [40],
+        activation="linear",
+    )
     quiet, flips = GaussianNoise(0.3), FlipNoise(0.5, "binary")
     rule = VariationalEMRule(
-        stack, TargetPropInference(5), lr_f=[1e-4, 2e-3], lr_g=4e-3,
-        corruption=[EachModality([quiet, None], [64, 10]), EachModality([quiet, flips], [60, 10]), GaussianNoise(0.1)],
-        inpainter=Inpainter(5, TargetPropInference(15, 0.4, 0.2), chains=1))
+        stack,
+        TargetPropInference(5),
+        lr_f=[1e-4, 2e-3],
+        lr_g=4e-3,
+        corruption=[
+            EachModality([quiet, None], [64, 10]),
+            EachModality([quiet, flips], [60, 10]),
+            GaussianNoise(0.1),
+        ],
+        inpainter=Inpainter(5, TargetPropInference(15, 0.4, 0.2), chains=1),
+    )
 
     def accuracy():
         found = complete(stack, {"image": valid[:, :64]}, seed=0)

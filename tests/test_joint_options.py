@@ -10,7 +10,11 @@ from gendae.corruption import GaussianNoise
 from gendae.models import joint_autoencoder
 from gendae.rules import JointTargetPropRule, missing
 
-SIZES = {"x": {"sizes": [2], "kind": "real"}, "y": {"sizes": [3], "kind": "real"}, "phi": {"sizes": [2], "kind": "latent"}}
+SIZES = {
+    "x": {"sizes": [2], "kind": "real"},
+    "y": {"sizes": [3], "kind": "real"},
+    "phi": {"sizes": [2], "kind": "latent"},
+}
 
 
 def test_draws_of_a_latent_follow_its_posterior():
@@ -22,13 +26,25 @@ def test_draws_of_a_latent_follow_its_posterior():
     energies = []
     for k in range(2):
         phi = one_hot(torch.tensor([k]), 2).double()
-        shown = torch.cat([h[:, :2], torch.zeros(1, 3).double(), phi, torch.tensor([[1.0, 0.0, 1.0]]).double()], 1)
+        shown = torch.cat(
+            [h[:, :2], torch.zeros(1, 3).double(), phi, torch.tensor([[1.0, 0.0, 1.0]]).double()],
+            1,
+        )
         mean = stack.junction.g.g(stack.junction.f.f(shown))
-        energies.append(0.5 * (0.3 * (h - mean)[:, :2].square().sum() + 2.0 * (h - mean)[:, 2:5].square().sum()))
+        energies.append(
+            0.5
+            * (0.3 * (h - mean)[:, :2].square().sum() + 2.0 * (h - mean)[:, 2:5].square().sum())
+        )
     expected = torch.softmax(-torch.stack(energies), 0)[1].item()
     assert 0.02 < expected < 0.98
-    found = missing.latents(stack, h.expand(n, -1), there.expand(n, -1), seen.expand(n, -1), [0.3, 2.0, 1.0],
-                            torch.Generator().manual_seed(1))
+    found = missing.latents(
+        stack,
+        h.expand(n, -1),
+        there.expand(n, -1),
+        seen.expand(n, -1),
+        [0.3, 2.0, 1.0],
+        torch.Generator().manual_seed(1),
+    )
     assert found["phi"][:, 1].mean().item() == pytest.approx(expected, abs=0.015)
 
 
@@ -42,7 +58,9 @@ def test_data_know_nothing_of_latents_and_fits_need_none():
     assert stack.prior.fitted
 
 
-@pytest.mark.parametrize("modalities", [{"phi": SIZES["phi"], "x": SIZES["x"]}, {"phi": SIZES["phi"]}])
+@pytest.mark.parametrize(
+    "modalities", [{"phi": SIZES["phi"], "x": SIZES["x"]}, {"phi": SIZES["phi"]}]
+)
 def test_latents_come_last_and_not_alone(modalities):
     with pytest.raises(ValueError, match="latent|labels alone"):
         joint_autoencoder(modalities, [4])
@@ -54,9 +72,15 @@ def test_latents_find_the_modes_of_what_the_rest_leaves_open():
     n = 1000
     x, sign = torch.randn(n, 2), torch.randint(2, (n, 1)).float() * 2 - 1
     y = torch.cat([sign, -sign, sign], 1) + 0.05 * torch.randn(n, 3)
-    sizes = {"x": {"sizes": [2], "kind": "real"}, "y": {"sizes": [3], "kind": "real"}, "phi": {"sizes": [2], "kind": "latent"}}
+    sizes = {
+        "x": {"sizes": [2], "kind": "real"},
+        "y": {"sizes": [3], "kind": "real"},
+        "phi": {"sizes": [2], "kind": "latent"},
+    }
     stack = joint_autoencoder(sizes, [16], hidden_f=[32], hidden_g=[32])
-    rule = JointTargetPropRule(stack, hide={"y": 0.7, "phi": 0.3}, weights={"y": 10.0}, lr_f=3e-3, lr_g=3e-3)
+    rule = JointTargetPropRule(
+        stack, hide={"y": 0.7, "phi": 0.3}, weights={"y": 10.0}, lr_f=3e-3, lr_g=3e-3
+    )
     optimizer = rule.configure_optimizers()
     for _ in range(500):
         optimizer.zero_grad()
@@ -93,10 +117,14 @@ def test_no_gradient_passes_between_two_walks():
     h = torch.randn(6, 5).double()
     gradients = []
     for walkback in (0, 1):
-        rule = JointTargetPropRule(stack, [GaussianNoise(0.0)] * 2, hide={"y": 1.0}, walkback=walkback)
+        rule = JointTargetPropRule(
+            stack, [GaussianNoise(0.0)] * 2, hide={"y": 1.0}, walkback=walkback
+        )
         loss = (1 + walkback) * rule.losses((h,))["joint_y_1"]
         gradients.append(torch.autograd.grad(loss, stack.junction.g.g.weight)[0])
     start = stack.loop(h, torch.tensor([[True, False]]).expand(6, -1)).detach()
     again = stack.loop(torch.cat([h[:, :2], start[:, 2:]], 1), torch.ones(6, 2, dtype=torch.bool))
-    (second,) = torch.autograd.grad(0.5 * (again - h).square()[:, 2:].sum(1).mean(), stack.junction.g.g.weight)
+    (second,) = torch.autograd.grad(
+        0.5 * (again - h).square()[:, 2:].sum(1).mean(), stack.junction.g.g.weight
+    )
     assert torch.allclose(gradients[1], gradients[0] + second)

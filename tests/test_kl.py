@@ -65,7 +65,9 @@ def test_one_mlp_pair_is_the_variational_auto_encoder(observation, conditional):
 def test_terms_are_named_by_name_and_layer():
     stack = stack_of([12, 8, 6, 4])
     x = torch.rand(5, 12, dtype=torch.float64)
-    names = {f"{term}_{level}" for term in ("reconstruction", "entropy", "prior") for level in (1, 2, 3)}
+    names = {
+        f"{term}_{level}" for term in ("reconstruction", "entropy", "prior") for level in (1, 2, 3)
+    }
     assert set(KLRule(stack).losses((x,))) == names
     local = set(KLRule(stack, reach="within_layer").losses((x,)))
     assert local == names | {"layer_2", "layer_3"}
@@ -85,25 +87,32 @@ def test_alpha_weighs_entropy_and_prior_not_reconstruction():
 def gradient_reach(rule, x, name):
     """Which of the stack's layers a term's gradient reaches."""
     losses = rule.losses((x,))
-    parameters = {f"{d}_{level}": getattr(pair, d) for level, pair in enumerate(rule.stack.pairs, 1)
-                  for d in "fg"}
+    parameters = {
+        f"{d}_{level}": getattr(pair, d)
+        for level, pair in enumerate(rule.stack.pairs, 1)
+        for d in "fg"
+    }
     reached = set()
     for key, layer in parameters.items():
-        grads = torch.autograd.grad(losses[name], list(layer.parameters()), retain_graph=True,
-                                    allow_unused=True)
+        grads = torch.autograd.grad(
+            losses[name], list(layer.parameters()), retain_graph=True, allow_unused=True
+        )
         if any(g is not None and bool((g != 0).any()) for g in grads):
             reached.add(key)
     return reached
 
 
-@pytest.mark.parametrize(("name", "full", "local"), [
-    ("reconstruction_1", {"f_1", "g_1"}, {"f_1", "g_1"}),
-    ("reconstruction_2", {"f_1", "f_2", "g_1", "g_2"}, {"g_1"}),
-    ("reconstruction_3", {"f_1", "f_2", "f_3", "g_1", "g_2", "g_3"}, {"g_1"}),
-    ("prior_1", {"f_1", "f_2", "f_3", "g_2", "g_3"}, {"f_1", "g_2"}),
-    ("prior_2", {"f_1", "f_2", "f_3", "g_3"}, {"f_2", "f_3", "g_3"}),
-    ("prior_3", {"f_1", "f_2", "f_3"}, {"f_3"}),
-])
+@pytest.mark.parametrize(
+    ("name", "full", "local"),
+    [
+        ("reconstruction_1", {"f_1", "g_1"}, {"f_1", "g_1"}),
+        ("reconstruction_2", {"f_1", "f_2", "g_1", "g_2"}, {"g_1"}),
+        ("reconstruction_3", {"f_1", "f_2", "f_3", "g_1", "g_2", "g_3"}, {"g_1"}),
+        ("prior_1", {"f_1", "f_2", "f_3", "g_2", "g_3"}, {"f_1", "g_2"}),
+        ("prior_2", {"f_1", "f_2", "f_3", "g_3"}, {"f_2", "f_3", "g_3"}),
+        ("prior_3", {"f_1", "f_2", "f_3"}, {"f_3"}),
+    ],
+)
 def test_how_far_gradients_travel(name, full, local):
     x = torch.rand(5, 12, dtype=torch.float64)
     stack = stack_of([12, 8, 6, 4])
@@ -185,11 +194,14 @@ def test_prior_every_refits_on_the_latest_codes():
     assert not torch.equal(means[1], means[2])
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"reach": "far"}, "reach='far' is unknown; accepted: full, within_layer"),
-    ({"alpha": -1.0}, "alpha=-1.0"),
-    ({"prior_every": -1}, "prior_every=-1"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reach": "far"}, "reach='far' is unknown; accepted: full, within_layer"),
+        ({"alpha": -1.0}, "alpha=-1.0"),
+        ({"prior_every": -1}, "prior_every=-1"),
+    ],
+)
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         KLRule(stack_of([12, 4]), **options)
@@ -215,20 +227,34 @@ class Stop(Callback):
             trainer.should_stop = True
 
 
-@pytest.mark.parametrize("rule", [
-    lambda stack: KLRule(stack, prior_every=3),
-    lambda stack: TargetPropRule(stack, top_target="prior", model=0.5, prior_every=3),
-], ids=["KLRule", "TargetPropRule"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda stack: KLRule(stack, prior_every=3),
+        lambda stack: TargetPropRule(stack, top_target="prior", model=0.5, prior_every=3),
+    ],
+    ids=["KLRule", "TargetPropRule"],
+)
 def test_resuming_is_bit_exact_with_a_prior_that_follows_the_codes(rule, tmp_path):
     """Weights, prior, noise and the codes it was fitted on continue where they stopped."""
+
     def fit(steps, stop=None, resume=None):
         torch.manual_seed(7)
         stack = deep_autoencoder([64, 6], ["linear"], noise=0.5, prior=ParzenPrior(capacity=40))
         torch.manual_seed(7)
         callbacks = [Stop(stop)] if stop else []
-        trainer = Trainer(max_steps=steps, accelerator="cpu", logger=False, callbacks=callbacks,
-                          enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
-                          enable_model_summary=False, default_root_dir=tmp_path, max_epochs=-1)
+        trainer = Trainer(
+            max_steps=steps,
+            accelerator="cpu",
+            logger=False,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            max_epochs=-1,
+        )
         trained = rule(stack)
         trainer.fit(trained, Digits(), ckpt_path=resume)
         return trained.stack.state_dict()
@@ -237,4 +263,5 @@ def test_resuming_is_bit_exact_with_a_prior_that_follows_the_codes(rule, tmp_pat
     fit(14, stop=8)
     resumed = fit(14, resume=str(tmp_path / "stop.ckpt"))
     assert all(torch.equal(whole[k], resumed[k]) for k in whole), [
-        k for k in whole if not torch.equal(whole[k], resumed[k])]
+        k for k in whole if not torch.equal(whole[k], resumed[k])
+    ]

@@ -61,17 +61,23 @@ def test_pair_distributions_are_centred_on_f_and_g():
     assert torch.equal(pair.p(pair.f(x)).mean, pair.g(pair.f(x)))
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Affine(3, 2, "swish"), "softplus, sigmoid, tanh, relu, linear"),
-    (lambda: Affine(0, 2), "in_features=0"),
-    (lambda: Pair(Affine(3, 2), Affine(2, 4)), "must map 2 -> 3"),
-    (lambda: Pair(Affine(3, 2), Affine(2, 3), observation=Bernoulli()), "sigmoid"),
-    (lambda: Stack(), "at least one Pair"),
-    (lambda: Stack(Pair(Affine(3, 2), Affine(2, 3)), Pair(Affine(4, 2), Affine(2, 4))), "pair 1"),
-    (lambda: deep_autoencoder([5]), "at least two widths"),
-    (lambda: deep_autoencoder([5, 4], ["tanh", "relu"]), "2 entries for 1 layers"),
-    (lambda: deep_autoencoder([5, 4], observation="poisson"), "gaussian, bernoulli"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Affine(3, 2, "swish"), "softplus, sigmoid, tanh, relu, linear"),
+        (lambda: Affine(0, 2), "in_features=0"),
+        (lambda: Pair(Affine(3, 2), Affine(2, 4)), "must map 2 -> 3"),
+        (lambda: Pair(Affine(3, 2), Affine(2, 3), observation=Bernoulli()), "sigmoid"),
+        (lambda: Stack(), "at least one Pair"),
+        (
+            lambda: Stack(Pair(Affine(3, 2), Affine(2, 3)), Pair(Affine(4, 2), Affine(2, 4))),
+            "pair 1",
+        ),
+        (lambda: deep_autoencoder([5]), "at least two widths"),
+        (lambda: deep_autoencoder([5, 4], ["tanh", "relu"]), "2 entries for 1 layers"),
+        (lambda: deep_autoencoder([5, 4], observation="poisson"), "gaussian, bernoulli"),
+    ],
+)
 def test_bad_architectures_are_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
@@ -85,15 +91,20 @@ def test_encode_decode_reconstruct_agree():
     assert torch.equal(h[0], x)
     assert torch.equal(stack.reconstruct(x), stack.decode(h[3]))
     assert torch.equal(stack.reconstruct(x, 1), stack.pairs[0].g(h[1]))
-    assert torch.allclose(stack.encode(x[:1])[3], h[3][:1], atol=1e-6)  # rows do not depend on the batch
+    assert torch.allclose(
+        stack.encode(x[:1])[3], h[3][:1], atol=1e-6
+    )  # rows do not depend on the batch
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda s: s.encode(torch.rand(2, 9)), r"\(2, 9\)"),
-    (lambda s: s.encode(torch.rand(8)), r"\(batch, 8\)"),
-    (lambda s: s.decode(torch.rand(2, 3)), r"\(batch, 4\)"),
-    (lambda s: s.reconstruct(torch.rand(2, 8), 4), "level=4"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: s.encode(torch.rand(2, 9)), r"\(2, 9\)"),
+        (lambda s: s.encode(torch.rand(8)), r"\(batch, 8\)"),
+        (lambda s: s.decode(torch.rand(2, 3)), r"\(batch, 4\)"),
+        (lambda s: s.reconstruct(torch.rand(2, 8), 4), "level=4"),
+    ],
+)
 def test_wrong_widths_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call(small_stack())
@@ -106,8 +117,9 @@ def test_log_joint_is_the_sum_of_its_terms_and_of_the_joint_gaussian():
     terms = pair.p(h).log_prob(x).sum(-1) + stack.prior.log_prob(h)
     assert torch.allclose(stack.log_joint((x, h)), terms)
     w, s2 = pair.g.weight, pair.observation.sigma**2
-    cov = torch.cat([torch.cat([w @ w.T + s2 * torch.eye(3), w], 1),
-                     torch.cat([w.T, torch.eye(2)], 1)])
+    cov = torch.cat(
+        [torch.cat([w @ w.T + s2 * torch.eye(3), w], 1), torch.cat([w.T, torch.eye(2)], 1)]
+    )
     mean = torch.cat([pair.g.bias, torch.zeros(2).double()])
     joint = torch.distributions.MultivariateNormal(mean, cov).log_prob(torch.cat([x, h], 1))
     assert torch.allclose(stack.log_joint((x, h)), joint)
@@ -133,7 +145,9 @@ def test_difference_is_the_change_of_the_output(activation, receives, scale):
         layer.bias.normal_()
     h, d = torch.randn(2, 50, 5, dtype=torch.float64)
     change = layer.difference(h, scale * d)
-    assert torch.allclose(change, layer(h + scale * d) - layer(h), rtol=1e-10, atol=1e-12 * max(scale, 1.0))
+    assert torch.allclose(
+        change, layer(h + scale * d) - layer(h), rtol=1e-10, atol=1e-12 * max(scale, 1.0)
+    )
     assert change.abs().max() > 1e-3
 
 
@@ -145,7 +159,9 @@ def test_difference_has_all_digits_of_a_reference_with_fifty(activation, step):
         found = DIFFERENCES[activation](a, torch.full_like(a, e))
         with mpmath.workdps(50):
             s = ACTIVATIONS_AS_NUMBERS[activation]
-            exact = [float(s(mpmath.mpf(v) + mpmath.mpf(e)) - s(mpmath.mpf(v))) for v in a.tolist()]
+            exact = [
+                float(s(mpmath.mpf(v) + mpmath.mpf(e)) - s(mpmath.mpf(v))) for v in a.tolist()
+            ]
         assert found.tolist() == pytest.approx(exact, rel=1e-10, abs=0)
 
 
@@ -155,8 +171,10 @@ def test_small_steps_keep_their_digits_in_single_precision(activation):
     h, d = torch.randn(10, 20), 1e-6 * torch.randn(10, 20)
     double = copy.deepcopy(layer).double()
     exact = double(h.double() + d.double()) - double(h.double())
-    error, plain = ((found - exact).norm() / exact.norm()
-                    for found in (layer.difference(h, d), layer(h + d) - layer(h)))
+    error, plain = (
+        (found - exact).norm() / exact.norm()
+        for found in (layer.difference(h, d), layer(h + d) - layer(h))
+    )
     assert error < 1e-5
     assert plain > 1e-2
 
@@ -171,8 +189,13 @@ def test_differences_are_finite_where_units_saturate_and_steps_are_large(activat
     assert torch.allclose(DIFFERENCES[activation](a, e).double(), expected, rtol=1e-5, atol=3e-7)
 
 
-@pytest.mark.parametrize("pair", [
-    lambda: Pair(MLP(4, [6], 3, "tanh"), MLP(3, [6], 4, "tanh")), lambda: TiedPair(4, 3, "tanh", "softplus")])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        lambda: Pair(MLP(4, [6], 3, "tanh"), MLP(3, [6], 4, "tanh")),
+        lambda: TiedPair(4, 3, "tanh", "softplus"),
+    ],
+)
 def test_other_maps_have_differences_too(pair):
     pair = pair().double()
     h, d = torch.randn(2, 7, 3, dtype=torch.float64)
@@ -180,6 +203,7 @@ def test_other_maps_have_differences_too(pair):
 
 
 # -- initial weights, bits, tied weights -------------------------------------------------------------
+
 
 @pytest.mark.parametrize(("rows", "columns"), [(30, 50), (50, 30), (40, 40)])
 def test_orthogonal_weights_have_orthonormal_rows_or_columns_times_the_gain(rows, columns):
@@ -203,7 +227,9 @@ def test_bits_are_one_where_the_input_is_positive_and_their_gradient_is_the_iden
     assert torch.equal(layer.receive(h), bits)
     assert torch.equal(layer(h), torch.tanh(bits @ layer.weight.T))
     layer(h).sum().backward()
-    (through,) = torch.autograd.grad(torch.tanh(bits.requires_grad_() @ layer.weight.T).sum(), bits)
+    (through,) = torch.autograd.grad(
+        torch.tanh(bits.requires_grad_() @ layer.weight.T).sum(), bits
+    )
     assert torch.equal(h.grad, through)
     assert torch.equal(Affine(5, 2).receive(h), h)
 
@@ -230,11 +256,14 @@ def test_tied_pairs_hold_one_weight_that_both_maps_move(tmp_path):
     assert pair.g.weight.any()
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Affine(3, 2, init="zeros"), "normal, orthogonal, uniform"),
-    (lambda: Affine(3, 2, receives="spikes"), "real, bits"),
-    (lambda: TiedPair(3, 2, visible="swish"), "softplus, sigmoid, tanh, relu, linear"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Affine(3, 2, init="zeros"), "normal, orthogonal, uniform"),
+        (lambda: Affine(3, 2, receives="spikes"), "real, bits"),
+        (lambda: TiedPair(3, 2, visible="swish"), "softplus, sigmoid, tanh, relu, linear"),
+    ],
+)
 def test_unknown_names_of_layers_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()

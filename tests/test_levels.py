@@ -43,7 +43,10 @@ def test_residuals_are_what_reconstructions_from_the_top_miss_by():
     x = torch.rand(50, 9, dtype=torch.float64)
     h = stack.encode(x)
     h1 = stack.pairs[1].g(h[2])
-    expected = [(stack.pairs[0].g(h1) - x).square().mean().sqrt(), (h1 - h[1]).square().mean().sqrt()]
+    expected = [
+        (stack.pairs[0].g(h1) - x).square().mean().sqrt(),
+        (h1 - h[1]).square().mean().sqrt(),
+    ]
     assert torch.allclose(stack.fit_residuals(x), torch.stack(expected))
 
 
@@ -64,7 +67,9 @@ def test_same_seed_same_samples_and_no_rounds_is_ancestral(level):
     sampler = LevelSampler(level, rounds=4)
     assert torch.equal(generate(stack, 6, sampler, seed=1), generate(stack, 6, sampler, seed=1))
     none = LevelSampler(level, rounds=0)
-    assert torch.equal(generate(stack, 6, none, seed=1), generate(stack, 6, AncestralSampler(), seed=1))
+    assert torch.equal(
+        generate(stack, 6, none, seed=1), generate(stack, 6, AncestralSampler(), seed=1)
+    )
 
 
 def test_the_top_runs_the_prior_s_own_chain():
@@ -79,11 +84,14 @@ def test_the_top_runs_the_prior_s_own_chain():
     assert torch.equal(new[0], stack.decode(new[-1]))
 
 
-@pytest.mark.parametrize(("sampler", "message"), [
-    (LevelSampler(rounds=2), "GaussianPrior .* sample"),
-    (LevelSampler(level=5, rounds=1), r"level=5 is not in 0 .. 2"),
-    (LevelSampler(level=1, rounds=1, residual=1.0), "call stack.fit_residuals"),
-])
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (LevelSampler(rounds=2), "GaussianPrior .* sample"),
+        (LevelSampler(level=5, rounds=1), r"level=5 is not in 0 .. 2"),
+        (LevelSampler(level=1, rounds=1, residual=1.0), "call stack.fit_residuals"),
+    ],
+)
 def test_refusals(sampler, message):
     stack = deep_autoencoder([9, 7, 5])
     stack.prior.fit(torch.rand(20, 5))

@@ -39,22 +39,37 @@ def test_sigma_is_the_best_of_the_grid_on_validation_data():
     scores = {s: parzen_log_prob(x, samples, s).mean().item() for s in GRIDS["fine"]}
     assert choose_sigma(x, samples) == max(scores, key=scores.get)
     assert choose_sigma(x, samples, [0.2, 0.9]) in (0.2, 0.9)
-    assert ParzenLogLikelihood(samples, validation=x, grid="goodfellow").sigma in GRIDS["goodfellow"]
+    assert (
+        ParzenLogLikelihood(samples, validation=x, grid="goodfellow").sigma in GRIDS["goodfellow"]
+    )
 
 
 def test_grids_are_the_published_points():
     assert [round(s, 4) for s in GRIDS["goodfellow"]] == [
-        0.1, 0.1292, 0.1668, 0.2154, 0.2783, 0.3594, 0.4642, 0.5995, 0.7743, 1.0]
+        0.1,
+        0.1292,
+        0.1668,
+        0.2154,
+        0.2783,
+        0.3594,
+        0.4642,
+        0.5995,
+        0.7743,
+        1.0,
+    ]
     assert len(GRIDS["fine"]) == 29
     assert (GRIDS["fine"][0], round(GRIDS["fine"][-1], 6)) == (0.1, 0.5)
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: ParzenLogLikelihood(torch.rand(2, 3)), "validation"),
-    (lambda: ParzenLogLikelihood(torch.rand(2, 3), sigma=-1.0), "sigma=-1.0"),
-    (lambda: metrics.sigma_grid("coarse"), "goodfellow, fine"),
-    (lambda: metrics.sigma_grid([]), "grid is empty"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ParzenLogLikelihood(torch.rand(2, 3)), "validation"),
+        (lambda: ParzenLogLikelihood(torch.rand(2, 3), sigma=-1.0), "sigma=-1.0"),
+        (lambda: metrics.sigma_grid("coarse"), "goodfellow, fine"),
+        (lambda: metrics.sigma_grid([]), "grid is empty"),
+    ],
+)
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()
@@ -83,8 +98,9 @@ def test_choose_prior_takes_the_best_on_validation_data(digits):
 
 
 def test_log_joint_rises_under_gradient_inference_and_counts_steps():
-    trace = metrics.log_joint_trace(small_stack(), torch.rand(9, 8), GradientInference(delta=0.05),
-                                    steps=12, batch_size=4)
+    trace = metrics.log_joint_trace(
+        small_stack(), torch.rand(9, 8), GradientInference(delta=0.05), steps=12, batch_size=4
+    )
     assert trace.shape == (13, 9)
     assert (trace.mean(1).diff() > 0).all()
 

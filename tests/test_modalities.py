@@ -85,22 +85,32 @@ def test_draws_pass_gradients_straight_through():
 def test_a_class_of_probability_zero_is_never_drawn(monkeypatch):
     p = torch.tensor([[0.0, *[1 / 41] * 41]])  # float32 sums to 1 - 2^-24
     largest = 1.0 - 2.0**-24
-    monkeypatch.setattr(conditionals, "uniform_like", lambda h, generator: torch.full_like(h, largest))
+    monkeypatch.setattr(
+        conditionals, "uniform_like", lambda h, generator: torch.full_like(h, largest)
+    )
     assert Categorical().sample(p)[0, 0] == 0.0
 
 
 def test_a_categorical_law_needs_a_softmax_layer():
-    with pytest.raises(ValueError, match="recognition=Categorical needs a softmax layer, not 'tanh'"):
+    with pytest.raises(
+        ValueError, match="recognition=Categorical needs a softmax layer, not 'tanh'"
+    ):
         pair(4, 3, recognition=Categorical())
 
 
 # -- one modality ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "head", "law"), [
-    ("real", "linear", Gaussian), ("pixels", "sigmoid", Bernoulli), ("binary", "sigmoid", Bernoulli),
-    ("onehot", "softmax", Categorical), ("latent", "softmax", Categorical),
-])
+@pytest.mark.parametrize(
+    ("kind", "head", "law"),
+    [
+        ("real", "linear", Gaussian),
+        ("pixels", "sigmoid", Bernoulli),
+        ("binary", "sigmoid", Bernoulli),
+        ("onehot", "softmax", Categorical),
+        ("latent", "softmax", Categorical),
+    ],
+)
 def test_a_kind_of_data_has_its_activation_and_law(kind, head, law):
     found = Modality(4, kind)
     assert (found.head, type(found.law), found.code_width) == (head, law, 4)
@@ -108,7 +118,9 @@ def test_a_kind_of_data_has_its_activation_and_law(kind, head, law):
 
 
 def test_a_code_has_the_activation_and_the_law_of_its_encoder():
-    learned = Modality(4, "pixels", [pair(4, 3), pair(3, 2, "relu", recognition=LearnedGaussian(2))])
+    learned = Modality(
+        4, "pixels", [pair(4, 3), pair(3, 2, "relu", recognition=LearnedGaussian(2))]
+    )
     assert (learned.head, type(learned.law), learned.code_width) == ("relu", Gaussian, 2)
     bits = Modality(4, "pixels", [pair(4, 3, "sigmoid", recognition=Discrete("binary"))])
     assert (bits.head, bits.law) == ("sigmoid", bits.pairs[0].recognition)
@@ -129,33 +141,76 @@ def test_values_become_rows_of_floating_point_numbers():
     assert Modality(2, "pixels").values("x", torch.rand(0, 2)).shape == (0, 2)
 
 
-@pytest.mark.parametrize(("modality", "value", "words"), [
-    (Modality(3, "pixels"), torch.rand(2, 4), r"t has shape \(2, 4\); the model takes \(batch, 3\)"),
-    (Modality(3, "pixels"), torch.rand(3), r"t has shape \(3,\)"),
-    (Modality(3, "pixels"), torch.full((2, 3), 255.0), r"no pixels data; accepted: values in \[0, 1\]"),
-    (Modality(3, "binary"), torch.full((2, 3), -0.1), r"no binary data; accepted: values in \[0, 1\]"),
-    (Modality(3, "real"), torch.full((2, 3), torch.inf), "t holds 6 NaN or infinite values"),
-    (Modality(3, "onehot"), torch.tensor([[torch.nan, 0.0, 1.0]]), "t holds 1 NaN or infinite values"),
-    (Modality(3, "onehot"), torch.tensor([0, 3]), "t holds labels from 0 to 3; the model has 3 classes, 0 .. 2"),
-    (Modality(3, "onehot"), torch.tensor([YES, NO]), "class indices of an integer type"),
-    (Modality(3, "onehot"), torch.tensor([0.0, 1.0]), r"t has shape \(2,\)"),
-    (Modality(3, "onehot"), torch.ones(2, 3), "class indices, or rows of probabilities that sum to 1"),
-    (Modality(3, "latent"), torch.zeros(2, 3), "no latent data; accepted: class indices, or rows"),
-    (Modality(3, "onehot"), torch.tensor([[1.5, -0.5, 0.0]]), "no onehot data"),
-])
+@pytest.mark.parametrize(
+    ("modality", "value", "words"),
+    [
+        (
+            Modality(3, "pixels"),
+            torch.rand(2, 4),
+            r"t has shape \(2, 4\); the model takes \(batch, 3\)",
+        ),
+        (Modality(3, "pixels"), torch.rand(3), r"t has shape \(3,\)"),
+        (
+            Modality(3, "pixels"),
+            torch.full((2, 3), 255.0),
+            r"no pixels data; accepted: values in \[0, 1\]",
+        ),
+        (
+            Modality(3, "binary"),
+            torch.full((2, 3), -0.1),
+            r"no binary data; accepted: values in \[0, 1\]",
+        ),
+        (Modality(3, "real"), torch.full((2, 3), torch.inf), "t holds 6 NaN or infinite values"),
+        (
+            Modality(3, "onehot"),
+            torch.tensor([[torch.nan, 0.0, 1.0]]),
+            "t holds 1 NaN or infinite values",
+        ),
+        (
+            Modality(3, "onehot"),
+            torch.tensor([0, 3]),
+            "t holds labels from 0 to 3; the model has 3 classes, 0 .. 2",
+        ),
+        (Modality(3, "onehot"), torch.tensor([YES, NO]), "class indices of an integer type"),
+        (Modality(3, "onehot"), torch.tensor([0.0, 1.0]), r"t has shape \(2,\)"),
+        (
+            Modality(3, "onehot"),
+            torch.ones(2, 3),
+            "class indices, or rows of probabilities that sum to 1",
+        ),
+        (
+            Modality(3, "latent"),
+            torch.zeros(2, 3),
+            "no latent data; accepted: class indices, or rows",
+        ),
+        (Modality(3, "onehot"), torch.tensor([[1.5, -0.5, 0.0]]), "no onehot data"),
+    ],
+)
 def test_other_values_are_refused_in_one_line(modality, value, words):
     with pytest.raises(ValueError, match=words) as error:
         modality.values("t", value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Modality(0), "width=0"),
-    (lambda: Modality(3, "sound"), "kind='sound' is unknown; accepted: real, pixels, binary, onehot"),
-    (lambda: Modality(3, "real", [pair(4, 2)]), "pair 1 of a modality takes 4 units, but gets 3"),
-    (lambda: Modality(4, "real", [pair(4, 2), pair(3, 2)]), "pair 2 of a modality takes 3 units, but gets 2"),
-    (lambda: Modality(3, "latent", [pair(3, 2)]), "without pairs of their own"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Modality(0), "width=0"),
+        (
+            lambda: Modality(3, "sound"),
+            "kind='sound' is unknown; accepted: real, pixels, binary, onehot",
+        ),
+        (
+            lambda: Modality(3, "real", [pair(4, 2)]),
+            "pair 1 of a modality takes 4 units, but gets 3",
+        ),
+        (
+            lambda: Modality(4, "real", [pair(4, 2), pair(3, 2)]),
+            "pair 2 of a modality takes 3 units, but gets 2",
+        ),
+        (lambda: Modality(3, "latent", [pair(3, 2)]), "without pairs of their own"),
+    ],
+)
 def test_bad_modalities(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
@@ -180,7 +235,12 @@ def test_an_unsigned_label_is_never_missing():
 def test_slices_act_on_their_own_part():
     f, h = Affine(3, 2, "tanh").double(), normal(5, 7)
     both = Slices([f, None], [99, 4])
-    assert (both.in_features, both.out_features, both.inputs, both.outputs) == (7, 6, [3, 4], [2, 4])
+    assert (both.in_features, both.out_features, both.inputs, both.outputs) == (
+        7,
+        6,
+        [3, 4],
+        [2, 4],
+    )
     assert torch.equal(both(h), torch.cat([f(h[:, :3]), h[:, 3:]], 1))
     assert {name for name, _ in both.named_parameters()} == {"maps.0.weight", "maps.0.bias"}
 
@@ -217,7 +277,9 @@ def test_without_mask_bits_a_missing_slice_is_zero():
 
 @pytest.mark.parametrize("width", [4, 6, 8])
 def test_maps_of_another_width_are_refused(width):
-    with pytest.raises(ValueError, match=rf"takes {width} units; .* \[3, 2\], together 5, or 7 with one mask bit"):
+    with pytest.raises(
+        ValueError, match=rf"takes {width} units; .* \[3, 2\], together 5, or 7 with one mask bit"
+    ):
         Masked(Affine(width, 4), [3, 2])
 
 
@@ -238,7 +300,11 @@ def test_each_slice_has_its_own_activation():
 
 
 def laws_of_three():
-    laws = [LearnedGaussian(2, 0.5, given=4).double(), Categorical(), Discrete("sign", stochastic=True)]
+    laws = [
+        LearnedGaussian(2, 0.5, given=4).double(),
+        Categorical(),
+        Discrete("sign", stochastic=True),
+    ]
     torch.nn.init.normal_(laws[0].of_input[-1].weight)
     mean = torch.cat([normal(5, 2), normal(5, 3).softmax(1), normal(5, 2).tanh()], 1)
     h = torch.cat([normal(5, 2), torch.eye(3).double()[[0, 1, 2, 0, 1]], normal(5, 2).sign()], 1)
@@ -248,12 +314,20 @@ def laws_of_three():
 def test_joint_laws_are_sums_and_concatenations_of_their_members():
     (a, b, c), joint, h, mean, given = laws_of_three()
     (h1, h2, h3), (m1, m2, m3), x = h.split([2, 3, 2], 1), mean.split([2, 3, 2], 1), given[:, :4]
-    assert torch.equal(joint.energies(h, mean),
-                       torch.stack([a.energy(h1, m1), b.energy(h2, m2), c.energy(h3, m3)], 1))
-    assert torch.allclose(joint.energy(h, mean), a.energy(h1, m1) + b.energy(h2, m2) + c.energy(h3, m3))
-    assert torch.allclose(joint.log_prob(h, mean, given),
-                          a.log_prob(h1, m1, x) + b.log_prob(h2, m2) + c.log_prob(h3, m3))
-    assert torch.allclose(joint.entropy(mean, given), a.entropy(m1, x) + b.entropy(m2) + c.entropy(m3))
+    assert torch.equal(
+        joint.energies(h, mean),
+        torch.stack([a.energy(h1, m1), b.energy(h2, m2), c.energy(h3, m3)], 1),
+    )
+    assert torch.allclose(
+        joint.energy(h, mean), a.energy(h1, m1) + b.energy(h2, m2) + c.energy(h3, m3)
+    )
+    assert torch.allclose(
+        joint.log_prob(h, mean, given),
+        a.log_prob(h1, m1, x) + b.log_prob(h2, m2) + c.log_prob(h3, m3),
+    )
+    assert torch.allclose(
+        joint.entropy(mean, given), a.entropy(m1, x) + b.entropy(m2) + c.entropy(m3)
+    )
     g = seeded(3)
     drawn = torch.cat([a.sample(m1, g, x), b.sample(m2, g), c.sample(m3, g)], 1)
     assert torch.equal(joint.sample(mean, seeded(3), given), drawn)
@@ -282,7 +356,9 @@ def test_joint_laws_are_stochastic_if_a_member_is_and_have_no_single_distributio
 def test_kl_trains_discrete_units_beside_a_modality_with_noise():
     """On a plain stack of deterministic units KLRule leaves the entropy out."""
     image = Modality(6, "pixels", [pair(6, 4, visible="sigmoid", recognition=Discrete("sign"))])
-    joint = JointStack({"image": image, "label": Modality(3, "onehot")}, [Junction(Affine(9, 5), Affine(5, 7))])
+    joint = JointStack(
+        {"image": image, "label": Modality(3, "onehot")}, [Junction(Affine(9, 5), Affine(5, 7))]
+    )
     losses = KLRule(joint.double()).losses((torch.rand(8, 9).double(),))
     assert torch.isfinite(sum(losses.values()))
 
@@ -312,12 +388,19 @@ def test_a_junction_joins_codes_with_their_heads_and_laws():
     assert type(Junction(Affine(7, 5), Affine(5, 7)).pair([image, label]).recognition) is Gaussian
 
 
-@pytest.mark.parametrize(("f", "g", "words"), [
-    (Affine(8, 5), Affine(5, 7), r"takes 8 units; the modalities' codes have \[4, 3\], together 7, or 9"),
-    (Affine(9, 5), Affine(5, 9), "gives 9 units, linear; needed: a linear layer of 7"),
-    (Affine(9, 5), Affine(5, 7, "tanh"), "gives 7 units, tanh; needed: a linear layer of 7"),
-    (Affine(9, 5), Affine(4, 7), "f maps 7 -> 5 units but g maps 4 -> 7"),
-])
+@pytest.mark.parametrize(
+    ("f", "g", "words"),
+    [
+        (
+            Affine(8, 5),
+            Affine(5, 7),
+            r"takes 8 units; the modalities' codes have \[4, 3\], together 7, or 9",
+        ),
+        (Affine(9, 5), Affine(5, 9), "gives 9 units, linear; needed: a linear layer of 7"),
+        (Affine(9, 5), Affine(5, 7, "tanh"), "gives 7 units, tanh; needed: a linear layer of 7"),
+        (Affine(9, 5), Affine(4, 7), "f maps 7 -> 5 units but g maps 4 -> 7"),
+    ],
+)
 def test_bad_junctions(f, g, words):
     with pytest.raises(ValueError, match=words) as error:
         Junction(f, g).pair([Modality(6, "pixels", [pair(6, 4)]), Modality(3, "onehot")])
@@ -331,6 +414,8 @@ def test_pairs_side_by_side_act_as_one():
     assert torch.equal(both.encode(x), torch.cat([a.encode(x[:, :4]), x[:, 4:]], 1))
     assert torch.equal(both.decode(h), torch.cat([a.decode(h[:, :2]), h[:, 2:]], 1))
     binary = torch.cat([x[:, :4].sigmoid(), x[:, 4:]], 1)
-    expected = a.observation.energy(binary[:, :4], a.g(h[:, :2])) + Gaussian().energy(x[:, 4:], h[:, 2:])
+    expected = a.observation.energy(binary[:, :4], a.g(h[:, :2])) + Gaussian().energy(
+        x[:, 4:], h[:, 2:]
+    )
     assert torch.allclose(both.observation.energy(binary, both.g(h)), expected)
     assert side_by_side([a], [2]) is a

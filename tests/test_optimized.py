@@ -39,8 +39,10 @@ def test_an_orthonormal_decoder_gives_the_soft_thresholded_code():
     assert 0.1 < (h == 0).double().mean() < 0.9
 
 
-@pytest.mark.parametrize(("activation", "low", "high"), [("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0),
-                                                         ("softplus", 0.0, None), ("relu", 0.0, None)])
+@pytest.mark.parametrize(
+    ("activation", "low", "high"),
+    [("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0), ("softplus", 0.0, None), ("relu", 0.0, None)],
+)
 def test_codes_stay_in_the_range_of_the_encoder(activation, low, high):
     pair, x = Pair(Affine(6, 4, activation), Affine(4, 6)), 5 * torch.randn(20, 6)
     h = optimize_code(pair, x, pair.f(x), steps=30)
@@ -112,8 +114,10 @@ def test_f_learns_what_the_optimisation_finds():
 
 
 def test_a_stack_with_an_optimizing_pair_survives_its_file(tmp_path):
-    stack = Stack(OptimizingPair(Affine(6, 4, "tanh"), Affine(4, 6), steps=7, lr=0.3, sparsity=0.01),
-                  Pair(Affine(4, 3, "tanh"), Affine(3, 4)))
+    stack = Stack(
+        OptimizingPair(Affine(6, 4, "tanh"), Affine(4, 6), steps=7, lr=0.3, sparsity=0.01),
+        Pair(Affine(4, 3, "tanh"), Affine(3, 4)),
+    )
     x = torch.rand(10, 6)
     stack.prior.fit(stack.encode(x)[-1].detach())
     loaded = persistence.load(persistence.save(stack, tmp_path / "model.safetensors"))
@@ -122,16 +126,23 @@ def test_a_stack_with_an_optimizing_pair_survives_its_file(tmp_path):
     assert torch.equal(loaded.encode(x)[-1], stack.encode(x)[-1])
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda p, x, h: optimize_code(p, x[:, :3], h), r"x has shape .*\(batch, 9\)"),
-    (lambda p, x, h: optimize_code(p, x, h[:, :3]), r"h_start has shape .*\(batch, 4\)"),
-    (lambda p, x, h: optimize_code(p, x, h[:2]), "h_start has 2 rows but x has 5"),
-    (lambda p, x, h: optimize_code(p, x, h, steps=-1), "steps=-1"),
-    (lambda p, x, h: optimize_code(p, x, h, lr=0.0), "lr=0.0"),
-    (lambda p, x, h: optimize_code(p, x, h, sparsity=-1.0), "sparsity=-1.0"),
-    (lambda p, x, h: OptimizingPair(Affine(9, 4, "tanh"), Affine(4, 9), recognition=Discrete("sign")),
-     "real units"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p, x, h: optimize_code(p, x[:, :3], h), r"x has shape .*\(batch, 9\)"),
+        (lambda p, x, h: optimize_code(p, x, h[:, :3]), r"h_start has shape .*\(batch, 4\)"),
+        (lambda p, x, h: optimize_code(p, x, h[:2]), "h_start has 2 rows but x has 5"),
+        (lambda p, x, h: optimize_code(p, x, h, steps=-1), "steps=-1"),
+        (lambda p, x, h: optimize_code(p, x, h, lr=0.0), "lr=0.0"),
+        (lambda p, x, h: optimize_code(p, x, h, sparsity=-1.0), "sparsity=-1.0"),
+        (
+            lambda p, x, h: OptimizingPair(
+                Affine(9, 4, "tanh"), Affine(4, 9), recognition=Discrete("sign")
+            ),
+            "real units",
+        ),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_line(make, words):
     pair, x = linear_pair(), torch.randn(5, 9, dtype=torch.float64)
     with pytest.raises(ValueError, match=words) as error:

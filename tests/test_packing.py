@@ -14,7 +14,9 @@ from gendae.packing import PackedAffine, packed
 from gendae.rules import VariationalEMRule
 from tests.conftest import small_stack
 
-needs_operators = pytest.mark.skipif(not packing.available(), reason="this PyTorch has no packed products")
+needs_operators = pytest.mark.skipif(
+    not packing.available(), reason="this PyTorch has no packed products"
+)
 
 
 @pytest.fixture
@@ -50,7 +52,9 @@ def test_inference_with_packed_products_equals_the_plain_one(monkeypatch):
 
 
 @needs_operators
-def test_a_training_step_with_packed_products_equals_a_plain_one_and_uses_the_new_weights(monkeypatch):
+def test_a_training_step_with_packed_products_equals_a_plain_one_and_uses_the_new_weights(
+    monkeypatch,
+):
     weights = {}
     for way in ("plain", "packed"):
         monkeypatch.setenv("GENDAE_PRODUCTS", way)
@@ -73,10 +77,16 @@ def test_packed_products_repeat_bit_for_bit(forced):
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize(("way", "vendor", "expected"), [
-    ("auto", "vendor_id : AuthenticAMD", True), ("auto", "vendor_id : GenuineIntel", False), ("auto", "", False),
-    ("packed", "vendor_id : GenuineIntel", True), ("plain", "vendor_id : AuthenticAMD", False),
-])
+@pytest.mark.parametrize(
+    ("way", "vendor", "expected"),
+    [
+        ("auto", "vendor_id : AuthenticAMD", True),
+        ("auto", "vendor_id : GenuineIntel", False),
+        ("auto", "", False),
+        ("packed", "vendor_id : GenuineIntel", True),
+        ("plain", "vendor_id : AuthenticAMD", False),
+    ],
+)
 def test_the_way_is_chosen_by_processor_or_variable(monkeypatch, way, vendor, expected):
     monkeypatch.setenv("GENDAE_PRODUCTS", way)
     monkeypatch.setattr(packing, "vendor", lambda: vendor)
@@ -85,11 +95,15 @@ def test_the_way_is_chosen_by_processor_or_variable(monkeypatch, way, vendor, ex
 
 def test_an_unknown_way_is_named(monkeypatch):
     monkeypatch.setenv("GENDAE_PRODUCTS", "fast")
-    with pytest.raises(ValueError, match="GENDAE_PRODUCTS='fast' is unknown; accepted: auto, packed, plain"):
+    with pytest.raises(
+        ValueError, match="GENDAE_PRODUCTS='fast' is unknown; accepted: auto, packed, plain"
+    ):
         TargetPropInference()(small_stack(), torch.rand(2, 8))
 
 
-@pytest.mark.parametrize("change", ["gradients", "float64", "autocast", "empty", "mlp", "bits", "missing operators"])
+@pytest.mark.parametrize(
+    "change", ["gradients", "float64", "autocast", "empty", "mlp", "bits", "missing operators"]
+)
 def test_everything_else_takes_the_layers_themselves(forced, monkeypatch, change):
     pair, h = Pair(Affine(4, 3, "tanh"), Affine(3, 4), Gaussian()), torch.rand(5, 4)
     if change == "float64":
@@ -102,7 +116,10 @@ def test_everything_else_takes_the_layers_themselves(forced, monkeypatch, change
         pair = Pair(Affine(4, 3, "tanh", receives="bits"), Affine(3, 4, receives="bits"))
     elif change == "missing operators":
         monkeypatch.setattr(packing, "available", lambda: False)
-    with torch.set_grad_enabled(change == "gradients"), torch.autocast("cpu", enabled=change == "autocast"):
+    with (
+        torch.set_grad_enabled(change == "gradients"),
+        torch.autocast("cpu", enabled=change == "autocast"),
+    ):
         assert packed(pair, h) == (pair.f, pair.g)
 
 

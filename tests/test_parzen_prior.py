@@ -27,8 +27,10 @@ def gaussian(n=200, d=4):
 
 def round_mixture(prior):
     centres = prior.codes
-    return MixtureSameFamily(Categorical(torch.ones(len(centres)).double()),
-                             Independent(Normal(centres, prior.bandwidth_), 1))
+    return MixtureSameFamily(
+        Categorical(torch.ones(len(centres)).double()),
+        Independent(Normal(centres, prior.bandwidth_), 1),
+    )
 
 
 def covariances(prior):
@@ -47,19 +49,26 @@ def test_density_integrates_to_one():
     grid = torch.linspace(-30, 30, 9001, dtype=torch.float64)[:, None]
     for kind in (None, "manifold"):
         prior = ParzenPrior(bandwidth=0.3, local=kind, neighbours=3).fit(gaussian(20, 1))
-        assert torch.trapezoid(prior.log_prob(grid).exp(), grid[:, 0]).item() == pytest.approx(1.0, 1e-6)
+        assert torch.trapezoid(prior.log_prob(grid).exp(), grid[:, 0]).item() == pytest.approx(
+            1.0, 1e-6
+        )
 
 
 def test_manifold_density_is_the_mixture_of_local_gaussians():
-    prior = ParzenPrior(bandwidth=0.05, local="manifold", neighbours=6, components=2).fit(curve(60))
-    mixture = MixtureSameFamily(Categorical(torch.ones(60).double()),
-                                MultivariateNormal(prior.codes, covariances(prior)))
+    prior = ParzenPrior(bandwidth=0.05, local="manifold", neighbours=6, components=2).fit(
+        curve(60)
+    )
+    mixture = MixtureSameFamily(
+        Categorical(torch.ones(60).double()), MultivariateNormal(prior.codes, covariances(prior))
+    )
     x = curve(25, 0.1)
     assert torch.allclose(prior.log_prob(x), mixture.log_prob(x))
 
 
 def test_local_directions_are_the_principal_ones_of_the_neighbours():
-    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=7, components=3).fit(gaussian(40, 3))
+    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=7, components=3).fit(
+        gaussian(40, 3)
+    )
     index = torch.cdist(prior.codes, prior.codes).argsort(1)[:, 1:8]
     difference = prior.codes[index] - prior.codes[:, None]
     expected = difference.mT @ difference / 7 + 0.01 * torch.eye(3, dtype=torch.float64)
@@ -67,7 +76,9 @@ def test_local_directions_are_the_principal_ones_of_the_neighbours():
 
 
 def test_fewer_directions_than_components():
-    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=2, components=5).fit(gaussian(30, 4))
+    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=2, components=5).fit(
+        gaussian(30, 4)
+    )
     assert prior.directions.shape == (30, 2, 4)
     h = torch.zeros(30, 3, dtype=torch.float64)
     h[:, 0] = torch.arange(30)  # codes on a line: one direction, the others nothing
@@ -78,12 +89,16 @@ def test_fewer_directions_than_components():
 
 def test_manifold_windows_fit_a_curve_better_and_sample_nearer_to_it():
     codes, test = curve(150, 0.005), curve(400, 0.005)
-    models = [ParzenPrior(local=kind, neighbours=8, components=1).fit(codes)
-              for kind in (None, "manifold")]
+    models = [
+        ParzenPrior(local=kind, neighbours=8, components=1).fit(codes)
+        for kind in (None, "manifold")
+    ]
     scores = [prior.log_prob(test).mean() for prior in models]
     assert scores[1] > scores[0] + 1.0
-    off = [(prior.sample(2000, torch.Generator().manual_seed(0))[:, :2].norm(dim=1) - 1).abs().mean()
-           for prior in models]
+    off = [
+        (prior.sample(2000, torch.Generator().manual_seed(0))[:, :2].norm(dim=1) - 1).abs().mean()
+        for prior in models
+    ]
     assert off[1] < 0.7 * off[0]
 
 
@@ -108,8 +123,8 @@ def test_a_stored_code_does_not_see_itself(dtype):
     codes = gaussian(40).to(dtype) + 3
     prior = ParzenPrior(bandwidth=0.6).fit(codes)
     i = 7
-    others = torch.cat([prior.codes[:i], prior.codes[i + 1:]])
-    x = prior.codes[i:i + 1] * (1 + torch.finfo(dtype).eps)  # equal up to rounding
+    others = torch.cat([prior.codes[:i], prior.codes[i + 1 :]])
+    x = prior.codes[i : i + 1] * (1 + torch.finfo(dtype).eps)  # equal up to rounding
     expected = parzen_log_prob(x, others, 0.6).to(dtype)
     assert torch.allclose(prior.log_prob(x), expected, atol=1e-4)
     near = x + 1e-3
@@ -128,8 +143,14 @@ def test_of_two_equal_codes_one_is_left_out():
 def test_cross_entropy_leaves_the_mean_s_own_code_out():
     prior = ParzenPrior(bandwidth=0.5).fit(gaussian(30))
     mean, draw = prior.codes[:3], prior.codes[3:6] + 0.2  # nearer to others
-    expected = torch.stack([-parzen_log_prob(draw[i:i + 1], torch.cat([prior.codes[:i],
-                            prior.codes[i + 1:]]), 0.5)[0] for i in range(3)])
+    expected = torch.stack(
+        [
+            -parzen_log_prob(
+                draw[i : i + 1], torch.cat([prior.codes[:i], prior.codes[i + 1 :]]), 0.5
+            )[0]
+            for i in range(3)
+        ]
+    )
     assert torch.allclose(prior.cross_entropy(draw, mean), expected, atol=1e-6)
     assert torch.allclose(prior.cross_entropy(draw, mean + 0.1), -prior.log_prob(draw))
     assert not torch.allclose(prior.cross_entropy(draw, mean), -prior.log_prob(draw))
@@ -149,6 +170,7 @@ def test_the_chosen_bandwidth_is_the_best_on_held_out_codes(kind):
         other.load_state_dict(prior.state_dict())
         other.bandwidth_ = torch.tensor(sigma).double()
         return other.log_prob(held).mean().item()
+
     best, sigma = likelihood(prior.bandwidth_.item()), prior.bandwidth_.item()
     assert 0.05 < sigma < 1.0
     assert all(likelihood(sigma * f) < best for f in (0.25, 0.6, 1.6, 4.0))
@@ -169,7 +191,9 @@ def test_samples_are_templates_plus_noise_of_the_bandwidth():
     prior.stratified, prior.noise_scale = False, 0.0
     s = prior.sample(5000, torch.Generator().manual_seed(0))
     count = torch.bincount(torch.cdist(s, prior.codes).argmin(1), minlength=50)
-    assert count.min() < 100 < count.max() and torch.cdist(s, prior.codes).min(1).values.max() < 1e-4
+    assert (
+        count.min() < 100 < count.max() and torch.cdist(s, prior.codes).min(1).values.max() < 1e-4
+    )
 
 
 def test_fewer_stratified_samples_than_templates_are_different_templates():
@@ -231,20 +255,26 @@ def test_autocast_does_not_reach_the_density():
         assert torch.equal(prior.log_prob(x), expected)
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: ParzenPrior(bandwidth=0.0), "bandwidth=0.0"),
-    (lambda: ParzenPrior(bandwidth=-1.0), "bandwidth=-1.0"),
-    (lambda: ParzenPrior(capacity=1), "capacity=1"),
-    (lambda: ParzenPrior(choice="first"), "reservoir, kmeans"),
-    (lambda: ParzenPrior(local="global"), "None, manifold"),
-    (lambda: ParzenPrior(validation_fraction=1.0), "validation_fraction=1.0"),
-    (lambda: ParzenPrior(noise_scale=-1.0), "noise_scale"),
-    (lambda: ParzenPrior(0.1, local="manifold").fit(gaussian(10)), "neighbours=10 but only 10 codes"),
-    (lambda: ParzenPrior().fit(gaussian(2)), "at least three"),
-    (lambda: ParzenPrior().fit(torch.ones(20, 3)), "all equal"),
-    (lambda: ParzenPrior().fit(torch.full((20, 3), math.nan)), "60 NaN"),
-    (lambda: ParzenPrior().log_prob(torch.zeros(1, 3)), "not fitted"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ParzenPrior(bandwidth=0.0), "bandwidth=0.0"),
+        (lambda: ParzenPrior(bandwidth=-1.0), "bandwidth=-1.0"),
+        (lambda: ParzenPrior(capacity=1), "capacity=1"),
+        (lambda: ParzenPrior(choice="first"), "reservoir, kmeans"),
+        (lambda: ParzenPrior(local="global"), "None, manifold"),
+        (lambda: ParzenPrior(validation_fraction=1.0), "validation_fraction=1.0"),
+        (lambda: ParzenPrior(noise_scale=-1.0), "noise_scale"),
+        (
+            lambda: ParzenPrior(0.1, local="manifold").fit(gaussian(10)),
+            "neighbours=10 but only 10 codes",
+        ),
+        (lambda: ParzenPrior().fit(gaussian(2)), "at least three"),
+        (lambda: ParzenPrior().fit(torch.ones(20, 3)), "all equal"),
+        (lambda: ParzenPrior().fit(torch.full((20, 3), math.nan)), "60 NaN"),
+        (lambda: ParzenPrior().log_prob(torch.zeros(1, 3)), "not fitted"),
+    ],
+)
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()

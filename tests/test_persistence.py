@@ -32,9 +32,13 @@ from tests.test_rules import trainer
 
 def trained(tmp_path):
     """A .ckpt and a .safetensors of one trained stack with settings unlike the defaults."""
-    stack = deep_autoencoder([64, 20, 8], observation="bernoulli", prior=GaussianPrior("full", 2.5))
+    stack = deep_autoencoder(
+        [64, 20, 8], observation="bernoulli", prior=GaussianPrior("full", 2.5)
+    )
     rule = VariationalEMRule(
-        stack, inference=TargetPropInference(7, 0.2), inpainter=Inpainter(rounds=3, chains=2),
+        stack,
+        inference=TargetPropInference(7, 0.2),
+        inpainter=Inpainter(rounds=3, chains=2),
         sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
         corruption=[GaussianNoise(0.4), GaussianNoise(0.2, decay=0.5), GaussianNoise(0.1)],
     )
@@ -56,7 +60,9 @@ def test_round_trip_keeps_weights_prior_settings_and_facts(tmp_path, suffix):
     assert again.facts["seed"] == torch.initial_seed()
     assert torch.allclose(generate(again, 5, seed=0), generate(stack, 5, seed=0), atol=1e-5)
     x, mask = torch.rand(2, 64), torch.arange(64) < 32
-    assert torch.allclose(inpaint(again, x, mask, seed=0), inpaint(stack, x, mask, seed=0), atol=1e-5)
+    assert torch.allclose(
+        inpaint(again, x, mask, seed=0), inpaint(stack, x, mask, seed=0), atol=1e-5
+    )
 
 
 def test_lightning_s_own_loading_works_with_plain_hyper_parameters(tmp_path):
@@ -69,11 +75,20 @@ def test_lightning_s_own_loading_works_with_plain_hyper_parameters(tmp_path):
     assert rule.inference.delta == 0.2
 
 
-@pytest.mark.parametrize("obj", [
-    GaussianNoise(0.3, 0.5), TargetPropInference(3, 0.2, 0.1, 0.5), GradientInference(every_q=True),
-    JointChainSampler(corruption=[GaussianNoise(0.1)] * 3), Inpainter(4), Digits(seed=3),
-    small_stack(), VariationalEMRule(small_stack(), lr_f=[1e-3, 2e-3, 3e-3]),
-], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "obj",
+    [
+        GaussianNoise(0.3, 0.5),
+        TargetPropInference(3, 0.2, 0.1, 0.5),
+        GradientInference(every_q=True),
+        JointChainSampler(corruption=[GaussianNoise(0.1)] * 3),
+        Inpainter(4),
+        Digits(seed=3),
+        small_stack(),
+        VariationalEMRule(small_stack(), lr_f=[1e-3, 2e-3, 3e-3]),
+    ],
+    ids=lambda o: type(o).__name__,
+)
 def test_describe_and_build_are_inverse(obj):
     plain = json.loads(json.dumps(describe(obj)))
     assert describe(build(plain)) == plain
@@ -163,11 +178,18 @@ def test_nan_weights_are_refused(tmp_path):
     stack = small_stack()
     with torch.no_grad():
         stack.pairs[1].f.weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"m.safetensors is not written: pairs.1.f.weight hold NaN"):
+    with pytest.raises(
+        ValueError, match=r"m.safetensors is not written: pairs.1.f.weight hold NaN"
+    ):
         save(stack, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
     content = {"stack": describe(stack), "settings": {}, "facts": {}}
-    write_checked(tmp_path / "m.safetensors", FORMAT, content, {k: v for k, v in stack.state_dict().items() if v.numel()})
+    write_checked(
+        tmp_path / "m.safetensors",
+        FORMAT,
+        content,
+        {k: v for k, v in stack.state_dict().items() if v.numel()},
+    )
     with pytest.raises(CheckpointError, match=r"NaN or infinite weights in pairs.1.f.weight"):
         load(tmp_path / "m.safetensors")
 
@@ -237,10 +259,14 @@ def test_a_classifier_s_own_output_layer_is_replaced(tmp_path):
     assert (network.classes, network.sizes, network.output.init) == (5, [8, 6], "uniform")
 
 
-@pytest.mark.parametrize("arguments, error, words", [
-    (("none.ckpt",), FileNotFoundError, "none.ckpt"), (("m.safetensors", 0), ValueError, "out_features=0"),
-    (("m.safetensors", 10, "zeros"), ValueError, "zeros"),
-])
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        (("none.ckpt",), FileNotFoundError, "none.ckpt"),
+        (("m.safetensors", 0), ValueError, "out_features=0"),
+        (("m.safetensors", 10, "zeros"), ValueError, "zeros"),
+    ],
+)
 def test_what_cannot_become_a_classifier_is_named(tmp_path, monkeypatch, arguments, error, words):
     monkeypatch.chdir(tmp_path)
     save(small_stack(), "m.safetensors")
@@ -250,22 +276,49 @@ def test_what_cannot_become_a_classifier_is_named(tmp_path, monkeypatch, argumen
 
 def test_a_pretrained_classifier_is_named_in_a_configuration(tmp_path):
     save(deep_autoencoder([64, 8]), tmp_path / "m.safetensors")
-    stack = {"class_path": "gendae.persistence.pretrained_classifier",
-             "init_args": {"model": str(tmp_path / "m.safetensors")}}
-    (tmp_path / "c.yaml").write_text(json.dumps({
-        "seed_everything": 0,
-        "trainer": {"max_epochs": 2, "enable_progress_bar": False, "enable_model_summary": False},
-        "model": {"class_path": "gendae.rules.BackpropRule", "init_args": {"stack": stack}},
-        "data": {"class_path": "gendae.data.Digits"},
-    }))
-    assert cli.main(["fit", "--config", str(tmp_path / "c.yaml"), "--trainer.default_root_dir", str(tmp_path)]) == 0
+    stack = {
+        "class_path": "gendae.persistence.pretrained_classifier",
+        "init_args": {"model": str(tmp_path / "m.safetensors")},
+    }
+    (tmp_path / "c.yaml").write_text(
+        json.dumps(
+            {
+                "seed_everything": 0,
+                "trainer": {
+                    "max_epochs": 2,
+                    "enable_progress_bar": False,
+                    "enable_model_summary": False,
+                },
+                "model": {
+                    "class_path": "gendae.rules.BackpropRule",
+                    "init_args": {"stack": stack},
+                },
+                "data": {"class_path": "gendae.data.Digits"},
+            }
+        )
+    )
+    assert (
+        cli.main(
+            [
+                "fit",
+                "--config",
+                str(tmp_path / "c.yaml"),
+                "--trainer.default_root_dir",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     (tmp_path / "m.safetensors").unlink()
     assert load(tmp_path / "0001/checkpoints/best.ckpt").classes == 10
 
 
 def test_half_precision_halves_the_file_and_refuses_what_it_cannot_hold(tmp_path):
     stack = small_stack()
-    whole, half = save(stack, tmp_path / "a.safetensors"), save(stack, tmp_path / "b.safetensors", half=True)
+    whole, half = (
+        save(stack, tmp_path / "a.safetensors"),
+        save(stack, tmp_path / "b.safetensors", half=True),
+    )
     assert half.stat().st_size < whole.stat().st_size
     again = load(half)
     assert again.dtype == torch.float32

@@ -34,7 +34,8 @@ def scores():
     stack = deep_autoencoder([64, 8], ["linear"], noise=0.3, prior=GaussianPrior("identity", 1.0))
     quality = sample_quality(samples, train, held_out, FeatureClassifier((8, 8)))
     return {
-        "parzen": parzen_log_prob(train, samples, 0.2), "metric": metric.compute(),
+        "parzen": parzen_log_prob(train, samples, 0.2),
+        "metric": metric.compute(),
         "sigma": torch.tensor(choose_sigma(held_out, samples)),
         "neighbours": torch.tensor(list(precision_recall_density_coverage(train, samples))),
         "copying": torch.tensor(data_copying(train, held_out, samples)),
@@ -87,5 +88,8 @@ def test_losses_under_bfloat16_autocast_are_near_those_in_single_precision(case)
 def test_half_precision_is_refused_with_what_is_accepted(precision):
     rule = RULES["VariationalEMRule"]()
     rule._trainer = type("T", (), {"precision": precision})()
-    with pytest.raises(ValueError, match=rf"precision='{precision}' is not supported; accepted: 32-true, 64-true, bf16-mixed"):
+    with pytest.raises(
+        ValueError,
+        match=rf"precision='{precision}' is not supported; accepted: 32-true, 64-true, bf16-mixed",
+    ):
         rule.on_fit_start()

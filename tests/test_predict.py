@@ -33,7 +33,9 @@ def own(tmp_path, digits):
     np.savez(tmp_path / "labels.npz", anything=y.numpy().astype(np.int16))
     np.save(tmp_path / "x.npy", x.numpy())
     np.save(tmp_path / "y.npy", y.numpy())
-    write_idx(tmp_path / "x-idx3-ubyte.gz", (x * 255).round().reshape(-1, 8, 8).numpy().astype(np.uint8))
+    write_idx(
+        tmp_path / "x-idx3-ubyte.gz", (x * 255).round().reshape(-1, 8, 8).numpy().astype(np.uint8)
+    )
     write_idx(tmp_path / "y-idx1-ubyte.gz", y.numpy().astype(np.uint8))
     return tmp_path
 
@@ -83,7 +85,9 @@ def test_draws_follow_seed_and_samples(tmp_path, own):
     assert not np.array_equal(default, probabilities("--seed", 1))
     assert not np.array_equal(default, probabilities("--samples", 8))
     means = [probabilities("--seed", s, "--samples", 400) for s in (1, 2)]
-    assert np.abs(means[0] - means[1]).max() < 0.1  # both near the expectation, unlike single draws
+    assert (
+        np.abs(means[0] - means[1]).max() < 0.1
+    )  # both near the expectation, unlike single draws
     assert np.allclose(default.sum(1), 1, atol=1e-5)
 
 
@@ -95,19 +99,33 @@ def test_the_error_rate_counts_wrong_labels(tmp_path, digits):
     assert error_rate(probability, y) == expected
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["predict", "m.safetensors", "x.npy", "--out", "p.npy"], "accepted: .npz"),
-    (["predict", "stack.safetensors", "x.npy"], "stack.safetensors is a Stack without output layer"),
-    (["predict", "none.ckpt", "x.npy"], "none.ckpt"),
-    (["predict", "m.safetensors", "none.npy"], "none.npy"),
-    (["predict", "m.safetensors", "wide.npy"], "(batch, 64)"),
-    (["predict", "m.safetensors", "both.npz", "--out", "both.npz"], "the file that the images come from"),
-    (["predict", "m.safetensors", "x.npy", "--samples", "0"], "--samples=0"),
-    (["predict", "m.safetensors", "x.npy", "--device", "abacus"], "abacus"),
-    (["predict", "m.safetensors", "float.npz"], "type float64"),
-    (["predict", "m.safetensors", "eleven.npz"], "labels from 10 to 10; the model has 10 classes"),
-])
-def test_what_predict_refuses_in_one_line(model, own, digits, monkeypatch, capsys, arguments, words):
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["predict", "m.safetensors", "x.npy", "--out", "p.npy"], "accepted: .npz"),
+        (
+            ["predict", "stack.safetensors", "x.npy"],
+            "stack.safetensors is a Stack without output layer",
+        ),
+        (["predict", "none.ckpt", "x.npy"], "none.ckpt"),
+        (["predict", "m.safetensors", "none.npy"], "none.npy"),
+        (["predict", "m.safetensors", "wide.npy"], "(batch, 64)"),
+        (
+            ["predict", "m.safetensors", "both.npz", "--out", "both.npz"],
+            "the file that the images come from",
+        ),
+        (["predict", "m.safetensors", "x.npy", "--samples", "0"], "--samples=0"),
+        (["predict", "m.safetensors", "x.npy", "--device", "abacus"], "abacus"),
+        (["predict", "m.safetensors", "float.npz"], "type float64"),
+        (
+            ["predict", "m.safetensors", "eleven.npz"],
+            "labels from 10 to 10; the model has 10 classes",
+        ),
+    ],
+)
+def test_what_predict_refuses_in_one_line(
+    model, own, digits, monkeypatch, capsys, arguments, words
+):
     monkeypatch.chdir(own)
     x = digits.split("test").x[:20].numpy()
     save(small_stack([64, 8]), own / "stack.safetensors")
@@ -141,12 +159,26 @@ def test_a_failed_write_leaves_nothing(model, own, monkeypatch):
 # -- labels of one's own images ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("images, labels", [
-    ("x.npy", "y.npy"), ("x.npy", "labels.npz"), ("x.npy", "y-idx1-ubyte.gz"), ("x.npy", "both.npz"),
-    ("both.npz", None), ("named.npz", None), ("both.npz", "labels.npz"), ("x-idx3-ubyte.gz", "y-idx1-ubyte.gz"),
-])
+@pytest.mark.parametrize(
+    "images, labels",
+    [
+        ("x.npy", "y.npy"),
+        ("x.npy", "labels.npz"),
+        ("x.npy", "y-idx1-ubyte.gz"),
+        ("x.npy", "both.npz"),
+        ("both.npz", None),
+        ("named.npz", None),
+        ("both.npz", "labels.npz"),
+        ("x-idx3-ubyte.gz", "y-idx1-ubyte.gz"),
+    ],
+)
 def test_labels_stay_with_their_images(own, digits, images, labels):
-    data = Images(str(own / images), labels=labels and str(own / labels), valid_fraction=0.2, test_fraction=0.2)
+    data = Images(
+        str(own / images),
+        labels=labels and str(own / labels),
+        valid_fraction=0.2,
+        test_fraction=0.2,
+    )
     x, y = digits.split("test")[:20]
     for name, n in (("train", 12), ("valid", 4), ("test", 4)):
         split = data.split(name)
@@ -170,15 +202,18 @@ def test_an_array_y_that_is_no_label_is_nobody_s_business(own, digits):
     assert labels_of(own / "plain.npz", 20) is None
 
 
-@pytest.mark.parametrize("array, words", [
-    (np.zeros(20), "type float64"),
-    (np.zeros(20, bool), "type bool"),
-    (np.zeros(19, int), r"\(20,\), one for each image"),
-    (np.zeros((20, 10), int), r"shape \(20, 10\)"),
-    (np.array(["3"] * 20), "type <U1"),
-    (np.arange(-1, 19), "from -1 to 18; class indices are >= 0"),
-    (np.full(20, 2**64 - 1, np.uint64), ">= 0"),
-])
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.zeros(20), "type float64"),
+        (np.zeros(20, bool), "type bool"),
+        (np.zeros(19, int), r"\(20,\), one for each image"),
+        (np.zeros((20, 10), int), r"shape \(20, 10\)"),
+        (np.array(["3"] * 20), "type <U1"),
+        (np.arange(-1, 19), "from -1 to 18; class indices are >= 0"),
+        (np.full(20, 2**64 - 1, np.uint64), ">= 0"),
+    ],
+)
 def test_bad_labels_are_named(own, digits, array, words):
     np.save(own / "bad.npy", array)
     with pytest.raises(ValueError, match=words) as error:
@@ -191,8 +226,10 @@ def test_bad_labels_are_named(own, digits, array, words):
 
 def test_files_without_labels_are_named(own):
     for name, error, words in [
-        ("none.npy", FileNotFoundError, "none.npy"), ("y.txt", ValueError, ".npy, .npz, IDX"),
-        ("two.npz", ValueError, "name the labels 'y' or 'label'"), ("cut.npz", ValueError, "damaged"),
+        ("none.npy", FileNotFoundError, "none.npy"),
+        ("y.txt", ValueError, ".npy, .npz, IDX"),
+        ("two.npz", ValueError, "name the labels 'y' or 'label'"),
+        ("cut.npz", ValueError, "damaged"),
     ]:
         if name == "y.txt":
             (own / name).write_text("3\n")
@@ -221,9 +258,13 @@ def test_a_classifier_is_trained_on_own_images_by_the_command_line(tmp_path, dig
     x, y = digits.split("train")
     np.save(tmp_path / "x.npy", x.numpy())
     np.save(tmp_path / "y.npy", y.numpy())
-    np.savez(tmp_path / "test.npz", x=digits.split("test").x.numpy(), y=digits.split("test").y.numpy())
+    np.savez(
+        tmp_path / "test.npz", x=digits.split("test").x.numpy(), y=digits.split("test").y.numpy()
+    )
     config = tmp_path / "c.yaml"
-    config.write_text(CONFIG.replace("PATH", str(tmp_path / "x.npy")).replace("LABELS", str(tmp_path / "y.npy")))
+    config.write_text(
+        CONFIG.replace("PATH", str(tmp_path / "x.npy")).replace("LABELS", str(tmp_path / "y.npy"))
+    )
     assert gendae("fit", "--config", config, "--trainer.default_root_dir", tmp_path / "runs") == 0
     best = tmp_path / "runs/0001/checkpoints/best.ckpt"
     assert load(best).facts["dataset"]["labels"] == str(tmp_path / "y.npy")

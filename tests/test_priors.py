@@ -63,21 +63,30 @@ def test_dead_units_leave_the_prior_usable():
         assert (prior.sample(100)[:, 1] - 0.3).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("use", [lambda p: p.sample(2), lambda p: p.log_prob(torch.zeros(1, 4)),
-                                 lambda p: p.score(torch.zeros(1, 4))])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda p: p.sample(2),
+        lambda p: p.log_prob(torch.zeros(1, 4)),
+        lambda p: p.score(torch.zeros(1, 4)),
+    ],
+)
 def test_use_before_fit_is_refused(use):
     with pytest.raises(ValueError, match="not fitted"):
         use(GaussianPrior())
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: GaussianPrior("banded"), "diagonal, full"),
-    (lambda: GaussianPrior(variance_scale=0.0), "variance_scale"),
-    (lambda: GaussianPrior(noise=-1.0), "noise=-1.0"),
-    (lambda: LinearAutoencoderPrior(noise=0.0), "noise=0.0"),
-    (lambda: GaussianPrior().fit(torch.zeros(1, 3)), "two rows"),
-    (lambda: GaussianPrior().fit(torch.full((3, 3), math.nan)), "9 NaN"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: GaussianPrior("banded"), "diagonal, full"),
+        (lambda: GaussianPrior(variance_scale=0.0), "variance_scale"),
+        (lambda: GaussianPrior(noise=-1.0), "noise=-1.0"),
+        (lambda: LinearAutoencoderPrior(noise=0.0), "noise=0.0"),
+        (lambda: GaussianPrior().fit(torch.zeros(1, 3)), "two rows"),
+        (lambda: GaussianPrior().fit(torch.full((3, 3), math.nan)), "9 NaN"),
+    ],
+)
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()
@@ -116,7 +125,9 @@ def test_every_score_is_the_gradient_of_its_log_prob(name):
     (gradient,) = torch.autograd.grad(prior.log_prob(leaf).sum(), leaf)
     with torch.no_grad():
         assert torch.allclose(prior.score(x), gradient, atol=1e-7)
-        assert torch.allclose(Prior.score(prior, x), gradient)  # the base class's way, under no_grad
+        assert torch.allclose(
+            Prior.score(prior, x), gradient
+        )  # the base class's way, under no_grad
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -145,13 +156,16 @@ def test_a_stack_keeps_its_prior_through_description_and_state_dict(name):
     stack.prior.fit(h)
     other = build(describe(stack))
     assert type(other.prior) is type(stack.prior)
-    other.load_state_dict({k: v.clone(memory_format=torch.contiguous_format)
-                           for k, v in stack.state_dict().items()})
+    other.load_state_dict(
+        {k: v.clone(memory_format=torch.contiguous_format) for k, v in stack.state_dict().items()}
+    )
     assert other.prior.fitted
     assert all(b.is_contiguous() for b in stack.prior.buffers())  # as in a file: the same rounding
     assert torch.equal(other.prior.reconstruct(h), stack.prior.reconstruct(h))
-    assert torch.equal(other.prior.sample(3, torch.Generator().manual_seed(0)),
-                       stack.prior.sample(3, torch.Generator().manual_seed(0)))
+    assert torch.equal(
+        other.prior.sample(3, torch.Generator().manual_seed(0)),
+        stack.prior.sample(3, torch.Generator().manual_seed(0)),
+    )
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -206,11 +220,14 @@ def test_cross_entropy_is_the_mean_of_minus_log_prob_under_q(name):
     assert ((got - expected.mean(0)).abs() < 5 * spread + 1e-3).all()
     if isinstance(prior, GaussianPrior):  # closed: no draw enters it
         assert torch.allclose(got, expected.mean(0), rtol=0.02)
-        assert torch.equal(prior.cross_entropy(draws[0], mean, variance),
-                           prior.cross_entropy(draws[1], mean, variance))
+        assert torch.equal(
+            prior.cross_entropy(draws[0], mean, variance),
+            prior.cross_entropy(draws[1], mean, variance),
+        )
 
 
 # -- Gaussian ----------------------------------------------------------------------------------------
+
 
 def test_identity_prior_minus_entropy_is_equation_22():
     prior, sigma = GaussianPrior("identity", 1.0), torch.rand(3, dtype=torch.float64) + 0.2
@@ -251,8 +268,9 @@ def test_linear_autoencoder_is_the_gaussian_of_its_data():
     covariance = torch.cov(h.T, correction=0)
     assert torch.allclose(prior.factor @ prior.factor.T, covariance, rtol=1e-3, atol=1e-4)
     x = codes(8, 5)
-    assert torch.allclose(prior.log_prob(x), MultivariateNormal(h.mean(0), covariance).log_prob(x),
-                          rtol=1e-3)
+    assert torch.allclose(
+        prior.log_prob(x), MultivariateNormal(h.mean(0), covariance).log_prob(x), rtol=1e-3
+    )
     # the auto-encoder W h + b itself is the optimal denoising of that Gaussian
     assert torch.allclose(prior.reconstruct(x), GaussianPrior.reconstruct(prior, x), atol=1e-4)
 
@@ -267,12 +285,16 @@ def test_linear_autoencoder_with_a_dead_unit():
 
 # -- the Parzen function -----------------------------------------------------------------------------
 
+
 def oracle(x, samples, sigma):
     """Explicit differences in float64."""
     d2 = (x.double()[:, None] - samples.double()[None]).square().sum(-1)
     d = x.shape[1]
-    return (torch.logsumexp(-d2 / (2 * sigma**2), 1) - math.log(len(samples))
-            - d * math.log(sigma * math.sqrt(2 * math.pi)))
+    return (
+        torch.logsumexp(-d2 / (2 * sigma**2), 1)
+        - math.log(len(samples))
+        - d * math.log(sigma * math.sqrt(2 * math.pi))
+    )
 
 
 @pytest.fixture
@@ -286,7 +308,9 @@ def hostile_settings():
 
 @pytest.mark.parametrize("sigma", [0.1, 0.2, 1.0])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_parzen_is_exact_at_784_dimensions_whatever_the_settings(sigma, autocast, hostile_settings):
+def test_parzen_is_exact_at_784_dimensions_whatever_the_settings(
+    sigma, autocast, hostile_settings
+):
     x, samples = torch.rand(40, 784), torch.rand(300, 784)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         got = parzen_log_prob(x, samples, sigma)
@@ -308,13 +332,16 @@ def test_parzen_density_integrates_to_one():
     assert torch.trapezoid(density, grid[:, 0]).item() == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("x", "samples", "sigma", "words"), [
-    (torch.zeros(2, 3), torch.zeros(2, 4), 0.2, r"\(2, 3\)"),
-    (torch.zeros(2, 3), torch.zeros(0, 3), 0.2, "empty"),
-    (torch.full((2, 3), math.inf), torch.zeros(2, 3), 0.2, "x holds 6"),
-    (torch.zeros(2, 3), torch.full((1, 3), math.nan), 0.2, "samples holds 3"),
-    (torch.zeros(2, 3), torch.zeros(2, 3), 0.0, "sigma=0.0"),
-])
+@pytest.mark.parametrize(
+    ("x", "samples", "sigma", "words"),
+    [
+        (torch.zeros(2, 3), torch.zeros(2, 4), 0.2, r"\(2, 3\)"),
+        (torch.zeros(2, 3), torch.zeros(0, 3), 0.2, "empty"),
+        (torch.full((2, 3), math.inf), torch.zeros(2, 3), 0.2, "x holds 6"),
+        (torch.zeros(2, 3), torch.full((1, 3), math.nan), 0.2, "samples holds 3"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), 0.0, "sigma=0.0"),
+    ],
+)
 def test_parzen_refuses_bad_input(x, samples, sigma, words):
     with pytest.raises(ValueError, match=words):
         parzen_log_prob(x, samples, sigma)

@@ -53,6 +53,7 @@ def test_kernel_distance_is_the_unbiased_estimate():
 
 def plain_manifold(real, fake, k):
     """The definitions, one row at a time."""
+
     def radius(x, i):
         others = [(x[i] - x[j]).norm().item() for j in range(len(x)) if j != i]
         return sorted(others)[k - 1]
@@ -62,7 +63,8 @@ def plain_manifold(real, fake, k):
     in_real = [[(a - b).norm().item() <= r[i] for i, b in enumerate(real)] for a in fake]
     in_fake = [[(a - b).norm().item() <= f[j] for j, b in enumerate(fake)] for a in real]
     return (
-        sum(any(row) for row in in_real) / len(fake), sum(any(row) for row in in_fake) / len(real),
+        sum(any(row) for row in in_real) / len(fake),
+        sum(any(row) for row in in_fake) / len(real),
         sum(sum(row) for row in in_real) / (k * len(fake)),
         sum(any(row[i] for row in in_real) for i in range(len(real))) / len(real),
     )
@@ -189,10 +191,23 @@ def test_sample_quality_has_all_measures_and_leaves_the_generator_alone():
     row = sample_quality(samples, train, test, network)
     assert torch.equal(torch.get_rng_state(), state)
     assert row == sample_quality(samples, train, test, network)
-    assert set(row) == {"n", "fid", "kid", "precision", "recall", "density", "coverage", "copying",
-                        "copying_pixels", "classes", "confidence"}
+    assert set(row) == {
+        "n",
+        "fid",
+        "kid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "copying",
+        "copying_pixels",
+        "classes",
+        "confidence",
+    }
     assert row["classes"] == (network(samples).argmax(1).bincount(minlength=10) / 50).tolist()
-    assert row["confidence"] == pytest.approx(network(samples).softmax(1).max(1).values.mean().item())
+    assert row["confidence"] == pytest.approx(
+        network(samples).softmax(1).max(1).values.mean().item()
+    )
     features = [network.features(x) for x in (train, test, samples)]
     assert row["fid"] == pytest.approx(frechet_distance(features[1], features[2]), rel=1e-4)
     assert row["copying"] == pytest.approx(data_copying(*features), abs=1e-4)
@@ -207,7 +222,9 @@ def test_pixels_stand_in_where_there_is_no_classifier():
 
 def test_report_sets_real_rows_beside_the_model(digits):
     train, valid, test = (digits.split(n).x for n in ("train", "valid", "test"))
-    report = quality.quality_report({"model": torch.rand(300, 64)}, train, valid, test, PixelFeatures())
+    report = quality.quality_report(
+        {"model": torch.rand(300, 64)}, train, valid, test, PixelFeatures()
+    )
     assert list(report) == ["model", "training images", "held-out images", "k-means centroids"]
     noise, held_out, copies = (report[n] for n in ("model", "held-out images", "training images"))
     assert copies["copying"] < -10
@@ -219,17 +236,20 @@ def test_report_sets_real_rows_beside_the_model(digits):
     assert held_out["kid"] == pytest.approx(0.0, abs=0.01)
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda x: precision_recall_density_coverage(x, x, 0), "k=0"),
-    (lambda x: precision_recall_density_coverage(x, x[:5], 5), "fake has 5 rows; at least 6"),
-    (lambda x: frechet_distance(x, x[:1]), "fake has 1 rows"),
-    (lambda x: frechet_distance(x, x[:, :2]), "fake has shape"),
-    (lambda x: kernel_distance(x, x * math.nan), "fake holds"),
-    (lambda x: DataCopying(x, x, cells=0), "cells=0"),
-    (lambda x: DataCopying(x, x, cells=21), "train has 20 rows; at least 21"),
-    (lambda x: DataCopying(x, x[:, :2]), "held_out has shape"),
-    (lambda x: Quality(x, x, PixelFeatures())(x[:3]), "fake has 3 rows"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: precision_recall_density_coverage(x, x, 0), "k=0"),
+        (lambda x: precision_recall_density_coverage(x, x[:5], 5), "fake has 5 rows; at least 6"),
+        (lambda x: frechet_distance(x, x[:1]), "fake has 1 rows"),
+        (lambda x: frechet_distance(x, x[:, :2]), "fake has shape"),
+        (lambda x: kernel_distance(x, x * math.nan), "fake holds"),
+        (lambda x: DataCopying(x, x, cells=0), "cells=0"),
+        (lambda x: DataCopying(x, x, cells=21), "train has 20 rows; at least 21"),
+        (lambda x: DataCopying(x, x[:, :2]), "held_out has shape"),
+        (lambda x: Quality(x, x, PixelFeatures())(x[:3]), "fake has 3 rows"),
+    ],
+)
 def test_bad_arguments(call, words):
     with pytest.raises(ValueError, match=words):
         call(torch.randn(20, 3))

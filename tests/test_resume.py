@@ -46,16 +46,22 @@ def test_every_rule_resumes_bit_equal(case, tmp_path):
     """In the middle of an epoch, before and after a validation; in a fresh rule, with another seed."""
     whole = train(case, callbacks=keepers(tmp_path))
     assert (whole["step"], whole["epoch"]) == (UPDATES, EPOCHS)
-    middle = 2 + list(RULES).index(case) % BATCHES  # updates 2 .. 5: each rule at another one, and before a validation
+    middle = (
+        2 + list(RULES).index(case) % BATCHES
+    )  # updates 2 .. 5: each rule at another one, and before a validation
     for name in {f"batch={middle}", "batch=4", "epoch=0"}:
         resumed = train(case, 99, tmp_path / f"{name}.ckpt")
         assert differences(whole, resumed) == [], name
-        assert len(resumed["diary"]) == UPDATES - (BATCHES if name == "epoch=0" else int(name.split("=")[1]))
+        assert len(resumed["diary"]) == UPDATES - (
+            BATCHES if name == "epoch=0" else int(name.split("=")[1])
+        )
 
 
 def test_every_rule_is_among_the_cases():
     classes = {c for c in vars(rules).values() if inspect.isclass(c) and issubclass(c, rules.Rule)}
-    assert classes - {rules.Rule, rules.SupervisedRule} == {type(make()) for make in RULES.values()}
+    assert classes - {rules.Rule, rules.SupervisedRule} == {
+        type(make()) for make in RULES.values()
+    }
 
 
 def test_another_seed_trains_otherwise():
@@ -76,8 +82,19 @@ def test_a_crashed_training_resumes_bit_equal(case, tmp_path):
 @pytest.mark.parametrize("case, stop", [("target prop under a prior", 5)])
 def test_a_killed_process_resumes_bit_equal_in_another(case, stop, tmp_path):
     def process(step):
-        command = [sys.executable, "-W", "ignore", "-m", "tests.resuming", case, str(tmp_path), str(step)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.resuming",
+            case,
+            str(tmp_path),
+            str(step),
+        ]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT
+        )
 
     assert process(stop).returncode == -signal.SIGKILL
     resumed = process(-1)
@@ -89,7 +106,10 @@ def test_double_precision_resumes_bit_equal(tmp_path):
     whole = train("em", callbacks=keepers(tmp_path), precision="64-true")
     assert whole["weights"]["stack.pairs.0.f.weight"].dtype == torch.float64
     for name in ("batch=3", "epoch=0"):
-        assert differences(whole, train("em", 99, tmp_path / f"{name}.ckpt", precision="64-true")) == []
+        assert (
+            differences(whole, train("em", 99, tmp_path / f"{name}.ckpt", precision="64-true"))
+            == []
+        )
 
 
 def test_validation_within_an_epoch_resumes_bit_equal(tmp_path):
@@ -97,7 +117,9 @@ def test_validation_within_an_epoch_resumes_bit_equal(tmp_path):
     options = {"val_check_interval": 2}
     whole = train("target prop under a prior", callbacks=keepers(tmp_path), **options)
     for step in (2, 3, 6):
-        resumed = train("target prop under a prior", 99, tmp_path / f"batch={step}.ckpt", **options)
+        resumed = train(
+            "target prop under a prior", 99, tmp_path / f"batch={step}.ckpt", **options
+        )
         assert differences(whole, resumed) == [], step
 
 
@@ -106,7 +128,9 @@ def test_a_run_whose_epochs_are_cut_short_resumes_bit_equal(tmp_path):
     whole = train("em", callbacks=keepers(tmp_path), **options)
     assert whole["step"] == 6
     for name in ("batch=1", "batch=2", "batch=4", "epoch=0"):
-        assert differences(whole, train("em", 99, tmp_path / f"{name}.ckpt", **options)) == [], name
+        assert differences(whole, train("em", 99, tmp_path / f"{name}.ckpt", **options)) == [], (
+            name
+        )
 
 
 def test_a_finished_training_goes_on_with_the_next_epoch_s_order(tmp_path):
@@ -114,7 +138,9 @@ def test_a_finished_training_goes_on_with_the_next_epoch_s_order(tmp_path):
     assert train("em", 99, tmp_path / "epoch=1.ckpt")["diary"] == {}
     longer = train("em", 99, tmp_path / "epoch=1.ckpt", max_epochs=3)["diary"]
     whole = train("em", max_epochs=3)["diary"]  # at other rates, since they fall until the end
-    assert {step: page[:2] for step, page in longer.items()} == {step: whole[step][:2] for step in range(9, 13)}
+    assert {step: page[:2] for step, page in longer.items()} == {
+        step: whole[step][:2] for step in range(9, 13)
+    }
 
 
 def test_a_second_fit_of_a_resumed_rule_starts_anew(tmp_path):
@@ -152,7 +178,10 @@ def test_each_process_goes_on_with_its_own_noise():
     for rank, seed in enumerate((3, 4, 99)):  # a third process has no noise to go on with
         generator = torch.Generator().manual_seed(99)
         continue_noise(generator, states, rank)
-        assert torch.equal(torch.rand(5, generator=generator), torch.rand(5, generator=torch.Generator().manual_seed(seed)))
+        assert torch.equal(
+            torch.rand(5, generator=generator),
+            torch.rand(5, generator=torch.Generator().manual_seed(seed)),
+        )
 
 
 def test_noise_of_another_device_starts_anew():
@@ -200,7 +229,9 @@ def test_a_loader_goes_on_from_every_batch(passes):
                     break
         again = numbered(passes=passes)
         again.load_state_dict(loader.state_dict())
-        rest = [batch[0].flatten().tolist() for _ in range(3) for batch in again][: len(flat) - stop]
+        rest = [batch[0].flatten().tolist() for _ in range(3) for batch in again][
+            : len(flat) - stop
+        ]
         assert rest == flat[stop:], stop
 
 
@@ -209,4 +240,6 @@ def test_digits_come_in_the_same_order_in_every_process():
         return next(iter(Digits(batch_size=20, seed=3).train_dataloader()))[0]
 
     assert torch.equal(first(), first())
-    assert not torch.equal(first(), next(iter(Digits(batch_size=20, seed=4).train_dataloader()))[0])
+    assert not torch.equal(
+        first(), next(iter(Digits(batch_size=20, seed=4).train_dataloader()))[0]
+    )

@@ -16,9 +16,16 @@ from tests.conftest import small_stack
 
 
 def trainer(**kwargs):
-    options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False,
-               "enable_progress_bar": False, "enable_model_summary": False,
-               "num_sanity_val_steps": 0, "accelerator": "cpu", "devices": 1}
+    options = {
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "accelerator": "cpu",
+        "devices": 1,
+    }
     return Trainer(**{**options, **kwargs})
 
 
@@ -26,8 +33,9 @@ def test_no_gradient_crosses_a_layer():
     """d loss(term) / d theta = 0 for every parameter of every other map, and not for its own."""
     stack = small_stack()
     losses = VariationalEMRule(stack).losses((torch.rand(10, 8),))
-    maps = {f"{d}_{level}": getattr(pair, d)
-            for level, pair in enumerate(stack.pairs, 1) for d in "fg"}
+    maps = {
+        f"{d}_{level}": getattr(pair, d) for level, pair in enumerate(stack.pairs, 1) for d in "fg"
+    }
     assert set(losses) == set(maps)
     for term, loss in losses.items():
         for owner, layer in maps.items():
@@ -64,8 +72,9 @@ def test_decoders_may_have_their_own_corruption():
 
 
 def test_rates_and_decays_per_layer_and_direction():
-    rule = VariationalEMRule(small_stack(), lr_f=[0.1, 0.2, 0.3], lr_g=0.5,
-                             weight_decay_g=[0.0, 1e-2, 0.0])
+    rule = VariationalEMRule(
+        small_stack(), lr_f=[0.1, 0.2, 0.3], lr_g=0.5, weight_decay_g=[0.0, 1e-2, 0.0]
+    )
     groups = {g["name"]: g for g in rule.configure_optimizers().param_groups}
     assert [groups[f"f_{i}"]["lr"] for i in (1, 2, 3)] == [0.1, 0.2, 0.3]
     assert groups["g_2"]["lr"] == 0.5
@@ -160,7 +169,9 @@ class Poisoned(VariationalEMRule):
 @pytest.mark.parametrize("log_every", [1, 50])
 def test_nan_stops_training_and_names_step_layer_and_term(log_every):
     rule = Poisoned(deep_autoencoder([64, 30, 10]), log_every=log_every)
-    with pytest.raises(TrainingDiverged, match=r"loss of g_2 \(layer 2, decoder\) is nan at step 7"):
+    with pytest.raises(
+        TrainingDiverged, match=r"loss of g_2 \(layer 2, decoder\) is nan at step 7"
+    ):
         trainer(max_epochs=2).fit(rule, Digits())
 
 
@@ -169,8 +180,13 @@ def test_the_last_good_checkpoint_survives_divergence(tmp_path):
 
     from gendae import load
 
-    keep = ModelCheckpoint(tmp_path, every_n_train_steps=3, filename="kept", save_last=True,
-                           enable_version_counter=False)
+    keep = ModelCheckpoint(
+        tmp_path,
+        every_n_train_steps=3,
+        filename="kept",
+        save_last=True,
+        enable_version_counter=False,
+    )
     rule = Poisoned(deep_autoencoder([64, 30, 10]))
     with pytest.raises(TrainingDiverged):
         trainer(callbacks=[keep], enable_checkpointing=True).fit(rule, Digits())
@@ -181,8 +197,10 @@ def test_the_last_good_checkpoint_survives_divergence(tmp_path):
 
 def test_ledger_reports_means_once():
     ledger = LossLedger(3)
-    full = [ledger.record(i, {"f_1": torch.tensor(float(i)), "g_1": torch.tensor(1.0)})
-            for i in range(3)]
+    full = [
+        ledger.record(i, {"f_1": torch.tensor(float(i)), "g_1": torch.tensor(1.0)})
+        for i in range(3)
+    ]
     assert full == [False, False, True]
     assert ledger.flush() == {"f_1": 1.0, "g_1": 1.0}
     assert ledger.flush() == {}
@@ -191,15 +209,18 @@ def test_ledger_reports_means_once():
 # -- bad arguments -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kwargs", "words"), [
-    ({"lr_f": [0.1]}, "lr_f has 1 entries"),
-    ({"lr_g": -1.0}, "lr_g=-1.0"),
-    ({"hold": 2.0}, "hold=2.0"),
-    ({"corruption": [GaussianNoise(0.1)]}, "4 representations"),
-    ({"decoder_corruption": [GaussianNoise(0.1)]}, "3 decoders"),
-    ({"prior_codes": "both"}, "feedforward, inferred"),
-    ({"warmup": -1}, "warmup=-1"),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"lr_f": [0.1]}, "lr_f has 1 entries"),
+        ({"lr_g": -1.0}, "lr_g=-1.0"),
+        ({"hold": 2.0}, "hold=2.0"),
+        ({"corruption": [GaussianNoise(0.1)]}, "4 representations"),
+        ({"decoder_corruption": [GaussianNoise(0.1)]}, "3 decoders"),
+        ({"prior_codes": "both"}, "feedforward, inferred"),
+        ({"warmup": -1}, "warmup=-1"),
+    ],
+)
 def test_bad_arguments(kwargs, words):
     with pytest.raises(ValueError, match=words):
         VariationalEMRule(small_stack(), **kwargs)
@@ -220,7 +241,8 @@ def test_half_precision_is_refused_and_bfloat16_trains():
 
 def test_a_user_s_own_loader_works():
     loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(torch.rand(64, 8)), batch_size=16, num_workers=0)
+        torch.utils.data.TensorDataset(torch.rand(64, 8)), batch_size=16, num_workers=0
+    )
     rule = VariationalEMRule(deep_autoencoder([8, 6, 4]))
     trainer().fit(rule, loader)
     assert rule.stack.prior.fitted

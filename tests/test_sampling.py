@@ -49,8 +49,9 @@ def test_ancestral_samples_have_the_law_of_the_linear_model():
     stack = linear_stack([3, 2, 2])
     w1, w2 = (pair.g.weight.detach() for pair in stack.pairs)
     x = AncestralSampler(noise=1.0)(stack, 200_000, seeded(0))
-    assert torch.allclose(torch.cov(x.T), w1 @ (w2 @ w2.T + 0.49 * torch.eye(2)) @ w1.T,
-                          rtol=0.03, atol=0.03)
+    assert torch.allclose(
+        torch.cov(x.T), w1 @ (w2 @ w2.T + 0.49 * torch.eye(2)) @ w1.T, rtol=0.03, atol=0.03
+    )
     x = AncestralSampler()(stack, 200_000, seeded(0))
     assert torch.allclose(torch.cov(x.T), w1 @ w2 @ w2.T @ w1.T, rtol=0.03, atol=0.03)
 
@@ -86,15 +87,20 @@ def test_joint_chain_denoises_each_layer_from_a_neighbour():
     assert torch.allclose(always[2], stack.pairs[2].g(h[3]))
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: generate(small_stack(), 0), "n=0"),
-    (lambda: generate(small_stack(), 2, "gibbs"), "generate, ancestral, chain, joint"),
-    (lambda: generate(deep_autoencoder([8, 4]), 2), "not fitted"),
-    (lambda: JointChainSampler(from_above=1.5), "from_above"),
-    (lambda: generate(small_stack(), 2, JointChainSampler(corruption=[GaussianNoise(0.1)])),
-     "4 representations"),
-    (lambda: GenerateSampler(rounds=-1), "rounds=-1"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: generate(small_stack(), 0), "n=0"),
+        (lambda: generate(small_stack(), 2, "gibbs"), "generate, ancestral, chain, joint"),
+        (lambda: generate(deep_autoencoder([8, 4]), 2), "not fitted"),
+        (lambda: JointChainSampler(from_above=1.5), "from_above"),
+        (
+            lambda: generate(small_stack(), 2, JointChainSampler(corruption=[GaussianNoise(0.1)])),
+            "4 representations",
+        ),
+        (lambda: GenerateSampler(rounds=-1), "rounds=-1"),
+    ],
+)
 def test_bad_requests(call, words):
     with pytest.raises(ValueError, match=words):
         call()
@@ -138,19 +144,26 @@ def test_inpainting_is_figure_5_with_one_quiet_chain_and_averages_several():
     for _ in range(2):
         h = inference(stack, filled, mask)
         filled = torch.where(mask, x, stack.pairs[0].g(h[1]))
-    assert torch.allclose(inpaint(stack, x, mask, Inpainter(2, inference, chains=1), seed=1), filled)
+    assert torch.allclose(
+        inpaint(stack, x, mask, Inpainter(2, inference, chains=1), seed=1), filled
+    )
     both = Inpainter(2, inference, chains=1)(stack, x.repeat(2, 1), mask, generator=seeded(1)).h
-    assert torch.allclose(inpaint(stack, x, mask, Inpainter(2, inference, chains=2), seed=1),
-                          both.view(2, 3, 8).mean(0))
+    assert torch.allclose(
+        inpaint(stack, x, mask, Inpainter(2, inference, chains=2), seed=1),
+        both.view(2, 3, 8).mean(0),
+    )
 
 
-@pytest.mark.parametrize(("x", "mask", "words"), [
-    (torch.rand(2, 7), torch.ones(7, dtype=torch.bool), r"\(2, 7\)"),
-    (torch.rand(2, 8), torch.ones(8), "boolean"),
-    (torch.rand(2, 8), torch.ones(7, dtype=torch.bool), "does not fit"),
-    (torch.rand(2, 8) * 255, torch.ones(8, dtype=torch.bool), "divide by 255"),
-    (torch.full((2, 8), float("nan")), torch.ones(8, dtype=torch.bool), "16 NaN"),
-])
+@pytest.mark.parametrize(
+    ("x", "mask", "words"),
+    [
+        (torch.rand(2, 7), torch.ones(7, dtype=torch.bool), r"\(2, 7\)"),
+        (torch.rand(2, 8), torch.ones(8), "boolean"),
+        (torch.rand(2, 8), torch.ones(7, dtype=torch.bool), "does not fit"),
+        (torch.rand(2, 8) * 255, torch.ones(8, dtype=torch.bool), "divide by 255"),
+        (torch.full((2, 8), float("nan")), torch.ones(8, dtype=torch.bool), "16 NaN"),
+    ],
+)
 def test_bad_inpainting_input(x, mask, words):
     with pytest.raises(ValueError, match=words):
         inpaint(small_stack(), x, mask)

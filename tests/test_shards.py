@@ -39,7 +39,10 @@ def test_batches_are_those_of_the_same_data_in_memory(folder):
     rows = Rows(sorted(folder.glob("*.npy")))
     for shuffle in (True, False):
         for rank in (0, 1):
-            loaders = [TensorLoader(Split(x), 2, shuffle, seed=3, rank=rank, ranks=2) for x in (rows, rows[:])]
+            loaders = [
+                TensorLoader(Split(x), 2, shuffle, seed=3, rank=rank, ranks=2)
+                for x in (rows, rows[:])
+            ]
             for _ in range(2):
                 a, b = (torch.cat([batch[0] for batch in loader]) for loader in loaders)
                 assert torch.equal(a, b)
@@ -47,7 +50,9 @@ def test_batches_are_those_of_the_same_data_in_memory(folder):
 
 def test_splits_hold_every_image_once_and_labels_follow(folder):
     np.save(folder.parent / "y.npy", np.arange(12))
-    data = Shards(str(folder), valid_fraction=0.25, test_fraction=0.25, labels=str(folder.parent / "y.npy"))
+    data = Shards(
+        str(folder), valid_fraction=0.25, test_fraction=0.25, labels=str(folder.parent / "y.npy")
+    )
     parts = [data.split(name) for name in ("train", "valid", "test")]
     assert [len(part.x) for part in parts] == [6, 3, 3]
     for x, y in parts:
@@ -74,32 +79,74 @@ def test_the_command_line_trains_on_a_folder_of_shards(tmp_path):
     (tmp_path / "shards").mkdir()
     for k, part in enumerate(np.array_split((x * 255).astype(np.uint8), 5)):
         np.save(tmp_path / "shards" / f"{k}.npy", part)
-    code = cli.main(["fit", "--config", "configs/digits-variational-em.yaml", "--data", "Shards", "--data.path",
-                     str(tmp_path / "shards"), "--trainer.max_epochs", "2", "--trainer.default_root_dir", str(tmp_path),
-                     "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"])
+    code = cli.main(
+        [
+            "fit",
+            "--config",
+            "configs/digits-variational-em.yaml",
+            "--data",
+            "Shards",
+            "--data.path",
+            str(tmp_path / "shards"),
+            "--trainer.max_epochs",
+            "2",
+            "--trainer.default_root_dir",
+            str(tmp_path),
+            "--trainer.enable_progress_bar",
+            "false",
+            "--trainer.enable_model_summary",
+            "false",
+        ]
+    )
     assert code == 0
     stack = load(tmp_path / "0001" / "checkpoints" / "last.ckpt")
     assert stack.facts["dataset"]["type"] == "Shards"
-    assert cli.main(["evaluate", str(tmp_path / "0001" / "checkpoints" / "last.ckpt"), "--n", "200"]) == 0
+    assert (
+        cli.main(["evaluate", str(tmp_path / "0001" / "checkpoints" / "last.ckpt"), "--n", "200"])
+        == 0
+    )
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda f: np.save(f / "d.npy", np.zeros((2, 3, 3), np.uint8)), r"d\.npy holds rows of shape \(3, 3\)"),
-    (lambda f: np.save(f / "d.npy", np.zeros((2, 3, 2), np.int64)), r"d\.npy holds int64 of shape"),
-    (lambda f: np.save(f / "d.npy", np.zeros(4, np.uint8)), r"d\.npy holds uint8 of shape \(4,\)"),
-    (lambda f: (f / "d.npy").write_bytes(b"\x93NUMPY"), r"d\.npy is damaged"),
-    (lambda f: (f / "d.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'(("), r"d\.npy is damaged"),
-    (lambda f: (f / "d.npy").write_bytes((f / "a.npy").read_bytes()[:-1]), r"d\.npy is damaged"),
-    (lambda f: np.save(f / "d.npy", np.array([object()]), allow_pickle=True), r"d\.npy is damaged or not"),
-    (lambda f: [path.unlink() for path in f.iterdir()], "holds no .npy files"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda f: np.save(f / "d.npy", np.zeros((2, 3, 3), np.uint8)),
+            r"d\.npy holds rows of shape \(3, 3\)",
+        ),
+        (
+            lambda f: np.save(f / "d.npy", np.zeros((2, 3, 2), np.int64)),
+            r"d\.npy holds int64 of shape",
+        ),
+        (
+            lambda f: np.save(f / "d.npy", np.zeros(4, np.uint8)),
+            r"d\.npy holds uint8 of shape \(4,\)",
+        ),
+        (lambda f: (f / "d.npy").write_bytes(b"\x93NUMPY"), r"d\.npy is damaged"),
+        (
+            lambda f: (f / "d.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'(("),
+            r"d\.npy is damaged",
+        ),
+        (
+            lambda f: (f / "d.npy").write_bytes((f / "a.npy").read_bytes()[:-1]),
+            r"d\.npy is damaged",
+        ),
+        (
+            lambda f: np.save(f / "d.npy", np.array([object()]), allow_pickle=True),
+            r"d\.npy is damaged or not",
+        ),
+        (lambda f: [path.unlink() for path in f.iterdir()], "holds no .npy files"),
+    ],
+)
 def test_shards_that_cannot_be_used_are_named(folder, make, words):
     make(folder)
     with pytest.raises(ValueError, match=words):
         Shards(str(folder)).setup()
 
 
-@pytest.mark.parametrize(("value", "words"), [(float("nan"), "1 NaN"), (2.0, "values from 0 to 2"), (-1.0, "-1 to 0")])
+@pytest.mark.parametrize(
+    ("value", "words"), [(float("nan"), "1 NaN"), (2.0, "values from 0 to 2"), (-1.0, "-1 to 0")]
+)
 def test_a_bad_pixel_is_found_when_it_is_read(tmp_path, value, words):
     x = np.zeros((20, 4), np.float32)
     x[13, 2] = value
@@ -130,17 +177,35 @@ LIMITED = """
 
 
 def train_within(kind, path, limit_mb):
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(LIMITED), kind, str(path), str(limit_mb)],
-                          capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            textwrap.dedent(LIMITED),
+            kind,
+            str(path),
+            str(limit_mb),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts mapped memory on Linux only")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="RLIMIT_DATA counts mapped memory on Linux only"
+)
 def test_training_needs_less_memory_than_the_data(tmp_path):
     """A 470 MB array under a limit of 160 MB more than an idle process: mapped it trains, held in memory it cannot.
 
     The file is sparse: it takes no room on disk, and reads as black images.
     """
-    array = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(150_000, 784))
+    array = np.lib.format.open_memmap(
+        tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(150_000, 784)
+    )
     array[:1000] = np.random.default_rng(0).random((1000, 784), np.float32)
     del array
     mapped = train_within("Shards", tmp_path / "x.npy", 160)
@@ -156,5 +221,8 @@ def test_images_and_shards_agree_on_what_a_file_holds(tmp_path):
     np.save(tmp_path / "x.npy", x)
     mapped, held = Shards(str(tmp_path / "x.npy")), Images(str(tmp_path / "x.npy"))
     assert mapped.shape == held.shape == (5, 5)
-    a, b = (torch.cat([data.split(name).x for name in ("train", "valid", "test")]) for data in (mapped, held))
+    a, b = (
+        torch.cat([data.split(name).x for name in ("train", "valid", "test")])
+        for data in (mapped, held)
+    )
     assert torch.equal(a.sort(0).values, b.sort(0).values)

@@ -8,11 +8,61 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gendae"
-ORDER = ["errors", "memory", "spec", "checks", "precision", "writing", "checkpointing", "loader", "restoring", "corruption", "conditionals", "layers", "packing", "invertible", "optimized",
-         "priors", "stack", "classifier", "modalities", "joint", "targets", "inference", "sampling", "clamping", "levels",
-         "diagnostics", "inpainting", "completion", "metrics",
-         "bounds", "neighbours", "quality", "rules", "graphs", "credit", "models", "files", "data", "shards", "toys", "multimodal", "plots", "callbacks",
-         "persistence", "features", "running", "fit", "evaluation", "prediction", "comparison", "querying", "commands", "cli"]
+ORDER = [
+    "errors",
+    "memory",
+    "spec",
+    "checks",
+    "precision",
+    "writing",
+    "checkpointing",
+    "loader",
+    "restoring",
+    "corruption",
+    "conditionals",
+    "layers",
+    "packing",
+    "invertible",
+    "optimized",
+    "priors",
+    "stack",
+    "classifier",
+    "modalities",
+    "joint",
+    "targets",
+    "inference",
+    "sampling",
+    "clamping",
+    "levels",
+    "diagnostics",
+    "inpainting",
+    "completion",
+    "metrics",
+    "bounds",
+    "neighbours",
+    "quality",
+    "rules",
+    "graphs",
+    "credit",
+    "models",
+    "files",
+    "data",
+    "shards",
+    "toys",
+    "multimodal",
+    "plots",
+    "callbacks",
+    "persistence",
+    "features",
+    "running",
+    "fit",
+    "evaluation",
+    "prediction",
+    "comparison",
+    "querying",
+    "commands",
+    "cli",
+]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -52,14 +102,18 @@ def test_no_file_above_350_lines(path):
 
 
 def test_import_and_help_load_nothing_heavy():
-    code = ("import sys, gendae, gendae.cli; gendae.cli.parser(); "
-            "print([m for m in ('torch', 'pytorch_lightning', 'wandb', 'sklearn') if m in sys.modules])")
+    code = (
+        "import sys, gendae, gendae.cli; gendae.cli.parser(); "
+        "print([m for m in ('torch', 'pytorch_lightning', 'wandb', 'sklearn') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
 def test_product_runs_without_wandb():
-    code = "import sys; sys.modules['wandb'] = None; import gendae.fit, gendae.commands, gendae.cli"
+    code = (
+        "import sys; sys.modules['wandb'] = None; import gendae.fit, gendae.commands, gendae.cli"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

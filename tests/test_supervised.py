@@ -20,11 +20,20 @@ from gendae.rules import (
 )
 from tests.test_rules import trainer
 
-BASELINES = (BackpropRule, StraightThroughRule, FeedbackAlignmentRule, GeneRecRule, ContrastiveHebbianRule)
+BASELINES = (
+    BackpropRule,
+    StraightThroughRule,
+    FeedbackAlignmentRule,
+    GeneRecRule,
+    ContrastiveHebbianRule,
+)
 TWO_PHASES = (GeneRecRule, ContrastiveHebbianRule)
 #: s'(a) from h = s(a).
-SLOPES = {"tanh": lambda h: 1 - h**2, "sigmoid": lambda h: h * (1 - h),
-          "softplus": lambda h: 1 - torch.exp(-h)}
+SLOPES = {
+    "tanh": lambda h: 1 - h**2,
+    "sigmoid": lambda h: h * (1 - h),
+    "softplus": lambda h: 1 - torch.exp(-h),
+}
 rules = pytest.mark.parametrize("rule", BASELINES, ids=lambda rule: rule.__name__)
 
 
@@ -85,8 +94,12 @@ def test_learns_digits(rule, tmp_path, digits):
     assert metrics["val/error"] < 0.08
     split = digits.split("valid")
     p = r.stack.predict(split.x)
-    assert metrics["val/error"].item() == pytest.approx((p.argmax(1) != split.y).float().mean().item())
-    assert metrics["val/loss"].item() == pytest.approx(F.nll_loss(p.log(), split.y).item(), rel=1e-4)
+    assert metrics["val/error"].item() == pytest.approx(
+        (p.argmax(1) != split.y).float().mean().item()
+    )
+    assert metrics["val/loss"].item() == pytest.approx(
+        F.nll_loss(p.log(), split.y).item(), rel=1e-4
+    )
     if rule in TWO_PHASES:
         assert metrics["val/residual"] < 0.1
 
@@ -146,7 +159,9 @@ def test_feedback_weights_travel_with_the_checkpoint(index, tmp_path):
     assert not torch.equal(second.feedback_2, first.feedback_2)
     trainer(max_epochs=2).fit(second, Digits(), ckpt_path=tmp_path / "run.ckpt")
     for level in (2, 3):
-        assert torch.equal(getattr(second, f"feedback_{level}"), getattr(first, f"feedback_{level}"))
+        assert torch.equal(
+            getattr(second, f"feedback_{level}"), getattr(first, f"feedback_{level}")
+        )
 
 
 # -- arguments and networks ------------------------------------------------------------------------------
@@ -156,16 +171,24 @@ def test_feedback_weights_travel_with_the_checkpoint(index, tmp_path):
 def test_refusals(rule):
     stack = network()
     for arguments in ({"lr_f": [1e-3, 1e-3]}, {"weight_decay_f": [0.0] * 4}):
-        with pytest.raises(ValueError, match=f"{next(iter(arguments))} has .* each of the 3 layers"):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(arguments))} has .* each of the 3 layers"
+        ):
             rule(stack, **arguments)
-    assert [g["lr"] for g in rule(stack, lr_f=[0.1, 0.2, 0.3]).configure_optimizers().param_groups][:3] == [
-        0.1, 0.2, 0.3]
+    assert [
+        g["lr"] for g in rule(stack, lr_f=[0.1, 0.2, 0.3]).configure_optimizers().param_groups
+    ][:3] == [0.1, 0.2, 0.3]
     with pytest.raises(ValueError, match="no output layer"):
         rule(gendae.Stack(*stack.pairs))
     x, y = batch()
     r = rule(stack)
-    for data, complaint in (((x,), "no labels"), ((x[:, :5], y), r"x has shape \(12, 5\)"),
-                            ((x, y + 1), "labels from"), ((x, y[:5]), "y has shape"), ((x, x[:, 0]), "integer")):
+    for data, complaint in (
+        ((x,), "no labels"),
+        ((x[:, :5], y), r"x has shape \(12, 5\)"),
+        ((x, y + 1), "labels from"),
+        ((x, y[:5]), "y has shape"),
+        ((x, x[:, 0]), "integer"),
+    ):
         with pytest.raises(ValueError, match=complaint):
             r.losses(data)
 
@@ -173,19 +196,25 @@ def test_refusals(rule):
 @rules
 def test_hidden_layers_inside_an_encoder_are_for_backprop_alone(rule):
     pair = Pair(MLP(7, [9], 6, "tanh"), Affine(6, 7))
-    stack = Classifier(pair, Pair(Affine(6, 5, "tanh"), Affine(5, 6)), output=Affine(5, 4)).double()
+    stack = Classifier(
+        pair, Pair(Affine(6, 5, "tanh"), Affine(5, 6)), output=Affine(5, 4)
+    ).double()
     if rule in (BackpropRule, StraightThroughRule):
         sum(rule(stack).losses(batch()).values()).backward()
         assert all(p.grad.abs().sum() > 0 for p in pair.f.parameters())
     else:
-        with pytest.raises(ValueError, match=f"{rule.__name__} does not support this network: f_1 is MLP"):
+        with pytest.raises(
+            ValueError, match=f"{rule.__name__} does not support this network: f_1 is MLP"
+        ):
             rule(stack)
 
 
 @pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}], ids=["bits", "draws"])
 @pytest.mark.parametrize("rule", [FeedbackAlignmentRule, *TWO_PHASES])
 def test_bits_are_refused(rule, options):
-    with pytest.raises(ValueError, match="h_1 is transmitted as bits.*accepted: DifferenceTargetPropRule"):
+    with pytest.raises(
+        ValueError, match="h_1 is transmitted as bits.*accepted: DifferenceTargetPropRule"
+    ):
         rule(network(**options))
 
 

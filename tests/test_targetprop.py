@@ -36,11 +36,15 @@ def test_every_target_is_the_listing_s():
     h2 = f2(h1)
     h1_hat = g2(h2)
     expected = {
-        "short_g_1": (x, g1(h1), 1.0), "short_g_2": (h1, g2(h2), 1.0),
-        "short_f_1": (h1, f1(g1(h1)), 1.0), "short_f_2": (h2, f2(g2(h2)), 1.0),
+        "short_g_1": (x, g1(h1), 1.0),
+        "short_g_2": (h1, g2(h2), 1.0),
+        "short_f_1": (h1, f1(g1(h1)), 1.0),
+        "short_f_2": (h2, f2(g2(h2)), 1.0),
         "target_f_1": (h1_hat, f1(x), 0.3),
-        "long_g_2": (h1, g2(h2), 1.0), "long_g_1": (x, g1(h1_hat), 1.0),
-        "denoise_f_1": (h1, f1(x), 2.0), "denoise_f_2": (h2, f2(h1), 2.0),
+        "long_g_2": (h1, g2(h2), 1.0),
+        "long_g_1": (x, g1(h1_hat), 1.0),
+        "denoise_f_1": (h1, f1(x), 2.0),
+        "denoise_f_2": (h2, f2(h1), 2.0),
     }
     assert set(losses) == set(expected)
     for name, (target, output, weight) in expected.items():
@@ -53,14 +57,18 @@ def test_no_gradient_crosses_a_layer(units):
     stack, x = stack_of(units=units), data()
     stack.prior.fit(stack.encode(x)[-1])
     losses = TargetPropRule(stack, **EVERYTHING).losses((x,))
-    layers = {f"{d}_{level}": getattr(pair, d) for level, pair in enumerate(stack.pairs, 1) for d in "fg"}
+    layers = {
+        f"{d}_{level}": getattr(pair, d) for level, pair in enumerate(stack.pairs, 1) for d in "fg"
+    }
     reached = {}
     for name, loss in losses.items():
         own = "_".join(name.split("_")[-2:])
         for key, layer in layers.items():
             if not loss.requires_grad:
                 continue
-            grads = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True, allow_unused=True)
+            grads = torch.autograd.grad(
+                loss, list(layer.parameters()), retain_graph=True, allow_unused=True
+            )
             if any(g is not None for g in grads):
                 assert key == own, f"{name} reaches {key}"
                 reached[name] = True
@@ -124,8 +132,9 @@ def test_model_terms_start_with_the_first_fit_and_use_samples_of_the_prior():
     losses = rule.losses((x,))
     sample = stack.prior.sample(30, torch.Generator().manual_seed(3))
     h1 = stack.pairs[1].g(sample)
-    assert torch.allclose(losses["model_f_2"],
-                          (sample - stack.pairs[1].f(h1)).square().sum(1).mean() / 2)
+    assert torch.allclose(
+        losses["model_f_2"], (sample - stack.pairs[1].f(h1)).square().sum(1).mean() / 2
+    )
 
 
 @pytest.mark.parametrize("units", ["sign", "binary"])
@@ -146,11 +155,14 @@ def test_discrete_units_learn_from_targets_alone(units):
     assert (stack.reconstruct(x) - x).square().sum(1).mean() < 0.15 * before
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"target": -1.0}, "target=-1.0"),
-    ({"top_target": "none"}, "top_target='none' is unknown; accepted: flat, prior"),
-    ({"corruption": [GaussianNoise(0.1)]}, "corruption has 1 entries"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": -1.0}, "target=-1.0"),
+        ({"top_target": "none"}, "top_target='none' is unknown; accepted: flat, prior"),
+        ({"corruption": [GaussianNoise(0.1)]}, "corruption has 1 entries"),
+    ],
+)
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         TargetPropRule(stack_of(), **options)

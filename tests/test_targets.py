@@ -28,6 +28,7 @@ def examples(n=7, features=6, classes=3):
 
 # -- the first target --------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_first_displacement_is_minus_step_times_each_example_s_own_gradient(samples):
     made, (_, y) = network(), examples()
@@ -35,7 +36,9 @@ def test_the_first_displacement_is_minus_step_times_each_example_s_own_gradient(
     d = first_displacement(made, h, y, step=0.3, samples=samples).reshape(samples, 7, 3)
     for i in range(7):
         own = h.reshape(samples, 7, 3)[:, i].clone().requires_grad_()
-        loss = -torch.softmax(own @ made.output.weight.T + made.output.bias, -1)[:, y[i]].mean().log()
+        loss = (
+            -torch.softmax(own @ made.output.weight.T + made.output.bias, -1)[:, y[i]].mean().log()
+        )
         (gradient,) = torch.autograd.grad(loss, own)
         assert torch.allclose(d[:, i], -0.3 * gradient, rtol=1e-10)
 
@@ -49,6 +52,7 @@ def test_the_first_displacement_works_where_gradients_are_off_and_leaves_none():
 
 
 # -- the way down ------------------------------------------------------------------------------------
+
 
 def test_displacements_are_the_plain_formulas():
     made, (x, y) = network(feedback_gain=0.8), examples()
@@ -97,12 +101,16 @@ def square_linear_network(width=5, classes=3):
     return Classifier(*pairs, output=Affine(width, classes)).double()
 
 
-@pytest.mark.parametrize(("made", "features"), [(invertible_network, 6), (square_linear_network, 5)])
+@pytest.mark.parametrize(
+    ("made", "features"), [(invertible_network, 6), (square_linear_network, 5)]
+)
 def test_with_exact_inverses_the_difference_changes_nothing(made, features):
     made, (x, y) = made(), examples(features=features)
     h = up(made, x)
     top = first_displacement(made, h[-1], y, 0.01)
-    with_it, without = (displacements(made.pairs, h, top, difference) for difference in (True, False))
+    with_it, without = (
+        displacements(made.pairs, h, top, difference) for difference in (True, False)
+    )
     for a, b in zip(with_it, without, strict=True):
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-10)
         assert a.norm() > 1e-4
@@ -119,6 +127,7 @@ def test_change_uses_a_layer_s_own_difference_where_it_has_one():
 
 
 # -- several rounds ----------------------------------------------------------------------------------
+
 
 def test_one_round_without_reconstruction_is_difference_target_propagation():
     made, (x, y) = network(), examples()
@@ -146,13 +155,17 @@ def test_rounds_are_those_of_the_slides(reconstruct, stochastic):
     new = list(h)
     for _ in range(4):
         old = list(new)
-        arrives = [s + moved - start for s, moved, start in zip(sent, old, h, strict=True)]  # old, but for draws
+        arrives = [
+            s + moved - start for s, moved, start in zip(sent, old, h, strict=True)
+        ]  # old, but for draws
         for level in (3, 2, 1):
             if level == 3:
                 move = first_displacement(made, arrives[3], y, 0.4)
             else:
                 move = g[level](new[level + 1]) - g[level](old[level + 1])
-            new[level] = old[level] + move + reconstruct * (f[level - 1](arrives[level - 1]) - old[level])
+            new[level] = (
+                old[level] + move + reconstruct * (f[level - 1](arrives[level - 1]) - old[level])
+            )
     found = iterated(made, h, y, 0.4, 4, reconstruct, sent=sent)
     for level in (1, 2, 3):
         assert torch.allclose(h[level] + found[level - 1], new[level], rtol=1e-11, atol=1e-13)
@@ -178,8 +191,17 @@ def test_reconstruction_of_x_pulls_h_to_what_the_feed_forward_path_gives():
     h = up(made, x)
 
     def gap(reconstruct):
-        moved = [x, *(a + d for a, d in zip(h[1:], iterated(made, h, y, 0.2, 30, reconstruct), strict=True))]
-        return sum((pair.f(low) - high).norm() for pair, low, high in zip(made.pairs, moved, moved[1:], strict=False))
+        moved = [
+            x,
+            *(
+                a + d
+                for a, d in zip(h[1:], iterated(made, h, y, 0.2, 30, reconstruct), strict=True)
+            ),
+        ]
+        return sum(
+            (pair.f(low) - high).norm()
+            for pair, low, high in zip(made.pairs, moved, moved[1:], strict=False)
+        )
 
     gaps = [gap(reconstruct) for reconstruct in (0.0, 0.1, 0.5)]
     assert gaps[0] > 2 * gaps[1] > 2 * gaps[2] > 0
@@ -209,7 +231,9 @@ def layer(w, s):
     """f(h) = W s(h), and its exact inverse."""
     forward, backward = ELEMENTWISE[s]
     inverse = torch.linalg.inv(w)
-    return SimpleNamespace(f=lambda h: forward(h) @ w.T, g=lambda h: backward(h @ inverse.T), w=w, s=forward)
+    return SimpleNamespace(
+        f=lambda h: forward(h) @ w.T, g=lambda h: backward(h @ inverse.T), w=w, s=forward
+    )
 
 
 def angles(layers, x, loss, step=1e-7):
@@ -219,9 +243,15 @@ def angles(layers, x, loss, step=1e-7):
         h.append(one.f(h[-1]))
     top = h[-1].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(top), top)
-    targets = [a + d for a, d in zip(h[1:], displacements(layers, h, -step * gradient, difference=False), strict=True)]
+    targets = [
+        a + d
+        for a, d in zip(
+            h[1:], displacements(layers, h, -step * gradient, difference=False), strict=True
+        )
+    ]
     found = []
     for i, one in enumerate(layers):
+
         def above(low, start=i + 1):
             for higher in layers[start:]:
                 low = higher.f(low)
@@ -229,8 +259,8 @@ def angles(layers, x, loss, step=1e-7):
 
         w = one.w.clone().requires_grad_()
         reached = one.s(h[i]) @ w.T
-        tp, = torch.autograd.grad((reached - targets[i]).square().sum(), w, retain_graph=True)
-        bp, = torch.autograd.grad(loss(above(reached)), w)
+        (tp,) = torch.autograd.grad((reached - targets[i]).square().sum(), w, retain_graph=True)
+        (bp,) = torch.autograd.grad(loss(above(reached)), w)
         values = torch.linalg.svdvals(jacrev(lambda v, run=above: run(v[None])[0])(h[i + 1][0]))
         found.append((F.cosine_similarity(tp.flatten(), bp.flatten(), 0).item(), values))
     return found
@@ -241,21 +271,28 @@ def angles(layers, x, loss, step=1e-7):
 def test_theorem_1_bounds_the_angle_between_both_updates(s, seed):
     torch.manual_seed(seed)
     d = 5
-    layers = [layer(torch.randn(d, d).double() / d**0.5 + 0.3 * torch.eye(d).double(), s) for _ in range(4)]
+    layers = [
+        layer(torch.randn(d, d).double() / d**0.5 + 0.3 * torch.eye(d).double(), s)
+        for _ in range(4)
+    ]
     widest = 1.0
     for _ in range(6):
         x, y = 0.5 * torch.randn(1, d).double(), torch.randint(d, (1,))
         for cosine, values in angles(layers, x, lambda top, y=y: F.cross_entropy(top, y))[:-1]:
             ratio = (values[-1] / values[0]).item()
             assert ratio - 1e-4 <= cosine <= 1.0 + 1e-9
-            assert cosine >= 2 * ratio / (1 + ratio**2) - 1e-4  # Kantorovich: sharper than the thesis' bound
+            assert (
+                cosine >= 2 * ratio / (1 + ratio**2) - 1e-4
+            )  # Kantorovich: sharper than the thesis' bound
             widest = min(widest, cosine)
     assert widest < 0.95  # the updates do differ
 
 
 def test_the_bound_of_theorem_1_is_one_for_orthogonal_weights_and_the_update_is_back_propagation_s():
     layers = [layer(torch.linalg.qr(torch.randn(5, 5).double())[0], "linear") for _ in range(4)]
-    for cosine, values in angles(layers, torch.randn(1, 5).double(), lambda top: F.cross_entropy(top, torch.tensor([2]))):
+    for cosine, values in angles(
+        layers, torch.randn(1, 5).double(), lambda top: F.cross_entropy(top, torch.tensor([2]))
+    ):
         assert values.max() - values.min() < 1e-12
         assert cosine == pytest.approx(1.0, abs=1e-8)
 
@@ -265,7 +302,9 @@ def test_the_sharp_bound_is_attained_between_the_extreme_singular_directions():
     left, values, _ = torch.linalg.svd(layers[1].w)
     found = []
     for direction in (left[:, 0] + left[:, -1], left[:, 1]):
-        (cosine, _), _ = angles(layers, torch.randn(1, 4).double(), lambda top, v=direction: (top @ v).sum())
+        (cosine, _), _ = angles(
+            layers, torch.randn(1, 4).double(), lambda top, v=direction: (top @ v).sum()
+        )
         found.append(cosine)
     ratio = (values[-1] / values[0]).item()
     assert found[0] == pytest.approx(2 * ratio / (1 + ratio**2), abs=1e-6)
@@ -273,6 +312,7 @@ def test_the_sharp_bound_is_attained_between_the_extreme_singular_directions():
 
 
 # -- Theorem 2: reaching the lower target brings the layer above closer to its own ---------------------
+
 
 def gaps(pair, below, e):
     """|h^_i - f(h^_{i-1})| / |h^_i - h_i| of each example, and the theorem's largest eigenvalue."""

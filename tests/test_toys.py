@@ -63,19 +63,24 @@ def test_the_score_is_the_gradient_of_the_log_density():
 def test_the_points_are_drawn_from_the_density():
     data = Toys2D("gaussians", n=20_000)
     x = data.split("train").x.double()
-    entropy = math.log(25) + math.log(2 * math.pi * math.e * 0.1**2)  # of modes that do not overlap
+    entropy = math.log(25) + math.log(
+        2 * math.pi * math.e * 0.1**2
+    )  # of modes that do not overlap
     assert -data.log_prob(x).mean().item() == pytest.approx(entropy, abs=0.03)
     assert data.score(x).mean(0).abs().max() < 0.3  # its mean is 0, its standard deviation 10
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Toys2D("blobs"), "moons, rings, spiral, gaussians"),
-    (lambda: Toys2D(n=3), "n=3"),
-    (lambda: Toys2D(noise=-1.0), "noise=-1.0"),
-    (lambda: Toys2D("rings").log_prob(torch.zeros(1, 2)), "kind='gaussians'"),
-    (lambda: Toys2D("gaussians", noise=0.0).score(torch.zeros(1, 2)), "noise > 0"),
-    (lambda: Toys2D("gaussians").score(torch.zeros(1, 3)), r"\(batch, 2\)"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Toys2D("blobs"), "moons, rings, spiral, gaussians"),
+        (lambda: Toys2D(n=3), "n=3"),
+        (lambda: Toys2D(noise=-1.0), "noise=-1.0"),
+        (lambda: Toys2D("rings").log_prob(torch.zeros(1, 2)), "kind='gaussians'"),
+        (lambda: Toys2D("gaussians", noise=0.0).score(torch.zeros(1, 2)), "noise > 0"),
+        (lambda: Toys2D("gaussians").score(torch.zeros(1, 3)), r"\(batch, 2\)"),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
@@ -86,8 +91,14 @@ def test_a_rule_trains_on_points_outside_zero_to_one():
     data = Toys2D("moons", n=400, seed=3)
     assert describe(build(describe(data))) == describe(data)
     stack = Stack(Pair(MLP(2, [16], 4, "tanh"), MLP(4, [16], 2)))
-    trainer = Trainer(max_epochs=2, logger=False, enable_checkpointing=False, accelerator="cpu",
-                      enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(VariationalEMRule(stack, corruption=default_corruption(stack)), data)
     assert stack.prior.fitted
 

@@ -16,5 +16,14 @@ from gendae.priors.gaussian import COVARIANCES, GaussianPrior
 from gendae.priors.linear import LinearAutoencoderPrior
 from gendae.priors.parzen import BLOCK_ENTRIES, ParzenPrior, parzen_log_prob
 
-__all__ = ["BLOCK_ENTRIES", "COVARIANCES", "AutoencoderPrior", "FactorialPrior", "GaussianPrior",
-           "LinearAutoencoderPrior", "ParzenPrior", "Prior", "parzen_log_prob"]
+__all__ = [
+    "BLOCK_ENTRIES",
+    "COVARIANCES",
+    "AutoencoderPrior",
+    "FactorialPrior",
+    "GaussianPrior",
+    "LinearAutoencoderPrior",
+    "ParzenPrior",
+    "Prior",
+    "parzen_log_prob",
+]

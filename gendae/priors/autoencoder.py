@@ -120,8 +120,10 @@ class AutoencoderPrior(Prior):
         self.capacity = int(checks.at_least("capacity", capacity, 2))
         self.seed = int(seed)
         if self._noises() == (0.0, 0.0):
-            raise ValueError(f"sigma={sigma}, hidden_noise={hidden_noise}, chain_noise={chain_noise!r} "
-                             "leave the chain without noise; it would stay where it starts")
+            raise ValueError(
+                f"sigma={sigma}, hidden_noise={hidden_noise}, chain_noise={chain_noise!r} "
+                "leave the chain without noise; it would stay where it starts"
+            )
         if criterion == "nearest" and hidden_noise == 0.0:
             raise ValueError("hidden_noise=0.0: criterion='nearest' needs noise on the code, > 0")
         for name in ("center", "scale", "recorded", "error"):
@@ -137,8 +139,10 @@ class AutoencoderPrior(Prior):
         if self.f is not None and self.f.in_features == features:
             return
         if self.fitted:
-            raise ValueError(f"AutoencoderPrior was fitted on codes of width {len(self.center)}, not "
-                             f"{features}; make a new one")
+            raise ValueError(
+                f"AutoencoderPrior was fitted on codes of width {len(self.center)}, not "
+                f"{features}; make a new one"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             self.f = MLP(features, self.hidden, self.code, self.activation, self.activation)
@@ -161,7 +165,7 @@ class AutoencoderPrior(Prior):
         self.to(codes.device, codes.dtype)
         generator = torch.Generator().manual_seed(self.seed)
         self.center, self.scale = codes.mean(0), floored(codes.var(0), codes.dtype).sqrt()
-        order = torch.randperm(len(codes), generator=generator)[:self.capacity].to(codes.device)
+        order = torch.randperm(len(codes), generator=generator)[: self.capacity].to(codes.device)
         self.recorded = codes[order]
         z = (self.recorded if self.criterion == "nearest" else codes).sub(self.center) / self.scale
         self._train(z, generator)
@@ -198,7 +202,9 @@ class AutoencoderPrior(Prior):
 
         points = (self.f(z) if self.space == "code" else z).cpu().numpy()
         k = min(self.neighbours, len(z))
-        index = NearestNeighbors(n_neighbors=k).fit(points).kneighbors(points, return_distance=False)
+        index = (
+            NearestNeighbors(n_neighbors=k).fit(points).kneighbors(points, return_distance=False)
+        )
         return torch.from_numpy(index).to(z.device)
 
     def loss(self, z: Tensor, candidates: Tensor | None, generator: Generator | None) -> Tensor:
@@ -241,8 +247,10 @@ class AutoencoderPrior(Prior):
 
     def _noises(self) -> tuple[float, float]:
         """Levels on h and on f(h) in the chain."""
-        return (0.0 if self.chain_noise == "code" else self.sigma,
-                0.0 if self.chain_noise == "input" else self.hidden_noise)
+        return (
+            0.0 if self.chain_noise == "code" else self.sigma,
+            0.0 if self.chain_noise == "input" else self.hidden_noise,
+        )
 
     def _move(
         self, z: Tensor, generator: Generator | None, noises: tuple[float, float] | None = None
@@ -294,5 +302,7 @@ class AutoencoderPrior(Prior):
         return torch.cat(kept)[:n] if kept else h
 
     def extra_repr(self) -> str:
-        return (f"{self.criterion!r}, sigma={self.sigma:g}, hidden_noise={self.hidden_noise:g}, "
-                f"steps={self.steps}, fitted={self.fitted}")
+        return (
+            f"{self.criterion!r}, sigma={self.sigma:g}, hidden_noise={self.hidden_noise:g}, "
+            f"steps={self.steps}, fitted={self.fitted}"
+        )

@@ -38,14 +38,18 @@ class Prior(nn.Module):
     def require_fitted(self) -> None:
         """Raise a ValueError unless the prior is fitted."""
         if not self.fitted:
-            raise ValueError(f"{type(self).__name__} is not fitted; call prior.fit(codes) with the "
-                             "top-level codes of the training set first")
+            raise ValueError(
+                f"{type(self).__name__} is not fitted; call prior.fit(codes) with the "
+                "top-level codes of the training set first"
+            )
 
     def require_density(self) -> None:
         """Raise a ValueError unless the prior has a density."""
         if not self.has_density:
-            raise ValueError(f"{type(self).__name__} has no density; use prior.reconstruct(h), or a prior "
-                             "with one: GaussianPrior, FactorialPrior, ParzenPrior")
+            raise ValueError(
+                f"{type(self).__name__} has no density; use prior.reconstruct(h), or a prior "
+                "with one: GaussianPrior, FactorialPrior, ParzenPrior"
+            )
 
     def prepare(self, features: int) -> None:
         """Take the width of h_L, before any fit: a Stack calls this. Most priors need no width."""
@@ -60,8 +64,11 @@ class Prior(nn.Module):
             raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
         # Validation may run in inference mode, whose tensors no later training step could use, and losses
         # under autocast, which gives codes in half precision.
-        with (torch.inference_mode(False), torch.no_grad(),
-              torch.autocast(codes.device.type, enabled=False)):
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(codes.device.type, enabled=False),
+        ):
             codes = checks.finite("codes", codes).detach()
             codes = codes.float() if codes.dtype in (torch.float16, torch.bfloat16) else codes
             self.estimate(codes.clone() if codes.is_inference() else codes)
@@ -102,8 +109,10 @@ class Prior(nn.Module):
         Raises:
             ValueError: for a prior without a closed form of it.
         """
-        raise ValueError(f"{type(self).__name__} has no closed marginal; accepted: GaussianPrior, ParzenPrior with "
-                         "local=None")
+        raise ValueError(
+            f"{type(self).__name__} has no closed marginal; accepted: GaussianPrior, ParzenPrior with "
+            "local=None"
+        )
 
     def chain(self, h: Tensor, steps: int, generator: Generator | None = None) -> Tensor:
         """States of the Markov chain that starts at h, (steps + 1, batch, features).
@@ -111,10 +120,14 @@ class Prior(nn.Module):
         Raises:
             ValueError: for a prior that needs no chain.
         """
-        raise ValueError(f"{type(self).__name__} is sampled directly: call sample(n), or run a "
-                         "chain at a level below the top (--level)")
+        raise ValueError(
+            f"{type(self).__name__} is sampled directly: call sample(n), or run a "
+            "chain at a level below the top (--level)"
+        )
 
-    def cross_entropy(self, sample: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+    def cross_entropy(
+        self, sample: Tensor, mean: Tensor, variance: Tensor | None = None
+    ) -> Tensor:
         """-E_Q log p(h_L) in nats, (batch,), the prior's term of KL(Q || P); differentiable.
 
         Closed where prior and Q allow it, otherwise the Monte Carlo value -log p(sample).

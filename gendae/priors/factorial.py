@@ -14,7 +14,10 @@ from gendae.priors.core import Prior, floored
 from gendae.spec import register
 
 CONTINUOUS = ("gaussian", "laplace", "logistic")
-BINARY = {"bernoulli": 0.0, "sign": -1.0}  # the lower of a binary unit's two values; the upper one is 1
+BINARY = {
+    "bernoulli": 0.0,
+    "sign": -1.0,
+}  # the lower of a binary unit's two values; the upper one is 1
 LAWS = (*CONTINUOUS, *BINARY, "categorical")
 TARGETS = ("mode", "probability")
 TINY = 1e-7
@@ -123,14 +126,19 @@ class FactorialPrior(Prior):
             blocks.append(Block(law, slice(start, start + size)))
             start += size
         if start != features:
-            raise ValueError(f"units={self.units} describe {start} features, but h_L has {features}")
+            raise ValueError(
+                f"units={self.units} describe {start} features, but h_L has {features}"
+            )
         return blocks
 
     def prepare(self, features: int) -> None:
         """Check the width, and set the starting law of a flat prior."""
         blocks = self.blocks(features)
         if self.flat and len(self.location) != features:
-            self.location, self.scale = self.location.new_zeros(features), self.scale.new_ones(features)
+            self.location, self.scale = (
+                self.location.new_zeros(features),
+                self.scale.new_ones(features),
+            )
             for law, at in blocks:
                 if law not in CONTINUOUS:
                     self.location[at] = 0.5 if law in BINARY else 1.0 / (at.stop - at.start)
@@ -231,7 +239,9 @@ class FactorialPrior(Prior):
                 parts.append(F.one_hot(index, len(p)).to(p))
         return torch.cat(parts, 1)
 
-    def cross_entropy(self, sample: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+    def cross_entropy(
+        self, sample: Tensor, mean: Tensor, variance: Tensor | None = None
+    ) -> Tensor:
         """-E_Q log p(h) in nats, (batch,).
 
         Discrete units: -sum_j q_j log p_j + (1 - q_j) log(1 - p_j) with q_j from the mean, exact. Gaussian
@@ -266,11 +276,15 @@ class FactorialPrior(Prior):
             low, high = torch.stack(torch.aminmax(h.detach()[:, at])).tolist()
             least = BINARY.get(law, 0.0)
             if low < least or high > 1.0:
-                raise ValueError(f"{name} holds values from {low:g} to {high:g} in {law} units, which lie in "
-                                 f"[{least:g}, 1]: clamp or threshold them, or use a continuous law")
+                raise ValueError(
+                    f"{name} holds values from {low:g} to {high:g} in {law} units, which lie in "
+                    f"[{least:g}, 1]: clamp or threshold them, or use a continuous law"
+                )
             if law == "categorical" and (h.detach()[:, at].sum(1) - 1.0).abs().max() > 1e-3:
-                raise ValueError(f"{name} has rows of categorical units that do not add up to 1: give one-hot "
-                                 "rows or probabilities")
+                raise ValueError(
+                    f"{name} has rows of categorical units that do not add up to 1: give one-hot "
+                    "rows or probabilities"
+                )
 
     def extra_repr(self) -> str:
         return f"{self.units}, target={self.target!r}, flat={self.flat}, fitted={self.fitted}"
@@ -282,5 +296,8 @@ def expected_energy(law: str, m: Tensor, v: Tensor) -> Tensor:
         return 0.5 * (m.square() + v) + 0.5 * math.log(2.0 * math.pi)
     s = v.clamp(min=torch.finfo(v.dtype).tiny).sqrt()
     ratio = m / s
-    return s * math.sqrt(2.0 / math.pi) * torch.exp(-0.5 * ratio.square()) + m * torch.erf(
-        ratio / math.sqrt(2.0)) + math.log(2.0)
+    return (
+        s * math.sqrt(2.0 / math.pi) * torch.exp(-0.5 * ratio.square())
+        + m * torch.erf(ratio / math.sqrt(2.0))
+        + math.log(2.0)
+    )

@@ -137,7 +137,9 @@ class GaussianPrior(Prior):
         root = torch.linalg.cholesky_ex(noisy).L  # checks nothing, so that no device waits
         return h - self.noise**2 * torch.cholesky_solve(centred.T, root).T
 
-    def cross_entropy(self, sample: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+    def cross_entropy(
+        self, sample: Tensor, mean: Tensor, variance: Tensor | None = None
+    ) -> Tensor:
         """-E_Q log p(h) = 1/2 [(m - mu)^T S^-1 (m - mu) + tr(S^-1 diag v) + log det 2 pi S], (batch,).
 
         With S = I, minus the entropy of Q, it is the second term of 2014, Eq. 22. Without a variance it

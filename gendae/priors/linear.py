@@ -69,8 +69,13 @@ class LinearAutoencoderPrior(GaussianPrior):
         weight = torch.zeros_like(eye).requires_grad_()
         bias = mean.clone().requires_grad_()
         optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=self.iterations, max_eval=2 * self.iterations, history_size=20,
-            tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe",
+            [weight, bias],
+            max_iter=self.iterations,
+            max_eval=2 * self.iterations,
+            history_size=20,
+            tolerance_grad=1e-12,
+            tolerance_change=1e-14,
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:

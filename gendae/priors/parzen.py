@@ -152,8 +152,14 @@ class ParzenPrior(Prior):
         if local not in (None, "manifold"):
             raise ValueError(f"local={local!r} is unknown; accepted: None, manifold")
         if not 0.0 < validation_fraction < 1.0:
-            raise ValueError(f"validation_fraction={validation_fraction} is a share: between 0 and 1")
-        self.bandwidth, self.local, self.validation_fraction = bandwidth, local, validation_fraction
+            raise ValueError(
+                f"validation_fraction={validation_fraction} is a share: between 0 and 1"
+            )
+        self.bandwidth, self.local, self.validation_fraction = (
+            bandwidth,
+            local,
+            validation_fraction,
+        )
         self.capacity = int(checks.at_least("capacity", capacity, 2))
         self.choice = checks.one_of("choice", choice, CHOICES)
         self.neighbours = int(checks.at_least("neighbours", neighbours, 1))
@@ -183,10 +189,13 @@ class ParzenPrior(Prior):
         stored = choose(codes[held:], self.capacity, self.choice, generator)
         if self.local:
             if len(stored) <= self.neighbours:
-                raise ValueError(f"neighbours={self.neighbours} but only {len(stored)} codes are stored; "
-                                 "at least one more than neighbours is needed")
+                raise ValueError(
+                    f"neighbours={self.neighbours} but only {len(stored)} codes are stored; "
+                    "at least one more than neighbours is needed"
+                )
             self.directions, self.variances = local_directions(
-                stored, self.neighbours, self.components)
+                stored, self.neighbours, self.components
+            )
         self.codes = stored
         chosen = self._best_bandwidth(codes[:held]) if self.bandwidth is None else self.bandwidth
         self.bandwidth_ = stored.new_tensor(chosen)
@@ -195,7 +204,9 @@ class ParzenPrior(Prior):
         """The maximum of held-out likelihood plus bonus on a logarithmic grid, refined once."""
         spread = self.codes.var(0, correction=0).mean().sqrt().item()
         if spread == 0.0:
-            raise ValueError("codes are all equal, so that bandwidth=None cannot be chosen; give a number")
+            raise ValueError(
+                "codes are all equal, so that bandwidth=None cannot be chosen; give a number"
+            )
         grid = torch.logspace(-3, 0.3, 28, dtype=torch.float64) * spread
         for _ in range(2):
             values = self._held_out(held, grid) + self.bandwidth_bonus * grid.log()
@@ -266,7 +277,9 @@ class ParzenPrior(Prior):
             nearest = self.codes[index[:, 0]].to(anchor.dtype)
             gap = (anchor - nearest).square().sum(1, keepdim=True)
             size = (anchor.square() + nearest.square()).sum(1, keepdim=True)
-            own = gap <= (16 * torch.finfo(self.codes.dtype).eps) ** 2 * size  # equal up to rounding
+            own = (
+                gap <= (16 * torch.finfo(self.codes.dtype).eps) ** 2 * size
+            )  # equal up to rounding
         kept = terms.gather(1, index).masked_fill(own, -math.inf)
         return terms.scatter(1, index, kept), count - own[:, 0].to(count.dtype)
 
@@ -281,13 +294,17 @@ class ParzenPrior(Prior):
 
         return self._by_rows(h, block)
 
-    def cross_entropy(self, sample: Tensor, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+    def cross_entropy(
+        self, sample: Tensor, mean: Tensor, variance: Tensor | None = None
+    ) -> Tensor:
         """-log p(sample) in nats, (batch,), without the term of a stored code that is Q's mean."""
         self.require_fitted()
 
         def block(rows: Tensor, anchor: Tensor) -> Tensor:
             anchor = anchor.detach()
-            terms, count = self._terms(*self._geometry(rows), anchor, self._squared_distances(anchor))
+            terms, count = self._terms(
+                *self._geometry(rows), anchor, self._squared_distances(anchor)
+            )
             return count.log() - terms.logsumexp(1)
 
         return self._by_rows(sample, block, mean)
@@ -326,7 +343,9 @@ class ParzenPrior(Prior):
         m = len(self.codes)
         device = self.codes.device if generator is None else generator.device
         if self.stratified:
-            rounds = [torch.randperm(m, generator=generator, device=device) for _ in range(-(-n // m))]
+            rounds = [
+                torch.randperm(m, generator=generator, device=device) for _ in range(-(-n // m))
+            ]
             index = torch.cat(rounds)[:n] if rounds else torch.empty(0, dtype=torch.long)
         else:
             index = torch.randint(m, (n,), generator=generator, device=device)

@@ -21,12 +21,21 @@ def choose(codes: Tensor, capacity: int, choice: str, generator: Generator) -> T
         return codes[:capacity].clone()
     from sklearn.cluster import KMeans
 
-    pool = codes[:CODES_PER_CENTRE * capacity].cpu()
+    pool = codes[: CODES_PER_CENTRE * capacity].cpu()
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that so few steps have not converged
-        means = KMeans(capacity, init=pool[:capacity].numpy(), n_init=1, max_iter=LLOYD_STEPS,
-                       random_state=seed).fit(pool.numpy()).cluster_centers_
+        means = (
+            KMeans(
+                capacity,
+                init=pool[:capacity].numpy(),
+                n_init=1,
+                max_iter=LLOYD_STEPS,
+                random_state=seed,
+            )
+            .fit(pool.numpy())
+            .cluster_centers_
+        )
     return torch.from_numpy(means).to(codes)
 
 

@@ -11,6 +11,19 @@ from gendae.rules.supervised import SupervisedRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 
-__all__ = ["BackStepRule", "BackpropRule", "ContrastiveHebbianRule", "DifferenceTargetPropRule",
-           "FeedbackAlignmentRule", "GeneRecRule", "JointTargetPropRule", "KLRule", "Rule", "StraightThroughRule",
-           "SupervisedRule", "TargetPropRule", "TrainingDiverged", "VariationalEMRule"]
+__all__ = [
+    "BackStepRule",
+    "BackpropRule",
+    "ContrastiveHebbianRule",
+    "DifferenceTargetPropRule",
+    "FeedbackAlignmentRule",
+    "GeneRecRule",
+    "JointTargetPropRule",
+    "KLRule",
+    "Rule",
+    "StraightThroughRule",
+    "SupervisedRule",
+    "TargetPropRule",
+    "TrainingDiverged",
+    "VariationalEMRule",
+]

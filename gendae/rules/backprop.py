@@ -50,12 +50,23 @@ class BackpropRule(SupervisedRule):
         hold: float = 0.0,
         log_every: int = 50,
     ) -> None:
-        super().__init__(stack, optimizer, input_corruption, samples, eval_samples, lr_f,
-                         weight_decay_f=weight_decay_f, hold=hold, log_every=log_every)
+        super().__init__(
+            stack,
+            optimizer,
+            input_corruption,
+            samples,
+            eval_samples,
+            lr_f,
+            weight_decay_f=weight_decay_f,
+            hold=hold,
+            log_every=log_every,
+        )
         self.fixed = int(checks.at_least("fixed", fixed, 0))
         if self.fixed > self.stack.depth:
-            raise ValueError(f"fixed={fixed}: of {self.stack.depth + 1} layers at least the output layer must "
-                             f"learn; accepted: 0 .. {self.stack.depth}")
+            raise ValueError(
+                f"fixed={fixed}: of {self.stack.depth + 1} layers at least the output layer must "
+                f"learn; accepted: 0 .. {self.stack.depth}"
+            )
         self.check_network()
 
     def check_network(self) -> None:
@@ -143,8 +154,17 @@ class FeedbackAlignmentRule(SupervisedRule):
         hold: float = 0.0,
         log_every: int = 50,
     ) -> None:
-        super().__init__(stack, optimizer, input_corruption, 1, eval_samples, lr_f,
-                         weight_decay_f=weight_decay_f, hold=hold, log_every=log_every)
+        super().__init__(
+            stack,
+            optimizer,
+            input_corruption,
+            1,
+            eval_samples,
+            lr_f,
+            weight_decay_f=weight_decay_f,
+            hold=hold,
+            log_every=log_every,
+        )
         self.need_affine()
         self.need_continuous()
         self.feedback_gain = checks.at_least("feedback_gain", feedback_gain, 0.0, strict=True)

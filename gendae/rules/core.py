@@ -25,8 +25,12 @@ from gendae.stack import Stack
 
 PerLayer = float | Sequence[float]
 MEMORY = 5000  # latest codes on which a prior is fitted in the middle of training
-PRIOR_EXAMPLES = 200_000  # most examples of each process on whose codes a prior is fitted after an epoch
-RANK_STRIDE = 7919  # a prime: seeds of the ranks' noise must differ, and not meet other small seeds
+PRIOR_EXAMPLES = (
+    200_000  # most examples of each process on whose codes a prior is fitted after an epoch
+)
+RANK_STRIDE = (
+    7919  # a prime: seeds of the ranks' noise must differ, and not meet other small seeds
+)
 
 
 class Rule(LightningModule):
@@ -75,8 +79,10 @@ class Rule(LightningModule):
         self.automatic_optimization = False
         self.stack: Stack = build(stack)
         if self.generative and hasattr(self.stack, "output"):
-            raise ValueError(f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative stacks, and "
-                             "would leave the output layer as it is; accepted: a Stack")
+            raise ValueError(
+                f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative stacks, and "
+                "would leave the output layer as it is; accepted: a Stack"
+            )
         self.lr_f, self.lr_g = lr_f, lr_g
         self.weight_decay_f, self.weight_decay_g = weight_decay_f, weight_decay_g
         if not 0.0 <= hold <= 1.0:
@@ -127,8 +133,10 @@ class Rule(LightningModule):
 
     def maps(self, direction: str) -> list[list[object]]:
         """For each layer, its encoder ("f") or decoder ("g") with the law around it."""
-        return [[pair.f, pair.recognition] if direction == "f" else [pair.g, pair.observation]
-                for pair in self.stack.pairs]
+        return [
+            [pair.f, pair.recognition] if direction == "f" else [pair.g, pair.observation]
+            for pair in self.stack.pairs
+        ]
 
     def _groups(self) -> list[dict[str, Any]]:
         groups = []
@@ -140,11 +148,15 @@ class Rule(LightningModule):
             )
             for level, parts in enumerate(maps, 1):
                 modules = [part for part in parts if isinstance(part, nn.Module)]
-                groups.append({
-                    "params": [p for module in modules for p in module.parameters()],
-                    "lr": rates[level - 1], "initial_lr": rates[level - 1],
-                    "weight_decay": decays[level - 1], "name": f"{direction}_{level}",
-                })
+                groups.append(
+                    {
+                        "params": [p for module in modules for p in module.parameters()],
+                        "lr": rates[level - 1],
+                        "initial_lr": rates[level - 1],
+                        "weight_decay": decays[level - 1],
+                        "name": f"{direction}_{level}",
+                    }
+                )
         return groups
 
     def rate_factor(self) -> float:
@@ -168,7 +180,9 @@ class Rule(LightningModule):
 
     def gradients(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The losses of a batch; their gradients are left in the parameters."""
-        for parameter in self.parameters():  # before the losses, which find room in the memory that this frees
+        for (
+            parameter
+        ) in self.parameters():  # before the losses, which find room in the memory that this frees
             parameter.grad = None
         losses = self.losses(batch)
         self.manual_backward(sum(losses.values()))
@@ -184,7 +198,9 @@ class Rule(LightningModule):
     def _read_ledger(self) -> None:
         means = self._ledger.flush(lambda rows: mean_of_ranks(self.trainer, rows))
         losses = {f"loss/{name}": value for name, value in means.items()}
-        self.log_dict(losses, logger=False)  # for callbacks; a Trainer would write them again after every update
+        self.log_dict(
+            losses, logger=False
+        )  # for callbacks; a Trainer would write them again after every update
         for logger in self.loggers if losses else ():
             logger.log_metrics({**losses, "epoch": self.current_epoch}, self.updates)
 
@@ -197,8 +213,10 @@ class Rule(LightningModule):
     def _log_reconstruction(self, split: str, x: Tensor) -> None:
         """Squared error of x up to each level and back, summed over pixels, mean over images."""
         errors = {
-            f"{split}/reconstruction_{level}":
-                (self.stack.reconstruct(x, level) - x).square().sum(-1).mean()
+            f"{split}/reconstruction_{level}": (self.stack.reconstruct(x, level) - x)
+            .square()
+            .sum(-1)
+            .mean()
             for level in range(1, self.stack.depth + 1)
         }
         log_means(self, errors, len(x))
@@ -216,7 +234,9 @@ class Rule(LightningModule):
         codes = self._of_all_ranks(self.codes(x))
         old = codes[:0] if self._recent is None else self._recent.to(codes)
         self._recent = torch.cat([old, codes])[-MEMORY:]
-        due = self.prior_every and self.updates is not None and self.updates % self.prior_every == 0
+        due = (
+            self.prior_every and self.updates is not None and self.updates % self.prior_every == 0
+        )
         if due or not prior.fitted:
             prior.fit(self._recent)
 
@@ -242,8 +262,10 @@ class Rule(LightningModule):
             found = torch.cat(codes) if codes else first.new_empty(0, self.stack.sizes[-1])
             first, found = self._of_all_ranks(first), self._of_all_ranks(found)
         if first is None or len(first) == 0:
-            raise ValueError("no training example is complete: the prior is fitted on codes of examples of which all "
-                             "modalities are observed")
+            raise ValueError(
+                "no training example is complete: the prior is fitted on codes of examples of which all "
+                "modalities are observed"
+            )
         self.stack.fit_residuals(first)
         self.stack.prior.fit(found)
 
@@ -261,7 +283,9 @@ class Rule(LightningModule):
             self._prior_fitted_at = self.global_step
 
     def on_train_end(self) -> None:
-        if self.generative and self._prior_fitted_at != self.global_step:  # no validation after the last update
+        if (
+            self.generative and self._prior_fitted_at != self.global_step
+        ):  # no validation after the last update
             self.fit_prior(self._training_batches())
 
     # -- randomness and persistence --------------------------------------------------------------------
@@ -275,18 +299,28 @@ class Rule(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.trainer.precision.startswith("16"):
-            raise ValueError(f"precision={self.trainer.precision!r} is not supported; accepted: "
-                             "32-true, 64-true, bf16-mixed")
-        check_modalities(self.stack, getattr(self.trainer, "datamodule", None), self.handles_missing)
+            raise ValueError(
+                f"precision={self.trainer.precision!r} is not supported; accepted: "
+                "32-true, 64-true, bf16-mixed"
+            )
+        check_modalities(
+            self.stack, getattr(self.trainer, "datamodule", None), self.handles_missing
+        )
         self.generator = Generator(self.device)
         self.generator.manual_seed(torch.initial_seed() + RANK_STRIDE * self.global_rank)
         resumed = self._resumed
         restoring.continue_noise(self.generator, resumed.get("generator"), self.global_rank)
-        self._recent, self._prior_fitted_at = resumed.get("recent_codes"), resumed.get("prior_fitted_at", -1)
+        self._recent, self._prior_fitted_at = (
+            resumed.get("recent_codes"),
+            resumed.get("prior_fitted_at", -1),
+        )
         self._ledger = LossLedger(self.log_every)
         earlier = resumed.get("gendae", {}).get("facts", {})
-        self.stack.facts.update(rule=type(self).__name__, seed=earlier.get("seed", torch.initial_seed()),
-                                **restoring.facts_of(getattr(self.trainer, "datamodule", None)))
+        self.stack.facts.update(
+            rule=type(self).__name__,
+            seed=earlier.get("seed", torch.initial_seed()),
+            **restoring.facts_of(getattr(self.trainer, "datamodule", None)),
+        )
         self._started = time.perf_counter() - earlier.get("seconds", 0.0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -300,20 +334,27 @@ class Rule(LightningModule):
         if self.generator is not None:
             checkpoint["generator"] = restoring.noise_of_all_ranks(self)
         checkpoint["prior_fitted_at"] = self._prior_fitted_at
-        checkpoint["prior_due"] = (self.generative and self._prior_fitted_at != self.global_step
-                                   and restoring.before_validation(self.trainer))
+        checkpoint["prior_due"] = (
+            self.generative
+            and self._prior_fitted_at != self.global_step
+            and restoring.before_validation(self.trainer)
+        )
         if self._recent is not None:
             checkpoint["recent_codes"] = self._recent.clone()
 
     def _refuse_diverged(self, checkpoint: dict[str, Any]) -> None:
         """A stack with losses or weights that are not finite is never written over a good checkpoint."""
         rows = self._ledger.rows
-        if self._ledger.filled and not bool(mean_of_ranks(self.trainer, rows[: self._ledger.filled]).isfinite().all()):
+        if self._ledger.filled and not bool(
+            mean_of_ranks(self.trainer, rows[: self._ledger.filled]).isfinite().all()
+        ):
             self._ledger.flush(lambda rows: mean_of_ranks(self.trainer, rows))
         bad = restoring.non_finite_parts(checkpoint)
         if bad:
-            raise TrainingDiverged(f"{bad} hold NaN or infinite values at step {self.global_step}: nothing is saved, the "
-                                   "last good checkpoint is kept; lower the learning rates")
+            raise TrainingDiverged(
+                f"{bad} hold NaN or infinite values at step {self.global_step}: nothing is saved, the "
+                "last good checkpoint is kept; lower the learning rates"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fitting = self._trainer is not None and self.trainer.state.fn == "fit"
@@ -331,7 +372,9 @@ class Rule(LightningModule):
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """.. and from the last batch before a validation: the prior that it would have fitted."""
         if self._resumed:
-            due = self._resumed.get("prior_due") and self._resumed["global_step"] == self.global_step
+            due = (
+                self._resumed.get("prior_due") and self._resumed["global_step"] == self.global_step
+            )
             self._resumed = {}
             if due:
                 self.fit_prior(self._training_batches())

@@ -82,8 +82,19 @@ class DifferenceTargetPropRule(SupervisedRule):
         hold: float = 0.0,
         log_every: int = 50,
     ) -> None:
-        super().__init__(stack, optimizer, input_corruption, samples, eval_samples, lr_f, lr_g,
-                         weight_decay_f, weight_decay_g, hold, log_every)
+        super().__init__(
+            stack,
+            optimizer,
+            input_corruption,
+            samples,
+            eval_samples,
+            lr_f,
+            lr_g,
+            weight_decay_f,
+            weight_decay_g,
+            hold,
+            log_every,
+        )
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.difference, self.scaled = bool(difference), bool(scaled)
         self.sigma, self.half_life = sigma, half_life
@@ -99,16 +110,24 @@ class DifferenceTargetPropRule(SupervisedRule):
     def _check_options(self) -> None:
         """Raise a ValueError for options that exclude each other."""
         if self.phases and self.stack.depth == 1:
-            raise ValueError(f"schedule={self.schedule!r}, warmup={self.warmup}: a network with one hidden layer has "
-                             "no inverses to train in a phase of their own")
+            raise ValueError(
+                f"schedule={self.schedule!r}, warmup={self.warmup}: a network with one hidden layer has "
+                "no inverses to train in a phase of their own"
+            )
         if self.warmup and self.schedule == "alternate":
-            raise ValueError(f"warmup={self.warmup} belongs to schedule='joint'; 'alternate' begins with inverses anyway")
+            raise ValueError(
+                f"warmup={self.warmup} belongs to schedule='joint'; 'alternate' begins with inverses anyway"
+            )
         if self.rounds > 1 and not self.difference:
-            raise ValueError(f"rounds={self.rounds} need difference=True: several rounds move h by differences of "
-                             "reconstructions")
+            raise ValueError(
+                f"rounds={self.rounds} need difference=True: several rounds move h by differences of "
+                "reconstructions"
+            )
         if self.reconstruct > 1.0 or (self.reconstruct > 0 and self.rounds == 1):
-            raise ValueError(f"reconstruct={self.reconstruct}: a number in [0, 1] is needed, and with it rounds >= 2; in "
-                             "the first round nothing below has moved")
+            raise ValueError(
+                f"reconstruct={self.reconstruct}: a number in [0, 1] is needed, and with it rounds >= 2; in "
+                "the first round nothing below has moved"
+            )
 
     def setup(self, stage: str) -> None:
         """In a phase of its own, a map that does not learn has no gradient: several processes must not wait for it."""
@@ -159,7 +178,9 @@ class DifferenceTargetPropRule(SupervisedRule):
             terms[f"label_f_{self.stack.depth + 1}"] = label_loss(logits, y)
         if self.inverses:
             for level in range(2, self.stack.depth + 1):
-                terms[f"inverse_g_{level}"] = self.inverse_loss(level, sent[level - 1][: len(x)])  # one draw will do
+                terms[f"inverse_g_{level}"] = self.inverse_loss(
+                    level, sent[level - 1][: len(x)]
+                )  # one draw will do
         return terms
 
     def idle(self) -> list[nn.Module]:
@@ -182,8 +203,16 @@ class DifferenceTargetPropRule(SupervisedRule):
         h = [sent[0], *(output.detach() for output in outputs)]
         if self.rounds > 1:
             x = sent[0].repeat(self.copies, 1)
-            return iterated(self.stack, [x, *h[1:]], y, self.step, self.rounds, self.reconstruct, self.copies,
-                            [x, *sent[1:]])
+            return iterated(
+                self.stack,
+                [x, *h[1:]],
+                y,
+                self.step,
+                self.rounds,
+                self.reconstruct,
+                self.copies,
+                [x, *sent[1:]],
+            )
         top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
         return displacements(self.stack.pairs, h, top, self.difference)
 

@@ -61,15 +61,26 @@ class TwoPhaseRule(SupervisedRule):
         hold: float = 0.0,
         log_every: int = 50,
     ) -> None:
-        super().__init__(stack, optimizer, input_corruption, 1, eval_samples, lr_f,
-                         weight_decay_f=weight_decay_f, hold=hold, log_every=log_every)
+        super().__init__(
+            stack,
+            optimizer,
+            input_corruption,
+            1,
+            eval_samples,
+            lr_f,
+            weight_decay_f=weight_decay_f,
+            hold=hold,
+            log_every=log_every,
+        )
         self.need_affine()
         self.need_continuous()
         self.gamma = checks.at_least("gamma", gamma, 0.0, strict=True)
         least = TINY ** (1.0 / self.stack.depth)
         if not least <= gamma <= 1.0:
-            raise ValueError(f"gamma={gamma}: a weight of the feedback in [{least:.2g}, 1] is needed for "
-                             f"{self.stack.depth + 1} layers")
+            raise ValueError(
+                f"gamma={gamma}: a weight of the feedback in [{least:.2g}, 1] is needed for "
+                f"{self.stack.depth + 1} layers"
+            )
         self.sweeps, self.symmetric = int(checks.at_least("sweeps", sweeps, 1)), bool(symmetric)
         if not self.symmetric:
             for level, weight in fixed_feedback(self.stack).items():
@@ -115,7 +126,11 @@ class TwoPhaseRule(SupervisedRule):
         return d
 
     def settle(
-        self, h: list[Tensor], below: list[Tensor], free: int, receive: Callable[[int, Tensor], Tensor],
+        self,
+        h: list[Tensor],
+        below: list[Tensor],
+        free: int,
+        receive: Callable[[int, Tensor], Tensor],
         unit: Callable[[int, Tensor], Tensor],
     ) -> list[Tensor]:
         """Move h_1 .. h_free towards h_l = unit(l, a_l), a_l = receive(l, h_{l-1}) + gamma B_{l+1} h_{l+1}.
@@ -151,7 +166,9 @@ class TwoPhaseRule(SupervisedRule):
         gaps = []
         for level, f in enumerate(self.stack.encoders[:-1], 1):
             above = F.linear(h[level + 1], self.feedback(level + 1))
-            gaps.append((h[level] - f.s(f.preactivation(h[level - 1]) + self.gamma * above)).abs().max())
+            gaps.append(
+                (h[level] - f.s(f.preactivation(h[level - 1]) + self.gamma * above)).abs().max()
+            )
         return torch.stack(gaps).max()
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -180,8 +197,17 @@ class TwoPhaseRule(SupervisedRule):
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
         x = batch[0]
-        residual = self.residual(x) if len(x) else x.new_zeros(())  # a process may have none of the images
-        self.log("val/residual", residual, batch_size=len(x), on_epoch=True, sync_dist=True, reduce_fx="max")
+        residual = (
+            self.residual(x) if len(x) else x.new_zeros(())
+        )  # a process may have none of the images
+        self.log(
+            "val/residual",
+            residual,
+            batch_size=len(x),
+            on_epoch=True,
+            sync_dist=True,
+            reduce_fx="max",
+        )
 
 
 @register

@@ -118,29 +118,54 @@ class JointTargetPropRule(Rule):
     ) -> None:
         stack = build(stack)
         if not isinstance(stack, JointStack) or stack.junction is None:
-            raise ValueError(f"stack={type(stack).__name__}: JointTargetPropRule trains a JointStack of several modalities "
-                             "under a top stack; accepted for others: TargetPropRule, KLRule, VariationalEMRule")
-        if any(isinstance(pair.recognition, Discrete) for m in stack.modalities.values() for pair in m.pairs):
-            raise ValueError("the modalities' codes are discrete units, which JointTargetPropRule does not train; accepted: "
-                             "real ones, or TargetPropRule")
+            raise ValueError(
+                f"stack={type(stack).__name__}: JointTargetPropRule trains a JointStack of several modalities "
+                "under a top stack; accepted for others: TargetPropRule, KLRule, VariationalEMRule"
+            )
+        if any(
+            isinstance(pair.recognition, Discrete)
+            for m in stack.modalities.values()
+            for pair in m.pairs
+        ):
+            raise ValueError(
+                "the modalities' codes are discrete units, which JointTargetPropRule does not train; accepted: "
+                "real ones, or TargetPropRule"
+            )
         super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
-        self.corruption = corruption_of_each(stack, noise_of_all_but_labels(stack) if corruption is None
-                                             else build(corruption))
+        self.corruption = corruption_of_each(
+            stack, noise_of_all_but_labels(stack) if corruption is None else build(corruption)
+        )
         self.hide, self.weights, self.outputs = hide, weights, outputs
         self._hide = self._by_name("hide", hide, 1.0)
         self._weights = self._by_name("weights", weights or {}, None)
-        self._outputs = [stack.index(name) for name in (stack.labels if outputs is None else outputs)]
+        self._outputs = [
+            stack.index(name) for name in (stack.labels if outputs is None else outputs)
+        ]
         self.joint_weight, self.unlabelled = joint_weight, unlabelled
-        for name, value in {"joint_weight": joint_weight, "unlabelled": unlabelled, "confidence": confidence}.items():
+        for name, value in {
+            "joint_weight": joint_weight,
+            "unlabelled": unlabelled,
+            "confidence": confidence,
+        }.items():
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name}={value}: a number in [0, 1] is needed")
         self.discriminant = checks.one_of("discriminant", discriminant, DISCRIMINANT)
-        self.target, self.pair = checks.at_least("target", target, 0.0), checks.at_least("pair", pair, 0.0)
+        self.target, self.pair = (
+            checks.at_least("target", target, 0.0),
+            checks.at_least("pair", pair, 0.0),
+        )
         self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
-        self.difference, self.walkback = bool(difference), int(checks.at_least("walkback", walkback, 0))
+        self.difference, self.walkback = (
+            bool(difference),
+            int(checks.at_least("walkback", walkback, 0)),
+        )
         names = [stack.names[t] for t in self._outputs]
-        if set(names) & set(stack.latents) or (inferred and (not names or set(names) - set(stack.labels))):
-            raise ValueError(f"outputs={names}, inferred={inferred}: latents are no outputs, and only labels are inferred")
+        if set(names) & set(stack.latents) or (
+            inferred and (not names or set(names) - set(stack.labels))
+        ):
+            raise ValueError(
+                f"outputs={names}, inferred={inferred}: latents are no outputs, and only labels are inferred"
+            )
         self.inferred = checks.at_least("inferred", inferred, 0.0)
         self.confidence = confidence
         self.ramp = checks.at_least("ramp", ramp, 0.0)
@@ -149,7 +174,9 @@ class JointTargetPropRule(Rule):
         self.sampler: Sampler = build(sampler) or AncestralSampler()
         self.stack.settings = {"sampler": self.sampler, "completer": self.completer}
 
-    def _by_name(self, argument: str, value: float | Mapping[str, float], most: float | None) -> list[float]:
+    def _by_name(
+        self, argument: str, value: float | Mapping[str, float], most: float | None
+    ) -> list[float]:
         """One number for each modality."""
         if not isinstance(value, Mapping):
             value = dict.fromkeys(self.stack.names, value)
@@ -157,7 +184,9 @@ class JointTargetPropRule(Rule):
             self.stack.index(name)
             checks.at_least(f"{argument}[{name!r}]", number, 0.0)
             if most is not None and number > most:
-                raise ValueError(f"{argument}[{name!r}]={number}: a number in [0, {most:g}] is needed")
+                raise ValueError(
+                    f"{argument}[{name!r}]={number}: a number in [0, {most:g}] is needed"
+                )
         default = 1.0 if argument == "weights" else 0.0
         return [float(value.get(name, default)) for name in self.stack.names]
 
@@ -168,7 +197,9 @@ class JointTargetPropRule(Rule):
         if there is None or bool(there.all()):
             return
         if self.inferred == 0 and int(there.all(1).sum()) < 2:
-            raise ValueError("no two training examples have all modalities: the prior is fitted on codes of those that do")
+            raise ValueError(
+                "no two training examples have all modalities: the prior is fitted on codes of those that do"
+            )
 
     def _training_batches(self) -> Iterable[Sequence[Tensor]]:
         """Every distinct example once: copies would be their own neighbours where a Parzen window is chosen."""
@@ -191,8 +222,10 @@ class JointTargetPropRule(Rule):
         if found is None:
             found = torch.ones(len(batch[0]), seen, dtype=torch.bool, device=batch[0].device)
         if found.shape != (len(batch[0]), seen):
-            raise ValueError(f"the mask has shape {tuple(found.shape)}; one column for each modality is needed, "
-                             f"({len(batch[0])}, {seen})")
+            raise ValueError(
+                f"the mask has shape {tuple(found.shape)}; one column for each modality is needed, "
+                f"({len(batch[0])}, {seen})"
+            )
         return torch.nn.functional.pad(found, (0, len(self.stack.latents)))
 
     def inputs(self, batch: Sequence[Tensor]) -> Tensor:
@@ -200,8 +233,10 @@ class JointTargetPropRule(Rule):
         unseen = sum(self.stack.modalities[name].width for name in self.stack.latents)
         width = self.stack.sizes[0] - unseen
         if batch[0].ndim != 2 or batch[0].shape[1] != width:
-            raise ValueError(f"x has shape {tuple(batch[0].shape)}; the modalities ({self.stack.described()}) need rows of "
-                             f"{width} values, side by side: use Multimodal or Arrays, or JointStack.join")
+            raise ValueError(
+                f"x has shape {tuple(batch[0].shape)}; the modalities ({self.stack.described()}) need rows of "
+                f"{width} values, side by side: use Multimodal or Arrays, or JointStack.join"
+            )
         return torch.nn.functional.pad(checks.rows("x", batch[0]), (0, unseen))
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -212,7 +247,7 @@ class JointTargetPropRule(Rule):
         h, there, certainty, seen = self._fill_in(h, there)
         noisy, outputs = self._climb(h[0])
         terms: dict[str, Tensor] = {}
-        for level, pair in enumerate(self.stack.pairs[:self.stack.level], 1):
+        for level, pair in enumerate(self.stack.pairs[: self.stack.level], 1):
             terms |= self.own_penalty(pair, level)
             terms |= self._pair(level, h, outputs[level - 1], there)
         terms |= self._joint(h[-1], noisy[-1], there, seen, certainty)
@@ -223,19 +258,23 @@ class JointTargetPropRule(Rule):
     def _climb(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """h~_0 .. h~_J, and the outputs f_l(h~_{l-1}) through which gradients reach f_l."""
         noisy, outputs = [self._corrupt(0, x)], []
-        for pair in self.stack.pairs[:self.stack.level]:
+        for pair in self.stack.pairs[: self.stack.level]:
             outputs.append(pair.f(noisy[-1]))
             sent = outputs[-1] if self.reach == "full" else outputs[-1].detach()
             noisy.append(pair.recognition.transmit(sent))
         return noisy, outputs
 
-    def _pair(self, level: int, h: Sequence[Tensor], output: Tensor, there: Tensor) -> dict[str, Tensor]:
+    def _pair(
+        self, level: int, h: Sequence[Tensor], output: Tensor, there: Tensor
+    ) -> dict[str, Tensor]:
         """The pair as a denoising auto-encoder, and its decoder as an input of its encoder."""
         pair, terms = self.stack.pairs[level - 1], {}
         law = pair.observation
         if self.pair > 0:
             mean = pair.g(self._corrupt(level, pair.recognition.transmit(output)))
-            terms[f"pair_{level}"] = self.pair * (law.energies(h[level - 1], mean) * there).sum(1).mean()
+            terms[f"pair_{level}"] = (
+                self.pair * (law.energies(h[level - 1], mean) * there).sum(1).mean()
+            )
         if self.recirculation > 0:
             with torch.no_grad():
                 again = law.transmit(pair.g(self._corrupt(level, h[level])))
@@ -244,11 +283,15 @@ class JointTargetPropRule(Rule):
         return terms
 
     @torch.no_grad()
-    def _fill_in(self, h: tuple[Tensor, ...], there: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    def _fill_in(
+        self, h: tuple[Tensor, ...], there: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
         """E-step: h_0 .. h_J and the mask with what is inferred in the place of what is missing, the weights of the terms,
         and what the junction is to see."""
         values, certainty = {}, there.to(h[0].dtype)
-        share = 1.0 if self.ramp == 0 or self.updates is None else min(1.0, self.progress / self.ramp)
+        share = (
+            1.0 if self.ramp == 0 or self.updates is None else min(1.0, self.progress / self.ramp)
+        )
         weight = self.inferred * share
         if weight > 0.0:
             values, new = missing.labels(self.stack, h[-1], there, self._outputs, self.confidence)
@@ -256,10 +299,16 @@ class JointTargetPropRule(Rule):
         seen = missing.hidden(there, self._hide, self.generator)
         if self.stack.latents:
             codes = self.stack.replace(h[-1], self.stack.level, values)
-            values |= missing.latents(self.stack, codes, there, seen, self._weights, self.generator)
-            phi = torch.tensor([name in self.stack.latents for name in self.stack.names], device=there.device)
+            values |= missing.latents(
+                self.stack, codes, there, seen, self._weights, self.generator
+            )
+            phi = torch.tensor(
+                [name in self.stack.latents for name in self.stack.names], device=there.device
+            )
             there, certainty = there | phi, torch.where(phi, 1.0, certainty)
-            seen = seen | (phi & (uniform_like(certainty, self.generator) >= certainty.new_tensor(self._hide)))
+            seen = seen | (
+                phi & (uniform_like(certainty, self.generator) >= certainty.new_tensor(self._hide))
+            )
         if values:  # one-hot rows pass up unchanged: all levels hold the same
             h = tuple(self.stack.replace(layer, level, values) for level, layer in enumerate(h))
         return h, there, certainty, seen
@@ -278,9 +327,17 @@ class JointTargetPropRule(Rule):
             energies = energies + law.energies(codes, mean) * certainty / (1 + self.walkback)
             if walk < self.walkback:  # what was hidden is filled in, as a chain would do
                 known = codes if level == 0 else noisy
-                h = self._corrupt(level, torch.where(self.stack.spread(seen, level), known, law.transmit(mean.detach())))
-        return {f"joint_{name}_{level + 1}": weight * energies[:, t].mean()
-                for t, (name, weight) in enumerate(zip(self.stack.names, self._weights, strict=True)) if weight > 0}
+                h = self._corrupt(
+                    level,
+                    torch.where(
+                        self.stack.spread(seen, level), known, law.transmit(mean.detach())
+                    ),
+                )
+        return {
+            f"joint_{name}_{level + 1}": weight * energies[:, t].mean()
+            for t, (name, weight) in enumerate(zip(self.stack.names, self._weights, strict=True))
+            if weight > 0
+        }
 
     def _top(self, h: Tensor, seen: Tensor) -> Tensor:
         """Means of h_J from the top stack as one denoising auto-encoder, with noise on each of its representations."""
@@ -288,7 +345,7 @@ class JointTargetPropRule(Rule):
         for level, pair in enumerate(self.stack.pairs[first:], first + 1):
             mean = pair.f(h, seen) if level == first + 1 else pair.f(h)
             h = self._corrupt(level, pair.recognition.transmit(mean))
-        for pair in reversed(self.stack.pairs[first + 1:]):
+        for pair in reversed(self.stack.pairs[first + 1 :]):
             h = pair.decode(h)
         return self.stack.junction.g(h)
 
@@ -303,16 +360,26 @@ class JointTargetPropRule(Rule):
         if self.inferred > 0:  # inferred outputs teach by their weight
             sure = torch.where(there, certainty, 1.0).amin(1, keepdim=True).clamp_max(1.0)
             top = torch.lerp(self.hybrid(h[-1], there & (certainty >= 1.0)), top, sure)
-        d, terms = displacements(self.stack.pairs[:self.stack.level], h, top, self.difference), {}
+        d, terms = displacements(self.stack.pairs[: self.stack.level], h, top, self.difference), {}
         for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
             move = move * self.stack.spread(there, level)
-            error = output - output.detach() - move  # the first two cancel: the error is the displacement, exactly
+            error = (
+                output - output.detach() - move
+            )  # the first two cancel: the error is the displacement, exactly
             terms[f"target_f_{level}"] = 0.5 * self.target * error.square().sum(-1).mean()
         return terms
 
     def hybrid(self, codes: Tensor, there: Tensor) -> Tensor:
         """h^_J - h_J, (batch, width); see `targets.hybrid`."""
-        return hybrid(self.stack, codes, there, self._outputs, self.joint_weight, self.unlabelled, self.discriminant)
+        return hybrid(
+            self.stack,
+            codes,
+            there,
+            self._outputs,
+            self.joint_weight,
+            self.unlabelled,
+            self.discriminant,
+        )
 
     def _corrupt(self, level: int, h: Tensor) -> Tensor:
         return self.corruption[level](h, self.progress, self.generator)
@@ -321,7 +388,10 @@ class JointTargetPropRule(Rule):
 
     def examples(self, batch: Sequence[Tensor]) -> Tensor:
         """x of the examples of which all modalities are observed or inferred: the prior's."""
-        own, self.generator = self.generator, Generator(self.stack.device).manual_seed(0)  # training's draws stay as they are
+        own, self.generator = (
+            self.generator,
+            Generator(self.stack.device).manual_seed(0),
+        )  # training's draws stay as they are
         try:
             h, there, *_ = self._fill_in(self.stack.lower(self.inputs(batch)), self._there(batch))
         finally:
@@ -337,12 +407,20 @@ class JointTargetPropRule(Rule):
     def _log_prediction(self, split: str, batch: Sequence[Tensor]) -> None:
         """Each modality predicted from all others; SPLIT/error is the mean over outputs (over all, where there are none)."""
         x, there = self.inputs(batch), self._there(batch)
-        found, counts = self.stack.prediction_errors(x, there), dict(zip(self.stack.names, there.sum(0), strict=True))
+        found, counts = (
+            self.stack.prediction_errors(x, there),
+            dict(zip(self.stack.names, there.sum(0), strict=True)),
+        )
         values = {f"{split}/error_{name}": (value, counts[name]) for name, value in found.items()}
         chosen = [self.stack.names[t] for t in self._outputs] or list(found)
-        values[f"{split}/error"] = (sum(found[name] for name in chosen) / len(chosen), min(counts[name] for name in chosen))
+        values[f"{split}/error"] = (
+            sum(found[name] for name in chosen) / len(chosen),
+            min(counts[name] for name in chosen),
+        )
         errors = (self.stack.down(self.stack.lower(x)[-1]) - x).square() * self.stack.spread(there)
         values[f"{split}/reconstruction"] = (errors.sum(-1).mean(), len(x))
         for name, (value, n) in values.items():
-            if n > 0 or (self._trainer is not None and self.trainer.world_size > 1):  # they wait for each other's values
+            if n > 0 or (
+                self._trainer is not None and self.trainer.world_size > 1
+            ):  # they wait for each other's values
                 log_means(self, {name: value}, int(n))

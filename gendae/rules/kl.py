@@ -88,8 +88,9 @@ class KLRule(Rule):
         log_every: int = 50,
         prior_every: int = 500,
     ) -> None:
-        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every,
-                         prior_every)
+        super().__init__(
+            stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every
+        )
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
         self.intermediate, self.tie_noise = intermediate, tie_noise
@@ -98,14 +99,19 @@ class KLRule(Rule):
             self.training_prior.prepare(self.stack.sizes[-1])
         name = type(self.cost_prior).__name__
         if not self.cost_prior.has_density:
-            raise ValueError(f"prior={name} has no density, and KLRule needs log P(h_L): train under a "
-                             "Gaussian, factorial or Parzen training_prior, or by TargetPropRule")
+            raise ValueError(
+                f"prior={name} has no density, and KLRule needs log P(h_L): train under a "
+                "Gaussian, factorial or Parzen training_prior, or by TargetPropRule"
+            )
         if tie_noise and not hasattr(self.cost_prior, "bandwidth_"):
-            raise ValueError(f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not "
-                             f"{name}")
+            raise ValueError(
+                f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not {name}"
+            )
         if tie_noise and isinstance(self.stack.pairs[-1].recognition, LearnedGaussian):
-            raise ValueError("tie_noise=True: the top's noise is the Parzen bandwidth, so its recognition law "
-                             "must not be learned; leave it out, or set tie_noise=False")
+            raise ValueError(
+                "tie_noise=True: the top's noise is the Parzen bandwidth, so its recognition law "
+                "must not be learned; leave it out, or set tie_noise=False"
+            )
         self.sampler: Sampler = build(sampler) or AncestralSampler()
         self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
         self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
@@ -145,7 +151,8 @@ class KLRule(Rule):
                 losses[f"entropy_{level}"] = -self.alpha * self._entropy(level, means, noisy)
             if self.reach == "within_layer" and level > 1:
                 losses[f"layer_{level}"] = pair.observation.energy(
-                    noisy[level - 1].detach(), pair.g(noisy[level])).mean()
+                    noisy[level - 1].detach(), pair.g(noisy[level])
+                ).mean()
         if self.intermediate:
             losses |= self._upper_loop(x)
         top = pairs[-1].recognition

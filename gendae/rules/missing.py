@@ -47,12 +47,19 @@ def labels(
         name = stack.names[t]
         p, best = found[name].max(1)
         new[:, t] = ~there[:, t] & (p >= confidence)
-        values[name] = torch.where(new[:, t : t + 1], one_hot(best, found[name].shape[1]).to(codes), known[name])
+        values[name] = torch.where(
+            new[:, t : t + 1], one_hot(best, found[name].shape[1]).to(codes), known[name]
+        )
     return values, new
 
 
 def latents(
-    stack: JointStack, codes: Tensor, there: Tensor, seen: Tensor, weights: Sequence[float], generator: Generator | None
+    stack: JointStack,
+    codes: Tensor,
+    there: Tensor,
+    seen: Tensor,
+    weights: Sequence[float],
+    generator: Generator | None,
 ) -> dict[str, Tensor]:
     """Slices of h_J for the latent modalities: draws from P(phi | h), proportional to P(h | phi, what is seen of h).
 
@@ -79,7 +86,11 @@ def latents(
         for k in range(width):
             phi = one_hot(torch.full((len(codes),), k, device=codes.device), width).to(codes)
             trial = stack.replace(codes, stack.level, values | {name: phi})
-            energies.append((stack.junction.observation.energies(codes, stack.loop(trial, shown)) * scale).sum(1))
+            energies.append(
+                (stack.junction.observation.energies(codes, stack.loop(trial, shown)) * scale).sum(
+                    1
+                )
+            )
         posterior = torch.softmax(-torch.stack(energies, 1), 1)
         draw = torch.multinomial(posterior, 1, generator=generator)[:, 0]
         values[name] = one_hot(draw, width).to(codes)

@@ -26,7 +26,9 @@ def of_all_ranks(trainer: Trainer, rows: Tensor) -> Tensor:
         return rows
     gather = trainer.strategy.all_gather
     counts = gather(torch.tensor(len(rows), device=rows.device))
-    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])  # only equal shapes can be gathered
+    padded = rows.new_zeros(
+        int(counts.max()), *rows.shape[1:]
+    )  # only equal shapes can be gathered
     padded[: len(rows)] = rows
     there = torch.arange(len(padded), device=rows.device)[:, None] < counts
     return gather(padded).transpose(0, 1)[there]
@@ -66,4 +68,6 @@ def log_means(module: LightningModule, values: dict[str, Tensor], n: int, **opti
 
 def like_parameters(stack: Stack, batch: Iterable[Tensor]) -> list[Tensor]:
     """A batch on the stack's device, real numbers in its precision: what a Trainer does to the batches of its own loops."""
-    return [part.to(stack.device, stack.dtype if part.is_floating_point() else None) for part in batch]
+    return [
+        part.to(stack.device, stack.dtype if part.is_floating_point() else None) for part in batch
+    ]

@@ -26,7 +26,9 @@ MOMENTUM = 0.9
 class Thaw(Callback):
     """Idle maps learn again after a crash, of which Lightning tells callbacks only."""
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         pl_module.teardown("fit")
 
 
@@ -72,7 +74,8 @@ class SupervisedRule(Rule):
         stack = build(stack)
         if not isinstance(stack, Classifier):
             raise ValueError(  # noqa: TRY004 - a choice of the user
-                f"stack={type(stack).__name__} has no output layer; {type(self).__name__} trains a Classifier")
+                f"stack={type(stack).__name__} has no output layer; {type(self).__name__} trains a Classifier"
+            )
         super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
         self.optimizer = checks.one_of("optimizer", optimizer, OPTIMIZERS)
         self.input_corruption: Corruption | None = build(input_corruption)
@@ -90,15 +93,19 @@ class SupervisedRule(Rule):
         """Raise unless every encoder is one affine layer."""
         for level, f in enumerate(self.stack.encoders, 1):
             if not isinstance(f, Affine):
-                self.refuse(f"f_{level} is {type(f).__name__}, and the rule is stated for affine layers")
+                self.refuse(
+                    f"f_{level} is {type(f).__name__}, and the rule is stated for affine layers"
+                )
 
     def need_continuous(self, fixed: int = 0) -> None:
         """Raise if bits or draws lie above a layer that learns (layers above the lowest `fixed`)."""
         levels = [level for level in self.stack.discrete_levels if level > fixed]
         if levels:
-            self.refuse(f"h_{levels[0]} is transmitted as bits, through which no derivative passes; accepted: "
-                        "DifferenceTargetPropRule, StraightThroughRule, or BackpropRule with "
-                        f"fixed={levels[-1]}")
+            self.refuse(
+                f"h_{levels[0]} is transmitted as bits, through which no derivative passes; accepted: "
+                "DifferenceTargetPropRule, StraightThroughRule, or BackpropRule with "
+                f"fixed={levels[-1]}"
+            )
 
     # -- the hole that Rule leaves -------------------------------------------------------------------
 
@@ -116,8 +123,10 @@ class SupervisedRule(Rule):
     def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """x, corrupted where that is wanted, and its labels, checked where that costs no synchronisation."""
         if len(batch) < 2:
-            raise ValueError("the batch has no labels; a classifier learns from (x, y): use a data set with "
-                             "labels, or Images with labels=FILE")
+            raise ValueError(
+                "the batch has no labels; a classifier learns from (x, y): use a data set with "
+                "labels, or Images with labels=FILE"
+            )
         x, y = batch[0], batch[1]
         checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
         # a Trainer's batches have been looked at, see `check_data` and `on_before_batch_transfer`
@@ -142,12 +151,18 @@ class SupervisedRule(Rule):
 
     def laws(self) -> list[nn.Module]:
         """Laws around the maps with parameters of their own, which no classifier learns."""
-        return [law for pair in self.stack.pairs for law in (pair.recognition, pair.observation)
-                if isinstance(law, nn.Module)]
+        return [
+            law
+            for pair in self.stack.pairs
+            for law in (pair.recognition, pair.observation)
+            if isinstance(law, nn.Module)
+        ]
 
     def setup(self, stage: str) -> None:
         """Idle maps ask for no gradient while the rule trains: several processes wait for all that do."""
-        self._frozen = [p for module in self.idle() for p in module.parameters() if p.requires_grad]
+        self._frozen = [
+            p for module in self.idle() for p in module.parameters() if p.requires_grad
+        ]
         for p in self._frozen:
             p.requires_grad_(False)
 
@@ -165,8 +180,10 @@ class SupervisedRule(Rule):
         for name in ("train", "valid") if hasattr(data, "split") else ():
             x, y = data.split(name)
             if y is None:
-                raise ValueError(f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a data "
-                                 "set with labels, or Images with labels=FILE")
+                raise ValueError(
+                    f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a data "
+                    "set with labels, or Images with labels=FILE"
+                )
             checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
             checks.labels(f"labels of the {name} images", y, len(x), self.stack.classes)
 
@@ -174,7 +191,9 @@ class SupervisedRule(Rule):
         """The data are looked at once, before the first update."""
         self.check_data(getattr(self.trainer, "datamodule", None))
 
-    def on_before_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> Sequence[Tensor]:
+    def on_before_batch_transfer(
+        self, batch: Sequence[Tensor], dataloader_idx: int
+    ) -> Sequence[Tensor]:
         """Labels that a device would only notice by dying are looked at while they are on the CPU."""
         if len(batch) > 1 and batch[1].device.type == "cpu":
             checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
@@ -198,6 +217,8 @@ class SupervisedRule(Rule):
             raise ValueError("the batch has no labels; the error of a classifier needs them")
         x, y = batch[0], checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
         log_p = self.stack.log_probability(x, self.eval_samples, self._eval_draws)
-        values = {f"{split}/error": (log_p.argmax(1) != y).float().mean(),
-                  f"{split}/loss": torch.nn.functional.nll_loss(log_p, y)}
+        values = {
+            f"{split}/error": (log_p.argmax(1) != y).float().mean(),
+            f"{split}/loss": torch.nn.functional.nll_loss(log_p, y),
+        }
         log_means(self, values, len(x), prog_bar=True)

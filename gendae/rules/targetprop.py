@@ -98,8 +98,9 @@ class TargetPropRule(Rule):
         log_every: int = 50,
         prior_every: int = 0,
     ) -> None:
-        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every,
-                         prior_every)
+        super().__init__(
+            stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every
+        )
         if corruption is None:
             corruption = [RelativeNoise(0.25) for _ in range(self.stack.depth + 1)]
         self.corruption = corruption_of_each(self.stack, build(corruption))
@@ -182,7 +183,9 @@ class TargetPropRule(Rule):
         weights = {"short": self.recirculation, "target": self.target, "denoise": self.denoise}
         terms = {f"short_g_{level}": pair.observation.energy(below, g["short"]).mean()}
         for name, mean in f.items():
-            terms[f"{name}_f_{level}"] = weights[name] * pair.recognition.energy(targets[name], mean).mean()
+            terms[f"{name}_f_{level}"] = (
+                weights[name] * pair.recognition.energy(targets[name], mean).mean()
+            )
         if self.long > 0:
             terms[f"long_g_{level}"] = self.long * pair.observation.energy(below, g["long"]).mean()
         return terms
@@ -206,7 +209,9 @@ class TargetPropRule(Rule):
         terms = {}
         for level, pair in enumerate(self.stack.pairs, 1):
             g = pair.g(self._corrupt(level, h[level]))
-            terms[f"model_g_{level}"] = self.model * pair.observation.energy(h[level - 1], g).mean()
+            terms[f"model_g_{level}"] = (
+                self.model * pair.observation.energy(h[level - 1], g).mean()
+            )
             f = pair.f(h[level - 1])
             terms[f"model_f_{level}"] = self.model * pair.recognition.energy(h[level], f).mean()
         return terms

@@ -77,14 +77,18 @@ class VariationalEMRule(Rule):
         if decoder_corruption is not None:
             self.decoder_corruption = list(build(decoder_corruption))
             if len(self.decoder_corruption) != self.stack.depth:
-                raise ValueError(f"decoder_corruption has {len(self.decoder_corruption)} entries; the "
-                                 f"stack has {self.stack.depth} decoders")
+                raise ValueError(
+                    f"decoder_corruption has {len(self.decoder_corruption)} entries; the "
+                    f"stack has {self.stack.depth} decoders"
+                )
         self.sampler: Sampler = build(sampler) or GenerateSampler()
         self.inpainter: Inpainter = build(inpainter) or Inpainter()
         self.warmup = int(checks.at_least("warmup", warmup, 0))
         self.prior_codes = checks.one_of("prior_codes", prior_codes, CODES)
         self.stack.settings = {
-            "inference": self.inference, "sampler": self.sampler, "inpainting": self.inpainter
+            "inference": self.inference,
+            "sampler": self.sampler,
+            "inpainting": self.inpainter,
         }
 
     def inference_steps(self) -> int:
@@ -110,8 +114,10 @@ class VariationalEMRule(Rule):
         h_tilde = [self._corrupt(c, layer) for c, layer in zip(self.corruption, h, strict=True)]
         g_inputs = h_tilde[1:]
         if self.decoder_corruption is not None:
-            g_inputs = [self._corrupt(c, layer)
-                        for c, layer in zip(self.decoder_corruption, h[1:], strict=True)]
+            g_inputs = [
+                self._corrupt(c, layer)
+                for c, layer in zip(self.decoder_corruption, h[1:], strict=True)
+            ]
         losses = {}
         for level, pair in enumerate(self.stack.pairs, 1):
             losses |= self.own_penalty(pair, level)
