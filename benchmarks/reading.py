@@ -1,9 +1,9 @@
-"""How the code reads: figures of the source text, printed for people and kept by tests/test_structure.py.
+"""How the code reads: figures of the source text, printed here, kept by tests/test_structure.py.
 
     python -m benchmarks.reading [FOLDER] [--json FILE] [--worst]
 
-Docstrings, comments and blank lines are no lines of code. A line inside a function is one between the end of its
-docstring and its own end; nested functions belong to the outermost one.
+Docstrings, comments and blank lines are no lines of code. A line inside a function is one between
+the end of its docstring and its own end; nested functions belong to the outermost one.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def body_lines(function: Function) -> range:
 
 
 def code_lines(path: Path, function: Function) -> int:
-    """Lines of code of a function: the signature and the body, without docstring, comments and blank lines."""
+    """Lines of code of a function, signature included."""
     lines = path.read_text().split("\n")
     body = body_lines(function)
     signature = range(function.lineno, function.body[0].lineno)
@@ -60,7 +60,7 @@ def code_lines(path: Path, function: Function) -> int:
     return sum(bool(text) and not text.startswith("#") for text in texts)
 
 
-# -- figures ----------------------------------------------------------------------------------------
+# -- figures -----------------------------------------------------------------------------------
 
 
 def wide_lines(folder: Path) -> list[str]:
@@ -103,7 +103,10 @@ def function_lengths(folder: Path) -> dict[str, int]:
 
 
 def constructor_arguments(folder: Path) -> dict[str, int]:
-    """Number of constructor arguments of each class that declares them; fields of a dataclass or NamedTuple count."""
+    """Number of constructor arguments of each class that declares them.
+
+    Fields of a dataclass or NamedTuple count as arguments.
+    """
     counts = {}
     for path in sources(folder):
         for node in ast.walk(parsed(path)):
@@ -127,7 +130,10 @@ def _declared(cls: ast.ClassDef) -> int | None:
 
 
 def import_cycles(package: Path) -> list[list[str]]:
-    """Groups of modules that import one another, directly or round about; imports inside functions do not count."""
+    """Groups of modules that import one another, directly or round about.
+
+    Imports inside functions do not count.
+    """
     arrows = {_module(path, package): _imported(path, package) for path in sources(package)}
     reach = {name: _reachable(name, arrows) for name in arrows}
     together = {frozenset(b for b in reach[a] if a in reach.get(b, ())) for a in arrows}

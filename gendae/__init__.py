@@ -1,6 +1,7 @@
-"""gendae: deep generative models and classifiers as stacks of auto-encoders, trained by target propagation.
+"""gendae: deep generative models and classifiers as stacks of auto-encoders.
 
-Names are imported when first used, so that `import gendae` and the command line stay quick.
+They are trained by target propagation. Names are imported when first used, so that `import gendae`
+and the command line stay quick.
 """
 
 from importlib import import_module
@@ -35,6 +36,7 @@ _HOME = {
     "parzen_log_prob": "priors",
     "Stack": "stack",
     "Classifier": "classifier",
+    "EachModality": "modalities",
     "Modality": "modalities",
     "Junction": "modalities",
     "JointStack": "joint",
@@ -77,6 +79,7 @@ _HOME = {
     "target_improvement": "credit",
     "deep_autoencoder": "models",
     "deep_classifier": "models",
+    "stack_of": "models",
     "joint_autoencoder": "models",
     "MNIST": "data",
     "Digits": "data",
@@ -88,15 +91,18 @@ _HOME = {
     "load": "persistence",
     "save": "persistence",
     "pretrained_classifier": "persistence",
+    "FeatureClassifier": "features",
     "load_feature_classifier": "features",
 }
 __all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
-    if name in _HOME:
-        return getattr(import_module(f"gendae.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'gendae' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'gendae' has no attribute {name!r}")
+
+    module = import_module(f"gendae.{_HOME[name]}")
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,11 @@
-"""Clamped chains: likely values, or samples, of what is missing given what is observed, by encoding and decoding.
+"""Clamped chains: missing elements given observed ones, by encoding and decoding.
 
-At one level of a stack, h is clamped where it is observed (the noise of a chain still acts on what the encoder is given
-of it, as in training) and moved elsewhere by encoding it up to the top and decoding
-it down again, h_missing <- (g .. f(h~))_missing. Without noise that climbs to a nearby mode (MAP, Algorithm 6); with it,
-it is a Markov chain over what is missing (MCMC, section 3.2); the temperature scales the noise, so that it can be
-annealed from one to the other. A mask is boolean and True where an element is observed.
+At one level of a stack, the observed elements of h are clamped (a chain's noise still acts on the
+encoder's input, as in training). The missing ones are moved by encoding h up to the top and
+decoding it down again, h_missing <- (g .. f(h~))_missing. Without noise that climbs to a nearby
+mode (MAP, Algorithm 6); with noise it is a Markov chain over the missing elements (MCMC, section
+3.2). The temperature scales the noise, so that a chain can be annealed from one to the other. A
+mask is boolean and True where an element is observed.
 Source: Bengio 2014, Algorithm 6, sections 3.2, 4 and 7.5.
 """
 
@@ -17,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.conditionals import Bernoulli, Categorical, Discrete
+from gendae.conditionals import Bernoulli, Categorical, Discrete, Gaussian, Law
 from gendae.corruption import Corruption, normal_like, uniform_like
 from gendae.inference import fill
 from gendae.joint import JointStack
@@ -31,11 +32,18 @@ BEGIN = ("auto", "mask", "prior", "noise")
 
 
 class Completion(NamedTuple):
-    """What a completer found, and whether it had settled."""
+    """What a completer found, and whether it had settled.
 
-    h: Tensor  # (batch, width), observed elements as given
-    residuals: Tensor  # (rounds, batch): root mean square of the change of missing elements, in units of h
-    converged: Tensor  # (batch,): whether the last change was below the tolerance
+    Attributes:
+        h: (batch, width), observed elements as given.
+        residuals: root mean square of the change of missing elements, in units of h,
+            (rounds, batch).
+        converged: whether the last change was below the tolerance, (batch,).
+    """
+
+    h: Tensor
+    residuals: Tensor
+    converged: Tensor
 
     @property
     def rounds(self) -> int:
@@ -45,34 +53,40 @@ class Completion(NamedTuple):
 
 @register
 class Completer:
-    """Clamped rounds of encoding and decoding at one level of a stack; owns the loop, a variant overrides `step`.
+    """Clamped rounds of encoding and decoding at one level of a stack.
 
+    It owns the loop; a variant overrides `step`.
     Source: Bengio 2014, Algorithm 6 (MAP), section 3.2 (sampling P(Y | x)) and 7.5.
 
     Args:
         rounds: K, most rounds.
-        start, end: temperature in the first and in the last round, between which it falls geometrically (linearly if one
-            of them is 0): 0 and 0 is MAP, 1 and 1 MCMC.
+        start, end: temperature in the first and in the last round, between which it falls
+            geometrically (linearly if one of them is 0): 0 and 0 is MAP, 1 and 1 MCMC.
         settle: fraction of the rounds, the last ones, at the temperature `end`.
-        corruption: noise on h at temperature 1; if None, Gaussian with the deviation of the top's reconstruction error
-            (`Stack.residuals`), or at the top's own level that of a Langevin step of its density.
-        begin: where missing elements start: "mask": what the junction makes of missingness inputs; "prior": draws of the
-            prior, chosen by how well they agree with what is observed; "noise": uniform in [0, 1]; "auto": the first of
-            these that there is for the stack and level.
+        corruption: noise on h at temperature 1; if None, Gaussian with the deviation of the top's
+            reconstruction error (`Stack.residuals`), or at the top's own level that of a Langevin
+            step of its density.
+        begin: where missing elements start: "mask": the junction's prediction from missingness
+            inputs; "prior": draws of the prior, chosen by how well they agree with the observed
+            elements; "noise": uniform in [0, 1]; "auto": the first of these that the stack has at
+            this level.
         level: l of the h_l that is clamped; None: the codes of a joint stack's modalities, or x.
         use_prior: at the top, replace h_L by its reconstruction under the prior in each round.
-        tolerance: a MAP run ends once all missing parts change by less than this, root mean square, in units of h.
+        tolerance: a MAP run ends once all missing parts change by less than this, root mean
+            square, in units of h.
 
     Raises:
-        ValueError: for negative numbers or unknown names; when called, for what the stack does not have.
+        ValueError: for negative numbers or unknown names; when called, for a level, a start or a
+            noise that the stack does not have.
 
     Example:
         >>> from gendae.layers import Affine
         >>> from gendae.modalities import Junction, Modality
-        >>> stack = JointStack({"a": Modality(1), "b": Modality(1)}, [Junction(Affine(4, 1), Affine(1, 2))])
+        >>> top = Junction(Affine(4, 1), Affine(1, 2))
+        >>> stack = JointStack({"a": Modality(1), "b": Modality(1)}, [top])
         >>> codes, seen = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])
-        >>> found = Completer.map(rounds=2, tolerance=0.0)(stack, codes, seen, observed=seen)
-        >>> found.h[0, 0], found.residuals.shape
+        >>> completion = Completer.map(rounds=2, tolerance=0.0)(stack, codes, seen, observed=seen)
+        >>> completion.h[0, 0], completion.residuals.shape
         (tensor(1.), torch.Size([2, 1]))
     """
 
@@ -89,18 +103,19 @@ class Completer:
         settle: float = 0.0,
     ) -> None:
         self.rounds = int(checks.at_least("rounds", rounds, 0))
-        self.start, self.end = (
-            checks.at_least("start", start, 0.0),
-            checks.at_least("end", end, 0.0),
-        )
+        self.start = checks.at_least("start", start, 0.0)
+        self.end = checks.at_least("end", end, 0.0)
         self.corruption: Corruption | None = build(corruption)
         self.begin = checks.one_of("begin", begin, BEGIN)
-        self.level, self.use_prior = level, bool(use_prior)
+        self.level = level
+        self.use_prior = bool(use_prior)
         self.tolerance = checks.at_least("tolerance", tolerance, 0.0)
+
         if not 0.0 <= settle <= 1.0:
             raise ValueError(
                 f"settle={settle}: a fraction of the rounds, between 0 and 1, is needed"
             )
+
         self.settle = settle
 
     @classmethod
@@ -121,25 +136,35 @@ class Completer:
     def temperature(self, t: int) -> float:
         """Scale of the noise in round t = 0 .. rounds - 1."""
         cooling = round(self.rounds * (1.0 - self.settle))
-        share = min(1.0, t / (cooling - 1)) if cooling > 1 else float(self.start != self.end)
+        if cooling > 1:
+            share = min(1.0, t / (cooling - 1))
+        else:
+            share = float(self.start != self.end)
+
         if self.start > 0 and self.end > 0:
             return self.start * (self.end / self.start) ** share
+
         return self.start + (self.end - self.start) * share
 
     def level_of(self, stack: Stack) -> int:
         """l."""
-        level = getattr(stack, "level", 0) if self.level is None else self.level
+        level = self.level
+        if level is None:
+            level = getattr(stack, "level", 0)
+
         if not 0 <= level <= stack.depth:
             raise ValueError(f"level={level} is not in 0 .. {stack.depth}")
+
         return level
 
     def at(self, level: int) -> "Completer":
         """The same at another level."""
         other = copy.copy(self)
         other.level = level
+
         return other
 
-    # -- the loop ----------------------------------------------------------------------------------------
+    # -- the loop ---------------------------------------------------------------------------------
 
     def __call__(
         self,
@@ -153,23 +178,28 @@ class Completer:
 
         Args:
             stack: the model.
-            h: representation at the completer's level, (batch, width); what stands in missing elements is ignored.
+            h: representation at the completer's level, (batch, width); the values of missing
+                elements are ignored.
             mask: True where an element is observed, broadcast against h.
-            observed: for joint stacks, which modalities are, (batch, N): missingness input of the start.
+            observed: for joint stacks, which modalities are observed, (batch, N): missingness
+                input of the start.
             generator: source of noise.
         """
-        residuals, last = [], None
-        for state in self.trajectory(stack, h, mask, observed, generator):
-            if last is not None:
-                residuals.append(change(last, state, mask))
+        states = self.trajectory(stack, h, mask, observed, generator)
+        last = next(states)
+
+        changes = []
+        for state in states:
+            changes.append(change(last, state, mask))
             last = state
-        made = torch.stack(residuals) if residuals else h.new_zeros(0, len(h))
-        done = (
-            made[-1] <= self.tolerance
-            if len(made)
-            else torch.zeros(len(h), dtype=torch.bool, device=h.device)
-        )
-        return Completion(last, made, done)
+
+        if not changes:
+            converged = torch.zeros(len(h), dtype=torch.bool, device=h.device)
+            return Completion(last, h.new_zeros(0, len(h)), converged)
+
+        converged = changes[-1] <= self.tolerance
+
+        return Completion(last, torch.stack(changes), converged)
 
     @torch.no_grad()
     def trajectory(
@@ -182,15 +212,18 @@ class Completer:
     ) -> Iterator[Tensor]:
         """h at the start and after each round: at most K + 1 of them."""
         mask = mask.expand_as(h)
-        given = h.masked_fill(~mask, 0.0)  # whatever stood there
+        given = h.masked_fill(~mask, 0.0)
         h = fill(given, mask, self.first(stack, given, mask, observed, generator))
         yield h
+
         for t in range(self.rounds):
             temperature = self.temperature(t)
             new = fill(given, mask, self.step(stack, h, mask, temperature, generator))
             yield new
+
             if temperature == 0.0 and bool((change(h, new, mask) <= self.tolerance).all()):
                 return
+
             h = new
 
     def step(
@@ -203,24 +236,33 @@ class Completer:
     ) -> Tensor:
         """One round: corrupt, up, down, and draw discrete values."""
         level = self.level_of(stack)
-        if temperature > 0.0:
-            h = torch.lerp(h, self.disturb(stack, level, h, generator), temperature)
-        mean = around(stack, level, h, self.use_prior)
-        return draw(stack, level, mean, temperature, generator) if temperature > 0.0 else mean
+        if temperature <= 0.0:
+            return around(stack, level, h, self.use_prior)
+
+        noisy = torch.lerp(h, self.disturb(stack, level, h, generator), temperature)
+        mean = around(stack, level, noisy, self.use_prior)
+
+        return draw(stack, level, mean, temperature, generator)
 
     def disturb(self, stack: Stack, level: int, h: Tensor, generator: Generator | None) -> Tensor:
-        """h with the noise of temperature 1; slices that are drawn, such as labels, are left alone."""
+        """h with the noise of temperature 1, except for drawn slices, such as labels."""
         if self.corruption is not None:
             noisy = self.corruption(h, 1.0, generator)
         else:
             noisy = torch.add(h, normal_like(h, generator), alpha=chain_noise(stack, level))
+
         laws = laws_of(stack, level)
         if laws is None:
             return noisy
-        parts = zip(laws.laws, h.split(laws.widths, -1), noisy.split(laws.widths, -1), strict=True)
-        return torch.cat([clean if drawn(law) else part for law, clean, part in parts], -1)
 
-    # -- where it starts ----------------------------------------------------------------------------------
+        parts = list(noisy.split(laws.widths, -1))
+        for t, (law, clean) in enumerate(laws.parts(h)):
+            if drawn(law):
+                parts[t] = clean
+
+        return torch.cat(parts, -1)
+
+    # -- where it starts --------------------------------------------------------------------------
 
     def first(
         self,
@@ -231,84 +273,137 @@ class Completer:
         generator: Generator | None,
     ) -> Tensor:
         """Values of missing elements before the first round."""
-        level, joint = self.level_of(stack), isinstance(stack, JointStack)
-        junction = joint and stack.junction is not None and level <= stack.level
+        level = self.level_of(stack)
+        takes_mask = observed is not None and _has_junction_above(stack, level)
+
         begin = self.begin
         if begin == "auto":
-            begin = (
-                "mask" if junction and observed is not None else "noise" if level == 0 else "prior"
-            )
+            begin = _automatic_begin(level, takes_mask)
+
         if begin == "noise":
             return uniform_like(h, generator)
+
         if begin == "prior":
             return from_prior(stack, level, h, mask, generator)
-        if not junction or observed is None:
+
+        if not takes_mask:
             raise ValueError(
-                "begin='mask' needs a joint stack with missingness inputs, and `observed`; accepted here: "
-                "prior, noise"
+                "begin='mask' needs a joint stack with missingness inputs, and `observed`; "
+                "accepted here: prior, noise"
             )
-        for pair in stack.pairs[level : stack.level]:
+
+        return self._through_junction(stack, level, h, observed, generator)
+
+    def _through_junction(
+        self,
+        stack: JointStack,
+        level: int,
+        h: Tensor,
+        observed: Tensor,
+        generator: Generator | None,
+    ) -> Tensor:
+        """h_level encoded to the codes, which the junction predicts, and decoded from these."""
+        below = stack.pairs[level : stack.level]
+        for pair in below:
             h = pair.encode(h)
+
         h = self._from_mask(stack, h, observed, generator)
-        for pair in reversed(stack.pairs[level : stack.level]):
+        for pair in reversed(below):
             h = pair.decode(h)
+
         return h
 
     def _from_mask(
         self, stack: JointStack, codes: Tensor, observed: Tensor, generator: Generator | None
     ) -> Tensor:
-        """h_J from missingness inputs; for a chain, labels and latents are drawn first and the rest follows from them."""
-        found, laws = stack.loop(codes, observed), stack.laws(stack.level)
-        discrete = torch.tensor([drawn(law) for law in laws.laws], device=codes.device)
+        """h_J from missingness inputs.
+
+        For a chain, labels and latents are drawn first, and the rest is predicted from them.
+        """
+        level = stack.level
+        means = stack.loop(codes, observed)
+
+        laws = stack.laws(level).laws
+        discrete = torch.tensor([drawn(law) for law in laws], device=codes.device)
         if self.start == 0.0 or not bool((discrete & ~observed).any()):
-            return found
-        values = draw(stack, stack.level, found, self.start, generator)
-        seen = stack.spread(observed, stack.level)
-        values = torch.where(seen, codes, values)
+            return means
+
+        draws = draw(stack, level, means, self.start, generator)
+        seen = stack.spread(observed, level)
+        values = torch.where(seen, codes, draws)
+
         rest = stack.loop(values, observed | discrete)
-        return torch.where(
-            seen | stack.spread(discrete.expand_as(observed), stack.level), values, rest
-        )
+        settled = seen | stack.spread(discrete.expand_as(observed), level)
+
+        return torch.where(settled, values, rest)
 
 
-# -- parts of a round ------------------------------------------------------------------------------------------
+def _has_junction_above(stack: Stack, level: int) -> bool:
+    """Whether missingness inputs stand above h_level."""
+    return isinstance(stack, JointStack) and stack.junction is not None and level <= stack.level
+
+
+def _automatic_begin(level: int, takes_mask: bool) -> str:
+    """The start that "auto" stands for."""
+    if takes_mask:
+        return "mask"
+
+    if level == 0:
+        return "noise"
+
+    return "prior"
+
+
+# -- parts of a round -----------------------------------------------------------------------------
 
 
 def around(stack: Stack, level: int, h: Tensor, use_prior: bool = False) -> Tensor:
-    """h_level up to the top and down again, without noise; at the top itself, the prior's reconstruction."""
+    """h_level up to the top and down again, without noise.
+
+    At the top itself, that is the prior's reconstruction.
+    """
     for pair in stack.pairs[level:]:
         h = pair.encode(h)
+
     if use_prior or level == stack.depth:
         h = whole(stack.prior).reconstruct(h)
+
     for pair in reversed(stack.pairs[level:]):
         h = pair.decode(h)
+
     return h
 
 
 def whole(prior: Prior) -> Prior:
-    """The prior, a Parzen window with all of its terms: a chain may well come across a stored code."""
+    """The prior, a Parzen window with all of its terms: a chain may come across a stored code."""
     if not getattr(prior, "leave_one_out", False):
         return prior
+
     prior = copy.copy(prior)
     prior.leave_one_out = False
+
     return prior
 
 
 def change(old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
     """Root mean square of the change of missing elements, (batch,)."""
     missing = ~mask.expand_as(new)
-    return ((new - old).square() * missing).sum(1).div(missing.sum(1).clamp_min(1)).sqrt()
+    squares = ((new - old).square() * missing).sum(1)
+    elements = missing.sum(1).clamp_min(1)
+
+    return squares.div(elements).sqrt()
 
 
 def laws_of(stack: Stack, level: int) -> Laws | None:
-    """The laws of the modalities' slices of h_level around what is predicted of them; None where there are no slices."""
+    """The laws of the modalities' slices of h_level; None without slices."""
     if isinstance(stack, JointStack) and level <= stack.level and len(stack.names) > 1:
         return stack.laws(level)
+
     return None
 
 
 def drawn(law: object) -> bool:
-    """Whether a chain draws values from this law (discrete ones) rather than adding noise to them."""
+    """Whether a chain draws values from this law, a discrete one, instead of adding noise."""
     return (
         isinstance(law, Categorical)
         or (isinstance(law, Bernoulli) and law.binary)
@@ -319,73 +414,126 @@ def drawn(law: object) -> bool:
 def draw(
     stack: Stack, level: int, mean: Tensor, temperature: float, generator: Generator | None
 ) -> Tensor:
-    """Discrete slices moved from their mean towards a draw, by the temperature (at most all the way)."""
+    """Discrete slices moved from their mean towards a draw, by the temperature, at most 1."""
     laws = laws_of(stack, level)
     if laws is None or not any(drawn(law) for law in laws.laws):
         return mean
-    parts = [
-        torch.lerp(part, law.sample(part, generator), min(1.0, temperature))
-        if drawn(law)
-        else part
-        for law, part in laws.parts(mean)
-    ]
+
+    parts = []
+    for law, part in laws.parts(mean):
+        if drawn(law):
+            part = torch.lerp(part, law.sample(part, generator), min(1.0, temperature))
+        parts.append(part)
+
     return torch.cat(parts, -1)
 
 
 def chain_noise(stack: Stack, level: int) -> Tensor | float:
     """Deviation of a chain's noise at temperature 1."""
     if level == stack.depth:
-        return (
-            math.sqrt(2.0) * stack.prior.noise
-        )  # with the denoising that follows, a step of Langevin's
+        # a step of Langevin's, together with the denoising that follows
+        return math.sqrt(2.0) * stack.prior.noise
+
     if stack.residuals.numel() <= level:
         raise ValueError(
-            "the stack does not know how far its reconstructions miss h: call stack.fit_residuals(x), or give "
-            "the completer a corruption"
+            "the stack does not know how far its reconstructions miss h: call "
+            "stack.fit_residuals(x), or give the completer a corruption"
         )
+
     return float(stack.residuals[level])
 
 
 def from_prior(
     stack: Stack, level: int, h: Tensor, mask: Tensor, generator: Generator | None
 ) -> Tensor:
-    """Draws of h_level under the prior, resampled by the likelihood of the observed elements (importance resampling)."""
+    """Draws of h_level under the prior, resampled by the likelihood of the observed elements.
+
+    That is importance resampling.
+    """
     pool = stack.prior.sample(POOL, generator)
     for pair in reversed(stack.pairs[level:]):
         pool = pair.decode(pool)
-    rows = []
-    for part, seen in zip(h.split(BATCH), mask.expand_as(h).split(BATCH), strict=True):
-        score = agreement(stack, level, part, seen.to(h.dtype), pool)
-        gumbel = -(-uniform_like(score, generator).clamp_min(1e-30).log()).log()
-        rows.append(pool[(score + gumbel).argmax(1)])  # a draw from softmax(score)
-    return torch.cat(rows)
+
+    draws = []
+    masks = mask.expand_as(h).split(BATCH)
+    for rows, seen in zip(h.split(BATCH), masks, strict=True):
+        score = agreement(stack, level, rows, seen.to(h.dtype), pool)
+
+        # score + Gumbel noise is greatest at a draw from softmax(score)
+        uniform = uniform_like(score, generator).clamp_min(1e-30)
+        gumbel = -(-uniform.log()).log()
+        draws.append(pool[(score + gumbel).argmax(1)])
+
+    return torch.cat(draws)
 
 
 def agreement(stack: Stack, level: int, h: Tensor, seen: Tensor, pool: Tensor) -> Tensor:
-    """log-likelihood of the observed elements of each h around each mean of the pool, up to a constant, (batch, pool)."""
-    laws = laws_of(stack, level)
-    widths = [h.shape[1]] if laws is None else laws.widths
-    kinds = (
-        [stack.pairs[level].observation if level < stack.depth else None]
-        if laws is None
-        else laws.laws
-    )
+    """log-likelihood of the observed elements of each h around each mean of the pool.
+
+    Up to a constant, (batch, pool).
+
+    Args:
+        stack: the model.
+        level: l of the h_l.
+        h: (batch, width).
+        seen: 1 where an element of h is observed, 0 elsewhere, (batch, width).
+        pool: the means, (pool, width).
+    """
     noise = chain_noise(stack, level)
     if noise == 0.0:
         raise ValueError(
-            "begin='prior' weighs draws of the prior by a noise of 0, at which none of them fits; give the prior "
-            "a noise, or choose another start: mask, noise"
+            "begin='prior' weighs draws of the prior by a noise of 0, at which none of them fits; "
+            "give the prior a noise, or choose another start: mask, noise"
         )
+
+    laws = laws_of(stack, level) or _law_of_all(stack, level, h.shape[1])
+    means = pool.split(laws.widths, -1)
+
     total = h.new_zeros(len(h), len(pool))
-    for law, a, s, m in zip(kinds, *(t.split(widths, -1) for t in (h, seen, pool)), strict=True):
-        if isinstance(law, Categorical):
-            total += (a * s) @ m.clamp_min(1e-6).log().T
-        elif isinstance(law, Bernoulli):
-            p = m.clamp(1e-6, 1.0 - 1e-6)
-            total += (a * s) @ p.log().T + ((1.0 - a) * s) @ (1.0 - p).log().T
-        else:
-            squares = (
-                (a.square() * s).sum(1, keepdim=True) - 2.0 * (a * s) @ m.T + s @ m.square().T
-            )
-            total -= squares / (2.0 * noise**2)
+    for (law, values, weights), mean in zip(laws.parts(h, seen), means, strict=True):
+        total += _agreement_under(law, values, weights, mean, noise)
+
     return total
+
+
+def _law_of_all(stack: Stack, level: int, width: int) -> Laws:
+    """The law of a h_level without slices; Gaussian at the top, where no layer predicts it."""
+    if level == stack.depth:
+        return Laws([Gaussian()], [width])
+
+    return Laws([stack.pairs[level].observation], [width])
+
+
+def _agreement_under(
+    law: Law, values: Tensor, seen: Tensor, means: Tensor, noise: Tensor | float
+) -> Tensor:
+    """See `agreement`, of one slice; the deviation of a law of real values is the noise."""
+    if isinstance(law, Categorical):
+        return _agreement_of_classes(values, seen, means)
+
+    if isinstance(law, Bernoulli):
+        return _agreement_of_bits(values, seen, means)
+
+    return _squared_distance(values, seen, means) / -(2.0 * noise**2)
+
+
+def _agreement_of_classes(values: Tensor, seen: Tensor, means: Tensor) -> Tensor:
+    """sum_j x_j log p_j over the observed elements, (batch, pool)."""
+    return (values * seen) @ means.clamp_min(1e-6).log().T
+
+
+def _agreement_of_bits(values: Tensor, seen: Tensor, means: Tensor) -> Tensor:
+    """sum_j x_j log p_j + (1 - x_j) log(1 - p_j) over the observed elements, (batch, pool)."""
+    p = means.clamp(1e-6, 1.0 - 1e-6)
+    ones = (values * seen) @ p.log().T
+    zeros = ((1.0 - values) * seen) @ (1.0 - p).log().T
+
+    return ones + zeros
+
+
+def _squared_distance(values: Tensor, seen: Tensor, means: Tensor) -> Tensor:
+    """sum_j (x_j - m_j)^2 over the observed elements, (batch, pool)."""
+    squares = (values.square() * seen).sum(1, keepdim=True)
+    distance = squares - 2.0 * (values * seen) @ means.T
+
+    return distance + seen @ means.square().T

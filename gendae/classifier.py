@@ -1,9 +1,10 @@
-"""A feed-forward classifier: a stack with an output layer, p(y | x) = softmax(f_M(h_L)), M = L + 1.
+"""A feed-forward classifier: a stack with an output layer.
 
-The stack's encoders f_1 .. f_L are the network's hidden layers, its decoders g_2 .. g_L the feedback paths along
-which targets come down (g_1 leads to x, which needs no target: rules for classifiers leave it alone). Between layers a unit may
-transmit its value, a bit (a layer that receives bits), or a draw (stochastic binary units); what the units of this
-file report to autograd about bits and draws is the straight-through estimate.
+p(y | x) = softmax(f_M(h_L)) with M = L + 1. The stack's encoders f_1 .. f_L are the network's
+hidden layers. Its decoders g_2 .. g_L are the feedback paths along which targets come down; g_1
+leads to x, which needs no target, so that rules for classifiers leave it alone. Between layers a
+unit may transmit its value, a bit (to a layer that receives bits), or a draw (stochastic binary
+units). The units of this file report the straight-through gradient of bits and draws to autograd.
 Source: Lee 2018, sections 3.2.1, 3.3.2 and 3.3.3.
 """
 
@@ -24,7 +25,9 @@ BATCH = 1000  # images computed at a time
 
 
 def label_loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Global loss L = -log p(y | x) in nats, mean over the batch, p the mean of the samples' probabilities.
+    """Global loss L = -log p(y | x) in nats, mean over the batch.
+
+    p is the mean of the samples' probabilities.
 
     Args:
         logits: (samples, batch, classes).
@@ -34,10 +37,14 @@ def label_loss(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_log_probability(logits: Tensor) -> Tensor:
-    """log of the mean over samples of softmax(logits): (samples, batch, classes) -> (batch, classes)."""
+    """log of the mean over samples of softmax(logits), (samples, batch, classes).
+
+    The result has the shape (batch, classes).
+    """
     log_p = torch.log_softmax(logits, -1)
     if len(log_p) == 1:
         return log_p[0]
+
     return torch.logsumexp(log_p, 0) - math.log(len(log_p))
 
 
@@ -51,7 +58,8 @@ class Classifier(Stack):
         prior: see `Stack`; learning rules for classifiers leave it alone.
 
     Raises:
-        ValueError: if widths do not match, the output is not linear, or a pair encodes otherwise than by f_l.
+        ValueError: if widths do not match, the output is not linear, or a pair encodes otherwise
+            than by f_l.
 
     Example:
         >>> from gendae.layers import Affine
@@ -62,17 +70,20 @@ class Classifier(Stack):
 
     def __init__(self, *pairs: Pair, output: Affine, prior: Prior | None = None) -> None:
         super().__init__(*pairs, prior=prior)
+
         if output.in_features != self.sizes[-1] or output.activation != "linear":
             raise ValueError(
                 f"output maps {output.in_features} units with activation {output.activation!r}; "
                 f"the top has {self.sizes[-1]} units, and logits need a linear layer"
             )
+
         for level, pair in enumerate(pairs, 1):
             if type(pair).encode is not Pair.encode:  # such as encoding by optimisation
                 raise ValueError(
-                    f"pair {level} is a {type(pair).__name__}, which encodes in its own way; a classifier "
-                    "is made of maps f_l"
+                    f"pair {level} is a {type(pair).__name__}, which encodes in its own way; a "
+                    "classifier is made of maps f_l"
                 )
+
         self.output = output
 
     @property
@@ -92,15 +103,19 @@ class Classifier(Stack):
 
     @property
     def discrete_levels(self) -> list[int]:
-        """Levels l whose h_l reaches the layer above as bits or draws: no true derivative passes there."""
-        return [
-            level
-            for level, (pair, above) in enumerate(
-                zip(self.pairs, self.encoders[1:], strict=True), 1
-            )
-            if isinstance(pair.recognition, Discrete)
-            or getattr(above, "receives", "real") != "real"
-        ]
+        """Levels l whose h_l reaches the layer above as bits or draws.
+
+        No true derivative passes there.
+        """
+        encoders = self.encoders
+
+        levels = []
+        for level, pair in enumerate(self.pairs, 1):
+            receives = getattr(encoders[level], "receives", "real")
+            if isinstance(pair.recognition, Discrete) or receives != "real":
+                levels.append(level)
+
+        return levels
 
     @staticmethod
     def _draws(pair: Pair) -> bool:
@@ -108,9 +123,15 @@ class Classifier(Stack):
 
     @staticmethod
     def send(pair: Pair, mean: Tensor, generator: Generator | None = None) -> Tensor:
-        """What the layer above sees of f_l's output, with the straight-through gradient where it is discrete."""
+        """The value that the layer above sees of f_l's output.
+
+        Discrete values have the straight-through gradient.
+        """
         law = pair.recognition
-        return law.sample(mean, generator) if isinstance(law, Discrete) else law.transmit(mean)
+        if isinstance(law, Discrete):
+            return law.sample(mean, generator)
+
+        return law.transmit(mean)
 
     def forward(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
         """Class logits, (samples, batch, classes); one sample where no unit is stochastic.
@@ -120,15 +141,19 @@ class Classifier(Stack):
             samples: draws M of the stochastic units.
             generator: source of the draws; the global one if None.
         """
-        h, n = x, 1
+        h = x
+        copies = 1
         for pair in self.pairs:
             mean = pair.f(h)
-            if (
-                n == 1 and samples > 1 and self._draws(pair)
-            ):  # what is below is the same for all samples
-                mean, n = mean.repeat(samples, 1), samples
+
+            # all samples share the layers below the first draw
+            if copies == 1 and samples > 1 and self._draws(pair):
+                mean = mean.repeat(samples, 1)
+                copies = samples
+
             h = self.send(pair, mean, generator)
-        return self.output(h).unflatten(0, (n, -1))
+
+        return self.output(h).unflatten(0, (copies, -1))
 
     @torch.no_grad()
     def log_probability(
@@ -137,21 +162,30 @@ class Classifier(Stack):
         """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
         checks.width("x", x, self.sizes[0])
         checks.at_least("samples", samples, 1)
-        return torch.cat(
-            [mean_log_probability(self(part, samples, generator)) for part in x.split(BATCH)]
-        )
+
+        parts = []
+        for part in x.split(BATCH):
+            logits = self(part, samples, generator)
+            parts.append(mean_log_probability(logits))
+
+        return torch.cat(parts)
 
     def predict(self, x: Tensor, samples: int | None = None, seed: int = 0) -> Tensor:
         """p(y | x), (batch, classes), on the classifier's device.
 
         Args:
             x: (batch, width of x).
-            samples: draws of stochastic units; by default the number the model is meant to be used with.
+            samples: draws of stochastic units; by default the number the model is meant to be used
+                with.
             seed: of the draws.
 
         Raises:
             ValueError: if x has another width, or samples < 1.
         """
-        samples = self.settings.get("samples", 1) if samples is None else samples
+        if samples is None:
+            samples = self.settings.get("samples", 1)
+
         generator = torch.Generator().manual_seed(seed)
-        return self.log_probability(x.to(self.device, self.dtype), samples, generator).exp()
+        log_p = self.log_probability(x.to(self.device, self.dtype), samples, generator)
+
+        return log_p.exp()

@@ -1,8 +1,9 @@
 """Conditionals: the law of a representation around the mean that a layer computes.
 
-Q(h_l | h_{l-1}) around f_l and P(h_{l-1} | h_l) around g_l. A law says how likely a value is (`log_prob`), what a
-layer's loss is (`energy`), how noise is injected (`sample`, Algorithm 1 of 2014) and what the next layer sees
-where no noise is wanted (`transmit`): the mean itself for real units, a sign or a bit for discrete ones.
+Q(h_l | h_{l-1}) lies around f_l, and P(h_{l-1} | h_l) around g_l. A law says how likely a value is
+(`log_prob`), what a layer's loss is (`energy`), how noise is injected (`sample`, Algorithm 1 of
+2014) and what the next layer sees where no noise is wanted (`transmit`): the mean itself for real
+units, a sign or a bit for discrete ones.
 """
 
 import math
@@ -23,9 +24,11 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 def cross_entropy(p: Tensor, target: Tensor) -> Tensor:
-    """Of each unit, in nats; in single precision where autocast would not have it."""
+    """Cross-entropy of each unit, in nats; never in half precision, even under autocast."""
     if p.dtype in (torch.bfloat16, torch.float16):
-        p, target = p.float(), target.float()
+        p = p.float()
+        target = target.float()
+
     with torch.autocast(p.device.type, enabled=False):
         return F.binary_cross_entropy(p, target.to(p), reduction="none")
 
@@ -41,7 +44,10 @@ class Conditional:
         raise NotImplementedError(f"{type(self).__name__} must define distribution")
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        """-log p(h) up to a constant in h and the mean, summed over features: the loss of a layer."""
+        """The loss of a layer: -log p(h), summed over features.
+
+        A constant in h and the mean is left out.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define energy")
 
     def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
@@ -63,7 +69,7 @@ class Conditional:
         return self.distribution(mean, given).entropy().sum(-1)
 
     def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor | None:
-        """Variance of each unit where the law is Gaussian, else None: priors use it in closed forms."""
+        """Variance of each unit if the law is Gaussian, else None; for priors' closed forms."""
         return None
 
 
@@ -87,12 +93,14 @@ class Gaussian(Conditional):
         return Normal(mean, self.sigma, validate_args=False)
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        return (h - mean).square().sum(-1) / (2.0 * self.sigma**2)
+        squared_error = (h - mean).square().sum(-1)
+        return squared_error / (2.0 * self.sigma**2)
 
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
-        return torch.add(mean, normal_like(mean, generator), alpha=self.sigma)
+        noise = normal_like(mean, generator)
+        return torch.add(mean, noise, alpha=self.sigma)
 
     def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return torch.full_like(mean, self.sigma**2)
@@ -102,16 +110,17 @@ class Gaussian(Conditional):
 class LearnedGaussian(nn.Module, Conditional):
     """N(h; mean, diag sigma^2) with a learned log sigma: corruption that is learned (2014, 7.4).
 
-    The criterion balances it: its entropy, the sum of log sigma_j, pushes it up, the reconstruction pushes
-    it down in every dimension that carries signal.
+    The criterion balances sigma: the entropy, the sum of log sigma_j, pushes it up. The
+    reconstruction pushes it down in every dimension that carries signal.
 
     Args:
         features: width of h.
         sigma: standard deviation at the start, in units of h.
-        per: one log sigma for each "unit", or one for the whole "layer" (Algorithm 1's log sigma_l).
-        given: width of the layer's input, where sigma is to depend on it; None for a sigma that does not
-            depend on x, which the paper argues for.
-        hidden: widths of hidden relu layers between that input and log sigma; an affine map if empty.
+        per: one log sigma for each "unit", or one for the "layer" (Algorithm 1's log sigma_l).
+        given: width of the layer's input, where sigma is to depend on it; None for a sigma that
+            does not depend on x, which the paper argues for.
+        hidden: widths of hidden relu layers between the input and log sigma; an affine map if
+            empty.
 
     Raises:
         ValueError: for sigma <= 0, an unknown `per`, or per="layer" together with `given`.
@@ -139,25 +148,32 @@ class LearnedGaussian(nn.Module, Conditional):
         super().__init__()
         self.features = int(checks.at_least("features", features, 1))
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
-        self.per, self.given = checks.one_of("per", per, self.PER), given
+        self.per = checks.one_of("per", per, self.PER)
+        self.given = given
         self.hidden = [int(checks.at_least("hidden", width, 1)) for width in hidden]
+
         if given is not None and per == "layer":
             raise ValueError(
                 "per='layer' is one number; with `given`, sigma depends on x: use per='unit'"
             )
-        self.log_sigma = nn.Parameter(
-            torch.full((features if per == "unit" else 1,), math.log(sigma))
-        )
-        self.of_input = None if given is None else self._map(given)
+
+        count = {"unit": features, "layer": 1}[per]
+        self.log_sigma = nn.Parameter(torch.full((count,), math.log(sigma)))
+        if given is None:
+            self.of_input = None
+        else:
+            self.of_input = self._map(given)
 
     def _map(self, given: int) -> nn.Sequential:
         """Input -> change of log sigma, 0 at the start."""
         widths = [given, *self.hidden]
-        layers = [
-            part for low, high in pairwise(widths) for part in (nn.Linear(low, high), nn.ReLU())
-        ]
+        layers: list[nn.Module] = []
+        for low, high in pairwise(widths):
+            layers += [nn.Linear(low, high), nn.ReLU()]
+
         last = nn.Linear(widths[-1], self.features, bias=False)
         nn.init.zeros_(last.weight)
+
         return nn.Sequential(*layers, last)
 
     def scale(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
@@ -169,19 +185,23 @@ class LearnedGaussian(nn.Module, Conditional):
                     "given=None: sigma depends on the layer's input; pass it as `given`"
                 )
             log_sigma = log_sigma + self.of_input(given)
+
         return log_sigma.clamp(*self.BOUNDS).exp().expand_as(mean)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return Normal(mean, self.scale(mean, given), validate_args=False)
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        """Squared error, sigma apart: sigma is learned from the entropy term, not from the targets."""
+        """Squared error without sigma, which learns from the entropy term, not from targets."""
         return (h - mean).square().sum(-1) / 2.0
 
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
-        return torch.addcmul(mean, self.scale(mean, given), normal_like(mean, generator))
+        scale = self.scale(mean, given)
+        noise = normal_like(mean, generator)
+
+        return torch.addcmul(mean, scale, noise)
 
     def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return self.scale(mean, given).square()
@@ -195,7 +215,8 @@ class Bernoulli(Conditional):
     """Independent binary units with p(h = 1) = mean; values in [0, 1] count as probabilities.
 
     Args:
-        binary: the values are 0 and 1 only (not grey, as pixels are), so that clamped chains draw them.
+        binary: the values are 0 and 1 only (not grey, as pixels are), so that clamped chains draw
+            them.
 
     Example:
         >>> Bernoulli().energy(torch.ones(1, 2), torch.full((1, 2), 0.5)).round(decimals=4)
@@ -218,27 +239,30 @@ class Bernoulli(Conditional):
         return draw + (mean - mean.detach())
 
 
-#: Range of the mean that each kind of discrete unit needs, and the activations that have it.
+#: For each kind of discrete unit, the lower end of its mean's range and the activation with it.
 UNITS = {"sign": (-1.0, "tanh"), "binary": (0.0, "sigmoid")}
 
 
 @register
 class Discrete(Conditional):
-    """Units that send one of two values: -1 or 1 ("sign", a tanh layer), 0 or 1 ("binary", sigmoid).
+    """Units that send one of two values.
 
-    The mean stays real, so that a layer can be trained towards a target (cross-entropy of the target, read
-    as a probability), while the next layer only ever sees the discrete value. No derivative crosses the
-    discretisation, except in `sample`, whose straight-through gradient serves `reach="full"` alone.
+    The values are -1 and 1 ("sign", a tanh layer), or 0 and 1 ("binary", a sigmoid layer).
+    The mean stays real, so that a layer can be trained towards a target (cross-entropy of the
+    target, read as a probability), while the next layer only ever sees the discrete value. No
+    derivative crosses the discretisation, except in `sample`, whose straight-through gradient
+    serves `reach="full"` alone.
     Source: Bengio 2014, sections 2.2.6 and 7.4.
 
     Args:
         unit: "sign" or "binary".
-        stochastic: draw the value (p of the upper one is the mean, mapped to [0, 1]) instead of taking the
-            more probable one. Without a generator `transmit` is always deterministic.
+        stochastic: draw the value instead of taking the more probable one; the probability of the
+            upper value is the mean, mapped to [0, 1]. Without a generator `transmit` is always
+            deterministic.
 
     Raises:
-        ValueError: for another unit; from `log_prob`, for values outside the unit's range, or where the
-            units are deterministic.
+        ValueError: for another unit; from `log_prob`, for values outside the unit's range, or for
+            deterministic units.
 
     Example:
         >>> Discrete("sign").transmit(torch.tensor([[-0.2, 0.7]]))
@@ -265,17 +289,19 @@ class Discrete(Conditional):
                 "stochastic=False: deterministic units have no density; use "
                 "Discrete(stochastic=True), or a Gaussian law"
             )
-        return BernoulliLaw(
-            probs=self.probability(mean).clamp(self.EPSILON, 1 - self.EPSILON), validate_args=False
-        )
+
+        probability = self.probability(mean).clamp(self.EPSILON, 1 - self.EPSILON)
+        return BernoulliLaw(probs=probability, validate_args=False)
 
     def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         law = self.distribution(mean)
-        if bool(((h < self.low) | (h > 1.0)).any()):
+        outside = (h < self.low) | (h > 1.0)
+        if bool(outside.any()):
             raise ValueError(
                 f"h holds values from {h.min().item():g} to {h.max().item():g}; {self.unit} "
                 f"units lie in [{self.low:g}, 1]: clamp or threshold them"
             )
+
         return law.log_prob(self.probability(h)).sum(-1)
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
@@ -285,23 +311,31 @@ class Discrete(Conditional):
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
-        threshold = uniform_like(mean, generator) if self.stochastic else 0.5
-        bits = (threshold < self.probability(mean)).to(mean.dtype)
-        return bits * (1.0 - self.low) + self.low + (mean - mean.detach())
+        values = self._values(mean, self.stochastic, generator)
+        return values + (mean - mean.detach())
 
     def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
         draw = self.stochastic and generator is not None
-        threshold = uniform_like(mean, generator) if draw else 0.5
+        return self._values(mean, draw, generator)
+
+    def _values(self, mean: Tensor, draw: bool, generator: Generator | None) -> Tensor:
+        """Values of the units: drawn, or the more probable ones."""
+        threshold: Tensor | float = 0.5
+        if draw:
+            threshold = uniform_like(mean, generator)
+
         bits = (threshold < self.probability(mean)).to(mean.dtype)
         return bits * (1.0 - self.low) + self.low
 
 
 @register
 class Categorical(Conditional):
-    """One of several classes, as a one-hot row; the mean holds their probabilities (a softmax layer).
+    """One of several classes, as a one-hot row.
 
-    A row of probabilities counts as an expected one-hot row.
-    Source: Bengio 2014, section 3.1 ("a softmax layer, and cross-entropy as a reconstruction error").
+    The mean, of a softmax layer, holds the probabilities of the classes. A row of probabilities
+    counts as an expected one-hot row.
+    Source: Bengio 2014, section 3.1 ("a softmax layer, and cross-entropy as a reconstruction
+    error").
 
     Example:
         >>> law, p = Categorical(), torch.tensor([[0.25, 0.75]])
@@ -310,13 +344,14 @@ class Categorical(Conditional):
     """
 
     activation = "softmax"
-    EPSILON = 1e-30  # below the least probability of a softmax in single precision that matters
+    EPSILON = 1e-30  # below any probability that matters of a softmax in single precision
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return OneHotCategorical(probs=mean, validate_args=False)
 
     def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        return -(h * mean.clamp_min(self.EPSILON).log()).sum(-1)
+        log_p = mean.clamp_min(self.EPSILON).log()
+        return -(h * log_p).sum(-1)
 
     def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return -self.energy(h, mean)
@@ -324,14 +359,15 @@ class Categorical(Conditional):
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
-        total = mean.cumsum(-1)
-        beyond = (
-            uniform_like(mean[..., :1], generator) * total[..., -1:] < total
-        )  # which may miss 1 by rounding
-        index = beyond.int().argmax(
-            -1, keepdim=True
-        )  # the first class whose cumulated probability exceeds the draw
-        return torch.zeros_like(mean).scatter(-1, index, 1.0) + (mean - mean.detach())
+        # the draw is scaled by the sum of the probabilities, which may miss 1 by rounding
+        cumulated = mean.cumsum(-1)
+        draw = uniform_like(mean[..., :1], generator) * cumulated[..., -1:]
+
+        # the first class whose cumulated probability exceeds the draw
+        index = (draw < cumulated).int().argmax(-1, keepdim=True)
+
+        one_hot = torch.zeros_like(mean).scatter(-1, index, 1.0)
+        return one_hot + (mean - mean.detach())
 
     def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return self.energy(mean, mean)

@@ -1,8 +1,8 @@
 """Corruption h~ given h: the noise that makes an auto-encoder a denoising one.
 
 A layer pair trained on h~ -> h learns to move corrupted values back to probable ones, so that
-reconstruction minus input estimates the score of the representation's density. One corruption belongs to
-each representation h_0 .. h_L. All take the training progress in [0, 1], since a level may decay.
+reconstruction minus input estimates the score of the representation's density. Each representation
+h_0 .. h_L has one corruption. All take the training progress in [0, 1], since a level may decay.
 """
 
 import torch
@@ -17,14 +17,24 @@ def normal_like(h: Tensor, generator: Generator | None = None) -> Tensor:
 
     A CPU generator thus gives the same noise whatever device `h` is on.
     """
-    device = h.device if generator is None else generator.device
-    return torch.randn(h.shape, generator=generator, device=device, dtype=h.dtype).to(h.device)
+    device = _drawing_device(h, generator)
+    noise = torch.randn(h.shape, generator=generator, device=device, dtype=h.dtype)
+
+    return noise.to(h.device)
 
 
 def uniform_like(h: Tensor, generator: Generator | None = None) -> Tensor:
     """Uniform noise on [0, 1) in the shape of `h`, drawn where `generator` lives."""
-    device = h.device if generator is None else generator.device
-    return torch.rand(h.shape, generator=generator, device=device, dtype=h.dtype).to(h.device)
+    device = _drawing_device(h, generator)
+    noise = torch.rand(h.shape, generator=generator, device=device, dtype=h.dtype)
+
+    return noise.to(h.device)
+
+
+def _drawing_device(h: Tensor, generator: Generator | None) -> torch.device:
+    if generator is None:
+        return h.device
+    return generator.device
 
 
 class Corruption:
@@ -37,8 +47,8 @@ class Corruption:
 
         Args:
             h: representation, (batch, features).
-            progress: fraction of the training done, in [0, 1], a number or a 0-dimensional tensor; decaying levels
-                follow it.
+            progress: fraction of the training done, in [0, 1], a number or a 0-dimensional tensor;
+                decaying levels follow it.
             generator: source of randomness; the global one if None.
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__")
@@ -46,18 +56,20 @@ class Corruption:
 
 @register
 class GaussianNoise(Corruption):
-    """Additive Gaussian noise, h~ = h + sigma_t * N(0, I), with sigma_t = sigma * (1 - (1 - decay) * t).
+    """Additive Gaussian noise, h~ = h + sigma_t * N(0, I).
 
-    With a half-life, sigma_t = sigma / (1 + t / half_life) instead (Lee 2018, section 3.3).
+    sigma_t = sigma * (1 - (1 - decay) * t) at progress t; with a half-life it is
+    sigma / (1 + t / half_life) instead (Lee 2018, section 3.3).
     Source: Bengio et al. 2015, Algorithm 2 ("h~_l is a Gaussian-corrupted version of h_l").
 
     Args:
         sigma: standard deviation at the start of training, in units of h; 0 leaves h as it is.
         decay: fraction of sigma left at the end of training (linear in progress); 1 is constant.
-        half_life: fraction of training after which half of sigma is left; None for the linear decay.
+        half_life: fraction of training after which half of sigma is left; None for linear decay.
 
     Raises:
-        ValueError: for a negative or NaN sigma or decay, half_life <= 0, or a decay together with a half-life.
+        ValueError: for a negative or NaN sigma or decay, half_life <= 0, or a decay together with
+            a half-life.
 
     Example:
         >>> g = torch.Generator().manual_seed(0)
@@ -68,7 +80,9 @@ class GaussianNoise(Corruption):
 
     def __init__(self, sigma: float, decay: float = 1.0, half_life: float | None = None) -> None:
         self.sigma = checks.at_least("sigma", sigma, 0.0)
-        self.decay, self.half_life = checks.at_least("decay", decay, 0.0), half_life
+        self.decay = checks.at_least("decay", decay, 0.0)
+        self.half_life = half_life
+
         if half_life is not None:
             checks.at_least("half_life", half_life, 0.0, strict=True)
             if decay != 1.0:
@@ -80,6 +94,7 @@ class GaussianNoise(Corruption):
         """sigma_t."""
         if self.half_life is not None:
             return self.sigma / (1.0 + progress / self.half_life)
+
         return self.sigma * (1.0 - (1.0 - self.decay) * progress)
 
     def __call__(
@@ -87,12 +102,14 @@ class GaussianNoise(Corruption):
     ) -> Tensor:
         if self.sigma == 0.0:
             return h
+
         level = self.level(progress)
-        if isinstance(
-            level, Tensor
-        ):  # progress that lies on the device: no number of Python's may depend on it
+        if isinstance(level, Tensor):  # it lies on the device, so that no Python branch reads it
             return torch.addcmul(h, normal_like(h, generator), level)
-        return h if level == 0.0 else torch.add(h, normal_like(h, generator), alpha=level)
+
+        if level == 0.0:
+            return h
+        return torch.add(h, normal_like(h, generator), alpha=level)
 
 
 @register
@@ -122,15 +139,18 @@ class SpikeNoise(Corruption):
         self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
     ) -> Tensor:
         copies = h.expand(self.draws, *h.shape)
-        return (uniform_like(copies, generator) < copies).to(h.dtype).mean(0)
+        spikes = uniform_like(copies, generator) < copies
+
+        return spikes.to(h.dtype).mean(0)
 
 
 @register
 class RelativeNoise(GaussianNoise):
-    """Gaussian noise in units of the representation's own spread, h~ = h + sigma_t * std(h) * N(0, I).
+    """Gaussian noise relative to the spread of h, h~ = h + sigma_t * std(h) * N(0, I).
 
-    std is the root of the mean variance of the batch's features, so that the level means the same to codes
-    that grow or shrink while they are learned: fixed noise drowns a shrinking code, which then shrinks on.
+    std is the root of the mean variance of the batch's features. The level thus means the same to
+    codes that grow or shrink while they are learned. Fixed noise drowns a shrinking code, which
+    then shrinks on.
 
     Args:
         sigma: level at the start of training, as a fraction of std(h).
@@ -148,14 +168,20 @@ class RelativeNoise(GaussianNoise):
     ) -> Tensor:
         if len(h) < 2:  # one example has no spread
             return h
+
         # the mean of h.var(0), which torch computes several times more slowly down columns
-        variance = (h - h.mean(0)).square().sum() / ((len(h) - 1) * h[0].numel())
-        return torch.lerp(h, super().__call__(h, progress, generator), variance.sqrt())
+        deviations = (h - h.mean(0)).square().sum()
+        variance = deviations / ((len(h) - 1) * h[0].numel())
+
+        noisy = super().__call__(h, progress, generator)
+        return torch.lerp(h, noisy, variance.sqrt())
 
 
 @register
 class FlipNoise(Corruption):
-    """Each discrete unit takes its other value with a probability: -1 and 1 ("sign"), 0 and 1 ("binary").
+    """Each discrete unit takes its other value with a given probability.
+
+    The values are -1 and 1 ("sign"), or 0 and 1 ("binary").
 
     Args:
         probability: of a flip, in [0, 1].
@@ -172,24 +198,31 @@ class FlipNoise(Corruption):
     def __init__(self, probability: float, unit: str = "sign") -> None:
         if not 0.0 <= probability <= 1.0:
             raise ValueError(f"probability={probability}: a number between 0 and 1 is needed")
-        self.probability, self.unit = probability, checks.one_of("unit", unit, ("sign", "binary"))
+
+        self.probability = probability
+        self.unit = checks.one_of("unit", unit, ("sign", "binary"))
 
     def __call__(
         self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
     ) -> Tensor:
-        flipped = -h if self.unit == "sign" else 1.0 - h
-        return torch.where(uniform_like(h, generator) < self.probability, flipped, h)
+        if self.unit == "sign":
+            flipped = -h
+        else:
+            flipped = 1.0 - h
+
+        flips = uniform_like(h, generator) < self.probability
+        return torch.where(flips, flipped, h)
 
 
 @register
 class NeighbourNoise(Corruption):
-    """Gaussian noise that fills the empty ball around each example: its level is a nearest-neighbour distance.
+    """Gaussian noise that fills the empty ball around each example.
 
-    h~ = h + scale * d / sqrt(features) * N(0, I), where d is the median, over the batch, of the distance to the
-    nearest other example of the batch. `diagnostics.nearest_neighbour_sigma` measures d on a whole data set,
-    where neighbours are closer than in a batch: hence the scale.
-    Source: Bengio 2014, section 2.2.5 ("a reasonable choice for the level of corruption is given by the
-    nearest-neighbor distance between examples in the corresponding representation").
+    h~ = h + scale * d / sqrt(features) * N(0, I), where d is the median, over the batch, of the
+    distance to the nearest other example of the batch. `diagnostics.nearest_neighbour_sigma`
+    measures d on a whole data set. Neighbours are closer there than in a batch: hence the scale.
+    Source: Bengio 2014, section 2.2.5 ("a reasonable choice for the level of corruption is given
+    by the nearest-neighbor distance between examples in the corresponding representation").
 
     Args:
         scale: multiplier of the distance.
@@ -211,7 +244,10 @@ class NeighbourNoise(Corruption):
     ) -> Tensor:
         if len(h) < 2 or self.scale == 0.0:  # one example has no neighbour
             return h
+
         distances = torch.cdist(h, h, compute_mode="donot_use_mm_for_euclid_dist")
         distances.fill_diagonal_(float("inf"))
-        level = self.scale * distances.min(1).values.median() / h.shape[1] ** 0.5
+        nearest = distances.min(1).values
+
+        level = self.scale * nearest.median() / h.shape[1] ** 0.5
         return h + level * normal_like(h, generator)

@@ -1,12 +1,13 @@
-"""How well a learning rule assigns credit: its updates beside the gradient, its targets beside what they promise.
+"""How well a learning rule assigns credit: its updates and its targets, measured.
 
-    cos(alpha_l) between the rule's gradient and back-propagation's by W_l and b_l             (Theorem 1)
-    L(h^_l) < L(h_l)                                                         l = 1 .. L         (Eq. 3.3)
-    |h^_{l+1} - f_{l+1}(h^_l)|^2 < |h^_{l+1} - f_{l+1}(h_l)|^2               l = 1 .. L - 1     (Eq. 3.6)
-    g_l(f_l(h_{l-1})) = h_{l-1}                                              l = 2 .. L         (Eq. 3.8)
-    largest eigenvalue of (I - J_f J_g)'(I - J_f J_g) < 1                    l = 2 .. L         (Theorem 2)
+    cos(alpha_l) between the rule's gradient and back-propagation's by W_l and b_l    (Theorem 1)
+    L(h^_l) < L(h_l)                                                l = 1 .. L        (Eq. 3.3)
+    |h^_{l+1} - f_{l+1}(h^_l)|^2 < |h^_{l+1} - f_{l+1}(h_l)|^2      l = 1 .. L - 1    (Eq. 3.6)
+    g_l(f_l(h_{l-1})) = h_{l-1}                                     l = 2 .. L        (Eq. 3.8)
+    largest eigenvalue of (I - J_f J_g)'(I - J_f J_g) < 1           l = 2 .. L        (Theorem 2)
 
-All of it is measured on clean x, with draws of their own: a rule is left as it was, with its random numbers.
+All measures are taken on clean x, with random numbers drawn for them alone. The rule is left as it
+was, with its random numbers.
 Source: Lee 2018, sections 3.2.1 to 3.2.3 and appendix.
 """
 
@@ -14,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -30,14 +32,18 @@ SEED = 0  # of the draws of stochastic units
 
 
 class Angles(NamedTuple):
-    """Between the rule's gradient and back-propagation's, for f_1 .. f_M: cosine and angle in degrees, (M,)."""
+    """Between the gradients of the rule and of back-propagation, for f_1 .. f_M, (M,)."""
 
     cosine: Tensor
     degrees: Tensor
 
 
 class Improvement(NamedTuple):
-    """What targets do: fractions of examples where Eq. 3.3, (L,), and Eq. 3.6, (L - 1,), hold; change of L, (L,)."""
+    """What targets do, layer by layer.
+
+    improves and local: fractions of examples where Eq. 3.3, (L,), and Eq. 3.6, (L - 1,), hold.
+    change: mean change of the global loss L, (L,).
+    """
 
     improves: Tensor
     local: Tensor
@@ -46,7 +52,7 @@ class Improvement(NamedTuple):
 
 @contextmanager
 def _undisturbed(rule: SupervisedRule) -> Iterator[Generator]:
-    """The rule without noise on x, with both kinds of update and draws of its own; afterwards as it was."""
+    """The rule without noise on x, with both kinds of update and its own draws; then as it was."""
     for_now = {
         "generator": Generator().manual_seed(SEED),
         "input_corruption": None,
@@ -54,9 +60,15 @@ def _undisturbed(rule: SupervisedRule) -> Iterator[Generator]:
         "encoders": True,
     }
     before = {name: getattr(rule, name) for name in for_now if hasattr(rule, name)}
-    cuda = [rule.stack.device] if rule.stack.device.type == "cuda" else []
+
+    device = rule.stack.device
+    cuda = []
+    if device.type == "cuda":
+        cuda.append(device)
+
     with torch.random.fork_rng(cuda), torch.enable_grad():
         torch.default_generator.manual_seed(SEED)
+
         try:
             for name in before:
                 setattr(rule, name, for_now[name])
@@ -69,29 +81,34 @@ def _undisturbed(rule: SupervisedRule) -> Iterator[Generator]:
 def _batch(rule: SupervisedRule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """x and y, checked."""
     x = checks.rows("x", checks.width("x", x, rule.stack.sizes[0]))
-    return x, checks.labels("y", y, len(x), rule.stack.classes)
+    y = checks.labels("y", y, len(x), rule.stack.classes)
+
+    return x, y
 
 
 def supervised(rule: Rule) -> SupervisedRule:
     """`rule` if it trains a classifier, else a ValueError."""
     if not isinstance(rule, SupervisedRule):
         raise ValueError(  # noqa: TRY004 - a choice of the user
-            f"rule={type(rule).__name__} has no global loss to assign credit for; accepted: rules that train a "
-            "Classifier, such as DifferenceTargetPropRule or BackpropRule"
+            f"rule={type(rule).__name__} has no global loss to assign credit for; accepted: "
+            "rules that train a Classifier, such as DifferenceTargetPropRule or BackpropRule"
         )
+
     return rule
 
 
-# -- directions of the updates --------------------------------------------------------------------------
+# -- directions of the updates
+# ----------------------------------------------------------------------
 
 
 def angles(rule: SupervisedRule, x: Tensor, y: Tensor) -> Angles:
-    """Angle between the rule's gradient of the sum of its losses and the gradient of the global loss, by W_l and b_l.
+    """Angle by W_l and b_l between the gradients of the rule's losses and of the global loss.
 
-    Below 90 degrees a small update of layer l lowers the loss of this batch. Both are gradients, before the
-    optimizer, without weight decay. Where h_l travels as bits or draws no gradient exists: the reference is
-    then the straight-through estimate, for the same draws as the rule's.
-    Source: Lee 2018, Theorem 1 (there for one example, and g_l = f_l^-1).
+    The rule's gradient is that of the sum of its losses. Below 90 degrees a small update of layer
+    l lowers the loss of this batch. Both gradients are taken before the optimizer, without weight
+    decay. No gradient exists where h_l travels as bits or draws: the reference is then the
+    straight-through estimate, for the same draws as the rule's.
+    Source: Lee 2018, Theorem 1 (for one example, and g_l = f_l^-1).
 
     Args:
         rule: any rule that trains a classifier.
@@ -99,10 +116,12 @@ def angles(rule: SupervisedRule, x: Tensor, y: Tensor) -> Angles:
         y: class indices, (batch,).
 
     Returns:
-        Cosine and degrees, (M,), in float64 on the CPU; NaN where either gradient is zero, as in a fixed layer.
+        Cosine and degrees, (M,), in float64 on the CPU; NaN where either gradient is zero, as in a
+        fixed layer.
 
     Raises:
-        ValueError: for a rule without a global loss, and for x or labels that the classifier does not take.
+        ValueError: for a rule without a global loss, and for x or labels that the classifier does
+            not take.
 
     Example:
         >>> from gendae.models import deep_classifier
@@ -112,45 +131,56 @@ def angles(rule: SupervisedRule, x: Tensor, y: Tensor) -> Angles:
         tensor([nan, 1., 1.], dtype=torch.float64)
     """
     x, y = _batch(supervised(rule), x, y)
-    layers = [
-        [p for p in f.parameters() if p.requires_grad] if isinstance(f, nn.Module) else []
-        for f in rule.stack.encoders
-    ]
+    layers = [_trainable(f) for f in rule.stack.encoders]
+
     with _undisturbed(rule):
-        own = _gradients(sum(rule.losses((x, y)).values()), layers)
+        own_loss = sum(rule.losses((x, y)).values())
+        own = _gradients(own_loss, layers)
+
         again = Generator().manual_seed(SEED)
-        reference = _gradients(label_loss(rule.stack(x, rule.copies, again), y), layers)
-    cosine = torch.stack(
-        [a @ b / (a.norm() * b.norm()) for a, b in zip(own, reference, strict=True)]
-    )
+        global_loss = label_loss(rule.stack(x, rule.copies, again), y)
+        reference = _gradients(global_loss, layers)
+
+    cosines = [a @ b / (a.norm() * b.norm()) for a, b in zip(own, reference, strict=True)]
+    cosine = torch.stack(cosines)
+
     return Angles(cosine, cosine.clamp(-1.0, 1.0).acos().rad2deg())
 
 
+def _trainable(layer: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Parameters of a layer that are trained; a plain function has none."""
+    if not isinstance(layer, nn.Module):
+        return []
+
+    return [parameter for parameter in layer.parameters() if parameter.requires_grad]
+
+
 def _gradients(loss: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Gradient of the loss by all parameters of each layer, as one vector in float64; `.grad` is left alone."""
-    flat = [p for layer in layers for p in layer]
-    found = iter(torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True))
-    return [
-        torch.cat(
-            [
-                torch.empty(0, dtype=torch.float64),
-                *(next(found).flatten().cpu().double() for _ in layer),
-            ]
-        )
-        for layer in layers
-    ]
+    """Gradient of the loss by each layer, as one vector in float64; `.grad` is left alone."""
+    flat = list(chain.from_iterable(layers))
+    gradients = iter(torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True))
+
+    vectors = []
+    for layer in layers:
+        parts = [next(gradients).flatten().cpu().double() for _ in layer]
+        empty = torch.empty(0, dtype=torch.float64)  # a layer may have no parameters
+        vectors.append(torch.cat([empty, *parts]))
+
+    return vectors
 
 
-# -- quality of the targets -----------------------------------------------------------------------------
+# -- quality of the targets
+# -------------------------------------------------------------------------
 
 
 def target_improvement(rule: DifferenceTargetPropRule, x: Tensor, y: Tensor) -> Improvement:
-    """How often targets are what they should be: nearby values that lower the global loss, and the next layer's.
+    """How often targets do their work: they lower the global loss, and the loss of the next layer.
 
-    An example counts where h^_l in place of h_l lowers its loss L (Eq. 3.3), or brings f_{l+1} closer to
-    h^_{l+1} (Eq. 3.6; each draw by itself). Equal is not lower: a target that flips no bit improves nothing.
-    Displacements are those of the rule, in its precision. What they change is tiny for examples that are
-    classified well: it is computed in float64 where nothing is drawn, and from the same draws elsewhere.
+    An example counts where h^_l in place of h_l lowers its loss L (Eq. 3.3), or brings f_{l+1}
+    closer to h^_{l+1} (Eq. 3.6; each draw by itself). Equal is not lower: a target that flips no
+    bit improves nothing. Displacements are those of the rule, in its precision. They change little
+    for examples that are classified well. The change is therefore computed in float64 where
+    nothing is drawn, and from the same draws elsewhere.
     Source: Lee 2018, Eq. 3.3 and 3.6; Theorem 2 for the latter.
 
     Args:
@@ -162,52 +192,68 @@ def target_improvement(rule: DifferenceTargetPropRule, x: Tensor, y: Tensor) -> 
         Fractions of examples, and the mean change L(h^_l) - L(h_l) in nats, on the CPU.
 
     Raises:
-        ValueError: for a rule without targets, and for x or labels that the classifier does not take.
+        ValueError: for a rule without targets, and for x or labels that the classifier does not
+            take.
 
     Example:
         >>> from gendae.models import deep_classifier
         >>> rule = DifferenceTargetPropRule(deep_classifier([8, 6, 6], classes=3), step=0.01)
-        >>> found = target_improvement(rule, torch.rand(10, 8), torch.randint(3, (10,)))
-        >>> found.improves[-1], bool(found.change[-1] < 0)                # the first target: down the gradient
+        >>> targets = target_improvement(rule, torch.rand(10, 8), torch.randint(3, (10,)))
+        >>> targets.improves[-1], bool(targets.change[-1] < 0)  # down the gradient
         (tensor(1., dtype=torch.float64), True)
     """
     if not isinstance(rule, DifferenceTargetPropRule):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"rule={type(rule).__name__} has no targets; accepted: DifferenceTargetPropRule"
         )
+
     x, y = _batch(rule, x, y)
     with _undisturbed(rule):
         sent, outputs = rule._up(x)
         outputs = [output.detach() for output in outputs]
-        d = [move.detach() for move in rule._displacements(sent, outputs, y)]
+        moves = [move.detach() for move in rule._displacements(sent, outputs, y)]
+
     above = _Above(rule.stack, outputs, rule.copies)
-    outputs, d = (
-        [tensor.to("cpu", above.dtype) for tensor in tensors] for tensors in (outputs, d)
-    )
-    y, improves, local, change = y.cpu(), [], [], []
-    for level, (h, move) in enumerate(zip(outputs, d, strict=True), 1):
-        gain = above.loss(level, h + move, y) - above.loss(level, h, y)
-        improves.append((gain < 0).double().mean().item())
-        change.append(gain.double().mean().item())
-        if level < len(d):
-            error = above.next(level, h + move) - above.next(level, h) - d[level]
-            closer = error.square().sum(-1) < d[level].square().sum(-1)
-            local.append(closer.double().mean().item())
+    outputs = [output.to("cpu", above.dtype) for output in outputs]
+    moves = [move.to("cpu", above.dtype) for move in moves]
+    y = y.cpu()
+
+    changes = []
+    closer = []
+    for level, (h, move) in enumerate(zip(outputs, moves, strict=True), 1):
+        changes.append(above.loss(level, h + move, y) - above.loss(level, h, y))
+        if level < len(moves):
+            next_move = moves[level]
+            error = above.next(level, h + move) - above.next(level, h) - next_move
+            closer.append(error.square().sum(-1) < next_move.square().sum(-1))
+
     return Improvement(
-        *(torch.tensor(found, dtype=torch.float64) for found in (improves, local, change))
+        improves=_means([change < 0 for change in changes]),
+        local=_means(closer),
+        change=_means(changes),
     )
+
+
+def _means(of_layers: Sequence[Tensor]) -> Tensor:
+    """Mean over the examples of each layer, in float64."""
+    means = [values.double().mean().item() for values in of_layers]
+
+    return torch.tensor(means, dtype=torch.float64)
 
 
 class _Above:
-    """The network above a layer, on the CPU, as often as one likes with the draws that the rule's way up had."""
+    """The network above a layer, on the CPU, which repeats the draws of the rule's way up."""
 
     def __init__(self, network: Classifier, outputs: Sequence[Tensor], copies: int) -> None:
-        self.dtype = network.dtype if network.stochastic else torch.float64
-        self.network, self.copies = (
-            deepcopy(network).requires_grad_(False).to("cpu", self.dtype),
-            copies,
-        )
-        self.generator, self.states = Generator().manual_seed(SEED), []
+        self.dtype = torch.float64
+        if network.stochastic:
+            self.dtype = network.dtype
+
+        self.network = deepcopy(network).requires_grad_(False).to("cpu", self.dtype)
+        self.copies = copies
+        self.generator = Generator().manual_seed(SEED)
+
+        self.states = []  # of the generator, before each layer draws
         for pair, output in zip(network.pairs, outputs, strict=True):
             self.states.append(self.generator.get_state())
             pair.recognition.transmit(output.detach().cpu(), self.generator)
@@ -215,33 +261,39 @@ class _Above:
     def send(self, level: int, h: Tensor) -> Tensor:
         """What layer `level` sends upwards if its output is h."""
         self.generator.set_state(self.states[level - 1])
-        return self.network.pairs[level - 1].recognition.transmit(h, self.generator)
+        recognition = self.network.pairs[level - 1].recognition
+
+        return recognition.transmit(h, self.generator)
 
     def next(self, level: int, h: Tensor) -> Tensor:
-        """f_{l+1} of it."""
+        """f_{l+1} of what layer `level` sends."""
         return self.network.encoders[level](self.send(level, h))
 
     def loss(self, level: int, h: Tensor, y: Tensor) -> Tensor:
-        """Global loss of each example, (batch,), if layer `level` gives h; small losses to their last digit."""
+        """Global loss of each example, (batch,), if layer `level` gives h.
+
+        Small losses are exact to their last digit.
+        """
         for lower in range(level, self.network.depth + 1):
             h = self.next(lower, h)
-        logits, own = (
-            h.unflatten(0, (self.copies, -1)),
-            y[None, :, None].expand(self.copies, -1, 1),
-        )
+
+        logits = h.unflatten(0, (self.copies, -1))
+        own = y[None, :, None].expand(self.copies, -1, 1)
         others = (logits - logits.gather(-1, own)).scatter(-1, own, -math.inf)
-        return math.log(self.copies) - F.logsigmoid(-others.logsumexp(-1)).logsumexp(0)
+        log_p = F.logsigmoid(-others.logsumexp(-1))
+
+        return math.log(self.copies) - log_p.logsumexp(0)
 
 
-# -- quality of the inverses ----------------------------------------------------------------------------
+# -- quality of the inverses
+# ------------------------------------------------------------------------
 
 
 def _hidden(stack: Stack, x: Tensor) -> Iterator[tuple[Pair, Tensor]]:
     """(f_l, g_l) and h_{l-1} for l = 2 .. L; stochastic units are drawn."""
-    h, generator = (
-        checks.rows("x", checks.width("x", x, stack.sizes[0])),
-        Generator().manual_seed(SEED),
-    )
+    h = checks.rows("x", checks.width("x", x, stack.sizes[0]))
+    generator = Generator().manual_seed(SEED)
+
     for level, pair in enumerate(stack.pairs, 1):
         if level > 1:
             yield pair, h
@@ -251,13 +303,14 @@ def _hidden(stack: Stack, x: Tensor) -> Iterator[tuple[Pair, Tensor]]:
 
 @torch.no_grad()
 def inverse_error(stack: Stack, x: Tensor) -> Tensor:
-    """|g_l(f_l(h_{l-1})) - h_{l-1}| relative to the deviation of h_{l-1}, root mean squares, l = 2 .. L.
+    """|g_l(f_l(h_{l-1})) - h_{l-1}| relative to the deviation of h_{l-1}, for l = 2 .. L.
 
-    0 for an inverse on what the layer sees; 1 for a decoder that only knows the mean of h_{l-1}.
+    Both are root mean squares. The error is 0 for an inverse on the layer's inputs, and 1 for a
+    decoder that only knows the mean of h_{l-1}.
     Source: Lee 2018, Eq. 3.8 and 3.12.
 
     Args:
-        stack: any stack; inverses of x itself (l = 1) are not asked for.
+        stack: any stack; its inverse of x itself (l = 1) is not measured.
         x: (batch, width of x), two examples or more: one has no deviation.
 
     Returns:
@@ -268,29 +321,34 @@ def inverse_error(stack: Stack, x: Tensor) -> Tensor:
 
     Example:
         >>> from gendae.layers import Affine
-        >>> stack = Stack(Pair(Affine(6, 4), Affine(4, 6)), Pair(Affine(4, 4, init="orthogonal"), Affine(4, 4)))
+        >>> inverse = Pair(Affine(4, 4, init="orthogonal"), Affine(4, 4))
+        >>> stack = Stack(Pair(Affine(6, 4), Affine(4, 6)), inverse)
         >>> stack.pairs[1].g.weight.data = stack.pairs[1].f.weight.data.T
         >>> inverse_error(stack, torch.rand(10, 6)).round(decimals=4)
         tensor([0.])
     """
-    found = [
-        (pair.g(pair.f(h)) - h).square().sum().sqrt() / (h - h.mean(0)).square().sum().sqrt()
-        for pair, h in _hidden(stack, x)
-    ]
-    return torch.stack(found) if found else x.new_zeros(0)
+    errors = []
+    for pair, h in _hidden(stack, x):
+        error = (pair.g(pair.f(h)) - h).square().sum().sqrt()
+        deviation = (h - h.mean(0)).square().sum().sqrt()
+        errors.append(error / deviation)
+
+    return _stacked(errors, x)
 
 
 @torch.no_grad()
 def theorem_2_eigenvalue(stack: Stack, x: Tensor) -> Tensor:
-    """Largest eigenvalue of (I - J_f J_g)'(I - J_f J_g), J_f of f_l at h_{l-1}, J_g of g_l at h_l, l = 2 .. L.
+    """Largest eigenvalue of (I - J_f J_g)'(I - J_f J_g), for l = 2 .. L.
 
-    Below 1, f_l gets closer to its target where h_{l-1} reaches its own (Eq. 3.6), if displacements are small. It is
-    1 or more where layer l is wider than layer l-1, whose values cannot give all those of h_l. Derivatives through
-    bits are straight-through estimates.
+    J_f is the Jacobian of f_l at h_{l-1}, J_g that of g_l at h_l. Below 1, f_l gets closer to its
+    target where h_{l-1} reaches its own (Eq. 3.6), if displacements are small. The eigenvalue is 1
+    or more where layer l is wider than layer l-1, since values of h_{l-1} cannot give all values
+    of h_l. Derivatives through bits are straight-through estimates.
     Source: Lee 2018, Theorem 2 and Eq. 3.19.
 
     Args:
-        stack: any stack of small layers; Jacobians are formed, (batch, width of h_l, width of h_{l-1}).
+        stack: any stack of small layers; Jacobians are formed, (batch, width of h_l, width of
+            h_{l-1}).
         x: a few examples, (batch, width of x).
 
     Returns:
@@ -301,46 +359,60 @@ def theorem_2_eigenvalue(stack: Stack, x: Tensor) -> Tensor:
 
     Example:
         >>> from gendae.models import deep_classifier
-        >>> theorem_2_eigenvalue(deep_classifier([8, 6, 7], activation="linear"), torch.rand(2, 8)) >= 1
+        >>> wider = deep_classifier([8, 6, 7], activation="linear")
+        >>> theorem_2_eigenvalue(wider, torch.rand(2, 8)) >= 1
         tensor([True])
     """
-    found = []
+    eigenvalues = []
     for pair, h in _hidden(stack, x):
         product = _jacobian(pair.f, h) @ _jacobian(pair.g, pair.f(h))
         identity = torch.eye(product.shape[-1], dtype=product.dtype, device=product.device)
-        found.append(torch.linalg.matrix_norm(identity - product, 2).square().mean())
-    return torch.stack(found) if found else x.new_zeros(0)
+        norm = torch.linalg.matrix_norm(identity - product, 2)
+        eigenvalues.append(norm.square().mean())
+
+    return _stacked(eigenvalues, x)
 
 
 def _jacobian(layer: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
-    """Of each example, (batch, outputs, inputs)."""
+    """Jacobian of a layer at each example, (batch, outputs, inputs)."""
     return torch.func.vmap(torch.func.jacrev(layer))(h)
 
 
-# -- all of it ------------------------------------------------------------------------------------------
+def _stacked(of_layers: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Values of layers as one tensor; empty for a stack of one layer."""
+    if not of_layers:
+        return x.new_zeros(0)
+
+    return torch.stack(of_layers)
+
+
+# -- all measures
+# -----------------------------------------------------------------------------------
 
 
 def by_layer(rule: SupervisedRule, x: Tensor, y: Tensor) -> dict[str, dict[int, float]]:
-    """What is worth following in training, by name and layer l.
+    """Measures to follow in training, by name and layer l.
 
-    cosine: see `angles`. For rules with targets also improves (Eq. 3.3) and local (Eq. 3.6), see `target_improvement`,
-    and inverse, see `inverse_error`.
+    cosine: see `angles`. For rules with targets also improves (Eq. 3.3) and local (Eq. 3.6), see
+    `target_improvement`, and inverse, see `inverse_error`.
 
     Example:
         >>> from gendae.models import deep_classifier
         >>> rule = DifferenceTargetPropRule(deep_classifier([8, 6, 6], classes=3))
-        >>> found = by_layer(rule, torch.rand(10, 8), torch.randint(3, (10,)))
-        >>> {name: list(values) for name, values in found.items()}
+        >>> measures = by_layer(rule, torch.rand(10, 8), torch.randint(3, (10,)))
+        >>> {name: list(values) for name, values in measures.items()}
         {'cosine': [1, 2, 3], 'improves': [1, 2], 'local': [1], 'inverse': [2]}
     """
-    found = {"cosine": (1, angles(rule, x, y).cosine)}
+    measures = {"cosine": _numbered(angles(rule, x, y).cosine)}
     if isinstance(rule, DifferenceTargetPropRule):
         targets = target_improvement(rule, x, y)
-        found |= {
-            "improves": (1, targets.improves),
-            "local": (1, targets.local),
-            "inverse": (2, inverse_error(rule.stack, x)),
-        }
-    return {
-        name: dict(enumerate(values.tolist(), first)) for name, (first, values) in found.items()
-    }
+        measures["improves"] = _numbered(targets.improves)
+        measures["local"] = _numbered(targets.local)
+        measures["inverse"] = _numbered(inverse_error(rule.stack, x), first=2)
+
+    return measures
+
+
+def _numbered(values: Tensor, first: int = 1) -> dict[int, float]:
+    """Values by layer, from layer `first` on."""
+    return dict(enumerate(values.tolist(), first))

@@ -1,7 +1,7 @@
 """Images as tensors: one tensor per split, on the device, minibatches by index.
 
-All data modules give x in [0, 1] as (n, pixels) in float32, in three splits (train, valid, test), and
-labels where the source has them. Nothing is read or fetched before `prepare_data` or `setup`.
+All data modules give x in [0, 1] as (n, pixels) in float32, in three splits (train, valid, test),
+and labels where the source has them. Nothing is read or fetched before `prepare_data` or `setup`.
 """
 
 import os
@@ -36,6 +36,7 @@ class ImageData(LightningDataModule):
         super().__init__()
         self.batch_size = int(checks.at_least("batch_size", batch_size, 1))
         self.seed = int(checks.at_least("seed", seed, 0))
+
         self._splits: dict[str, Split] | None = None
         self._shape: tuple[int, int] = (0, 0)
 
@@ -45,13 +46,15 @@ class ImageData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the data once."""
-        if self._splits is None:
-            self._splits, self._shape = self.read()
-            for name, split in self._splits.items():
-                self.check(f"{type(self).__name__} {name} images", split.x)
+        if self._splits is not None:
+            return
+
+        self._splits, self._shape = self.read()
+        for name, split in self._splits.items():
+            self.check(f"{type(self).__name__} {name} images", split.x)
 
     def check(self, name: str, x: Tensor) -> None:
-        """Raise a ValueError unless x holds finite values that these data may have: pixels in [0, 1]."""
+        """Raise a ValueError unless all values are finite, and pixels in [0, 1]."""
         checks.pixels(name, x)
 
     @property
@@ -67,18 +70,25 @@ class ImageData(LightningDataModule):
         return self._splits[name]
 
     def rows(self, name: str) -> Split:
-        """What batches of a split are taken from."""
+        """The examples that the batches of a split are made of."""
         return self.split(name)
 
     def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
         x, y = self.rows(name)
-        device, rank, ranks, passes = torch.device("cpu"), 0, 1, 1
+        device = torch.device("cpu")
+        share = {}
         if self.trainer is not None:
-            passes = getattr(self.trainer.lightning_module, "passes", 1)
             device = self.trainer.strategy.root_device
-            rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        on_device = Split(x.to(device), None if y is None else y.to(device))
-        return TensorLoader(on_device, batch_size, shuffle, self.seed, rank, ranks, passes)
+            share = {
+                "rank": self.trainer.global_rank,
+                "ranks": self.trainer.world_size,
+                "passes": getattr(self.trainer.lightning_module, "passes", 1),
+            }
+
+        x = x.to(device)
+        if y is not None:
+            y = y.to(device)
+        return TensorLoader(Split(x, y), batch_size, shuffle, self.seed, **share)
 
     def train_dataloader(self) -> TensorLoader:
         """Shuffled batches of the training split."""
@@ -99,17 +109,21 @@ def shuffled_splits(
     """Train, valid and test in a seeded random order; `fractions` are those of valid and test."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     n_valid, n_test = (int(len(x) * f) for f in fractions)
-    parts = {
-        "test": order[:n_test],
-        "valid": order[n_test : n_test + n_valid],
-        "train": order[n_test + n_valid :],
+    first_training = n_test + n_valid
+
+    images = Split(x, y)
+    return {
+        "train": images[order[first_training:]],
+        "valid": images[order[n_test:first_training]],
+        "test": images[order[:n_test]],
     }
-    return {name: Split(x, y)[parts[name]] for name in SPLITS}
 
 
 @register
 class Digits(ImageData):
-    """The 8 x 8 digits bundled with scikit-learn: 1,797 images, split 1,199/299/299. No network needed.
+    """The 8 x 8 digits bundled with scikit-learn: 1,797 images, split 1,199/299/299.
+
+    No network needed.
 
     Example:
         >>> data = Digits()
@@ -138,13 +152,14 @@ MNIST_FILES = {
 class MNIST(ImageData):
     """The MNIST digits, 28 x 28: 50,000 for training, 10,000 for validation, 10,000 for testing.
 
-    Looked for in `root`, $GENDAE_DATA/mnist and the cache folder: the four IDX files, plain or .gz, there
-    or in torchvision's MNIST/raw below it. Otherwise fetched once from OpenML and cached.
+    The four IDX files, plain or .gz, are looked for in `root`, $GENDAE_DATA/mnist and the cache
+    folder, and in torchvision's MNIST/raw below each. Otherwise the data are fetched once from
+    OpenML and cached.
 
     Args:
         root: a folder to look in first.
-        split_seed: draws which of the 60,000 training images validate; None takes the last 10,000, the
-            split of the published Parzen scores.
+        split_seed: draws which of the 60,000 training images validate; None takes the last 10,000,
+            the split of the published Parzen scores.
         download: fetch the data if they are nowhere on this machine.
         batch_size, seed: see `ImageData`.
 
@@ -163,26 +178,29 @@ class MNIST(ImageData):
     ) -> None:
         super().__init__(batch_size, seed)
         self.root = None if root is None else str(root)
-        self.split_seed, self.download = split_seed, download
+        self.split_seed = split_seed
+        self.download = download
 
     def places(self) -> list[Path]:
         """Folders that are looked in, in this order."""
-        roots = [Path(self.root).expanduser()] if self.root else []
+        roots = []
+        if self.root:
+            roots.append(Path(self.root).expanduser())
         if os.environ.get("GENDAE_DATA"):
             roots.append(Path(os.environ["GENDAE_DATA"]) / "mnist")
         roots.append(cache_folder() / "mnist")
-        return [root / sub for root in roots for sub in ("", "mnist", "MNIST/raw", "raw")]
+
+        places = []
+        for root in roots:
+            places += [root / below for below in ("", "mnist", "MNIST/raw", "raw")]
+        return places
 
     def files(self) -> dict[str, Path] | None:
-        """Paths of the four files, from the first place that has them all; None if there is none."""
+        """Paths of the four files, from the first place that has them all; None if none has."""
         for place in self.places():
-            found = {}
-            for key, name in MNIST_FILES.items():
-                for candidate in (place / name, place / f"{name}.gz"):
-                    if candidate.is_file():
-                        found.setdefault(key, candidate)
-            if len(found) == len(MNIST_FILES):
-                return found
+            paths = {key: _plain_or_gz(place, name) for key, name in MNIST_FILES.items()}
+            if all(paths.values()):
+                return paths
         return None
 
     def prepare_data(self) -> None:
@@ -208,6 +226,7 @@ class MNIST(ImageData):
             raise FileNotFoundError(
                 f"{self._missing()}; fetching it from OpenML failed: {error}"
             ) from None
+
         images = pixels.reshape(-1, 28, 28).astype(np.uint8)
         labels = labels.astype(np.uint8)
         for part, rows in (("train", slice(0, 60_000)), ("test", slice(60_000, 70_000))):
@@ -215,10 +234,10 @@ class MNIST(ImageData):
             write_idx(folder / f"{MNIST_FILES[part + '_y']}.gz", labels[rows])
 
     def _missing(self) -> str:
+        places = ", ".join(str(place) for place in self.places())
         return (
             "MNIST is not on this machine; looked for its four IDX files (plain or .gz) in "
-            + ", ".join(str(place) for place in self.places())
-            + "; name their folder with --data.root or $GENDAE_DATA"
+            f"{places}; name their folder with --data.root or $GENDAE_DATA"
         )
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
@@ -228,26 +247,39 @@ class MNIST(ImageData):
             files = self.files()
         if files is None:
             raise FileNotFoundError(self._missing())
+
         train = self._images(files, "train", 60_000)
         test = self._images(files, "test", 10_000)
+
         order = torch.arange(60_000)
         if self.split_seed is not None:
-            order = torch.randperm(
-                60_000, generator=torch.Generator().manual_seed(self.split_seed)
-            )
+            generator = torch.Generator().manual_seed(self.split_seed)
+            order = torch.randperm(60_000, generator=generator)
+
         splits = {"train": train[order[:50_000]], "valid": train[order[50_000:]], "test": test}
         return splits, (28, 28)
 
     def _images(self, files: dict[str, Path], part: str, count: int) -> Split:
-        pixels, labels = read_idx(files[f"{part}_x"]), read_idx(files[f"{part}_y"])
+        file = files[f"{part}_x"]
+        pixels = read_idx(file)
+        labels = read_idx(files[f"{part}_y"])
         if pixels.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
             raise ValueError(
-                f"{files[f'{part}_x']} and its labels hold {pixels.shape} and "
-                f"{labels.shape} values; MNIST has {(count, 28, 28)} and {(count,)}, "
-                "labels 0..9"
+                f"{file} and its labels hold {pixels.shape} and {labels.shape} values; "
+                f"MNIST has {(count, 28, 28)} and {(count,)}, labels 0..9"
             )
+
         x = torch.from_numpy(pixels.reshape(count, -1).astype(np.float32)) / 255.0
-        return Split(x, torch.from_numpy(labels.astype(np.int64)))
+        y = torch.from_numpy(labels.astype(np.int64))
+        return Split(x, y)
+
+
+def _plain_or_gz(folder: Path, name: str) -> Path | None:
+    """The path of a file in a folder, plain or gzipped; None if it is not there."""
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    return None
 
 
 @register
@@ -259,7 +291,8 @@ class Images(ImageData):
         shape: height and width, where the array is flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
         batch_size, seed: see `ImageData`; the seed draws the split.
-        labels: file of class labels, see `read_labels`; if None, array y or label beside the images in a .npz.
+        labels: file of class labels, see `read_labels`; if None, array y or label beside the
+            images in a .npz.
 
     Raises:
         FileNotFoundError, ValueError: see `read_images` and `read_labels`.
@@ -276,11 +309,9 @@ class Images(ImageData):
         labels: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.path, self.given_shape, self.labels = (
-            str(path),
-            shape,
-            None if labels is None else str(labels),
-        )
+        self.path = str(path)
+        self.given_shape = shape
+        self.labels = None if labels is None else str(labels)
         self.valid_fraction, self.test_fraction = checks.fractions(
             valid_fraction=valid_fraction, test_fraction=test_fraction
         )
@@ -289,5 +320,6 @@ class Images(ImageData):
         x, shape = read_images(self.path)
         shape = image_shape(x.shape[1], self.given_shape or shape)
         y = labels_of(self.path, len(x), self.labels, strict=False)
-        splits = shuffled_splits(x, y, (self.valid_fraction, self.test_fraction), self.seed)
-        return splits, shape
+
+        fractions = (self.valid_fraction, self.test_fraction)
+        return shuffled_splits(x, y, fractions, self.seed), shape

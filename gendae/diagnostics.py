@@ -1,7 +1,8 @@
-"""How well a chain mixes, how much corruption codes bear, and how many of their dimensions carry signal.
+"""How well a chain mixes, how much corruption codes bear, and how many dimensions carry signal.
 
-A chain is a tensor of states, (steps + 1, n, features): n chains side by side, all of the same law. Their mean
-is taken over all chains, not each chain's own, so that chains stuck in different modes count as stuck.
+A chain is a tensor of states, (steps + 1, n, features): n chains side by side, all of the same
+law. Their mean is taken over all chains together. Chains stuck in different modes therefore count
+as stuck.
 """
 
 from typing import NamedTuple
@@ -21,22 +22,27 @@ def _chains(values: Tensor) -> Tensor:
             f"values has shape {tuple(values.shape)}; chains are (steps + 1, n, features), "
             "with two states or more"
         )
-    wide = checks.finite("values", values).detach().cpu().double()
-    wide = wide.reshape(len(values), -1, values.shape[2] if values.ndim == 3 else 1)
-    return wide - wide.mean((0, 1))
+
+    states = checks.finite("values", values).detach().cpu().double()
+    if states.ndim < 3:
+        states = states.reshape(len(states), -1, 1)
+
+    return states - states.mean((0, 1))
 
 
 def autocorrelation(values: Tensor) -> Tensor:
     """Autocorrelation of chains at lags 0 .. steps, averaged over chains and features.
 
-    rho_t = mean <h_s - m, h_{s+t} - m> / mean |h_s - m|^2, m the mean of all states: features count by their
-    variance, constant ones not at all. By fast Fourier transform, in float64.
+    rho_t = mean <h_s - m, h_{s+t} - m> / mean |h_s - m|^2, where m is the mean of all states.
+    Features count by their variance, constant ones not at all. The sums are taken by fast Fourier
+    transform, in float64.
 
     Args:
         values: states, (steps + 1, n, features), (steps + 1, n) or (steps + 1,).
 
     Returns:
-        (steps + 1,), 1 at lag 0; NaN if nothing ever varies. The last lags rest on few pairs of states.
+        (steps + 1,), 1 at lag 0; NaN if nothing ever varies. The last lags rest on few pairs of
+        states.
 
     Raises:
         ValueError: for fewer than two states, or NaN and infinite values.
@@ -47,18 +53,24 @@ def autocorrelation(values: Tensor) -> Tensor:
     """
     centred = _chains(values)
     length = len(centred)
+
     total = torch.zeros(length, dtype=torch.float64)
     for feature in centred.unbind(-1):  # one at a time: the spectrum needs twice the padded length
         spectrum = torch.fft.rfft(feature, n=2 * length, dim=0)
-        total += torch.fft.irfft(spectrum.abs().square().sum(1), n=2 * length)[:length]
-    covariance = total / torch.arange(length, 0, -1)
+        power = spectrum.abs().square().sum(1)
+        total += torch.fft.irfft(power, n=2 * length)[:length]
+
+    pairs = torch.arange(length, 0, -1)
+    covariance = total / pairs
+
     return covariance / covariance[0]
 
 
 def autocorrelation_time(values: Tensor) -> float:
     """tau = 1 + 2 sum_t rho_t, in steps: one independent draw comes every tau states.
 
-    The sum ends before the first pair rho_2k + rho_2k+1 that is not positive, where noise takes over.
+    The sum ends before the first pair rho_2k + rho_2k+1 that is not positive. From there on, noise
+    dominates.
     Source: Geyer 1992, initial positive sequence.
 
     Raises:
@@ -71,14 +83,16 @@ def _time(rho: Tensor) -> float:
     """tau from the autocorrelation at all lags."""
     if bool(torch.isnan(rho[0])):
         raise ValueError("values never vary; an autocorrelation needs states that differ")
+
     pairs = rho[: len(rho) // 2 * 2].reshape(-1, 2).sum(1)
     positive = torch.cumprod((pairs > 0).double(), 0)
     tau = 2.0 * (pairs * positive).sum() - 1.0
+
     return max(tau.item(), 1.0 / len(rho))  # below 1 where states alternate
 
 
 def effective_sample_size(values: Tensor) -> float:
-    """Number of independent draws that the states of all chains are worth: n (steps + 1) / tau.
+    """Number of independent draws that all states are worth: n (steps + 1) / tau.
 
     Args:
         values: states, (steps + 1, n, features), (steps + 1, n) or (steps + 1,).
@@ -96,11 +110,11 @@ def effective_sample_size(values: Tensor) -> float:
 
 def _states(values: Tensor) -> int:
     """Number of states of all chains."""
-    return len(values) * (values.shape[1] if values.ndim > 1 else 1)
+    return values.shape[:2].numel()
 
 
 def class_switches(labels: Tensor, per: int = 100) -> float:
-    """How often a chain's state changes its class: switches in `per` steps, mean over chains.
+    """How often a chain changes its class: switches in `per` steps, the mean over chains.
 
     Args:
         labels: class of every state, (steps + 1, n) or (steps + 1,), integers.
@@ -119,20 +133,23 @@ def class_switches(labels: Tensor, per: int = 100) -> float:
             f"labels has shape {tuple(labels.shape)}; (steps + 1, n) with two states or more "
             "is needed"
         )
-    return per * (labels[1:] != labels[:-1]).double().mean().item()
+
+    switches = labels[1:] != labels[:-1]
+
+    return per * switches.double().mean().item()
 
 
 def chain_report(values: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-    """What is worth knowing of chains, by name.
+    """Figures of the mixing of chains, by name.
 
     Args:
         values: states, (steps + 1, n, features).
         labels: class of every state, (steps + 1, n).
 
     Returns:
-        chains, steps, autocorrelation at lag 1, autocorrelation time in steps, effective sample size (of all
-        states); with labels also switches in 100 steps, classes that one chain visits (mean), and
-        classes that all of them visit.
+        Chains, steps, autocorrelation at lag 1, autocorrelation time in steps, and effective
+        sample size of all states. With labels also switches in 100 steps, the mean number of
+        classes that one chain visits, and the number of classes that all chains visit together.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -145,6 +162,7 @@ def chain_report(values: Tensor, labels: Tensor | None = None) -> dict[str, floa
     """
     rho = autocorrelation(values)
     tau = _time(rho)
+
     report = {
         "chains": _states(values) // len(values),
         "steps": len(values) - 1,
@@ -152,11 +170,14 @@ def chain_report(values: Tensor, labels: Tensor | None = None) -> dict[str, floa
         "autocorrelation time": tau,
         "effective sample size": _states(values) / tau,
     }
+
     if labels is not None:
         columns = checks.tensor(labels).reshape(len(values), -1).T
+        visited = sum(len(column.unique()) for column in columns)
         report["switches / 100 steps"] = class_switches(labels)
-        report["classes per chain"] = sum(len(c.unique()) for c in columns) / len(columns)
+        report["classes per chain"] = visited / len(columns)
         report["classes in all"] = len(columns.unique())
+
     return report
 
 
@@ -171,16 +192,16 @@ def nearest_neighbour_sigma(
 ) -> float:
     """Level of Gaussian corruption that fills the empty ball around each example.
 
-    sigma = quantile of |h - nearest other h| / sqrt(features), since N(0, sigma^2 I) moves a code by about
-    sigma sqrt(features). With more noise an example would be contracted to its neighbours, with less the
-    space between them is never seen.
-    Source: Bengio 2014, 2.2.5: "given by the nearest-neighbor distance between examples in the corresponding
-    representation".
+    sigma = quantile of |h - nearest other h| / sqrt(features), since N(0, sigma^2 I) moves a code
+    by about sigma sqrt(features). More noise would contract an example to its neighbours. With
+    less noise the space between examples is never seen.
+    Source: Bengio 2014, 2.2.5: "given by the nearest-neighbor distance between examples in the
+    corresponding representation".
 
     Args:
         codes: representation of the training set, (n, features).
         quantile: in [0, 1]; 0.5 is the median, a smaller one spares dense regions.
-        queries: at most so many codes are looked up, among all; drawn if there are more.
+        queries: number of codes whose neighbours are looked up; they are drawn if there are more.
         generator: source of that draw.
 
     Returns:
@@ -200,17 +221,18 @@ def nearest_neighbour_sigma(
     if not 0.0 <= quantile <= 1.0:
         raise ValueError(f"quantile={quantile}: a number from 0 to 1 is needed")
     checks.at_least("queries", queries, 1)
+
     points = checks.finite("codes", codes).detach().cpu()
-    chosen = torch.randperm(len(points), generator=generator)[:queries]
+    chosen = torch.randperm(len(points), generator=generator)[:queries].sort().values
     index = NearestNeighbors(n_neighbors=2).fit(points.numpy())
-    distance, _ = index.kneighbors(
-        points[chosen.sort().values].numpy()
-    )  # column 0 is the code itself
-    return float(np.quantile(distance[:, 1], quantile) / np.sqrt(codes.shape[1]))
+    distances, _ = index.kneighbors(points[chosen].numpy())
+    to_nearest = distances[:, 1]  # column 0 is the code itself
+
+    return float(np.quantile(to_nearest, quantile) / np.sqrt(codes.shape[1]))
 
 
 class Spectrum(NamedTuple):
-    """Number of signal dimensions; noise of each dimension, most informative first, and its information."""
+    """Number of signal dimensions; noise and information of all, the most informative first."""
 
     count: int
     sigma: Tensor
@@ -222,24 +244,28 @@ def signal_dimensions(
 ) -> Spectrum:
     """How many dimensions of h_L carry signal, read off the learned levels of noise.
 
-    Dimension j, with mean mu_j(x) and noise sigma_j, tells I_j = log(1 + Var(mu_j) / sigma_j^2) / 2 nats
-    about x (the capacity of a Gaussian channel); it is signal if I_j > threshold. Under a unit Gaussian prior
-    that the codes have come to match, Var(mu_j) = 1 - sigma_j^2, so that I_j = -log sigma_j, which is also the
-    mean KL_j of Eq. 22; without `means` this is taken. Learned spectra tend to fall apart into sigma_j near 1
-    (noise, I near 0) and well below. The largest gap of sorted log sigma_j would find the same cut there, but
-    it finds one in a smooth spectrum too, and has no answer for "all signal" or "all noise"; a threshold in
-    nats does, and does not depend on units.
-    Source: Bengio 2014, 7.4: "read the 'dimensionality' of x discovered by the model by looking at the
-    'spectrum' of values of sigma_j".
+    Dimension j, with mean mu_j(x) and noise sigma_j, tells I_j nats about x, where
+    I_j = log(1 + Var(mu_j) / sigma_j^2) / 2 is the capacity of a Gaussian channel. The dimension
+    is signal if I_j > threshold. If the codes have come to match a unit Gaussian prior,
+    Var(mu_j) = 1 - sigma_j^2. Then I_j = -log sigma_j, which is also the mean KL_j of Eq. 22. This
+    formula is used without `means`.
+
+    Learned spectra tend to fall apart into sigma_j near 1 (noise, I near 0) and well below. The
+    largest gap of sorted log sigma_j would find the same cut there. But it finds one in a smooth
+    spectrum too, and has no answer for "all signal" or "all noise". A threshold in nats has one,
+    and does not depend on units.
+    Source: Bengio 2014, 7.4: "read the 'dimensionality' of x discovered by the model by looking at
+    the 'spectrum' of values of sigma_j".
 
     Args:
         sigma: learned standard deviation of the noise, (features,).
-        means: mu(x) on data, (n, features), where the codes' variance is not that of a unit Gaussian prior.
-        threshold: nats; 0.1 means that noise makes up more than 90 % of a noise dimension's deviation.
+        means: mu(x) on data, (n, features), needed where the variance of the codes is not that of
+            a unit Gaussian prior.
+        threshold: nats; at 0.1 noise is more than 90 % of a noise dimension's deviation.
 
     Returns:
-        count; noise as a share of each dimension's whole deviation, sigma_j itself under the unit prior,
-        in ascending order, (features,); I_j in nats in that order.
+        The count; noise as a share of each dimension's whole deviation (sigma_j itself under the
+        unit prior), in ascending order, (features,); I_j in nats in that order.
 
     Raises:
         ValueError: for a sigma that is not positive, or means of no rows or another width.
@@ -254,11 +280,16 @@ def signal_dimensions(
             f"sigma holds {len(sigma)} values, the least {min(sigma.tolist(), default=0.0):g}; "
             "standard deviations are positive"
         )
+
     if means is None:
         information = -sigma.log()
     else:
         means = checks.rows("means", checks.width("means", means, len(sigma)))
         means = checks.finite("means", means).detach().cpu().double()
-        information = 0.5 * torch.log1p(means.var(0, correction=0) / sigma.square())
+        signal_to_noise = means.var(0, correction=0) / sigma.square()
+        information = 0.5 * torch.log1p(signal_to_noise)
+
     information = information.sort(descending=True).values
-    return Spectrum(int((information > threshold).sum()), (-information).exp(), information)
+    count = int((information > threshold).sum())
+
+    return Spectrum(count, (-information).exp(), information)

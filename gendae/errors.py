@@ -4,14 +4,23 @@ import re
 
 
 def reason(error: BaseException) -> str:
-    """The message of an error, without what jsonargparse wraps around the message of a constructor.
+    """The message of an error, without what jsonargparse wraps around a constructor's message.
 
     Example:
-        >>> reason(ValueError("Does not validate\\nErrors:\\n  - lr_f=-1.0\\n  - Expected a <class 'NoneType'>\\nGiven .."))
+        >>> wrapped = (
+        ...     "Does not validate\\nErrors:\\n  - lr_f=-1.0\\n"
+        ...     "  - Expected a <class 'NoneType'>\\nGiven .."
+        ... )
+        >>> reason(ValueError(wrapped))
         'lr_f=-1.0'
     """
-    inner = re.search(r"Errors:\s*- (.*)\s- Expected a <class 'NoneType'>", str(error), re.DOTALL)
-    return shortened(" ".join((inner[1] if inner else str(error)).split()) or type(error).__name__)
+    text = str(error)
+    inner = re.search(r"Errors:\s*- (.*)\s- Expected a <class 'NoneType'>", text, re.DOTALL)
+    if inner:
+        text = inner[1]
+
+    one_line = " ".join(text.split())
+    return shortened(one_line or type(error).__name__)
 
 
 def shortened(text: str, most: int = 480) -> str:
@@ -21,5 +30,8 @@ def shortened(text: str, most: int = 480) -> str:
         >>> shortened("0123456789", 8)
         '01 .. 89'
     """
+    if len(text) <= most:
+        return text
+
     kept = (most - 4) // 2
-    return text if len(text) <= most else f"{text[:kept]} .. {text[-kept:]}"
+    return f"{text[:kept]} .. {text[-kept:]}"

@@ -1,8 +1,9 @@
-"""A small classifier of digits: sample quality is measured on its features, classes by its labels.
+"""A small classifier of digits: its features measure sample quality, its labels count classes.
 
-Distances between images say little in pixel space and Inception features nothing about digits, so FID, KID,
-precision and recall are taken on the last hidden layer of a network that tells digits apart. The one that
-comes with gendae (`load_feature_classifier`) was trained by benchmarks/classifier.py and stays as it is.
+Distances between images say little in pixel space, and Inception features say nothing about
+digits. FID, KID, precision and recall are therefore taken on the last hidden layer of a network
+that tells digits apart. The network that comes with gendae (`load_feature_classifier`) was trained
+by benchmarks/classifier.py and stays as it is.
 """
 
 from collections.abc import Sequence
@@ -25,13 +26,14 @@ FOLDER = "features"  # below the folders of shipped stacks, so that it is not ta
 class FeatureClassifier(nn.Module):
     """Two convolutions with max-pooling, a hidden layer of features, and class logits.
 
-    There is neither batch normalisation nor dropout: the network gives the same features whether in
-    training or evaluation mode.
+    There is neither batch normalisation nor dropout: the network gives the same features in
+        training
+    and in evaluation mode.
 
     Args:
         shape: height and width of an image, in pixels.
-        channels: of the two 5 x 5 convolutions.
-        width: of the hidden layer, the number of features.
+        channels: channels of the two 5 x 5 convolutions.
+        width: width of the hidden layer, the number of features.
         classes: number of classes.
 
     Raises:
@@ -52,21 +54,25 @@ class FeatureClassifier(nn.Module):
         classes: int = 10,
     ) -> None:
         super().__init__()
-        self.shape, self.channels = list(shape), list(channels)
+        self.shape = list(shape)
+        self.channels = list(channels)
         if len(self.channels) != 2 or len(self.shape) != 2 or min(self.shape) < 4:
             raise ValueError(
                 f"channels={self.channels}, shape={self.shape}: two convolutions and images "
                 "of at least 4 x 4 pixels are needed"
             )
-        for name, value in (
-            ("channels", min(self.channels)),
-            ("width", width),
-            ("classes", classes),
-        ):
-            checks.at_least(name, value, 1)
-        self.width, self.classes = width, classes
-        self.frozen, self.facts = False, {}
+
+        checks.at_least("channels", min(self.channels), 1)
+        checks.at_least("width", width, 1)
+        checks.at_least("classes", classes, 1)
+
+        self.width = width
+        self.classes = classes
+        self.frozen = False
+        self.facts = {}
+
         low, high = self.channels
+        pooled = [side // 4 for side in self.shape]
         self.body = nn.Sequential(
             nn.Conv2d(1, low, 5, padding=2),
             nn.ReLU(),
@@ -75,7 +81,7 @@ class FeatureClassifier(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Linear(high * (self.shape[0] // 4) * (self.shape[1] // 4), self.width),
+            nn.Linear(high * pooled[0] * pooled[1], self.width),
             nn.ReLU(),
         )
         self.head = nn.Linear(self.width, classes)
@@ -83,10 +89,11 @@ class FeatureClassifier(nn.Module):
     def freeze(self) -> "FeatureClassifier":
         """The network itself, without gradients and for ever in evaluation mode."""
         self.frozen = True
+
         return self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FeatureClassifier":
-        """Training mode, unless frozen: a metric or a Trainer that holds the network may ask for it."""
+        """Training mode, unless frozen: a metric or a Trainer may ask for it all the same."""
         return super().train(mode and not self.frozen)
 
     @torch.no_grad()
@@ -102,18 +109,21 @@ class FeatureClassifier(nn.Module):
             ValueError: for no images, or images of another size.
         """
         checks.rows("x", x)
-        square = torch.stack(
-            [self.features(b).square().mean() * len(b) for b in x.split(100)]
-        ).sum()
-        scale = (square / len(x)).sqrt()
-        self.body[-2].weight.div_(scale)  # ReLU(a / s) = ReLU(a) / s
-        self.body[-2].bias.div_(scale)
+
+        squares = [self.features(b).square().mean() * len(b) for b in x.split(100)]
+        scale = (torch.stack(squares).sum() / len(x)).sqrt()
+
+        hidden = self.body[-2]
+        hidden.weight.div_(scale)  # ReLU(a / s) = ReLU(a) / s
+        hidden.bias.div_(scale)
         self.head.weight.mul_(scale)
+
         return scale.item()
 
     def features(self, x: Tensor) -> Tensor:
         """Hidden layer of images (batch, pixels) in [0, 1]: (batch, features)."""
         checks.width("x", x, self.shape[0] * self.shape[1])
+
         return self.body(x.reshape(-1, 1, *self.shape))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +132,7 @@ class FeatureClassifier(nn.Module):
 
 
 class ClassifierTraining(LightningModule):
-    """Trains a FeatureClassifier: cross-entropy, Adam, a learning rate that falls linearly to zero.
+    """Trains a FeatureClassifier: cross-entropy, Adam, a rate that falls linearly to zero.
 
     Args:
         network: what to train.
@@ -141,12 +151,15 @@ class ClassifierTraining(LightningModule):
         """Cross-entropy of a batch (x, y)."""
         if len(batch) < 2:
             raise ValueError("the data set has no labels; a classifier needs them")
+
         x, y = batch
         return F.cross_entropy(self.network(x), y)
 
     def _log_error(self, name: str, batch: tuple[Tensor, ...]) -> None:
+        """Logs the fraction of wrong labels under this name."""
         x, y = batch
         error = (self.network(x).argmax(1) != y).float().mean()
+
         self.log(name, error, prog_bar=True, batch_size=len(x))
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
@@ -162,6 +175,7 @@ class ClassifierTraining(LightningModule):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -176,42 +190,40 @@ def save_feature_classifier(network: FeatureClassifier, path: str | Path, facts:
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     content = {"network": describe(network), "facts": facts}
+
     return write_checked(Path(path), FORMAT, content, tensors)
 
 
 def shipped_feature_classifiers() -> dict[str, Path]:
     """Files of the classifiers that come with gendae, by name."""
-    files = [f for folder in shipped_folders() for f in (folder / FOLDER).glob("*.safetensors")]
-    return {f.stem: f for f in reversed(files)}
+    files = []
+    for folder in shipped_folders():
+        files += (folder / FOLDER).glob("*.safetensors")
+
+    return {file.stem: file for file in reversed(files)}
 
 
 def load_feature_classifier(name_or_path: str | Path = "mnist-classifier") -> FeatureClassifier:
-    """A trained classifier, frozen: without gradients, in evaluation mode; `facts` says how it was made.
+    """A trained classifier, frozen: without gradients, in evaluation mode.
 
-    Only data is read: no code of the file is run.
+    Its attribute `facts` says how it was made. Only data is read: no code of the file is run.
 
     Args:
         name_or_path: a .safetensors file, or the name of one that comes with gendae.
 
     Raises:
         FileNotFoundError: if there is no such file or name.
-        CheckpointError: (a ValueError) if the file is damaged, foreign, or of another architecture.
+        CheckpointError: (a ValueError) if the file is damaged, foreign, or of another
+            architecture.
 
     Example:
         >>> network = load_feature_classifier()
         >>> network.facts["test_error"] < 0.012, network.train().training
         (True, False)
     """
-    path = Path(name_or_path).expanduser()
-    if not path.is_file():
-        known = shipped_feature_classifiers()
-        if str(name_or_path) not in known:
-            raise FileNotFoundError(
-                f"no classifier {str(name_or_path)!r}: there is no such file, and "
-                f"those that come with gendae are {', '.join(known) or 'none'}"
-            )
-        path = known[str(name_or_path)]
+    path = _classifier_file(name_or_path)
     content, tensors = read_checked(path, FORMAT)
+
     try:
         network = build(content["network"])
         network.load_state_dict(tensors)
@@ -220,4 +232,22 @@ def load_feature_classifier(name_or_path: str | Path = "mnist-classifier") -> Fe
         raise CheckpointError(
             path, f"holds another architecture than it says: {' '.join(str(error).split())}"
         ) from None
+
     return network.freeze()
+
+
+def _classifier_file(name_or_path: str | Path) -> Path:
+    """The file of a classifier, given by its path or its name."""
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+
+    name = str(name_or_path)
+    known = shipped_feature_classifiers()
+    if name not in known:
+        raise FileNotFoundError(
+            f"no classifier {name!r}: there is no such file, and "
+            f"those that come with gendae are {', '.join(known) or 'none'}"
+        )
+
+    return known[name]

@@ -1,9 +1,10 @@
-"""Inference x -> h: from the feed-forward guess towards representations more probable under the model.
+"""Inference x -> h: from the feed-forward guess towards more probable representations.
 
-`TargetPropInference` is INFERENCE of Algorithm 2 (2015): moves made of activations going up and down only.
-`GradientInference` is Algorithm 1, the gradient of J = log p(x, h) + q_weight log q(h | x) by autograd: the
-reference that target propagation estimates. Missing pixels are handled inside the step of both: what x
-exerts on h_1 is computed from x with its missing pixels filled in by g_1(h_1) (2015, Figure 5).
+`TargetPropInference` is INFERENCE of Algorithm 2 (2015): its moves are made of activations going
+up and down only. `GradientInference` is Algorithm 1, the gradient of
+J = log p(x, h) + q_weight log q(h | x) by autograd: the reference that target propagation
+estimates. Both handle missing pixels inside their step: the pull of x on h_1 is computed from x
+with its missing pixels filled in by g_1(h_1) (2015, Figure 5).
 """
 
 import math
@@ -25,8 +26,9 @@ Map = Callable[[Tensor], Tensor]
 def targetprop_gradient(f: Map, g: Map, x: Tensor, h: Tensor, variance: float = 1.0) -> Tensor:
     """Estimate of d log p(x | h) / dh without derivatives: (f(x) - f(g(h))) / sigma_h^2.
 
-    For a linear-Gaussian pair whose f is the posterior mean, f(x) - f(g(h)) = S d log p(x | h) / dh with S
-    the posterior covariance, so that the scalar form is exact where S = variance * I.
+    For a linear-Gaussian pair whose f is the posterior mean,
+    f(x) - f(g(h)) = S d log p(x | h) / dh with S the posterior covariance, so that the scalar form
+    is exact where S = variance * I.
     Source: Bengio et al. 2015, Eq. 12.
 
     Args:
@@ -44,8 +46,11 @@ def targetprop_gradient(f: Map, g: Map, x: Tensor, h: Tensor, variance: float = 
 
 
 def fill(x: Tensor, mask: Tensor | None, reconstruction: Tensor) -> Tensor:
-    """x where the mask says it is observed, the reconstruction elsewhere; x itself without a mask."""
-    return x if mask is None else torch.where(mask, x, reconstruction)
+    """x where the mask is True, the reconstruction elsewhere; x itself without a mask."""
+    if mask is None:
+        return x
+
+    return torch.where(mask, x, reconstruction)
 
 
 class Inference:
@@ -54,8 +59,8 @@ class Inference:
     Args:
         steps: number N of updates.
         delta: step size.
-        temperature: scale of the Langevin noise sqrt(2 delta temperature) N(0, I) added at each update
-            (2015, section 3, "optional: add noise for MCMC"); 0 is deterministic.
+        temperature: scale of the Langevin noise sqrt(2 delta temperature) N(0, I) added at each
+            update (2015, section 3, "optional: add noise for MCMC"); 0 is deterministic.
 
     Raises:
         ValueError: for negative numbers.
@@ -85,6 +90,7 @@ class Inference:
         """
         for h in self.trajectory(stack, x, mask, generator, steps):  # noqa: B007
             pass
+
         return h
 
     @torch.no_grad()
@@ -97,23 +103,28 @@ class Inference:
         steps: int | None = None,
     ) -> Iterator[Representations]:
         """The representations at the feed-forward start and after every update: N + 1 of them."""
+        if steps is None:
+            steps = self.steps
+
         h = stack.feedforward(x)
         yield h
+
         step = self.begin(stack, h, mask, generator)
-        for _ in range(self.steps if steps is None else steps):
+        for _ in range(steps):
             h = step(h)
             yield h
 
     def begin(
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
-        """The update h -> h, with what stays the same over the loop computed once."""
+        """The update h -> h; quantities that the loop does not change are computed here, once."""
         raise NotImplementedError(f"{type(self).__name__} must define begin")
 
     def _diffuse(self, h: Tensor, generator: Generator | None) -> Tensor:
         """h with Langevin noise."""
         if self.temperature == 0.0:
             return h
+
         scale = math.sqrt(2.0 * self.delta * self.temperature)
         return torch.add(h, normal_like(h, generator), alpha=scale)
 
@@ -123,10 +134,11 @@ class TargetPropInference(Inference):
     """INFERENCE of Algorithm 2, for any depth: target propagation moves, top layer first.
 
     h_L <- h_L + delta (f_L(h_{L-1}) - f_L(g_L(h_L)))
-    h_l <- h_l + delta (f_l(h_{l-1}) - f_l(g_l(h_l))) + alpha (g_{l+1}(h_{l+1}) - h_l),   l = L-1 .. 1
+    h_l <- h_l + delta (f_l(h_{l-1}) - f_l(g_l(h_l)))
+               + alpha (g_{l+1}(h_{l+1}) - h_l),        l = L-1 .. 1
 
-    h_{l+1} is the updated one, h_{l-1} not yet; alpha is not multiplied by delta, as printed. The bracket
-    with delta is Eq. 12, that with alpha the gradient of log p(h_l | h_{l+1}).
+    h_{l+1} is updated already, h_{l-1} not yet. Alpha is not multiplied by delta, as printed. The
+    bracket with delta is Eq. 12, that with alpha the gradient of log p(h_l | h_{l+1}).
     Source: Bengio et al. 2015, Algorithm 2, INFERENCE; section 8 for clamped pixels.
 
     Args:
@@ -160,45 +172,61 @@ class TargetPropInference(Inference):
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
         x = h[0]
+        from_x = h[1]  # f_1(x), which never changes while all of x is clamped
         maps = [packed(pair, x) for pair in stack.pairs]
-        from_x = h[1] if mask is None else None  # f_1(x) never changes while all of x is clamped
-        # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's f_l(g_l(h_l))
+
+        # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's
+        # f_l(g_l(h_l))
         down = {level: maps[level - 1][1](h[level]) for level in range(2, len(h))}
 
         def step(h: Representations) -> Representations:
             new = list(h)
+
             for level in range(stack.depth, 0, -1):
                 f, g = maps[level - 1]
-                below = down[level] if level > 1 else g(h[1])
+
                 if level > 1:
+                    below = down[level]
                     up = f(h[level - 1])
+                elif mask is None:
+                    below = g(h[1])
+                    up = from_x
                 else:
-                    up = from_x if mask is None else f(fill(x, mask, below))
-                if level < stack.depth:
-                    start = torch.lerp(h[level], down[level + 1], self.alpha).add_(
-                        up, alpha=self.delta
-                    )
-                else:
-                    start = torch.add(h[level], up, alpha=self.delta)
-                moved = start.sub_(f(below), alpha=self.delta)
+                    below = g(h[1])
+                    up = f(fill(x, mask, below))
+
+                raised = self._raise(h[level], up, down.get(level + 1))
+                moved = raised.sub_(f(below), alpha=self.delta)
                 new[level] = self._diffuse(moved, generator)
+
                 if level > 1:
                     down[level] = g(new[level])
+
             return tuple(new)
 
         return step
 
+    def _raise(self, h: Tensor, up: Tensor, from_above: Tensor | None) -> Tensor:
+        """h_l + delta f_l(h_{l-1}), and below the top + alpha (g_{l+1}(h_{l+1}) - h_l)."""
+        if from_above is None:
+            return torch.add(h, up, alpha=self.delta)
+
+        return torch.lerp(h, from_above, self.alpha).add_(up, alpha=self.delta)
+
 
 @register
 class GradientInference(Inference):
-    """Algorithm 1: all layers move along the exact gradient of J = log p(x, h) + q_weight log q(h | x).
+    """Algorithm 1: all layers move along the exact gradient of J.
+
+    J = log p(x, h) + q_weight log q(h | x), so that
 
     h_l <- h_l + delta d/dh_l [ log p(h_{l-1} | h_l) p(h_l | h_{l+1})
                                 + q_weight log q(h_l | h_{l-1}) q(h_{l+1} | h_l) ]
 
-    With `every_q`, log q becomes the mean over the iterates' laws q_0 .. q_t, where q_t (t > 0) is the
-    product of N(h_l; h_l after t updates, I): h is kept where inference can reach it. The paper only says
-    that "a reasonable variant" encourages all q_t to generate h; this reading is ours.
+    With `every_q`, log q becomes the mean over the iterates' laws q_0 .. q_t, where q_t (t > 0) is
+    the product of N(h_l; h_l after t updates, I): h is kept where inference can reach it. The
+    paper only says that "a reasonable variant" encourages all q_t to generate h; this reading is
+    ours.
     Source: Bengio et al. 2015, Algorithm 1, Eq. 6 and 8 (alpha there is `q_weight` here).
 
     Args:
@@ -217,7 +245,8 @@ class GradientInference(Inference):
         >>> _ = torch.manual_seed(0)
         >>> stack, x = deep_autoencoder([8, 6, 4]), torch.rand(2, 8)
         >>> steps = list(GradientInference(steps=5).trajectory(stack, x))
-        >>> bool((stack.log_joint(steps[5], prior=False) > stack.log_joint(steps[0], prior=False)).all())
+        >>> first, last = (stack.log_joint(steps[i], prior=False) for i in (0, 5))
+        >>> bool((last > first).all())
         True
     """
 
@@ -232,7 +261,8 @@ class GradientInference(Inference):
     ) -> None:
         super().__init__(steps, delta, temperature)
         self.q_weight = checks.at_least("q_weight", q_weight, 0.0)
-        self.every_q, self.use_prior = every_q, use_prior
+        self.every_q = every_q
+        self.use_prior = use_prior
 
     def objective(
         self, stack: Stack, h: Representations, iterates: list[Representations]
@@ -241,35 +271,44 @@ class GradientInference(Inference):
         j = stack.log_joint(h, prior=self.use_prior)
         if self.q_weight == 0.0:
             return j
-        laws = [stack.log_q(h)]
+
+        log_q = [stack.log_q(h)]
         if self.every_q:
-            laws += [
-                sum(
-                    torch.distributions.Normal(centre, 1.0).log_prob(free).sum(-1)
-                    for free, centre in zip(h[1:], past[1:], strict=True)
-                )
-                for past in iterates
-            ]
-        return j + self.q_weight * torch.stack(laws).mean(0)
+            log_q += [_log_near(h, past) for past in iterates]
+
+        return j + self.q_weight * torch.stack(log_q).mean(0)
 
     def begin(
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
-        x, iterates = h[0], []
+        x = h[0]
+        iterates = []
 
         def step(h: Representations) -> Representations:
             # inference_mode(False): Trainer.test runs in inference mode, where autograd is off
             with torch.inference_mode(False), torch.enable_grad():
                 free = [layer.detach().clone().requires_grad_() for layer in h[1:]]
                 seen = fill(x, mask, stack.pairs[0].g(free[0]).detach()).clone()
+
                 total = self.objective(stack, (seen, *free), iterates).sum()
                 gradients = torch.autograd.grad(total, free)
-            new = tuple(
-                self._diffuse(layer.detach() + self.delta * gradient, generator)
-                for layer, gradient in zip(free, gradients, strict=True)
-            )
+
+            new = [x]
+            for layer, gradient in zip(free, gradients, strict=True):
+                moved = layer.detach() + self.delta * gradient
+                new.append(self._diffuse(moved, generator))
+
             if self.every_q:
-                iterates.append((x, *new))
-            return (x, *new)
+                iterates.append(tuple(new))
+
+            return tuple(new)
 
         return step
+
+
+def _log_near(h: Representations, past: Representations) -> Tensor:
+    """log N(h_1 .. h_L; h_1 .. h_L of the past, I) in nats, (batch,)."""
+    return sum(
+        torch.distributions.Normal(centre, 1.0).log_prob(layer).sum(-1)
+        for layer, centre in zip(h[1:], past[1:], strict=True)
+    )

@@ -18,13 +18,14 @@ from gendae.stack import Stack
 class Inpainter(Completer):
     """Filling in missing pixels by clamped inference.
 
-    Missing pixels start as uniform noise; each of K rounds calls INFERENCE, in which x presses on h_1 by
-    f_1(x^v, g_1^m(h_1)) - f_1(g_1(h_1)), and then sets the missing pixels to those of g_1(h_1).
+    Missing pixels start as uniform noise; each of K rounds calls INFERENCE, in which x presses on
+    h_1 by f_1(x^v, g_1^m(h_1)) - f_1(g_1(h_1)), and then sets the missing pixels to those of
+    g_1(h_1).
     Source: Bengio et al. 2015, section 8, Figure 5 (K = 20).
 
-    One chain without Langevin noise is the paper's: it ends in one way to complete the image. The mean of
-    several noisy chains estimates E[x^m | x^v], which is closer in squared error; that is the default, its
-    numbers chosen on validation images of MNIST.
+    The paper runs one chain without Langevin noise: it ends in one way to complete the image. The
+    mean of several noisy chains estimates E[x^m | x^v], which is closer in squared error; that is
+    the default, its numbers chosen on validation images of MNIST.
 
     Args:
         rounds: K.
@@ -50,7 +51,10 @@ class Inpainter(Completer):
 
     @classmethod
     def encode_decode(cls, rounds: int = 20, chains: int = 8) -> "Inpainter":
-        """Rounds of encoding to the top and decoding, without inference (2014, 7.5: deterministic MAP)."""
+        """Rounds of encoding to the top and decoding, without inference.
+
+        Source: Bengio 2014, section 7.5 (deterministic MAP).
+        """
         return cls(rounds, TargetPropInference(steps=0), chains, level=None)
 
     def level_of(self, stack: Stack) -> int:
@@ -71,16 +75,19 @@ class Inpainter(Completer):
     ) -> Completion:
         """The mean of the chains, (batch, width); observed elements are returned as given."""
         mask = mask.expand_as(h)
-        copies = None if observed is None else observed.repeat(self.chains, 1)
-        ends = super().__call__(
-            stack, h.repeat(self.chains, 1), mask.repeat(self.chains, 1), copies, generator
-        )
-        shape = (self.chains, len(h))
-        return Completion(
-            fill(h, mask, ends.h.view(*shape, h.shape[1]).mean(0)),
-            ends.residuals.view(ends.rounds, *shape).mean(1),
-            ends.converged.view(shape).all(0),
-        )
+        h_copies = h.repeat(self.chains, 1)
+        mask_copies = mask.repeat(self.chains, 1)
+        if observed is not None:
+            observed = observed.repeat(self.chains, 1)
+
+        ends = super().__call__(stack, h_copies, mask_copies, observed, generator)
+
+        chains = (self.chains, len(h))
+        mean = ends.h.view(*chains, h.shape[1]).mean(0)
+        residuals = ends.residuals.view(ends.rounds, *chains).mean(1)
+        converged = ends.converged.view(chains).all(0)
+
+        return Completion(fill(h, mask, mean), residuals, converged)
 
     def step(
         self,
@@ -90,10 +97,11 @@ class Inpainter(Completer):
         temperature: float,
         generator: Generator | None,
     ) -> Tensor:
-        """INFERENCE under the clamp, and x from what it found."""
-        found = self.inference(stack, h, mask=mask, generator=generator)
+        """INFERENCE under the clamp, and x decoded from its h_level."""
+        representations = self.inference(stack, h, mask=mask, generator=generator)
         level = stack.depth if self.level is None else self.level
-        return stack.decode(found[level], level)
+
+        return stack.decode(representations[level], level)
 
 
 def inpaint(
@@ -108,7 +116,7 @@ def inpaint(
 
     Args:
         stack: a trained stack.
-        x: images, (n, pixels) in [0, 1]; what stands in missing pixels is ignored.
+        x: images, (n, pixels) in [0, 1]; the values of missing pixels are ignored.
         mask: True where a pixel is observed, (pixels,) or (n, pixels).
         inpainter: rounds and inference; the stack's own if None.
         seed: of the noise in which missing pixels start.
@@ -118,8 +126,8 @@ def inpaint(
         (n, pixels), in CPU memory; observed pixels exactly as given.
 
     Raises:
-        ValueError: for a wrong width, pixels that are not finite or not in [0, 1], or a mask that is not
-            boolean or does not fit x.
+        ValueError: for a wrong width, pixels that are not finite or not in [0, 1], or a mask that
+            is not boolean or does not fit x.
 
     Example:
         >>> from gendae.models import deep_autoencoder
@@ -129,25 +137,36 @@ def inpaint(
         (True, torch.Size([3, 8]))
     """
     checks.width("x", x, stack.sizes[0])
+    mask = _expanded(mask, x)
+    checks.pixels("x", x.masked_fill(~mask, 0.0))
+
+    x = x.to(stack.dtype).masked_fill(~mask, 0.0)
+    inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()
+    generator = seeded(checks.seed("seed", seed))
+
+    filled = []
+    rows = max(1, batch_size // inpainter.chains)
+    for images, seen in zip(x.split(rows), mask.split(rows), strict=True):
+        images = images.to(stack.device)
+        completion = inpainter(stack, images, seen.to(stack.device), generator=generator)
+        filled.append(completion.h.cpu())
+
+    return torch.cat(filled)
+
+
+def _expanded(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask in the shape of x; a ValueError unless it is boolean and fits x."""
     if mask.dtype != torch.bool:
         raise ValueError(
             f"mask has type {mask.dtype}; a boolean one is needed, True where observed"
         )
+
     try:
-        mask = mask.expand_as(x)
+        return mask.expand_as(x)
     except RuntimeError:
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}, which does not fit x, {tuple(x.shape)}"
         ) from None
-    checks.pixels("x", x.masked_fill(~mask, 0.0))
-    x = x.to(stack.dtype).masked_fill(~mask, 0.0)
-    inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()
-    generator, rows = seeded(checks.seed("seed", seed)), max(1, batch_size // inpainter.chains)
-    filled = [
-        inpainter(stack, a.to(stack.device), m.to(stack.device), generator=generator).h.cpu()
-        for a, m in zip(x.split(rows), mask.split(rows), strict=True)
-    ]
-    return torch.cat(filled)
 
 
 MASKS = ("left", "right", "top", "bottom", "random")
@@ -157,7 +176,8 @@ def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
     """Which pixels are observed, (pixels,) boolean: one half of the image, or a random half.
 
     Args:
-        name: left, right, top, bottom: the half that is *given*; random: every second pixel on average.
+        name: left, right, top, bottom: the half that is *given*; random: every second pixel on
+            average.
         shape: height and width.
         seed: of the random mask.
 
@@ -171,11 +191,14 @@ def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
     height, width = checks.image_shape(shape)
     rows = torch.arange(height)[:, None].expand(shape)
     columns = torch.arange(width).expand(shape)
+    noise = torch.rand(shape, generator=seeded(checks.seed("seed", seed)))
+
     observed = {
         "left": columns < width // 2,
         "right": columns >= width // 2,
         "top": rows < height // 2,
         "bottom": rows >= height // 2,
-        "random": torch.rand(shape, generator=seeded(checks.seed("seed", seed))) < 0.5,
+        "random": noise < 0.5,
     }
+
     return observed[checks.one_of("mask", name, MASKS)].flatten()

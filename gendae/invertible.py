@@ -1,8 +1,8 @@
 """Perfect auto-encoders: square layers whose inverse costs no more than the layer itself.
 
-Where g_l is the exact inverse of f_l, every h_l is reconstructed by construction, and all that is left to learn
-is to make the distribution simpler on the way up. Both forms of W need O(d^2) operations per example, up and
-down, and hold their parameters once: g reads those of f.
+Where g_l is the exact inverse of f_l, every h_l is reconstructed by construction. Learning only
+has to make the distribution simpler on the way up. Both forms of W need O(d^2) operations per
+example, up and down, and hold their parameters once: g reads those of f.
 """
 
 import torch
@@ -28,13 +28,16 @@ SOFTPLUS_THRESHOLD = 20.0
 def inverse_activation(h: Tensor, activation: str) -> Tensor:
     """s^-1(h), after moving h into the range of s, one rounding unit away from its ends."""
     epsilon = torch.finfo(h.dtype).eps
+
     if activation == "tanh":
         return torch.atanh(h.clamp(-1.0 + epsilon, 1.0 - epsilon))
     if activation == "sigmoid":
         return torch.logit(h.clamp(epsilon, 1.0 - epsilon))
     if activation == "softplus":
         h = h.clamp(min=epsilon)
-        return torch.where(h > SOFTPLUS_THRESHOLD, h, h + torch.log(-torch.expm1(-h)))
+        inverse = h + torch.log(-torch.expm1(-h))
+        return torch.where(h > SOFTPLUS_THRESHOLD, h, inverse)
+
     return h
 
 
@@ -42,11 +45,12 @@ def inverse_activation(h: Tensor, activation: str) -> Tensor:
 class InvertibleAffine(nn.Module):
     """One layer h -> s(W h + b) with square W, and its inverse W^-1 (s^-1(h) - b), each in O(d^2).
 
-    "cholesky": W = L L', L lower triangular with a positive diagonal, inverted by forward and backward
-    substitution. W is then symmetric and positive definite: the layer shears and stretches, but does not turn.
-    "svd": W = U D V', D diagonal and positive, U and V near orthogonal, held there by `penalty`. Each of the
-    two is inverted by its transpose, then refined: y <- y + U'(a - U y), whose error falls by the factor
-    |U'U - I| at each step. Below a penalty of 1 it always falls.
+    "cholesky": W = L L', L lower triangular with a positive diagonal, inverted by forward and
+    backward substitution. W is then symmetric and positive definite: the layer shears and
+    stretches, but does not turn.
+    "svd": W = U D V', D diagonal and positive, U and V near orthogonal, held there by `penalty`.
+    The transposes invert U and V, and refinement follows: y <- y + U'(a - U y). Its error falls by
+    the factor |U'U - I| at each step. Below a penalty of 1 it always falls.
     Source: Bengio 2014, section 6.
 
     Args:
@@ -75,17 +79,23 @@ class InvertibleAffine(nn.Module):
         out_features: int | None = None,
     ) -> None:
         super().__init__()
-        self.features = self.in_features = int(checks.at_least("features", features, 1))
-        self.out_features = features if out_features is None else int(out_features)
+        self.features = int(checks.at_least("features", features, 1))
+        self.in_features = self.features
+        self.out_features = features
+        if out_features is not None:
+            self.out_features = int(out_features)
+
         if self.out_features != self.features:
             raise ValueError(
                 f"out_features={out_features} differs from features={features}; only a square "
                 "layer is invertible: use Affine to change the width"
             )
+
         self.form = checks.one_of("form", form, FORMS)
         self.activation = checks.one_of("activation", activation, RANGES)
         self.refinements = int(checks.at_least("refinements", refinements, 0))
         self.s = ACTIVATIONS[activation]
+
         if form == "cholesky":
             self.lower = nn.Parameter(torch.randn(features, features) / features)
         else:
@@ -103,32 +113,39 @@ class InvertibleAffine(nn.Module):
         if self.form == "cholesky":
             triangle = self.triangle()
             return self.s(h @ triangle @ triangle.T + self.bias)
-        return self.s(F.linear((h @ self.v) * self.log_diagonal.exp(), self.u, self.bias))
+
+        scaled = (h @ self.v) * self.log_diagonal.exp()
+        return self.s(F.linear(scaled, self.u, self.bias))
 
     def inverse(self, h: Tensor) -> Tensor:
         """W^-1 (s^-1(h) - b), the h_{l-1} that gives this h_l, (batch, features).
 
-        The closer h is to the ends of the range, the fewer digits of s^-1(h) are left in it.
+        The closer h is to the ends of the range, the fewer digits of s^-1(h) it determines.
 
         Raises:
             ValueError: for another width, or values outside the open range of the activation.
         """
         checks.width("h", h, self.features)
+
         low, high = RANGES[self.activation]
-        if not bool(((h > low) & (h < high)).all()):
+        inside = (h > low) & (h < high)
+        if not bool(inside.all()):
             raise ValueError(
                 f"h holds values from {h.min().item():g} to {h.max().item():g}; {self.activation} "
                 f"gives values between {low:g} and {high:g}, ends excluded: clamp h"
             )
+
         return self.invert(h)
 
     def invert(self, h: Tensor) -> Tensor:
-        """`inverse` for the hot path: values out of range are moved into it instead of being refused."""
+        """`inverse` for the hot path: moves values into the range instead of refusing them."""
         a = inverse_activation(h, self.activation) - self.bias
+
         if self.form == "cholesky":
             triangle = self.triangle()
             half = torch.linalg.solve_triangular(triangle.T, a, upper=True, left=False)
             return torch.linalg.solve_triangular(triangle, half, upper=False, left=False)
+
         scaled = self._solve(self.u, a) * (-self.log_diagonal).exp()
         return self._solve(self.v.T, scaled)
 
@@ -136,13 +153,16 @@ class InvertibleAffine(nn.Module):
         """y with M y = a for each row a, M near orthogonal."""
         y = a @ matrix
         for _ in range(self.refinements):
-            y = y + (a - F.linear(y, matrix)) @ matrix
+            missing = a - F.linear(y, matrix)
+            y = y + missing @ matrix
+
         return y
 
     def penalty(self) -> Tensor:
-        """|U'U - I|^2 + |V'V - I|^2, to be added to the layer's loss; 0 for "cholesky", which needs none."""
+        """|U'U - I|^2 + |V'V - I|^2, to be added to the layer's loss; 0 for "cholesky"."""
         if self.form == "cholesky":
             return self.bias.new_zeros(())
+
         identity = torch.eye(self.features, dtype=self.u.dtype, device=self.u.device)
         return sum((m.T @ m - identity).square().sum() for m in (self.u, self.v))
 
@@ -151,14 +171,16 @@ class InvertibleAffine(nn.Module):
 
 
 class Inverse(nn.Module):
-    """g = f^-1 as a layer without parameters of its own."""
+    """g = f^-1 as a layer that has no parameters."""
 
     activation = "linear"  # any real value can come out of it
 
     def __init__(self, layer: InvertibleAffine) -> None:
         super().__init__()
-        self.in_features, self.out_features = layer.out_features, layer.in_features
-        # in a tuple, so that the layer is not registered twice; a copy of the pair still shares its own f
+        self.in_features = layer.out_features
+        self.out_features = layer.in_features
+
+        # in a tuple, so that the layer is not registered twice; a copied pair shares the copied f
         self._of = (layer,)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -167,11 +189,12 @@ class Inverse(nn.Module):
 
 @register
 class InvertiblePair(Pair):
-    """A pair whose decoder is the exact inverse of its encoder: g(f(x)) = x with one set of parameters.
+    """A pair whose decoder is the exact inverse of its encoder, with one set of parameters.
 
-    A loss of g moves the parameters of f too; `pair.f.penalty()` belongs to the loss of an "svd" layer.
-    Values that f cannot give are moved into its range before they are inverted. The loop is exact while s does
-    not saturate: |W x + b| below about 8 for tanh, 16 for sigmoid in float32.
+    g(f(x)) = x. A loss of g moves the parameters of f too; `pair.f.penalty()` belongs to the loss
+    of an "svd" layer. Values that f cannot give are moved into its range before they are inverted.
+    The loop is exact while s does not saturate: |W x + b| below about 8 for tanh, 16 for sigmoid
+    in float32.
     Source: Bengio 2014, section 6.
 
     Args:
@@ -201,5 +224,8 @@ class InvertiblePair(Pair):
     ) -> None:
         f = InvertibleAffine(features, form, activation, refinements)
         super().__init__(f, Inverse(f), observation, recognition)
-        self.features, self.form, self.activation = f.features, form, activation
+
+        self.features = f.features
+        self.form = form
+        self.activation = activation
         self.refinements = f.refinements

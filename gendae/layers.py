@@ -1,7 +1,8 @@
 """Layer pairs: an encoder f_l and a decoder g_l that learn to invert each other.
 
-`pair.f` maps h_{l-1} -> h_l and `pair.g` maps h_l -> h_{l-1}; both are plain tensor functions, the means of
-the conditionals Q(h_l | h_{l-1}) and P(h_{l-1} | h_l), which `pair.q` and `pair.p` return as distributions.
+`pair.f` maps h_{l-1} -> h_l and `pair.g` maps h_l -> h_{l-1}. Both are plain tensor functions: the
+means of the conditionals Q(h_l | h_{l-1}) and P(h_{l-1} | h_l), which `pair.q` and `pair.p` return
+as distributions.
 """
 
 import math
@@ -52,8 +53,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": _identity,
 }
 
-
-#: The same functions written over their argument: half the memory traffic, where autograd keeps nothing.
+#: The same functions, which overwrite their argument: half the memory traffic. They serve where
+#: autograd keeps nothing.
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": lambda a: torch.ops.aten.softplus.out(a, out=a),
     "sigmoid": torch.sigmoid_,
@@ -69,12 +70,13 @@ def _tanh_difference(a: Tensor, e: Tensor) -> Tensor:
 
 def _softplus_difference(a: Tensor, e: Tensor) -> Tensor:
     small = torch.log1p(torch.sigmoid(a) * torch.expm1(e.clamp(-1.0, 1.0)))
-    return torch.where(
-        e.abs() <= 1.0, small, F.softplus(a + e) - F.softplus(a)
-    )  # large steps do not cancel
+    large = F.softplus(a + e) - F.softplus(a)  # large steps do not cancel
+
+    return torch.where(e.abs() <= 1.0, small, large)
 
 
-#: s(a + e) - s(a) from a and e without cancellation: where e is small, the plain difference keeps no digits.
+#: s(a + e) - s(a) from a and e without cancellation. Where e is small, the plain difference keeps
+#: no digits.
 DIFFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "softplus": _softplus_difference,
     "sigmoid": lambda a, e: 0.5 * _tanh_difference(0.5 * a, 0.5 * e),
@@ -96,8 +98,8 @@ def _uniform(out_features: int, in_features: int, gain: float) -> Tensor:
     return nn.init.xavier_uniform_(torch.empty(out_features, in_features), gain)
 
 
-#: W at the start: N(0, gain^2 / fan-in); orthonormal rows or columns times gain; uniform with variance
-#: 2 gain^2 / (fan-in + fan-out).
+#: W at the start: N(0, gain^2 / fan-in); orthonormal rows or columns times gain; uniform with
+#: variance 2 gain^2 / (fan-in + fan-out).
 INITIAL_WEIGHTS = {"normal": _normal, "orthogonal": _orthogonal, "uniform": _uniform}
 #: How a layer gets its input: as it is, or as bits, 1 where it is positive and 0 elsewhere.
 RECEIVES = ("real", "bits")
@@ -107,16 +109,17 @@ RECEIVES = ("real", "bits")
 class Affine(nn.Module):
     """One layer, h -> s(W h + b), with b = 0 at the start.
 
-    A layer that receives bits, s(W sign(h) + b) with sign(h) = 1 where h > 0 and 0 elsewhere, lies at the end
-    of a cable that carries binary signals (thesis, Eq. 3.24). What it reports to autograd about its input is
-    the straight-through estimate, as if the bits were h; only rules that say so use it.
+    A layer that receives bits lies at the end of a cable that carries binary signals (thesis,
+    Eq. 3.24): s(W sign(h) + b) with sign(h) = 1 where h > 0 and 0 elsewhere. It reports the
+    straight-through gradient to autograd, as if the bits were h; only rules that say so use it.
 
     Args:
         in_features: width of the input.
         out_features: width of the output.
         activation: s, one of softplus, sigmoid, tanh, relu, linear.
         gain: scale of the initial weights.
-        init: W at the start, "normal" N(0, gain^2 / in_features), "orthogonal" or "uniform" (Glorot).
+        init: W at the start, "normal" N(0, gain^2 / in_features), "orthogonal" or "uniform"
+            (Glorot).
         receives: "real" or "bits".
 
     Raises:
@@ -140,19 +143,22 @@ class Affine(nn.Module):
         self.in_features = int(checks.at_least("in_features", in_features, 1))
         self.out_features = int(checks.at_least("out_features", out_features, 1))
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
-        self.gain, self.init = gain, checks.one_of("init", init, INITIAL_WEIGHTS)
+        self.gain = gain
+        self.init = checks.one_of("init", init, INITIAL_WEIGHTS)
         self.receives = checks.one_of("receives", receives, RECEIVES)
         self.s = ACTIVATIONS[activation]
-        self.weight = nn.Parameter(
-            INITIAL_WEIGHTS[init](self.out_features, self.in_features, gain)
-        )
+
+        weight = INITIAL_WEIGHTS[init](self.out_features, self.in_features, gain)
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(self.out_features))
 
     def receive(self, h: Tensor) -> Tensor:
         """h as it arrives at the weights."""
         if self.receives == "real":
             return h
-        return (h > 0).to(h.dtype) + (h - h.detach())
+
+        bits = (h > 0).to(h.dtype)
+        return bits + (h - h.detach())
 
     def preactivation(self, h: Tensor) -> Tensor:
         """a = W h + b."""
@@ -160,18 +166,28 @@ class Affine(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         a = self.preactivation(h)
-        return self.s(a) if a.requires_grad else IN_PLACE[self.activation](a)
+        if a.requires_grad:
+            return self.s(a)
+
+        return IN_PLACE[self.activation](a)
 
     def difference(self, h: Tensor, step: Tensor) -> Tensor:
-        """s(W (h + step) + b) - s(W h + b), however small the step is as exact as s' is at W h + b.
+        """s(W (h + step) + b) - s(W h + b), as exact as s' at W h + b however small the step is.
 
         Example:
             >>> layer, h = Affine(3, 2, "tanh").double(), torch.ones(1, 3).double()
             >>> torch.allclose(layer.difference(h, 2 * h), layer(3 * h) - layer(h))
             True
         """
-        moved = step if self.receives == "real" else self.receive(h + step) - self.receive(h)
-        return DIFFERENCES[self.activation](self.preactivation(h), F.linear(moved, self.weight))
+        if self.receives == "real":
+            moved = step
+        else:
+            moved = self.receive(h + step) - self.receive(h)
+
+        a = self.preactivation(h)
+        e = F.linear(moved, self.weight)
+
+        return DIFFERENCES[self.activation](a, e)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.activation!r}"
@@ -179,9 +195,9 @@ class Affine(nn.Module):
 
 @register
 class MLP(nn.Module):
-    """A layer with hidden layers of its own, which are not among the h_l: a more powerful f or g.
+    """A layer with hidden layers inside, which are not among the h_l: a more powerful f or g.
 
-    Its inside is trained by back-propagation, which does not leave the layer.
+    Back-propagation trains the inside and does not leave the layer.
     Source: Bengio 2014, section 6 and question 10.
 
     Args:
@@ -190,7 +206,8 @@ class MLP(nn.Module):
         out_features: width of the output.
         activation: of the output.
         hidden_activation: of the hidden layers.
-        gain: scale of the initial weights, W ~ N(0, gain^2 / fan-in); relu layers get sqrt(2) of it.
+        gain: scale of the initial weights, W ~ N(0, gain^2 / fan-in); for relu layers times
+            sqrt(2).
 
     Raises:
         ValueError: for an unknown activation or a width below 1.
@@ -210,30 +227,40 @@ class MLP(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = int(in_features), int(out_features)
-        self.hidden, self.hidden_activation = list(hidden), hidden_activation
-        self.activation, self.gain = activation, gain
+        self.in_features = int(in_features)
+        self.out_features = int(out_features)
+        self.hidden = list(hidden)
+        self.hidden_activation = hidden_activation
+        self.activation = activation
+        self.gain = gain
+
         widths = [in_features, *hidden, out_features]
         names = [hidden_activation] * len(self.hidden) + [activation]
-        self.layers = nn.Sequential(
-            *(
-                Affine(low, high, name, gain * (math.sqrt(2.0) if name == "relu" else 1.0))
-                for (low, high), name in zip(pairwise(widths), names, strict=True)
-            )
-        )
+        layers = []
+        for (low, high), name in zip(pairwise(widths), names, strict=True):
+            layers.append(Affine(low, high, name, gain * _activation_gain(name)))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h)
 
 
+def _activation_gain(activation: str) -> float:
+    if activation == "relu":  # which halves the mean square of what passes
+        return math.sqrt(2.0)
+    return 1.0
+
+
 class Transpose(nn.Module):
-    """g(h) = s(W' h + c) with the weights W of an encoder: it has a bias c of its own only."""
+    """g(h) = s(W' h + c) with the weights W of an encoder; only the bias c is its own."""
 
     def __init__(self, layer: Affine, activation: str) -> None:
         super().__init__()
-        self.in_features, self.out_features = layer.out_features, layer.in_features
+        self.in_features = layer.out_features
+        self.out_features = layer.in_features
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
         self.s = ACTIVATIONS[activation]
+
         self._of = (layer,)  # in a tuple, so that the weights are not registered twice
         self.bias = nn.Parameter(torch.zeros(self.out_features))
 
@@ -248,15 +275,17 @@ class Transpose(nn.Module):
     def difference(self, h: Tensor, step: Tensor) -> Tensor:
         """The layer's output at h + step minus that at h."""
         a = F.linear(h, self.weight, self.bias)
-        return DIFFERENCES[self.activation](a, F.linear(step, self.weight))
+        e = F.linear(step, self.weight)
+
+        return DIFFERENCES[self.activation](a, e)
 
 
 @register
 class Pair(nn.Module):
     """Encoder f: h_{l-1} -> h_l and decoder g: h_l -> h_{l-1}, with the laws around them.
 
-    Source: Bengio et al. 2015, section 5: either of the two is the encoder of one auto-encoder and the
-    decoder of the other, trained on the same pairs (h_{l-1}, h_l) with roles reversed.
+    Source: Bengio et al. 2015, section 5: either of the two is the encoder of one auto-encoder and
+    the decoder of the other, trained on the same pairs (h_{l-1}, h_l) with roles reversed.
 
     Args:
         f: encoder, mean of Q(h_l | h_{l-1}).
@@ -265,8 +294,8 @@ class Pair(nn.Module):
         recognition: law of h_l around f; Gaussian(1) if None.
 
     Raises:
-        ValueError: if the widths of f and g do not match, or a Bernoulli law is given to a layer that
-            is not sigmoid.
+        ValueError: if the widths of f and g do not match, or a law's mean needs another activation
+            than its layer has.
 
     Example:
         >>> pair = Pair(Affine(4, 2, "sigmoid"), Affine(2, 4))
@@ -287,19 +316,14 @@ class Pair(nn.Module):
                 f"f maps {f.in_features} -> {f.out_features} units but g maps {g.in_features} -> "
                 f"{g.out_features}; g must map {f.out_features} -> {f.in_features}"
             )
-        self.f, self.g = f, g
+
+        self.f = f
+        self.g = g
         self.observation = observation or Gaussian()
         self.recognition = recognition or Gaussian()
-        for name, law, layer in (
-            ("observation", self.observation, g),
-            ("recognition", self.recognition, f),
-        ):
-            needed = "sigmoid" if isinstance(law, Bernoulli) else getattr(law, "activation", None)
-            if needed and layer.activation != needed:
-                raise ValueError(
-                    f"{name}={type(law).__name__} needs a {needed} layer, not "
-                    f"{layer.activation!r}: its mean lies in the range of its values"
-                )
+
+        _check_activation("observation", self.observation, g)
+        _check_activation("recognition", self.recognition, f)
 
     def encode(self, h_below: Tensor, generator: Generator | None = None) -> Tensor:
         """h_l as the next layer sees it; stochastic units are drawn if a generator is given."""
@@ -316,6 +340,19 @@ class Pair(nn.Module):
     def p(self, h_above: Tensor) -> Distribution:
         """P(h_{l-1} | h_l), around g."""
         return self.observation.distribution(self.g(h_above))
+
+
+def _check_activation(name: str, law: Law, layer: "Affine | MLP") -> None:
+    if isinstance(law, Bernoulli):
+        needed = "sigmoid"
+    else:
+        needed = getattr(law, "activation", None)
+
+    if needed and layer.activation != needed:
+        raise ValueError(
+            f"{name}={type(law).__name__} needs a {needed} layer, not "
+            f"{layer.activation!r}: its mean lies in the range of its values"
+        )
 
 
 @register
@@ -355,5 +392,10 @@ class TiedPair(Pair):
     ) -> None:
         f = Affine(in_features, out_features, activation, gain, init)
         super().__init__(f, Transpose(f, visible), observation, recognition)
-        self.in_features, self.out_features = f.in_features, f.out_features
-        self.activation, self.visible, self.gain, self.init = activation, visible, gain, init
+
+        self.in_features = f.in_features
+        self.out_features = f.out_features
+        self.activation = activation
+        self.visible = visible
+        self.gain = gain
+        self.init = init

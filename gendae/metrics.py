@@ -1,8 +1,8 @@
 """Measures of sample quality and of inference.
 
-The Parzen score is the mean log density of test images under a Parzen window around samples. It can be
-gamed (k-means centroids beat real images), so `parzen_report` always sets the same score of training images,
-centroids and the mean image beside it.
+The Parzen score is the mean log density of test images under a Parzen window around samples. It
+can be gamed (k-means centroids beat real images). So `parzen_report` always sets the same score of
+training images, centroids and the mean image beside it.
 """
 
 import math
@@ -34,7 +34,7 @@ __all__ = [
     "sigma_grid",
 ]
 
-#: Bandwidths by name: the 10 points of Goodfellow et al. 2014 (parzen_ll.py), and 29 of a finer grid.
+#: Bandwidths by name: the 10 points of Goodfellow et al. 2014 (parzen_ll.py), and 29 finer ones.
 GRIDS: dict[str, list[float]] = {
     "goodfellow": torch.logspace(-1, 0, 10, dtype=torch.float64).tolist(),
     "fine": torch.logspace(-1, math.log10(0.5), 29, dtype=torch.float64).tolist(),
@@ -52,6 +52,7 @@ def sigma_grid(grid: str | Sequence[float]) -> list[float]:
     """
     if isinstance(grid, str):
         return GRIDS[checks.one_of("grid", grid, GRIDS)]
+
     if not list(grid):
         raise ValueError("grid is empty; give at least one bandwidth")
     return [float(s) for s in grid]
@@ -60,9 +61,10 @@ def sigma_grid(grid: str | Sequence[float]) -> list[float]:
 def choose_sigma(
     validation: Tensor, samples: Tensor, grid: str | Sequence[float] = "fine"
 ) -> float:
-    """The bandwidth of the grid with the highest mean log density of the first 1,000 validation images."""
+    """The bandwidth with the highest mean log density of the first 1,000 validation images."""
     sigmas = sigma_grid(grid)
     checks.rows("validation", validation)
+
     scores = parzen_log_prob(validation[:SIGMA_IMAGES], samples, sigmas).mean(1)
     return sigmas[int(scores.argmax())]
 
@@ -70,9 +72,9 @@ def choose_sigma(
 class ParzenLogLikelihood(Metric):
     """Mean Parzen log-likelihood of the images it is updated with, in nats; streams over them.
 
-    Only sums are kept, so that memory does not grow with the test set. Each of several processes is updated with
-    its share of the images, and gives the number of all of them. Samples must be the same on all ranks (draw them
-    with one seed).
+    Only sums are kept, so that memory does not grow with the test set. Each of several processes
+    is updated with its share of the images, and gives the number of all of them. Samples must be
+    the same on all ranks (draw them with one seed).
     Source: 2015, section 8; protocol of Goodfellow et al. 2014.
 
     Args:
@@ -80,10 +82,11 @@ class ParzenLogLikelihood(Metric):
         sigma: bandwidth; None chooses it on `validation`.
         validation: images on which sigma is chosen.
         grid: bandwidths to choose from: "fine", "goodfellow" or numbers.
-        kwargs: those of `torchmetrics.Metric`.
+        kwargs: arguments of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if neither sigma nor validation is given, or for widths that differ or bad values.
+        ValueError: if neither sigma nor validation is given, for widths that differ, or for bad
+            values.
 
     Example:
         >>> metric = ParzenLogLikelihood(torch.zeros(1, 2), sigma=1.0)
@@ -109,6 +112,7 @@ class ParzenLogLikelihood(Metric):
             if validation is None:
                 raise ValueError("sigma=None needs validation images to choose it on")
             sigma = choose_sigma(validation, samples, grid)
+
         self.sigma = checks.at_least("sigma", float(sigma), 0.0, strict=True)
         self.register_buffer("samples", samples, persistent=False)
         for name in ("total", "squares", "count"):
@@ -125,11 +129,15 @@ class ParzenLogLikelihood(Metric):
         """Mean log-likelihood in nats."""
         if self.count == 0:
             raise ValueError("the metric has seen no images; update it with at least one")
+
         return self.total / self.count
 
     @property
     def standard_error(self) -> Tensor:
-        """std / sqrt(n) over the images of all processes, as published (denominator n in std); all of them must ask."""
+        """std / sqrt(n) over the images of all processes, as published (denominator n in std).
+
+        All processes must ask for it.
+        """
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced
         ):
@@ -140,16 +148,20 @@ class ParzenLogLikelihood(Metric):
 def parzen_score(samples: Tensor, test: Tensor, validation: Tensor) -> dict[str, float]:
     """Parzen score of samples by both published protocols and at the paper's bandwidth, in nats.
 
-    `ll` +- `se` at `sigma` from the fine grid; `ll_goodfellow` at `sigma_goodfellow` from the 10 points;
-    `ll_at_0.2`. Both sigmas are chosen on validation images; distances are computed once for all.
+    `ll` +- `se` at `sigma` from the fine grid; `ll_goodfellow` at `sigma_goodfellow` from the 10
+    points; `ll_at_0.2`. Both sigmas are chosen on validation images. Distances are computed once
+    for all.
     """
     checks.rows("test", test)
+
     chosen = {name: choose_sigma(validation, samples, name) for name in GRIDS}
     sigmas = [chosen["fine"], chosen["goodfellow"], PAPER_SIGMA]
     fine, goodfellow, fixed = parzen_log_prob(test, samples, sigmas)
+    standard_error = fine.std(correction=0) / math.sqrt(len(fine))
+
     return {
         "ll": fine.mean().item(),
-        "se": (fine.std(correction=0) / math.sqrt(len(fine))).item(),
+        "se": standard_error.item(),
         "sigma": chosen["fine"],
         "ll_goodfellow": goodfellow.mean().item(),
         "sigma_goodfellow": chosen["goodfellow"],
@@ -158,15 +170,20 @@ def parzen_score(samples: Tensor, test: Tensor, validation: Tensor) -> dict[str,
 
 
 def kmeans_centroids(x: Tensor, n: int, seed: int = 0) -> Tensor:
-    """n k-means centroids of x (scikit-learn; two Lloyd steps from random images suffice for a baseline)."""
+    """n k-means centroids of x, by scikit-learn.
+
+    Two Lloyd steps from random images suffice for a baseline.
+    """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     checks.rows("x", checks.finite("x", x), n)
+
     kmeans = KMeans(n, init="random", n_init=1, max_iter=2, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         kmeans.fit(x.cpu().numpy())
+
     return torch.from_numpy(kmeans.cluster_centers_).to(x)
 
 
@@ -179,21 +196,22 @@ def parzen_report(
 ) -> dict[str, dict[str, float]]:
     """Parzen scores of several sets of samples beside the baselines at the same number of samples.
 
-    Baselines, capped at what the training split has: the first training images, k-means centroids, and the
-    mean image.
+    Baselines are the first training images, k-means centroids, and the mean image. Their number is
+    capped at what the training split has.
     """
     n = max(len(s) for s in named_samples.values())
-    centroids = kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
+    clusters = max(1, min(n, len(train) // 2))
     sets = {
         **named_samples,
         "training images": train[:n],
-        "k-means centroids": centroids,
+        "k-means centroids": kmeans_centroids(train, clusters, seed),
         "mean image": train.mean(0, keepdim=True),
     }
+
     return {name: {"n": len(s), **parzen_score(s, test, validation)} for name, s in sets.items()}
 
 
-#: Multipliers of the Gaussian top's variances among which `choose_prior` chooses; 4 is the paper's.
+#: Multipliers of the Gaussian top's variances that `choose_prior` tries; 4 is the paper's.
 VARIANCE_SCALES = (0.5, 0.7, 0.85, 1.0, 2.0, 4.0, 6.0, 9.0, 12.0, 16.0)
 
 
@@ -208,29 +226,35 @@ def choose_prior(
 ) -> dict[str, float]:
     """Give the stack the Gaussian top whose samples score best on validation images.
 
-    Candidates are all covariances and multipliers; each is fitted on the feed-forward codes of the training
-    images, sampled with the stack's own sampler, and scored with the best bandwidth of the fine grid.
+    Candidates are all pairs of a covariance and a multiplier. Each is fitted on the feed-forward
+    codes of the training images, sampled with the stack's own sampler, and scored with the best
+    bandwidth of the fine grid.
 
     Returns:
         Validation score of each candidate in nats, by "covariance x multiplier".
     """
     codes = torch.cat([stack.encode(x.to(stack.device))[-1] for x in train.split(1000)])
     x = checks.rows("validation", validation)[:SIGMA_IMAGES].to(stack.device)
+
     scores: dict[str, float] = {}
     candidates: dict[str, GaussianPrior] = {}
     for covariance in COVARIANCES:
         for scale in scales:
             name = f"{covariance} x {scale:g}"
             candidates[name] = GaussianPrior(covariance, scale).to(stack.device).fit(codes)
+
             stack.prior = candidates[name]
             samples = generate(stack, n, seed=seed).to(stack.device)
-            scores[name] = parzen_log_prob(x, samples, GRIDS["fine"]).mean(1).max().item()
-    stack.prior = candidates[max(scores, key=scores.__getitem__)]
+            log_p = parzen_log_prob(x, samples, GRIDS["fine"])
+            scores[name] = log_p.mean(1).max().item()
+
+    best = max(scores, key=scores.__getitem__)
+    stack.prior = candidates[best]
     return scores
 
 
-#: INFERENCE of `log_joint_trace`. Under training's alpha of 0.001 the layers above hardly count, and only
-#: log p(x | h_1) is climbed; 0.1 climbs both terms.
+#: INFERENCE of `log_joint_trace`. Under training's alpha of 0.001 the layers above hardly count,
+#: and only log p(x | h_1) is climbed; 0.1 climbs both terms.
 TRACED = TargetPropInference(steps=20, delta=0.1, alpha=0.1)
 
 
@@ -239,7 +263,7 @@ TRACED = TargetPropInference(steps=20, delta=0.1, alpha=0.1)
 def log_joint_trace(
     stack: Stack, x: Tensor, inference: Inference = TRACED, steps: int = 20, batch_size: int = 1000
 ) -> Tensor:
-    """log p(x, h) before and after each inference step, unit variances, without p(h_L).
+    """log p(x, h) before and after each inference step, with unit variances and without p(h_L).
 
     Source: Bengio et al. 2015, section 8, Figure 4.
 
@@ -247,24 +271,32 @@ def log_joint_trace(
         Nats, (steps + 1, images), in CPU memory.
     """
     checks.width("x", x, stack.sizes[0])
-    parts = []
+
+    traces = []
     for batch in x.split(batch_size):
         path = inference.trajectory(stack, batch.to(stack.device), steps=steps)
-        parts.append(torch.stack([stack.log_joint(h, prior=False).cpu() for h in path]))
-    return torch.cat(parts, 1)
+        trace = [stack.log_joint(h, prior=False).cpu() for h in path]
+        traces.append(torch.stack(trace))
+
+    return torch.cat(traces, 1)
 
 
 @full_precision()
 @torch.no_grad()
 def reconstruction_errors(stack: Stack, batches: Iterable[Tensor]) -> list[float]:
-    """|x - x^|^2 summed over pixels, mean over images, for x encoded up to each level 1 .. L and back."""
-    totals, count = torch.zeros(stack.depth, dtype=torch.float64), 0
+    """|x - x^|^2 for x encoded up to each level 1 .. L and decoded back.
+
+    It is summed over pixels, and a mean over images.
+    """
+    totals = torch.zeros(stack.depth, dtype=torch.float64)
+    count = 0
     for x in batches:
         x = x.to(stack.device)
         for level in range(1, stack.depth + 1):
             error = (stack.reconstruct(x, level) - x).square().sum()
             totals[level - 1] += error.double().cpu()
         count += len(x)
+
     if count == 0:
         raise ValueError("no images to reconstruct; at least one is needed")
     return (totals / count).tolist()

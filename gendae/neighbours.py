@@ -1,6 +1,6 @@
-"""Nearest neighbours between sets of features: precision and recall of samples, and copying of training data.
+"""Nearest neighbours between sets of features: precision, recall and copying of samples.
 
-Distances are taken in float64, a block of rows at a time, so that memory does not grow with the sets.
+Distances are taken in float64, a block of rows at a time: memory does not grow with the sets.
 """
 
 import math
@@ -17,14 +17,16 @@ BLOCK_ENTRIES = 2**22
 
 
 def checked(name: str, x: Tensor, columns: int, rows: int) -> Tensor:
-    """`x` in CPU memory, if it is finite and has so many columns and at least so many rows."""
+    """`x` in CPU memory, if it is finite and has `columns` columns and at least `rows` rows."""
     checks.finite(name, checks.width(name, x, columns))
+
     return checks.rows(name, x, rows).detach().cpu()
 
 
 def blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Distances of a few rows of a at a time to all rows of b, in float64."""
     rows = max(1, BLOCK_ENTRIES // max(b.shape))
+
     for start in range(0, len(a), rows):
         block = slice(start, start + rows)
         yield block, torch.cdist(a[block].double(), b)
@@ -32,12 +34,16 @@ def blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def neighbour_radii(x: Tensor, k: int) -> Tensor:
     """Distance of each row to its k-th nearest other row, (n,)."""
-    parts = []
+    radii = []
     for block, distances in blocks(x, x):
-        rows = torch.arange(len(x))[block]
-        distances[torch.arange(len(rows)), rows] = math.inf  # itself
-        parts.append(distances.topk(k, largest=False).values[:, -1])
-    return torch.cat(parts)
+        columns = torch.arange(len(x))[block]
+        rows = torch.arange(len(columns))
+        distances[rows, columns] = math.inf  # a row is no neighbour of itself
+
+        nearest = distances.topk(k, largest=False).values
+        radii.append(nearest[:, -1])
+
+    return torch.cat(radii)
 
 
 class Manifold(NamedTuple):
@@ -52,12 +58,12 @@ class Manifold(NamedTuple):
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
     """How much of `fake` lies where `real` is, and how much of `real` where `fake` is.
 
-    With B(x) the ball around x up to its k-th nearest neighbour in x's own set:
+    B(x) is the ball around x up to its k-th nearest neighbour in the set of x:
     precision = share of fake rows in any B(real); recall = share of real rows in any B(fake);
     density = mean number of B(real) that hold a fake row, divided by k (may exceed 1);
     coverage = share of B(real) that hold a fake row.
-    Source: Kynkaanniemi et al. 2019 (precision, recall; k = 3); Naeem et al. 2020 (density, coverage;
-    k = 5).
+    Source: Kynkaanniemi et al. 2019 (precision, recall; k = 3); Naeem et al. 2020 (density,
+    coverage; k = 5).
 
     Args:
         real, fake: features, (n, d) and (m, d).
@@ -74,10 +80,15 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
     checks.at_least("k", k, 1)
     real = checked("real", real, real.shape[-1], k + 1)
     fake = checked("fake", fake, real.shape[-1], k + 1)
+
     centre = real.double().mean(0)
-    real, fake = real - centre, fake - centre
-    real_radii, fake_radii = neighbour_radii(real, k), neighbour_radii(fake, k)
-    inside, hits = 0, 0
+    real = real - centre
+    fake = fake - centre
+    real_radii = neighbour_radii(real, k)
+    fake_radii = neighbour_radii(fake, k)
+
+    inside = 0
+    hits = 0
     recalled = torch.zeros(len(real), dtype=torch.bool)
     covered = torch.zeros(len(real), dtype=torch.bool)
     for block, distances in blocks(fake, real):
@@ -86,14 +97,22 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
         hits += in_real.sum()
         covered |= in_real.any(0)
         recalled |= (distances <= fake_radii[block, None]).any(0)
-    m, n = len(fake), len(real)
+
+    n = len(real)
+    m = len(fake)
+
     return Manifold(
-        int(inside) / m, int(recalled.sum()) / n, int(hits) / (k * m), int(covered.sum()) / n
+        precision=int(inside) / m,
+        recall=int(recalled.sum()) / n,
+        density=int(hits) / (k * m),
+        coverage=int(covered.sum()) / n,
     )
 
 
-#: Cells hold about so many training images, and there are at most 50, as in the authors' MNIST experiment.
-CELL_IMAGES, MAX_CELLS = 1000, 50
+#: Training images in a cell, about, and the largest number of cells, as in the authors' experiment
+#: on MNIST.
+CELL_IMAGES = 1000
+MAX_CELLS = 50
 #: Cells with fewer generated rows do not count; the authors' tau is 20 / m.
 MIN_GENERATED = 20
 
@@ -110,28 +129,36 @@ def rank_z(a: Tensor, b: Tensor) -> Tensor:
         >>> rank_z(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])).round(decimals=4)
         tensor(-1.5492, dtype=torch.float64)
     """
-    a, b = checks.rows("a", a).contiguous(), checks.rows("b", b).sort().values
+    a = checks.rows("a", a).contiguous()
+    b = checks.rows("b", b).sort().values
+    n = len(a)
+    m = len(b)
+
     below = torch.searchsorted(b, a) + torch.searchsorted(b, a, right=True)
-    n, m = len(a), len(b)
-    return (below.double().sum() / 2 - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
+    u = below.double().sum() / 2
+
+    return (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
 
 
 class DataCopying:
-    """Three-sample test of copying: are samples nearer to training images than held-out images are?
+    """Three-sample test of copying: are samples nearer to training than held-out images are?
 
-    Space is cut into k-means cells of the training set. In each cell, d(x) is the distance of x to the
-    nearest training row there, and z compares d of generated rows with d of held-out rows (`rank_z`). The
-    statistic is C_T = sum_cells P(cell) z(cell) / sum_cells P(cell), with the held-out shares P as weights,
-    over cells with more than 20 generated rows. Far below 0: copying; about 0: as near as fresh data; far
-    above 0: samples lie off the data. For fresh data its standard deviation is sqrt(sum P^2) / sum P, 0.14
-    for 50 equal cells and 1 for a single one; for other data it grows with the root of the number of rows.
+    Space is cut into k-means cells of the training set. In each cell, d(x) is the distance of x to
+    the nearest training row of the cell, and z compares d of generated rows with d of held-out
+    rows (`rank_z`). The statistic is C_T = sum_cells P(cell) z(cell) / sum_cells P(cell), over
+    cells with more than 20 generated rows; the weights P are the cells' shares of held-out rows.
+
+    Far below 0 the samples are copies; at about 0 they are as near as fresh data; far above 0 they
+    lie off the data. For fresh data the standard deviation of C_T is sqrt(sum P^2) / sum P: 0.14
+    for 50 equal cells, 1 for a single one. For other data it grows with the root of the number of
+    rows.
     Source: Meehan, Chaudhuri, Dasgupta 2020; neighbours within the cell, as in the authors' code.
 
     Args:
         train: features of the training rows, (n, d).
         held_out: features of rows from the same law, not used in training.
-        cells: number of k-means cells; 1 is the global test; one for each 1,000 training rows if None,
-            at most 50.
+        cells: number of k-means cells; 1 is the global test. None: one for each 1,000 training
+            rows, at most 50.
         seed: of k-means.
 
     Raises:
@@ -149,9 +176,11 @@ class DataCopying:
         if cells is None:
             cells = min(max(len(train) // CELL_IMAGES, 1), MAX_CELLS)
         checks.at_least("cells", cells, 1)
+
         self.columns = train.shape[-1]
         train = checked("train", train, self.columns, cells)
         held_out = checked("held_out", held_out, self.columns, 1)
+
         self.means = self._means(train, cells, seed)
         labels = self._cell(train)
         self.train = [train[labels == i] for i in range(cells)]
@@ -163,7 +192,10 @@ class DataCopying:
 
         if cells == 1:
             return train.mean(0, dtype=torch.float64)[None]
-        kmeans = KMeans(cells, n_init=1, max_iter=10, random_state=seed).fit(train.float().numpy())
+
+        kmeans = KMeans(cells, n_init=1, max_iter=10, random_state=seed)
+        kmeans.fit(train.float().numpy())
+
         return torch.from_numpy(kmeans.cluster_centers_).double()
 
     def _cell(self, x: Tensor) -> Tensor:
@@ -172,13 +204,13 @@ class DataCopying:
     def _distances(self, x: Tensor) -> list[Tensor]:
         """Distances to the nearest training row of the same cell, by cell."""
         labels = self._cell(x)
-        result = []
-        for i, train in enumerate(self.train):
-            rows = x[labels == i].double() - self.means[i]
-            near = train.double() - self.means[i]
-            nearest = [d.min(1).values for _, d in blocks(rows, near)] if len(near) else []
-            result.append(torch.cat(nearest) if nearest else rows.new_empty(0))
-        return result
+
+        distances = []
+        for cell, (train, mean) in enumerate(zip(self.train, self.means, strict=True)):
+            rows = x[labels == cell].double() - mean
+            distances.append(_to_nearest(rows, train.double() - mean))
+
+        return distances
 
     def per_cell(self, generated: Tensor, held_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z of each cell that counts, and its held-out share; other held-out rows may be given."""
@@ -186,19 +218,30 @@ class DataCopying:
         reference = self.held_out
         if held_out is not None:
             reference = self._distances(checked("held_out", held_out, self.columns, 1))
-        rows = sum(len(d) for d in reference)
-        counted = [
-            (rank_z(g, d), len(d) / rows)
-            for g, d in zip(self._distances(x), reference, strict=True)
-            if len(g) > MIN_GENERATED and len(d)
-        ]
-        z, p = zip(*counted, strict=True) if counted else ((), ())
-        return torch.tensor(z, dtype=torch.float64), torch.tensor(p, dtype=torch.float64)
+
+        z = []
+        shares = []
+        total = sum(len(fresh) for fresh in reference)
+        for ours, fresh in zip(self._distances(x), reference, strict=True):
+            if len(ours) > MIN_GENERATED and len(fresh):
+                z.append(rank_z(ours, fresh))
+                shares.append(len(fresh) / total)
+
+        return torch.tensor(z, dtype=torch.float64), torch.tensor(shares, dtype=torch.float64)
 
     def __call__(self, generated: Tensor, held_out: Tensor | None = None) -> float:
         """C_T of generated rows, (m, d); NaN where no cell has more than 20 of them."""
         z, p = self.per_cell(generated, held_out)
+
         return (z @ p / p.sum()).item()
+
+
+def _to_nearest(rows: Tensor, others: Tensor) -> Tensor:
+    """Distance of each row to the nearest of the others, (n,); empty if there are none."""
+    if len(rows) == 0 or len(others) == 0:
+        return rows.new_empty(0)
+
+    return torch.cat([distances.min(1).values for _, distances in blocks(rows, others)])
 
 
 def data_copying(

@@ -1,7 +1,7 @@
 """An encoder that is an optimisation: h_l is the code from which g_l reconstructs h_{l-1} best.
 
-The parametric f_l gives the first guess; a few gradient steps through the pair's own decoder improve it. The
-result is a constant, a target that f_l can learn from: no derivative leaves the layer.
+The parametric f_l gives the first guess; a few gradient steps through the pair's decoder improve
+it. The result is a constant, a target that f_l can learn from: no derivative leaves the layer.
 """
 
 import torch
@@ -18,7 +18,7 @@ SHORTEN = 0.25
 
 
 def code_range(activation: str) -> tuple[float, float]:
-    """Closed interval of the codes that a layer with this activation can give: the set S of Eq. 20."""
+    """Closed interval of the codes that a layer with this activation gives: S of Eq. 20."""
     return RANGES.get(activation, (0.0, float("inf")))
 
 
@@ -34,15 +34,16 @@ def optimize_code(
 
     h <- argmax_{h in S} log P(x | h) - sparsity |h|_1,   S the range of f's activation
 
-    Every step goes along the gradient (the L1 term by soft thresholding, S by projection), as far as the
-    curvature of the last step suggests (Barzilai and Borwein 1988); one that lowers the objective of an
-    example is taken back and shortened. No example's objective is thus worse than at the start. The law of x
-    enters by its `energy`: for a LearnedGaussian that is the squared error.
+    Every step goes along the gradient (the L1 term by soft thresholding, S by projection), as far
+    as the curvature of the last step suggests (Barzilai and Borwein 1988). A step that lowers the
+    objective of an example is taken back and shortened. No example's objective is thus worse than
+    at the start. The law of x enters by its `energy`: for a LearnedGaussian that is the squared
+    error.
     Source: Bengio 2014, Eq. 20; the sparse variant is that of sparse coding.
 
     Args:
         pair: the layer pair whose decoder g is inverted.
-        x: what is to be reconstructed, h_{l-1}, (batch, width of x).
+        x: the target of the reconstruction, h_{l-1}, (batch, width of x).
         h_start: where to start, usually f(x), (batch, width of h).
         steps: number of gradient steps; each costs one pass down and one back.
         lr: length of the first step, in units of h per gradient.
@@ -60,7 +61,8 @@ def optimize_code(
         >>> pair, x = Pair(Affine(4, 3), Affine(3, 4)), torch.rand(2, 4)
         >>> guess = pair.f(x)
         >>> better = optimize_code(pair, x, guess)
-        >>> bool(((pair.g(better) - x).square().sum(1) < (pair.g(guess) - x).square().sum(1)).all())
+        >>> error, former = (pair.g(h).sub(x).square().sum(1) for h in (better, guess))
+        >>> bool((error < former).all())
         True
     """
     checks.width("x", x, pair.f.in_features)
@@ -72,6 +74,7 @@ def optimize_code(
     checks.at_least("steps", steps, 0)
     checks.at_least("lr", lr, 0.0, strict=True)
     checks.at_least("sparsity", sparsity, 0.0)
+
     # inference_mode(False): Trainer.test runs in inference mode, where autograd is off
     with torch.inference_mode(False), torch.no_grad():
         return _climb(pair, x.clone(), h_start.clone(), steps, lr, sparsity)
@@ -80,41 +83,63 @@ def optimize_code(
 def _climb(pair: Pair, x: Tensor, h: Tensor, steps: int, lr: float, sparsity: float) -> Tensor:
     low, high = code_range(pair.f.activation)
 
-    def evaluate(h: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective of each example, (batch, 1), and gradient of its smooth part."""
-        leaf = h.detach().requires_grad_()
-        with torch.enable_grad():
-            energy = pair.observation.energy(x, pair.g(leaf))
-            (gradient,) = torch.autograd.grad(energy.sum(), leaf)
-        return (energy.detach() + sparsity * h.abs().sum(-1))[:, None], gradient
-
     h = h.clamp(low, high)
-    cost, gradient = evaluate(h)
+    cost, gradient = _evaluate(pair, x, h, sparsity)
     rate = torch.full_like(cost, lr)
     for _ in range(steps):
-        moved = h - rate * gradient
-        if sparsity > 0.0:
-            moved = moved.sign() * (moved.abs() - rate * sparsity).clamp(min=0.0)
-        moved = moved.clamp(low, high)
-        new_cost, new_gradient = evaluate(moved)
+        moved = _descend(h, gradient, rate, sparsity).clamp(low, high)
+        new_cost, new_gradient = _evaluate(pair, x, moved, sparsity)
         accepted = new_cost <= cost
-        step, bend = moved - h, new_gradient - gradient
-        curvature = (step * bend).sum(-1, keepdim=True)
-        suggested = step.square().sum(-1, keepdim=True) / curvature
-        longer = torch.where((curvature > 0.0) & torch.isfinite(suggested), suggested, rate)
+
+        longer = _suggested_rate(moved - h, new_gradient - gradient, rate)
         rate = torch.where(accepted, longer, SHORTEN * rate)
+
         h = torch.where(accepted, moved, h)
         cost = torch.where(accepted, new_cost, cost)
         gradient = torch.where(accepted, new_gradient, gradient)
+
     return h
+
+
+def _evaluate(pair: Pair, x: Tensor, h: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
+    """Cost of each example, the objective's negative, (batch, 1); gradient of its smooth part."""
+    leaf = h.detach().requires_grad_()
+    with torch.enable_grad():
+        energy = pair.observation.energy(x, pair.g(leaf))
+        (gradient,) = torch.autograd.grad(energy.sum(), leaf)
+
+    cost = energy.detach() + sparsity * h.abs().sum(-1)
+    return cost[:, None], gradient
+
+
+def _descend(h: Tensor, gradient: Tensor, rate: Tensor, sparsity: float) -> Tensor:
+    """One gradient step, with soft thresholding for the L1 norm."""
+    moved = h - rate * gradient
+    if sparsity > 0.0:
+        moved = moved.sign() * (moved.abs() - rate * sparsity).clamp(min=0.0)
+
+    return moved
+
+
+def _suggested_rate(step: Tensor, bend: Tensor, rate: Tensor) -> Tensor:
+    """Barzilai and Borwein's rate from a step and the gradient's change along it.
+
+    Where the curvature is not positive, the present rate stays.
+    """
+    curvature = (step * bend).sum(-1, keepdim=True)
+    suggested = step.square().sum(-1, keepdim=True) / curvature
+
+    usable = (curvature > 0.0) & torch.isfinite(suggested)
+    return torch.where(usable, suggested, rate)
 
 
 @register
 class OptimizingPair(Pair):
     """A pair that encodes by optimisation, starting from the guess of its f.
 
-    `pair.f` stays the fast parametric encoder, to be trained towards what `encode` returns; `encode` is
-    `optimize_code` from there. The long loop of a stack then reconstructs as well as the decoders can.
+    `pair.f` stays the fast parametric encoder, to be trained towards what `encode` returns.
+    `encode` is `optimize_code` from there. The long loop of a stack then reconstructs as well as
+    the decoders can.
     Source: Bengio 2014, section 6, Eq. 20.
 
     Args:
@@ -146,12 +171,14 @@ class OptimizingPair(Pair):
         sparsity: float = 0.0,
     ) -> None:
         super().__init__(f, g, observation, recognition)
+
         discrete = isinstance(recognition, Discrete)
         if discrete:
             raise ValueError(
                 "recognition=Discrete: a code is found by gradient steps, which need real units; "
                 "use Gaussian or LearnedGaussian"
             )
+
         self.steps = int(checks.at_least("steps", steps, 0))
         self.lr = checks.at_least("lr", lr, 0.0, strict=True)
         self.sparsity = checks.at_least("sparsity", sparsity, 0.0)
@@ -160,4 +187,5 @@ class OptimizingPair(Pair):
         """The code that reconstructs h_below best within a few steps; a constant."""
         guess = self.f(h_below).detach()
         h = optimize_code(self, h_below, guess, self.steps, self.lr, self.sparsity)
+
         return self.recognition.transmit(h, generator)

@@ -1,12 +1,14 @@
-"""Matrix products with weights that stay the same over many calls, by oneDNN, with W in a layout of its own.
+"""Matrix products by oneDNN, with weights packed once for many calls.
 
-INFERENCE multiplies by the same matrices some thirty times in an update. On AMD processors PyTorch's ordinary way to a
-product, MKL, runs at a fraction of the rate of oneDNN; on Intel's it is the faster of the two. So packed products are
-taken on AMD processors, or as the environment variable GENDAE_PRODUCTS says: "packed", "plain", or "auto". Results are
-equal within rounding; which way is taken depends on the machine and that variable alone, so that runs repeat.
+INFERENCE multiplies by the same matrices some thirty times in an update. PyTorch's ordinary
+products come from MKL. On AMD processors MKL runs at a fraction of the rate of oneDNN; on Intel's
+it is the faster of the two. So packed products are taken on AMD processors, or as the environment
+variable GENDAE_PRODUCTS says: "packed", "plain", or "auto". Results are equal within rounding. The
+choice depends on the machine and that variable alone, so that runs repeat.
 
-PyTorch has no public call for this: the operators behind compiled and frozen linear layers are used, and where this
-version lacks them, or for anything but an affine layer in single precision on the CPU, the layer itself.
+PyTorch has no public call for this, so the operators behind compiled and frozen linear layers are
+used. The layer itself is used where this version lacks them, and for anything but an affine layer
+in single precision on the CPU.
 """
 
 import os
@@ -27,23 +29,28 @@ WAYS = ("auto", "packed", "plain")
 
 @cache
 def vendor() -> str:
-    """What the processor says of itself; empty where it says nothing."""
+    """The processor's description of itself; empty where there is none."""
     try:
-        told = Path("/proc/cpuinfo").read_text(errors="replace")
+        description = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
-        told = ""
-    return platform.processor() + told
+        description = ""
+
+    return platform.processor() + description
 
 
 @cache
 def available() -> bool:
     """Whether this PyTorch has the two operators, and they give what an affine layer does."""
     try:
-        h, w, b = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
-        found = linear(h, pack(w, 2), b)
+        h = torch.ones(2, 3)
+        weight = torch.ones(4, 3)
+        bias = torch.ones(4)
+        product = linear(h, pack(weight, 2), bias)
     except (AttributeError, RuntimeError, TypeError, NotImplementedError):
         return False
-    return bool(torch.allclose(found, torch.full((2, 4), 4.0)))
+
+    expected = torch.full((2, 4), 4.0)
+    return bool(torch.allclose(product, expected))
 
 
 def pack(weight: Tensor, rows: int) -> Tensor:
@@ -63,7 +70,10 @@ def wanted() -> bool:
         ValueError: if GENDAE_PRODUCTS is none of auto, packed, plain.
     """
     way = checks.one_of("GENDAE_PRODUCTS", os.environ.get("GENDAE_PRODUCTS", "auto"), WAYS)
-    return way == "packed" or (way == "auto" and "AuthenticAMD" in vendor())
+
+    if way == "auto":
+        return "AuthenticAMD" in vendor()
+    return way == "packed"
 
 
 class PackedAffine:
@@ -71,11 +81,12 @@ class PackedAffine:
 
     Args:
         layer: the layer.
-        rows: examples in a batch; others may come, more slowly.
+        rows: examples in a batch; batches of another size work too, more slowly.
     """
 
     def __init__(self, layer: Affine, rows: int) -> None:
-        self.weight, self.bias = pack(layer.weight.detach(), rows), layer.bias.detach()
+        self.weight = pack(layer.weight.detach(), rows)
+        self.bias = layer.bias.detach()
         self.s = IN_PLACE[layer.activation]
 
     def __call__(self, h: Tensor) -> Tensor:
@@ -83,11 +94,13 @@ class PackedAffine:
 
 
 def packed(pair: Pair, h: Tensor) -> tuple[Map, Map]:
-    """f and g of a pair as functions for a loop in which its weights do not change; packed where that is wanted and can be.
+    """f and g of a pair as functions for a loop in which the pair's weights do not change.
+
+    They are packed where that is wanted and possible.
 
     Args:
         pair: the pair.
-        h: a batch of the kind that f will get: tells device, precision and number of rows.
+        h: a batch like those that f will get: tells device, precision and number of rows.
 
     Example:
         >>> pair, h = Pair(Affine(4, 3, "tanh"), Affine(3, 4)), torch.rand(5, 4)
@@ -96,7 +109,14 @@ def packed(pair: Pair, h: Tensor) -> tuple[Map, Map]:
         ...     torch.allclose(g(f(h)), pair.g(pair.f(h)), atol=1e-6)
         True
     """
-    usable = (
+    if not _packs(h):
+        return pair.f, pair.g
+
+    return _packed_layer(pair.f, len(h)), _packed_layer(pair.g, len(h))
+
+
+def _packs(h: Tensor) -> bool:
+    return (
         not torch.compiler.is_compiling()
         and h.device.type == "cpu"
         and h.dtype == torch.float32
@@ -106,15 +126,17 @@ def packed(pair: Pair, h: Tensor) -> tuple[Map, Map]:
         and wanted()
         and available()
     )
-    f, g = (
-        PackedAffine(layer, len(h)) if usable and plain_affine(layer) else layer
-        for layer in (pair.f, pair.g)
-    )
-    return f, g
+
+
+def _packed_layer(layer: Map, rows: int) -> Map:
+    if plain_affine(layer):
+        return PackedAffine(layer, rows)
+    return layer
 
 
 def plain_affine(layer: object) -> bool:
     """Whether a layer is nothing but s(W h + b) in single precision."""
-    return (
-        type(layer) is Affine and layer.receives == "real" and layer.weight.dtype == torch.float32
-    )
+    if type(layer) is not Affine:
+        return False
+
+    return layer.receives == "real" and layer.weight.dtype == torch.float32

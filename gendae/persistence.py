@@ -1,9 +1,10 @@
 """Trained stacks as files that hold data only.
 
-A shipped model is one .safetensors: tensors, and as JSON in its metadata the architecture, the settings it
-is meant to be used with, training facts and a SHA-256 of the tensors, and one of this description. Lightning's .ckpt is
-read too, with `weights_only=True`. Loading either builds registered classes from plain data and runs no code of the
-file; what a damaged or foreign file holds is never loaded in part.
+A shipped model is one .safetensors. It holds tensors, and as JSON in its metadata the
+architecture, the settings it is meant to be used with, training facts, a SHA-256 of the tensors,
+and one of this description. Lightning's .ckpt is read too, with `weights_only=True`. Loading
+either builds registered classes from plain data and runs no code of the file. A damaged or foreign
+file is never loaded in part.
 """
 
 import hashlib
@@ -30,7 +31,8 @@ from gendae.stack import Stack
 from gendae.writing import write_whole
 
 FORMAT = "gendae/1"
-#: Metadata of a .safetensors; the last one, of the description, is missing in files of earlier versions.
+#: Metadata of a .safetensors; the last one, of the description, is missing in files of earlier
+#: versions.
 METADATA = ("format", "gendae", "sha256")
 
 
@@ -50,32 +52,29 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
     Args:
         stack: what to write.
         path: FILE.safetensors.
-        half: store floating-point numbers in half precision, 11 bits of mantissa; `load` gives single precision.
+        half: store floating-point numbers in half precision, 11 bits of mantissa; `load` gives
+            single precision.
 
     Raises:
-        ValueError: if the suffix is not .safetensors, a setting cannot be stored as plain data, or a weight is NaN or
-            infinite.
+        ValueError: if the suffix is not .safetensors, a setting cannot be stored as plain data, or
+            a weight is NaN or infinite.
         OSError: if the file cannot be written; an earlier one is then as it was.
     """
-    tensors = {
-        k: v.detach().cpu().contiguous() for k, v in stack.state_dict().items() if v.numel()
-    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in _filled(stack.state_dict()).items()}
     bad = restoring.non_finite(tensors)
     if bad:
         raise ValueError(
             f"{path} is not written: {restoring.some(bad)} hold NaN or infinite values"
         )
+
     if half:
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        large = [
-            k
-            for k, v in tensors.items()
-            if v.is_floating_point() and not bool(torch.isfinite(v).all())
-        ]
+        tensors = {name: _halved(value) for name, value in tensors.items()}
+        large = restoring.non_finite(tensors)
         if large:
             raise ValueError(
                 f"half=True: {', '.join(large)} hold numbers above 65504; save in single precision"
             )
+
     content = {
         "stack": describe(stack),
         "settings": describe(stack.settings),
@@ -84,30 +83,45 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
     return write_checked(Path(path), FORMAT, content, tensors)
 
 
+def _filled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that hold numbers: those of a prior that was never fitted are empty."""
+    return {name: value for name, value in tensors.items() if value.numel()}
+
+
+def _halved(value: Tensor) -> Tensor:
+    if value.is_floating_point():
+        return value.half()
+    return value
+
+
 def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
-    """A trained stack from a .safetensors, a Lightning .ckpt, or the bare name of a shipped checkpoint.
+    """A trained stack from a .safetensors, a Lightning .ckpt, or the bare name of a shipped model.
 
     Raises:
         FileNotFoundError: if there is no such file or shipped model; names every place.
         CheckpointError: (a ValueError) if the file is damaged, truncated, foreign, or of another
             architecture than it says; if a shipped model is not the one in the manifest.
     """
-    found, device = locate(path), checks.device(str(device))
-    if found != Path(path).expanduser():
-        check_shipped(found)
-    stack = _load_ckpt(found) if found.suffix == ".ckpt" else _load_safetensors(found)
-    return stack.to(device).eval()
+    file = locate(path)
+    device = checks.device(str(device))
+    if file != Path(path).expanduser():
+        check_shipped(file)
+
+    read_stack = _load_ckpt if file.suffix == ".ckpt" else _load_safetensors
+    return read_stack(file).to(device).eval()
 
 
 def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal") -> Classifier:
-    """The layer pairs of a trained stack under a fresh output layer, to be trained further with labels.
+    """The layer pairs of a trained stack under a fresh output layer, to be trained with labels.
 
-    For configurations (`stack: {class_path: gendae.persistence.pretrained_classifier, init_args: {model: ..}}`).
-    What is trained from it holds its own weights: `load` reads it without `model`, which only the run's config.yaml
-    still names.
+    For configurations
+    (`stack: {class_path: gendae.persistence.pretrained_classifier, init_args: {model: ..}}`).
+    A model trained from it holds its own weights: `load` reads it without `model`, which only the
+    run's config.yaml still names.
 
     Args:
-        model: a .ckpt, a .safetensors, or the name of a shipped model; an output layer it has is left out.
+        model: a .ckpt, a .safetensors, or the name of a shipped model; an output layer it has is
+            left out.
         classes: number of classes.
         init: kind of the output layer's initial weights, see `Affine`.
 
@@ -119,7 +133,8 @@ def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal
         >>> import tempfile
         >>> from gendae.models import deep_autoencoder
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     network = pretrained_classifier(str(save(deep_autoencoder([8, 4]), f"{folder}/m.safetensors")), 3)
+        ...     file = save(deep_autoencoder([8, 4]), f"{folder}/m.safetensors")
+        ...     network = pretrained_classifier(str(file), 3)
         >>> network.sizes, network.classes
         ([8, 4], 3)
     """
@@ -130,15 +145,21 @@ def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal
     return classifier.train()
 
 
+# -- files and their places -----------------------------------------------------------------------
+
+
 def shipped_folders() -> list[Path]:
-    """Where checkpoints that come with gendae lie: in the installed package, or in a source checkout."""
+    """Where shipped checkpoints lie: in the installed package, or in a source checkout."""
     package = Path(__file__).parent
     return [package / "checkpoints", package.parent / "checkpoints"]
 
 
 def shipped() -> list[str]:
     """Names of the checkpoints that come with gendae."""
-    return sorted({f.stem for folder in shipped_folders() for f in folder.glob("*.safetensors")})
+    names: set[str] = set()
+    for folder in shipped_folders():
+        names.update(file.stem for file in folder.glob("*.safetensors"))
+    return sorted(names)
 
 
 def locate(path: str | Path) -> Path:
@@ -146,11 +167,13 @@ def locate(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.is_file():
         return path
+
     if path.name == str(path) and not path.suffix:
         for folder in shipped_folders():
             candidate = folder / f"{path}.safetensors"
             if candidate.is_file():
                 return candidate
+
     try:
         return regular_file(path)
     except FileNotFoundError as error:
@@ -162,16 +185,20 @@ def locate(path: str | Path) -> Path:
 
 
 def check_shipped(path: Path) -> None:
-    """Raise a CheckpointError unless a shipped file is the one that the manifest beside it names."""
+    """Raise a CheckpointError unless a shipped file is as the manifest beside it says."""
     manifest = path.parent / "manifest.json"
     try:
         expected = {entry["file"]: entry["sha256"] for entry in json.loads(manifest.read_text())}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(manifest, f"cannot be read ({type(error).__name__})") from None
+
     if expected.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
         raise CheckpointError(
             path, "not the file that was shipped: its checksum is not that of manifest.json"
         )
+
+
+# -- a .safetensors -------------------------------------------------------------------------------
 
 
 def _load_safetensors(path: Path) -> Stack:
@@ -192,20 +219,23 @@ def read_checked(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tenso
         raise CheckpointError(
             path, f"damaged, truncated or not a safetensors file ({error})"
         ) from None
+
     if metadata.get("format") != form:
         raise CheckpointError(path, f"a safetensors file, but not one that gendae wrote as {form}")
+
     text = metadata.get("gendae", "")
-    if tuple(sorted(metadata)) not in (METADATA[:2], METADATA) or metadata.get(
-        "sha256", _sha256(text)
-    ) != _sha256(text):
+    known_keys = tuple(sorted(metadata)) in (METADATA[:2], METADATA)
+    if not known_keys or metadata.get("sha256", _sha256(text)) != _sha256(text):
         raise CheckpointError(
             path, "its description is damaged: it does not have the checksum it was saved with"
         )
+
     try:
         content = json.loads(text)
         expected = content["sha256"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(path, f"its description is damaged ({error})") from None
+
     if digest(tensors) != expected:
         raise CheckpointError(
             path, "damaged: its weights do not have the checksum they were saved with"
@@ -223,14 +253,19 @@ def write_checked(
     """Write description, tensors and their checksums to a .safetensors, whole or not at all."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a model is saved as .safetensors")
+
     text = json.dumps({**content, "sha256": digest(tensors)})
     metadata = dict(zip(METADATA, (form, text, _sha256(text)), strict=True))
     return write_whole(path, to_bytes(tensors, metadata))
 
 
+# -- a .ckpt --------------------------------------------------------------------------------------
+
+
 def _load_ckpt(path: Path) -> Stack:
     checkpoint = read(path)
     restoring.check_content(path, checkpoint)
+
     arguments = checkpoint["hyper_parameters"]
     content = {
         "stack": arguments.get("stack"),
@@ -243,46 +278,62 @@ def _load_ckpt(path: Path) -> Stack:
         },
         "facts": checkpoint["gendae"]["facts"],
     }
+
     prefix = "stack."
-    tensors = {
-        k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)
-    }
+    weights = checkpoint["state_dict"]
+    tensors = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     return _assemble(path, content, tensors)
 
 
+# -- the stack ------------------------------------------------------------------------------------
+
+
 def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
-    """The stack that a description and tensors make: all of them, or a CheckpointError."""
+    """The stack that a description and all its tensors make, or a CheckpointError."""
     try:
-        stack, settings, facts = (
-            build(content["stack"]),
-            build(content["settings"]),
-            content["facts"],
-        )
-        if (
-            not isinstance(stack, Stack)
-            or not isinstance(settings, dict)
-            or not isinstance(facts, dict)
-        ):
+        stack = build(content["stack"])
+        settings = build(content["settings"])
+        facts = content["facts"]
+        _check_kinds(stack, settings, facts)
+        fresh = stack.state_dict()
+    except Exception as error:  # noqa: BLE001 - a damaged description can ask for anything
+        reason = " ".join(str(error).split())
+        raise CheckpointError(path, f"holds another architecture than it says: {reason}") from None
+
+    complete = {**_unfitted(path, fresh, tensors), **tensors}
+    restoring.check_weights(path, stack, complete, exact=False)
+    restoring.check_prior(path, stack.prior, complete, "prior.", stack.sizes[-1])
+
+    stack.load_state_dict(complete)
+    stack.settings = {name: value for name, value in settings.items() if value is not None}
+    stack.facts = facts
+    return stack
+
+
+def _check_kinds(stack: object, settings: object, facts: object) -> None:
+    for value, kind in ((stack, Stack), (settings, dict), (facts, dict)):
+        if not isinstance(value, kind):
             raise ValueError(  # noqa: TRY004 - said of the file
                 f"{type(stack).__name__} is no Stack with settings and facts"
             )
-        fresh = stack.state_dict()
-    except Exception as error:  # noqa: BLE001 - a damaged description can ask constructors for anything
-        reason = " ".join(str(error).split())
-        raise CheckpointError(path, f"holds another architecture than it says: {reason}") from None
-    # empty tensors, of a prior that was never fitted, are not written; files of earlier versions have no residuals
-    empty = {k: v for k, v in fresh.items() if v.numel() == 0}
-    unfitted = {k: v for k, v in empty.items() if k not in tensors}
-    half = sorted(k for k in unfitted if k.startswith("prior."))
-    if half and any(
-        k in tensors and tensors[k].numel() > 0 for k in empty if k.startswith("prior.")
-    ):
+
+
+def _unfitted(
+    path: Path, fresh: dict[str, Tensor], tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The empty tensors that a file may leave out; a CheckpointError, if it leaves out others.
+
+    Empty tensors, of a prior that was never fitted, are not written; files of earlier versions
+    have no residuals. A prior is fitted as a whole: a file leaves out all its tensors, or none.
+    """
+    empty = [name for name, value in fresh.items() if value.numel() == 0]
+    left_out = [name for name in empty if name not in tensors]
+    of_prior = [name for name in empty if name.startswith("prior.")]
+
+    missing = sorted(name for name in of_prior if name not in tensors)
+    fitted = any(name in tensors and tensors[name].numel() > 0 for name in of_prior)
+    if missing and fitted:
         raise CheckpointError(
-            path, f"holds another architecture than it says: {restoring.some(half)} missing"
+            path, f"holds another architecture than it says: {restoring.some(missing)} missing"
         )
-    restoring.check_weights(path, stack, {**unfitted, **tensors}, exact=False)
-    restoring.check_prior(path, stack.prior, {**unfitted, **tensors}, "prior.", stack.sizes[-1])
-    stack.load_state_dict({**unfitted, **tensors})
-    stack.settings = {k: v for k, v in settings.items() if v is not None}
-    stack.facts = facts
-    return stack
+    return {name: fresh[name] for name in left_out}

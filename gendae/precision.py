@@ -8,10 +8,11 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products and convolutions in the precision of their operands, inside the `with` or a decorated function.
+    """Compute products and convolutions in the precision of their operands.
 
-    Training may run under autocast, TF32, or a lower `torch.set_float32_matmul_precision`: on processors with bfloat16
-    products "medium" changes distances in the third digit. What was set is put back at the end.
+    This holds inside the `with` or a decorated function. Training may run under autocast, TF32, or
+    a lower `torch.set_float32_matmul_precision`: on processors with bfloat16 products "medium"
+    changes distances in the third digit. The former settings are put back at the end.
 
     Example:
         >>> torch.set_float32_matmul_precision("medium")
@@ -22,7 +23,9 @@ def full_precision() -> Iterator[None]:
         'medium'
         >>> torch.set_float32_matmul_precision("highest")
     """
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    products = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -26,14 +26,15 @@ def as_classifier(stack: Stack, model: str | Path) -> Classifier:
     """The stack, if it has an output layer; `model` names it in the message."""
     if not isinstance(stack, Classifier):
         raise ValueError(  # noqa: TRY004 - a choice of the user
-            f"{model} is a {type(stack).__name__} without output layer, which gives no labels; a Classifier is "
-            "needed, which rules such as DifferenceTargetPropRule train, or a JointStack with labels"
+            f"{model} is a {type(stack).__name__} without output layer, which gives no labels; "
+            "a Classifier is needed, which rules such as DifferenceTargetPropRule train, or a "
+            "JointStack with labels"
         )
     return stack
 
 
 def label_modalities(stack: JointStack) -> tuple[str, str]:
-    """Names of the modality that images are, and of the labels that are predicted from it.
+    """Names of the modality that labels are predicted from, and of the labels.
 
     Raises:
         ValueError: unless there is one modality of labels, and another.
@@ -41,8 +42,8 @@ def label_modalities(stack: JointStack) -> tuple[str, str]:
     others = [name for name in stack.names if name not in stack.labels]
     if len(stack.labels) != 1 or not others:
         raise ValueError(
-            f"the model has the modalities {stack.described()}; labels are predicted where one of several is "
-            "onehot; use `gendae complete` for others"
+            f"the model has the modalities {stack.described()}; labels are predicted where one "
+            "of several is onehot; use `gendae complete` for others"
         )
     return others[0], stack.labels[0]
 
@@ -50,7 +51,9 @@ def label_modalities(stack: JointStack) -> tuple[str, str]:
 def probabilities(
     model: str | Path, x: Tensor, name: str, samples: int | None, seed: int, device: str
 ) -> Tensor:
-    """p(y | x), (batch, classes), from a classifier, or from a joint model in one pass (2014, Algorithm 4).
+    """p(y | x), (batch, classes), from a classifier, or in one pass from a joint model.
+
+    Source: Bengio 2014, Algorithm 4 (joint models).
 
     Args:
         model: file or name.
@@ -63,13 +66,17 @@ def probabilities(
     if isinstance(stack, JointStack):
         if samples is not None:
             raise ValueError(
-                f"--samples {samples}: {model} is a joint model, whose prediction has no draws; leave it out"
+                f"--samples {samples}: {model} is a joint model, whose prediction has no draws; "
+                "leave it out"
             )
+
         image, label = label_modalities(stack)
         checks.width(name, x, stack.modalities[image].width)
         return stack.predict({image: x}, label)
+
     classifier = as_classifier(stack, model)
-    return classifier.predict(checks.width(name, x, classifier.sizes[0]), samples, seed)
+    checks.width(name, x, classifier.sizes[0])
+    return classifier.predict(x, samples, seed)
 
 
 def error_rate(probability: Tensor, y: Tensor) -> float:
@@ -80,7 +87,8 @@ def error_rate(probability: Tensor, y: Tensor) -> float:
         >>> error_rate(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
         0.5
     """
-    return (probability.cpu().argmax(1) != y.cpu()).double().mean().item()
+    wrong = probability.cpu().argmax(1) != y.cpu()
+    return wrong.double().mean().item()
 
 
 def predict(
@@ -91,29 +99,30 @@ def predict(
     seed: int = 0,
     device: str = "cpu",
 ) -> list[str]:
-    """Labels and their probabilities into a .npz: arrays `label`, (n,), and `probability`, (n, classes)."""
+    """Labels and their probabilities into a .npz.
+
+    Its arrays are `label`, (n,), and `probability`, (n, classes).
+    """
     path = Path(out)
+    images = Path(data).expanduser()
     checks.one_of("suffix of --out", path.suffix, (".npz",))
-    if (
-        path.exists()
-        and Path(data).expanduser().exists()
-        and path.samefile(Path(data).expanduser())
-    ):
+    if path.exists() and images.exists() and path.samefile(images):
         raise ValueError(f"--out {out} is the file that the images come from; name another")
     if samples is not None:
         checks.at_least("--samples", samples, 1)
-    x = read_images(data)[0]
+
+    x, _ = read_images(data)
     probability = probabilities(model, x, data, samples, seed, device).float().cpu()
     y = labels_of(data, len(x))
     if y is not None:
         checks.labels(f"{data}: y", y, len(x), probability.shape[1])
-    write_npz(
-        path, label=probability.argmax(1).numpy().astype(np.int64), probability=probability.numpy()
-    )
+
+    labels = probability.argmax(1).numpy().astype(np.int64)
+    write_npz(path, label=labels, probability=probability.numpy())
+
     lines = [f"labels of {len(x):,} images: {path}"]
     if y is not None:
         error = error_rate(probability, y)
-        lines.append(
-            f"error rate {100 * error:.2f} % ({round(error * len(x)):,} of {len(x):,} labels are wrong)"
-        )
+        wrong = round(error * len(x))
+        lines.append(f"error rate {100 * error:.2f} % ({wrong:,} of {len(x):,} labels are wrong)")
     return lines

@@ -1,9 +1,9 @@
-"""Sample quality beside the Parzen score: do samples look like data, cover it, or copy the training set?
+"""Sample quality beside the Parzen score: do samples look like data, cover it, or copy it?
 
-All measures compare sets of feature vectors. `features` of a network gives them: those of a digit classifier
-(gendae.features), or the pixels themselves where there is no such network (`PixelFeatures`). Held-out images
-are the reference of every measure, so that the numbers of training images, of other held-out images and of
-k-means centroids can be set beside those of a model.
+All measures compare sets of feature vectors. A network's method `features` gives them: a digit
+classifier (gendae.features), or the pixels themselves where there is no such network
+(`PixelFeatures`). Held-out images are the reference of every measure. The numbers of a model can
+so be set beside those of training images, other held-out images and k-means centroids.
 """
 
 import warnings
@@ -41,7 +41,8 @@ class PixelFeatures(nn.Module):
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """|mu_r - mu_f|^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)): FID on these features.
 
-    Source: Heusel et al. 2017, Eq. 6; biased upwards for few samples, so compare equal numbers only.
+    Source: Heusel et al. 2017, Eq. 6; biased upwards for few samples, so compare equal numbers
+    only.
 
     Args:
         real, fake: features, (n, d) and (m, d).
@@ -56,8 +57,10 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """
     width = real.shape[-1]
     metric = FrechetInceptionDistance(feature=_identity(width)).set_dtype(torch.float64)
+
     metric.update(checked("real", real, width, 2).double(), real=True)
     metric.update(checked("fake", fake, width, 2).double(), real=False)
+
     return metric.compute().item()
 
 
@@ -67,34 +70,43 @@ def kernel_distance(
 ) -> float:
     """Unbiased squared MMD under the kernel (x.y / d + 1)^3, the mean over random subsets: KID.
 
-    Source: Binkowski et al. 2018. The subsets are drawn from `seed`; the global generator is left alone.
+    The subsets are drawn from `seed`; the global generator is left alone.
+    Source: Binkowski et al. 2018.
 
     Args:
         real, fake: features, (n, d) and (m, d).
         subsets: number of subsets.
-        subset_size: rows of each; fewer where a set has fewer.
+        subset_size: rows of each subset; fewer where a set has fewer.
 
     Raises:
         ValueError: for fewer than two rows, widths that differ, or NaN.
     """
     width = real.shape[-1]
-    real, fake = checked("real", real, width, 2), checked("fake", fake, width, 2)
+    real = checked("real", real, width, 2)
+    fake = checked("fake", fake, width, 2)
     size = min(subset_size, len(real), len(fake))
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*will save all extracted features.*")
         metric = KernelInceptionDistance(
             feature=_identity(width), subsets=subsets, subset_size=size
         )
+
     metric.update(real.double(), real=True)
     metric.update(fake.double(), real=False)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return metric.compute()[0].item()
+        mean, _ = metric.compute()
+
+    return mean.item()
 
 
 def _identity(width: int) -> nn.Module:
+    """A network for torchmetrics: the features of feature vectors are these vectors."""
     identity = PixelFeatures()
     identity.num_features = width  # torchmetrics would try the network on an image otherwise
+
     return identity
 
 
@@ -102,12 +114,18 @@ def _identity(width: int) -> nn.Module:
 @torch.no_grad()
 def in_batches(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Features of images, and class probabilities where the network has classes; in CPU memory."""
-    features, probabilities = [], []
+    features = []
+    probabilities = []
     for batch in x.split(BATCH):
         features.append(network.features(batch).cpu())
         if network.classes:
-            probabilities.append(network.head(features[-1].to(batch)).softmax(1).cpu())
-    return torch.cat(features), torch.cat(probabilities) if probabilities else None
+            logits = network.head(features[-1].to(batch))
+            probabilities.append(logits.softmax(1).cpu())
+
+    if not network.classes:
+        return torch.cat(features), None
+
+    return torch.cat(features), torch.cat(probabilities)
 
 
 class Quality:
@@ -134,21 +152,28 @@ class Quality:
         cells: int | None = None,
         seed: int = 0,
     ) -> None:
-        self.network, self.k, self.seed = network, k, seed
-        self.real = in_batches(network, held_out)[0]
+        self.network = network
+        self.k = k
+        self.seed = seed
+
+        self.real, _ = in_batches(network, held_out)
         self.copying_pixels = DataCopying(train, held_out, cells, seed)
         self.copying = self.copying_pixels
         if network.classes:
-            self.copying = DataCopying(in_batches(network, train)[0], self.real, cells, seed)
+            train_features, _ = in_batches(network, train)
+            self.copying = DataCopying(train_features, self.real, cells, seed)
 
     def __call__(self, samples: Tensor) -> dict[str, float | list[float] | None]:
         """The measures by name; classes and confidence are None for a network without classes."""
         fake, probabilities = in_batches(self.network, samples)
-        classes, confidence = None, None
+
+        classes = None
+        confidence = None
         if probabilities is not None:
             counts = probabilities.argmax(1).bincount(minlength=self.network.classes)
             classes = (counts / len(samples)).tolist()
             confidence = probabilities.max(1).values.mean().item()
+
         return {
             "n": len(samples),
             "fid": frechet_distance(self.real, fake),
@@ -161,7 +186,7 @@ class Quality:
         }
 
     def copying_of_halves(self) -> float:
-        """The copying statistic of every second held-out image against the others: what fresh data give."""
+        """C_T of every second held-out image against the others: the statistic of fresh data."""
         return self.copying(self.real[1::2], self.real[::2])
 
 
@@ -175,8 +200,9 @@ def sample_quality(
         train, held_out, network, k, seed: see `Quality`.
 
     Returns:
-        n, fid, kid, precision, recall, density, coverage, copying (C_T on features), copying_pixels (C_T on
-        pixels), classes (share of each class) and confidence (mean largest class probability).
+        n, fid, kid, precision, recall, density, coverage, copying (C_T on features),
+        copying_pixels (C_T on pixels), classes (share of each class) and confidence (mean largest
+        class probability).
 
     Example:
         >>> x = torch.rand(300, 4, generator=torch.Generator().manual_seed(0))
@@ -198,13 +224,15 @@ def quality_report(
 ) -> dict[str, dict]:
     """Sample quality of several sets of samples and of real images, all against the test images.
 
-    Beside the samples: the first training images, validation images (no set is compared with itself), and
-    k-means centroids of the training images, at the same number of images or as many as there are. The row
-    of held-out images also has `copying_of_halves`: one half of the test images against the other.
+    Real images are the first training images, the first validation images (no set is compared with
+    itself), and k-means centroids of the training images. Each set has as many images as the
+    samples, or all that exist. The row of held-out images also has `copying_of_halves`: one half
+    of the test images against the other.
     """
-    n = max(len(s) for s in named_samples.values())
+    n = max(len(samples) for samples in named_samples.values())
     if centroids is None:
         centroids = kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
+
     quality = Quality(train, test, network, seed=seed)
     sets = {
         **named_samples,
@@ -212,6 +240,8 @@ def quality_report(
         "held-out images": validation[:n],
         "k-means centroids": centroids,
     }
+
     report = {name: quality(x) for name, x in sets.items()}
     report["held-out images"]["copying_of_halves"] = quality.copying_of_halves()
+
     return report

@@ -1,11 +1,11 @@
-"""Does what a checkpoint holds belong to this model? Asked of all of it before anything is loaded.
+"""Whether a checkpoint belongs to a model: the whole file is checked before anything is loaded.
 
-Lightning loads tensor by tensor, and cuts the longer of two lists of optimizers: a checkpoint of another model would be
-noticed late, or not at all.
+Lightning loads tensor by tensor, and cuts the longer of two lists of optimizers. A checkpoint of
+another model would be noticed late, or not at all.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ CONTINUED = (
     "global_step",
     "loops",
 )
-#: Settings of parameter groups that only some optimizers have: they tell them apart.
+#: Settings of parameter groups that only some optimizers have: they tell optimizers apart.
 OPTIMIZER_MARKS = {"betas", "momentum", "alpha", "rho", "lr_decay"}
-#: What a description of a stack says of its beginning, and its prior, which is fitted anew.
+#: Parts of a stack's description that may differ: its initial weights, and its prior, which is
+#: fitted anew.
 BEGINNING = ("init", "gain", "prior")
 
 
@@ -48,77 +49,103 @@ def check(path: str | Path, checkpoint: Any, rule: Any, training: bool) -> None:
         training: to go on with its training, not only to use its weights.
     """
     check_content(path, checkpoint, type(rule).__name__, training)
-    theirs, ours = checkpoint["hyper_parameters"].get("stack"), describe(rule.stack)
-    if getattr(rule, "tie_noise", False):
-        theirs, ours = untied(theirs), untied(ours)
-    found = difference(theirs, ours)
-    if found is not None:
-        raise CheckpointError(path, f"holds another architecture: {found}")
-    check_weights(path, rule, checkpoint["state_dict"])
-    for name, prior in (
-        ("stack.prior.", rule.stack.prior),
-        ("training_prior.", getattr(rule, "training_prior", None)),
-    ):
+    _check_architecture(path, checkpoint["hyper_parameters"].get("stack"), rule)
+
+    weights = checkpoint["state_dict"]
+    check_weights(path, rule, weights)
+
+    priors = {
+        "stack.prior.": rule.stack.prior,
+        "training_prior.": getattr(rule, "training_prior", None),
+    }
+    for name, prior in priors.items():
         if prior is not None:
-            check_prior(path, prior, checkpoint["state_dict"], name, rule.stack.sizes[-1])
+            check_prior(path, prior, weights, name, rule.stack.sizes[-1])
+
     if training:
-        check_optimizers(
-            path, optimizers_of(rule.configure_optimizers()), checkpoint["optimizer_states"]
-        )
+        optimizers = optimizers_of(rule.configure_optimizers())
+        check_optimizers(path, optimizers, checkpoint["optimizer_states"])
+
+
+def _check_architecture(path: str | Path, theirs: Plain, rule: Any) -> None:  # noqa: ANN401
+    """Raise a CheckpointError unless a described stack is built like that of the rule."""
+    ours = describe(rule.stack)
+    if getattr(rule, "tie_noise", False):
+        theirs = untied(theirs)
+        ours = untied(ours)
+
+    words = difference(theirs, ours)
+    if words is not None:
+        raise CheckpointError(path, f"holds another architecture: {words}")
 
 
 def difference(theirs: Plain, ours: Plain, where: str = "stack") -> str | None:
-    """The first difference of two descriptions, in words; arguments that only one of them has are passed over.
+    """The first difference of two descriptions, in words.
+
+    Arguments that only one of them has do not count.
 
     Example:
-        >>> difference({"type": "Affine", "activation": "tanh"}, {"type": "Affine", "activation": "relu", "init": "uniform"})
+        >>> tanh = {"type": "Affine", "activation": "tanh"}
+        >>> difference(tanh, {"type": "Affine", "activation": "relu", "init": "uniform"})
         "stack.activation is 'tanh', the model's is 'relu'"
     """
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        pairs = [
-            (f"{where}.{key}", theirs[key], ours[key])
-            for key in theirs
-            if key in ours and key not in BEGINNING
-        ]
-    elif isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
-        pairs = [(f"{where}.{i}", a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True))]
-    elif isinstance(theirs, list) and isinstance(ours, list):
-        return f"{where} has {len(theirs)} entries, the model's has {len(ours)}"
-    else:
-        return (
-            None
-            if theirs == ours
-            else f"{where} is {_short(theirs)}, the model's is {_short(ours)}"
-        )
-    return next(
-        (found for found in (difference(a, b, name) for name, a, b in pairs) if found), None
-    )
+        shared = [key for key in theirs if key in ours and key not in BEGINNING]
+        return _first_difference(theirs, ours, shared, where)
+
+    if isinstance(theirs, list) and isinstance(ours, list):
+        if len(theirs) != len(ours):
+            return f"{where} has {len(theirs)} entries, the model's has {len(ours)}"
+        return _first_difference(theirs, ours, range(len(ours)), where)
+
+    if theirs == ours:
+        return None
+    return f"{where} is {_short(theirs)}, the model's is {_short(ours)}"
+
+
+def _first_difference(
+    theirs: Plain, ours: Plain, keys: Iterable[str] | Iterable[int], where: str
+) -> str | None:
+    """The first difference among the entries of two dictionaries, or of two lists."""
+    for key in keys:
+        words = difference(theirs[key], ours[key], f"{where}.{key}")
+        if words is not None:
+            return words
+    return None
+
+
+def _short(value: Plain) -> str:
+    if isinstance(value, dict) and "type" in value:
+        return value["type"]
+    return repr(value)[:60]
 
 
 def untied(stack: Plain) -> Plain:
-    """A described stack without the top encoder's law, which `tie_noise` sets anew whenever the prior is fitted."""
+    """A described stack without the noise law of its top encoder.
+
+    With `tie_noise`, that law is set anew whenever the prior is fitted.
+    """
     try:
         *below, top = stack["pairs"]
-        return {**stack, "pairs": [*below, {k: v for k, v in top.items() if k != "recognition"}]}
+        lawless = {key: value for key, value in top.items() if key != "recognition"}
+        return {**stack, "pairs": [*below, lawless]}
     except (TypeError, KeyError, ValueError, AttributeError):
         return stack
 
 
 def take_tied_noise(rule: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ANN401
-    """Go on with that law as it was."""
+    """With `tie_noise`, take the noise law of the top encoder from the checkpoint."""
     if getattr(rule, "tie_noise", False):
-        rule.stack.pairs[-1].recognition = build(
-            checkpoint["hyper_parameters"]["stack"]["pairs"][-1]["recognition"]
-        )
-
-
-def _short(value: Plain) -> str:
-    return value["type"] if isinstance(value, dict) and "type" in value else repr(value)[:60]
+        top = checkpoint["hyper_parameters"]["stack"]["pairs"][-1]
+        rule.stack.pairs[-1].recognition = build(top["recognition"])
 
 
 def some(names: Sequence[str]) -> str:
     """The first few of many names."""
-    return ", ".join(list(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    first = ", ".join(list(names)[:3])
+    if len(names) > 3:
+        return f"{first} and {len(names) - 3} more"
+    return first
 
 
 def check_content(
@@ -127,31 +154,40 @@ def check_content(
     rule: str | None = None,
     training: bool = False,
 ) -> None:
-    """Raise a CheckpointError unless the parts of a model (or of a training) are there, written by this rule."""
+    """Raise a CheckpointError unless a file holds a whole model that this rule wrote.
+
+    With `training`, it must hold a whole training too.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("gendae"), dict):
         raise CheckpointError(path, "a checkpoint, but not one that gendae wrote")
-    lacking = [key for key in MODEL_KEYS if not isinstance(content.get(key), dict)]
-    lacking += [
-        f"gendae.{key}"
-        for key, kind in (("rule", str), ("facts", dict))
-        if not isinstance(content["gendae"].get(key), kind)
-    ]
+
+    lacking = _lacking_parts(content)
     if lacking:
         raise CheckpointError(path, f"damaged: it lacks {some(lacking)}")
-    strangers = [
-        name for name, value in content["state_dict"].items() if not isinstance(value, Tensor)
-    ]
+
+    weights = content["state_dict"]
+    strangers = [name for name, value in weights.items() if not isinstance(value, Tensor)]
     if strangers:
         raise CheckpointError(path, f"damaged: {some(strangers)} are no tensors")
-    if rule is not None and content["gendae"]["rule"] != rule:
-        raise CheckpointError(
-            path, f"holds a model that {content['gendae']['rule']} trained, not {rule}"
-        )
+
+    author = content["gendae"]["rule"]
+    if rule is not None and author != rule:
+        raise CheckpointError(path, f"holds a model that {author} trained, not {rule}")
+
     lacking = [key for key in TRAINING_KEYS if key not in content]
     if training and lacking:
         raise CheckpointError(
             path, f"holds weights, but no training that could go on: it lacks {some(lacking)}"
         )
+
+
+def _lacking_parts(content: dict[str, Any]) -> list[str]:
+    """Names of the parts of a model that are missing, or of another type."""
+    lacking = [key for key in MODEL_KEYS if not isinstance(content.get(key), dict)]
+    for key, kind in (("rule", str), ("facts", dict)):
+        if not isinstance(content["gendae"].get(key), kind):
+            lacking.append(f"gendae.{key}")
+    return lacking
 
 
 def check_finite(path: str | Path, tensors: dict[str, Tensor], what: str = "weights") -> None:
@@ -162,83 +198,112 @@ def check_finite(path: str | Path, tensors: dict[str, Tensor], what: str = "weig
 
 
 def non_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of those that hold NaN or infinite values."""
+    """Names of the tensors that hold NaN or infinite values."""
     return [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
 
 
 def non_finite_parts(checkpoint: dict[str, Any]) -> str:
-    """Names of weights and optimizer states that hold NaN or infinite values; empty, where none does."""
+    """Names of weights and optimizer states with NaN or infinite values; empty if none has."""
     bad = non_finite(checkpoint["state_dict"])
     for optimizer in checkpoint.get("optimizer_states", ()):
         for index, values in optimizer["state"].items():
-            bad += non_finite(
-                {
-                    f"{k} of parameter {index}": v
-                    for k, v in values.items()
-                    if isinstance(v, Tensor)
-                }
-            )
+            bad += non_finite(_tensors_of_parameter(index, values))
+
     return some(bad)
 
 
 def check_weights(
     path: str | Path, module: nn.Module, tensors: dict[str, Tensor], exact: bool = True
 ) -> None:
-    """Raise a CheckpointError unless the module can take all these tensors, which are finite, and needs no others.
+    """Raise a CheckpointError unless the tensors are finite and exactly those the module needs.
 
     Args:
         path: the file that the tensors are from.
-        module: what they are for. Of modules that fit themselves to what they load (priors), shapes are free.
+        module: what they are for. Shapes are free in modules that fit themselves to what they
+            load (priors).
         tensors: what the file holds.
         exact: the precision must be the module's own.
     """
-    own, free = module.state_dict(), _free_shapes(module)
-    other = "holds another architecture: "
-    missing, unexpected = (
-        [k for k in own if k not in tensors],
-        [k for k in tensors if k not in own],
-    )
-    if missing or unexpected:
-        lines = [
-            f"{some(names)} {verb}"
-            for names, verb in ((missing, "missing"), (unexpected, "unexpected"))
-            if names
-        ]
-        raise CheckpointError(path, other + "; ".join(lines))
+    own = module.state_dict()
+    _check_names(path, own, tensors)
+
+    free = _free_shapes(module)
     for name, value in tensors.items():
-        if value.shape != own[name].shape and name not in free:
+        expected = own[name]
+        if value.shape != expected.shape and name not in free:
             raise CheckpointError(
                 path,
-                f"{other}{name} has shape {tuple(value.shape)}, the model's has "
-                f"{tuple(own[name].shape)}",
+                f"holds another architecture: {name} has shape {tuple(value.shape)}, "
+                f"the model's has {tuple(expected.shape)}",
             )
-        if not same_kind(value, own[name], exact):
+        if not same_kind(value, expected, exact):
             raise CheckpointError(
-                path, f"{other}{name} is of type {value.dtype}, the model's of {own[name].dtype}"
+                path,
+                f"holds another architecture: {name} is of type {value.dtype}, "
+                f"the model's of {expected.dtype}",
             )
+
     check_finite(path, tensors)
+
+
+def _check_names(path: str | Path, own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Raise a CheckpointError unless a module and a file name the same tensors."""
+    missing = [name for name in own if name not in tensors]
+    unexpected = [name for name in tensors if name not in own]
+
+    faults = []
+    if missing:
+        faults.append(f"{some(missing)} missing")
+    if unexpected:
+        faults.append(f"{some(unexpected)} unexpected")
+
+    if faults:
+        raise CheckpointError(path, f"holds another architecture: {'; '.join(faults)}")
+
+
+def same_kind(value: Tensor, own: Tensor, exact: bool) -> bool:
+    """Whether both are of one type; unless exact, of any precision."""
+    if value.dtype == own.dtype:
+        return True
+    return not exact and value.is_floating_point() and own.is_floating_point()
+
+
+def _free_shapes(module: nn.Module) -> set[str]:
+    """Names of the buffers that take the shape of what they load."""
+    names: set[str] = set()
+    for prefix, part in module.named_modules():
+        if _loads_its_own_way(part):
+            names.update(name for name, _ in part.named_buffers(prefix, recurse=False))
+    return names
+
+
+def _loads_its_own_way(module: nn.Module) -> bool:
+    """Whether a class overrides how a module loads its tensors, as priors do."""
+    return type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
 
 
 def check_prior(
     path: str | Path, prior: nn.Module, tensors: dict[str, Tensor], name: str, width: int
 ) -> None:
-    """Raise a CheckpointError unless a copy of a prior, whose shapes are free, works with what it loads.
+    """Raise a CheckpointError unless a copy of a prior works with the tensors it loads.
+
+    The shapes of a prior are free, so that only a trial can tell.
 
     Args:
         path: the file that the tensors are from.
         prior: what they are for; it stays as it is.
         tensors: what the file holds.
-        name: how those of the prior begin.
-        width: of the codes.
+        name: how the names of the prior's tensors begin.
+        width: width of the codes.
     """
     trial = copy.deepcopy(prior)
+    own = {key[len(name) :]: value for key, value in tensors.items() if key.startswith(name)}
     try:
-        trial.load_state_dict(
-            {key[len(name) :]: value for key, value in tensors.items() if key.startswith(name)}
-        )
+        trial.load_state_dict(own)
         if trial.fitted:
-            number = next((b for b in trial.buffers() if b.is_floating_point()), torch.empty(0))
-            trial.reconstruct(number.new_zeros(2, width))
+            floating = (buffer for buffer in trial.buffers() if buffer.is_floating_point())
+            example = next(floating, torch.empty(0))
+            trial.reconstruct(example.new_zeros(2, width))
     except (RuntimeError, ValueError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -246,139 +311,165 @@ def check_prior(
         ) from None
 
 
-def same_kind(value: Tensor, own: Tensor, exact: bool) -> bool:
-    """Whether both are of one type; unless exact, of any precision."""
-    return value.dtype == own.dtype or (
-        not exact and value.is_floating_point() and own.is_floating_point()
-    )
-
-
-def _free_shapes(module: nn.Module) -> set[str]:
-    """Names of buffers whose shape is known once they are loaded."""
-    usual = nn.Module._load_from_state_dict
-    return {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, part in module.named_modules()
-        if type(part)._load_from_state_dict is not usual
-        for name, _ in part.named_buffers(recurse=False)
-    }
+# -- optimizers -----------------------------------------------------------------------------------
 
 
 def check_optimizers(
     path: str | Path, optimizers: Sequence[Optimizer], states: Sequence[dict[str, Any]]
 ) -> None:
-    """Raise a CheckpointError unless each optimizer can go on from its state. (Lightning cuts the longer list.)"""
+    """Raise a CheckpointError unless each optimizer can go on from its state.
+
+    (Lightning cuts the longer list.)
+    """
     if len(states) != len(optimizers):
         raise CheckpointError(
             path, f"holds the state of {len(states)} optimizers; the model has {len(optimizers)}"
         )
+
     for optimizer, state in zip(optimizers, states, strict=True):
-        groups, saved = optimizer.param_groups, state["param_groups"]
-        if [_group(g) for g in groups] != [_group(g) for g in saved]:
-            raise CheckpointError(
-                path,
-                "holds the state of another optimizer, or of one over other layers: "
-                f"{_groups(saved)}; the model's is {_groups(groups)}",
-            )
-        parameters = [p for g in groups for p in g["params"]]
-        for index, values in state["state"].items():
-            _check_parameter_state(path, int(index), parameters, values)
-        rates = {
-            f"{g.get('name', 'group')}.{k}": torch.tensor(float(g[k]))
-            for g in saved
-            for k in ("lr", "weight_decay")
-        }
-        check_finite(path, rates, "rates")
+        _check_optimizer(path, optimizer, state)
+
+
+def _check_optimizer(path: str | Path, optimizer: Optimizer, state: dict[str, Any]) -> None:
+    groups = optimizer.param_groups
+    saved = state["param_groups"]
+    if [_group(g) for g in groups] != [_group(g) for g in saved]:
+        raise CheckpointError(
+            path,
+            "holds the state of another optimizer, or of one over other layers: "
+            f"{_groups(saved)}; the model's is {_groups(groups)}",
+        )
+
+    parameters: list[Tensor] = []
+    for group in groups:
+        parameters += group["params"]
+    for index, values in state["state"].items():
+        _check_parameter_state(path, int(index), parameters, values)
+
+    check_finite(path, _rates(saved), "rates")
 
 
 def _check_parameter_state(
     path: str | Path, index: int, parameters: list[Tensor], values: dict[str, Any]
 ) -> None:
-    tensors = {
-        f"{name} of parameter {index}": v for name, v in values.items() if isinstance(v, Tensor)
-    }
-    shapes = {tuple(v.shape) for v in tensors.values() if v.ndim}
+    tensors = _tensors_of_parameter(index, values)
+    shapes = {tuple(value.shape) for value in tensors.values() if value.ndim}
     if index >= len(parameters) or shapes - {tuple(parameters[index].shape)}:
         raise CheckpointError(
             path,
-            f"its optimizer's state of parameter {index} does not fit: shape {some(sorted(map(str, shapes)))}",
+            f"its optimizer's state of parameter {index} does not fit: "
+            f"shape {some(sorted(map(str, shapes)))}",
         )
+
     check_finite(path, tensors, "optimizer states")
 
 
+def _tensors_of_parameter(index: int, values: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors that an optimizer keeps for a parameter, by a name for messages."""
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return {f"{name} of parameter {index}": value for name, value in tensors.items()}
+
+
+def _rates(groups: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Learning rates and weight decays of parameter groups, by a name for messages."""
+    rates = {}
+    for group in groups:
+        name = group.get("name", "group")
+        for key in ("lr", "weight_decay"):
+            rates[f"{name}.{key}"] = torch.tensor(float(group[key]))
+    return rates
+
+
 def _group(group: dict[str, Any]) -> tuple[str | None, int, frozenset[str]]:
+    """What must be equal in two parameter groups."""
     return group.get("name"), len(group["params"]), frozenset(OPTIMIZER_MARKS & set(group))
 
 
 def _groups(groups: Sequence[dict[str, Any]]) -> str:
-    marks = sorted(OPTIMIZER_MARKS & set(groups[0])) if groups else []
-    return f"{len(groups)} groups of {', '.join(str(len(g['params'])) for g in groups)} tensors with {', '.join(marks)}"
+    """Parameter groups in words."""
+    sizes = ", ".join(str(len(group["params"])) for group in groups)
+    marks: set[str] = set()
+    if groups:
+        marks = OPTIMIZER_MARKS & set(groups[0])
+
+    return f"{len(groups)} groups of {sizes} tensors with {', '.join(sorted(marks))}"
 
 
-def optimizers_of(configured: Any) -> list[Optimizer]:  # noqa: ANN401 - all that `configure_optimizers` may return
-    """The optimizers among what a module's `configure_optimizers` returns."""
+def optimizers_of(configured: Any) -> list[Optimizer]:  # noqa: ANN401 - all that Lightning takes
+    """The optimizers in the value that a module's `configure_optimizers` returns."""
     if isinstance(configured, Optimizer):
         return [configured]
     if isinstance(configured, dict):
         return [configured["optimizer"]]
     if isinstance(configured, tuple) and configured and isinstance(configured[0], list | tuple):
         return list(configured[0])
-    return [o for part in configured or () for o in optimizers_of(part)]
+
+    optimizers = []
+    for part in configured or ():
+        optimizers += optimizers_of(part)
+    return optimizers
 
 
-# -- facts about the data ------------------------------------------------------------------------------------
+# -- facts about the data -------------------------------------------------------------------------
 
 
 def portable(data: dict[str, Any]) -> dict[str, Any]:
     """A described data set without the folders of this machine."""
-    return {
-        key: portable(value) if isinstance(value, dict) else value
-        for key, value in data.items()
-        if key != "root"
-    }
+    kept = {key: value for key, value in data.items() if key != "root"}
+    for key, value in kept.items():
+        if isinstance(value, dict):
+            kept[key] = portable(value)
+    return kept
 
 
 def facts_of(data: Any) -> dict[str, Plain]:  # noqa: ANN401 - any data module, or None
     """What a trained model remembers of a registered data set."""
     if data is None or REGISTRY.get(type(data).__name__) is not type(data):
         return {}
-    shapes = {"shapes": data.shapes} if hasattr(data, "shapes") else {}
-    return {"dataset": portable(describe(data)), "shape": list(data.shape), **shapes}
+
+    facts = {"dataset": portable(describe(data)), "shape": list(data.shape)}
+    if hasattr(data, "shapes"):
+        facts["shapes"] = data.shapes
+    return facts
 
 
-# -- what Lightning passes over ------------------------------------------------------------------------------
+# -- what Lightning does not restore --------------------------------------------------------------
 
 
 def continue_order(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Let gendae's loader go on where it was. (From the end of an epoch, Lightning starts loaders anew.)"""
-    fit_loop, loader = checkpoint.get("loops", {}).get("fit_loop", {}), trainer.train_dataloader
+    """Let gendae's loader go on where it was.
+
+    (From the end of an epoch, Lightning starts loaders anew.)
+    """
+    fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
     states = fit_loop.get("state_dict", {}).get("combined_loader", [])
-    if isinstance(loader, TensorLoader) and len(states) == 1:
-        loader.load_state_dict(states[0])
-        if fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"):
-            loader.position = len(
-                loader
-            )  # an epoch that `limit_train_batches` cut short is over, too
+    loader = trainer.train_dataloader
+    if not isinstance(loader, TensorLoader) or len(states) != 1:
+        return
+
+    loader.load_state_dict(states[0])
+    if fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"):
+        # an epoch that `limit_train_batches` cut short is over, too
+        loader.position = len(loader)
 
 
 def before_validation(trainer: Trainer) -> bool:
     """Whether a validation follows the latest batch."""
-    epochs, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if (
-        trainer.state.fn != "fit"
-        or not trainer.enable_validation
-        or not batches
-        or batches == float("inf")
-    ):
+    epochs = trainer.check_val_every_n_epoch
+    batches = trainer.val_check_batch
+    validates = trainer.state.fn == "fit" and trainer.enable_validation
+    if not validates or not batches or batches == float("inf"):
         return False
+
     if epochs is None:
         return (trainer.fit_loop.total_batch_idx + 1) % batches == 0
-    return (trainer.current_epoch + 1) % epochs == 0 and (
-        trainer.fit_loop.batch_idx + 1
-    ) % batches == 0
+
+    if (trainer.current_epoch + 1) % epochs != 0:
+        return False
+    return (trainer.fit_loop.batch_idx + 1) % batches == 0
 
 
-# -- noise: Lightning saves the state of no generator ---------------------------------------------------------
+# -- noise: Lightning saves the state of no generator ---------------------------------------------
 
 
 def noise_of_all_ranks(rule: Any) -> Tensor:  # noqa: ANN401
@@ -390,15 +481,22 @@ def noise_of_all_ranks(rule: Any) -> Tensor:  # noqa: ANN401
 
 
 def continue_noise(generator: Generator, states: Tensor | None, rank: int) -> None:
-    """Let a process go on with its own noise; one that the earlier training did not have keeps its seed's."""
-    states = None if states is None else states.reshape(-1, states.shape[-1])
-    if states is None or rank >= len(states):
+    """Let a process go on with its own noise.
+
+    A process that the earlier training did not have keeps the noise of its seed.
+    """
+    if states is None:
         return
+    states = states.reshape(-1, states.shape[-1])
+    if rank >= len(states):
+        return
+
     if states.shape[-1] != generator.get_state().numel():
         rank_zero_warn(
-            "the training was begun on another kind of device, whose noise cannot go on here: it starts anew"
+            "the training was begun on another kind of device, whose noise cannot go on here: "
+            "it starts anew"
         )
         return
-    generator.set_state(
-        states[rank].cpu().clone()
-    )  # set_state reads a view from the start of its storage, and crashes
+
+    # a copy: set_state reads a view from the start of its storage, and crashes
+    generator.set_state(states[rank].cpu().clone())

@@ -1,8 +1,8 @@
 """Sampling h_L -> x, and chains over (x, h).
 
 All samplers start from h_L ~ p(h_L) decoded to x, run some rounds of a transition over the tuple
-(h_0 .. h_L), and return means of x, as published Parzen scores do. Noise is drawn on the CPU, so that a seed
-gives the same samples on every device, up to rounding.
+(h_0 .. h_L), and return means of x, as published Parzen scores do. Noise is drawn on the CPU, so
+that a seed gives the same samples on every device, up to rounding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,16 @@ from gendae.spec import build, register
 from gendae.stack import Stack
 
 BATCH = 1000  # samples computed at a time
-POOL = 10_000  # codes drawn from the prior at a time: a Parzen top spreads them evenly over its templates
+#: Codes drawn from the prior at a time: a Parzen top spreads them evenly over its templates.
+POOL = 10_000
 
 
 def seeded(seed: int | None) -> Generator | None:
     """A CPU generator with this seed; None (the global generator) for None."""
-    return None if seed is None else torch.Generator().manual_seed(checks.seed("seed", seed))
+    if seed is None:
+        return None
+
+    return torch.Generator().manual_seed(checks.seed("seed", seed))
 
 
 class Sampler:
@@ -53,7 +57,8 @@ class Sampler:
     ) -> Iterator[Tensor]:
         """The same samples batch by batch, on the stack's device: memory does not grow with n."""
         for first in range(0, n, POOL):
-            for codes in stack.prior.sample(min(POOL, n - first), generator).split(batch_size):
+            pool = stack.prior.sample(min(POOL, n - first), generator)
+            for codes in pool.split(batch_size):
                 yield self.from_codes(stack, codes, generator)
 
     def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
@@ -61,6 +66,7 @@ class Sampler:
         h = self.start(stack, codes, generator)
         for _ in range(self.rounds):
             h = self.step(stack, h, generator)
+
         return h[0]
 
     def start(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Representations:
@@ -68,6 +74,7 @@ class Sampler:
         h = [codes]
         for pair in reversed(stack.pairs):
             h.append(pair.decode(h[-1]))
+
         return tuple(reversed(h))
 
     def step(
@@ -84,8 +91,9 @@ class AncestralSampler(Sampler):
     Source: Bengio et al. 2015, section 8 ("the directed graphical model p(x|h)p(h)", LL = 126).
 
     Args:
-        noise: scale of the residual noise of the hidden conditionals; 0 passes means down (as Algorithm
-            2 does), 1 draws h_{l-1} ~ p(h_{l-1} | h_l) for l > 1. Pixels are always means.
+        noise: scale of the residual noise of the hidden conditionals; 0 passes means down (as
+            Algorithm 2 does), 1 draws h_{l-1} ~ p(h_{l-1} | h_l) for l > 1. Pixels are always
+            means.
 
     Example:
         >>> from gendae.models import deep_autoencoder
@@ -103,24 +111,29 @@ class AncestralSampler(Sampler):
         h = [codes]
         for level in range(stack.depth, 0, -1):
             pair = stack.pairs[level - 1]
-            noisy = level > 1 and self.noise > 0.0
-            h.append(self._draw(pair, h[-1], generator) if noisy else pair.decode(h[-1]))
+            if level > 1 and self.noise > 0.0:
+                h.append(self._draw(pair, h[-1], generator))
+            else:
+                h.append(pair.decode(h[-1]))
+
         return tuple(reversed(h))
 
     def _draw(self, pair: Pair, h: Tensor, generator: Generator | None) -> Tensor:
-        """A draw from P(h_{l-1} | h_l): Gaussian noise on real units, a coin for each stochastic one."""
+        """A draw from P(h_{l-1} | h_l): Gaussian noise on real units, a coin for others."""
         return self._around(pair.observation, pair.g(h), generator)
 
     def _around(self, law: Law, mean: Tensor, generator: Generator | None) -> Tensor:
         if isinstance(law, Laws):  # each modality's slice has its own
-            return torch.cat(
-                [self._around(own, part, generator) for own, part in law.parts(mean)], -1
-            )
+            draws = [self._around(own, part, generator) for own, part in law.parts(mean)]
+            return torch.cat(draws, -1)
+
         if not law.stochastic:
             return law.transmit(mean, generator)
+
         variance = law.variance(mean)
         if variance is None:
             return law.transmit(mean, generator)
+
         return mean + self.noise * variance.sqrt() * normal_like(mean, generator)
 
 
@@ -158,8 +171,9 @@ class GenerateSampler(Sampler):
 class LatentChainSampler(GenerateSampler):
     """The chain of section 5.2, in which the latent variables are the corruption of x.
 
-    x -> h ~ q*(h | x) -> h~ -> x = g_1(h~_1): inference, then the corruption under which g_1 learned to
-    give x. The stationary law estimates that of the training data (Bengio et al. 2013, Theorem 1).
+    x -> h ~ q*(h | x) -> h~ -> x = g_1(h~_1): inference, then the corruption under which g_1
+    learned to give x. The stationary law estimates that of the training data (Bengio et al. 2013,
+    Theorem 1).
     Source: Bengio et al. 2015, section 5.2.
 
     Args:
@@ -181,12 +195,14 @@ class LatentChainSampler(GenerateSampler):
         self, stack: Stack, h: Representations, generator: Generator | None
     ) -> Representations:
         h = self.inference(stack, h[0], generator=generator)
-        return (stack.pairs[0].g(self.corruption(h[1], 1.0, generator)), *h[1:])
+        noisy = self.corruption(h[1], 1.0, generator)
+
+        return (stack.pairs[0].g(noisy), *h[1:])
 
 
 @register
 class JointChainSampler(Sampler):
-    """The joint denoising chain over (x, h_1 .. h_L): corrupt all, then denoise each from a neighbour.
+    """The joint denoising chain over (x, h_1 .. h_L): corrupt all, denoise each from a neighbour.
 
     h~_l <- corrupt(h_l);   x <- g_1(h~_1),   h_L <- f_L(h~_{L-1}),   and for a middle layer
     h_l <- g_{l+1}(h~_{l+1}) with probability 1/2, otherwise f_l(h~_{l-1}), for each example.
@@ -199,7 +215,8 @@ class JointChainSampler(Sampler):
         from_above: the probability of Eq. 10.
 
     Raises:
-        ValueError: for a probability outside [0, 1]; when called, for a wrong number of corruptions.
+        ValueError: for a probability outside [0, 1]; when called, for a wrong number of
+            corruptions.
     """
 
     def __init__(
@@ -209,9 +226,10 @@ class JointChainSampler(Sampler):
         from_above: float = 0.5,
     ) -> None:
         super().__init__(rounds)
-        self.corruption = None if corruption is None else [build(c) for c in corruption]
         if not 0.0 <= from_above <= 1.0:
             raise ValueError(f"from_above={from_above} is a probability: between 0 and 1")
+
+        self.corruption = None if corruption is None else [build(c) for c in corruption]
         self.from_above = from_above
 
     def step(
@@ -219,44 +237,59 @@ class JointChainSampler(Sampler):
     ) -> Representations:
         noise = corruption_of_each(stack, self.corruption)
         h_tilde = [c(layer, 1.0, generator) for c, layer in zip(noise, h, strict=True)]
-        new = []
-        for level, layer in enumerate(h):
-            above = stack.pairs[level].g(h_tilde[level + 1]) if level < stack.depth else None
-            below = stack.pairs[level - 1].f(h_tilde[level - 1]) if level > 0 else None
-            if above is not None and below is not None:
-                coin = uniform_like(layer[:, :1], generator) < self.from_above
-                new.append(torch.where(coin, above, below))
-            else:
-                new.append(below if above is None else above)
-        return tuple(new)
+
+        x = stack.pairs[0].g(h_tilde[1])
+        middle = [
+            self._from_either_side(stack, h_tilde, level, generator)
+            for level in range(1, stack.depth)
+        ]
+        top = stack.pairs[-1].f(h_tilde[-2])
+
+        return (x, *middle, top)
+
+    def _from_either_side(
+        self, stack: Stack, h_tilde: Sequence[Tensor], level: int, generator: Generator | None
+    ) -> Tensor:
+        """h_l decoded from the layer above or encoded from the one below, as a coin says."""
+        above = stack.pairs[level].g(h_tilde[level + 1])
+        below = stack.pairs[level - 1].f(h_tilde[level - 1])
+        coin = uniform_like(h_tilde[level][:, :1], generator) < self.from_above
+
+        return torch.where(coin, above, below)
 
 
 def default_corruption(stack: Stack) -> list[Corruption]:
     """The corruption that trains at any depth.
 
-    0.5 on x; 0.3 on the representation below the top, 0.7 on those further down; a spike at a sigmoid top.
-    The noise on f_l's input is what keeps an unbounded h_l from amplifying itself: below another unbounded
-    layer it must be large against that layer's leading variances, below a sigmoid top less will do. The
-    Gaussian levels fall to 60 % during training; one spike (the paper averages three) makes codes that a
-    Gaussian top fits better.
+    0.5 on x; 0.3 on the representation below the top, 0.7 on those further down; a spike at a
+    sigmoid top. The noise on f_l's input keeps an unbounded h_l from amplifying itself: below
+    another unbounded layer it must be large against that layer's leading variances, below a
+    sigmoid top less will do. The Gaussian levels fall to 60 % during training; one spike (the
+    paper averages three) makes codes that a Gaussian top fits better.
     """
-    top = stack.pairs[-1].f.activation
     middle = [0.7] * (stack.depth - 2) + [0.3] * (stack.depth > 1)
-    return [
-        *(GaussianNoise(sigma, decay=0.6) for sigma in [0.5, *middle]),
-        SpikeNoise(1) if top == "sigmoid" else GaussianNoise(0.3, decay=0.6),
-    ]
+    below = [GaussianNoise(sigma, decay=0.6) for sigma in [0.5, *middle]]
+
+    if stack.pairs[-1].f.activation == "sigmoid":
+        return [*below, SpikeNoise(1)]
+
+    return [*below, GaussianNoise(0.3, decay=0.6)]
 
 
 def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) -> list[Corruption]:
-    """One corruption for each of h_0 .. h_L, the default ones if None; a ValueError for a wrong number."""
+    """One corruption for each of h_0 .. h_L, the default ones if None.
+
+    A ValueError for a wrong number of them.
+    """
     if corruption is None:
         return default_corruption(stack)
+
     if len(corruption) != stack.depth + 1:
         raise ValueError(
             f"corruption has {len(corruption)} entries; a stack of {stack.depth} pairs "
             f"has {stack.depth + 1} representations, h_0 .. h_{stack.depth}"
         )
+
     return list(corruption)
 
 
@@ -272,7 +305,10 @@ def sampler_named(stack: Stack, name: str) -> Sampler:
     """The stack's own sampler where it is of that kind, otherwise one with default settings."""
     cls = SAMPLERS[checks.one_of("sampler", name, SAMPLERS)]
     own = stack.settings.get("sampler")
-    return own if type(own) is cls else cls()
+    if type(own) is cls:
+        return own
+
+    return cls()
 
 
 def generate(
@@ -300,8 +336,10 @@ def generate(
         sampler = stack.settings.get("sampler") or GenerateSampler()
     elif isinstance(sampler, str):
         sampler = sampler_named(stack, sampler)
+
     if not isinstance(sampler, Sampler):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"sampler={sampler!r} is none; accepted: a Sampler, or one of {', '.join(SAMPLERS)}"
         )
+
     return sampler(stack, n, seeded(seed))

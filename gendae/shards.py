@@ -1,7 +1,8 @@
 """Data sets larger than memory: arrays that stay on disk, read batch by batch.
 
-A data set is one .npy or a folder of them ("shards"), mapped into memory: the system brings in the pages that a batch
-needs and drops them again, so that training holds no more than the model, a batch and the order of an epoch.
+A data set is one .npy or a folder of them ("shards"), mapped into memory. The system brings in the
+pages that a batch needs and drops them again. Training holds no more than the model, a batch and
+the order of an epoch.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from gendae.files import image_shape, read_labels
 from gendae.loader import Split
 from gendae.spec import register
 
-#: Images that `Shards.split` hands out as one tensor, for what looks at a sample of the data.
+#: Images that `Shards.split` hands out as one tensor, for uses that need only a sample of the
+#: data.
 SAMPLE = 20_000
 
 
@@ -26,7 +28,8 @@ def open_array(path: Path) -> np.ndarray:
     """The array in a .npy, mapped read-only: nothing of it is read yet.
 
     Raises:
-        ValueError: if it is damaged, or does not hold images as bytes (0 to 255) or floating-point numbers.
+        ValueError: if it is damaged, or does not hold images as bytes (0 to 255) or floating-point
+            numbers.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -34,30 +37,38 @@ def open_array(path: Path) -> np.ndarray:
         raise ValueError(
             f"{path} is damaged or not a NumPy array of numbers: {reason(error)}"
         ) from None
-    images = isinstance(array, np.ndarray) and array.ndim >= 2 and array.size
-    if not images or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
-        what = (
-            f"{array.dtype} of shape {array.shape}"
-            if isinstance(array, np.ndarray)
-            else "several arrays"
-        )
-        raise ValueError(
-            f"{path} holds {what}; images, (n, pixels) or (n, height, width), are needed, as floating-point "
-            "numbers in [0, 1] or as bytes 0..255"
-        )
+
+    if not isinstance(array, np.ndarray):
+        raise _not_images(path, "several arrays")
+
+    has_rows = array.ndim >= 2 and array.size
+    if not has_rows or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
+        raise _not_images(path, f"{array.dtype} of shape {array.shape}")
+
     return array
 
 
+def _not_images(path: Path, content: str) -> ValueError:
+    """The error for a file that holds something else."""
+    return ValueError(
+        f"{path} holds {content}; images, (n, pixels) or (n, height, width), are needed, as "
+        "floating-point numbers in [0, 1] or as bytes 0..255"
+    )
+
+
 class Rows:
-    """Rows of arrays on disk, indexed like a tensor of images in [0, 1]: only what is asked for is read.
+    """Rows of arrays on disk, indexed like a tensor of images in [0, 1].
+
+    Only the rows of an index are read.
 
     Args:
         paths: .npy files with rows of one shape.
-        index: which rows of all files taken together, in which order; all of them if None.
-        device: where batches go.
+        index: numbers of the chosen rows, in order, counted over all files; all rows if None.
+        device: device of the batches.
 
     Raises:
-        ValueError: if there is no file or they do not fit together; on reading, for pixels outside [0, 1].
+        ValueError: if there is no file or they do not fit together; on reading, for pixels outside
+            [0, 1].
 
     Example:
         >>> import tempfile
@@ -75,20 +86,29 @@ class Rows:
         index: Tensor | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.paths, self.target = [Path(p) for p in paths], torch.device(device)
+        self.paths = [Path(path) for path in paths]
+        self.target = torch.device(device)
         if not self.paths:
             raise ValueError("no .npy file to read rows from")
+
         self.arrays = [open_array(path) for path in self.paths]
-        first = self.arrays[0]
+        shape = self.arrays[0].shape[1:]
         for path, array in zip(self.paths, self.arrays, strict=True):
-            if array.shape[1:] != first.shape[1:]:
+            if array.shape[1:] != shape:
                 raise ValueError(
-                    f"{path} holds rows of shape {array.shape[1:]}, but {self.paths[0]} of {first.shape[1:]}"
+                    f"{path} holds rows of shape {array.shape[1:]}, but {self.paths[0]} of {shape}"
                 )
-        self.image_shape = tuple(first.shape[1:]) if first.ndim == 3 else None
+
+        self.image_shape: tuple[int, ...] | None = None
+        if len(shape) == 2:
+            self.image_shape = tuple(shape)
+
         self._ends = np.cumsum([len(array) for array in self.arrays])
-        self.index = torch.arange(int(self._ends[-1])) if index is None else index
-        self.shape = torch.Size([len(self.index), int(np.prod(first.shape[1:]))])
+        if index is None:
+            index = torch.arange(int(self._ends[-1]))
+
+        self.index = index
+        self.shape = torch.Size([len(index), int(np.prod(shape))])
 
     #: Where indices live.
     device = torch.device("cpu")
@@ -107,31 +127,43 @@ class Rows:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """The rows of these indices, (n, pixels), in single precision."""
-        wanted = self.index[index].numpy()
-        x = np.empty((len(wanted), self.shape[1]), np.float32)
-        shard = np.searchsorted(self._ends, wanted, side="right")
-        for number in np.unique(shard):
-            here = np.flatnonzero(shard == number)
-            array = self.arrays[number]
-            inside = wanted[here] - (self._ends[number] - len(array))
-            in_file = np.argsort(inside)  # forwards through the file
-            read = np.asarray(array[inside[in_file]], np.float32).reshape(len(here), -1)
-            x[here[in_file]] = read / 255.0 if array.dtype == np.uint8 else read
-            if len(read):
-                checks.pixels(str(self.paths[number]), torch.from_numpy(x[here]))
+        rows = self.index[index].numpy()
+        files = np.searchsorted(self._ends, rows, side="right")
+
+        x = np.empty((len(rows), self.shape[1]), np.float32)
+        for file in np.unique(files):
+            places = np.flatnonzero(files == file)
+            forwards = places[np.argsort(rows[places])]  # places in x, by the order in the file
+            x[forwards] = self._read(file, rows[forwards])
+
         return torch.from_numpy(x).to(self.target)
+
+    def _read(self, file: int, rows: np.ndarray) -> np.ndarray:
+        """Rows of one file as checked pixels, (n, pixels); rows are counted over all files."""
+        array = self.arrays[file]
+        start = self._ends[file] - len(array)
+
+        pixels = np.asarray(array[rows - start], np.float32).reshape(len(rows), -1)
+        if array.dtype == np.uint8:
+            pixels = pixels / 255.0
+
+        checks.pixels(str(self.paths[file]), torch.from_numpy(pixels))
+
+        return pixels
 
 
 @register
 class Shards(Images):
-    """Images in arrays on disk, for data larger than memory: one .npy, or a folder of them in the order of their names.
+    """Images in arrays on disk, for data larger than memory: one .npy, or a folder of them.
 
-    Pixels are looked at when they are read: a value outside [0, 1] stops the training and names the file. `split` gives a
-    sample as a tensor; batches come from all rows. What is fitted at the top is fitted on codes of a random part
-    (`gendae.rules.core.PRIOR_EXAMPLES`).
+    The files of a folder are taken in the order of their names. Pixels are checked when they are
+    read: a value outside [0, 1] stops the training, and the error names the file. `split` gives a
+    sample as a tensor; batches come from all rows. The prior of the top layer is fitted on codes
+    of a random part (`gendae.rules.core.PRIOR_EXAMPLES`).
 
     Args:
-        path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), bytes or floating-point numbers.
+        path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), bytes or
+            floating-point numbers.
         shape: height and width, where rows are flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
         batch_size, seed: see `ImageData`; the seed draws the split.
@@ -147,33 +179,37 @@ class Shards(Images):
         path = Path(self.path).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
-        found = sorted(path.glob("*.npy")) if path.is_dir() else [path]
-        if not found:
+
+        if not path.is_dir():
+            return [path]
+
+        files = sorted(path.glob("*.npy"))
+        if not files:
             raise ValueError(f"{path} holds no .npy files")
-        return found
+
+        return files
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x = Rows(self.files())
-        y = None if self.labels is None else read_labels(self.labels, len(x))
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
-        n_valid, n_test = (
-            int(len(x) * share) for share in (self.valid_fraction, self.test_fraction)
-        )
-        parts = dict(
-            zip(
-                SPLITS,
-                order.tensor_split([len(x) - n_valid - n_test, len(x) - n_test]),
-                strict=True,
-            )
-        )
-        splits = {
-            name: Split(x.select(index), None if y is None else y[index])
-            for name, index in parts.items()
-        }
+        y = None
+        if self.labels is not None:
+            y = read_labels(self.labels, len(x))
+
+        parts = zip(SPLITS, self._parts(len(x)), strict=True)
+        splits = {name: _part(x, y, index) for name, index in parts}
+
         return splits, image_shape(x.shape[1], self.given_shape or x.image_shape)
 
+    def _parts(self, n: int) -> tuple[Tensor, ...]:
+        """Row numbers of the training, validation and test images, drawn by the seed."""
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+        n_valid = int(n * self.valid_fraction)
+        n_test = int(n * self.test_fraction)
+
+        return order.tensor_split([n - n_valid - n_test, n - n_test])
+
     def check(self, name: str, x: Tensor) -> None:
-        """Pixels are checked when they are read; here, that there are any."""
+        """Refuse an empty split; pixels are checked when they are read."""
         if len(x) == 0:
             raise ValueError(f"{name} are none; use a larger share or more images")
 
@@ -181,8 +217,17 @@ class Shards(Images):
         """All rows of a split, on disk."""
         checks.one_of("split", name, SPLITS)
         self.setup()
+
         return self._splits[name]
 
     def split(self, name: str) -> Split:
         """At most 20,000 images of a split, in memory."""
         return self.rows(name)[:SAMPLE]
+
+
+def _part(x: Rows, y: Tensor | None, index: Tensor) -> Split:
+    """Some of the images and their labels, without reading any."""
+    if y is None:
+        return Split(x.select(index))
+
+    return Split(x.select(index), y[index])

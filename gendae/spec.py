@@ -1,14 +1,15 @@
 """Objects as plain data: what a checkpoint stores instead of code.
 
-A registered object is described by its class name and its constructor's arguments, which it keeps as
-attributes of the same names; `build` is the inverse and calls registered classes only, so that reading a
-file written by somebody else runs no code of theirs.
+A registered object is described by its class name and its constructor's arguments, which it keeps
+as attributes of the same names. `build` is the inverse and calls registered classes only, so that
+reading a file written by somebody else runs no code of theirs.
 """
 
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import gendae
 from gendae.errors import reason
 
 T = TypeVar("T", bound=type)
@@ -24,6 +25,19 @@ def register(cls: T) -> T:
     return cls
 
 
+def registered(name: str) -> type | None:
+    """The registered class of this name; a public one of gendae's is imported where it was not yet.
+
+    Example:
+        >>> registered("Toys2D").__name__, registered("Unheard")
+        ('Toys2D', None)
+    """
+    if name not in REGISTRY and name in gendae.__all__:
+        getattr(gendae, name)
+
+    return REGISTRY.get(name)
+
+
 def _parameters(cls: type) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
@@ -31,11 +45,19 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
 def arguments(obj: object, skip: tuple[str, ...] = ()) -> dict[str, Plain]:
     """Constructor arguments of `obj` as plain data, by name, without those in `skip`.
 
-    An argument is kept under its own name, or as given_NAME where that is taken by what was made of it.
+    An object keeps an argument under the argument's name, or as given_NAME where the constructor
+    stores something derived from it under that name.
     """
     names = [p.name for p in _parameters(type(obj)) if p.name not in skip]
-    kept = {name: f"given_{name}" if hasattr(obj, f"given_{name}") else name for name in names}
-    return {name: describe(getattr(obj, place)) for name, place in kept.items()}
+    return {name: describe(_kept_argument(obj, name)) for name in names}
+
+
+def _kept_argument(obj: object, name: str) -> Any:  # noqa: ANN401 - any argument
+    given = f"given_{name}"
+    if hasattr(obj, given):
+        return getattr(obj, given)
+
+    return getattr(obj, name)
 
 
 def describe(obj: object) -> Plain:
@@ -53,12 +75,15 @@ def describe(obj: object) -> Plain:
     """
     if obj is None or isinstance(obj, bool | int | float | str):
         return obj
+
     if REGISTRY.get(type(obj).__name__) is type(obj):
         return {"type": type(obj).__name__, **arguments(obj)}
+
     if isinstance(obj, dict):
         return {str(key): describe(value) for key, value in obj.items()}
     if hasattr(obj, "__iter__"):
         return [describe(item) for item in obj]
+
     raise ValueError(f"{obj!r} cannot be stored: register its class with gendae.spec.register")
 
 
@@ -66,7 +91,8 @@ def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class
     """The object that `data` describes; anything that is not a description is returned unchanged.
 
     Raises:
-        ValueError: for an unknown type name, arguments its constructor does not take, and data too deep to follow.
+        ValueError: for an unknown type name, arguments its constructor does not take, and data too
+            deep to follow.
     """
     try:
         return _build(data)
@@ -81,9 +107,12 @@ def _build(data: Plain) -> Any:  # noqa: ANN401
         return data
     if not isinstance(data.get("type"), str):
         return {key: _build(value) for key, value in data.items()}
-    cls = REGISTRY.get(data["type"])
+
+    cls = registered(data["type"])
     if cls is None:
-        raise ValueError(f"unknown type {data['type']!r}; known are {', '.join(sorted(REGISTRY))}")
+        known = sorted({*REGISTRY, *gendae.__all__})
+        raise ValueError(f"unknown type {data['type']!r}; known are {', '.join(known)}")
+
     values = {key: _build(value) for key, value in data.items() if key != "type"}
     return _call(cls, values)
 
@@ -94,14 +123,15 @@ def _call(cls: Callable, values: dict[str, Any]) -> Any:  # noqa: ANN401
         for parameter in _parameters(cls):
             if parameter.kind is parameter.VAR_POSITIONAL:
                 positional = list(values.pop(parameter.name, []))
+
         return cls(*positional, **values)
     except UNFIT as error:  # a description is data, and may say anything
         raise ValueError(f"{cls.__name__}: {reason(error)}") from None
     except ValueError as error:
-        if type(error) is not ValueError or any(
-            name in str(error) for name in (cls.__name__, *values)
-        ):
+        message = str(error)
+        names_its_source = any(name in message for name in (cls.__name__, *values))
+        if type(error) is not ValueError or names_its_source:
             raise
-        raise ValueError(
-            f"{cls.__name__}: {reason(error)}"
-        ) from None  # Python's own words name no argument
+
+        # Python's own words name no argument
+        raise ValueError(f"{cls.__name__}: {reason(error)}") from None

@@ -27,8 +27,8 @@ class Stack(nn.Module):
         prior: density over h_L; the paper's diagonal Gaussian if None.
 
     Attributes:
-        settings: objects the stack is meant to be used with ("sampler", "inference", "inpainting");
-            a learning rule sets them, files keep them.
+        settings: objects the stack is meant to be used with ("sampler", "inference",
+            "inpainting"); a learning rule sets them, files keep them.
         residuals: widths of P(H_l | h_L) for l = 0 .. L-1, empty until `fit_residuals`.
         facts: training facts (data set, seed, command, metrics) as plain data.
 
@@ -49,15 +49,20 @@ class Stack(nn.Module):
         super().__init__()
         if not pairs:
             raise ValueError("a Stack needs at least one Pair")
+
         for level, (low, high) in enumerate(pairwise(pairs), 1):
             if low.f.out_features != high.f.in_features:
                 raise ValueError(
                     f"pair {level} gives {low.f.out_features} units but pair {level + 1} "
                     f"takes {high.f.in_features}"
                 )
+
+        if prior is None:
+            prior = GaussianPrior()
         self.pairs = nn.ModuleList(pairs)
-        self.prior = prior if prior is not None else GaussianPrior()
+        self.prior = prior
         self.prior.prepare(pairs[-1].f.out_features)
+
         self.register_buffer("residuals", torch.empty(0))
         self.settings: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
@@ -87,6 +92,7 @@ class Stack(nn.Module):
         h = [x]
         for pair in self.pairs:
             h.append(pair.encode(h[-1]))
+
         return tuple(h)
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -105,31 +111,38 @@ class Stack(nn.Module):
         """
         level = self._level(level)
         h = checks.width("h", h, self.sizes[level])
+
         for pair in reversed(self.pairs[:level]):
             h = pair.decode(h)
+
         return h
 
     def reconstruct(self, x: Tensor, level: int | None = None) -> Tensor:
         """x up to level l (the top if None) and down again, noise-free."""
         level = self._level(level)
-        return self.decode(self.encode(x)[level], level)
+        code = self.encode(x)[level]
+
+        return self.decode(code, level)
 
     @torch.no_grad()
     def fit_residuals(self, x: Tensor) -> Tensor:
-        """Standard deviation of what the reconstruction from the top misses h_l by, for l = 0 .. L-1.
+        """Root mean square error of the reconstruction of h_l from the top, for l = 0 .. L-1.
 
-        The width of P(H_l | h_L) around its mean (2014, 2.2.7), one number for a layer, measured on x.
+        It is the width of P(H_l | h_L) around its mean (2014, 2.2.7), one number for a layer,
+        measured on x.
 
         Raises:
             ValueError: if x has no rows or another width.
         """
         h = self.encode(checks.rows("x", x))
+
+        widths = []
         h_hat = h[-1]
-        found = []
         for level in range(self.depth - 1, -1, -1):
             h_hat = self.pairs[level].decode(h_hat)
-            found.append((h_hat - h[level]).square().mean().sqrt())
-        self.residuals = torch.stack(found[::-1])
+            widths.append((h_hat - h[level]).square().mean().sqrt())
+
+        self.residuals = torch.stack(widths[::-1])
         return self.residuals
 
     def log_joint(self, h: tuple[Tensor, ...], prior: bool = True) -> Tensor:
@@ -137,35 +150,38 @@ class Stack(nn.Module):
 
         Source: 2015, Eq. 7. Training and Figure 4 ignore the top-level prior: `prior=False`.
         """
-        total = sum(
-            pair.observation.log_prob(low, pair.g(high))
-            for pair, low, high in zip(self.pairs, h, h[1:], strict=False)
-        )
-        return total + self.prior.log_prob(h[-1]) if prior else total
+        levels = zip(self.pairs, h, h[1:], strict=False)
+        total = sum(pair.observation.log_prob(low, pair.g(high)) for pair, low, high in levels)
+        if prior:
+            total = total + self.prior.log_prob(h[-1])
+
+        return total
 
     def log_q(self, h: tuple[Tensor, ...]) -> Tensor:
         """log q(h | x) = sum_l log q(h_l | h_{l-1}), in nats, (batch,) (2015, Eq. 7)."""
-        return sum(
-            pair.recognition.log_prob(high, pair.f(low), low)
-            for pair, low, high in zip(self.pairs, h, h[1:], strict=False)
-        )
+        levels = zip(self.pairs, h, h[1:], strict=False)
+        return sum(pair.recognition.log_prob(high, pair.f(low), low) for pair, low, high in levels)
 
     def sample_q(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, ...]:
         """h_0 = x, h_l ~ Q(h_l | h_{l-1}): the noisy way up (2014, Eq. 2)."""
         h = [x]
         for pair in self.pairs:
-            h.append(pair.recognition.sample(pair.f(h[-1]), generator, h[-1]))
+            mean = pair.f(h[-1])
+            h.append(pair.recognition.sample(mean, generator, h[-1]))
+
         return tuple(h)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        stored = state_dict.setdefault(
-            prefix + "residuals", torch.empty(0)
-        )  # older files have none
+        # older files hold no residuals
+        stored = state_dict.setdefault(prefix + "residuals", torch.empty(0))
         self.residuals = self.residuals.new_empty(stored.shape)
+
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _level(self, level: int | None) -> int:
-        level = self.depth if level is None else level
+        if level is None:
+            level = self.depth
         if not 1 <= level <= self.depth:
             raise ValueError(f"level={level} is not in 1 .. {self.depth}")
+
         return level

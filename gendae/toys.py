@@ -1,4 +1,4 @@
-"""Data in the plane: small enough to draw a whole vector field, and in one case with a known density."""
+"""Data in the plane: small enough to draw a whole vector field; one kind has a known density."""
 
 import math
 
@@ -16,12 +16,13 @@ SIDE = 5
 
 
 def noiseless(kind: str, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """n points on the curves or centres of a kind, within [-2, 2]^2, (n, 2), and which one, (n,)."""
+    """n points on the curves or centres of a kind, in [-2, 2]^2, (n, 2), and which one, (n,)."""
     from sklearn import datasets
 
     if kind == "gaussians":
         label = torch.randint(SIDE**2, (n,), generator=Generator().manual_seed(seed))
         return grid().index_select(0, label), label
+
     if kind == "moons":
         points, label = datasets.make_moons(n, random_state=seed)
         points = (points - [0.5, 0.25]) * 4.0 / 3.0
@@ -30,7 +31,9 @@ def noiseless(kind: str, n: int, seed: int) -> tuple[Tensor, Tensor]:
         points = 2.0 * points
     else:
         points, angle = datasets.make_swiss_roll(n, random_state=seed)
-        points, label = points[:, [0, 2]] / (4.5 * math.pi) * 2.0, np.zeros_like(angle)
+        points = points[:, [0, 2]] / (4.5 * math.pi) * 2.0
+        label = np.zeros_like(angle)
+
     return torch.from_numpy(points).float(), torch.from_numpy(label).long()
 
 
@@ -45,8 +48,8 @@ class Toys2D(ImageData):
     """Points in the plane, x of width 2 within about [-2, 2]^2, in splits of 80, 10 and 10 %.
 
     "moons": two half circles; "rings": circles of radius 1 and 2; "spiral": one and a half turns;
-    "gaussians": 25 equally probable modes on a grid, one unit apart, whose density is known. All have
-    isotropic Gaussian noise. Labels tell the moon, ring or mode.
+    "gaussians": 25 equally probable modes on a grid, one unit apart, whose density is known. All
+    have isotropic Gaussian noise. Labels tell the moon, ring or mode.
 
     Args:
         kind: one of moons, rings, spiral, gaussians.
@@ -80,10 +83,11 @@ class Toys2D(ImageData):
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x, y = noiseless(self.kind, self.n, self.seed)
-        generator = Generator().manual_seed(
-            self.seed + 1
-        )  # not that of the modes: no shared draws
+
+        # not the seed of the modes: noise and modes share no draws
+        generator = Generator().manual_seed(self.seed + 1)
         x = torch.add(x, torch.randn(x.shape, generator=generator), alpha=self.noise)
+
         return shuffled_splits(x, y, (0.1, 0.1), self.seed), (1, 2)
 
     def check(self, name: str, x: Tensor) -> None:
@@ -111,6 +115,8 @@ class Toys2D(ImageData):
                 f"kind={self.kind!r}, noise={self.noise:g}: only kind='gaussians' with noise > 0 "
                 "has a known density"
             )
+
         checks.width("x", x, 2)
         distance = (x[:, None] - grid().to(x)).square().sum(-1)
+
         return -0.5 * distance / self.noise**2, self.noise**2

@@ -1,7 +1,7 @@
 """Files that are written whole or not at all.
 
-A file is written beside its place, flushed to the disk and renamed: whatever happens, its name stands for the earlier
-file or for the new one.
+A file is written beside its place, flushed to the disk and renamed: whatever happens, its name
+stands for the earlier file or for the new one.
 """
 
 import os
@@ -12,10 +12,11 @@ from pathlib import Path
 
 
 def write_whole(path: str | Path, data: bytes) -> Path:
-    """Write a file so that `path` holds the earlier content, or all of the new one, at any time.
+    """Write a file so that `path` holds, at any time, the earlier content or all of the new one.
 
     Raises:
-        OSError: where the disk is full, the folder cannot be written to, ..; names the file, which is as it was.
+        OSError: where the disk is full, the folder cannot be written to, ..; the message names the
+            file, which is as it was.
 
     Example:
         >>> import tempfile
@@ -24,26 +25,32 @@ def write_whole(path: str | Path, data: bytes) -> Path:
         b'whole'
     """
     path = Path(path)
-    partial = path.with_name(_partial_name(path.name))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent)
-        try:
-            with open(partial, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        _write_and_rename(path, data)
     except OSError as error:
         reason = (
             f"{path} was not written ({error.strerror}); an earlier file of this name is as it was"
         )
         raise OSError(error.errno, reason) from None
+
     _flush_folder(path.parent)
     return path
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
+    partial = path.with_name(_partial_name(path.name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
+
+    try:
+        with open(partial, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _host() -> str:
@@ -51,12 +58,12 @@ def _host() -> str:
 
 
 def _partial_name(name: str) -> str:
-    """Of the file that is written first: it tells which process of which machine writes."""
+    """Name of the file that is written first: it tells which process of which machine writes."""
     return f".gendae-{_host()}-{os.getpid()}-{zlib.crc32(name.encode()):08x}.partial"
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what processes of this machine left behind that were killed while they wrote."""
+    """Remove the partial files of this machine's processes that were killed while they wrote."""
     for partial in folder.glob(f".gendae-{_host()}-*.partial"):
         number = partial.name.rsplit("-", 2)[1]
         if number.isdigit() and not _alive(int(number)):
@@ -66,12 +73,14 @@ def remove_stale(folder: Path) -> None:
 def _alive(process: int) -> bool:
     if os.name != "posix":  # elsewhere, asking is ending
         return True
+
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         pass
+
     return True
 
 
@@ -81,6 +90,7 @@ def _flush_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return
+
     try:
         os.fsync(descriptor)
     except OSError:

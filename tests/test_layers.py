@@ -85,8 +85,10 @@ def test_bad_architectures_are_refused_in_one_line(make, words):
 
 
 def test_encode_decode_reconstruct_agree():
-    stack, x = small_stack(), torch.rand(4, 8)
+    stack = small_stack()
+    x = torch.rand(4, 8)
     h = stack.encode(x)
+
     assert [tuple(a.shape) for a in h] == [(4, 8), (4, 6), (4, 5), (4, 4)]
     assert torch.equal(h[0], x)
     assert torch.equal(stack.reconstruct(x), stack.decode(h[3]))
@@ -113,19 +115,24 @@ def test_wrong_widths_are_named(call, words):
 def test_log_joint_is_the_sum_of_its_terms_and_of_the_joint_gaussian():
     stack = linear_stack([3, 2])
     pair = stack.pairs[0]
-    h, x = torch.randn(5, 2).double(), torch.randn(5, 3).double()
+    h = torch.randn(5, 2).double()
+    x = torch.randn(5, 3).double()
     terms = pair.p(h).log_prob(x).sum(-1) + stack.prior.log_prob(h)
+
     assert torch.allclose(stack.log_joint((x, h)), terms)
-    w, s2 = pair.g.weight, pair.observation.sigma**2
+
+    w = pair.g.weight
+    s2 = pair.observation.sigma**2
     cov = torch.cat(
         [torch.cat([w @ w.T + s2 * torch.eye(3), w], 1), torch.cat([w.T, torch.eye(2)], 1)]
     )
     mean = torch.cat([pair.g.bias, torch.zeros(2).double()])
     joint = torch.distributions.MultivariateNormal(mean, cov).log_prob(torch.cat([x, h], 1))
+
     assert torch.allclose(stack.log_joint((x, h)), joint)
 
 
-# -- differences: s(a + e) - s(a) without cancellation -----------------------------------------------
+# -- differences: s(a + e) - s(a) without cancellation --------------------------------------------
 
 ACTIVATIONS_AS_NUMBERS = {
     "softplus": lambda a: mpmath.log1p(mpmath.exp(a)),
@@ -143,8 +150,10 @@ def test_difference_is_the_change_of_the_output(activation, receives, scale):
     layer = Affine(5, 3, activation, receives=receives).double()
     with torch.no_grad():
         layer.bias.normal_()
+
     h, d = torch.randn(2, 50, 5, dtype=torch.float64)
     change = layer.difference(h, scale * d)
+
     assert torch.allclose(
         change, layer(h + scale * d) - layer(h), rtol=1e-10, atol=1e-12 * max(scale, 1.0)
     )
@@ -156,25 +165,28 @@ def test_difference_is_the_change_of_the_output(activation, receives, scale):
 def test_difference_has_all_digits_of_a_reference_with_fifty(activation, step):
     a = torch.linspace(-4.7, 4.3, 37, dtype=torch.float64)
     for e in (step, -step):
-        found = DIFFERENCES[activation](a, torch.full_like(a, e))
+        differences = DIFFERENCES[activation](a, torch.full_like(a, e))
         with mpmath.workdps(50):
             s = ACTIVATIONS_AS_NUMBERS[activation]
             exact = [
                 float(s(mpmath.mpf(v) + mpmath.mpf(e)) - s(mpmath.mpf(v))) for v in a.tolist()
             ]
-        assert found.tolist() == pytest.approx(exact, rel=1e-10, abs=0)
+        assert differences.tolist() == pytest.approx(exact, rel=1e-10, abs=0)
 
 
 @pytest.mark.parametrize("activation", ["softplus", "sigmoid", "tanh", "linear"])
 def test_small_steps_keep_their_digits_in_single_precision(activation):
     layer = Affine(20, 30, activation)
-    h, d = torch.randn(10, 20), 1e-6 * torch.randn(10, 20)
+    h = torch.randn(10, 20)
+    d = 1e-6 * torch.randn(10, 20)
     double = copy.deepcopy(layer).double()
+
     exact = double(h.double() + d.double()) - double(h.double())
     error, plain = (
-        (found - exact).norm() / exact.norm()
-        for found in (layer.difference(h, d), layer(h + d) - layer(h))
+        (change - exact).norm() / exact.norm()
+        for change in (layer.difference(h, d), layer(h + d) - layer(h))
     )
+
     assert error < 1e-5
     assert plain > 1e-2
 
@@ -202,7 +214,7 @@ def test_other_maps_have_differences_too(pair):
     assert torch.allclose(change(pair.g, h, d), pair.g(h + d) - pair.g(h), atol=1e-12)
 
 
-# -- initial weights, bits, tied weights -------------------------------------------------------------
+# -- initial weights, bits, tied weights ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(30, 50), (50, 30), (40, 40)])
@@ -224,34 +236,47 @@ def test_bits_are_one_where_the_input_is_positive_and_their_gradient_is_the_iden
     layer = Affine(5, 2, "tanh", receives="bits").double()
     h = torch.tensor([[-2.0, -0.0, 0.0, 1e-30, 0.4]], dtype=torch.float64, requires_grad=True)
     bits = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+
     assert torch.equal(layer.receive(h), bits)
     assert torch.equal(layer(h), torch.tanh(bits @ layer.weight.T))
+
     layer(h).sum().backward()
     (through,) = torch.autograd.grad(
         torch.tanh(bits.requires_grad_() @ layer.weight.T).sum(), bits
     )
+
     assert torch.equal(h.grad, through)
     assert torch.equal(Affine(5, 2).receive(h), h)
 
 
 def test_tied_pairs_hold_one_weight_that_both_maps_move(tmp_path):
     stack = Stack(TiedPair(6, 4, "sigmoid", "tanh", gain=1.5, init="normal"))
-    pair, x = stack.pairs[0], torch.rand(3, 6)
+    pair = stack.pairs[0]
+    x = torch.rand(3, 6)
+
     with torch.no_grad():
         pair.g.bias.normal_()
+
     assert sum(p.numel() for p in pair.parameters()) == 6 * 4 + 4 + 6
+
     h = pair.f(x)
-    assert torch.equal(pair.g(h), torch.tanh(h @ pair.f.weight + pair.g.bias))
+    expected = torch.tanh(h @ pair.f.weight + pair.g.bias)
+    assert torch.allclose(pair.g(h), expected, atol=1e-6)
+
     for loss in (pair.f(x).square().sum(), pair.g(h.detach()).square().sum()):
         (gradient,) = torch.autograd.grad(loss, pair.f.weight)
         assert gradient.abs().sum() > 0
+
     stack.prior.fit(stack.encode(x)[-1].detach())
     again = load(save(stack, tmp_path / "tied.safetensors"))
+
     assert isinstance(again.pairs[0], TiedPair)
     assert torch.equal(again.reconstruct(x), stack.reconstruct(x))
+
     twin = copy.deepcopy(stack).double()
     with torch.no_grad():
         twin.pairs[0].f.weight.zero_()
+
     assert not twin.pairs[0].g.weight.any()
     assert pair.g.weight.any()
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "gendae"
+from benchmarks import reading
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "gendae"
 ORDER = [
     "errors",
     "memory",
@@ -96,9 +99,18 @@ def test_imports_point_upwards(path):
             assert ORDER.index(name) <= ORDER.index(noun(path)), f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_file_above_350_lines(path):
-    assert path.read_text().count("\n") <= 350
+def test_no_line_is_wider_than_99_columns():
+    assert reading.wide_lines(ROOT) == []
+
+
+def test_no_function_is_longer_than_40_lines_of_code():
+    lengths = reading.function_lengths(PACKAGE)
+    assert {name: length for name, length in lengths.items() if length > 40} == {}
+
+
+def test_functions_have_air():
+    assert reading.blank_share(PACKAGE) >= 8
+    assert reading.conditional_share(PACKAGE) <= 4
 
 
 def test_import_and_help_load_nothing_heavy():

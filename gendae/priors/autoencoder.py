@@ -1,4 +1,7 @@
-"""A denoising auto-encoder over the codes as top-level prior, sampled by its Markov chain (2014, 2.2.7, 2.2.8)."""
+"""A denoising auto-encoder over codes as a top-level prior, sampled by its Markov chain.
+
+Source: Bengio et al. 2014, 2.2.7 and 2.2.8.
+"""
 
 from collections.abc import Sequence
 
@@ -18,45 +21,52 @@ CHAIN_NOISE = ("both", "input", "code")
 
 @register
 class AutoencoderPrior(Prior):
-    """P(h) implied by a denoising auto-encoder (f, g) over codes: no density, but a chain and a denoising.
+    """P(h) implied by a denoising auto-encoder (f, g) over codes.
+
+    It has a chain and a denoising, but no density.
 
     One transition:  h <- g(corrupt(f(corrupt(h)))), started from recorded codes      (Algorithm 3)
 
-    trained by criterion "self", the error of that transition in giving h back (with `walkback`, of several
-    in a row); or "nearest": h need only be given back from f(h') + xi, where h' is the training code whose
-    f(h') is nearest to f(h) - xi, and f(h), f(h') are targets for each other (2.2.8, steps 1 to 4). Under
-    "nearest" much noise can be injected, so that the chain mixes, without a reconstruction that is blurred.
+    Criterion "self" trains it by the error of that transition in giving h back (with `walkback`,
+    of several transitions in a row). Criterion "nearest" asks only that h be given back from
+    f(h') + xi, where h' is the training code whose f(h') is nearest to f(h) - xi; f(h) and f(h')
+    are targets for each other (2.2.8, steps 1 to 4). Under "nearest" much noise can be injected,
+    so that the chain mixes, without blurring the reconstruction.
     All of it happens on codes standardised to mean 0 and variance 1.
     Source: Bengio et al. 2014, sections 2.2.7 and 2.2.8, Eq. 13-15, Algorithm 3.
 
     Args:
-        hidden: widths of the hidden layers of f; those of g in reverse.
+        hidden: widths of the hidden layers of f; g has the same widths in reverse.
         code: width of f's output, on which `hidden_noise` acts.
-        activation: of all layers but g's last, linear one.
+        activation: of all layers, except g's last, which is linear.
         sigma: noise on h, in standard deviations of each code unit.
         hidden_noise: noise on f(h) (xi of 2.2.8), in units of the activation.
-        walkback: further transitions in training, each from the last one's end, all with h as target.
+        walkback: further transitions in training, each from the last one's end, all with h as
+            target.
         criterion: "self" or "nearest".
-        space: where "nearest" looks for candidates h': "code", among the f(h') nearest to f(h), or "input".
+        space: where "nearest" looks for candidates h': "code", among the f(h') nearest to f(h), or
+            "input".
         neighbours: number of candidates, h itself among them.
         refresh: updates between two searches for candidates in code space.
         match: weight of |f(h) - f(h')|^2, each with the other as target.
-        epochs: passes over the codes in each `fit`; a second fit continues from the weights of the first.
+        epochs: passes over the codes in each `fit`; a second fit continues from the weights of the
+            first.
         lr: learning rate of Adam, which falls linearly to zero during each fit.
         batch_size: codes in an update.
         steps: K, transitions before each sample of a chain.
         burn_in: further transitions before a chain's first sample.
-        chains: number of parallel chains; None for one per sample, which are independent but for K.
+        chains: number of parallel chains; None for one per sample, which makes the samples
+            independent of each other, but for K not of their starts.
         chain_noise: which of the two corruptions the chain uses: "both", "input" or "code".
-        residual: scale of Gaussian noise with the variance of the reconstruction error, added after each
-            transition: draws from P(h | f(h)) where 1, and its mean where 0 (2.2.7).
+        residual: scale of Gaussian noise with the variance of the reconstruction error, added
+            after each transition: 1 gives draws from P(h | f(h)), and 0 its mean (2.2.7).
         capacity: most codes recorded as starts; "nearest" trains on these codes alone.
         seed: of weights, batches and noise in training; the global random state is left alone.
 
     Raises:
         ValueError: for unknown names or numbers out of range, no noise at all, "nearest" without
-            hidden_noise; from `log_prob`, `score` and `cross_entropy`: there is no density; from `fit`, if
-            training diverges.
+            hidden_noise; from `log_prob`, `score` and `cross_entropy`, since there is no density;
+            from `fit`, if training diverges.
 
     Example:
         >>> codes = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
@@ -71,7 +81,9 @@ class AutoencoderPrior(Prior):
     @property
     def noise(self) -> float:
         """Level of the corruption that it learned to undo, in units of h."""
-        return float(self.sigma * self.scale.square().mean().sqrt()) if self.fitted else self.sigma
+        if not self.fitted:
+            return self.sigma
+        return float(self.sigma * self.scale.square().mean().sqrt())
 
     def __init__(
         self,
@@ -103,11 +115,13 @@ class AutoencoderPrior(Prior):
         self.criterion = checks.one_of("criterion", criterion, CRITERIA)
         self.space = checks.one_of("space", space, SPACES)
         self.chain_noise = checks.one_of("chain_noise", chain_noise, CHAIN_NOISE)
+
         self.sigma = checks.at_least("sigma", sigma, 0.0)
         self.hidden_noise = checks.at_least("hidden_noise", hidden_noise, 0.0)
         self.match = checks.at_least("match", match, 0.0)
         self.residual = checks.at_least("residual", residual, 0.0)
         self.lr = checks.at_least("lr", lr, 0.0, strict=True)
+
         self.code = int(checks.at_least("code", code, 1))
         self.walkback = int(checks.at_least("walkback", walkback, 0))
         self.neighbours = int(checks.at_least("neighbours", neighbours, 1))
@@ -116,9 +130,14 @@ class AutoencoderPrior(Prior):
         self.batch_size = int(checks.at_least("batch_size", batch_size, 1))
         self.steps = int(checks.at_least("steps", steps, 1))
         self.burn_in = int(checks.at_least("burn_in", burn_in, 0))
-        self.chains = None if chains is None else int(checks.at_least("chains", chains, 1))
+
+        self.chains = chains
+        if chains is not None:
+            self.chains = int(checks.at_least("chains", chains, 1))
+
         self.capacity = int(checks.at_least("capacity", capacity, 2))
         self.seed = int(seed)
+
         if self._noises() == (0.0, 0.0):
             raise ValueError(
                 f"sigma={sigma}, hidden_noise={hidden_noise}, chain_noise={chain_noise!r} "
@@ -126,6 +145,7 @@ class AutoencoderPrior(Prior):
             )
         if criterion == "nearest" and hidden_noise == 0.0:
             raise ValueError("hidden_noise=0.0: criterion='nearest' needs noise on the code, > 0")
+
         for name in ("center", "scale", "recorded", "error"):
             self.register_buffer(name, torch.empty(0))
         self.f: MLP | None = None
@@ -134,63 +154,88 @@ class AutoencoderPrior(Prior):
     def prepare(self, features: int) -> None:
         """Create the weights for this width, drawn from the prior's own seed.
 
-        They need no gradient outside `fit`: no rule's optimizer trains them, gradients pass through.
+        They need no gradient outside `fit`: no rule's optimizer trains them, and gradients pass
+        through.
         """
         if self.f is not None and self.f.in_features == features:
             return
+
         if self.fitted:
             raise ValueError(
                 f"AutoencoderPrior was fitted on codes of width {len(self.center)}, not "
                 f"{features}; make a new one"
             )
+
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             self.f = MLP(features, self.hidden, self.code, self.activation, self.activation)
             self.g = MLP(self.code, self.hidden[::-1], features, "linear", self.activation)
+
         self.to(self.center.device, self.center.dtype).requires_grad_(False)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         center = state_dict.get(prefix + "center")
         if center is not None and center.numel() and self.f is None:
             self.prepare(len(center))
+
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    # -- training --------------------------------------------------------------------------------------
+    # -- training ------------------------------------------------------------------------------
 
     def estimate(self, codes: Tensor) -> None:
         """Standardise, train, record codes as starts, and measure the reconstruction error."""
         if self.fitted and len(self.center) != codes.shape[1]:
             raise ValueError(f"codes have width {codes.shape[1]}, the prior {len(self.center)}")
+
         self.prepare(codes.shape[1])
         self.to(codes.device, codes.dtype)
         generator = torch.Generator().manual_seed(self.seed)
-        self.center, self.scale = codes.mean(0), floored(codes.var(0), codes.dtype).sqrt()
+
+        self.center = codes.mean(0)
+        self.scale = floored(codes.var(0), codes.dtype).sqrt()
         order = torch.randperm(len(codes), generator=generator)[: self.capacity].to(codes.device)
         self.recorded = codes[order]
-        z = (self.recorded if self.criterion == "nearest" else codes).sub(self.center) / self.scale
-        self._train(z, generator)
+
+        trained = codes
+        if self.criterion == "nearest":
+            trained = self.recorded
+
+        self._train(self._standardised(trained), generator)
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters()):
             raise ValueError(f"lr={self.lr}: training of AutoencoderPrior diverged; lower it")
-        start = (self.recorded - self.center) / self.scale
+
+        start = self._standardised(self.recorded)
         self.error = (self._move(start, generator) - start).square().mean(0).sqrt()
+
+    def _standardised(self, h: Tensor) -> Tensor:
+        return (h - self.center) / self.scale
 
     def _train(self, z: Tensor, generator: Generator) -> None:
         """Adam on the criterion, over standardised codes."""
         self.requires_grad_(True)
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
-        updates, done, near = self.epochs * -(-len(z) // self.batch_size), 0, None
+
+        updates = self.epochs * -(-len(z) // self.batch_size)
+        done = 0
+        near = None
         for _ in range(self.epochs):
             order = torch.randperm(len(z), generator=generator).to(z.device)
             for rows in order.split(self.batch_size):
                 if self.criterion == "nearest" and self._due(done):
                     near = self._candidates(z)
+
+                candidates = None
+                if near is not None:
+                    candidates = z[near[rows]]
+
                 optimizer.param_groups[0]["lr"] = self.lr * (1.0 - done / updates)
                 optimizer.zero_grad(set_to_none=True)
                 with torch.enable_grad():
-                    other = None if near is None else z[near[rows]]
-                    self.loss(z[rows], other, generator).backward()
+                    self.loss(z[rows], candidates, generator).backward()
+
                 optimizer.step()
                 done += 1
+
         self.requires_grad_(False)
 
     def _due(self, done: int) -> bool:
@@ -200,30 +245,39 @@ class AutoencoderPrior(Prior):
         """Rows of each code's nearest codes, itself first, (n, neighbours)."""
         from sklearn.neighbors import NearestNeighbors
 
-        points = (self.f(z) if self.space == "code" else z).cpu().numpy()
+        points = z
+        if self.space == "code":
+            points = self.f(z)
+        points = points.cpu().numpy()
+
         k = min(self.neighbours, len(z))
-        index = (
-            NearestNeighbors(n_neighbors=k).fit(points).kneighbors(points, return_distance=False)
-        )
+        search = NearestNeighbors(n_neighbors=k).fit(points)
+        index = search.kneighbors(points, return_distance=False)
         return torch.from_numpy(index).to(z.device)
 
     def loss(self, z: Tensor, candidates: Tensor | None, generator: Generator | None) -> Tensor:
-        """Squared error of standardised codes, summed over features, mean over batch and transitions.
+        """Squared error of standardised codes, summed over features.
+
+        The error is a mean over batch and transitions.
 
         Args:
             z: standardised codes, (batch, features).
-            candidates: for criterion "nearest", codes among which h' is looked for, (batch, k, features).
+            candidates: for criterion "nearest", the codes among which h' is looked for,
+                (batch, k, features).
             generator: source of the noise.
         """
         if candidates is None:
-            end, extra = self._move(z, generator), 0.0
+            end = self._move(z, generator)
+            mismatch = 0.0
         else:
-            end, extra = self._from_neighbour(z, candidates, generator)
+            end, mismatch = self._from_neighbour(z, candidates, generator)
+
         total = (end - z).square().sum(-1).mean()
         for _ in range(self.walkback):
             end = self._move(end.detach(), generator)
             total = total + (end - z).square().sum(-1).mean()
-        return total / (1 + self.walkback) + self.match * extra
+
+        return total / (1 + self.walkback) + self.match * mismatch
 
     def _from_neighbour(
         self, z: Tensor, candidates: Tensor, generator: Generator | None
@@ -231,31 +285,37 @@ class AutoencoderPrior(Prior):
         """g(f(h') + xi) and |f(h) - f(h')|^2 (2.2.8, steps 1 to 4)."""
         own = self.f(z)
         xi = self.hidden_noise * normal_like(own, generator)
+
         with torch.no_grad():
             distance = (self.f(candidates) - (own - xi)[:, None]).square().sum(-1)
             nearest = distance.argmin(1)
         other = candidates[torch.arange(len(z), device=z.device), nearest]
         code = self.f(self._corrupt(other, self.sigma, generator))
-        extra = (own - code.detach()).square().sum(-1) + (code - own.detach()).square().sum(-1)
-        return self.g(code + xi), extra.mean()
 
-    # -- use -------------------------------------------------------------------------------------------
+        own_error = (own - code.detach()).square().sum(-1)
+        code_error = (code - own.detach()).square().sum(-1)
+        return self.g(code + xi), (own_error + code_error).mean()
+
+    # -- use -----------------------------------------------------------------------------------
 
     @staticmethod
     def _corrupt(h: Tensor, level: float, generator: Generator | None) -> Tensor:
-        return h if level == 0.0 else torch.add(h, normal_like(h, generator), alpha=level)
+        if level == 0.0:
+            return h
+        return torch.add(h, normal_like(h, generator), alpha=level)
 
     def _noises(self) -> tuple[float, float]:
         """Levels on h and on f(h) in the chain."""
-        return (
-            0.0 if self.chain_noise == "code" else self.sigma,
-            0.0 if self.chain_noise == "input" else self.hidden_noise,
-        )
+        if self.chain_noise == "input":
+            return self.sigma, 0.0
+        if self.chain_noise == "code":
+            return 0.0, self.hidden_noise
+        return self.sigma, self.hidden_noise
 
     def _move(
         self, z: Tensor, generator: Generator | None, noises: tuple[float, float] | None = None
     ) -> Tensor:
-        """g(corrupt(f(corrupt(z)))), with the noise of training unless said otherwise."""
+        """g(corrupt(f(corrupt(z)))), with the noise of training unless `noises` are given."""
         sigma, hidden_noise = noises or (self.sigma, self.hidden_noise)
         code = self.f(self._corrupt(z, sigma, generator))
         return self.g(self._corrupt(code, hidden_noise, generator))
@@ -263,13 +323,14 @@ class AutoencoderPrior(Prior):
     def reconstruct(self, h: Tensor) -> Tensor:
         """g(f(h)) without noise, the target of h, (batch, features); gradients pass to h."""
         self.require_fitted()
-        return self.center + self.scale * self.g(self.f((h - self.center) / self.scale))
+        return self.center + self.scale * self.g(self.f(self._standardised(h)))
 
     def _step(self, h: Tensor, generator: Generator | None) -> Tensor:
         """One transition of the chain."""
-        z = self._move((h - self.center) / self.scale, generator, self._noises())
+        z = self._move(self._standardised(h), generator, self._noises())
         if self.residual > 0.0:
             z = z + self.residual * self.error * normal_like(z, generator)
+
         return self.center + self.scale * z
 
     @torch.no_grad()
@@ -277,9 +338,11 @@ class AutoencoderPrior(Prior):
         """States of the chain that starts at h, with h first, (steps + 1, batch, features)."""
         self.require_fitted()
         checks.width("h", h, len(self.center))
+
         states = [h]
         for _ in range(int(checks.at_least("steps", steps, 0))):
             states.append(self._step(states[-1], generator))
+
         return torch.stack(states)
 
     @torch.no_grad()
@@ -289,17 +352,30 @@ class AutoencoderPrior(Prior):
         Each chain runs `burn_in` transitions, then gives a state every `steps` transitions.
         """
         self.require_fitted()
-        chains = n if self.chains is None else min(n, self.chains)
-        device = self.recorded.device if generator is None else generator.device
-        index = torch.randint(len(self.recorded), (chains,), generator=generator, device=device)
-        h, kept = self.recorded[index.to(self.recorded.device)], []
+
+        chains = n
+        if self.chains is not None:
+            chains = min(n, self.chains)
+
+        h = self._starts(chains, generator)
         for _ in range(self.burn_in):
             h = self._step(h, generator)
+
+        states = []
         for _ in range(-(-n // max(chains, 1))):
             for _ in range(self.steps):
                 h = self._step(h, generator)
-            kept.append(h)
-        return torch.cat(kept)[:n] if kept else h
+            states.append(h)
+
+        if not states:
+            return h
+        return torch.cat(states)[:n]
+
+    def _starts(self, n: int, generator: Generator | None) -> Tensor:
+        """n recorded codes, drawn where `generator` lives."""
+        device = self.recorded.device if generator is None else generator.device
+        index = torch.randint(len(self.recorded), (n,), generator=generator, device=device)
+        return self.recorded[index.to(self.recorded.device)]
 
     def extra_repr(self) -> str:
         return (

@@ -1,9 +1,10 @@
 """P(h_L): what every top-level prior does.
 
-Above the top, a prior takes the place of one more denoising auto-encoder: `reconstruct(h)` gives the target
-h + noise^2 d log p(h) / dh, which is the optimal denoising of a code with Gaussian noise of that level (2014,
-2.2.4 and 7). A prior with a density also has `log_prob`, `score` and `cross_entropy`; one that is analytic is
-sampled directly, any other by a Markov chain that starts from recorded codes.
+Above the top, a prior takes the place of one more denoising auto-encoder. `reconstruct(h)` gives
+the target h + noise^2 d log p(h) / dh, which is the optimal denoising of a code with Gaussian
+noise of that level (2014, 2.2.4 and 7). A prior with a density also has `log_prob`, `score` and
+`cross_entropy`. An analytic prior is sampled directly; any other is sampled by a Markov chain that
+starts from recorded codes.
 """
 
 import torch
@@ -15,8 +16,8 @@ from gendae import checks
 class Prior(nn.Module):
     """Base class: a law over h_L with `fit`, `log_prob`, `score`, `reconstruct` and `sample`.
 
-    Fitted numbers are buffers, empty until `fit`; a state dict brings their shapes with it. A variant defines
-    `estimate`, `log_prob` and `sample`.
+    Fitted numbers are buffers, which are empty until `fit`; a state dict brings their shapes with
+    it. A variant defines `estimate`, `log_prob` and `sample`.
 
     Attributes:
         has_density: whether `log_prob`, `score` and `cross_entropy` are defined.
@@ -62,16 +63,22 @@ class Prior(nn.Module):
         """
         if codes.ndim != 2 or len(codes) < 2:
             raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
-        # Validation may run in inference mode, whose tensors no later training step could use, and losses
-        # under autocast, which gives codes in half precision.
+
+        # Validation may run in inference mode, whose tensors no later training step could use.
+        # Losses may run under autocast, which gives codes in half precision.
         with (
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast(codes.device.type, enabled=False),
         ):
             codes = checks.finite("codes", codes).detach()
-            codes = codes.float() if codes.dtype in (torch.float16, torch.bfloat16) else codes
-            self.estimate(codes.clone() if codes.is_inference() else codes)
+            if codes.dtype in (torch.float16, torch.bfloat16):
+                codes = codes.float()
+            if codes.is_inference():
+                codes = codes.clone()
+
+            self.estimate(codes)
+
         return self
 
     def estimate(self, codes: Tensor) -> None:
@@ -90,9 +97,11 @@ class Prior(nn.Module):
     def score(self, h: Tensor) -> Tensor:
         """d log p(h) / dh, (batch, features); a constant, through which no gradient flows."""
         self.require_density()
+
         with torch.enable_grad():
             leaf = h.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prob(leaf).sum(), leaf)
+
         return gradient
 
     def reconstruct(self, h: Tensor) -> Tensor:
@@ -104,14 +113,14 @@ class Prior(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define sample")
 
     def marginal(self, observed: Tensor) -> "Prior":
-        """The law of some of the units, fitted; `observed` is boolean, (features,), True for those.
+        """The fitted law of the units where `observed` is True; a boolean, (features,).
 
         Raises:
-            ValueError: for a prior without a closed form of it.
+            ValueError: for a prior whose marginal has no closed form.
         """
         raise ValueError(
-            f"{type(self).__name__} has no closed marginal; accepted: GaussianPrior, ParzenPrior with "
-            "local=None"
+            f"{type(self).__name__} has no closed marginal; accepted: GaussianPrior, "
+            "ParzenPrior with local=None"
         )
 
     def chain(self, h: Tensor, steps: int, generator: Generator | None = None) -> Tensor:
@@ -130,13 +139,15 @@ class Prior(nn.Module):
     ) -> Tensor:
         """-E_Q log p(h_L) in nats, (batch,), the prior's term of KL(Q || P); differentiable.
 
-        Closed where prior and Q allow it, otherwise the Monte Carlo value -log p(sample).
+        The value is exact where prior and Q have a closed form, and otherwise the Monte Carlo
+        value -log p(sample).
         Source: Bengio et al. 2014, section 7.4.
 
         Args:
             sample: draw from Q(h_L | h_{L-1}), (batch, features).
             mean: mean of Q; the probabilities of binary units.
-            variance: diagonal of Q's covariance, shaped like the mean or (features,); None if it has none.
+            variance: diagonal of Q's covariance, shaped like the mean or (features,); None if Q
+                has no variance.
         """
         return -self.log_prob(sample)
 
@@ -145,6 +156,7 @@ class Prior(nn.Module):
             stored = state_dict.get(prefix + name)
             if stored is not None and stored.shape != buffer.shape:
                 setattr(self, name, buffer.new_empty(stored.shape))
+
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

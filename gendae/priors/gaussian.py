@@ -1,4 +1,7 @@
-"""Gaussian priors: fixed, diagonal or full; sampled analytically (2014, 7.1 and 7.4; 2015, Algorithm 2)."""
+"""Gaussian priors: fixed, diagonal or full; sampled directly.
+
+Source: Bengio et al. 2014, 7.1 and 7.4; Bengio et al. 2015, Algorithm 2.
+"""
 
 import math
 
@@ -10,7 +13,7 @@ from gendae.corruption import normal_like
 from gendae.priors.core import JITTER, Prior, floored
 from gendae.spec import register
 
-COVARIANCES = ("diagonal", "full")  # those that are fitted
+COVARIANCES = ("diagonal", "full")  # the fitted ones
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -18,20 +21,20 @@ LOG_2PI = math.log(2.0 * math.pi)
 class GaussianPrior(Prior):
     """N(mean, variance_scale * C), with the mean and covariance C of the training set's codes.
 
-    Source: Bengio et al. 2015, Algorithm 2: diagonal C, variances multiplied by 4. Bengio et al. 2014, 7.4:
-    N(0, I), fixed ("we might as well choose P(H_L) to have the identity matrix as covariance"): pass
-    covariance="identity", variance_scale=1.
+    Source: Bengio et al. 2015, Algorithm 2: diagonal C, variances multiplied by 4. Bengio et al.
+    2014, 7.4: N(0, I), fixed ("we might as well choose P(H_L) to have the identity matrix as
+    covariance"): pass covariance="identity", variance_scale=1.
 
     Args:
-        covariance: "diagonal" (the 2015 paper's), "full", or "identity": N(0, variance_scale I), which has
-            its width from the stack and is never fitted.
-        variance_scale: the 2015 paper's multiplier of the (co)variances; applied when used, so that it
-            can be changed without fitting again.
+        covariance: "diagonal" (the 2015 paper's), "full", or "identity": N(0, variance_scale I),
+            which has its width from the stack and is never fitted.
+        variance_scale: the 2015 paper's multiplier of the (co)variances. It is applied at each
+            use, so that it can be changed without fitting again.
         noise: level sigma of the denoising that `reconstruct` stands for, in units of h.
 
     Raises:
-        ValueError: for another covariance, a multiplier that is not positive or a negative noise; and from
-            every use before `fit`.
+        ValueError: for another covariance, a multiplier that is not positive or a negative noise;
+            and from every use before `fit`.
 
     Example:
         >>> prior = GaussianPrior("full", variance_scale=1.0)
@@ -49,6 +52,7 @@ class GaussianPrior(Prior):
         self.covariance = checks.one_of("covariance", covariance, (*COVARIANCES, "identity"))
         self.variance_scale = checks.at_least("variance_scale", variance_scale, 0.0, strict=True)
         self.noise = checks.at_least("noise", noise, 0.0)
+
         self.register_buffer("mean", torch.empty(0))
         self.register_buffer("factor", torch.empty(0))
 
@@ -64,12 +68,17 @@ class GaussianPrior(Prior):
             self.factor = self.mean.new_ones(features)
 
     def estimate(self, codes: Tensor) -> None:
-        """Mean and covariance (n - 1 in the denominator) of the codes; "identity" only takes their width."""
+        """Mean and covariance (n - 1 in the denominator) of the codes.
+
+        "identity" only takes the codes' width.
+        """
         if self.covariance == "identity":
             self.prepare(codes.shape[1])
-            self.mean, self.factor = self.mean.to(codes), self.factor.to(codes)
+            self.mean = self.mean.to(codes)
+            self.factor = self.factor.to(codes)
             return
-        wide = codes.cpu().double()  # not every device has it
+
+        wide = codes.cpu().double()  # not every device has float64
         mean = wide.mean(0)
         if self.covariance == "full":
             c = torch.cov(wide.T).reshape(len(mean), len(mean))
@@ -77,22 +86,27 @@ class GaussianPrior(Prior):
             factor = torch.linalg.cholesky(c)
         else:
             factor = floored(wide.var(0), codes.dtype).sqrt()
-        self.mean, self.factor = mean.to(codes), factor.to(codes).contiguous()
+
+        self.mean = mean.to(codes)
+        self.factor = factor.to(codes).contiguous()
 
     def marginal(self, observed: Tensor) -> "GaussianPrior":
         self.require_fitted()
-        found = GaussianPrior(self.covariance, self.variance_scale)
-        found.mean = self.mean[observed]
+
+        marginal = GaussianPrior(self.covariance, self.variance_scale)
+        marginal.mean = self.mean[observed]
         if self.covariance == "full":
             rows = self.factor[observed]
-            found.factor = torch.linalg.cholesky(rows @ rows.T)
+            marginal.factor = torch.linalg.cholesky(rows @ rows.T)
         else:
-            found.factor = self.factor[observed]
-        return found
+            marginal.factor = self.factor[observed]
+
+        return marginal
 
     def _whiten(self, h: Tensor) -> Tensor:
         """F^-1 (h - mean), where F F^T = variance_scale * C."""
         self.require_fitted()
+
         centred = (h - self.mean) / math.sqrt(self.variance_scale)
         if self.covariance == "full":
             return torch.linalg.solve_triangular(self.factor, centred.T, upper=False).T
@@ -101,8 +115,12 @@ class GaussianPrior(Prior):
     def log_prob(self, h: Tensor) -> Tensor:
         """log p(h) in nats, (batch,)."""
         z = self._whiten(h)
-        scales = self.factor.diagonal() if self.covariance == "full" else self.factor
+
+        scales = self.factor
+        if self.covariance == "full":
+            scales = self.factor.diagonal()
         log_volume = scales.log().sum() + 0.5 * len(scales) * math.log(self.variance_scale)
+
         return -0.5 * z.square().sum(-1) - log_volume - 0.5 * len(scales) * LOG_2PI
 
     def score(self, h: Tensor) -> Tensor:
@@ -112,41 +130,53 @@ class GaussianPrior(Prior):
             z = torch.linalg.solve_triangular(self.factor.T, z.T, upper=True).T
         else:
             z = z / self.factor
+
         return -z / math.sqrt(self.variance_scale)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features), on the prior's device; drawn where `generator` lives."""
         self.require_fitted()
+
         z = normal_like(self.mean.new_empty(n, len(self.mean)), generator)
-        spread = z @ self.factor.T if self.covariance == "full" else z * self.factor
+        if self.covariance == "full":
+            spread = z @ self.factor.T
+        else:
+            spread = z * self.factor
+
         return self.mean + math.sqrt(self.variance_scale) * spread
 
     def reconstruct(self, h: Tensor) -> Tensor:
-        """mean + Sigma (Sigma + noise^2 I)^-1 (h - mean): the optimal denoising, (batch, features).
+        """The optimal denoising of h, (batch, features).
 
-        To first order in noise^2 it is h + noise^2 score(h), but it stays bounded in directions of no
-        variance, where the score blows up. Source: Bengio et al. 2014, section 7.1.
+        It is mean + Sigma (Sigma + noise^2 I)^-1 (h - mean).
+        To first order in noise^2 it is h + noise^2 score(h). But it stays bounded in directions of
+        no variance, where the score blows up.
+        Source: Bengio et al. 2014, section 7.1.
         """
         self.require_fitted()
+
         centred = h - self.mean
         if self.covariance != "full":
             variance = self.variance_scale * self.factor.square()
             return self.mean + centred * (variance / (variance + self.noise**2))
+
         noisy = self.variance_scale * self.factor @ self.factor.T
         noisy.diagonal().add_(self.noise**2)
         root = torch.linalg.cholesky_ex(noisy).L  # checks nothing, so that no device waits
+
         return h - self.noise**2 * torch.cholesky_solve(centred.T, root).T
 
     def cross_entropy(
         self, sample: Tensor, mean: Tensor, variance: Tensor | None = None
     ) -> Tensor:
-        """-E_Q log p(h) = 1/2 [(m - mu)^T S^-1 (m - mu) + tr(S^-1 diag v) + log det 2 pi S], (batch,).
+        """-E_Q log p(h), (batch,); without a variance it is -log p(sample).
 
-        With S = I, minus the entropy of Q, it is the second term of 2014, Eq. 22. Without a variance it
-        is -log p(sample).
+        It is 1/2 [(m - mu)^T S^-1 (m - mu) + tr(S^-1 diag v) + log det 2 pi S]. With S = I, minus
+        the entropy of Q, it is the second term of 2014, Eq. 22.
         """
         if variance is None:
             return -self.log_prob(sample)
+
         self.require_fitted()
         if self.covariance == "full":
             eye = torch.eye(len(self.mean), dtype=self.factor.dtype, device=self.factor.device)
@@ -154,6 +184,7 @@ class GaussianPrior(Prior):
             precision = inverse.square().sum(0) / self.variance_scale
         else:
             precision = 1.0 / (self.variance_scale * self.factor.square())
+
         return -self.log_prob(mean) + 0.5 * (variance * precision).sum(-1)
 
     def extra_repr(self) -> str:

@@ -17,16 +17,16 @@ class LinearAutoencoderPrior(GaussianPrior):
 
         E |W h + b - h|^2 + sigma^2 |W|^2,    at whose minimum  W = C (C + sigma^2 I)^-1,
 
-    so that r(h) - h = sigma^2 times the score of N(mean, C + sigma^2 I), and the weights give the law of the
-    clean codes:  Sigma = sigma^2 ((I - W)^-1 - I),  mu = (I - W)^-1 b.
-    Source: Bengio et al. 2014, section 7.1 ("the auto-encoder weights can be mapped to the Gaussian
-    covariance (and the biases to the mean) by a simple calculation").
+    so that r(h) - h = sigma^2 times the score of N(mean, C + sigma^2 I), and the weights give the
+    law of the clean codes:  Sigma = sigma^2 ((I - W)^-1 - I),  mu = (I - W)^-1 b.
+    Source: Bengio et al. 2014, section 7.1 ("the auto-encoder weights can be mapped to the
+    Gaussian covariance (and the biases to the mean) by a simple calculation").
 
     Args:
-        noise: sigma of the corruption, in units of h. Directions whose standard deviation is far below it
-            are learned slowly.
-        variance_scale: multiplier of the covariance when sampling and scoring; `reconstruct` is the
-            auto-encoder itself and does not depend on it.
+        noise: sigma of the corruption, in units of h. Directions whose standard deviation is far
+            below it are learned slowly.
+        variance_scale: multiplier of the covariance when sampling and scoring; `reconstruct` is
+            the auto-encoder itself and does not depend on it.
         iterations: most iterations of L-BFGS.
 
     Raises:
@@ -51,20 +51,28 @@ class LinearAutoencoderPrior(GaussianPrior):
         """Train W, b by gradient descent, then read the Gaussian off."""
         wide = codes.cpu().double()
         weight, bias = self._train(wide)
+
         eye = torch.eye(len(bias), dtype=wide.dtype)
         inverse = torch.linalg.inv(eye - weight)
         covariance = self.noise**2 * (inverse - eye)
+
+        # A covariance read off learned weights may have eigenvalues below zero.
         values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
         least = JITTER * values.clamp(min=0.0).mean() + torch.finfo(codes.dtype).tiny
         covariance = (vectors * values.clamp(min=least)) @ vectors.T
         factor = torch.linalg.cholesky(covariance).contiguous()
-        self.mean, self.factor = (inverse @ bias).to(codes), factor.to(codes)
-        self.weight, self.bias = weight.to(codes).contiguous(), bias.to(codes)
+
+        self.mean = (inverse @ bias).to(codes)
+        self.factor = factor.to(codes)
+        self.weight = weight.to(codes).contiguous()
+        self.bias = bias.to(codes)
 
     def _train(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimise the criterion over W and b; the data enter it by their first two moments only."""
+        """W and b at the criterion's minimum; only the first two moments of the codes enter it."""
         d = codes.shape[1]
-        mean, c = codes.mean(0), torch.cov(codes.T, correction=0).reshape(d, d)
+        mean = codes.mean(0)
+        c = torch.cov(codes.T, correction=0).reshape(d, d)
+
         eye = torch.eye(d, dtype=codes.dtype)
         weight = torch.zeros_like(eye).requires_grad_()
         bias = mean.clone().requires_grad_()
@@ -88,6 +96,7 @@ class LinearAutoencoderPrior(GaussianPrior):
 
         with torch.enable_grad():
             optimizer.step(closure)
+
         return weight.detach(), bias.detach()
 
     def reconstruct(self, h: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a Parzen prior stores: a capped choice of codes, and the directions in which they vary locally."""
+"""What a Parzen prior stores: a capped choice of codes, and the directions in which they vary."""
 
 import math
 import warnings
@@ -19,24 +19,23 @@ def choose(codes: Tensor, capacity: int, choice: str, generator: Generator) -> T
     """
     if choice == "reservoir" or len(codes) <= capacity:
         return codes[:capacity].clone()
+
     from sklearn.cluster import KMeans
 
     pool = codes[: CODES_PER_CENTRE * capacity].cpu()
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    kmeans = KMeans(
+        capacity,
+        init=pool[:capacity].numpy(),
+        n_init=1,
+        max_iter=LLOYD_STEPS,
+        random_state=seed,
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that so few steps have not converged
-        means = (
-            KMeans(
-                capacity,
-                init=pool[:capacity].numpy(),
-                n_init=1,
-                max_iter=LLOYD_STEPS,
-                random_state=seed,
-            )
-            .fit(pool.numpy())
-            .cluster_centers_
-        )
-    return torch.from_numpy(means).to(codes)
+        warnings.simplefilter("ignore")  # so few steps do not converge
+        kmeans.fit(pool.numpy())
+
+    return torch.from_numpy(kmeans.cluster_centers_).to(codes)
 
 
 def local_directions(codes: Tensor, neighbours: int, components: int) -> tuple[Tensor, Tensor]:
@@ -48,26 +47,39 @@ def local_directions(codes: Tensor, neighbours: int, components: int) -> tuple[T
         components: number r of directions kept, at most min(k, d).
 
     Returns:
-        Orthonormal directions (n, r, d), zero where there are fewer, and the variances along them (n, r):
-        leading eigenvalues of 1/k sum_j (mu_j - mu_i)(mu_j - mu_i)^T.
+        Orthonormal directions (n, r, d), zero where there are fewer, and the variances along them
+        (n, r): leading eigenvalues of 1/k sum_j (mu_j - mu_i)(mu_j - mu_i)^T.
     """
     from sklearn.neighbors import NearestNeighbors
 
     points = codes.cpu().numpy()
-    index = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
-    index = torch.from_numpy(index).to(codes.device)
+    search = NearestNeighbors(n_neighbors=neighbours).fit(points)
+    nearest = search.kneighbors(return_distance=False)
+    index = torch.from_numpy(nearest).to(codes.device)
+
     r = min(components, neighbours, codes.shape[1])
     directions = codes.new_zeros(len(codes), r, codes.shape[1])
     variances = codes.new_zeros(len(codes), r)
     block = max(1, 2**24 // (neighbours * codes.shape[1]))
     for start in range(0, len(codes), block):
         rows = slice(start, start + block)
-        d = (codes[index[rows]] - codes[rows, None]) / math.sqrt(neighbours)
-        values, vectors = torch.linalg.eigh(d @ d.mT)  # k by k: its leading part is that of d by d
-        values, vectors = values.flip(-1)[:, :r], vectors.flip(-1)[..., :r]
-        real = values > values[:, :1] * d.shape[1] * torch.finfo(codes.dtype).eps
-        values = torch.where(real, values, torch.zeros_like(values))
-        inverse_root = torch.where(real, values, torch.ones_like(values)).rsqrt() * real
-        directions[rows] = (vectors * inverse_root[:, None]).mT @ d
-        variances[rows] = values
+        differences = (codes[index[rows]] - codes[rows, None]) / math.sqrt(neighbours)
+        directions[rows], variances[rows] = _principal(differences, r)
+
     return directions, variances
+
+
+def _principal(d: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """The r leading eigenvectors (n, r, d) and eigenvalues (n, r) of each d^T d; d is (n, k, d).
+
+    They come from the k by k matrix d d^T, whose leading eigenvalues are the same.
+    """
+    values, vectors = torch.linalg.eigh(d @ d.mT)
+    values = values.flip(-1)[:, :r]
+    vectors = vectors.flip(-1)[..., :r]
+
+    real = values > values[:, :1] * d.shape[1] * torch.finfo(d.dtype).eps
+    values = torch.where(real, values, torch.zeros_like(values))
+    inverse_root = torch.where(real, values, torch.ones_like(values)).rsqrt() * real
+
+    return (vectors * inverse_root[:, None]).mT @ d, values

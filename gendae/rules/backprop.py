@@ -1,4 +1,4 @@
-"""Back-propagation and its closest relatives: the baselines that know, or replace, the chain rule."""
+"""Back-propagation and its closest relatives: baselines that use, or replace, the chain rule."""
 
 from collections.abc import Sequence
 
@@ -19,13 +19,14 @@ from gendae.spec import register
 class BackpropRule(SupervisedRule):
     """Gradient descent on the global loss L by the chain rule through all layers.
 
-    Source: Lee 2018, section 1.3.2 (Eq. 1.10 to 1.12); with fixed lower layers, the second baseline of 3.3.2.
+    Source: Lee 2018, section 1.3.2 (Eq. 1.10 to 1.12); with fixed lower layers, the second
+    baseline of 3.3.2.
 
     Args:
         stack: the classifier; layers that learn must not lie below bits or draws.
         fixed: number of lowest layers that stay as they are.
-        optimizer, input_corruption, samples, eval_samples, lr_f, weight_decay_f, hold, log_every: see
-            `SupervisedRule`.
+        optimizer, input_corruption, samples, eval_samples, lr_f, weight_decay_f, hold, log_every:
+            see `SupervisedRule`.
 
     Raises:
         ValueError: see `SupervisedRule`; for fixed >= M.
@@ -61,6 +62,7 @@ class BackpropRule(SupervisedRule):
             hold=hold,
             log_every=log_every,
         )
+
         self.fixed = int(checks.at_least("fixed", fixed, 0))
         if self.fixed > self.stack.depth:
             raise ValueError(
@@ -79,23 +81,35 @@ class BackpropRule(SupervisedRule):
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The global loss in nats, mean over the batch; batch is (x, y)."""
         x, y = self.labelled(batch)
-        logits = self._above_fixed(x) if self.fixed else self.stack(x, self.copies, self.draws)
+
+        if self.fixed > 0:
+            logits = self._above_fixed(x)
+        else:
+            logits = self.stack(x, self.copies, self.draws)
+
         return {f"label_f_{self.stack.depth + 1}": label_loss(logits, y)}
 
     def _above_fixed(self, x: Tensor) -> Tensor:
-        """Logits without a gradient for the fixed layers: optimizers skip what has none, decay included."""
-        h = x.repeat(self.copies, 1) if self.copies > 1 else x
+        """Logits without a gradient for the fixed layers.
+
+        Optimizers skip parameters without a gradient, decay included.
+        """
+        h = x
+        if self.copies > 1:
+            h = x.repeat(self.copies, 1)
+
         for level, pair in enumerate(self.stack.pairs, 1):
             with torch.set_grad_enabled(level > self.fixed):
                 h = self.stack.send(pair, pair.f(h), self.draws)
+
         return self.stack.output(h).unflatten(0, (self.copies, -1))
 
 
 @register
 class StraightThroughRule(BackpropRule):
-    """Back-propagation that takes the derivative of a bit, or of a draw, by what it stands for as 1.
+    """Back-propagation in which a bit, or a draw, has derivative 1 by the value that it replaces.
 
-    On networks without either it is back-propagation.
+    On networks without bits and draws it is back-propagation.
     Source: Bengio, Leonard and Courville 2013, as in Lee 2018, section 3.3.2 and Eq. 3.29.
 
     Args: see `BackpropRule`.
@@ -120,15 +134,16 @@ class FeedbackAlignmentRule(SupervisedRule):
 
     e_M = dL/da_M,  e_{l-1} = s'(a_{l-1}) * (B_l e_l),  dL/dW_l is replaced by e_l h_{l-1}'
 
-    It is the slides' special case g_l(h) = B_l h of difference target propagation, up to factors s' between
-    the layers: that passes down d_{l-1} = B_l d_l and moves a_l by s'(a_l) * d_l; here d_{l-1} is
-    B_l (s'(a_l) * d_l). For B_M = W_M', with which the first target begins, both are equal in the layers L
-    and M, and in all layers where s is linear.
+    It is the slides' special case g_l(h) = B_l h of difference target propagation, up to factors
+    s' between the layers: target propagation passes down d_{l-1} = B_l d_l and moves a_l by
+    s'(a_l) * d_l; here d_{l-1} is B_l (s'(a_l) * d_l). For B_M = W_M', with which the first target
+    begins, both are equal in the layers L and M, and in all layers where s is linear.
     Source: Bengio 2014 (slides, "Feedback Alignment"), after Lillicrap et al. 2014.
 
     Args:
         stack: the classifier: affine layers without bits or draws. Its decoders are not used.
-        feedback_gain: scale of B_l, drawn as W_l' was; 1 gives it the size of the weights at the start.
+        feedback_gain: scale of B_l, drawn as W_l' was; 1 gives it the size of the weights at the
+            start.
         optimizer, input_corruption, eval_samples, lr_f, weight_decay_f, hold, log_every: see
             `SupervisedRule`.
 
@@ -167,6 +182,7 @@ class FeedbackAlignmentRule(SupervisedRule):
         )
         self.need_affine()
         self.need_continuous()
+
         self.feedback_gain = checks.at_least("feedback_gain", feedback_gain, 0.0, strict=True)
         for level, weight in fixed_feedback(self.stack, self.feedback_gain).items():
             self.register_buffer(f"feedback_{level}", weight)
@@ -174,25 +190,31 @@ class FeedbackAlignmentRule(SupervisedRule):
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Products of a_l with its error e_l, whose gradients are the updates; batch is (x, y)."""
         x, y = self.labelled(batch)
-        h, a = [x], []
+
+        h = [x]
+        a = []
         for pair in self.stack.pairs:
             a.append(pair.f.preactivation(h[-1].detach()))
             h.append(pair.f.s(a[-1]))
         logits = self.stack.output(h[-1].detach())
+
         loss = label_loss(logits[None], y)
         terms = {f"label_f_{self.stack.depth + 1}": loss}
+
         (e,) = torch.autograd.grad(loss, logits, retain_graph=True)
         for level in range(self.stack.depth, 0, -1):
             e = F.linear(e, getattr(self, f"feedback_{level + 1}"))
             (e,) = torch.autograd.grad(h[level], a[level - 1], e)  # e * s'(a), within the layer
             terms[f"error_f_{level}"] = (e * a[level - 1]).sum()
+
         return terms
 
 
 def fixed_feedback(stack: Classifier, gain: float = 1.0) -> dict[int, Tensor]:
-    """B_l for l = 2 .. M, (width of h_{l-1}, width of h_l): drawn as W_l' was at the start, times a gain."""
+    """B_l for l = 2 .. M, (width of h_{l-1}, width of h_l): drawn as W_l' was, times a gain."""
     feedback = {}
     for level, f in enumerate(stack.encoders[1:], 2):
         like_w = INITIAL_WEIGHTS[f.init](f.out_features, f.in_features, gain * f.gain)
         feedback[level] = like_w.T.contiguous().to(f.weight)
+
     return feedback

@@ -21,35 +21,46 @@ SCHEDULES = ("joint", "alternate")
 class DifferenceTargetPropRule(SupervisedRule):
     """Every hidden layer learns to reach a target that comes down through learned inverses.
 
-    h^_L = h_L - step dL/dh_L                              first target, from the global loss L
-    h^_{l-1} = h_{l-1} + g_l(h^_l) - g_l(h_l)              l = L .. 2                       (Eq. 3.15)
-    target_f_l:  |f_l(h_{l-1}) - h^_l|^2                   l = 1 .. L; label_f_M is L itself (Algorithm 1)
-    inverse_g_l: |g_l(f_l(h_{l-1} + e)) - (h_{l-1} + e)|^2,  e ~ N(0, sigma^2), l = 2 .. L  (Eq. 3.13)
+    h^_L = h_L - step dL/dh_L                    first target, from the global loss L
+    h^_{l-1} = h_{l-1} + g_l(h^_l) - g_l(h_l)    l = L .. 2                         (Eq. 3.15)
+    target_f_l:  |f_l(h_{l-1}) - h^_l|^2         l = 1 .. L; label_f_M is L itself  (Algorithm 1)
+    inverse_g_l: |g_l(f_l(h_{l-1} + e)) - (h_{l-1} + e)|^2,
+                 e ~ N(0, sigma^2)               l = 2 .. L                         (Eq. 3.13)
 
-    All inputs and targets are detached: no gradient leaves the layer that it is computed in. Stochastic units have
-    targets for their probabilities (Eq. 3.30); layers above see the draws, which are also what inverses reconstruct.
-    Source: Lee 2018, Algorithm 1 and sections 3.3.1 to 3.3.3; Bengio 2014 (slides) for several rounds.
+    All inputs and targets are detached: no gradient leaves the layer that it is computed in.
+    Stochastic units have targets for their probabilities (Eq. 3.30). The layers above see the
+    draws, and inverses reconstruct the draws.
+    Source: Lee 2018, Algorithm 1 and sections 3.3.1 to 3.3.3; Bengio 2014 (slides) for several
+    rounds.
 
     Args:
         stack: the classifier.
-        step: eta^ of the first target, on the loss of one example, in squared units of h per nat. (The original code
-            multiplies the gradient of the mean over 100 examples: its 0.33 is 0.0033 here.)
-        difference: with the correction; False is plain target propagation, h^_{l-1} = g_l(h^_l) (Eq. 3.9).
-        sigma: standard deviation of e for g_2 .. g_L; a number, or one for each of these L - 1 inverses.
-        half_life: fraction of training after which sigma has halved, sigma / (1 + t / half_life); None: constant.
-        scaled: divide the targets' losses by 2 step. Their gradients then have the scale of back-propagation's, and
-            do not depend on step while it is small; Eq. 3.4 as printed, and the original code, do not.
-        schedule: "joint" updates inverses and encoders in every batch; "alternate" goes over the data twice in an
-            epoch, first for the inverses, then for the encoders (the original code).
-        warmup: updates at the start in which the inverses alone learn: targets that come down through inverses which
-            do not invert yet mislead the encoders.
+        step: eta^ of the first target, on the loss of one example, in squared units of h per nat.
+            (The original code multiplies the gradient of the mean over 100 examples: its 0.33 is
+            0.0033 here.)
+        difference: with the correction; False is plain target propagation, h^_{l-1} = g_l(h^_l)
+            (Eq. 3.9).
+        sigma: standard deviation of e for g_2 .. g_L; a number, or one for each of these L - 1
+            inverses.
+        half_life: fraction of training after which sigma has halved, sigma / (1 + t / half_life);
+            None: constant.
+        scaled: divide the targets' losses by 2 step. Their gradients then have the scale of
+            back-propagation's, and do not depend on step while it is small; Eq. 3.4 as printed,
+            and the original code, do not.
+        schedule: "joint" updates inverses and encoders in every batch; "alternate" goes over the
+            data twice in an epoch, first for the inverses, then for the encoders (the original
+            code).
+        warmup: updates at the start in which the inverses alone learn: targets that come down
+            through inverses which do not invert yet mislead the encoders.
         rounds: rounds of iterative target propagation.
-        reconstruct: pull towards what h_{l-1} gives in these rounds, in [0, 1]: h then reconstructs x as well as y.
+        reconstruct: pull towards what h_{l-1} gives in these rounds, in [0, 1]: h then
+            reconstructs x as well as y.
         optimizer, input_corruption, samples, eval_samples: see `SupervisedRule`.
         lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `SupervisedRule`.
 
     Raises:
-        ValueError: see `SupervisedRule`; for step <= 0, lists of a wrong length, or options that exclude each other.
+        ValueError: see `SupervisedRule`; for step <= 0, lists of a wrong length, or options that
+            exclude each other.
 
     Example:
         >>> from gendae.models import deep_classifier
@@ -95,42 +106,50 @@ class DifferenceTargetPropRule(SupervisedRule):
             hold,
             log_every,
         )
+
         self.step = checks.at_least("step", step, 0.0, strict=True)
-        self.difference, self.scaled = bool(difference), bool(scaled)
-        self.sigma, self.half_life = sigma, half_life
+        self.difference = bool(difference)
+        self.scaled = bool(scaled)
+
+        self.sigma = sigma
+        self.half_life = half_life
         sigmas = checks.per_layer("sigma", sigma, self.stack.depth - 1)
         self.noise = [GaussianNoise(s, half_life=half_life) for s in sigmas]
+
         self.schedule = checks.one_of("schedule", schedule, SCHEDULES)
         self.warmup = int(checks.at_least("warmup", warmup, 0))
         self.rounds = int(checks.at_least("rounds", rounds, 1))
         self.reconstruct = checks.at_least("reconstruct", reconstruct, 0.0)
         self._check_options()
-        self.inverses, self.encoders = True, True
+
+        self.inverses = True
+        self.encoders = True
 
     def _check_options(self) -> None:
         """Raise a ValueError for options that exclude each other."""
         if self.phases and self.stack.depth == 1:
             raise ValueError(
-                f"schedule={self.schedule!r}, warmup={self.warmup}: a network with one hidden layer has "
-                "no inverses to train in a phase of their own"
+                f"schedule={self.schedule!r}, warmup={self.warmup}: a network with one hidden "
+                "layer has no inverses to train in a phase of their own"
             )
         if self.warmup and self.schedule == "alternate":
             raise ValueError(
-                f"warmup={self.warmup} belongs to schedule='joint'; 'alternate' begins with inverses anyway"
+                f"warmup={self.warmup} belongs to schedule='joint'; 'alternate' begins with "
+                "inverses anyway"
             )
         if self.rounds > 1 and not self.difference:
             raise ValueError(
-                f"rounds={self.rounds} need difference=True: several rounds move h by differences of "
-                "reconstructions"
+                f"rounds={self.rounds} need difference=True: several rounds move h by differences "
+                "of reconstructions"
             )
         if self.reconstruct > 1.0 or (self.reconstruct > 0 and self.rounds == 1):
             raise ValueError(
-                f"reconstruct={self.reconstruct}: a number in [0, 1] is needed, and with it rounds >= 2; in "
-                "the first round nothing below has moved"
+                f"reconstruct={self.reconstruct}: a number in [0, 1] is needed, and with it "
+                "rounds >= 2; in the first round nothing below has moved"
             )
 
     def setup(self, stage: str) -> None:
-        """In a phase of its own, a map that does not learn has no gradient: several processes must not wait for it."""
+        """Tell several processes not to wait for all gradients: a map has none in some phases."""
         super().setup(stage)
         if self.phases and isinstance(self.trainer.strategy, DDPStrategy):
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
@@ -155,52 +174,76 @@ class DifferenceTargetPropRule(SupervisedRule):
             self.encoders = not self.inverses
         else:
             self.encoders = self.global_step >= self.warmup
+
         super().training_step(batch, batch_idx)
-        self.inverses, self.encoders = True, True
+
+        self.inverses = True
+        self.encoders = True
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Local losses, mean over the batch: squared errors, and label_f_M in nats; batch is (x, y).
+        """Local losses, mean over the batch: squared errors, and label_f_M in nats.
 
-        Both kinds of update are there unless `training_step` is in a phase of "alternate".
+        The batch is (x, y). In a phase of `training_step` only the maps that learn have losses.
         """
         x, y = self.labelled(batch)
         sent, outputs = self._up(x)
+
         terms: dict[str, Tensor] = {}
         if self.encoders:
-            d = self._displacements(sent, outputs, y)
-            # the M draws of an image share its gradient: their errors are added up
-            scale = self.copies * (1.0 / (2.0 * self.step) if self.scaled else 1.0)
-            for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
-                # output - output is zero: the error is the displacement, to its last digit
-                error = output - output.detach() - move
-                terms[f"target_f_{level}"] = scale * error.square().sum(-1).mean()
-            logits = self.stack.output(sent[-1]).unflatten(0, (self.copies, -1))
-            terms[f"label_f_{self.stack.depth + 1}"] = label_loss(logits, y)
+            terms |= self._encoder_losses(sent, outputs, y)
         if self.inverses:
             for level in range(2, self.stack.depth + 1):
-                terms[f"inverse_g_{level}"] = self.inverse_loss(
-                    level, sent[level - 1][: len(x)]
-                )  # one draw will do
+                one_draw = sent[level - 1][: len(x)]
+                terms[f"inverse_g_{level}"] = self.inverse_loss(level, one_draw)
+
         return terms
 
     def idle(self) -> list[nn.Module]:
         return self.laws() + [self.stack.pairs[0].g]
 
     def _up(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What h_0 .. h_L send upwards, and f_1 .. f_L's outputs; each knows of its own layer's parameters only."""
-        sent, outputs = [x], []
+        """What h_0 .. h_L send upwards, and the outputs of f_1 .. f_L.
+
+        Each output depends on its own layer's parameters only.
+        """
+        sent = [x]
+        outputs = []
         with torch.set_grad_enabled(self.encoders):
             for pair in self.stack.pairs:
                 output = pair.f(sent[-1])
                 if not outputs and self.copies > 1:  # x and f_1(x) are the same for all draws
                     output = output.repeat(self.copies, 1)
+
                 outputs.append(output)
-                sent.append(self.stack.send(pair, outputs[-1].detach(), self.draws))
+                sent.append(self.stack.send(pair, output.detach(), self.draws))
+
         return sent, outputs
+
+    def _encoder_losses(
+        self, sent: list[Tensor], outputs: list[Tensor], y: Tensor
+    ) -> dict[str, Tensor]:
+        """target_f_1 .. target_f_L, and label_f_M."""
+        d = self._displacements(sent, outputs, y)
+
+        # the M draws of an image share its gradient: their errors are added up
+        scale = float(self.copies)
+        if self.scaled:
+            scale = scale * (1.0 / (2.0 * self.step))
+
+        terms: dict[str, Tensor] = {}
+        for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
+            # output - output is zero: the error is the displacement, to its last digit
+            error = output - output.detach() - move
+            terms[f"target_f_{level}"] = scale * error.square().sum(-1).mean()
+
+        logits = self.stack.output(sent[-1]).unflatten(0, (self.copies, -1))
+        terms[f"label_f_{self.stack.depth + 1}"] = label_loss(logits, y)
+        return terms
 
     def _displacements(self, sent: list[Tensor], outputs: list[Tensor], y: Tensor) -> list[Tensor]:
         """d_1 .. d_L: displacements of the layers' outputs."""
         h = [sent[0], *(output.detach() for output in outputs)]
+
         if self.rounds > 1:
             x = sent[0].repeat(self.copies, 1)
             return iterated(
@@ -213,6 +256,7 @@ class DifferenceTargetPropRule(SupervisedRule):
                 self.copies,
                 [x, *sent[1:]],
             )
+
         top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
         return displacements(self.stack.pairs, h, top, self.difference)
 
@@ -222,4 +266,5 @@ class DifferenceTargetPropRule(SupervisedRule):
         with torch.no_grad():
             noisy = self.noise[level - 2](below, self.progress, self.generator)
             above = pair.f(noisy)
+
         return (pair.g(above) - noisy).square().sum(-1).mean()

@@ -1,6 +1,6 @@
-"""Rules that learn from the difference of two phases: generalized recirculation, contrastive Hebbian."""
+"""Rules that learn from the difference of two phases: GeneRec and contrastive Hebbian learning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +19,26 @@ TINY = 1e-30  # single precision ends at 1e-38, and gradients are small themselv
 
 
 class TwoPhaseRule(SupervisedRule):
-    """Base class: activities at two fixed points of a network with feedback; a variant defines `energy`.
+    """Base class: activities at two fixed points of a network with feedback.
 
-    h_l = s(a_l),  a_l = W_l h_{l-1} + b_l + gamma B_{l+1} h_{l+1},  l = 1 .. L,  h_M = softmax(W_M h_L + b_M)
+    A variant defines `energy`.
 
-    In the minus phase h_M is free, in the plus phase clamped to the label. Feedback of weight gamma reaches
-    layer l as gamma^(M-l), by which the differences of the phases are divided: for gamma -> 0 and B = W' both
-    rules give the gradient of back-propagation (Xie and Seung 2003 for contrastive Hebbian learning).
-    Differences that small would drown in rounding, and in what the sweeps leave over of the minus phase. So
-    the plus phase is computed as what it adds, d_l = h_l+ - h_l-, with all its digits:
+    h_l = s(a_l),  a_l = W_l h_{l-1} + b_l + gamma B_{l+1} h_{l+1},  l = 1 .. L
+    h_M = softmax(W_M h_L + b_M)
 
-    d_l = s(a_l + W_l d_{l-1} + gamma B_{l+1} d_{l+1}) - s(a_l),  l = 1 .. L,  d_0 = 0,  d_M = label - h_M-
+    In the minus phase h_M is free, in the plus phase clamped to the label. Feedback of weight
+    gamma reaches layer l as gamma^(M-l), by which the differences of the phases are divided: for
+    gamma -> 0 and B = W' both rules give the gradient of back-propagation (Xie and Seung 2003 for
+    contrastive Hebbian learning). Such small differences would drown in rounding, and in the minus
+    phase's distance from its fixed point. So the plus phase is computed as its difference from the
+    minus phase, d_l = h_l+ - h_l-, with all its digits:
 
-    A sweep shrinks what is left by about gamma |W|^2 max(s')^2: the phases settle where that is well below 1,
-    which growing weights may end, most easily with softplus or relu. `val/residual` tells how far the minus
-    phase is from its fixed point.
+    d_l = s(a_l + W_l d_{l-1} + gamma B_{l+1} d_{l+1}) - s(a_l),  l = 1 .. L
+    d_0 = 0,  d_M = label - h_M-
+
+    A sweep shrinks the distance from the fixed point by about gamma |W|^2 max(s')^2. The phases
+    settle where this factor is well below 1; growing weights may end that, most easily with
+    softplus or relu. `val/residual` tells how far the minus phase is from its fixed point.
 
     Args:
         stack: the classifier: affine layers without bits or draws. Its decoders are not used.
@@ -44,7 +49,8 @@ class TwoPhaseRule(SupervisedRule):
             `SupervisedRule`.
 
     Raises:
-        ValueError: see `SupervisedRule`; for sweeps < 1, for gamma > 1 or so small that gamma^(M-1) vanishes.
+        ValueError: see `SupervisedRule`; for sweeps < 1, for gamma > 1 or so small that
+            gamma^(M-1) vanishes.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class TwoPhaseRule(SupervisedRule):
         )
         self.need_affine()
         self.need_continuous()
+
         self.gamma = checks.at_least("gamma", gamma, 0.0, strict=True)
         least = TINY ** (1.0 / self.stack.depth)
         if not least <= gamma <= 1.0:
@@ -81,7 +88,9 @@ class TwoPhaseRule(SupervisedRule):
                 f"gamma={gamma}: a weight of the feedback in [{least:.2g}, 1] is needed for "
                 f"{self.stack.depth + 1} layers"
             )
-        self.sweeps, self.symmetric = int(checks.at_least("sweeps", sweeps, 1)), bool(symmetric)
+
+        self.sweeps = int(checks.at_least("sweeps", sweeps, 1))
+        self.symmetric = bool(symmetric)
         if not self.symmetric:
             for level, weight in fixed_feedback(self.stack).items():
                 self.register_buffer(f"feedback_{level}", weight)
@@ -90,85 +99,87 @@ class TwoPhaseRule(SupervisedRule):
         """B_l, (width of h_{l-1}, width of h_l)."""
         if self.symmetric:
             return self.stack.encoders[level - 1].weight.detach().T
+
         return getattr(self, f"feedback_{level}")
 
     @torch.no_grad()
     def minus(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """h_0 .. h_M of the minus phase, and what the layers were given, x and a_1 .. a_M."""
-        encoders, top = self.stack.encoders, self.stack.depth + 1
+        """h_0 .. h_M of the minus phase, and what the layers received, x and a_1 .. a_M."""
+        phase = MinusPhase(self.stack.encoders)
 
-        def unit(level: int, a: Tensor) -> Tensor:
-            return encoders[level - 1].s(a) if level < top else torch.softmax(a, -1)
+        h = [x]
+        below = [x]
+        for level in range(1, phase.free + 1):
+            below.append(phase.receive(level, h[-1]))
+            h.append(phase.unit(level, below[-1]))
 
-        def receive(level: int, h: Tensor) -> Tensor:
-            return encoders[level - 1].preactivation(h)
-
-        h, below = [x], [x]
-        for level in range(1, top + 1):
-            below.append(receive(level, h[-1]))
-            h.append(unit(level, below[-1]))
-        return h, self.settle(h, below, top, receive, unit)
+        return self.settle(phase, h, below)
 
     @torch.no_grad()
     def plus(self, h: list[Tensor], a: list[Tensor], y: Tensor) -> list[Tensor | None]:
-        """d_0 .. d_M: what the plus phase adds to the minus phase; None for d_0 = 0, since x is the same."""
-        encoders, top = self.stack.encoders, self.stack.depth + 1
+        """d_0 .. d_M: what the plus phase adds to the minus phase.
 
-        def unit(level: int, step: Tensor) -> Tensor:
-            return DIFFERENCES[encoders[level - 1].activation](a[level], step)
-
-        def receive(level: int, d: Tensor) -> Tensor:
-            return F.linear(d, encoders[level - 1].weight)
+        None stands for d_0 = 0, since x is the same.
+        """
+        label = F.one_hot(y, self.stack.classes).to(h[-1].dtype)
 
         d = [None, *(torch.zeros_like(layer) for layer in h[1:-1])]
-        d.append(F.one_hot(y, self.stack.classes).to(h[top].dtype) - h[top])
-        self.settle(d, list(d), top - 1, receive, unit)
+        d.append(label - h[-1])
+
+        # a layer receives zeros from zeros: d_1 .. d_L are both
+        d, _ = self.settle(PlusPhase(self.stack.encoders, a), d, below=d)
         return d
 
     def settle(
-        self,
-        h: list[Tensor],
-        below: list[Tensor],
-        free: int,
-        receive: Callable[[int, Tensor], Tensor],
-        unit: Callable[[int, Tensor], Tensor],
-    ) -> list[Tensor]:
-        """Move h_1 .. h_free towards h_l = unit(l, a_l), a_l = receive(l, h_{l-1}) + gamma B_{l+1} h_{l+1}.
+        self, phase: "MinusPhase | PlusPhase", h: Sequence[Tensor], below: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Move the free layers towards the fixed point of a phase.
 
-        Either part of a_l is computed only when what it comes from has moved: the one from above on the way
-        down, the one from below on the way up.
+        h_l = unit(l, a_l),  a_l = receive(l, h_{l-1}) + gamma B_{l+1} h_{l+1}
+
+        Either part of a_l is computed only when its source has moved: the part from above on the
+        way down, the part from below on the way up.
 
         Args:
-            h: h_0 .. h_M at the start, changed in place.
-            below: receive(l, h_{l-1}) of this start, changed in place.
-            free: highest layer that is not clamped, L or M.
-            receive, unit: what a layer gets from the one below; its activity.
+            phase: what layers receive, how they answer, and which of them are free.
+            h: h_0 .. h_M at the start.
+            below: receive(l, h_{l-1}) at the start.
 
         Returns:
-            a_1 .. a_M of the last updates, at 1 .. M: h_l is exactly unit(l, a_l).
+            h_0 .. h_M, and a_1 .. a_M of the last updates at 1 .. M: h_l is exactly unit(l, a_l).
         """
-        a, above = list(below), [0.0] * len(h)
+        h = list(h)
+        a = list(below)
+        below = list(below)
+        above = [0.0] * len(h)
+
         for _ in range(self.sweeps):
             for level in range(self.stack.depth, 0, -1):
                 above[level] = self.gamma * F.linear(h[level + 1], self.feedback(level + 1))
                 a[level] = below[level] + above[level]
-                h[level] = unit(level, a[level])
-            for level in range(2, free + 1):
-                below[level] = receive(level, h[level - 1])
+                h[level] = phase.unit(level, a[level])
+
+            for level in range(2, phase.free + 1):
+                below[level] = phase.receive(level, h[level - 1])
                 a[level] = below[level] + above[level]
-                h[level] = unit(level, a[level])
-        return a
+                h[level] = phase.unit(level, a[level])
+
+        return h, a
 
     @torch.no_grad()
     def residual(self, x: Tensor) -> Tensor:
-        """Largest |h_l - s(a_l)| of the minus phase after its sweeps, a_l taken anew: 0 once settled."""
+        """Largest |h_l - s(a_l)| of the minus phase after its sweeps, a_l computed anew.
+
+        It is 0 once the phase has settled.
+        """
         h, _ = self.minus(x)
+
         gaps = []
         for level, f in enumerate(self.stack.encoders[:-1], 1):
             above = F.linear(h[level + 1], self.feedback(level + 1))
-            gaps.append(
-                (h[level] - f.s(f.preactivation(h[level - 1]) + self.gamma * above)).abs().max()
-            )
+            a = f.preactivation(h[level - 1]) + self.gamma * above
+            gaps.append((h[level] - f.s(a)).abs().max())
+
         return torch.stack(gaps).max()
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -176,12 +187,15 @@ class TwoPhaseRule(SupervisedRule):
         x, y = self.labelled(batch)
         h, a = self.minus(x)
         d = self.plus(h, a, y)
+
         top = self.stack.depth + 1
         terms = {}
         for level, f in enumerate(self.stack.encoders, 1):
+            kind = "label" if level == top else "phase"
             both = slice(level - 1, level + 1)
-            name = f"{'label' if level == top else 'phase'}_f_{level}"
-            terms[name] = self.energy(f, h[both], d[both]).mean() / self.gamma ** (top - level)
+            energy = self.energy(f, h[both], d[both]).mean()
+            terms[f"{kind}_f_{level}"] = energy / self.gamma ** (top - level)
+
         return terms
 
     def energy(self, f: Affine, h: Sequence[Tensor], d: Sequence[Tensor | None]) -> Tensor:
@@ -196,10 +210,12 @@ class TwoPhaseRule(SupervisedRule):
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
+
         x = batch[0]
-        residual = (
-            self.residual(x) if len(x) else x.new_zeros(())
-        )  # a process may have none of the images
+        residual = x.new_zeros(())
+        if len(x) > 0:  # a process may have none of the images
+            residual = self.residual(x)
+
         self.log(
             "val/residual",
             residual,
@@ -208,6 +224,58 @@ class TwoPhaseRule(SupervisedRule):
             sync_dist=True,
             reduce_fx="max",
         )
+
+
+class MinusPhase:
+    """The phase in which all layers are free; their activities are computed.
+
+    Args:
+        encoders: f_1 .. f_M.
+
+    Attributes:
+        free: the highest layer that is free.
+    """
+
+    def __init__(self, encoders: Sequence[Affine]) -> None:
+        self.encoders = encoders
+        self.free = len(encoders)
+
+    def receive(self, level: int, h: Tensor) -> Tensor:
+        """What layer l receives from h_{l-1}."""
+        return self.encoders[level - 1].preactivation(h)
+
+    def unit(self, level: int, a: Tensor) -> Tensor:
+        """h_l."""
+        if level == len(self.encoders):
+            return torch.softmax(a, -1)
+
+        return self.encoders[level - 1].s(a)
+
+
+class PlusPhase:
+    """The phase in which h_M is clamped; differences from the minus phase are computed.
+
+    Args:
+        encoders: f_1 .. f_M.
+        a: a_1 .. a_M of the minus phase, at 1 .. M.
+
+    Attributes:
+        free: the highest layer that is free.
+    """
+
+    def __init__(self, encoders: Sequence[Affine], a: Sequence[Tensor]) -> None:
+        self.encoders = encoders
+        self.a = a
+        self.free = len(encoders) - 1
+
+    def receive(self, level: int, d: Tensor) -> Tensor:
+        """What layer l receives from d_{l-1}."""
+        return F.linear(d, self.encoders[level - 1].weight)
+
+    def unit(self, level: int, step: Tensor) -> Tensor:
+        """d_l, where a_l moves by a step."""
+        difference = DIFFERENCES[self.encoders[level - 1].activation]
+        return difference(self.a[level], step)
 
 
 @register
@@ -231,7 +299,9 @@ class GeneRecRule(TwoPhaseRule):
 
 @register
 class ContrastiveHebbianRule(TwoPhaseRule):
-    """Contrastive Hebbian learning: dW_l = h_l+ h_{l-1}+' - h_l- h_{l-1}-' = d_l h_{l-1}-' + h_l+ d_{l-1}'.
+    """Contrastive Hebbian learning.
+
+    dW_l = h_l+ h_{l-1}+' - h_l- h_{l-1}-' = d_l h_{l-1}-' + h_l+ d_{l-1}'
 
     Source: Lee 2018, section 1.3.3, Eq. 1.13, after Movellan 1991 and Xie and Seung 2003.
 
@@ -248,4 +318,5 @@ class ContrastiveHebbianRule(TwoPhaseRule):
         energy = -(d[1] * f.preactivation(h[0])).sum(-1)
         if d[0] is not None:
             energy = energy - ((h[1] + d[1]) * F.linear(d[0], f.weight)).sum(-1)
+
         return energy

@@ -19,42 +19,50 @@ REACHES = ("full", "within_layer")
 
 
 def send(law: Law, mean: Tensor) -> Tensor:
-    """What the next layer sees of a mean; the straight-through gradient where that is discrete."""
+    """What the next layer sees of a mean; discrete values have the straight-through gradient."""
     sent = law.transmit(mean)
-    return mean if sent is mean else sent + mean - mean.detach()
+    if sent is mean:
+        return mean
+
+    return sent + mean - mean.detach()
 
 
 @register
 class KLRule(Rule):
     """Every layer's joint law under Q is matched to that under P, by stochastic gradient.
 
-    On the noisy way up, h_l ~ Q(h_l | h_{l-1}) (sigma_l learned where the pair's recognition law is a
-    LearnedGaussian); on the clean one, h_l = f_l(h_{l-1}) to h_L and down again to h^_l. The cost sums
+    On the noisy way up, h_l ~ Q(h_l | h_{l-1}) (sigma_l learned where the pair's recognition law
+    is a LearnedGaussian). The clean way has h_l = f_l(h_{l-1}) up to h_L, and comes down again to
+    h^_l. The cost sums
 
         reconstruction_l = -log P(x | h_l)            noisy short loops x -> h_l -> x, every l
         entropy_l        = -alpha H(Q(h_l | h_{l-1}))   (-alpha log sigma_l and a constant)
-        prior_l          = -alpha log P(h_l | h^_l)   l < L: the clean upper loop as training signal of the
-                                                      layers above, h^_l as target of the encoder below
-        prior_L          = -alpha E_Q log P(h_L)      closed form where prior and Q have one (Eq. 22)
-        layer_l          = -log P(h_{l-1} | h_l)      noisy, l > 1; only where gradients stay within a layer
+        prior_l          = -alpha log P(h_l | h^_l)   l < L: the clean upper loop trains the
+                                                      layers above, h^_l the encoder below
+        prior_L          = -alpha E_Q log P(h_L)      closed form where there is one (Eq. 22)
+        layer_l          = -log P(h_{l-1} | h_l)      noisy, l > 1; only if reach="within_layer"
 
-    One pair under N(0, I) with alpha = 1 is exactly the variational auto-encoder; alpha is then its beta.
-    The listing starts the long loop from the noisy h_L, section 2.2.5 wants it noise-free: clean here.
+    One pair under N(0, I) with alpha = 1 is exactly the variational auto-encoder; alpha is then
+    its beta. The listing starts the long loop from the noisy h_L, section 2.2.5 wants it
+    noise-free: clean here.
 
     Source: Bengio 2014, Algorithm 1, Eq. 3-7, 22; questions 1 and 2 for `reach`.
 
     Args:
         stack: the model. Laws of h_l around f_l are the pairs' `recognition` laws.
         alpha: trade-off between reconstruction and the pressure to make Q(h) simple.
-        reach: how far gradients travel: "full", through all layers; or "within_layer", where what passes
-            from one pair to another is cut off, and `layer_l` makes each pair a denoising auto-encoder.
-        intermediate: keep the terms of the layers below the top; without, and with reach="full", only the
-            top's remain: back-propagation alone (question 1).
-        training_prior: P(h_L) in the cost, where it shall differ from the stack's own, which is fitted on the
-            codes and sampled: train under N(0, I), say, and sample from a Parzen window or a chain.
+        reach: how far gradients travel: "full", through all layers; or "within_layer", where
+            gradients from one pair to another are cut off, and `layer_l` makes each pair a
+            denoising auto-encoder.
+        intermediate: keep the terms of the layers below the top. If False, and with reach="full",
+            only the top's remain: back-propagation alone (question 1).
+        training_prior: P(h_L) in the cost, where it shall differ from the stack's own, which is
+            fitted on the codes and sampled: train under N(0, I), say, and sample from a Parzen
+            window or a chain.
         sampler: what the trained stack is sampled with; AncestralSampler() if None.
         inpainter: what it is inpainted with; rounds of encoding to the top and decoding if None.
-        tie_noise: where the prior is a Parzen window, give the top encoder's noise its bandwidth (7.3).
+        tie_noise: where the prior is a Parzen window, give the top encoder's noise its bandwidth
+            (7.3).
         lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every: see `Rule`.
 
     Raises:
@@ -91,97 +99,132 @@ class KLRule(Rule):
         super().__init__(
             stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every
         )
+
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
-        self.intermediate, self.tie_noise = intermediate, tie_noise
+        self.intermediate = intermediate
+        self.tie_noise = tie_noise
+
         self.training_prior: Prior | None = build(training_prior)
         if self.training_prior is not None:
             self.training_prior.prepare(self.stack.sizes[-1])
+        self._check_prior()
+
+        self.sampler: Sampler = build(sampler) or AncestralSampler()
+        self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
+        self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
+
+    def _check_prior(self) -> None:
+        """Raise a ValueError for a prior that the cost, or the tied noise, cannot use."""
         name = type(self.cost_prior).__name__
         if not self.cost_prior.has_density:
             raise ValueError(
                 f"prior={name} has no density, and KLRule needs log P(h_L): train under a "
                 "Gaussian, factorial or Parzen training_prior, or by TargetPropRule"
             )
-        if tie_noise and not hasattr(self.cost_prior, "bandwidth_"):
+        if self.tie_noise and not hasattr(self.cost_prior, "bandwidth_"):
             raise ValueError(
                 f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not {name}"
             )
-        if tie_noise and isinstance(self.stack.pairs[-1].recognition, LearnedGaussian):
+        if self.tie_noise and isinstance(self.stack.pairs[-1].recognition, LearnedGaussian):
             raise ValueError(
                 "tie_noise=True: the top's noise is the Parzen bandwidth, so its recognition law "
                 "must not be learned; leave it out, or set tie_noise=False"
             )
-        self.sampler: Sampler = build(sampler) or AncestralSampler()
-        self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
-        self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
 
     @property
     def cost_prior(self) -> Prior:
         """P(h_L) in the cost."""
-        return self.stack.prior if self.training_prior is None else self.training_prior
+        if self.training_prior is None:
+            return self.stack.prior
+
+        return self.training_prior
 
     @property
     def cut(self) -> Callable[[Tensor], Tensor]:
         """What a representation goes through between two pairs."""
-        return torch.Tensor.detach if self.reach == "within_layer" else (lambda h: h)
+        if self.reach == "within_layer":
+            return torch.Tensor.detach
+
+        return lambda h: h
 
     def phase(self) -> Hashable | None:
         """None under a prior that is fitted anew."""
-        return super().phase() if self.cost_prior.fixed else None
+        if not self.cost_prior.fixed:
+            return None
+
+        return super().phase()
 
     def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
-        """Fit P(h_L) on the means f_L(h_{L-1}); noise that was tied to a bandwidth becomes part of Q."""
+        """Fit P(h_L) on the means f_L(h_{L-1}); noise that was tied to a bandwidth joins Q."""
         super().fit_prior(batches)
         if self.tie_noise:
             self.stack.pairs[-1].recognition = Gaussian(float(self.cost_prior.bandwidth_))
 
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """The terms of the cost in nats, mean over the batch; batch[0] is x."""
-        x, pairs = checks.rows("x", batch[0]), list(self.stack.pairs)
+        x = checks.rows("x", batch[0])
         self.follow_codes(x, self.cost_prior)
         noisy, means = self._climb(x)
+
+        top = self.stack.depth
         losses: dict[str, Tensor] = {}
-        for level, pair in enumerate(pairs, 1):
+        for level, pair in enumerate(self.stack.pairs, 1):
             losses |= self.own_penalty(pair, level)
-            if not self.intermediate and level < len(pairs):
-                continue
-            losses[f"reconstruction_{level}"] = self._reconstruction(x, noisy[level], level)
-            if pair.recognition.stochastic and not (self.tie_noise and level == len(pairs)):
-                losses[f"entropy_{level}"] = -self.alpha * self._entropy(level, means, noisy)
-            if self.reach == "within_layer" and level > 1:
-                losses[f"layer_{level}"] = pair.observation.energy(
-                    noisy[level - 1].detach(), pair.g(noisy[level])
-                ).mean()
+            if self.intermediate or level == top:
+                losses |= self._of_level(level, x, noisy, means)
+
         if self.intermediate:
             losses |= self._upper_loop(x)
-        top = pairs[-1].recognition
-        variance = top.variance(means[-1], self.cut(noisy[-2]))
+
+        variance = self.stack.pairs[-1].recognition.variance(means[-1], self.cut(noisy[-2]))
         energy = self.cost_prior.cross_entropy(noisy[-1], means[-1], variance)
-        losses[f"prior_{len(pairs)}"] = self.alpha * energy.mean()
+        losses[f"prior_{top}"] = self.alpha * energy.mean()
         return losses
 
     def _climb(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """h_0 .. h_L ~ Q, and the means f_l(h_{l-1}) around which they were drawn."""
-        noisy, means = [x], []
+        noisy = [x]
+        means = []
         for level, pair in enumerate(self.stack.pairs, 1):
             below = self.cut(noisy[-1])
-            means.append(pair.f(below))
-            if self.tie_noise and level == self.stack.depth:
-                noise = normal_like(means[-1], self.generator)
-                noisy.append(torch.add(means[-1], noise * self.cost_prior.bandwidth_))
+            mean = pair.f(below)
+            means.append(mean)
+
+            if self._has_tied_noise(level):
+                noise = normal_like(mean, self.generator)
+                noisy.append(torch.add(mean, noise * self.cost_prior.bandwidth_))
             else:
-                noisy.append(pair.recognition.sample(means[-1], self.generator, below))
+                noisy.append(pair.recognition.sample(mean, self.generator, below))
+
         return noisy, means
 
-    def _entropy(self, level: int, means: list[Tensor], noisy: list[Tensor]) -> Tensor:
-        """H(Q(h_l | h_{l-1})) in nats, mean over the batch."""
-        law = self.stack.pairs[level - 1].recognition
-        return law.entropy(means[level - 1], self.cut(noisy[level - 1])).mean()
+    def _has_tied_noise(self, level: int) -> bool:
+        return self.tie_noise and level == self.stack.depth
+
+    def _of_level(
+        self, level: int, x: Tensor, noisy: list[Tensor], means: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """reconstruction_l, entropy_l and layer_l, where the level has them."""
+        pair = self.stack.pairs[level - 1]
+        losses = {f"reconstruction_{level}": self._reconstruction(x, noisy[level], level)}
+
+        if pair.recognition.stochastic and not self._has_tied_noise(level):
+            below = self.cut(noisy[level - 1])
+            entropy = pair.recognition.entropy(means[level - 1], below).mean()
+            losses[f"entropy_{level}"] = -self.alpha * entropy
+
+        if self.reach == "within_layer" and level > 1:
+            target = noisy[level - 1].detach()
+            energy = pair.observation.energy(target, pair.g(noisy[level]))
+            losses[f"layer_{level}"] = energy.mean()
+
+        return losses
 
     def _reconstruction(self, x: Tensor, h: Tensor, level: int) -> Tensor:
         for pair in reversed(self.stack.pairs[1:level]):
             h = self.cut(send(pair.observation, pair.g(h)))
+
         bottom = self.stack.pairs[0]
         return bottom.observation.energy(x, bottom.g(h)).mean()
 
@@ -190,10 +233,14 @@ class KLRule(Rule):
         h = [x]
         for pair in self.stack.pairs:
             h.append(send(pair.recognition, pair.f(self.cut(h[-1]))))
-        losses, h_hat = {}, h[-1]
+
+        losses = {}
+        h_hat = h[-1]
         for level in range(self.stack.depth - 1, 0, -1):
             pair = self.stack.pairs[level]
             mean = pair.g(h_hat)
-            losses[f"prior_{level}"] = self.alpha * pair.observation.energy(h[level], mean).mean()
+            energy = pair.observation.energy(h[level], mean).mean()
+            losses[f"prior_{level}"] = self.alpha * energy
             h_hat = self.cut(send(pair.observation, mean))
+
         return losses

@@ -1,7 +1,8 @@
-"""Training in several processes (DDP): rows of all of them, in the order in which one process has them.
+"""Training in several processes (DDP): rows of all of them, in the order that one process has.
 
-Process r of R has rows r, r + R, r + 2 R, .. of the data and computes on them alone; DDP averages the gradients. What
-is fitted, scored or decided must be so on all rows, or the processes drift apart.
+Process r of R computes on rows r, r + R, r + 2 R, .. of the data alone; DDP averages the
+gradients. Every other result (a fit, a score, a decision) must be of all rows, or the processes
+drift apart.
 """
 
 from collections.abc import Iterable
@@ -24,12 +25,14 @@ def of_all_ranks(trainer: Trainer, rows: Tensor) -> Tensor:
     """
     if trainer.world_size == 1:
         return rows
+
     gather = trainer.strategy.all_gather
     counts = gather(torch.tensor(len(rows), device=rows.device))
-    padded = rows.new_zeros(
-        int(counts.max()), *rows.shape[1:]
-    )  # only equal shapes can be gathered
+
+    # only equal shapes can be gathered
+    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:])
     padded[: len(rows)] = rows
+
     there = torch.arange(len(padded), device=rows.device)[:, None] < counts
     return gather(padded).transpose(0, 1)[there]
 
@@ -45,12 +48,14 @@ def mean_of_ranks(trainer: Trainer, values: Tensor) -> Tensor:
 
 
 def share_of(trainer: Trainer, rows: Tensor) -> Tensor:
-    """This process's rows, of rows that all have."""
+    """This process's share of rows that all processes have."""
     return rows[trainer.global_rank :: trainer.world_size]
 
 
 def log_means(module: LightningModule, values: dict[str, Tensor], n: int, **options: bool) -> None:
-    """Log means over a batch of n examples: an epoch's are then those over all examples of all processes.
+    """Log means over a batch of n examples.
+
+    An epoch's means are then over all examples of all processes.
 
     All processes must log the same names in the same order; one whose batch is empty adds nothing.
 
@@ -62,12 +67,19 @@ def log_means(module: LightningModule, values: dict[str, Tensor], n: int, **opti
     """
     if n == 0:
         values = {name: torch.zeros_like(value) for name, value in values.items()}
+
     # a float: the average of whole numbers over processes is rounded down by Lightning
     module.log_dict(values, batch_size=float(n), on_epoch=True, sync_dist=True, **options)
 
 
 def like_parameters(stack: Stack, batch: Iterable[Tensor]) -> list[Tensor]:
-    """A batch on the stack's device, real numbers in its precision: what a Trainer does to the batches of its own loops."""
-    return [
-        part.to(stack.device, stack.dtype if part.is_floating_point() else None) for part in batch
-    ]
+    """A batch on the stack's device, real numbers in its precision.
+
+    A Trainer does the same to the batches of its own loops.
+    """
+    moved = []
+    for part in batch:
+        dtype = stack.dtype if part.is_floating_point() else None
+        moved.append(part.to(stack.device, dtype))
+
+    return moved

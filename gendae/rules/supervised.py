@@ -1,4 +1,4 @@
-"""What learning rules for classifiers share: labels, optimizers, input noise, validation by error rate."""
+"""What rules for classifiers share: labels, optimizers, input noise, validation by error rate."""
 
 import math
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from gendae.rules.processes import log_means
 from gendae.spec import build
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
-#: Constants of the original RMSprop: averaging and momentum; its stabiliser 1e-3 stands inside the square root,
-#: torch's outside: the square root of it is the same where gradients are small.
+#: Constants of the original RMSprop: averaging and momentum. Its stabiliser 1e-3 stands inside the
+#: square root, torch's outside: where gradients are small, the root of 1e-3 has the same effect.
 RMSPROP = {"alpha": 0.95, "momentum": 0.9, "eps": math.sqrt(1e-3), "centered": True}
 MOMENTUM = 0.9
 
@@ -35,23 +35,25 @@ class Thaw(Callback):
 class SupervisedRule(Rule):
     """Base class of the rules that train a `Classifier`: batches are (x, y), y class indices.
 
-    `best.ckpt` is the epoch of the lowest error on validation images. The layers are numbered 1 .. M = L + 1, with
-    the output layer as f_M; there is no g_M.
+    `best.ckpt` is the epoch of the lowest error on validation images. The layers are numbered 1 ..
+    M = L + 1, with the output layer as f_M; there is no g_M.
 
     Args:
         stack: the classifier.
-        optimizer: "adam" (AdamW), "rmsprop" (centred, momentum 0.9: the original experiments) or "sgd" (momentum 0.9).
+        optimizer: "adam" (AdamW), "rmsprop" (centred, momentum 0.9: the original experiments) or
+            "sgd" (momentum 0.9).
         input_corruption: noise on x in training; None for none.
         samples: draws M of stochastic units for each image in training.
         eval_samples: draws in validation, test and prediction.
-        lr_f, weight_decay_f: of f_1 .. f_M; a number, or one for each of the M layers. Decay is decoupled for "adam",
-            a term of the gradient for the others.
+        lr_f, weight_decay_f: of f_1 .. f_M; a number, or one for each of the M layers. Decay is
+            decoupled for "adam", a term of the gradient for the others.
         lr_g, weight_decay_g: of g_1 .. g_L, likewise.
         hold, log_every: see `Rule`.
 
     Raises:
-        ValueError: for a stack without output layer, unknown names, lists of a wrong length, networks that the rule
-            cannot train; in training, for batches without labels and for labels of a wrong type or range.
+        ValueError: for a stack without output layer, unknown names, lists of a wrong length,
+            networks that the rule cannot train; in training, for batches without labels and for
+            labels of a wrong type or range.
     """
 
     generative = False
@@ -74,16 +76,18 @@ class SupervisedRule(Rule):
         stack = build(stack)
         if not isinstance(stack, Classifier):
             raise ValueError(  # noqa: TRY004 - a choice of the user
-                f"stack={type(stack).__name__} has no output layer; {type(self).__name__} trains a Classifier"
+                f"stack={type(stack).__name__} has no output layer; {type(self).__name__} trains "
+                "a Classifier"
             )
         super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+
         self.optimizer = checks.one_of("optimizer", optimizer, OPTIMIZERS)
         self.input_corruption: Corruption | None = build(input_corruption)
         self.samples = int(checks.at_least("samples", samples, 1))
         self.eval_samples = int(checks.at_least("eval_samples", eval_samples, 1))
         self.stack.settings = {"samples": self.eval_samples}
 
-    # -- networks a rule can train -------------------------------------------------------------------
+    # -- networks a rule can train -------------------------------------------------------------
 
     def refuse(self, reason: str) -> None:
         """Raise: this rule does not support this network."""
@@ -98,41 +102,53 @@ class SupervisedRule(Rule):
                 )
 
     def need_continuous(self, fixed: int = 0) -> None:
-        """Raise if bits or draws lie above a layer that learns (layers above the lowest `fixed`)."""
+        """Raise if bits or draws lie above a layer that learns: all but the lowest `fixed` do."""
         levels = [level for level in self.stack.discrete_levels if level > fixed]
         if levels:
             self.refuse(
-                f"h_{levels[0]} is transmitted as bits, through which no derivative passes; accepted: "
-                "DifferenceTargetPropRule, StraightThroughRule, or BackpropRule with "
+                f"h_{levels[0]} is transmitted as bits, through which no derivative passes; "
+                "accepted: DifferenceTargetPropRule, StraightThroughRule, or BackpropRule with "
                 f"fixed={levels[-1]}"
             )
 
-    # -- the hole that Rule leaves -------------------------------------------------------------------
+    # -- the hole that Rule leaves -------------------------------------------------------------
 
     def maps(self, direction: str) -> list[list[object]]:
-        found = super().maps(direction)
-        return [*found, [self.stack.output]] if direction == "f" else found
+        maps = super().maps(direction)
+        if direction == "f":
+            maps.append([self.stack.output])
+
+        return maps
 
     def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.optimizer == "rmsprop":
             return torch.optim.RMSprop(groups, **RMSPROP)
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=MOMENTUM)
+
         return super().optimizer_of(groups)
 
     def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """x, corrupted where that is wanted, and its labels, checked where that costs no synchronisation."""
+        """x, with the rule's noise if there is any, and its labels.
+
+        The labels are checked where that costs no synchronisation.
+        """
         if len(batch) < 2:
             raise ValueError(
                 "the batch has no labels; a classifier learns from (x, y): use a data set with "
                 "labels, or Images with labels=FILE"
             )
-        x, y = batch[0], batch[1]
+
+        x = batch[0]
         checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
-        # a Trainer's batches have been looked at, see `check_data` and `on_before_batch_transfer`
-        y = checks.labels("y", y, len(x), self.stack.classes if self._trainer is None else None)
+
+        # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
+        classes = self.stack.classes if self._trainer is None else None
+        y = checks.labels("y", batch[1], len(x), classes)
+
         if self.input_corruption is not None:
             x = self.input_corruption(x, self.progress, self.generator)
+
         return x, y
 
     @property
@@ -143,7 +159,10 @@ class SupervisedRule(Rule):
     @property
     def copies(self) -> int:
         """M where units are drawn, else 1."""
-        return self.samples if self.stack.stochastic else 1
+        if self.stack.stochastic:
+            return self.samples
+
+        return 1
 
     def idle(self) -> list[nn.Module]:
         """Maps that this rule does not train: the decoders, unless it says otherwise."""
@@ -151,18 +170,21 @@ class SupervisedRule(Rule):
 
     def laws(self) -> list[nn.Module]:
         """Laws around the maps with parameters of their own, which no classifier learns."""
-        return [
-            law
-            for pair in self.stack.pairs
-            for law in (pair.recognition, pair.observation)
-            if isinstance(law, nn.Module)
-        ]
+        laws = []
+        for pair in self.stack.pairs:
+            laws += [pair.recognition, pair.observation]
+
+        return [law for law in laws if isinstance(law, nn.Module)]
 
     def setup(self, stage: str) -> None:
-        """Idle maps ask for no gradient while the rule trains: several processes wait for all that do."""
-        self._frozen = [
-            p for module in self.idle() for p in module.parameters() if p.requires_grad
-        ]
+        """Stop gradients of idle maps while the rule trains.
+
+        Several processes wait for the gradient of every parameter that asks for one.
+        """
+        self._frozen = []
+        for module in self.idle():
+            self._frozen += [p for p in module.parameters() if p.requires_grad]
+
         for p in self._frozen:
             p.requires_grad_(False)
 
@@ -173,30 +195,34 @@ class SupervisedRule(Rule):
     def configure_callbacks(self) -> list[Callback]:
         return [Thaw()]
 
-    # -- validation and test -------------------------------------------------------------------------
+    # -- validation and test -------------------------------------------------------------------
 
     def check_data(self, data: object) -> None:
-        """Raise a ValueError unless the splits of a data module have images and labels that the classifier takes."""
-        for name in ("train", "valid") if hasattr(data, "split") else ():
+        """Raise a ValueError unless both splits have images and labels that fit the classifier."""
+        if not hasattr(data, "split"):
+            return
+
+        for name in ("train", "valid"):
             x, y = data.split(name)
             if y is None:
                 raise ValueError(
-                    f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a data "
-                    "set with labels, or Images with labels=FILE"
+                    f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a "
+                    "data set with labels, or Images with labels=FILE"
                 )
             checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
             checks.labels(f"labels of the {name} images", y, len(x), self.stack.classes)
 
     def on_train_start(self) -> None:
-        """The data are looked at once, before the first update."""
+        """Check the data once, before the first update."""
         self.check_data(getattr(self.trainer, "datamodule", None))
 
     def on_before_batch_transfer(
         self, batch: Sequence[Tensor], dataloader_idx: int
     ) -> Sequence[Tensor]:
-        """Labels that a device would only notice by dying are looked at while they are on the CPU."""
+        """Check labels while they are on the CPU: a device would only notice bad ones by dying."""
         if len(batch) > 1 and batch[1].device.type == "cpu":
             checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
+
         return batch
 
     def on_validation_epoch_start(self) -> None:
@@ -215,8 +241,11 @@ class SupervisedRule(Rule):
         """Fraction of wrong labels, and the loss in nats; draws are the same each time."""
         if len(batch) < 2:
             raise ValueError("the batch has no labels; the error of a classifier needs them")
-        x, y = batch[0], checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
+
+        x = batch[0]
+        y = checks.labels("y", batch[1], len(x), self.stack.classes)
         log_p = self.stack.log_probability(x, self.eval_samples, self._eval_draws)
+
         values = {
             f"{split}/error": (log_p.argmax(1) != y).float().mean(),
             f"{split}/loss": torch.nn.functional.nll_loss(log_p, y),

@@ -19,27 +19,29 @@ CODES = ("feedforward", "inferred")
 
 @register
 class VariationalEMRule(Rule):
-    """Every layer learns to denoise towards what inference found for its partner.
+    """Every layer learns to denoise towards the code that inference gives its partner.
 
     E-step:  h_1 .. h_L <- INFERENCE(x)
     M-step:  for each l, descend  |g_l(h~_l) - h_{l-1}|^2 / 2  and  |f_l(h~_{l-1}) - h_l|^2 / 2
              (-log p(h_{l-1} | h~_l) and -log q(h_l | h~_{l-1}) for unit variances)
 
-    Nothing in the listing bounds h_1: f_1's target is f_1(x) plus what g_1 missed, so that an f_1 that
-    runs ahead of g_1 is trained to amplify itself. The defaults hold it at any depth: encoders learn more
-    slowly than decoders, and x is corrupted enough to make f_1 contract. With less noise on x, a `warmup`,
-    in which inference starts with no steps and reaches N, lets the decoders learn first.
+    Nothing in the listing bounds h_1: f_1's target is f_1(x) plus the error of g_1, so that an f_1
+    that runs ahead of g_1 is trained to amplify itself. The defaults hold h_1 at any depth:
+    encoders learn more slowly than decoders, and x is corrupted enough to make f_1 contract. With
+    less noise on x, a `warmup`, in which the number of inference steps grows from 0 to N, lets the
+    decoders learn first.
     Source: Bengio et al. 2015, Algorithm 2, TRAIN (descending: the sign printed there is a slip).
 
     Args:
         stack: the model.
         inference: the E-step; TargetPropInference() (N = 15, delta = 0.1, alpha = 0.001) if None.
         corruption: of h_0 .. h_L, as inputs of f_{l+1} and g_l; `default_corruption` if None.
-        decoder_corruption: of h_1 .. h_L as inputs of g_l, where it shall differ from that of f.
+        decoder_corruption: of h_1 .. h_L as inputs of g_l, where it shall differ from f's.
         sampler: what the trained stack is sampled with; GENERATE if None.
         inpainter: what it is inpainted with; Inpainter() if None.
         warmup: updates over which the number of inference steps grows from 0 to N.
-        prior_codes: codes the prior is fitted on: "feedforward" or "inferred" (the paper leaves it open).
+        prior_codes: codes the prior is fitted on: "feedforward" or "inferred" (the paper does not
+            say).
         lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `Rule`.
 
     Raises:
@@ -71,7 +73,9 @@ class VariationalEMRule(Rule):
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+
         self.inference: Inference = build(inference) or TargetPropInference()
+
         self.corruption = corruption_of_each(self.stack, build(corruption))
         self.decoder_corruption = None
         if decoder_corruption is not None:
@@ -81,10 +85,12 @@ class VariationalEMRule(Rule):
                     f"decoder_corruption has {len(self.decoder_corruption)} entries; the "
                     f"stack has {self.stack.depth} decoders"
                 )
+
         self.sampler: Sampler = build(sampler) or GenerateSampler()
         self.inpainter: Inpainter = build(inpainter) or Inpainter()
         self.warmup = int(checks.at_least("warmup", warmup, 0))
         self.prior_codes = checks.one_of("prior_codes", prior_codes, CODES)
+
         self.stack.settings = {
             "inference": self.inference,
             "sampler": self.sampler,
@@ -95,6 +101,7 @@ class VariationalEMRule(Rule):
         """N now: grows linearly over the warm-up, whole outside a Trainer."""
         if self.updates is None or self.updates >= self.warmup:
             return self.inference.steps
+
         return self.inference.steps * self.updates // self.warmup
 
     def phase(self) -> Hashable | None:
@@ -102,7 +109,7 @@ class VariationalEMRule(Rule):
         return (self.inference_steps(),)
 
     def expect(self, x: Tensor) -> Representations:
-        """E-step: the representations that inference finds for x."""
+        """E-step: the representations that inference gives x."""
         with torch.autocast(x.device.type, enabled=False):
             return self.inference(
                 self.stack, x, generator=self.generator, steps=self.inference_steps()
@@ -111,26 +118,33 @@ class VariationalEMRule(Rule):
     def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         """Local losses f_1, g_1 .. f_L, g_L in nats, mean over the batch; batch[0] is x."""
         h = self.expect(checks.rows("x", batch[0]))
-        h_tilde = [self._corrupt(c, layer) for c, layer in zip(self.corruption, h, strict=True)]
+
+        h_tilde = self._corrupt(self.corruption, h)
         g_inputs = h_tilde[1:]
         if self.decoder_corruption is not None:
-            g_inputs = [
-                self._corrupt(c, layer)
-                for c, layer in zip(self.decoder_corruption, h[1:], strict=True)
-            ]
+            g_inputs = self._corrupt(self.decoder_corruption, h[1:])
+
         losses = {}
         for level, pair in enumerate(self.stack.pairs, 1):
             losses |= self.own_penalty(pair, level)
-            f, g = pair.f(h_tilde[level - 1]), pair.g(g_inputs[level - 1])
+            f = pair.f(h_tilde[level - 1])
+            g = pair.g(g_inputs[level - 1])
             losses[f"f_{level}"] = pair.recognition.energy(h[level], f).mean()
             losses[f"g_{level}"] = pair.observation.energy(h[level - 1], g).mean()
+
         return losses
 
-    def _corrupt(self, corruption: Corruption, h: Tensor) -> Tensor:
-        return corruption(h, self.progress, self.generator)
+    def _corrupt(self, noise: Sequence[Corruption], layers: Sequence[Tensor]) -> list[Tensor]:
+        """Representations, each with its own noise."""
+        noisy = []
+        for corruption, layer in zip(noise, layers, strict=True):
+            noisy.append(corruption(layer, self.progress, self.generator))
+
+        return noisy
 
     def codes(self, x: Tensor) -> Tensor:
         """Feed-forward or inferred codes, as `prior_codes` says."""
         if self.prior_codes == "inferred":
             return self.inference(self.stack, x)[-1]
+
         return super().codes(x)
