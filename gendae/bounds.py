@@ -121,8 +121,8 @@ def importance_weighted_bound(
         >>> importance_weighted_bound(stack, x, k=10, sigma_x=0.3).shape
         torch.Size([20])
     """
-    checks.at_least("k", k, 1)
-    checks.at_least("rows", rows, 1)
+    checks.whole("k", k, 1)
+    checks.whole("rows", rows, 1)
     checks.width("x", x, stack.sizes[0])
     if sigma_x is not None:
         stack = with_sigma_x(stack, checks.at_least("sigma_x", sigma_x, 0.0, strict=True))

@@ -98,9 +98,9 @@ class ParzenMonitor(Callback):
         every: int = 1,
         picture: bool = True,
     ) -> None:
-        self.n = int(checks.at_least("n", n, 1))
+        self.n = checks.whole("n", n, 1)
         self.grid = sigma_grid(grid)
-        self.every = int(checks.at_least("every", every, 1))
+        self.every = checks.whole("every", every, 1)
         self.picture = picture
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,8 +158,8 @@ class CreditMonitor(Callback):
     """
 
     def __init__(self, every: int = 0, n: int = 1000) -> None:
-        self.every = int(checks.at_least("every", every, 0))
-        self.n = int(checks.at_least("n", n, 1))
+        self.every = checks.whole("every", every, 0)
+        self.n = checks.whole("n", n, 1)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse before anything is written."""

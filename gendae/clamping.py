@@ -102,7 +102,7 @@ class Completer:
         tolerance: float = 1e-3,
         settle: float = 0.0,
     ) -> None:
-        self.rounds = int(checks.at_least("rounds", rounds, 0))
+        self.rounds = checks.whole("rounds", rounds, 0)
         self.start = checks.at_least("start", start, 0.0)
         self.end = checks.at_least("end", end, 0.0)
         self.corruption: Corruption | None = build(corruption)
@@ -303,15 +303,10 @@ class Completer:
         generator: Generator | None,
     ) -> Tensor:
         """h_level encoded to the codes, which the junction predicts, and decoded from these."""
-        below = stack.pairs[level : stack.level]
-        for pair in below:
-            h = pair.encode(h)
+        codes = stack.up(h, level, stack.level)[-1]
+        predicted = self._from_mask(stack, codes, observed, generator)
 
-        h = self._from_mask(stack, h, observed, generator)
-        for pair in reversed(below):
-            h = pair.decode(h)
-
-        return h
+        return stack.down(predicted, stack.level, level)[0]
 
     def _from_mask(
         self, stack: JointStack, codes: Tensor, observed: Tensor, generator: Generator | None
@@ -362,16 +357,11 @@ def around(stack: Stack, level: int, h: Tensor, use_prior: bool = False) -> Tens
 
     At the top itself, that is the prior's reconstruction.
     """
-    for pair in stack.pairs[level:]:
-        h = pair.encode(h)
-
+    top = stack.up(h, level)[-1]
     if use_prior or level == stack.depth:
-        h = whole(stack.prior).reconstruct(h)
+        top = whole(stack.prior).reconstruct(top)
 
-    for pair in reversed(stack.pairs[level:]):
-        h = pair.decode(h)
-
-    return h
+    return stack.down(top, stop=level)[0]
 
 
 def whole(prior: Prior) -> Prior:
@@ -451,8 +441,7 @@ def from_prior(
     That is importance resampling.
     """
     pool = stack.prior.sample(POOL, generator)
-    for pair in reversed(stack.pairs[level:]):
-        pool = pair.decode(pool)
+    pool = stack.down(pool, stop=level)[0]
 
     draws = []
     masks = mask.expand_as(h).split(BATCH)

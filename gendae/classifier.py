@@ -161,7 +161,7 @@ class Classifier(Stack):
     ) -> Tensor:
         """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
         checks.width("x", x, self.sizes[0])
-        checks.at_least("samples", samples, 1)
+        checks.whole("samples", samples, 1)
 
         parts = []
         for part in x.split(BATCH):

@@ -7,8 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import gendae.shards
-import gendae.toys  # noqa: F401 - both register data sets that models may name
 from gendae import checks, diagnostics, metrics, persistence, plots, querying
 from gendae.classifier import Classifier
 from gendae.conditionals import Discrete, LearnedGaussian
@@ -75,13 +73,21 @@ def shape_of(stack: Stack) -> tuple[int, int]:
 
 
 def load_generative(model: str, device: str = "cpu") -> Stack:
-    """A trained model that images can be drawn from.
+    """A trained model that images can be drawn from; see `only_generative`."""
+    return only_generative(persistence.load(model, device), model)
+
+
+def only_generative(stack: Stack, model: str) -> Stack:
+    """The stack, if images can be drawn from it.
+
+    Args:
+        stack: a trained model.
+        model: where it was loaded from, for the message.
 
     Raises:
         ValueError: for a classifier, whose layers were trained for labels, and a model of several
             modalities.
     """
-    stack = persistence.load(model, device)
     if _has_several_modalities(stack):
         raise ValueError(
             f"{model} has several modalities ({stack.described()}); use `gendae sample`, "
@@ -146,8 +152,7 @@ def sample(
     if _has_several_modalities(stack):
         return querying.unconditional(stack, n, sampler, seed, path)
 
-    stack = load_generative(model, device)
-    x = generate(stack, n, sampler, seed)
+    x = generate(only_generative(stack, model), n, sampler, seed)
     return [f"{n} samples: {write_samples(x, path, shape_of(stack))}"]
 
 
@@ -203,7 +208,7 @@ def inpainting(
     device: str = "cpu",
 ) -> Table:
     """Fill in the pixels that a mask hides, into a picture: original, masked, filled."""
-    checks.at_least("--n", n, 1)
+    checks.whole("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
     stack = load_generative(model, device)
@@ -235,7 +240,7 @@ def evaluate(
     sigma_x: float | None = None,
 ) -> Table:
     """Score a model beside its baselines on test images; sigma is chosen on validation images."""
-    checks.at_least("--n", n, 1)
+    checks.whole("--n", n, 1)
     if sigma_x is not None:
         checks.at_least("--sigma-x", sigma_x, 0.0, strict=True)
 
@@ -260,8 +265,8 @@ def chain(
 
     One picture shows states, a row for each chain, the other their autocorrelation.
     """
-    checks.at_least("--n", n, 1)
-    checks.at_least("--steps", steps, 1)
+    checks.whole("--n", n, 1)
+    checks.whole("--steps", steps, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
     stack = load_generative(model, device)
@@ -336,7 +341,7 @@ def filters(
 
     Each image has its own scale.
     """
-    checks.at_least("--n", n, 1)
+    checks.whole("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
     stack = persistence.load(model)

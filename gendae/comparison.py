@@ -19,14 +19,13 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
-import gendae.toys  # noqa: F401 - registers Toys2D, which configurations may name as their data
 from gendae import checks, fit, plots
 from gendae.data import SPLITS, ImageData
 from gendae.errors import reason
 from gendae.evaluation import write_json
 from gendae.prediction import error_rate, load_classifier
 from gendae.rules import Rule, SupervisedRule, TrainingDiverged
-from gendae.spec import REGISTRY
+from gendae.spec import REGISTRY, import_public, registered
 
 Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
@@ -86,7 +85,7 @@ def _is_training(config: Any) -> bool:  # noqa: ANN401 - whatever a YAML file ho
 def named_rule(name: str) -> type[SupervisedRule]:
     """The rule of a class name, or of an import path for rules of your own."""
     try:
-        cls = REGISTRY.get(name)
+        cls = registered(name)
         if not cls and "." in name:
             cls = pydoc.locate(name)
     except pydoc.ErrorDuringImport as error:
@@ -94,6 +93,7 @@ def named_rule(name: str) -> type[SupervisedRule]:
 
     supervised = inspect.isclass(cls) and issubclass(cls, SupervisedRule)
     if not supervised or cls.losses is Rule.losses:
+        import_public()
         known = sorted(k for k, v in REGISTRY.items() if issubclass(v, SupervisedRule))
         raise ValueError(
             f"--rules {name!r}: neither a configuration file nor a rule that trains classifiers; "
@@ -158,6 +158,7 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, ImageData]:
 
 def _parser() -> LightningArgumentParser:
     """A parser of the sections of a configuration that a rule and its data are built from."""
+    import_public()
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(Trainer, "trainer")
@@ -396,7 +397,7 @@ def compare(
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"--seeds {seeds}: different numbers >= 0 are needed")
     if max_epochs is not None:
-        checks.at_least("--max-epochs", max_epochs, 1)
+        checks.whole("--max-epochs", max_epochs, 1)
         options += ["--trainer.max_epochs", str(int(max_epochs))]
 
     base = read_config(config)

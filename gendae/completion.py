@@ -64,7 +64,7 @@ def complete(
         (torch.Size([2, 3]), 3)
     """
     n = checks.whole("n", n, 1)
-    batch_size = int(checks.at_least("batch_size", batch_size, 1))
+    batch_size = checks.whole("batch_size", batch_size, 1)
 
     clamped = clamp(stack, given, masks)
     x, observed, mask = (part.repeat_interleave(n, 0) for part in clamped)
@@ -129,7 +129,7 @@ def _complete_batch(
 
     completion = completer(stack, h, clamped, observed, generator)
     if level == stack.level:
-        return completion, stack.down(completion.h)
+        return completion, stack.x_of(completion.h)
 
     return completion, completion.h
 

@@ -146,11 +146,11 @@ class LearnedGaussian(nn.Module, Conditional):
         hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.features = int(checks.at_least("features", features, 1))
+        self.features = checks.whole("features", features, 1)
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
         self.per = checks.one_of("per", per, self.PER)
         self.given = given
-        self.hidden = [int(checks.at_least("hidden", width, 1)) for width in hidden]
+        self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
 
         if given is not None and per == "layer":
             raise ValueError(

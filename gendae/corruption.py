@@ -133,7 +133,7 @@ class SpikeNoise(Corruption):
     """
 
     def __init__(self, draws: int = 3) -> None:
-        self.draws = int(checks.at_least("draws", draws, 1))
+        self.draws = checks.whole("draws", draws, 1)
 
     def __call__(
         self, h: Tensor, progress: float = 0.0, generator: Generator | None = None

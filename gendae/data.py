@@ -34,8 +34,8 @@ class ImageData(LightningDataModule):
 
     def __init__(self, batch_size: int = 100, seed: int = 0) -> None:
         super().__init__()
-        self.batch_size = int(checks.at_least("batch_size", batch_size, 1))
-        self.seed = int(checks.at_least("seed", seed, 0))
+        self.batch_size = checks.whole("batch_size", batch_size, 1)
+        self.seed = checks.whole("seed", seed, 0)
 
         self._splits: dict[str, Split] | None = None
         self._shape: tuple[int, int] = (0, 0)

@@ -220,7 +220,7 @@ def nearest_neighbour_sigma(
         raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
     if not 0.0 <= quantile <= 1.0:
         raise ValueError(f"quantile={quantile}: a number from 0 to 1 is needed")
-    checks.at_least("queries", queries, 1)
+    checks.whole("queries", queries, 1)
 
     points = checks.finite("codes", codes).detach().cpu()
     chosen = torch.randperm(len(points), generator=generator)[:queries].sort().values

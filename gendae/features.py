@@ -62,9 +62,9 @@ class FeatureClassifier(nn.Module):
                 "of at least 4 x 4 pixels are needed"
             )
 
-        checks.at_least("channels", min(self.channels), 1)
-        checks.at_least("width", width, 1)
-        checks.at_least("classes", classes, 1)
+        checks.whole("channels", min(self.channels), 1)
+        checks.whole("width", width, 1)
+        checks.whole("classes", classes, 1)
 
         self.width = width
         self.classes = classes

@@ -17,8 +17,6 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-import gendae.models
-import gendae.shards  # noqa: F401 - class paths of configurations name these two
 from gendae import checks
 from gendae.callbacks import CreditMonitor, ParzenMonitor
 from gendae.checkpointing import CheckpointError, is_local, read
@@ -27,6 +25,7 @@ from gendae.joint import JointStack
 from gendae.restoring import check_content
 from gendae.rules import Rule, SupervisedRule
 from gendae.running import Interrupted, RunCheckpoint, StopAtSignal
+from gendae.spec import import_public
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
 #: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
@@ -76,6 +75,8 @@ class FitCLI(LightningCLI):
             raise
 
     def _run(self, arguments: list[str]) -> None:
+        import_public()
+
         super().__init__(
             Rule,
             ImageData,

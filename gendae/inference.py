@@ -67,7 +67,7 @@ class Inference:
     """
 
     def __init__(self, steps: int = 15, delta: float = 0.1, temperature: float = 0.0) -> None:
-        self.steps = int(checks.at_least("steps", steps, 0))
+        self.steps = checks.whole("steps", steps, 0)
         self.delta = checks.at_least("delta", delta, 0.0)
         self.temperature = checks.at_least("temperature", temperature, 0.0)
 

@@ -46,7 +46,7 @@ class Inpainter(Completer):
     ) -> None:
         super().__init__(rounds, begin="noise", tolerance=0.0)
         self.inference = build(inference) or TargetPropInference(15, 0.4, 0.2, temperature=0.05)
-        self.chains = int(checks.at_least("chains", chains, 1))
+        self.chains = checks.whole("chains", chains, 1)
         self.level = level
 
     @classmethod

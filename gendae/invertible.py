@@ -79,13 +79,10 @@ class InvertibleAffine(nn.Module):
         out_features: int | None = None,
     ) -> None:
         super().__init__()
-        self.features = int(checks.at_least("features", features, 1))
+        self.features = checks.whole("features", features, 1)
         self.in_features = self.features
-        self.out_features = features
-        if out_features is not None:
-            self.out_features = int(out_features)
-
-        if self.out_features != self.features:
+        self.out_features = self.features
+        if out_features not in (None, self.features):
             raise ValueError(
                 f"out_features={out_features} differs from features={features}; only a square "
                 "layer is invertible: use Affine to change the width"
@@ -93,7 +90,7 @@ class InvertibleAffine(nn.Module):
 
         self.form = checks.one_of("form", form, FORMS)
         self.activation = checks.one_of("activation", activation, RANGES)
-        self.refinements = int(checks.at_least("refinements", refinements, 0))
+        self.refinements = checks.whole("refinements", refinements, 0)
         self.s = ACTIVATIONS[activation]
 
         if form == "cholesky":

@@ -249,40 +249,29 @@ class JointStack(Stack):
 
     def lower(self, x: Tensor) -> tuple[Tensor, ...]:
         """h_0 .. h_J: the modalities' own codes."""
-        h = [x]
-        for pair in self.pairs[: self.level]:
-            h.append(pair.encode(h[-1]))
-
-        return tuple(h)
+        return self.up(x, stop=self.level)
 
     def climb(self, codes: Tensor, observed: Tensor | None = None) -> tuple[Tensor, ...]:
         """h_{J+1} .. h_L from h_J, (batch, width).
 
         `observed`, (batch, N) boolean, is the missingness input.
         """
-        h = [codes]
-        for pair in self.pairs[self.level :]:
-            if len(h) == 1 and observed is not None and self.junction is not None:
-                h.append(pair.recognition.transmit(pair.f(codes, observed)))
-            else:
-                h.append(pair.encode(h[-1]))
+        if observed is None or self.junction is None:
+            return self.up(codes, self.level)[1:]
 
-        return tuple(h[1:])
+        mean = self.junction.f(codes, observed)
+        joined = self.junction.recognition.transmit(mean)
+
+        return self.up(joined, self.level + 1)
 
     def loop(self, codes: Tensor, observed: Tensor | None = None) -> Tensor:
         """The top's reconstruction of the codes: h_J up and down again, without noise."""
-        h = (codes, *self.climb(codes, observed))[-1]
-        for pair in reversed(self.pairs[self.level :]):
-            h = pair.decode(h)
+        top = (codes, *self.climb(codes, observed))[-1]
+        return self.down(top, stop=self.level)[0]
 
-        return h
-
-    def down(self, codes: Tensor) -> Tensor:
+    def x_of(self, codes: Tensor) -> Tensor:
         """x from h_J."""
-        if self.level == 0:
-            return codes
-
-        return self.decode(codes, self.level)
+        return self.down(codes, self.level)[0]
 
     @torch.no_grad()
     def predict(self, given: Mapping[str, Tensor], name: str) -> Tensor:
@@ -349,7 +338,7 @@ class JointStack(Stack):
 
     def _guess(self, name: str, codes: Tensor, observed: Tensor) -> Tensor:
         """x^(t) from the codes of the observed modalities, through the top stack and down."""
-        return self.separate(self.down(self.loop(codes, observed)))[name]
+        return self.separate(self.x_of(self.loop(codes, observed)))[name]
 
 
 # -- checks of a joint stack's parts --------------------------------------------------------------

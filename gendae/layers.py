@@ -140,8 +140,8 @@ class Affine(nn.Module):
         receives: str = "real",
     ) -> None:
         super().__init__()
-        self.in_features = int(checks.at_least("in_features", in_features, 1))
-        self.out_features = int(checks.at_least("out_features", out_features, 1))
+        self.in_features = checks.whole("in_features", in_features, 1)
+        self.out_features = checks.whole("out_features", out_features, 1)
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
         self.gain = gain
         self.init = checks.one_of("init", init, INITIAL_WEIGHTS)
@@ -227,9 +227,9 @@ class MLP(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.in_features = int(in_features)
-        self.out_features = int(out_features)
-        self.hidden = list(hidden)
+        self.in_features = checks.whole("in_features", in_features, 1)
+        self.out_features = checks.whole("out_features", out_features, 1)
+        self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
         self.hidden_activation = hidden_activation
         self.activation = activation
         self.gain = gain

@@ -15,7 +15,7 @@ from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise, normal_like
 from gendae.inference import Representations
 from gendae.layers import Pair
-from gendae.sampling import SAMPLERS, Sampler
+from gendae.sampling import Sampler
 from gendae.spec import build, register
 from gendae.stack import Stack
 
@@ -60,7 +60,7 @@ class LevelSampler(Sampler):
     ) -> None:
         super().__init__(rounds)
         if level is not None:
-            level = int(checks.at_least("level", level, 0))
+            level = checks.whole("level", level, 0)
 
         self.level = level
         self.corruption = build(corruption) or GaussianNoise(0.3)
@@ -78,22 +78,15 @@ class LevelSampler(Sampler):
         else:
             new = self._up_and_down(stack, h[level], level, generator)
 
-        path = [new]
-        for pair in reversed(stack.pairs[:level]):
-            path.append(pair.decode(path[-1]))
-
-        return (*reversed(path), *h[level + 1 :])
+        return (*stack.down(new, level), *h[level + 1 :])
 
     def _up_and_down(
         self, stack: Stack, h: Tensor, level: int, generator: Generator | None
     ) -> Tensor:
         h = self.corruption(h, 1.0, generator)
-        for pair in stack.pairs[level:-1]:
-            h = pair.encode(h, generator)
-
-        h = self._encode_to_top(stack.pairs[-1], h, generator)
-        for pair in reversed(stack.pairs[level:]):
-            h = pair.decode(h)
+        below_top = stack.up(h, level, stack.depth - 1, generator)[-1]
+        top = self._encode_to_top(stack.pairs[-1], below_top, generator)
+        h = stack.down(top, stop=level)[0]
 
         if self.residual > 0.0:
             h = torch.add(h, self._residual(stack, level) * normal_like(h, generator))
@@ -115,9 +108,6 @@ class LevelSampler(Sampler):
             )
 
         return self.residual * stack.residuals[level]
-
-
-SAMPLERS["level"] = LevelSampler
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ class Modality:
     """
 
     def __init__(self, width: int, kind: str = "real", pairs: Sequence[Pair] = ()) -> None:
-        self.width = int(checks.at_least("width", width, 1))
+        self.width = checks.whole("width", width, 1)
         self.kind = checks.one_of("kind", kind, KINDS)
         self.pairs = list(pairs)
 

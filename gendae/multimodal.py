@@ -153,9 +153,9 @@ class Multimodal(MultimodalData):
         if len(set(self.parts)) < len(self.parts) or not self.parts:
             raise ValueError(f"parts={self.parts}: one or several different names are needed")
 
-        self.classes = int(checks.at_least("classes", classes, 2))
+        self.classes = checks.whole("classes", classes, 2)
         self.labelled = labelled
-        self.label_seed = int(label_seed)
+        self.label_seed = checks.whole("label_seed", label_seed, 0)
         self.share = share
         self.only_labelled = bool(only_labelled)
         self.distinct: int | None = None

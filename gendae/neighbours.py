@@ -77,7 +77,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
         >>> precision_recall_density_coverage(x, x + 100.0)
         Manifold(precision=0.0, recall=0.0, density=0.0, coverage=0.0)
     """
-    checks.at_least("k", k, 1)
+    checks.whole("k", k, 1)
     real = checked("real", real, real.shape[-1], k + 1)
     fake = checked("fake", fake, real.shape[-1], k + 1)
 
@@ -175,7 +175,7 @@ class DataCopying:
     ) -> None:
         if cells is None:
             cells = min(max(len(train) // CELL_IMAGES, 1), MAX_CELLS)
-        checks.at_least("cells", cells, 1)
+        checks.whole("cells", cells, 1)
 
         self.columns = train.shape[-1]
         train = checked("train", train, self.columns, cells)

@@ -71,7 +71,7 @@ def optimize_code(
         raise ValueError(
             f"h_start has {len(h_start)} rows but x has {len(x)}; one start for each x"
         )
-    checks.at_least("steps", steps, 0)
+    checks.whole("steps", steps, 0)
     checks.at_least("lr", lr, 0.0, strict=True)
     checks.at_least("sparsity", sparsity, 0.0)
 
@@ -179,7 +179,7 @@ class OptimizingPair(Pair):
                 "use Gaussian or LearnedGaussian"
             )
 
-        self.steps = int(checks.at_least("steps", steps, 0))
+        self.steps = checks.whole("steps", steps, 0)
         self.lr = checks.at_least("lr", lr, 0.0, strict=True)
         self.sparsity = checks.at_least("sparsity", sparsity, 0.0)
 

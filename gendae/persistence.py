@@ -17,11 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-import gendae.invertible
-import gendae.levels
-import gendae.multimodal
-import gendae.optimized
-import gendae.rules  # noqa: F401 - these five register classes that files may name
 from gendae import checks, restoring
 from gendae.checkpointing import CheckpointError, read, regular_file
 from gendae.classifier import Classifier

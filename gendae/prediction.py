@@ -109,7 +109,7 @@ def predict(
     if path.exists() and images.exists() and path.samefile(images):
         raise ValueError(f"--out {out} is the file that the images come from; name another")
     if samples is not None:
-        checks.at_least("--samples", samples, 1)
+        checks.whole("--samples", samples, 1)
 
     x, _ = read_images(data)
     probability = probabilities(model, x, data, samples, seed, device).float().cpu()

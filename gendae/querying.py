@@ -202,7 +202,7 @@ def sample(
     """
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
-    checks.at_least("--n", n, 1)
+    checks.whole("--n", n, 1)
     texts = not_written_over(path, assignments(given))
 
     stack = load_joint(model, device)

@@ -15,7 +15,7 @@ from gendae.corruption import Corruption, GaussianNoise, SpikeNoise, normal_like
 from gendae.inference import Inference, Representations, TargetPropInference
 from gendae.layers import Law, Pair
 from gendae.modalities import Laws
-from gendae.spec import build, register
+from gendae.spec import build, register, registered
 from gendae.stack import Stack
 
 BATCH = 1000  # samples computed at a time
@@ -42,7 +42,7 @@ class Sampler:
     """
 
     def __init__(self, rounds: int = 0) -> None:
-        self.rounds = int(checks.at_least("rounds", rounds, 0))
+        self.rounds = checks.whole("rounds", rounds, 0)
 
     def __call__(
         self, stack: Stack, n: int, generator: Generator | None = None, batch_size: int = BATCH
@@ -71,11 +71,7 @@ class Sampler:
 
     def start(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Representations:
         """h_L = codes, h_{l-1} = g_l(h_l)."""
-        h = [codes]
-        for pair in reversed(stack.pairs):
-            h.append(pair.decode(h[-1]))
-
-        return tuple(reversed(h))
+        return stack.down(codes)
 
     def step(
         self, stack: Stack, h: Representations, generator: Generator | None
@@ -293,17 +289,19 @@ def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) ->
     return list(corruption)
 
 
+#: Short names of samplers, as commands take them.
 SAMPLERS = {
-    "generate": GenerateSampler,
-    "ancestral": AncestralSampler,
-    "chain": LatentChainSampler,
-    "joint": JointChainSampler,
+    "generate": "GenerateSampler",
+    "ancestral": "AncestralSampler",
+    "chain": "LatentChainSampler",
+    "joint": "JointChainSampler",
+    "level": "LevelSampler",
 }
 
 
 def sampler_named(stack: Stack, name: str) -> Sampler:
     """The stack's own sampler where it is of that kind, otherwise one with default settings."""
-    cls = SAMPLERS[checks.one_of("sampler", name, SAMPLERS)]
+    cls = registered(SAMPLERS[checks.one_of("sampler", name, SAMPLERS)])
     own = stack.settings.get("sampler")
     if type(own) is cls:
         return own
@@ -319,7 +317,8 @@ def generate(
     Args:
         stack: a trained stack with a fitted prior.
         n: number of samples; memory beyond the result does not grow with it.
-        sampler: a sampler, or one of generate, ancestral, chain, joint; the stack's own if None.
+        sampler: a sampler, or one of generate, ancestral, chain, joint, level; the stack's
+            own if None.
         seed: the same seed gives the same samples; None takes the global generator.
 
     Raises:

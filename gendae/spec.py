@@ -38,6 +38,12 @@ def registered(name: str) -> type | None:
     return REGISTRY.get(name)
 
 
+def import_public() -> None:
+    """Import all public names, so that a parser knows every class by its bare name."""
+    for name in gendae.__all__:
+        getattr(gendae, name)
+
+
 def _parameters(cls: type) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 

@@ -87,13 +87,42 @@ class Stack(nn.Module):
         """Floating-point type of the parameters."""
         return next(self.parameters()).dtype
 
+    def up(
+        self,
+        h: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        generator: Generator | None = None,
+    ) -> tuple[Tensor, ...]:
+        """h_start .. h_stop, each level as the next one sees it; without checks, for the hot path.
+
+        Args:
+            h: h_start, (batch, sizes[start]).
+            start, stop: the levels between which h climbs; the top if `stop` is None.
+            generator: source of draws of stochastic units; without one they send their mean's value.
+        """
+        path = [h]
+        for pair in self.pairs[start:stop]:
+            path.append(pair.encode(path[-1], generator))
+
+        return tuple(path)
+
+    def down(self, h: Tensor, start: int | None = None, stop: int = 0) -> tuple[Tensor, ...]:
+        """h_stop .. h_start, decoded from h_start without noise; without checks, for the hot path.
+
+        Args:
+            h: h_start, (batch, sizes[start]).
+            start, stop: the levels between which h descends; from the top if `start` is None.
+        """
+        path = [h]
+        for pair in reversed(self.pairs[stop:start]):
+            path.append(pair.decode(path[-1]))
+
+        return tuple(reversed(path))
+
     def feedforward(self, x: Tensor) -> tuple[Tensor, ...]:
         """h_0 = x, h_l = f_l(h_{l-1}), without checks: the hot path's `encode`."""
-        h = [x]
-        for pair in self.pairs:
-            h.append(pair.encode(h[-1]))
-
-        return tuple(h)
+        return self.up(x)
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feed-forward representations h_0 .. h_L of x, (batch, sizes[0]).
@@ -112,10 +141,7 @@ class Stack(nn.Module):
         level = self._level(level)
         h = checks.width("h", h, self.sizes[level])
 
-        for pair in reversed(self.pairs[:level]):
-            h = pair.decode(h)
-
-        return h
+        return self.down(h, level)[0]
 
     def reconstruct(self, x: Tensor, level: int | None = None) -> Tensor:
         """x up to level l (the top if None) and down again, noise-free."""
@@ -136,13 +162,10 @@ class Stack(nn.Module):
         """
         h = self.encode(checks.rows("x", x))
 
-        widths = []
-        h_hat = h[-1]
-        for level in range(self.depth - 1, -1, -1):
-            h_hat = self.pairs[level].decode(h_hat)
-            widths.append((h_hat - h[level]).square().mean().sqrt())
+        h_hat = self.down(h[-1])
 
-        self.residuals = torch.stack(widths[::-1])
+        errors = zip(h_hat[:-1], h[:-1], strict=True)
+        self.residuals = torch.stack([(a - b).square().mean().sqrt() for a, b in errors])
         return self.residuals
 
     def log_joint(self, h: tuple[Tensor, ...], prior: bool = True) -> Tensor:

@@ -78,7 +78,7 @@ class Toys2D(ImageData):
     ) -> None:
         super().__init__(batch_size, seed)
         self.kind = checks.one_of("kind", kind, KINDS)
-        self.n = int(checks.at_least("n", n, 10))
+        self.n = checks.whole("n", n, 10)
         self.noise = checks.at_least("noise", noise, 0.0)
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:

@@ -110,7 +110,7 @@ class AutoencoderPrior(Prior):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.hidden = [int(checks.at_least("hidden", width, 1)) for width in hidden]
+        self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
         self.criterion = checks.one_of("criterion", criterion, CRITERIA)
         self.space = checks.one_of("space", space, SPACES)
@@ -122,20 +122,20 @@ class AutoencoderPrior(Prior):
         self.residual = checks.at_least("residual", residual, 0.0)
         self.lr = checks.at_least("lr", lr, 0.0, strict=True)
 
-        self.code = int(checks.at_least("code", code, 1))
-        self.walkback = int(checks.at_least("walkback", walkback, 0))
-        self.neighbours = int(checks.at_least("neighbours", neighbours, 1))
-        self.refresh = int(checks.at_least("refresh", refresh, 1))
-        self.epochs = int(checks.at_least("epochs", epochs, 1))
-        self.batch_size = int(checks.at_least("batch_size", batch_size, 1))
-        self.steps = int(checks.at_least("steps", steps, 1))
-        self.burn_in = int(checks.at_least("burn_in", burn_in, 0))
+        self.code = checks.whole("code", code, 1)
+        self.walkback = checks.whole("walkback", walkback, 0)
+        self.neighbours = checks.whole("neighbours", neighbours, 1)
+        self.refresh = checks.whole("refresh", refresh, 1)
+        self.epochs = checks.whole("epochs", epochs, 1)
+        self.batch_size = checks.whole("batch_size", batch_size, 1)
+        self.steps = checks.whole("steps", steps, 1)
+        self.burn_in = checks.whole("burn_in", burn_in, 0)
 
         self.chains = chains
         if chains is not None:
-            self.chains = int(checks.at_least("chains", chains, 1))
+            self.chains = checks.whole("chains", chains, 1)
 
-        self.capacity = int(checks.at_least("capacity", capacity, 2))
+        self.capacity = checks.whole("capacity", capacity, 2)
         self.seed = int(seed)
 
         if self._noises() == (0.0, 0.0):
@@ -340,7 +340,7 @@ class AutoencoderPrior(Prior):
         checks.width("h", h, len(self.center))
 
         states = [h]
-        for _ in range(int(checks.at_least("steps", steps, 0))):
+        for _ in range(checks.whole("steps", steps, 0)):
             states.append(self._step(states[-1], generator))
 
         return torch.stack(states)

@@ -119,7 +119,7 @@ class FactorialPrior(Prior):
         for law, size in self._sizes(2):  # a single law has no size yet; 2 suits every law
             checks.one_of("law in units", law, LAWS)
             least = 2 if law == "categorical" else 1
-            checks.at_least(f"size of {law} in units", size, least)
+            checks.whole(f"size of {law} in units", size, least)
 
         self.target = checks.one_of("target", target, TARGETS)
         self.noise = checks.at_least("noise", noise, 0.0)

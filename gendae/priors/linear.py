@@ -43,7 +43,7 @@ class LinearAutoencoderPrior(GaussianPrior):
         self, noise: float = 0.1, variance_scale: float = 1.0, iterations: int = 500
     ) -> None:
         super().__init__("full", variance_scale, checks.at_least("noise", noise, 0.0, strict=True))
-        self.iterations = int(checks.at_least("iterations", iterations, 1))
+        self.iterations = checks.whole("iterations", iterations, 1)
         self.register_buffer("weight", torch.empty(0))
         self.register_buffer("bias", torch.empty(0))
 

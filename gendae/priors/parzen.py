@@ -177,10 +177,10 @@ class ParzenPrior(Prior):
         self.bandwidth = bandwidth
         self.local = local
         self.validation_fraction = validation_fraction
-        self.capacity = int(checks.at_least("capacity", capacity, 2))
+        self.capacity = checks.whole("capacity", capacity, 2)
         self.choice = checks.one_of("choice", choice, CHOICES)
-        self.neighbours = int(checks.at_least("neighbours", neighbours, 1))
-        self.components = int(checks.at_least("components", components, 1))
+        self.neighbours = checks.whole("neighbours", neighbours, 1)
+        self.components = checks.whole("components", components, 1)
         self.stratified = bool(stratified)
         self.leave_one_out = bool(leave_one_out)
         self.noise_scale = checks.at_least("noise_scale", noise_scale, 0.0)

@@ -63,7 +63,7 @@ class BackpropRule(SupervisedRule):
             log_every=log_every,
         )
 
-        self.fixed = int(checks.at_least("fixed", fixed, 0))
+        self.fixed = checks.whole("fixed", fixed, 0)
         if self.fixed > self.stack.depth:
             raise ValueError(
                 f"fixed={fixed}: of {self.stack.depth + 1} layers at least the output layer must "

@@ -92,11 +92,11 @@ class Rule(LightningModule):
         if not 0.0 <= hold <= 1.0:
             raise ValueError(f"hold={hold} is a fraction of training: between 0 and 1")
         self.hold = hold
-        self.log_every = int(checks.at_least("log_every", log_every, 1))
+        self.log_every = checks.whole("log_every", log_every, 1)
         for direction in "fg":
             for name in (f"lr_{direction}", f"weight_decay_{direction}"):
                 checks.per_layer(name, getattr(self, name), len(self.maps(direction)))
-        self.prior_every = int(checks.at_least("prior_every", prior_every, 0))
+        self.prior_every = checks.whole("prior_every", prior_every, 0)
 
         self.progress = 0.0
         self.updates = None

@@ -117,8 +117,8 @@ class DifferenceTargetPropRule(SupervisedRule):
         self.noise = [GaussianNoise(s, half_life=half_life) for s in sigmas]
 
         self.schedule = checks.one_of("schedule", schedule, SCHEDULES)
-        self.warmup = int(checks.at_least("warmup", warmup, 0))
-        self.rounds = int(checks.at_least("rounds", rounds, 1))
+        self.warmup = checks.whole("warmup", warmup, 0)
+        self.rounds = checks.whole("rounds", rounds, 1)
         self.reconstruct = checks.at_least("reconstruct", reconstruct, 0.0)
         self._check_options()
 

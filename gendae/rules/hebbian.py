@@ -89,7 +89,7 @@ class TwoPhaseRule(SupervisedRule):
                 f"{self.stack.depth + 1} layers"
             )
 
-        self.sweeps = int(checks.at_least("sweeps", sweeps, 1))
+        self.sweeps = checks.whole("sweeps", sweeps, 1)
         self.symmetric = bool(symmetric)
         if not self.symmetric:
             for level, weight in fixed_feedback(self.stack).items():

@@ -171,7 +171,7 @@ class JointTargetPropRule(Rule):
         self.pair = checks.at_least("pair", pair, 0.0)
         self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
         self.difference = bool(difference)
-        self.walkback = int(checks.at_least("walkback", walkback, 0))
+        self.walkback = checks.whole("walkback", walkback, 0)
 
         self._check_outputs(inferred)
         self.inferred = checks.at_least("inferred", inferred, 0.0)
@@ -465,10 +465,8 @@ class JointTargetPropRule(Rule):
             mean = pair.f(h, seen) if level == first else pair.f(h)
             h = self._corrupt(level, pair.recognition.transmit(mean))
 
-        for pair in reversed(self.stack.pairs[first:]):
-            h = pair.decode(h)
-
-        return self.stack.junction.g(h)
+        code = self.stack.down(h, stop=first)[0]
+        return self.stack.junction.g(code)
 
     # -- targets for the stacks below ----------------------------------------------------------
 
@@ -550,7 +548,7 @@ class JointTargetPropRule(Rule):
         mean = sum(errors[name] for name in chosen) / len(chosen)
         values[f"{split}/error"] = (mean, min(counts[name] for name in chosen))
 
-        difference = self.stack.down(self.stack.lower(x)[-1]) - x
+        difference = self.stack.x_of(self.stack.lower(x)[-1]) - x
         squares = difference.square() * self.stack.spread(there)
         values[f"{split}/reconstruction"] = (squares.sum(-1).mean(), len(x))
 

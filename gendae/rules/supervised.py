@@ -83,8 +83,8 @@ class SupervisedRule(Rule):
 
         self.optimizer = checks.one_of("optimizer", optimizer, OPTIMIZERS)
         self.input_corruption: Corruption | None = build(input_corruption)
-        self.samples = int(checks.at_least("samples", samples, 1))
-        self.eval_samples = int(checks.at_least("eval_samples", eval_samples, 1))
+        self.samples = checks.whole("samples", samples, 1)
+        self.eval_samples = checks.whole("eval_samples", eval_samples, 1)
         self.stack.settings = {"samples": self.eval_samples}
 
     # -- networks a rule can train -------------------------------------------------------------

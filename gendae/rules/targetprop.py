@@ -119,7 +119,7 @@ class TargetPropRule(Rule):
         self.sparsity = sparsity
         for name in self.WEIGHTS:
             checks.at_least(name, getattr(self, name), 0.0)
-        self.warmup = int(checks.at_least("warmup", warmup, 0))
+        self.warmup = checks.whole("warmup", warmup, 0)
         self.top_target = checks.one_of("top_target", top_target, TOP_TARGETS)
 
         self.sampler: Sampler = build(sampler) or AncestralSampler()
@@ -132,8 +132,8 @@ class TargetPropRule(Rule):
         with torch.no_grad():
             if self._uses_prior:
                 self.follow_codes(x, self.stack.prior)
-            h = self._up(x)
-            h_hat = self._down(self._top(h[-1]))
+            h = self.stack.up(x, generator=self.generator or torch.default_generator)
+            h_hat = self.stack.down(self._top(h[-1]))
 
         terms: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs, 1):
@@ -171,29 +171,14 @@ class TargetPropRule(Rule):
 
     # -- the two loops -------------------------------------------------------------------------
 
-    def _up(self, x: Tensor) -> list[Tensor]:
-        h = [x]
-        for pair in self.stack.pairs:
-            h.append(pair.encode(h[-1], self.generator or torch.default_generator))
-
-        return h
-
     def _top(self, h: Tensor) -> Tensor:
         if self.top_target == "prior":
             return self.stack.prior.reconstruct(h)
 
         return h
 
-    def _down(self, h_hat: Tensor) -> list[Tensor]:
-        """h^_0 .. h^_L from h^_L, free of noise."""
-        path = [h_hat]
-        for pair in reversed(self.stack.pairs):
-            path.append(pair.decode(path[-1]))
-
-        return path[::-1]
-
     def _loops(
-        self, pair: Pair, level: int, h: list[Tensor], h_hat: list[Tensor]
+        self, pair: Pair, level: int, h: Sequence[Tensor], h_hat: Sequence[Tensor]
     ) -> dict[str, Tensor]:
         """The terms of g_l and f_l.
 
@@ -238,7 +223,7 @@ class TargetPropRule(Rule):
 
     # -- options of 2.2.5 and section 6 --------------------------------------------------------
 
-    def _penalties(self, pair: Pair, level: int, h: list[Tensor]) -> dict[str, Tensor]:
+    def _penalties(self, pair: Pair, level: int, h: Sequence[Tensor]) -> dict[str, Tensor]:
         below = h[level - 1]
 
         terms = {}
@@ -254,7 +239,7 @@ class TargetPropRule(Rule):
     def _model(self, n: int) -> dict[str, Tensor]:
         """Each pair as an auto-encoder of h ~ P(H)."""
         with torch.no_grad():
-            h = self._down(self.stack.prior.sample(n, self.generator))
+            h = self.stack.down(self.stack.prior.sample(n, self.generator))
 
         terms = {}
         for level, pair in enumerate(self.stack.pairs, 1):

@@ -88,7 +88,7 @@ class VariationalEMRule(Rule):
 
         self.sampler: Sampler = build(sampler) or GenerateSampler()
         self.inpainter: Inpainter = build(inpainter) or Inpainter()
-        self.warmup = int(checks.at_least("warmup", warmup, 0))
+        self.warmup = checks.whole("warmup", warmup, 0)
         self.prior_codes = checks.one_of("prior_codes", prior_codes, CODES)
 
         self.stack.settings = {
