@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pytorch_lightning.cli import LightningCLI
 
-from gendae.data import ImageData
-from gendae.features import ClassifierTraining, save_feature_classifier
+from gendae.data.base import ImageData
+from gendae.metrics.features import ClassifierTraining, save_feature_classifier
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/mnist-classifier.yaml"

@@ -10,10 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-from gendae.commands import data_of
-from gendae.comparison import HEADER, Run, curves, markdown, measure, summary, table
+from gendae.commands.common import data_of
+from gendae.commands.compare import HEADER, Run, curves, markdown, measure, summary, table
+from gendae.commands.predict import error_rate, load_classifier
 from gendae.plots import learning_curves, save
-from gendae.prediction import error_rate, load_classifier
 
 
 def training_error(run: Run, data, samples: int) -> float:

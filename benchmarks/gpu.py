@@ -19,8 +19,9 @@ from pytorch_lightning import Callback, Trainer
 
 from benchmarks.floor import MatrixProducts, wait
 from gendae import MNIST, VariationalEMRule, deep_autoencoder, generate, parzen_log_prob
-from gendae.data import ImageData, Split
-from gendae.graphs import Graphs, StaticUpdate
+from gendae.data.base import ImageData
+from gendae.data.loader import Split
+from gendae.training.graphs import Graphs, StaticUpdate
 
 SIZES = (784, 1000, 100)
 

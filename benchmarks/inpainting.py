@@ -8,7 +8,7 @@ import argparse
 from mnist import inpainting_errors
 
 from gendae import load
-from gendae.commands import data_of
+from gendae.commands.common import data_of
 
 
 def main():

@@ -19,15 +19,17 @@ import torch
 from sklearn.neighbors import KNeighborsRegressor
 
 from gendae import complete, load, plots
-from gendae.clamping import Completer
-from gendae.commands import checkpoint_of, data_of
-from gendae.completion import log_conditional
-from gendae.data import MNIST
-from gendae.features import load_feature_classifier
-from gendae.joint import JointStack
-from gendae.neighbours import precision_recall_density_coverage
-from gendae.prediction import error_rate
-from gendae.priors import AutoencoderPrior, GaussianPrior, ParzenPrior
+from gendae.commands.common import checkpoint_of, data_of
+from gendae.commands.predict import error_rate
+from gendae.completion.completer import Completer
+from gendae.completion.modalities import log_conditional
+from gendae.data.images import MNIST
+from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.neighbours import precision_recall_density_coverage
+from gendae.models.joint import JointStack
+from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
 
 
 def model_at(path):

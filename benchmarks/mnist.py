@@ -26,8 +26,10 @@ from gendae import (
     named_mask,
     plots,
 )
-from gendae.commands import checkpoint_of, data_of, write_json
-from gendae.metrics import choose_prior, log_joint_trace, parzen_report, parzen_score
+from gendae.commands.common import checkpoint_of, data_of
+from gendae.metrics.parzen import choose_prior, parzen_report, parzen_score
+from gendae.metrics.traces import log_joint_trace
+from gendae.storage.atomic import write_json
 
 HALVES = ("left", "right", "top", "bottom")
 NEIGHBOUR_IMAGES = 20_000

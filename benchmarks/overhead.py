@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from benchmarks.steps import RULES
 from gendae import MNIST
-from gendae.memory import keep_freed_memory
+from gendae.cli import keep_freed_memory
 
 SKIPPED = 20  # updates before the clock starts
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.floor import interleaved
 from gendae import GaussianNoise, VariationalEMRule, deep_autoencoder
-from gendae.memory import keep_freed_memory
+from gendae.cli import keep_freed_memory
 
 SIZES, N, DELTA, ALPHA = (784, 1000, 100), 15, 0.1, 0.001
 SIGMAS = (0.5, 0.3)

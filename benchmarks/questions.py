@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tops import rows
 
-from gendae import MNIST, fit
-from gendae.features import load_feature_classifier
-from gendae.quality import Quality
+from gendae import MNIST
+from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.quality import Quality
+from gendae.training import fit
 
 MODEL = "--model."
 STACK = "--model.stack.init_args."

@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.resuming import RULES, UPDATES, differences, keepers, quiet, train
+from tests.training.resuming import RULES, UPDATES, differences, keepers, quiet, train
 
 FIT = """
     import os, signal, sys

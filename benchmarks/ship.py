@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from gendae import complete, generate, load
-from gendae.clamping import Completer
-from gendae.classifier import Classifier
-from gendae.commands import data_of
-from gendae.evaluation import feature_network
-from gendae.features import load_feature_classifier
-from gendae.joint import JointStack
-from gendae.metrics import parzen_score
-from gendae.prediction import error_rate
-from gendae.quality import Quality
-from gendae.sampling import AncestralSampler
+from gendae.commands.common import data_of
+from gendae.commands.predict import error_rate
+from gendae.completion.completer import Completer
+from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.parzen import parzen_score
+from gendae.metrics.quality import Quality
+from gendae.metrics.report import feature_network
+from gendae.models.classifier import Classifier
+from gendae.models.joint import JointStack
+from gendae.sampling.samplers import AncestralSampler
 
 MEASURES = {"ll": "parzen_ll", "se": "parzen_se"} | {
     k: k

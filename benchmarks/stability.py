@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 
 from gendae import MNIST, Digits, VariationalEMRule, deep_autoencoder
-from gendae.rules import TrainingDiverged
+from gendae.rules.ledger import TrainingDiverged
 
 NETS = {
     "digits": ([64, 200, 50], Digits, 200),

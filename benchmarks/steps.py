@@ -15,8 +15,8 @@ import torch
 
 import gendae
 from benchmarks.floor import MatrixProducts, interleaved
-from gendae.graphs import StaticUpdate
-from gendae.memory import keep_freed_memory
+from gendae.cli import keep_freed_memory
+from gendae.training.graphs import StaticUpdate
 
 SIZES, BATCH, CLASSES = (784, 1000, 100), 100, 10
 
@@ -54,7 +54,7 @@ RULES = {
 
 
 def step_of(name, device="cpu", compile=False):
-    """The rule, and one training step of it as a function without arguments; compiled, as `gendae.graphs` has it."""
+    """The rule, and one training step of it as a function without arguments; compiled, as `gendae.training.graphs` has it."""
     torch.manual_seed(0)
     rule = RULES[name]().to(device)
     rule.generator = torch.Generator(device).manual_seed(0)

@@ -14,20 +14,18 @@ from pathlib import Path
 import torch
 
 from gendae import MNIST, load
-from gendae.commands import checkpoint_of
-from gendae.diagnostics import class_switches
-from gendae.features import load_feature_classifier
-from gendae.levels import LevelSampler, chain_states
-from gendae.metrics import choose_prior, parzen_score
-from gendae.priors import (
-    AutoencoderPrior,
-    FactorialPrior,
-    GaussianPrior,
-    LinearAutoencoderPrior,
-    ParzenPrior,
-)
-from gendae.quality import Quality
-from gendae.sampling import AncestralSampler, seeded
+from gendae.commands.common import checkpoint_of
+from gendae.metrics.chains import class_switches
+from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.parzen import choose_prior, parzen_score
+from gendae.metrics.quality import Quality
+from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.factorial import FactorialPrior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.linear import LinearAutoencoderPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.sampling.level import LevelSampler, chain_states
+from gendae.sampling.samplers import AncestralSampler, seeded
 
 CHAINS, CHAIN_STEPS = 200, 100
 

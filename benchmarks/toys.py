@@ -16,10 +16,13 @@ import torch
 from matplotlib.figure import Figure
 
 from gendae import plots
-from gendae.layers import MLP, Pair
-from gendae.priors import AutoencoderPrior, GaussianPrior, ParzenPrior
-from gendae.sampling import seeded
-from gendae.toys import KINDS, Toys2D
+from gendae.data.toys import KINDS, Toys2D
+from gendae.layers.mlp import MLP
+from gendae.layers.pair import Pair
+from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.sampling.samplers import seeded
 
 NOISE, SIGMA, GAIN = 0.15, 0.1, 5.0
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from gendae import MNIST, GaussianPrior, KLRule, deep_autoencoder, importance_weighted_bound
-from gendae.data import TensorLoader
+from gendae.data.loader import TensorLoader
 
 LR = 1e-3
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.spec import register
+from gendae.registry import register
 
 
 def normal_like(h: Tensor, generator: Generator | None = None) -> Tensor:

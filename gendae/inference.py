@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.packing import packed
-from gendae.spec import register
-from gendae.stack import Stack
+from gendae.layers.onednn import packed
+from gendae.models.stack import Stack
+from gendae.registry import register
 
 Representations = tuple[Tensor, ...]
 Map = Callable[[Tensor], Tensor]
@@ -151,7 +151,7 @@ class TargetPropInference(Inference):
         ValueError: for negative numbers.
 
     Example:
-        >>> from gendae.models import deep_autoencoder
+        >>> from gendae.models.architectures import deep_autoencoder
         >>> _ = torch.manual_seed(0)
         >>> stack = deep_autoencoder([8, 6, 4])
         >>> [tuple(h.shape) for h in TargetPropInference(steps=3)(stack, torch.rand(2, 8))]
@@ -241,7 +241,7 @@ class GradientInference(Inference):
         ValueError: for negative numbers.
 
     Example:
-        >>> from gendae.models import deep_autoencoder
+        >>> from gendae.models.architectures import deep_autoencoder
         >>> _ = torch.manual_seed(0)
         >>> stack, x = deep_autoencoder([8, 6, 4]), torch.rand(2, 8)
         >>> steps = list(GradientInference(steps=5).trajectory(stack, x))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from gendae.writing import write_whole
+from gendae.storage.atomic import write_whole
 
 
 def tile(x: Tensor, shape: tuple[int, int], columns: int, gap: int = 1) -> Tensor:

@@ -5,10 +5,10 @@ import os
 import pytest
 import torch
 
-from gendae.data import MNIST, Digits
-from gendae.layers import Gaussian
-from gendae.models import deep_autoencoder
-from gendae.priors import GaussianPrior
+from gendae.data.images import MNIST, Digits
+from gendae.laws import Gaussian
+from gendae.models.architectures import deep_autoencoder
+from gendae.priors.gaussian import GaussianPrior
 
 
 @pytest.fixture(autouse=True)

@@ -302,8 +302,8 @@ def shared_folder():
 def models():
     """Paths of small models: of digits, of digits with labels, and a classifier."""
     from gendae import Digits, save
-    from gendae.models import deep_autoencoder, deep_classifier, joint_autoencoder
-    from gendae.multimodal import Multimodal
+    from gendae.data.multimodal import Multimodal
+    from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
 
     torch.manual_seed(0)
     facts = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from gendae.spec import REGISTRY
+from gendae.registry import REGISTRY
 from tests.fuzz import models
 from tests.fuzz_files import npy, npz, picture
 

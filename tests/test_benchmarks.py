@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import floor, gpu, overhead, plain, scaling, scores, steps
-from gendae.data import Digits
+from gendae.data.images import Digits
 
 
 def test_the_floor_is_made_of_the_recorded_products():

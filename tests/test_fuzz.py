@@ -13,17 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import gendae.optimized
-import gendae.persistence
-import gendae.toys  # noqa: F401 - these three register classes that descriptions may name
-from gendae import comparison, load
-from gendae.completion import complete
-from gendae.data import Images
-from gendae.files import read_idx, read_images, read_labels
-from gendae.inpainting import MASKS, inpaint, named_mask
-from gendae.multimodal import PARTS, Arrays, Multimodal, read_modality
-from gendae.sampling import generate
-from gendae.spec import REGISTRY, build
+from gendae import load
+from gendae.commands import compare
+from gendae.completion.inpainting import MASKS, inpaint, named_mask
+from gendae.completion.modalities import complete
+from gendae.data.files import read_idx, read_images, read_labels
+from gendae.data.images import Images
+from gendae.data.multimodal import PARTS, Arrays, Multimodal, read_modality
+from gendae.registry import REGISTRY, build
+from gendae.sampling.samplers import generate
 from tests.fuzz import (
     INDICES,
     ODD,
@@ -303,7 +301,7 @@ def configurations(draw):
 def checked(path):
     """What `gendae compare` does before any training, but a generative model is as good as a classifier."""
     try:
-        comparison.check(comparison.read_config(path), {}, [])
+        compare.check(compare.read_config(path), {}, [])
     except ValueError as error:
         if "trains no classifier" not in str(error):
             raise

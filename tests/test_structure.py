@@ -1,4 +1,4 @@
-"""Architecture as a test: imports point upwards, files hold one idea, import is light."""
+"""Architecture as a test: rooms, one-way imports, air, and an import that stays light."""
 
 import ast
 import subprocess
@@ -9,94 +9,66 @@ import pytest
 
 from benchmarks import reading
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gendae"
-ORDER = [
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: Rooms from the ground up: a file imports from its own room and from those before it.
+ROOMS = [
     "errors",
-    "memory",
-    "spec",
     "checks",
-    "precision",
-    "writing",
-    "checkpointing",
-    "loader",
-    "restoring",
+    "registry",
     "corruption",
-    "conditionals",
+    "laws",
     "layers",
-    "packing",
-    "invertible",
-    "optimized",
     "priors",
-    "stack",
-    "classifier",
-    "modalities",
-    "joint",
-    "targets",
+    "models",
     "inference",
     "sampling",
-    "clamping",
-    "levels",
-    "diagnostics",
-    "inpainting",
     "completion",
-    "metrics",
-    "bounds",
-    "neighbours",
-    "quality",
-    "rules",
-    "graphs",
-    "credit",
-    "models",
-    "files",
+    "storage",
     "data",
-    "shards",
-    "toys",
-    "multimodal",
+    "metrics",
     "plots",
-    "callbacks",
-    "persistence",
-    "features",
-    "running",
-    "fit",
-    "evaluation",
-    "prediction",
-    "comparison",
-    "querying",
+    "rules",
+    "training",
     "commands",
     "cli",
 ]
-FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: Constructors with more than eight arguments, and why.
+MANY_ARGUMENTS: dict[str, str] = {}
 
 
-def noun(path):
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported(path):
+def imported_rooms(path):
+    """Rooms that a file imports from, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gendae"):
-            parts = node.module.split(".")
-            if len(parts) > 1:
-                yield parts[1]
-            else:
-                yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("gendae."))
+        if isinstance(node, ast.ImportFrom) and node.module == "gendae":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gendae."):
+            yield node.module.split(".")[1]
 
 
-def test_the_order_lists_every_file():
-    assert {noun(f) for f in FILES} - {"__init__"} == set(ORDER)
+def test_the_rooms_are_all_there_is():
+    assert {room(path) for path in FILES} - {"__init__"} == set(ROOMS)
+    assert len(reading.entries(PACKAGE)) <= 20
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_upwards(path):
-    if noun(path) == "__init__":
+    if room(path) == "__init__":
         return
-    for name in imported(path):
-        if name in ORDER:
-            assert ORDER.index(name) <= ORDER.index(noun(path)), f"{path.name} imports {name}"
+
+    before = ROOMS[: ROOMS.index(room(path)) + 1]
+    assert [name for name in imported_rooms(path) if name in ROOMS and name not in before] == []
+
+
+def test_nothing_imports_in_a_circle():
+    assert reading.import_cycles(PACKAGE) == []
 
 
 def test_no_line_is_wider_than_99_columns():
@@ -108,25 +80,46 @@ def test_no_function_is_longer_than_40_lines_of_code():
     assert {name: length for name, length in lengths.items() if length > 40} == {}
 
 
+def test_constructors_have_few_arguments():
+    counts = reading.constructor_arguments(PACKAGE)
+    assert {name for name, count in counts.items() if count > 8} == set(MANY_ARGUMENTS)
+    assert max(counts.values()) <= 12
+
+
 def test_functions_have_air():
     assert reading.blank_share(PACKAGE) >= 8
     assert reading.conditional_share(PACKAGE) <= 4
 
 
-def test_import_and_help_load_nothing_heavy():
-    code = (
-        "import sys, gendae, gendae.cli; gendae.cli.parser(); "
-        "print([m for m in ('torch', 'pytorch_lightning', 'wandb', 'sklearn') if m in sys.modules])"
-    )
+def test_there_are_not_more_than_700_test_functions():
+    assert reading.test_functions(ROOT / "tests") <= 700
+
+
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        (
+            "import sys, gendae, gendae.cli; gendae.cli.parser(); heavy = ('torch', "
+            "'pytorch_lightning', 'wandb', 'sklearn'); print([m for m in heavy if m in sys.modules])",
+            "[]",
+        ),
+        (
+            "import sys; sys.modules['wandb'] = None; import gendae.training.fit, gendae.cli; "
+            "print('without wandb')",
+            "without wandb",
+        ),
+        (
+            "from gendae.sampling.samplers import sampler_named; import gendae; "
+            "print(type(sampler_named(gendae.deep_autoencoder([4, 2]), 'level')).__name__)",
+            "LevelSampler",
+        ),
+        ("from gendae.registry import build; print(build({'type': 'Toys2D'}).kind)", "moons"),
+    ],
+    ids=["import and help are light", "wandb is optional", "samplers by name", "classes by name"],
+)
+def test_a_fresh_process(code, printed):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
-
-
-def test_product_runs_without_wandb():
-    code = (
-        "import sys; sys.modules['wandb'] = None; import gendae.fit, gendae.commands, gendae.cli"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert out.stdout.strip() == printed
 
 
 def test_every_public_name_resolves():

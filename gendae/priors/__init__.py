@@ -8,22 +8,3 @@
 | `ParzenPrior` | yes | directly | 2014, 7.3 |
 | `AutoencoderPrior` | no | by a chain | 2014, 2.2.7, 2.2.8 and Algorithm 3 |
 """
-
-from gendae.priors.autoencoder import AutoencoderPrior
-from gendae.priors.core import Prior
-from gendae.priors.factorial import FactorialPrior
-from gendae.priors.gaussian import COVARIANCES, GaussianPrior
-from gendae.priors.linear import LinearAutoencoderPrior
-from gendae.priors.parzen import BLOCK_ENTRIES, ParzenPrior, parzen_log_prob
-
-__all__ = [
-    "BLOCK_ENTRIES",
-    "COVARIANCES",
-    "AutoencoderPrior",
-    "FactorialPrior",
-    "GaussianPrior",
-    "LinearAutoencoderPrior",
-    "ParzenPrior",
-    "Prior",
-    "parzen_log_prob",
-]

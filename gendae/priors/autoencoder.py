@@ -10,9 +10,10 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.layers import ACTIVATIONS, MLP
-from gendae.priors.core import Prior, floored
-from gendae.spec import register
+from gendae.layers.activations import ACTIVATIONS
+from gendae.layers.mlp import MLP
+from gendae.priors.base import Prior, floored
+from gendae.registry import register
 
 CRITERIA = ("self", "nearest")
 SPACES = ("code", "input")

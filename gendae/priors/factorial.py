@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like, uniform_like
-from gendae.priors.core import Prior, floored
-from gendae.spec import register
+from gendae.priors.base import Prior, floored
+from gendae.registry import register
 
 CONTINUOUS = ("gaussian", "laplace", "logistic")
 #: The lower of a binary unit's two values; the upper one is 1.

@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.priors.core import JITTER, Prior, floored
-from gendae.spec import register
+from gendae.priors.base import JITTER, Prior, floored
+from gendae.registry import register
 
 COVARIANCES = ("diagonal", "full")  # the fitted ones
 LOG_2PI = math.log(2.0 * math.pi)

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.priors.core import JITTER
+from gendae.priors.base import JITTER
 from gendae.priors.gaussian import GaussianPrior
-from gendae.spec import register
+from gendae.registry import register
 
 
 @register

@@ -8,9 +8,9 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.priors.core import Prior
-from gendae.priors.templates import CHOICES, choose, local_directions
-from gendae.spec import register
+from gendae.priors.base import Prior
+from gendae.priors.centres import CHOICES, choose, local_directions
+from gendae.registry import register
 
 #: Most entries of the distance matrix held at a time: 32 MiB in float64.
 BLOCK_ENTRIES = 2**22

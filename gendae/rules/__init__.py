@@ -1,29 +1,7 @@
-"""Learning rules: LightningModules that give every layer its own local loss."""
+"""Learning rules: LightningModules that give every layer its own local loss.
 
-from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
-from gendae.rules.backstep import BackStepRule
-from gendae.rules.core import Rule, TrainingDiverged
-from gendae.rules.difference import DifferenceTargetPropRule
-from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
-from gendae.rules.joint import JointTargetPropRule
-from gendae.rules.kl import KLRule
-from gendae.rules.supervised import SupervisedRule
-from gendae.rules.targetprop import TargetPropRule
-from gendae.rules.variational_em import VariationalEMRule
-
-__all__ = [
-    "BackStepRule",
-    "BackpropRule",
-    "ContrastiveHebbianRule",
-    "DifferenceTargetPropRule",
-    "FeedbackAlignmentRule",
-    "GeneRecRule",
-    "JointTargetPropRule",
-    "KLRule",
-    "Rule",
-    "StraightThroughRule",
-    "SupervisedRule",
-    "TargetPropRule",
-    "TrainingDiverged",
-    "VariationalEMRule",
-]
+A rule is one file with one hole filled: `losses`. Beside the rules stand `base` (the training loop),
+`targets` (how targets come down), `credit` (how good an assignment of credit is), `ledger` (losses on
+their way to the log), `resume` and `processes` (interrupted trainings, trainings of several
+processes) and `missing` (what no example says).
+"""

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendae import checks
-from gendae.classifier import Classifier, label_loss
 from gendae.corruption import Corruption
-from gendae.layers import INITIAL_WEIGHTS
-from gendae.rules.core import PerLayer
+from gendae.layers.affine import INITIAL_WEIGHTS
+from gendae.models.classifier import Classifier, label_loss
+from gendae.registry import register
+from gendae.rules.base import PerLayer
 from gendae.rules.supervised import SupervisedRule
-from gendae.spec import register
 
 
 @register
@@ -32,7 +32,7 @@ class BackpropRule(SupervisedRule):
         ValueError: see `SupervisedRule`; for fixed >= M.
 
     Example:
-        >>> from gendae.models import deep_classifier
+        >>> from gendae.models.architectures import deep_classifier
         >>> rule = BackpropRule(deep_classifier([8, 6, 6], classes=3))
         >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
         ['label_f_3']
@@ -115,7 +115,7 @@ class StraightThroughRule(BackpropRule):
     Args: see `BackpropRule`.
 
     Example:
-        >>> from gendae.models import deep_classifier
+        >>> from gendae.models.architectures import deep_classifier
         >>> _ = torch.manual_seed(0)
         >>> network = deep_classifier([8, 6, 6], classes=3, bits=[1])
         >>> rule = StraightThroughRule(network)
@@ -151,7 +151,7 @@ class FeedbackAlignmentRule(SupervisedRule):
         ValueError: see `SupervisedRule`.
 
     Example:
-        >>> from gendae.models import deep_classifier
+        >>> from gendae.models.architectures import deep_classifier
         >>> rule = FeedbackAlignmentRule(deep_classifier([8, 6, 6], classes=3))
         >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
         ['error_f_1', 'error_f_2', 'label_f_3']

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.completion.inpainting import Inpainter
 from gendae.corruption import Corruption, GaussianNoise
-from gendae.inpainting import Inpainter
-from gendae.layers import Pair
-from gendae.rules.core import PerLayer, Rule
-from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
-from gendae.spec import build, register
-from gendae.stack import Stack
+from gendae.layers.pair import Pair
+from gendae.models.noise import corruption_of_each
+from gendae.models.stack import Stack
+from gendae.registry import build, register
+from gendae.rules.base import PerLayer, Rule
+from gendae.sampling.samplers import AncestralSampler, Sampler
 
 
 @register
@@ -40,7 +41,7 @@ class BackStepRule(Rule):
             width.
 
     Example:
-        >>> from gendae.layers import TiedPair
+        >>> from gendae.layers.pair import TiedPair
         >>> rule = BackStepRule(Stack(TiedPair(8, 4)))
         >>> sorted(rule.losses((torch.rand(10, 8),)))
         ['reconstruct_g_1', 'target_f_1']

@@ -7,12 +7,12 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from gendae import checks
-from gendae.classifier import Classifier, label_loss
 from gendae.corruption import Corruption, GaussianNoise
-from gendae.rules.core import PerLayer
+from gendae.models.classifier import Classifier, label_loss
+from gendae.registry import register
+from gendae.rules.base import PerLayer
 from gendae.rules.supervised import SupervisedRule
-from gendae.spec import register
-from gendae.targets import displacements, first_displacement, iterated
+from gendae.rules.targets import displacements, first_displacement, iterated
 
 SCHEDULES = ("joint", "alternate")
 
@@ -63,7 +63,7 @@ class DifferenceTargetPropRule(SupervisedRule):
             exclude each other.
 
     Example:
-        >>> from gendae.models import deep_classifier
+        >>> from gendae.models.architectures import deep_classifier
         >>> _ = torch.manual_seed(0)
         >>> rule = DifferenceTargetPropRule(deep_classifier([8, 6, 6], classes=3))
         >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))

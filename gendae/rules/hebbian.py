@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendae import checks
-from gendae.classifier import Classifier
 from gendae.corruption import Corruption
-from gendae.layers import DIFFERENCES, Affine
+from gendae.layers.activations import DIFFERENCES
+from gendae.layers.affine import Affine
+from gendae.models.classifier import Classifier
+from gendae.registry import register
 from gendae.rules.backprop import fixed_feedback
-from gendae.rules.core import PerLayer
+from gendae.rules.base import PerLayer
 from gendae.rules.supervised import SupervisedRule
-from gendae.spec import register
 
 TINY = 1e-30  # single precision ends at 1e-38, and gradients are small themselves
 
@@ -287,7 +288,7 @@ class GeneRecRule(TwoPhaseRule):
     Args: see `TwoPhaseRule`.
 
     Example:
-        >>> from gendae.models import deep_classifier
+        >>> from gendae.models.architectures import deep_classifier
         >>> rule = GeneRecRule(deep_classifier([8, 6, 6], classes=3))
         >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
         ['label_f_3', 'phase_f_1', 'phase_f_2']
@@ -308,7 +309,7 @@ class ContrastiveHebbianRule(TwoPhaseRule):
     Args: see `TwoPhaseRule`.
 
     Example:
-        >>> from gendae.models import deep_classifier
+        >>> from gendae.models.architectures import deep_classifier
         >>> rule = ContrastiveHebbianRule(deep_classifier([8, 6, 6], classes=3))
         >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
         ['label_f_3', 'phase_f_1', 'phase_f_2']

@@ -8,16 +8,17 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.clamping import Completer
-from gendae.conditionals import Discrete
+from gendae.completion.completer import Completer
 from gendae.corruption import Corruption, uniform_like
-from gendae.joint import JointStack, noise_of_all_but_labels
+from gendae.laws import Discrete
+from gendae.models.joint import JointStack
+from gendae.models.noise import corruption_of_each, noise_of_all_but_labels
+from gendae.registry import build, register
 from gendae.rules import missing
-from gendae.rules.core import PerLayer, Rule
+from gendae.rules.base import PerLayer, Rule
 from gendae.rules.processes import log_means
-from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
-from gendae.spec import build, register
-from gendae.targets import DISCRIMINANT, displacements, hybrid
+from gendae.rules.targets import DISCRIMINANT, displacements, hybrid
+from gendae.sampling.samplers import AncestralSampler, Sampler
 
 REACHES = ("pair", "full")
 
@@ -105,7 +106,7 @@ class JointTargetPropRule(Rule):
             range.
 
     Example:
-        >>> from gendae.models import joint_autoencoder
+        >>> from gendae.models.architectures import joint_autoencoder
         >>> _ = torch.manual_seed(0)
         >>> modalities = {"image": {"sizes": [8, 6]}, "label": {"sizes": [3], "kind": "onehot"}}
         >>> stack = joint_autoencoder(modalities, top=[5])

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.conditionals import Gaussian, Law, LearnedGaussian
+from gendae.completion.inpainting import Inpainter
 from gendae.corruption import normal_like
-from gendae.inpainting import Inpainter
-from gendae.priors import Prior
-from gendae.rules.core import PerLayer, Rule
-from gendae.sampling import AncestralSampler, Sampler
-from gendae.spec import build, register
-from gendae.stack import Stack
+from gendae.laws import Gaussian, Law, LearnedGaussian
+from gendae.models.stack import Stack
+from gendae.priors.base import Prior
+from gendae.registry import build, register
+from gendae.rules.base import PerLayer, Rule
+from gendae.sampling.samplers import AncestralSampler, Sampler
 
 REACHES = ("full", "within_layer")
 
@@ -69,8 +69,8 @@ class KLRule(Rule):
         ValueError: for an unknown reach, numbers out of range, or a prior without density.
 
     Example:
-        >>> from gendae.models import deep_autoencoder
-        >>> from gendae.priors import GaussianPrior
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> from gendae.priors.gaussian import GaussianPrior
         >>> _ = torch.manual_seed(0)
         >>> stack = deep_autoencoder([8, 6, 4], ["softplus", "linear"], noise=0.3,
         ...                          prior=GaussianPrior("identity", 1.0))

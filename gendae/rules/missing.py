@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from gendae.corruption import uniform_like
-from gendae.joint import JointStack
+from gendae.models.joint import JointStack
 
 
 def hidden(there: Tensor, chances: Sequence[float], generator: Generator | None) -> Tensor:

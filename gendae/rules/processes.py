@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from gendae.stack import Stack
+from gendae.models.stack import Stack
 
 
 def of_all_ranks(trainer: Trainer, rows: Tensor) -> Tensor:

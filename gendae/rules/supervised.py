@@ -9,12 +9,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Generator, Tensor, nn
 
 from gendae import checks
-from gendae.classifier import Classifier
 from gendae.corruption import Corruption
-from gendae.layers import Affine
-from gendae.rules.core import PerLayer, Rule
+from gendae.layers.affine import Affine
+from gendae.models.classifier import Classifier
+from gendae.registry import build
+from gendae.rules.base import PerLayer, Rule
 from gendae.rules.processes import log_means
-from gendae.spec import build
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 #: Constants of the original RMSprop: averaging and momentum. Its stabiliser 1e-3 stands inside the

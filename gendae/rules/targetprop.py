@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.completion.inpainting import Inpainter
 from gendae.corruption import Corruption, RelativeNoise, normal_like
-from gendae.inpainting import Inpainter
-from gendae.layers import Pair
-from gendae.rules.core import PerLayer, Rule
-from gendae.sampling import AncestralSampler, Sampler, corruption_of_each
-from gendae.spec import build, register
-from gendae.stack import Stack
+from gendae.layers.pair import Pair
+from gendae.models.noise import corruption_of_each
+from gendae.models.stack import Stack
+from gendae.registry import build, register
+from gendae.rules.base import PerLayer, Rule
+from gendae.sampling.samplers import AncestralSampler, Sampler
 
 TOP_TARGETS = ("flat", "prior")
 #: Length of the finite difference by which the contractive penalty is estimated, in units of h.
@@ -70,7 +71,7 @@ class TargetPropRule(Rule):
         ValueError: for negative weights, an unknown top_target, or a wrong number of corruptions.
 
     Example:
-        >>> from gendae.models import deep_autoencoder
+        >>> from gendae.models.architectures import deep_autoencoder
         >>> _ = torch.manual_seed(0)
         >>> rule = TargetPropRule(deep_autoencoder([8, 6, 4]), denoise=0.0)
         >>> sorted(rule.losses((torch.rand(10, 8),)))

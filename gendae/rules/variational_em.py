@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.completion.inpainting import Inpainter
 from gendae.corruption import Corruption
 from gendae.inference import Inference, Representations, TargetPropInference
-from gendae.inpainting import Inpainter
-from gendae.rules.core import PerLayer, Rule
-from gendae.sampling import GenerateSampler, Sampler, corruption_of_each
-from gendae.spec import build, register
-from gendae.stack import Stack
+from gendae.models.noise import corruption_of_each
+from gendae.models.stack import Stack
+from gendae.registry import build, register
+from gendae.rules.base import PerLayer, Rule
+from gendae.sampling.samplers import GenerateSampler, Sampler
 
 CODES = ("feedforward", "inferred")
 
@@ -48,7 +49,7 @@ class VariationalEMRule(Rule):
         ValueError: for lists of a wrong length or numbers out of range.
 
     Example:
-        >>> from gendae.models import deep_autoencoder
+        >>> from gendae.models.architectures import deep_autoencoder
         >>> _ = torch.manual_seed(0)
         >>> rule = VariationalEMRule(deep_autoencoder([8, 6, 4]))
         >>> list(rule.losses((torch.rand(10, 8),)))

@@ -1,0 +1,447 @@
+"""`gendae compare`: learning rules side by side: one network, one data set, the same seeds."""
+
+import copy
+import csv
+import inspect
+import pydoc
+import sys
+import tempfile
+from argparse import ArgumentError
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
+
+from gendae import checks, plots
+from gendae.commands.predict import error_rate, load_classifier
+from gendae.data.base import SPLITS, ImageData
+from gendae.errors import reason
+from gendae.registry import REGISTRY, import_public, registered
+from gendae.rules.base import Rule
+from gendae.rules.ledger import TrainingDiverged
+from gendae.rules.supervised import SupervisedRule
+from gendae.storage.atomic import write_json
+from gendae.training import fit
+
+Config = dict[str, Any]
+#: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
+#: own seeds.
+OWN = ("seed_everything", "ckpt_path", "weights_only")
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+class Run(NamedTuple):
+    """One training: errors are fractions, epochs count from 1.
+
+    `curve` holds (epoch, validation error).
+    """
+
+    seed: int
+    folder: str
+    epoch: int
+    validation: float
+    test: float
+    seconds_per_epoch: float
+    curve: list[tuple[int, float]]
+
+
+def read_config(path: str | Path) -> Config:
+    """A configuration of `gendae fit` as plain data.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not YAML, or names no rule.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates
+        raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
+
+    if not _is_training(config):
+        raise ValueError(
+            f"{path} is not a configuration of a training: model with class_path, and data, are "
+            "needed"
+        )
+    if not isinstance(config.get("trainer", {}), dict):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{path}: trainer={config['trainer']!r}; options of a Trainer by name are needed"
+        )
+    return {key: value for key, value in config.items() if key not in OWN}
+
+
+def _is_training(config: Any) -> bool:  # noqa: ANN401 - whatever a YAML file holds
+    """Whether a configuration names a model's class and data."""
+    if not isinstance(config, dict) or "data" not in config:
+        return False
+
+    model = config.get("model")
+    return isinstance(model, dict) and isinstance(model.get("class_path"), str)
+
+
+def named_rule(name: str) -> type[SupervisedRule]:
+    """The rule of a class name, or of an import path for rules of your own."""
+    try:
+        cls = registered(name)
+        if not cls and "." in name:
+            cls = pydoc.locate(name)
+    except pydoc.ErrorDuringImport as error:
+        raise ValueError(f"--rules {name!r} cannot be imported: {error.value}") from None
+
+    supervised = inspect.isclass(cls) and issubclass(cls, SupervisedRule)
+    if not supervised or cls.losses is Rule.losses:
+        import_public()
+        known = sorted(k for k, v in REGISTRY.items() if issubclass(v, SupervisedRule))
+        raise ValueError(
+            f"--rules {name!r}: neither a configuration file nor a rule that trains classifiers; "
+            f"accepted: {', '.join(known)}, or a .yaml file"
+        )
+    return cls
+
+
+def configurations(config: Config, rules: Sequence[str]) -> dict[str, Config]:
+    """The configuration of each rule, by the name that its results go by.
+
+    A class name keeps the configuration's arguments that the rule takes. A file brings its own
+    rule, with its network and hyper-parameters. Everything else is the configuration's.
+    """
+    entries: dict[str, Config] = {}
+    for entry in rules:
+        if Path(entry).suffix in (".yaml", ".yml"):
+            name = Path(entry).stem
+            model = read_config(entry)["model"]
+        else:
+            cls = named_rule(entry)
+            name = cls.__name__
+            model = _model_of(cls, config["model"].get("init_args") or {})
+
+        if name in entries:
+            raise ValueError(f"--rules names {name!r} twice")
+        entries[name] = copy.deepcopy({**config, "model": model})
+
+    return entries
+
+
+def _model_of(cls: type[SupervisedRule], arguments: Config) -> Config:
+    """The configuration of a rule's class, with the arguments that it takes."""
+    accepted = inspect.signature(cls).parameters
+    return {
+        "class_path": f"{cls.__module__}.{cls.__qualname__}",
+        "init_args": {name: value for name, value in arguments.items() if name in accepted},
+    }
+
+
+def build(config: Config, options: Sequence[str]) -> tuple[Rule, ImageData]:
+    """Rule and data set of a configuration, built as `gendae fit` builds them, but not trained."""
+    parser = _parser()
+    sections = {key: config[key] for key in ("trainer", "model", "data") if key in config}
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_config(Path(folder) / "config.yaml", sections)
+        parsed = parser.parse_args(["--config", str(file), *options])
+
+    epochs = parsed.trainer.max_epochs
+    every = parsed.trainer.check_val_every_n_epoch or 1
+    if epochs is not None and 0 <= epochs < every:
+        raise ValueError(
+            f"max_epochs={epochs} ends before the first validation: "
+            f"check_val_every_n_epoch={every}"
+        )
+
+    # `instantiate_classes` is the former name
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    built = instantiate(Namespace(model=parsed.model, data=parsed.data))
+    return built.model, built.data
+
+
+def _parser() -> LightningArgumentParser:
+    """A parser of the sections of a configuration that a rule and its data are built from."""
+    import_public()
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.add_subclass_arguments(Rule, "model", required=True)
+    parser.add_subclass_arguments(ImageData, "data", required=True)
+    return parser
+
+
+def check(config: Config, entries: dict[str, Config], options: Sequence[str]) -> ImageData:
+    """The data, after a check of them and of every rule: no training starts in vain.
+
+    Raises:
+        ValueError: for the first rule that cannot train this network, and data without labels in
+            every split.
+    """
+    sizes = None
+    data = None
+    for name, entry in [("--config", config), *entries.items()]:
+        try:
+            rule, data = build(entry, options)
+        except (ValueError, TypeError, OSError, ArgumentError) as error:
+            raise ValueError(f"{name}: {reason(error)}") from None
+
+        network = _sizes_of(name, rule)
+        sizes = sizes or network
+        if network != sizes:
+            raise ValueError(
+                f"{name}: its network has the sizes {network}, that of --config {sizes}; "
+                "a comparison needs the same"
+            )
+
+    for split in SPLITS:
+        _check_split(data, split, sizes)
+    return data
+
+
+def _sizes_of(name: str, rule: Rule) -> list[int]:
+    """Sizes of all layers of a rule's network, with its number of classes."""
+    if not isinstance(rule, SupervisedRule):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{name}: {type(rule).__name__} trains no classifier, and has no error to compare"
+        )
+    return [*rule.stack.sizes, rule.stack.classes]
+
+
+def _check_split(data: ImageData, split: str, sizes: list[int]) -> None:
+    """Raise a ValueError unless a split has images and labels that fit a network."""
+    kind = type(data).__name__
+    x, y = data.split(split)
+    if y is None or len(x) == 0:
+        lacking = "no labels" if y is None else "no images"
+        raise ValueError(f"{kind}: the {split} split has {lacking}; a comparison needs both")
+
+    checks.width(f"{kind} {split} images", x, sizes[0])
+    checks.labels(f"{kind} {split} labels", y, len(x), sizes[-1])
+
+
+def write_config(path: Path, config: Config) -> Path:
+    """A configuration as a YAML file."""
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def validation_curve(folder: Path) -> list[tuple[int, float]]:
+    """(epoch, validation error) from the log of a run."""
+    with (folder / "metrics.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row.get("val/error")]
+    return [(int(row["epoch"]) + 1, float(row["val/error"])) for row in rows]
+
+
+def train(file: Path, seed: int, root: Path, data: ImageData, options: Sequence[str]) -> Run:
+    """One training, and the test error of its best epoch."""
+    own = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(root)]
+    folder = fit.main(["fit", "--config", str(file), *QUIET, *options, *own])
+    return measure(folder, data)
+
+
+def measure(folder: Path, data: ImageData) -> Run:
+    """The learning curve of a run, and the test error of its best epoch."""
+    checkpoint = folder / "checkpoints/best.ckpt"
+    if not checkpoint.is_file():
+        raise ValueError(f"{folder} has no best.ckpt: the training was never validated")
+
+    classifier = load_classifier(checkpoint)
+    last = load_classifier(folder / "checkpoints/last.ckpt").facts
+    curve = validation_curve(folder)
+    epoch = classifier.facts["epochs"]
+
+    x, y = data.split("test")
+    return Run(
+        classifier.facts["seed"],
+        str(folder),
+        epoch,
+        dict(curve)[epoch],
+        error_rate(classifier.predict(x), y),
+        last["seconds"] / last["epochs"],
+        curve,
+    )
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard deviation (n - 1); each is None for too few values.
+
+    Example:
+        >>> mean_and_deviation([1.0, 3.0])["mean"], mean_and_deviation([1.0])
+        (2.0, {'mean': 1.0, 'sd': None})
+    """
+    v = torch.tensor(list(values), dtype=torch.float64)
+    statistics: dict[str, float | None] = {"mean": None, "sd": None}
+
+    if len(v):
+        statistics["mean"] = v.mean().item()
+    if len(v) > 1:
+        statistics["sd"] = v.std().item()
+    return statistics
+
+
+def summary(runs: list[Run], diverged: list[int]) -> dict[str, Any]:
+    """The entries of a rule in the table, with all its runs; diverged ones count in no mean."""
+    seconds = mean_and_deviation([run.seconds_per_epoch for run in runs])
+    return {
+        "validation_error": mean_and_deviation([run.validation for run in runs]),
+        "test_error": mean_and_deviation([run.test for run in runs]),
+        "seconds_per_epoch": seconds["mean"],
+        "diverged": diverged,
+        "runs": [run._asdict() for run in runs],
+    }
+
+
+HEADER = ["rule", "seeds", "validation error", "test error", "s/epoch"]
+
+
+def table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Rows of text: rule, seeds, errors of the best epoch (mean ± sd), seconds per epoch."""
+    rows = []
+    for name, result in results.items():
+        seeds = f"{len(result['runs'])}"
+        if result["diverged"]:
+            seeds += f" ({len(result['diverged'])} diverged)"
+
+        seconds = ""
+        if result["seconds_per_epoch"] is not None:
+            seconds = f"{result['seconds_per_epoch']:.2f}"
+
+        errors = [_percent(result["validation_error"]), _percent(result["test_error"])]
+        rows.append([name, seeds, *errors, seconds])
+
+    return rows
+
+
+def _percent(error: dict[str, float | None]) -> str:
+    """Mean and deviation of an error in percent."""
+    if error["mean"] is None:
+        return "diverged"
+
+    mean = f"{100 * error['mean']:.2f}"
+    if error["sd"] is None:
+        return f"{mean} %"
+    return f"{mean} ± {100 * error['sd']:.2f} %"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+
+    return lines
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows as a table in Markdown; the first is the header."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def curves(results: dict[str, list[Run]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Epochs (n,) and validation errors (seeds, n) of each rule, as far as all its runs went."""
+    drawn = {}
+    for name, runs in results.items():
+        if runs:
+            n = min(len(run.curve) for run in runs)
+            points = torch.tensor([run.curve[:n] for run in runs], dtype=torch.float64)
+            drawn[name] = points[0, :, 0], points[..., 1]
+    return drawn
+
+
+def refuse_processes(base: dict[str, Any], options: Sequence[str]) -> None:
+    """Raise a ValueError for several processes: each would run the whole comparison."""
+    trainer = base.get("trainer", {})
+    counts = {name: trainer.get(name) for name in ("devices", "num_nodes")}
+
+    parts: list[str] = []
+    for option in options:
+        parts += option.split("=", 1)
+
+    for option, value in pairwise([*parts, ""]):
+        name = option.removeprefix("--trainer.")
+        if option.startswith("--trainer.") and name in counts:
+            counts[name] = value
+
+    for name, value in counts.items():
+        if value is not None and str(value) not in ("1", "auto"):
+            raise ValueError(
+                f"trainer.{name}={value}: a comparison runs in one process; accepted: 1"
+            )
+
+
+def compare(
+    config: str,
+    rules: list[str],
+    seeds: list[int],
+    out: str,
+    max_epochs: int | None = None,
+    options: Sequence[str] = (),
+) -> list[str]:
+    """Train each rule with each seed, and write table, numbers and learning curves into a folder.
+
+    Args:
+        config: YAML file: network, data, trainer, and hyper-parameters for rules named by class.
+        rules: class names, or configuration files.
+        seeds: of weights and noise.
+        out: folder for run folders RULE-SEED/0001, comparison.json, comparison.md and curves.png.
+        max_epochs: length of training; the configuration's if None.
+        options: options of `gendae fit`, such as --trainer.accelerator gpu.
+
+    Raises:
+        ValueError: before any training, see `check`; if the folder holds a comparison.
+    """
+    folder = Path(out)
+    options = list(options)
+    if (folder / "comparison.json").exists():
+        raise ValueError(f"--out {out} holds a comparison already; name another folder")
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"--seeds {seeds}: different numbers >= 0 are needed")
+    if max_epochs is not None:
+        checks.whole("--max-epochs", max_epochs, 1)
+        options += ["--trainer.max_epochs", str(int(max_epochs))]
+
+    base = read_config(config)
+    refuse_processes(base, options)
+    entries = configurations(base, rules)
+    data = check(base, entries, options)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    runs: dict[str, list[Run]] = {name: [] for name in entries}
+    diverged: dict[str, list[int]] = {name: [] for name in entries}
+    for name, entry in entries.items():
+        file = write_config(folder / f"{name}.yaml", entry)
+        for seed in seeds:
+            try:
+                run = train(file, seed, folder / f"{name}-{seed}", data, options)
+                runs[name].append(run)
+                said = f"test error {100 * run.test:.2f} %"
+            except TrainingDiverged as error:
+                diverged[name].append(seed)
+                said = f"diverged: {error}"
+            print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
+
+    facts = {"config": str(config), "seeds": list(seeds), "options": options}
+    return report(folder, facts, runs, diverged)
+
+
+def report(
+    folder: Path,
+    facts: dict[str, Any],
+    runs: dict[str, list[Run]],
+    diverged: dict[str, list[int]],
+) -> list[str]:
+    """Write comparison.json, comparison.md and curves.png; the lines to print."""
+    results = {name: summary(runs[name], diverged[name]) for name in runs}
+    rows = [HEADER, *table(results)]
+
+    text = folder / "comparison.md"
+    text.write_text(markdown(rows))
+    written = [text]
+    if any(runs.values()):
+        written.append(plots.save(plots.learning_curves(curves(runs)), folder / "curves.png"))
+    written.append(write_json(folder / "comparison.json", {**facts, "rules": results}))
+
+    return [*aligned(rows), *(f"written: {path}" for path in written)]

@@ -1,0 +1,61 @@
+"""`gendae quickstart`."""
+
+from pathlib import Path
+
+import torch
+
+from gendae import plots
+from gendae.commands.common import Table, checkpoint_of, config_folders, data_of
+from gendae.commands.evaluate import evaluation_table
+from gendae.completion.inpainting import MASKS, inpaint, named_mask
+from gendae.metrics import parzen, traces
+from gendae.metrics.report import evaluation
+from gendae.priors.gaussian import GaussianPrior
+from gendae.sampling.samplers import generate
+from gendae.storage import model_file
+from gendae.storage.atomic import write_json
+
+
+def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
+    """Train on the embedded digits, then sample, inpaint and evaluate: all of it in one folder."""
+    folder = Path(out)
+    stack = model_file.load(checkpoint_of(_train_digits(folder / "runs", seed), "last"))
+    data = data_of(stack)
+    if isinstance(stack.prior, GaussianPrior):
+        parzen.choose_prior(stack, data.split("train").x, data.split("valid").x, n=1000)
+
+    result = evaluation(stack, data, n=1000)
+    stack.facts["metrics"] = {"parzen_ll": result["parzen_ll"], "sigma": result["sigma"]}
+    written = [model_file.save(stack, folder / "model.safetensors")]
+
+    samples = plots.image_grid(generate(stack, 100, seed=seed), data.shape)
+    written.append(plots.save(samples, folder / "samples.png"))
+
+    x = data.split("test").x
+    observed = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in MASKS[:4]])
+    filled = inpaint(stack, x[:20], observed, seed=seed)
+    inpainted = plots.inpainting(x[:20], observed, filled, data.shape)
+    written.append(plots.save(inpainted, folder / "inpainting.png"))
+
+    trace = plots.trace(traces.log_joint_trace(stack, x))
+    written.append(plots.save(trace, folder / "inference.png"))
+    written.append(write_json(folder / "metrics.json", result))
+    return [*evaluation_table(result), *(f"written: {path}" for path in written)]
+
+
+def _train_digits(root: Path, seed: int) -> Path:
+    """Train the model of the quick start; the folder of its run."""
+    from gendae.training import fit
+
+    folder = next(folder for folder in config_folders() if folder.is_dir())
+    options = {
+        "--config": folder / "digits-variational-em.yaml",
+        "--seed_everything": seed,
+        "--trainer.default_root_dir": root,
+        "--trainer.enable_model_summary": "false",
+    }
+
+    arguments = ["fit"]
+    for option, value in options.items():
+        arguments += [option, str(value)]
+    return fit.main(arguments)

@@ -1,0 +1,348 @@
+"""Clamped chains: missing elements given observed ones, by encoding and decoding.
+
+At one level of a stack, the observed elements of h are clamped (a chain's noise still acts on the
+encoder's input, as in training). The missing ones are moved by encoding h up to the top and
+decoding it down again, h_missing <- (g .. f(h~))_missing. Without noise that climbs to a nearby
+mode (MAP, Algorithm 6); with noise it is a Markov chain over the missing elements (MCMC, section
+3.2). The temperature scales the noise, so that a chain can be annealed from one to the other. A
+mask is boolean and True where an element is observed.
+Source: Bengio 2014, Algorithm 6, sections 3.2, 4 and 7.5.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.completion.moves import around, chain_noise, change, draw, drawn, from_prior, laws_of
+from gendae.corruption import Corruption, normal_like, uniform_like
+from gendae.inference import fill
+from gendae.models.joint import JointStack
+from gendae.models.stack import Stack
+from gendae.registry import build, register
+
+BEGIN = ("auto", "mask", "prior", "noise")
+
+
+class Completion(NamedTuple):
+    """What a completer found, and whether it had settled.
+
+    Attributes:
+        h: (batch, width), observed elements as given.
+        residuals: root mean square of the change of missing elements, in units of h,
+            (rounds, batch).
+        converged: whether the last change was below the tolerance, (batch,).
+    """
+
+    h: Tensor
+    residuals: Tensor
+    converged: Tensor
+
+    @property
+    def rounds(self) -> int:
+        """Rounds made."""
+        return len(self.residuals)
+
+
+@register
+class Completer:
+    """Clamped rounds of encoding and decoding at one level of a stack.
+
+    It owns the loop; a variant overrides `step`.
+    Source: Bengio 2014, Algorithm 6 (MAP), section 3.2 (sampling P(Y | x)) and 7.5.
+
+    Args:
+        rounds: K, most rounds.
+        start, end: temperature in the first and in the last round, between which it falls
+            geometrically (linearly if one of them is 0): 0 and 0 is MAP, 1 and 1 MCMC.
+        settle: fraction of the rounds, the last ones, at the temperature `end`.
+        corruption: noise on h at temperature 1; if None, Gaussian with the deviation of the top's
+            reconstruction error (`Stack.residuals`), or at the top's own level that of a Langevin
+            step of its density.
+        begin: where missing elements start: "mask": the junction's prediction from missingness
+            inputs; "prior": draws of the prior, chosen by how well they agree with the observed
+            elements; "noise": uniform in [0, 1]; "auto": the first of these that the stack has at
+            this level.
+        level: l of the h_l that is clamped; None: the codes of a joint stack's modalities, or x.
+        use_prior: at the top, replace h_L by its reconstruction under the prior in each round.
+        tolerance: a MAP run ends once all missing parts change by less than this, root mean
+            square, in units of h.
+
+    Raises:
+        ValueError: for negative numbers or unknown names; when called, for a level, a start or a
+            noise that the stack does not have.
+
+    Example:
+        >>> from gendae.layers.affine import Affine
+        >>> from gendae.models.modalities import Junction, Modality
+        >>> top = Junction(Affine(4, 1), Affine(1, 2))
+        >>> stack = JointStack({"a": Modality(1), "b": Modality(1)}, [top])
+        >>> codes, seen = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])
+        >>> completion = Completer.map(rounds=2, tolerance=0.0)(stack, codes, seen, observed=seen)
+        >>> completion.h[0, 0], completion.residuals.shape
+        (tensor(1.), torch.Size([2, 1]))
+    """
+
+    def __init__(
+        self,
+        rounds: int = 50,
+        start: float = 0.0,
+        end: float = 0.0,
+        corruption: Corruption | None = None,
+        begin: str = "auto",
+        level: int | None = None,
+        use_prior: bool = False,
+        tolerance: float = 1e-3,
+        settle: float = 0.0,
+    ) -> None:
+        self.rounds = checks.whole("rounds", rounds, 0)
+        self.start = checks.at_least("start", start, 0.0)
+        self.end = checks.at_least("end", end, 0.0)
+        self.corruption: Corruption | None = build(corruption)
+        self.begin = checks.one_of("begin", begin, BEGIN)
+        self.level = level
+        self.use_prior = bool(use_prior)
+        self.tolerance = checks.at_least("tolerance", tolerance, 0.0)
+
+        if not 0.0 <= settle <= 1.0:
+            raise ValueError(
+                f"settle={settle}: a fraction of the rounds, between 0 and 1, is needed"
+            )
+
+        self.settle = settle
+
+    @classmethod
+    def map(cls, rounds: int = 50, **options: object) -> "Completer":
+        """Deterministic ascent until nothing changes (Algorithm 6)."""
+        return cls(rounds, 0.0, 0.0, **options)
+
+    @classmethod
+    def mcmc(cls, rounds: int = 50, **options: object) -> "Completer":
+        """A Markov chain over what is missing."""
+        return cls(rounds, 1.0, 1.0, **options)
+
+    @classmethod
+    def annealed(cls, rounds: int = 50, **options: object) -> "Completer":
+        """From a chain to ascent, which has the last quarter of the rounds."""
+        return cls(rounds, 1.0, 0.0, **{"settle": 0.25, **options})
+
+    def temperature(self, t: int) -> float:
+        """Scale of the noise in round t = 0 .. rounds - 1."""
+        cooling = round(self.rounds * (1.0 - self.settle))
+        if cooling > 1:
+            share = min(1.0, t / (cooling - 1))
+        else:
+            share = float(self.start != self.end)
+
+        if self.start > 0 and self.end > 0:
+            return self.start * (self.end / self.start) ** share
+
+        return self.start + (self.end - self.start) * share
+
+    def level_of(self, stack: Stack) -> int:
+        """l."""
+        level = self.level
+        if level is None:
+            level = getattr(stack, "level", 0)
+
+        if not 0 <= level <= stack.depth:
+            raise ValueError(f"level={level} is not in 0 .. {stack.depth}")
+
+        return level
+
+    def at(self, level: int) -> "Completer":
+        """The same at another level."""
+        other = copy.copy(self)
+        other.level = level
+
+        return other
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        observed: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Completion:
+        """The last round's h, with the changes on the way.
+
+        Args:
+            stack: the model.
+            h: representation at the completer's level, (batch, width); the values of missing
+                elements are ignored.
+            mask: True where an element is observed, broadcast against h.
+            observed: for joint stacks, which modalities are observed, (batch, N): missingness
+                input of the start.
+            generator: source of noise.
+        """
+        states = self.trajectory(stack, h, mask, observed, generator)
+        last = next(states)
+
+        changes = []
+        for state in states:
+            changes.append(change(last, state, mask))
+            last = state
+
+        if not changes:
+            converged = torch.zeros(len(h), dtype=torch.bool, device=h.device)
+            return Completion(last, h.new_zeros(0, len(h)), converged)
+
+        converged = changes[-1] <= self.tolerance
+
+        return Completion(last, torch.stack(changes), converged)
+
+    @torch.no_grad()
+    def trajectory(
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        observed: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """h at the start and after each round: at most K + 1 of them."""
+        mask = mask.expand_as(h)
+        given = h.masked_fill(~mask, 0.0)
+        h = fill(given, mask, self.first(stack, given, mask, observed, generator))
+        yield h
+
+        for t in range(self.rounds):
+            temperature = self.temperature(t)
+            new = fill(given, mask, self.step(stack, h, mask, temperature, generator))
+            yield new
+
+            if temperature == 0.0 and bool((change(h, new, mask) <= self.tolerance).all()):
+                return
+
+            h = new
+
+    def step(
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        temperature: float,
+        generator: Generator | None,
+    ) -> Tensor:
+        """One round: corrupt, up, down, and draw discrete values."""
+        level = self.level_of(stack)
+        if temperature <= 0.0:
+            return around(stack, level, h, self.use_prior)
+
+        noisy = torch.lerp(h, self.disturb(stack, level, h, generator), temperature)
+        mean = around(stack, level, noisy, self.use_prior)
+
+        return draw(stack, level, mean, temperature, generator)
+
+    def disturb(self, stack: Stack, level: int, h: Tensor, generator: Generator | None) -> Tensor:
+        """h with the noise of temperature 1, except for drawn slices, such as labels."""
+        if self.corruption is not None:
+            noisy = self.corruption(h, 1.0, generator)
+        else:
+            noisy = torch.add(h, normal_like(h, generator), alpha=chain_noise(stack, level))
+
+        laws = laws_of(stack, level)
+        if laws is None:
+            return noisy
+
+        parts = list(noisy.split(laws.widths, -1))
+        for t, (law, clean) in enumerate(laws.parts(h)):
+            if drawn(law):
+                parts[t] = clean
+
+        return torch.cat(parts, -1)
+
+    # -- where it starts --------------------------------------------------------------------------
+
+    def first(
+        self,
+        stack: Stack,
+        h: Tensor,
+        mask: Tensor,
+        observed: Tensor | None,
+        generator: Generator | None,
+    ) -> Tensor:
+        """Values of missing elements before the first round."""
+        level = self.level_of(stack)
+        takes_mask = observed is not None and _has_junction_above(stack, level)
+
+        begin = self.begin
+        if begin == "auto":
+            begin = _automatic_begin(level, takes_mask)
+
+        if begin == "noise":
+            return uniform_like(h, generator)
+
+        if begin == "prior":
+            return from_prior(stack, level, h, mask, generator)
+
+        if not takes_mask:
+            raise ValueError(
+                "begin='mask' needs a joint stack with missingness inputs, and `observed`; "
+                "accepted here: prior, noise"
+            )
+
+        return self._through_junction(stack, level, h, observed, generator)
+
+    def _through_junction(
+        self,
+        stack: JointStack,
+        level: int,
+        h: Tensor,
+        observed: Tensor,
+        generator: Generator | None,
+    ) -> Tensor:
+        """h_level encoded to the codes, which the junction predicts, and decoded from these."""
+        codes = stack.up(h, level, stack.level)[-1]
+        predicted = self._from_mask(stack, codes, observed, generator)
+
+        return stack.down(predicted, stack.level, level)[0]
+
+    def _from_mask(
+        self, stack: JointStack, codes: Tensor, observed: Tensor, generator: Generator | None
+    ) -> Tensor:
+        """h_J from missingness inputs.
+
+        For a chain, labels and latents are drawn first, and the rest is predicted from them.
+        """
+        level = stack.level
+        means = stack.loop(codes, observed)
+
+        laws = stack.laws(level).laws
+        discrete = torch.tensor([drawn(law) for law in laws], device=codes.device)
+        if self.start == 0.0 or not bool((discrete & ~observed).any()):
+            return means
+
+        draws = draw(stack, level, means, self.start, generator)
+        seen = stack.spread(observed, level)
+        values = torch.where(seen, codes, draws)
+
+        rest = stack.loop(values, observed | discrete)
+        settled = seen | stack.spread(discrete.expand_as(observed), level)
+
+        return torch.where(settled, values, rest)
+
+
+def _has_junction_above(stack: Stack, level: int) -> bool:
+    """Whether missingness inputs stand above h_level."""
+    return isinstance(stack, JointStack) and stack.junction is not None and level <= stack.level
+
+
+def _automatic_begin(level: int, takes_mask: bool) -> str:
+    """The start that "auto" stands for."""
+    if takes_mask:
+        return "mask"
+
+    if level == 0:
+        return "noise"
+
+    return "prior"
+
+
+# -- parts of a round -----------------------------------------------------------------------------

@@ -1,0 +1,12 @@
+"""Data modules: one tensor per split, on the device, minibatches by index.
+
+| file | holds |
+|---|---|
+| `base` | what every data module does |
+| `images` | `Digits`, `MNIST`, and images of your own: `Images` |
+| `shards` | images larger than memory |
+| `toys` | points in the plane |
+| `multimodal` | several modalities: images, labels, parts of images, arrays |
+| `loader` | batches of rows, shuffled and shared among processes |
+| `files` | reading and writing arrays, IDX files and images |
+"""

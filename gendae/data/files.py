@@ -1,0 +1,347 @@
+"""Files of images and labels: IDX, NumPy arrays, image files and folders, read into tensors."""
+
+import gzip
+import io
+import math
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gendae import checks
+from gendae.errors import reason
+from gendae.storage.atomic import write_whole
+
+#: Most bytes that a byte of a .gz or .npz can stand for. A header that promises more than the file
+#: can hold is not believed: what it asks for is never allocated.
+DEFLATED = 1032
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
+#: Names of arrays in a .npz.
+IMAGE_ARRAYS = ("x", "samples")
+LABEL_ARRAYS = ("y", "label")
+
+
+# -- IDX ------------------------------------------------------------------------------------------
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """The uint8 array in an IDX file, plain or gzipped.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not an IDX file of unsigned bytes, or damaged or cut short.
+    """
+    path = Path(path)
+    open_file = open
+    most_per_byte = 1
+    if path.suffix == ".gz":
+        open_file = gzip.open
+        most_per_byte = DEFLATED
+
+    try:
+        with open_file(path, "rb") as stream:
+            shape = _idx_shape(path, stream)
+            size = math.prod(shape)
+            most = path.stat().st_size * most_per_byte
+            if size > most:
+                raise ValueError(
+                    f"{path} holds at most {most:,} values, but its header promises {shape}"
+                )
+            content = stream.read(size + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+    if len(content) != size:
+        held = "more" if len(content) > size else f"{len(content)}"
+        raise ValueError(f"{path} holds {held} values, but its header promises {shape}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _idx_shape(path: Path, stream: BinaryIO) -> tuple[int, ...]:
+    """The shape of an array of unsigned bytes, from the header of an IDX file."""
+    start = stream.read(4)
+    if len(start) < 4 or start[:3] != b"\x00\x00\x08" or start[3] > 8:
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
+
+    dimensions = start[3]
+    return struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write a uint8 array as a gzipped IDX file, atomically."""
+    header = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    content = np.ascontiguousarray(array, np.uint8).tobytes()
+    write_whole(path, gzip.compress(header + content))
+
+
+def cache_folder() -> Path:
+    """Where fetched data sets are kept: $XDG_CACHE_HOME/gendae, by default ~/.cache/gendae."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gendae"
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A grey image file as a float32 array in [0, 1], (height, width)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            # convert("L") would cut 16 bits off at 255
+            if image.mode.startswith("I;16"):
+                return np.asarray(image, np.float32) / 65535.0
+
+            if image.mode in ("I", "F"):
+                raise ValueError(
+                    f"pixels of mode {image.mode} have no known range; save them with 8 or 16 bits"
+                )
+            return np.asarray(image.convert("L"), np.float32) / 255.0
+    except Exception as error:  # noqa: BLE001 - PIL raises a dozen kinds for damaged files
+        raise ValueError(f"{path} cannot be read as an image: {reason(error)}") from None
+
+
+def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
+    """Images from a file or folder as (n, pixels) in [0, 1], and their height and width if known.
+
+    Args:
+        path: .npy; .npz (its only array, or the one named x or samples); an IDX file, plain or
+            .gz; an image file; or a folder of images of one size.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: for other kinds of file, damaged ones, and pixels outside [0, 1].
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+
+    array = _image_array(path)
+    grey = array.ndim in (2, 3) or (array.ndim == 4 and array.shape[3] == 1)
+    if not grey or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{path} holds an array of shape {array.shape} and type {array.dtype}; "
+            "numbers of shape (n, pixels) or (n, height, width) are needed"
+        )
+    if array.size == 0:
+        raise ValueError(f"{path} is empty: it holds an array of shape {array.shape}")
+
+    shape = array.shape[1:3] if array.ndim > 2 else None
+    rows = array.reshape(len(array), -1)
+    # a number above single precision becomes infinite, and infinite pixels are refused
+    with np.errstate(over="ignore"):
+        x = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
+    return checks.pixels(str(path), x), shape
+
+
+def _image_array(path: Path) -> np.ndarray:
+    """The array of a file or folder, by its suffix."""
+    if path.is_dir():
+        return _folder_of_images(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return read_image(path)[None]
+    if path.suffix in (".npy", ".npz"):
+        return read_numpy(path, "images", IMAGE_ARRAYS)
+    if path.suffix == ".gz" or "ubyte" in path.name:
+        return read_idx(path).astype(np.float32) / 255.0
+
+    raise ValueError(
+        f"{path}: unknown kind of data; accepted: .npy, .npz, IDX, an image, or a folder of images"
+    )
+
+
+def _folder_of_images(folder: Path) -> np.ndarray:
+    """Image files of one size, by name, as (n, height, width)."""
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
+    images = [read_image(file) for file in files]
+    if not images:
+        raise ValueError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"{folder} holds images of different sizes: {sorted(sizes)}")
+    return np.stack(images)
+
+
+def image_shape(pixels: int, shape: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width of an image with that many pixels: as told, square, or a single row."""
+    if shape is not None:
+        if checks.image_shape(shape)[0] * shape[1] != pixels:
+            raise ValueError(f"shape={tuple(shape)} does not make {pixels} pixels")
+        return int(shape[0]), int(shape[1])
+
+    side = round(pixels**0.5)
+    if side * side == pixels:
+        return side, side
+    return 1, pixels
+
+
+# -- labels ---------------------------------------------------------------------------------------
+
+
+def read_labels(path: str | Path, n: int) -> Tensor:
+    """Class labels of n images from a file, (n,) in int64.
+
+    Args:
+        path: .npy; .npz (its only array, or the one named y or label); or an IDX file, plain or
+            .gz.
+        n: number of images.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: for other kinds of file, damaged ones, and anything but one class index for
+            each image.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file of labels: {path}")
+
+    if path.suffix in (".npy", ".npz"):
+        array = read_numpy(path, "labels", LABEL_ARRAYS)
+    elif path.suffix == ".gz" or "ubyte" in path.name:
+        array = read_idx(path)
+    else:
+        raise ValueError(f"{path}: unknown kind of labels; accepted: .npy, .npz, IDX")
+    return _class_indices(path, array, n)
+
+
+def labels_of(
+    path: str | Path, n: int, labels: str | Path | None = None, strict: bool = True
+) -> Tensor | None:
+    """Labels of the n images at `path`, (n,) in int64; None if they have none.
+
+    They come from the file `labels`, or else from the array y or label beside the images in a
+    .npz. With strict=False, an array beside the images that holds no class indices counts as none.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_labels`.
+    """
+    if labels is not None:
+        return read_labels(labels, n)
+
+    path = Path(path).expanduser()
+    if path.suffix != ".npz":
+        return None
+
+    beside, names = read_array(path, LABEL_ARRAYS)
+    if beside is None or not names:  # without names it is a .npy by another name
+        return None
+
+    usable = beside.shape == (n,) and beside.dtype.kind in "iu"
+    if not usable and not strict:
+        return None
+    return read_labels(path, n)
+
+
+def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path} holds labels of shape {array.shape} and type {array.dtype}; "
+            f"class indices of an integer type and shape ({n},), one for each image, are needed"
+        )
+
+    y = torch.from_numpy(array.astype(np.int64))
+    if int(y.min()) < 0:
+        raise ValueError(
+            f"{path} holds labels from {int(y.min())} to {int(y.max())}; class indices are >= 0"
+        )
+    return y
+
+
+# -- NumPy arrays ---------------------------------------------------------------------------------
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> Path:
+    """Write arrays to a .npz, atomically."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return write_whole(path, content.getvalue())
+
+
+def read_numpy(path: Path, what: str, accepted: tuple[str, ...]) -> np.ndarray:
+    """The array in a .npy, or in a .npz the only one or the first of the accepted names.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for damaged files, pickled objects, headers that promise more than the file can
+            hold, and other names.
+    """
+    array, names = read_array(path, accepted, or_only=True)
+    if array is None:
+        held = "no array"
+        if names:
+            held = f"the arrays {', '.join(names)}"
+        raise ValueError(
+            f"{path} holds {held}; name the {what} {' or '.join(map(repr, accepted))}"
+        )
+    return array
+
+
+def read_array(
+    path: Path, accepted: tuple[str, ...] = (), or_only: bool = False
+) -> tuple[np.ndarray | None, list[str]]:
+    """The first array of the accepted names in a .npz, or None; and all names in the file.
+
+    A .npy has one array and no names. With `or_only`, the only array of a .npz may have any name.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_numpy`.
+    """
+    try:
+        with open(path, "rb") as stream:
+            size = path.stat().st_size
+            if stream.read(2) == b"PK":
+                return _npz(stream, size, accepted, or_only)
+            return _npy(stream, size), []
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib raise a dozen kinds
+        raise ValueError(
+            f"{path} is damaged or not a {path.suffix or '.npy'} of numbers: {reason(error)}"
+        ) from None
+
+
+def _npz(
+    stream: BinaryIO, size: int, accepted: tuple[str, ...], or_only: bool
+) -> tuple[np.ndarray | None, list[str]]:
+    """See `read_array`; `size` is that of the file."""
+    with zipfile.ZipFile(stream) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        names = list(members)
+
+        wanted = [name for name in accepted if name in members]
+        if or_only and len(names) == 1:
+            wanted += names
+        if not wanted:
+            return None, names
+
+        info = members[wanted[0]]
+        most = min(info.file_size, DEFLATED * size)
+        with archive.open(info) as member:
+            return _npy(member, most), names
+
+
+def _npy(stream: BinaryIO, most: int) -> np.ndarray:
+    """The array of a .npy stream of at most so many bytes; its header is checked first."""
+    stream.seek(0)
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_2_0
+    if version == (1, 0):
+        read_header = np.lib.format.read_array_header_1_0
+
+    shape, _, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are not read")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > most:
+        raise ValueError(
+            f"its header promises {shape} values of type {dtype}, and it has {most:,} bytes"
+        )
+
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)

@@ -1,0 +1,230 @@
+"""Images as tensors: one tensor per split, on the device, minibatches by index.
+
+All data modules give x in [0, 1] as (n, pixels) in float32, in three splits (train, valid, test),
+and labels where the source has them. Nothing is read or fetched before `prepare_data` or `setup`.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gendae import checks
+from gendae.data.base import ImageData, shuffled_splits
+from gendae.data.files import (
+    cache_folder,
+    image_shape,
+    labels_of,
+    read_idx,
+    read_images,
+    write_idx,
+)
+from gendae.data.loader import Split
+from gendae.registry import register
+
+
+@register
+class Digits(ImageData):
+    """The 8 x 8 digits bundled with scikit-learn: 1,797 images, split 1,199/299/299.
+
+    No network needed.
+
+    Example:
+        >>> data = Digits()
+        >>> data.split("train").x.shape, data.shape
+        (torch.Size([1199, 64]), (8, 8))
+    """
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        x = torch.from_numpy(bunch.data / 16.0).float()
+        y = torch.from_numpy(bunch.target).long()
+        return shuffled_splits(x, y, (1 / 6, 1 / 6), self.seed), (8, 8)
+
+
+MNIST_FILES = {
+    "train_x": "train-images-idx3-ubyte",
+    "train_y": "train-labels-idx1-ubyte",
+    "test_x": "t10k-images-idx3-ubyte",
+    "test_y": "t10k-labels-idx1-ubyte",
+}
+
+
+@register
+class MNIST(ImageData):
+    """The MNIST digits, 28 x 28: 50,000 for training, 10,000 for validation, 10,000 for testing.
+
+    The four IDX files, plain or .gz, are looked for in `root`, $GENDAE_DATA/mnist and the cache
+    folder, and in torchvision's MNIST/raw below each. Otherwise the data are fetched once from
+    OpenML and cached.
+
+    Args:
+        root: a folder to look in first.
+        split_seed: draws which of the 60,000 training images validate; None takes the last 10,000,
+            the split of the published Parzen scores.
+        download: fetch the data if they are nowhere on this machine.
+        batch_size, seed: see `ImageData`.
+
+    Raises:
+        FileNotFoundError: if the files are not found and could not be fetched; names every place.
+        ValueError: if a file is damaged or does not hold MNIST's number of images and labels.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split_seed: int | None = None,
+        download: bool = True,
+        batch_size: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.root = None if root is None else str(root)
+        self.split_seed = split_seed
+        self.download = download
+
+    def places(self) -> list[Path]:
+        """Folders that are looked in, in this order."""
+        roots = []
+        if self.root:
+            roots.append(Path(self.root).expanduser())
+        if os.environ.get("GENDAE_DATA"):
+            roots.append(Path(os.environ["GENDAE_DATA"]) / "mnist")
+        roots.append(cache_folder() / "mnist")
+
+        places = []
+        for root in roots:
+            places += [root / below for below in ("", "mnist", "MNIST/raw", "raw")]
+        return places
+
+    def files(self) -> dict[str, Path] | None:
+        """Paths of the four files, from the first place that has them all; None if none has."""
+        for place in self.places():
+            paths = {key: _plain_or_gz(place, name) for key, name in MNIST_FILES.items()}
+            if all(paths.values()):
+                return paths
+        return None
+
+    def prepare_data(self) -> None:
+        """Fetch the data where they are missing."""
+        if self.files() is None and self.download:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        from sklearn.datasets import fetch_openml
+
+        folder = cache_folder() / "mnist"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels, labels = fetch_openml(
+                "mnist_784",
+                version=1,
+                as_frame=False,
+                parser="liac-arff",
+                return_X_y=True,
+                data_home=str(cache_folder() / "openml"),
+            )
+        except Exception as error:  # noqa: BLE001 - whatever the network layer raises: same answer
+            raise FileNotFoundError(
+                f"{self._missing()}; fetching it from OpenML failed: {error}"
+            ) from None
+
+        images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+        labels = labels.astype(np.uint8)
+        for part, rows in (("train", slice(0, 60_000)), ("test", slice(60_000, 70_000))):
+            write_idx(folder / f"{MNIST_FILES[part + '_x']}.gz", images[rows])
+            write_idx(folder / f"{MNIST_FILES[part + '_y']}.gz", labels[rows])
+
+    def _missing(self) -> str:
+        places = ", ".join(str(place) for place in self.places())
+        return (
+            "MNIST is not on this machine; looked for its four IDX files (plain or .gz) in "
+            f"{places}; name their folder with --data.root or $GENDAE_DATA"
+        )
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        files = self.files()
+        if files is None:
+            self.prepare_data()
+            files = self.files()
+        if files is None:
+            raise FileNotFoundError(self._missing())
+
+        train = self._images(files, "train", 60_000)
+        test = self._images(files, "test", 10_000)
+
+        order = torch.arange(60_000)
+        if self.split_seed is not None:
+            generator = torch.Generator().manual_seed(self.split_seed)
+            order = torch.randperm(60_000, generator=generator)
+
+        splits = {"train": train[order[:50_000]], "valid": train[order[50_000:]], "test": test}
+        return splits, (28, 28)
+
+    def _images(self, files: dict[str, Path], part: str, count: int) -> Split:
+        file = files[f"{part}_x"]
+        pixels = read_idx(file)
+        labels = read_idx(files[f"{part}_y"])
+        if pixels.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
+            raise ValueError(
+                f"{file} and its labels hold {pixels.shape} and {labels.shape} values; "
+                f"MNIST has {(count, 28, 28)} and {(count,)}, labels 0..9"
+            )
+
+        x = torch.from_numpy(pixels.reshape(count, -1).astype(np.float32)) / 255.0
+        y = torch.from_numpy(labels.astype(np.int64))
+        return Split(x, y)
+
+
+def _plain_or_gz(folder: Path, name: str) -> Path | None:
+    """The path of a file in a folder, plain or gzipped; None if it is not there."""
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@register
+class Images(ImageData):
+    """Your own images: a .npy, .npz, IDX file, or a folder of images, with values in [0, 1].
+
+    Args:
+        path: see `read_images`.
+        shape: height and width, where the array is flat and not square.
+        valid_fraction, test_fraction: shares of the images kept out of training.
+        batch_size, seed: see `ImageData`; the seed draws the split.
+        labels: file of class labels, see `read_labels`; if None, array y or label beside the
+            images in a .npz.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_images` and `read_labels`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        shape: list[int] | None = None,
+        valid_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        batch_size: int = 100,
+        seed: int = 0,
+        labels: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.path = str(path)
+        self.given_shape = shape
+        self.labels = None if labels is None else str(labels)
+        self.valid_fraction, self.test_fraction = checks.fractions(
+            valid_fraction=valid_fraction, test_fraction=test_fraction
+        )
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        x, shape = read_images(self.path)
+        shape = image_shape(x.shape[1], self.given_shape or shape)
+        y = labels_of(self.path, len(x), self.labels, strict=False)
+
+        fractions = (self.valid_fraction, self.test_fraction)
+        return shuffled_splits(x, y, fractions, self.seed), shape

@@ -1,0 +1,140 @@
+"""Minibatches by index: the order of a training epoch is a function of (seed, epoch) alone.
+
+Minibatches are rows of a tensor, or of anything that is indexed like one (`gendae.data.shards.Rows`,
+arrays on disk).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Split(NamedTuple):
+    """Images and their labels.
+
+    x: images (n, pixels) in [0, 1]. y: labels (n,) or None; for several modalities, which of them
+    are observed, (n, N).
+    """
+
+    x: Tensor
+    y: Tensor | None = None
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore
+        if isinstance(index, int):
+            return tuple.__getitem__(self, index)
+
+        if self.y is None:
+            return Split(self.x[index])
+
+        return Split(self.x[index], self.y[index])
+
+
+class TensorLoader:
+    """Minibatches of tensors by index; the order depends on (seed, epoch) and can be resumed.
+
+    Args:
+        split: the images; batches are tuples (x,) or (x, y).
+        batch_size: images per batch, on each rank.
+        shuffle: a new order in each epoch, and no incomplete last batch unless it is the only one.
+        seed: seed of the order.
+        rank, ranks: this process's share: every `ranks`-th image of the order. All ranks take the
+            same number of training steps; `sequential` leaves no image out.
+        passes: how often an epoch goes over the order, for rules that train in phases.
+
+    Raises:
+        ValueError: if there are fewer images than ranks: a rank without data would keep the others
+            waiting.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        passes: int = 1,
+    ) -> None:
+        if len(split.x) < ranks:
+            raise ValueError(
+                f"{len(split.x)} images for {ranks} processes; each needs one at least: use fewer "
+                "processes, or larger training, validation and test splits"
+            )
+
+        self.split = split
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
+        self.passes = passes
+
+        self.epoch = 0
+        self.position = 0
+        self._begun = False
+
+    def __len__(self) -> int:
+        if not self.shuffle:
+            return self._batches_of_a_pass
+
+        return self.passes * self._batches_of_a_pass
+
+    @property
+    def _batches_of_a_pass(self) -> int:
+        n = len(self.split.x)
+        if self.shuffle:
+            return max(1, n // self.ranks // self.batch_size)
+
+        return -(-n // (self.ranks * self.batch_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if not self.shuffle:
+            yield from self.sequential()
+            return
+
+        if self._begun or self.position >= len(self):  # an epoch that was left early is over, too
+            self.epoch += 1
+            self.position = 0
+        self._begun = True
+
+        share = self._order()[self.rank :: self.ranks].to(self.split.x.device)
+        while self.position < len(self):
+            start = self.position % self._batches_of_a_pass * self.batch_size
+            self.position += 1
+            yield self._batch(share[start : start + self.batch_size])
+
+    def _order(self) -> Tensor:
+        """The order of all images in this epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+
+        return torch.randperm(len(self.split.x), generator=generator)
+
+    def sequential(self) -> Iterator[tuple[Tensor, ...]]:
+        """This rank's share once, unshuffled, without moving the training position."""
+        n = len(self.split.x)
+        share = torch.arange(self.rank, n, self.ranks)
+
+        # as many batches on each rank, though one may hold an image more than another
+        batches = -(-n // (self.ranks * self.batch_size))
+        for index in share.tensor_split(batches):
+            yield self._batch(index.to(self.split.x.device))
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
+        x, y = self.split
+        if y is None:
+            return (x[index],)
+
+        return x[index], y[index]
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and position, for resuming in the middle of an epoch."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.epoch = state["epoch"]
+        self.position = state["position"]
+        self._begun = False

@@ -1,0 +1,417 @@
+"""Data of several modalities: x holds them side by side; a mask tells which are observed.
+
+Batches are (x, observed), with observed, (batch, N), True where an example has a modality; what is
+missing is 0 in x.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gendae import checks
+from gendae.data.base import SPLITS, ImageData, shuffled_splits
+from gendae.data.files import read_array
+from gendae.data.loader import Split
+from gendae.registry import build, register
+
+#: Class indices of `Arrays` are below this: each class is a column.
+CLASSES = 100_000
+PARTS = ("image", "label", "top", "bottom", "left", "right", "edges")
+
+
+def edge_map(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Magnitude of the Sobel gradient of images, in [0, 1], (n, pixels).
+
+    Args:
+        x: images in [0, 1], (n, pixels).
+        shape: height and width.
+
+    Example:
+        >>> step = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(1, 4)         # a vertical edge
+        >>> edge_map(step, (4, 4))[0, 4:8]
+        tensor([0., 1., 1., 0.])
+    """
+    smooth = x.new_tensor([1.0, 2.0, 1.0])
+    slope = x.new_tensor([-1.0, 0.0, 1.0])
+    kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)])[:, None] / 4.0
+
+    images = F.pad(x.view(-1, 1, *shape), (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(images, kernels).norm(dim=1).clamp(max=1.0).flatten(1)
+
+
+def part_of(
+    name: str, x: Tensor, y: Tensor | None, shape: tuple[int, int], classes: int
+) -> Tensor:
+    """One modality of labelled images.
+
+    It is a half of the image, its edge map, its label as a one-hot row, or the whole image.
+    """
+    if name == "label":
+        if y is None:
+            raise ValueError(
+                "parts contains 'label', but the images have no labels; use a data set with "
+                "labels, or Images with labels=FILE"
+            )
+        return F.one_hot(y, classes).to(x.dtype)
+    if name == "edges":
+        return edge_map(x, shape)
+
+    images = x.view(-1, *shape)
+    height, width = shape
+    halves = {
+        "top": images[:, : height // 2],
+        "bottom": images[:, height // 2 :],
+        "left": images[:, :, : width // 2],
+        "right": images[:, :, width // 2 :],
+    }
+    if name in halves:
+        return halves[name].flatten(1)
+    return x
+
+
+def _part_shape(name: str, shape: tuple[int, int]) -> list[int]:
+    """Height and width of a part of an image of this shape."""
+    height, width = shape
+    halves = {
+        "top": [height // 2, width],
+        "bottom": [height - height // 2, width],
+        "left": [height, width // 2],
+        "right": [height, width - width // 2],
+    }
+    return halves.get(name, [height, width])
+
+
+class MultimodalData(ImageData):
+    """Base class: a variant also defines `modalities` and `shapes`."""
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Width of each modality by name, in the order of their slices of x."""
+        raise NotImplementedError(f"{type(self).__name__} must define modalities")
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Height and width of the modalities that are images."""
+        return {}
+
+    def check(self, name: str, x: Tensor) -> None:
+        if x.numel() == 0:
+            raise ValueError(f"{name}: no examples (shape {tuple(x.shape)})")
+        checks.finite(name, x)
+
+
+@register
+class Multimodal(MultimodalData):
+    """Parts of labelled images as modalities.
+
+    Examples are image and label, top and bottom half, image and edge map.
+
+    Args:
+        source: the images.
+        parts: names of the modalities, among image, label, top, bottom, left, right, edges.
+        classes: number of classes of the labels.
+        labelled: number of training images whose label is observed, equally many of each class;
+            None for all.
+        label_seed: draws which images keep their label.
+        share: of the training batches' rows that are labelled, on average, by repeating labelled
+            images; None leaves them as rare as they are.
+        only_labelled: leave the other training images out: the supervised baseline.
+        batch_size, seed: see `ImageData`.
+
+    Raises:
+        ValueError: for unknown or repeated parts, a number of labels that is no multiple of the
+            classes or that the data do not have, and shares outside (0, 1).
+
+    Example:
+        >>> from gendae.data.images import Digits
+        >>> data = Multimodal(Digits(), ["image", "label"], labelled=100)
+        >>> x, observed = data.split("train")
+        >>> x.shape, observed.sum(0)
+        (torch.Size([1199, 74]), tensor([1199,  100]))
+    """
+
+    def __init__(
+        self,
+        source: ImageData,
+        parts: list[str],
+        classes: int = 10,
+        labelled: int | None = None,
+        label_seed: int = 0,
+        share: float | None = None,
+        only_labelled: bool = False,
+        batch_size: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.source: ImageData = build(source)
+        self.parts = list(parts)
+        for name in self.parts:
+            checks.one_of("parts", name, PARTS)
+        if len(set(self.parts)) < len(self.parts) or not self.parts:
+            raise ValueError(f"parts={self.parts}: one or several different names are needed")
+
+        self.classes = checks.whole("classes", classes, 2)
+        self.labelled = labelled
+        self.label_seed = checks.whole("label_seed", label_seed, 0)
+        self.share = share
+        self.only_labelled = bool(only_labelled)
+        self.distinct: int | None = None
+        self._check_labelled(classes, only_labelled)
+
+    def _check_labelled(self, classes: int, only_labelled: bool) -> None:
+        """Raise a ValueError unless few labels can be observed as asked for."""
+        labelled = self.labelled
+        share = self.share
+        if labelled is not None and (labelled < classes or labelled % classes):
+            raise ValueError(
+                f"labelled={labelled}: a multiple of {classes} is needed, as many labels of each "
+                "class"
+            )
+
+        without_labels = labelled is None or "label" not in self.parts
+        if (share is not None or only_labelled) and without_labels:
+            raise ValueError(
+                f"share={share}, only_labelled={only_labelled} need labelled=N and a part 'label'"
+            )
+        if labelled is not None and self.parts == ["label"]:
+            raise ValueError(
+                f"labelled={labelled}: images without a label have no other part; name one beside "
+                "'label'"
+            )
+        if share is not None and not 0.0 < share < 1.0:
+            raise ValueError(f"share={share}: a number between 0 and 1 is needed")
+
+    def prepare_data(self) -> None:
+        """Fetch the images where they are missing."""
+        self.source.prepare_data()
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Width of each modality by name."""
+        shape = self.source.shape
+        widths = {name: math.prod(_part_shape(name, shape)) for name in self.parts}
+        if "label" in widths:
+            widths["label"] = self.classes
+        return widths
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Height and width of each modality but the label."""
+        shape = self.source.shape
+        return {name: _part_shape(name, shape) for name in self.parts if name != "label"}
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        shape = self.source.shape
+        splits = {}
+        for name in SPLITS:
+            x, y = self.source.split(name)
+            if "label" in self.parts and y is not None:
+                checks.labels(f"labels of the {name} images", y, len(x), self.classes)
+
+            parts = [part_of(part, x, y, shape, self.classes) for part in self.parts]
+            observed = torch.ones(len(x), len(self.parts), dtype=torch.bool)
+            split = Split(torch.cat(parts, 1), observed)
+            if name == "train" and self.labelled is not None:
+                split = self._hide_labels(split, y)
+            splits[name] = split
+
+        return splits, shape
+
+    def labelled_images(self, y: Tensor) -> Tensor:
+        """Indices of the training images that keep their label, (labelled,).
+
+        They are equally many of each class, drawn by `label_seed`.
+        """
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.label_seed))
+        classes = y[order]
+
+        each = self.labelled // self.classes
+        drawn = [order[classes == c][:each] for c in range(self.classes)]
+        for c, indices in enumerate(drawn):
+            if len(indices) < each:
+                raise ValueError(
+                    f"labelled={self.labelled}: class {c} has only {len(indices)} training images"
+                )
+        return torch.cat(drawn)
+
+    def _hide_labels(self, split: Split, y: Tensor) -> Split:
+        """Training data with few labels, with copies of labelled images where they are asked for.
+
+        Copies come after the `distinct` rows.
+        """
+        if "label" not in self.parts:
+            raise ValueError(f"labelled={self.labelled} needs a part 'label'; parts={self.parts}")
+
+        keep = self.labelled_images(y)
+        hidden = self._without_labels(split, keep)
+        n = len(hidden.x)
+        if self.only_labelled:
+            self.distinct = len(keep)
+            repeats = math.ceil(n / len(keep))
+            rows = keep.repeat(repeats)[:n]  # epochs of the same length
+            return hidden[rows]
+
+        self.distinct = n
+        if self.share is None:
+            return hidden
+
+        rest = torch.ones(n, dtype=torch.bool)
+        rest[keep] = False
+        odds = self.share / (1.0 - self.share)
+        copies = round(odds * (n - len(keep)) / len(keep))
+        rows = torch.cat([rest.nonzero().flatten(), keep.repeat(max(1, copies))])
+        return hidden[rows]
+
+    def _without_labels(self, split: Split, keep: Tensor) -> Split:
+        """A split in which all labels but those to keep are 0 and not observed."""
+        label = self.parts.index("label")
+        observed = split.y.clone()
+        observed[:, label] = False
+        observed[keep, label] = True
+
+        widths = list(self.modalities.values())
+        start = sum(widths[:label])
+        end = start + widths[label]
+        x = split.x.clone()
+        x[:, start:end] *= observed[:, label : label + 1]
+        return Split(x, observed)
+
+
+@register
+class Arrays(MultimodalData):
+    """Your own modalities, each in a file with one row for each example.
+
+    Args:
+        files: .npy of each modality by name: numbers, (n, ..); integers of shape (n,) are class
+            labels. A row of NaN, or the label -1, is missing.
+        valid_fraction, test_fraction: shares of the examples kept out of training.
+        batch_size, seed: see `ImageData`; the seed draws the split.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for other kinds of file, different numbers of rows, infinite numbers, rows that
+            are partly NaN, and examples without any modality.
+    """
+
+    def __init__(
+        self,
+        files: dict[str, str],
+        valid_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        batch_size: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        if not files:
+            raise ValueError(
+                "files is empty: at least one modality is needed, as {name: FILE.npy}"
+            )
+
+        self.files = {name: str(path) for name, path in files.items()}
+        self.valid_fraction, self.test_fraction = checks.fractions(
+            valid_fraction=valid_fraction, test_fraction=test_fraction
+        )
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of the files, read once."""
+        if self._arrays is not None:
+            return self._arrays
+
+        self._arrays = {name: read_modality(path) for name, path in self.files.items()}
+        for name, array in self._arrays.items():
+            if array.ndim == 1:
+                _check_classes(self.files[name], array)
+
+        lengths = {name: len(array) for name, array in self._arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the files hold different numbers of examples: {lengths}")
+        return self._arrays
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Width of each modality by name; for labels, the number of classes."""
+        return {name: _width(array) for name, array in self.arrays().items()}
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Height and width of modalities stored as (n, height, width)."""
+        return {name: list(a.shape[1:]) for name, a in self.arrays().items() if a.ndim == 3}
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        parts = []
+        masks = []
+        for name, width in self.modalities.items():
+            x, present = rows_of(name, self.arrays()[name], width)
+            parts.append(x)
+            masks.append(present)
+
+        observed = torch.stack(masks, 1)
+        empty = ~observed.any(1)
+        if bool(empty.any()):
+            raise ValueError(f"{int(empty.sum())} examples have no modality at all")
+
+        x = torch.cat(parts, 1)
+        fractions = (self.valid_fraction, self.test_fraction)
+        return shuffled_splits(x, observed, fractions, self.seed), (1, x.shape[1])
+
+
+def _check_classes(path: str, labels: np.ndarray) -> None:
+    """Raise a ValueError unless an array of shape (n,) holds class indices."""
+    if labels.dtype.kind not in "iu" or labels.max() < 1:
+        raise ValueError(
+            f"{path}: numbers of shape (n, features), or class indices (n,) of at least two "
+            "classes in an integer type are needed"
+        )
+    if labels.max() >= CLASSES:
+        raise ValueError(
+            f"{path} holds the label {labels.max()}; class indices below {CLASSES:,} are needed"
+        )
+
+
+def _width(array: np.ndarray) -> int:
+    """Columns of a modality: one for each class, or for each number of an example."""
+    if array.ndim == 1:
+        return int(array.max()) + 1
+    return array[0].size
+
+
+def read_modality(path: str | Path) -> np.ndarray:
+    """Numbers from a .npy, (n, ..)."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+
+    array, _ = read_array(path)
+    if array is None or array.dtype.kind not in "iufb" or array.size == 0 or array.ndim == 0:
+        raise ValueError(
+            f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices "
+            "(n,) in an integer type are needed"
+        )
+    return array
+
+
+def rows_of(name: str, array: np.ndarray, width: int) -> tuple[Tensor, Tensor]:
+    """Rows of a modality in single precision, 0 where missing, and a mask of those present."""
+    if array.ndim == 1:
+        y = torch.from_numpy(array.astype(np.int64))
+        if int(y.min()) < -1:
+            raise ValueError(
+                f"{name} holds the label {int(y.min())}; class indices are >= 0, and -1 is missing"
+            )
+
+        present = y >= 0
+        return F.one_hot(y.clamp_min(0), width).float() * present[:, None], present
+
+    x = torch.from_numpy(array.reshape(len(array), -1).astype(np.float32))
+    nan = torch.isnan(x)
+    missing = nan.any(1)
+    partly = missing & ~nan.all(1)
+    if bool(partly.any()):
+        raise ValueError(f"{name} holds rows that are partly NaN; a missing row is NaN throughout")
+
+    return checks.finite(name, x.masked_fill(nan, 0.0)), ~missing

@@ -1,0 +1,234 @@
+"""Data sets larger than memory: arrays that stay on disk, read batch by batch.
+
+A data set is one .npy or a folder of them ("shards"), mapped into memory. The system brings in the
+pages that a batch needs and drops them again. Training holds no more than the model, a batch and
+the order of an epoch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gendae import checks
+from gendae.data.base import SPLITS
+from gendae.data.files import image_shape, read_labels
+from gendae.data.images import Images
+from gendae.data.loader import Split
+from gendae.errors import reason
+from gendae.registry import register
+
+#: Images that `Shards.split` hands out as one tensor, for uses that need only a sample of the
+#: data.
+SAMPLE = 20_000
+
+
+def open_array(path: Path) -> np.ndarray:
+    """The array in a .npy, mapped read-only: nothing of it is read yet.
+
+    Raises:
+        ValueError: if it is damaged, or does not hold images as bytes (0 to 255) or floating-point
+            numbers.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # noqa: BLE001 - NumPy raises a dozen kinds for damaged headers
+        raise ValueError(
+            f"{path} is damaged or not a NumPy array of numbers: {reason(error)}"
+        ) from None
+
+    if not isinstance(array, np.ndarray):
+        raise _not_images(path, "several arrays")
+
+    has_rows = array.ndim >= 2 and array.size
+    if not has_rows or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
+        raise _not_images(path, f"{array.dtype} of shape {array.shape}")
+
+    return array
+
+
+def _not_images(path: Path, content: str) -> ValueError:
+    """The error for a file that holds something else."""
+    return ValueError(
+        f"{path} holds {content}; images, (n, pixels) or (n, height, width), are needed, as "
+        "floating-point numbers in [0, 1] or as bytes 0..255"
+    )
+
+
+class Rows:
+    """Rows of arrays on disk, indexed like a tensor of images in [0, 1].
+
+    Only the rows of an index are read.
+
+    Args:
+        paths: .npy files with rows of one shape.
+        index: numbers of the chosen rows, in order, counted over all files; all rows if None.
+        device: device of the batches.
+
+    Raises:
+        ValueError: if there is no file or they do not fit together; on reading, for pixels outside
+            [0, 1].
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "a.npy"
+        ...     np.save(file, np.full((5, 2, 2), 51, np.uint8))
+        ...     Rows([file])[torch.tensor([4, 0])]
+        tensor([[0.2000, 0.2000, 0.2000, 0.2000],
+                [0.2000, 0.2000, 0.2000, 0.2000]])
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        index: Tensor | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.target = torch.device(device)
+        if not self.paths:
+            raise ValueError("no .npy file to read rows from")
+
+        self.arrays = [open_array(path) for path in self.paths]
+        shape = self.arrays[0].shape[1:]
+        for path, array in zip(self.paths, self.arrays, strict=True):
+            if array.shape[1:] != shape:
+                raise ValueError(
+                    f"{path} holds rows of shape {array.shape[1:]}, but {self.paths[0]} of {shape}"
+                )
+
+        self.image_shape: tuple[int, ...] | None = None
+        if len(shape) == 2:
+            self.image_shape = tuple(shape)
+
+        self._ends = np.cumsum([len(array) for array in self.arrays])
+        if index is None:
+            index = torch.arange(int(self._ends[-1]))
+
+        self.index = index
+        self.shape = torch.Size([len(index), int(np.prod(shape))])
+
+    #: Where indices live.
+    device = torch.device("cpu")
+    ndim = 2
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, index: Tensor) -> "Rows":
+        """Some of the rows, in another order, without reading any."""
+        return Rows(self.paths, self.index[index], self.target)
+
+    def to(self, device: str | torch.device) -> "Rows":
+        """The same rows, given on another device."""
+        return Rows(self.paths, self.index, device)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """The rows of these indices, (n, pixels), in single precision."""
+        rows = self.index[index].numpy()
+        files = np.searchsorted(self._ends, rows, side="right")
+
+        x = np.empty((len(rows), self.shape[1]), np.float32)
+        for file in np.unique(files):
+            places = np.flatnonzero(files == file)
+            forwards = places[np.argsort(rows[places])]  # places in x, by the order in the file
+            x[forwards] = self._read(file, rows[forwards])
+
+        return torch.from_numpy(x).to(self.target)
+
+    def _read(self, file: int, rows: np.ndarray) -> np.ndarray:
+        """Rows of one file as checked pixels, (n, pixels); rows are counted over all files."""
+        array = self.arrays[file]
+        start = self._ends[file] - len(array)
+
+        pixels = np.asarray(array[rows - start], np.float32).reshape(len(rows), -1)
+        if array.dtype == np.uint8:
+            pixels = pixels / 255.0
+
+        checks.pixels(str(self.paths[file]), torch.from_numpy(pixels))
+
+        return pixels
+
+
+@register
+class Shards(Images):
+    """Images in arrays on disk, for data larger than memory: one .npy, or a folder of them.
+
+    The files of a folder are taken in the order of their names. Pixels are checked when they are
+    read: a value outside [0, 1] stops the training, and the error names the file. `split` gives a
+    sample as a tensor; batches come from all rows. The prior of the top layer is fitted on codes
+    of a random part (`gendae.rules.base.PRIOR_EXAMPLES`).
+
+    Args:
+        path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), bytes or
+            floating-point numbers.
+        shape: height and width, where rows are flat and not square.
+        valid_fraction, test_fraction: shares of the images kept out of training.
+        batch_size, seed: see `ImageData`; the seed draws the split.
+        labels: file of class labels of all images in the same order, see `read_labels`.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: for files of another kind, or that do not fit together.
+    """
+
+    def files(self) -> list[Path]:
+        """The .npy files, in order."""
+        path = Path(self.path).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"no such file or folder: {path}")
+
+        if not path.is_dir():
+            return [path]
+
+        files = sorted(path.glob("*.npy"))
+        if not files:
+            raise ValueError(f"{path} holds no .npy files")
+
+        return files
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        x = Rows(self.files())
+        y = None
+        if self.labels is not None:
+            y = read_labels(self.labels, len(x))
+
+        parts = zip(SPLITS, self._parts(len(x)), strict=True)
+        splits = {name: _part(x, y, index) for name, index in parts}
+
+        return splits, image_shape(x.shape[1], self.given_shape or x.image_shape)
+
+    def _parts(self, n: int) -> tuple[Tensor, ...]:
+        """Row numbers of the training, validation and test images, drawn by the seed."""
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+        n_valid = int(n * self.valid_fraction)
+        n_test = int(n * self.test_fraction)
+
+        return order.tensor_split([n - n_valid - n_test, n - n_test])
+
+    def check(self, name: str, x: Tensor) -> None:
+        """Refuse an empty split; pixels are checked when they are read."""
+        if len(x) == 0:
+            raise ValueError(f"{name} are none; use a larger share or more images")
+
+    def rows(self, name: str) -> Split:
+        """All rows of a split, on disk."""
+        checks.one_of("split", name, SPLITS)
+        self.setup()
+
+        return self._splits[name]
+
+    def split(self, name: str) -> Split:
+        """At most 20,000 images of a split, in memory."""
+        return self.rows(name)[:SAMPLE]
+
+
+def _part(x: Rows, y: Tensor | None, index: Tensor) -> Split:
+    """Some of the images and their labels, without reading any."""
+    if y is None:
+        return Split(x.select(index))
+
+    return Split(x.select(index), y[index])

@@ -1,0 +1,376 @@
+"""Conditionals: the law of a representation around the mean that a layer computes.
+
+Q(h_l | h_{l-1}) lies around f_l, and P(h_{l-1} | h_l) around g_l. A law says how likely a value is
+(`log_prob`), what a layer's loss is (`energy`), how noise is injected (`sample`, Algorithm 1 of
+2014) and what the next layer sees where no noise is wanted (`transmit`): the mean itself for real
+units, a sign or a bit for discrete ones.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.distributions import Bernoulli as BernoulliLaw
+from torch.distributions import Distribution, Normal, OneHotCategorical
+
+from gendae import checks
+from gendae.corruption import normal_like, uniform_like
+from gendae.registry import register
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+def cross_entropy(p: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each unit, in nats; never in half precision, even under autocast."""
+    if p.dtype in (torch.bfloat16, torch.float16):
+        p = p.float()
+        target = target.float()
+
+    with torch.autocast(p.device.type, enabled=False):
+        return F.binary_cross_entropy(p, target.to(p), reduction="none")
+
+
+class Conditional:
+    """Base class. `given` is the layer's input, for laws whose width depends on it."""
+
+    #: Whether `sample` is noisy, so that log q(h | x) and an entropy exist.
+    stochastic = True
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        """The law as a torch distribution (independent units)."""
+        raise NotImplementedError(f"{type(self).__name__} must define distribution")
+
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        """The loss of a layer: -log p(h), summed over features.
+
+        A constant in h and the mean is left out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define energy")
+
+    def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        """log p(h) in nats, summed over features, (batch,)."""
+        return self.distribution(mean, given).log_prob(h).sum(-1)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        """A draw through which gradients reach the mean."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample")
+
+    def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
+        """What the next layer sees of the mean."""
+        return mean
+
+    def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        """Entropy in nats, summed over features, (batch,)."""
+        return self.distribution(mean, given).entropy().sum(-1)
+
+    def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor | None:
+        """Variance of each unit if the law is Gaussian, else None; for priors' closed forms."""
+        return None
+
+
+@register
+class Gaussian(Conditional):
+    """N(h; mean, sigma^2 I), the same sigma for all units; the papers take sigma = 1.
+
+    Args:
+        sigma: standard deviation, in units of h.
+
+    Example:
+        >>> law, zero = Gaussian(1.0), torch.zeros(1, 4)
+        >>> round(law.log_prob(zero, zero).item(), 4), law.energy(zero + 1, zero).item()
+        (-3.6758, 2.0)
+    """
+
+    def __init__(self, sigma: float = 1.0) -> None:
+        self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        return Normal(mean, self.sigma, validate_args=False)
+
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        squared_error = (h - mean).square().sum(-1)
+        return squared_error / (2.0 * self.sigma**2)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        noise = normal_like(mean, generator)
+        return torch.add(mean, noise, alpha=self.sigma)
+
+    def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return torch.full_like(mean, self.sigma**2)
+
+
+@register
+class LearnedGaussian(nn.Module, Conditional):
+    """N(h; mean, diag sigma^2) with a learned log sigma: corruption that is learned (2014, 7.4).
+
+    The criterion balances sigma: the entropy, the sum of log sigma_j, pushes it up. The
+    reconstruction pushes it down in every dimension that carries signal.
+
+    Args:
+        features: width of h.
+        sigma: standard deviation at the start, in units of h.
+        per: one log sigma for each "unit", or one for the "layer" (Algorithm 1's log sigma_l).
+        given: width of the layer's input, where sigma is to depend on it; None for a sigma that
+            does not depend on x, which the paper argues for.
+        hidden: widths of hidden relu layers between the input and log sigma; an affine map if
+            empty.
+
+    Raises:
+        ValueError: for sigma <= 0, an unknown `per`, or per="layer" together with `given`.
+
+    Example:
+        >>> law, mean = LearnedGaussian(3, sigma=1.0), torch.zeros(2, 3)
+        >>> round(law.entropy(mean)[0].item(), 4)                  # 3/2 log(2 pi e)
+        4.2568
+        >>> LearnedGaussian(3, given=5).variance(mean, torch.rand(2, 5)).shape
+        torch.Size([2, 3])
+    """
+
+    PER = ("unit", "layer")
+    #: log sigma is kept in this range, so that no unit's noise vanishes or overflows.
+    BOUNDS = (-7.0, 3.0)
+
+    def __init__(
+        self,
+        features: int,
+        sigma: float = 0.3,
+        per: str = "unit",
+        given: int | None = None,
+        hidden: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.features = checks.whole("features", features, 1)
+        self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
+        self.per = checks.one_of("per", per, self.PER)
+        self.given = given
+        self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
+
+        if given is not None and per == "layer":
+            raise ValueError(
+                "per='layer' is one number; with `given`, sigma depends on x: use per='unit'"
+            )
+
+        count = {"unit": features, "layer": 1}[per]
+        self.log_sigma = nn.Parameter(torch.full((count,), math.log(sigma)))
+        if given is None:
+            self.of_input = None
+        else:
+            self.of_input = self._map(given)
+
+    def _map(self, given: int) -> nn.Sequential:
+        """Input -> change of log sigma, 0 at the start."""
+        widths = [given, *self.hidden]
+        layers: list[nn.Module] = []
+        for low, high in pairwise(widths):
+            layers += [nn.Linear(low, high), nn.ReLU()]
+
+        last = nn.Linear(widths[-1], self.features, bias=False)
+        nn.init.zeros_(last.weight)
+
+        return nn.Sequential(*layers, last)
+
+    def scale(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        """sigma of each unit, in the shape of the mean."""
+        log_sigma = self.log_sigma
+        if self.of_input is not None:
+            if given is None:
+                raise ValueError(
+                    "given=None: sigma depends on the layer's input; pass it as `given`"
+                )
+            log_sigma = log_sigma + self.of_input(given)
+
+        return log_sigma.clamp(*self.BOUNDS).exp().expand_as(mean)
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        return Normal(mean, self.scale(mean, given), validate_args=False)
+
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        """Squared error without sigma, which learns from the entropy term, not from targets."""
+        return (h - mean).square().sum(-1) / 2.0
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        scale = self.scale(mean, given)
+        noise = normal_like(mean, generator)
+
+        return torch.addcmul(mean, scale, noise)
+
+    def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return self.scale(mean, given).square()
+
+    def extra_repr(self) -> str:
+        return f"{self.features}, sigma={self.sigma:g}, per={self.per!r}, given={self.given}"
+
+
+@register
+class Bernoulli(Conditional):
+    """Independent binary units with p(h = 1) = mean; values in [0, 1] count as probabilities.
+
+    Args:
+        binary: the values are 0 and 1 only (not grey, as pixels are), so that clamped chains draw
+            them.
+
+    Example:
+        >>> Bernoulli().energy(torch.ones(1, 2), torch.full((1, 2), 0.5)).round(decimals=4)
+        tensor([1.3863])
+    """
+
+    def __init__(self, binary: bool = False) -> None:
+        self.binary = bool(binary)
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        return BernoulliLaw(probs=mean, validate_args=False)
+
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        return cross_entropy(mean, h.clamp(0.0, 1.0)).sum(-1)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        draw = (uniform_like(mean, generator) < mean).to(mean.dtype)
+        return draw + (mean - mean.detach())
+
+
+#: For each kind of discrete unit, the lower end of its mean's range and the activation with it.
+UNITS = {"sign": (-1.0, "tanh"), "binary": (0.0, "sigmoid")}
+
+
+@register
+class Discrete(Conditional):
+    """Units that send one of two values.
+
+    The values are -1 and 1 ("sign", a tanh layer), or 0 and 1 ("binary", a sigmoid layer).
+    The mean stays real, so that a layer can be trained towards a target (cross-entropy of the
+    target, read as a probability), while the next layer only ever sees the discrete value. No
+    derivative crosses the discretisation, except in `sample`, whose straight-through gradient
+    serves `reach="full"` alone.
+    Source: Bengio 2014, sections 2.2.6 and 7.4.
+
+    Args:
+        unit: "sign" or "binary".
+        stochastic: draw the value instead of taking the more probable one; the probability of the
+            upper value is the mean, mapped to [0, 1]. Without a generator `transmit` is always
+            deterministic.
+
+    Raises:
+        ValueError: for another unit; from `log_prob`, for values outside the unit's range, or for
+            deterministic units.
+
+    Example:
+        >>> Discrete("sign").transmit(torch.tensor([[-0.2, 0.7]]))
+        tensor([[-1.,  1.]])
+        >>> Discrete("sign").energy(torch.ones(1, 1), torch.zeros(1, 1)).round(decimals=4)
+        tensor([0.6931])
+    """
+
+    EPSILON = 1e-6
+
+    def __init__(self, unit: str = "sign", stochastic: bool = False) -> None:
+        self.unit = checks.one_of("unit", unit, UNITS)
+        self.stochastic = bool(stochastic)
+        self.low, self.activation = UNITS[unit]
+
+    def probability(self, h: Tensor) -> Tensor:
+        """p(upper value), from a mean or target in the unit's range."""
+        return ((h - self.low) / (1.0 - self.low)).clamp(0.0, 1.0)
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        """The law of the bits (h - low) / (1 - low)."""
+        if not self.stochastic:
+            raise ValueError(
+                "stochastic=False: deterministic units have no density; use "
+                "Discrete(stochastic=True), or a Gaussian law"
+            )
+
+        probability = self.probability(mean).clamp(self.EPSILON, 1 - self.EPSILON)
+        return BernoulliLaw(probs=probability, validate_args=False)
+
+    def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        law = self.distribution(mean)
+        outside = (h < self.low) | (h > 1.0)
+        if bool(outside.any()):
+            raise ValueError(
+                f"h holds values from {h.min().item():g} to {h.max().item():g}; {self.unit} "
+                f"units lie in [{self.low:g}, 1]: clamp or threshold them"
+            )
+
+        return law.log_prob(self.probability(h)).sum(-1)
+
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        p = self.probability(mean).clamp(self.EPSILON, 1.0 - self.EPSILON)
+        return cross_entropy(p, self.probability(h)).sum(-1)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        values = self._values(mean, self.stochastic, generator)
+        return values + (mean - mean.detach())
+
+    def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
+        draw = self.stochastic and generator is not None
+        return self._values(mean, draw, generator)
+
+    def _values(self, mean: Tensor, draw: bool, generator: Generator | None) -> Tensor:
+        """Values of the units: drawn, or the more probable ones."""
+        threshold: Tensor | float = 0.5
+        if draw:
+            threshold = uniform_like(mean, generator)
+
+        bits = (threshold < self.probability(mean)).to(mean.dtype)
+        return bits * (1.0 - self.low) + self.low
+
+
+@register
+class Categorical(Conditional):
+    """One of several classes, as a one-hot row.
+
+    The mean, of a softmax layer, holds the probabilities of the classes. A row of probabilities
+    counts as an expected one-hot row.
+    Source: Bengio 2014, section 3.1 ("a softmax layer, and cross-entropy as a reconstruction
+    error").
+
+    Example:
+        >>> law, p = Categorical(), torch.tensor([[0.25, 0.75]])
+        >>> law.energy(torch.tensor([[0.0, 1.0]]), p).round(decimals=4)             # -log 0.75
+        tensor([0.2877])
+    """
+
+    activation = "softmax"
+    EPSILON = 1e-30  # below any probability that matters of a softmax in single precision
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        return OneHotCategorical(probs=mean, validate_args=False)
+
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        log_p = mean.clamp_min(self.EPSILON).log()
+        return -(h * log_p).sum(-1)
+
+    def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return -self.energy(h, mean)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        # the draw is scaled by the sum of the probabilities, which may miss 1 by rounding
+        cumulated = mean.cumsum(-1)
+        draw = uniform_like(mean[..., :1], generator) * cumulated[..., -1:]
+
+        # the first class whose cumulated probability exceeds the draw
+        index = (draw < cumulated).int().argmax(-1, keepdim=True)
+
+        one_hot = torch.zeros_like(mean).scatter(-1, index, 1.0)
+        return one_hot + (mean - mean.detach())
+
+    def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return self.energy(mean, mean)
+
+
+Law = Gaussian | LearnedGaussian | Bernoulli | Discrete | Categorical

@@ -1,0 +1,163 @@
+"""Layer pairs: an encoder f_l and a decoder g_l that learn to invert each other."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+
+from gendae import checks
+from gendae.laws import Bernoulli, Gaussian, Law
+from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
+from gendae.layers.affine import Affine
+from gendae.layers.mlp import MLP
+from gendae.registry import register
+
+
+class Transpose(nn.Module):
+    """g(h) = s(W' h + c) with the weights W of an encoder; only the bias c is its own."""
+
+    def __init__(self, layer: Affine, activation: str) -> None:
+        super().__init__()
+        self.in_features = layer.out_features
+        self.out_features = layer.in_features
+        self.activation = checks.one_of("activation", activation, ACTIVATIONS)
+        self.s = ACTIVATIONS[activation]
+
+        self._of = (layer,)  # in a tuple, so that the weights are not registered twice
+        self.bias = nn.Parameter(torch.zeros(self.out_features))
+
+    @property
+    def weight(self) -> Tensor:
+        """W', (features of h_{l-1}, features of h_l)."""
+        return self._of[0].weight.T
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.s(F.linear(h, self.weight, self.bias))
+
+    def difference(self, h: Tensor, step: Tensor) -> Tensor:
+        """The layer's output at h + step minus that at h."""
+        a = F.linear(h, self.weight, self.bias)
+        e = F.linear(step, self.weight)
+
+        return DIFFERENCES[self.activation](a, e)
+
+
+@register
+class Pair(nn.Module):
+    """Encoder f: h_{l-1} -> h_l and decoder g: h_l -> h_{l-1}, with the laws around them.
+
+    Source: Bengio et al. 2015, section 5: either of the two is the encoder of one auto-encoder and
+    the decoder of the other, trained on the same pairs (h_{l-1}, h_l) with roles reversed.
+
+    Args:
+        f: encoder, mean of Q(h_l | h_{l-1}).
+        g: decoder, mean of P(h_{l-1} | h_l).
+        observation: law of h_{l-1} around g; Gaussian(1) if None.
+        recognition: law of h_l around f; Gaussian(1) if None.
+
+    Raises:
+        ValueError: if the widths of f and g do not match, or a law's mean needs another activation
+            than its layer has.
+
+    Example:
+        >>> pair = Pair(Affine(4, 2, "sigmoid"), Affine(2, 4))
+        >>> pair.p(pair.f(torch.zeros(3, 4))).mean.shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        f: "Affine | MLP",
+        g: "Affine | MLP",
+        observation: Law | None = None,
+        recognition: Law | None = None,
+    ) -> None:
+        super().__init__()
+        if (f.in_features, f.out_features) != (g.out_features, g.in_features):
+            raise ValueError(
+                f"f maps {f.in_features} -> {f.out_features} units but g maps {g.in_features} -> "
+                f"{g.out_features}; g must map {f.out_features} -> {f.in_features}"
+            )
+
+        self.f = f
+        self.g = g
+        self.observation = observation or Gaussian()
+        self.recognition = recognition or Gaussian()
+
+        _check_activation("observation", self.observation, g)
+        _check_activation("recognition", self.recognition, f)
+
+    def encode(self, h_below: Tensor, generator: Generator | None = None) -> Tensor:
+        """h_l as the next layer sees it; stochastic units are drawn if a generator is given."""
+        return self.recognition.transmit(self.f(h_below), generator)
+
+    def decode(self, h_above: Tensor, generator: Generator | None = None) -> Tensor:
+        """h_{l-1} as the layer below sees it."""
+        return self.observation.transmit(self.g(h_above), generator)
+
+    def q(self, h_below: Tensor) -> Distribution:
+        """Q(h_l | h_{l-1}), around f."""
+        return self.recognition.distribution(self.f(h_below), h_below)
+
+    def p(self, h_above: Tensor) -> Distribution:
+        """P(h_{l-1} | h_l), around g."""
+        return self.observation.distribution(self.g(h_above))
+
+
+def _check_activation(name: str, law: Law, layer: "Affine | MLP") -> None:
+    if isinstance(law, Bernoulli):
+        needed = "sigmoid"
+    else:
+        needed = getattr(law, "activation", None)
+
+    if needed and layer.activation != needed:
+        raise ValueError(
+            f"{name}={type(law).__name__} needs a {needed} layer, not "
+            f"{layer.activation!r}: its mean lies in the range of its values"
+        )
+
+
+@register
+class TiedPair(Pair):
+    """f(x) = s(W x + b), g(h) = s'(W' h + c): the classical auto-encoder with tied weights.
+
+    A loss of either map moves W, so that f and g of such a pair share a learning rate, that of f.
+    Source: thesis, Eq. 3.20 and 3.21.
+
+    Args:
+        in_features, out_features: widths of h_{l-1} and h_l.
+        activation: s, of h_l.
+        visible: s', of h_{l-1}.
+        gain, init: see `Affine`.
+        observation: law of h_{l-1} around g; Gaussian(1) if None.
+        recognition: law of h_l around f; Gaussian(1) if None.
+
+    Raises:
+        ValueError: see `Affine` and `Pair`.
+
+    Example:
+        >>> pair = TiedPair(8, 3)
+        >>> [name for name, _ in pair.named_parameters()]
+        ['f.weight', 'f.bias', 'g.bias']
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: str = "sigmoid",
+        visible: str = "sigmoid",
+        gain: float = 1.0,
+        init: str = "orthogonal",
+        observation: Law | None = None,
+        recognition: Law | None = None,
+    ) -> None:
+        f = Affine(in_features, out_features, activation, gain, init)
+        super().__init__(f, Transpose(f, visible), observation, recognition)
+
+        self.in_features = f.in_features
+        self.out_features = f.out_features
+        self.activation = activation
+        self.visible = visible
+        self.gain = gain
+        self.init = init

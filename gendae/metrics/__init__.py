@@ -1,0 +1,13 @@
+"""How good a model is: functions of tensors, and thin torchmetrics shells around them.
+
+| file | holds |
+|---|---|
+| `parzen` | Parzen log-likelihood of samples, and the choice of its bandwidth |
+| `bounds` | importance-weighted bounds on log p(x) |
+| `traces` | what inference does, step by step |
+| `chains` | autocorrelation, effective samples and class switches of Markov chains |
+| `neighbours` | precision, recall, density, coverage, copying |
+| `quality`, `features` | FID, KID, and the features they are measured in |
+| `precision` | scores in full precision, whatever training uses |
+| `report` | all of it for one model, beside its baselines |
+"""

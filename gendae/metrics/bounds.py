@@ -1,0 +1,181 @@
+"""Bounds on log p(x) of the directed model p(x | h_1) .. p(h_{L-1} | h_L) p(h_L).
+
+Unlike the Parzen score, which looks at samples alone, these bounds ask the model itself. They say
+nothing about GENERATE or a Markov chain, whose law has no density in closed form. Their value
+depends on the width of the observation law: compare only numbers with the same `sigma_x`.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.laws import Bernoulli, Conditional, Discrete, Gaussian
+from gendae.layers.pair import Pair
+from gendae.metrics.precision import full_precision
+from gendae.models.stack import Stack
+from gendae.priors.base import Prior
+from gendae.priors.factorial import CONTINUOUS, FactorialPrior
+
+#: Rows (images x importance samples) computed at a time; more do not run faster on a CPU.
+ROWS = 1000
+
+
+class NoDensityError(ValueError):
+    """The model has no density; the message says why."""
+
+
+def require_density(stack: Stack) -> None:
+    """Raise a NoDensityError unless p(h_L) has a density and all layers are stochastic."""
+    if not stack.prior.has_density:
+        raise NoDensityError(
+            f"prior={type(stack.prior).__name__} has no density, and so the model no bound "
+            "on log p(x); use a prior with one, such as GaussianPrior"
+        )
+
+    stack.prior.require_fitted()
+    _require_stochastic(stack)
+    _require_same_units(stack)
+
+
+def _require_stochastic(stack: Stack) -> None:
+    """Raise a NoDensityError for a layer of deterministic units."""
+    for level, pair in enumerate(stack.pairs, 1):
+        for name, law in (("recognition", pair.recognition), ("observation", pair.observation)):
+            if not law.stochastic:
+                raise NoDensityError(
+                    f"{name}={type(law).__name__} of pair {level}: deterministic units have "
+                    "no density, and so the model no bound on log p(x)"
+                )
+
+
+def _require_same_units(stack: Stack) -> None:
+    """Raise a NoDensityError where one law of h_l is a density and the other is not."""
+    above = [*(pair.observation for pair in stack.pairs[1:]), stack.prior]
+    for level, (pair, law) in enumerate(zip(stack.pairs, above, strict=True), 1):
+        if of_bits(pair.recognition) != of_bits(law):
+            raise NoDensityError(
+                f"h_{level} has a density on one side and probabilities of bits on the other "
+                f"({type(pair.recognition).__name__}, {type(law).__name__}): p / q means "
+                "nothing; give both the same kind of units"
+            )
+
+
+def of_bits(law: Conditional | Prior) -> bool:
+    """Whether a law gives probabilities of discrete values, not a density."""
+    if not isinstance(law, FactorialPrior):
+        return isinstance(law, Bernoulli | Discrete)
+
+    if isinstance(law.units, str):
+        return law.units not in CONTINUOUS
+    return not any(name in CONTINUOUS for name, _ in law.units)
+
+
+def with_sigma_x(stack: Stack, sigma_x: float) -> Stack:
+    """The same stack, sharing all layers, with p(x | h_1) = N(g_1(h_1), sigma_x^2 I)."""
+    first = stack.pairs[0]
+    bottom = Pair(first.f, first.g, observation=Gaussian(sigma_x), recognition=first.recognition)
+    return Stack(bottom, *stack.pairs[1:], prior=stack.prior)
+
+
+@full_precision()
+@torch.no_grad()
+def importance_weighted_bound(
+    stack: Stack,
+    x: Tensor,
+    k: int = 1000,
+    sigma_x: float | None = None,
+    generator: Generator | None = None,
+    rows: int = ROWS,
+) -> Tensor:
+    """Lower bound on log p(x) from k samples of Q, for each image.
+
+    L_k(x) = log (1/k) sum_j p(x, h_j) / q(h_j | x),  h_j ~ Q(h | x)
+
+    E L_k <= E L_{k+1} <= log p(x). k = 1 is the variational bound in expectation. Equality holds
+    for any k where Q is the exact posterior.
+    The sum is streamed in float64: memory grows neither with k nor with the number of images.
+    Source: Burda, Grosse, Salakhutdinov 2016, Eq. 8; p and q as in Bengio et al. 2015, Eq. 7.
+
+    Args:
+        stack: with a fitted prior that has a density, and stochastic layers.
+        x: images, (n, width of x).
+        k: importance samples for each image.
+        sigma_x: in pixel units; N(g_1(h_1), sigma_x^2 I) takes the place of the observation law of
+            x. None keeps the stack's own law.
+        generator: of the samples; the global one if None.
+        rows: images x samples held at a time.
+
+    Returns:
+        Nats in float64, (n,), in CPU memory.
+
+    Raises:
+        NoDensityError: (a ValueError) for a prior or layers without a density.
+        ValueError: for a prior that is not fitted, k < 1, sigma_x <= 0, or another width of x.
+
+    Example:
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> x = torch.rand(20, 8)
+        >>> _ = stack.prior.fit(stack.encode(x)[-1])
+        >>> importance_weighted_bound(stack, x, k=10, sigma_x=0.3).shape
+        torch.Size([20])
+    """
+    checks.whole("k", k, 1)
+    checks.whole("rows", rows, 1)
+    checks.width("x", x, stack.sizes[0])
+    if sigma_x is not None:
+        stack = with_sigma_x(stack, checks.at_least("sigma_x", sigma_x, 0.0, strict=True))
+
+    require_density(stack)
+    if len(x) == 0:
+        return torch.empty(0, dtype=torch.float64)
+
+    bounds = []
+    images = max(1, rows // k)
+    for batch in x.split(images):
+        bound = _bound(stack, batch.to(stack.device), k, rows, generator)
+        bounds.append(bound.cpu())
+
+    return torch.cat(bounds)
+
+
+def draw_q(
+    stack: Stack, x: Tensor, samples: int, generator: Generator | None = None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """`Stack.sample_q` of each image `samples` times, and log q(h | x).
+
+    f_1 runs once for each image.
+    """
+    h = [x.repeat_interleave(samples, 0)]
+    log_q = 0.0
+    for level, pair in enumerate(stack.pairs):
+        given = h[-1]
+        if level == 0:
+            mean = pair.f(x).repeat_interleave(samples, 0)
+        else:
+            mean = pair.f(given)
+
+        sample = pair.recognition.sample(mean, generator, given)
+        log_q = log_q + pair.recognition.log_prob(sample, mean, given)
+        h.append(sample)
+
+    return tuple(h), log_q
+
+
+def _bound(stack: Stack, x: Tensor, k: int, rows: int, generator: Generator | None) -> Tensor:
+    """L_k of a few images: log-weights of some samples at a time, added up by log-sum-exp."""
+    total = None
+    for start in range(0, k, rows):
+        samples = min(rows, k - start)
+        h, log_q = draw_q(stack, x, samples, generator)
+        log_weights = (stack.log_joint(h) - log_q).double().reshape(len(x), samples)
+
+        part = log_weights.logsumexp(1)
+        if total is None:
+            total = part
+        else:
+            total = torch.logaddexp(total, part)
+
+    return total - math.log(k)

@@ -1,0 +1,10 @@
+"""Models: stacks of layer pairs under a top-level prior.
+
+| file | holds |
+|---|---|
+| `stack` | `Stack`: the deep generative model p(x, h) and q(h given x) |
+| `classifier` | `Classifier`: a stack with an output layer |
+| `modalities`, `joint` | several kinds of data with stacks of their own, under one top stack |
+| `noise` | the corruption that trains a stack where none is given |
+| `architectures` | functions that compose models from sizes |
+"""

@@ -1,0 +1,308 @@
+"""Named architectures: functions that only compose layers into stacks."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from gendae import checks
+from gendae.laws import UNITS, Bernoulli, Discrete, Gaussian, Law, LearnedGaussian
+from gendae.layers.affine import Affine
+from gendae.layers.mlp import MLP
+from gendae.layers.pair import Pair
+from gendae.models.classifier import Classifier
+from gendae.models.joint import JointStack
+from gendae.models.modalities import KINDS, Junction, Modality
+from gendae.models.stack import Stack
+from gendae.priors.base import Prior
+
+OBSERVATIONS = {"gaussian": Gaussian, "bernoulli": Bernoulli}
+
+
+def deep_autoencoder(
+    sizes: Sequence[int] = (784, 1000, 100),
+    activations: Sequence[str] | None = None,
+    visible: str = "sigmoid",
+    observation: str = "gaussian",
+    gain: float = 1.0,
+    prior: Prior | None = None,
+    hidden_f: Sequence[int] = (),
+    hidden_g: Sequence[int] = (),
+    noise: float | None = None,
+    noise_of_x: bool = False,
+    units: str | None = None,
+    stochastic: bool = False,
+) -> Stack:
+    """A stack of affine or MLP layer pairs; by default the MNIST network of 2015, section 8.
+
+    Args:
+        sizes: widths of h_0 .. h_L.
+        activations: those of h_1 .. h_L; softplus with a sigmoid top if None (the paper's). The
+            decoder that gives h_l has the activation of h_l.
+        visible: activation of the decoder that gives x; sigmoid for pixels in [0, 1].
+        observation: law of x around g_1: gaussian (unit variance) or bernoulli.
+        gain: scale of the initial weights, W ~ N(0, gain^2 / fan-in).
+        prior: P(h_L); the paper's diagonal Gaussian if None.
+        hidden_f, hidden_g: widths of hidden layers inside every encoder, every decoder (2014,
+            section 6); from input to output.
+        noise: sigma at the start of learned Gaussian noise on each h_l (2014, 7.4); None for none.
+        noise_of_x: let log sigma be an affine map of the layer's input.
+        units: "sign" or "binary": discrete h_1 .. h_L, whose activations are then fixed; None for
+            real ones.
+        stochastic: draw discrete units instead of taking the more probable value.
+
+    Raises:
+        ValueError: for fewer than two sizes, a wrong number of activations, or unknown names.
+
+    Example:
+        >>> deep_autoencoder([64, 200, 50]).sizes
+        [64, 200, 50]
+        >>> import torch
+        >>> deep_autoencoder([64, 32], units="sign").encode(torch.rand(1, 64))[1].abs().sum()
+        tensor(32.)
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
+
+    if units is not None:
+        _check_units(units, activations=activations, noise=noise)
+        activations = [UNITS[units][1]] * (len(sizes) - 1)
+    elif activations is None:
+        activations = ["softplus"] * (len(sizes) - 2) + ["sigmoid"]
+
+    if (stochastic and units is None) or (noise_of_x and noise is None):
+        raise ValueError("stochastic=True needs units, and noise_of_x=True needs noise")
+    if len(activations) != len(sizes) - 1:
+        raise ValueError(f"activations has {len(activations)} entries for {len(sizes) - 1} layers")
+    law_of_x = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]
+
+    names = [visible, *activations]
+    pairs = []
+    for level, (low, high) in enumerate(pairwise(sizes)):
+        if level == 0:
+            below = law_of_x()
+        else:
+            below = _law_of_code(units, stochastic)
+
+        above = _law_of_code(units, stochastic)
+        if noise is not None:
+            above = _learned_noise(low, high, noise, noise_of_x)
+
+        f = layer(low, hidden_f, high, names[level + 1], gain)
+        g = layer(high, hidden_g, low, names[level], gain)
+        pairs.append(Pair(f, g, observation=below, recognition=above))
+
+    return Stack(*pairs, prior=prior)
+
+
+def _check_units(units: str, **excluded: object) -> None:
+    checks.one_of("units", units, UNITS)
+    for name, value in excluded.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}={value!r} and units={units!r} exclude each other: discrete units "
+                "have their own activation and noise (stochastic=True)"
+            )
+
+
+def _law_of_code(units: str | None, stochastic: bool) -> Law | None:
+    """Law of discrete units; None for real ones, to which a pair gives its default."""
+    if units is None:
+        return None
+
+    return Discrete(units, stochastic)
+
+
+def _learned_noise(low: int, high: int, noise: float, noise_of_x: bool) -> LearnedGaussian:
+    if noise_of_x:
+        return LearnedGaussian(high, noise, given=low)
+
+    return LearnedGaussian(high, noise)
+
+
+def layer(
+    low: int, hidden: Sequence[int], high: int, activation: str, gain: float
+) -> Affine | MLP:
+    """An affine layer, or an MLP where it has hidden layers."""
+    if hidden:
+        return MLP(low, hidden, high, activation, gain=gain)
+
+    return Affine(low, high, activation, gain)
+
+
+def deep_classifier(
+    sizes: Sequence[int] = (784, *[240] * 7),
+    classes: int = 10,
+    activation: str | None = None,
+    feedback: str | None = None,
+    gain: float = 1.0,
+    feedback_gain: float = 1.0,
+    init: str = "orthogonal",
+    bits: Sequence[int] = (),
+    stochastic: bool = False,
+) -> Classifier:
+    """A feed-forward network of affine layers with a feedback path.
+
+    The default is the network of thesis, section 3.3.1.
+
+    Args:
+        sizes: widths of h_0 .. h_L; the output layer comes on top.
+        classes: number of classes.
+        activation: of all hidden layers; tanh if None, or sigmoid for stochastic units, which need
+            it.
+        feedback: activation of all decoders; if None that of the hidden layers, or tanh for
+            stochastic units.
+        gain, feedback_gain: scales of the initial weights of encoders and decoders.
+        init: their kind, see `Affine`.
+        bits: levels l whose values travel as bits between h_l and h_{l+1}, both ways (3.3.2).
+        stochastic: draw binary units with the probability that a sigmoid layer gives (3.3.3).
+
+    Raises:
+        ValueError: for fewer than two sizes, unknown names, or levels outside 1 .. L - 1.
+
+    Example:
+        >>> deep_classifier([784, 500, 500], bits=[1]).discrete_levels
+        [1]
+        >>> deep_classifier([784, 200, 200], stochastic=True).discrete_levels
+        [1, 2]
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
+
+    outside = [level for level in bits if not 1 <= level < len(sizes) - 1]
+    if outside or (bits and stochastic):
+        raise ValueError(
+            f"bits={list(bits)}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; "
+            "stochastic units send bits anyway"
+        )
+    if stochastic and activation not in (None, "sigmoid"):
+        raise ValueError(
+            f"activation={activation!r}: stochastic units need sigmoid, which gives their "
+            "probability"
+        )
+
+    if stochastic:
+        activation = "sigmoid"
+        feedback = feedback or "tanh"
+    activation = activation or "tanh"
+    feedback = feedback or activation
+
+    pairs = []
+    for level, (low, high) in enumerate(pairwise(sizes), 1):
+        receives = "bits" if level - 1 in bits else "real"
+        f = Affine(low, high, activation, gain, init, receives)
+        g = Affine(high, low, feedback, feedback_gain, init, receives)
+
+        recognition = None
+        if stochastic:
+            recognition = Discrete("binary", stochastic=True)
+        pairs.append(Pair(f, g, recognition=recognition))
+
+    output = Affine(sizes[-1], classes, "linear", gain, init)
+    return Classifier(*pairs, output=output)
+
+
+def joint_autoencoder(
+    modalities: dict[str, dict[str, Any]],
+    top: Sequence[int] = (),
+    activation: str = "relu",
+    hidden_f: Sequence[int] = (),
+    hidden_g: Sequence[int] = (),
+    missingness: bool = True,
+    gain: float = 1.0,
+    prior: Prior | None = None,
+) -> JointStack:
+    """Stacks of affine or MLP pairs, one for each modality, under a top stack.
+
+    Source: Bengio 2014, Figures 4 and 5.
+
+    Args:
+        modalities: options of each modality, by name: "sizes", the widths of x^(t) and its codes
+            (a single one for labels: the identity); "kind", see `Modality`, pixels if it is not
+            given; and the other options of `deep_autoencoder` (activations, hidden_f, ..).
+        top: widths of h_{J+1} .. h_L; none for a prior over the codes themselves.
+        activation: of h_{J+1} .. h_L.
+        hidden_f, hidden_g: widths of hidden layers inside the top's encoders and decoders.
+        missingness: give the top one mask bit for each modality.
+        gain: scale of the top's initial weights.
+        prior: P(h_L); the paper's diagonal Gaussian if None.
+
+    Raises:
+        ValueError: for unknown kinds, options or names, and widths below 1.
+
+    Example:
+        >>> image, label = {"sizes": [784, 500]}, {"sizes": [10], "kind": "onehot"}
+        >>> joint = joint_autoencoder({"image": image, "label": label}, [300])
+        >>> joint.sizes, joint.widths(1)
+        ([794, 510, 300], [500, 10])
+    """
+    members = {name: _modality(name, given) for name, given in modalities.items()}
+
+    alone = None
+    if len(members) == 1:
+        (alone,) = members.values()
+    if alone is not None and alone.head == "softmax":
+        raise ValueError(
+            f"modalities={list(members)}: labels alone make no joint model; name what they are "
+            "labels of"
+        )
+
+    mask_bits = 0
+    if missingness and alone is None:
+        mask_bits = len(members)
+
+    width = sum(m.code_width for m in members.values())
+    pairs: list[Junction | Pair] = []
+    for level, (low, high) in enumerate(pairwise([width, *top])):
+        if level > 0:
+            f = layer(low, hidden_f, high, activation, gain)
+            g = layer(high, hidden_g, low, activation, gain)
+            pairs.append(Pair(f, g))
+        elif alone is None:
+            f = layer(low + mask_bits, hidden_f, high, activation, gain)
+            g = layer(high, hidden_g, low, "linear", gain)
+            pairs.append(Junction(f, g))
+        else:
+            f = layer(low, hidden_f, high, activation, gain)
+            g = layer(high, hidden_g, low, alone.head, gain)
+            pairs.append(Pair(f, g, observation=alone.law))
+
+    return JointStack(members, pairs, prior)
+
+
+def _modality(name: str, given: dict[str, Any]) -> Modality:
+    options = dict(given)
+    sizes = list(options.pop("sizes", []))
+    kind = options.pop("kind", "pixels")
+    if not sizes:
+        raise ValueError(f"modality {name!r} has no sizes; give at least the width of its data")
+    if len(sizes) == 1 and options:
+        raise ValueError(
+            f"modality {name!r}: {', '.join(options)} are options of a stack, and sizes={sizes} "
+            "gives it none; accepted: sizes, kind"
+        )
+
+    checks.one_of(f"kind of {name!r}", kind, KINDS)
+    if len(sizes) == 1:
+        return Modality(sizes[0], kind)
+
+    activations = options.pop("activations", ["tanh"] * (len(sizes) - 1))
+    visible = options.pop("visible", KINDS[kind][0])
+    try:
+        stack = deep_autoencoder(sizes, activations, visible, **options)
+    except TypeError as error:
+        raise ValueError(f"modality {name!r}: {error}") from None
+
+    return Modality(sizes[0], kind, stack.pairs)
+
+
+def stack_of(pairs: list[Pair], prior: Prior | None = None) -> Stack:
+    """A stack of any pairs, for configuration files.
+
+    Pairs may be invertible, encode by optimisation, or mix laws.
+
+    Example:
+        >>> from gendae.layers.invertible import InvertiblePair
+        >>> stack_of([InvertiblePair(8), InvertiblePair(8)]).sizes
+        [8, 8, 8]
+    """
+    return Stack(*pairs, prior=prior)

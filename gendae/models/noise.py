@@ -1,0 +1,58 @@
+"""The corruption that a stack is trained with where a rule is given none."""
+
+from collections.abc import Sequence
+
+from gendae.corruption import Corruption, GaussianNoise, RelativeNoise, SpikeNoise
+from gendae.models.joint import JointStack
+from gendae.models.modalities import ONE_HOT, EachModality
+from gendae.models.stack import Stack
+
+
+def default_corruption(stack: Stack) -> list[Corruption]:
+    """The corruption that trains at any depth.
+
+    0.5 on x; 0.3 on the representation below the top, 0.7 on those further down; a spike at a
+    sigmoid top. The noise on f_l's input keeps an unbounded h_l from amplifying itself: below
+    another unbounded layer it must be large against that layer's leading variances, below a
+    sigmoid top less will do. The Gaussian levels fall to 60 % during training; one spike (the
+    paper averages three) makes codes that a Gaussian top fits better.
+    """
+    middle = [0.7] * (stack.depth - 2) + [0.3] * (stack.depth > 1)
+    below = [GaussianNoise(sigma, decay=0.6) for sigma in [0.5, *middle]]
+
+    if stack.pairs[-1].f.activation == "sigmoid":
+        return [*below, SpikeNoise(1)]
+
+    return [*below, GaussianNoise(0.3, decay=0.6)]
+
+
+def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) -> list[Corruption]:
+    """One corruption for each of h_0 .. h_L, the default ones if None.
+
+    A ValueError for a wrong number of them.
+    """
+    if corruption is None:
+        return default_corruption(stack)
+
+    if len(corruption) != stack.depth + 1:
+        raise ValueError(
+            f"corruption has {len(corruption)} entries; a stack of {stack.depth} pairs "
+            f"has {stack.depth + 1} representations, h_0 .. h_{stack.depth}"
+        )
+
+    return list(corruption)
+
+
+def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corruption]:
+    """Gaussian noise on h_0 .. h_L in units of their spread, none on one-hot rows."""
+    each = []
+    for modality in stack.modalities.values():
+        if modality.kind in ONE_HOT:
+            each.append(None)
+        else:
+            each.append(RelativeNoise(sigma))
+
+    below = [EachModality(each, stack.widths(level)) for level in range(stack.level + 1)]
+    above = [RelativeNoise(sigma) for _ in range(stack.depth - stack.level)]
+
+    return [*below, *above]

@@ -1,0 +1,211 @@
+"""The deep generative model: a stack of layer pairs under a top-level prior.
+
+p(x, h) = p(x | h_1) ... p(h_{L-1} | h_L) p(h_L)     going down (2015, Eq. 7)
+q(h | x) = q(h_1 | x) ... q(h_L | h_{L-1})           going up
+
+Representations are tuples h[0] .. h[L] of tensors, batch first, with h[0] = x.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gendae import checks
+from gendae.layers.pair import Pair
+from gendae.priors.base import Prior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.registry import register
+
+
+@register
+class Stack(nn.Module):
+    """Layer pairs (f_1, g_1) .. (f_L, g_L), bottom first, and the prior P(h_L).
+
+    Args:
+        pairs: the layer pairs; each must take the width that the one below it gives.
+        prior: density over h_L; the paper's diagonal Gaussian if None.
+
+    Attributes:
+        settings: objects the stack is meant to be used with ("sampler", "inference",
+            "inpainting"); a learning rule sets them, files keep them.
+        residuals: widths of P(H_l | h_L) for l = 0 .. L-1, empty until `fit_residuals`.
+        facts: training facts (data set, seed, command, metrics) as plain data.
+
+    Raises:
+        ValueError: without pairs, or if widths do not match.
+
+    Example:
+        >>> from gendae.layers.affine import Affine
+        >>> stack = Stack(Pair(Affine(8, 4, "softplus"), Affine(4, 8, "sigmoid")))
+        >>> x = torch.rand(5, 8)
+        >>> [h.shape[1] for h in stack.encode(x)]
+        [8, 4]
+        >>> stack.reconstruct(x).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(self, *pairs: Pair, prior: Prior | None = None) -> None:
+        super().__init__()
+        if not pairs:
+            raise ValueError("a Stack needs at least one Pair")
+
+        for level, (low, high) in enumerate(pairwise(pairs), 1):
+            if low.f.out_features != high.f.in_features:
+                raise ValueError(
+                    f"pair {level} gives {low.f.out_features} units but pair {level + 1} "
+                    f"takes {high.f.in_features}"
+                )
+
+        if prior is None:
+            prior = GaussianPrior()
+        self.pairs = nn.ModuleList(pairs)
+        self.prior = prior
+        self.prior.prepare(pairs[-1].f.out_features)
+
+        self.register_buffer("residuals", torch.empty(0))
+        self.settings: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layer pairs."""
+        return len(self.pairs)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Widths of h_0 .. h_L."""
+        return [self.pairs[0].f.in_features, *(pair.f.out_features for pair in self.pairs)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return next(self.parameters()).dtype
+
+    def up(
+        self,
+        h: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        generator: Generator | None = None,
+    ) -> tuple[Tensor, ...]:
+        """h_start .. h_stop, each level as the next one sees it; without checks, for the hot path.
+
+        Args:
+            h: h_start, (batch, sizes[start]).
+            start, stop: the levels between which h climbs; the top if `stop` is None.
+            generator: source of draws of stochastic units; without one they send their mean's value.
+        """
+        path = [h]
+        for pair in self.pairs[start:stop]:
+            path.append(pair.encode(path[-1], generator))
+
+        return tuple(path)
+
+    def down(self, h: Tensor, start: int | None = None, stop: int = 0) -> tuple[Tensor, ...]:
+        """h_stop .. h_start, decoded from h_start without noise; without checks, for the hot path.
+
+        Args:
+            h: h_start, (batch, sizes[start]).
+            start, stop: the levels between which h descends; from the top if `start` is None.
+        """
+        path = [h]
+        for pair in reversed(self.pairs[stop:start]):
+            path.append(pair.decode(path[-1]))
+
+        return tuple(reversed(path))
+
+    def feedforward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """h_0 = x, h_l = f_l(h_{l-1}), without checks: the hot path's `encode`."""
+        return self.up(x)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feed-forward representations h_0 .. h_L of x, (batch, sizes[0]).
+
+        Raises:
+            ValueError: if x has another width.
+        """
+        return self.feedforward(checks.width("x", x, self.sizes[0]))
+
+    def decode(self, h: Tensor, level: int | None = None) -> Tensor:
+        """x = g_1(.. g_level(h)): means all the way down from level l (the top if None).
+
+        Raises:
+            ValueError: if the level is not in 1 .. L, or h does not have its width.
+        """
+        level = self._level(level)
+        h = checks.width("h", h, self.sizes[level])
+
+        return self.down(h, level)[0]
+
+    def reconstruct(self, x: Tensor, level: int | None = None) -> Tensor:
+        """x up to level l (the top if None) and down again, noise-free."""
+        level = self._level(level)
+        code = self.encode(x)[level]
+
+        return self.decode(code, level)
+
+    @torch.no_grad()
+    def fit_residuals(self, x: Tensor) -> Tensor:
+        """Root mean square error of the reconstruction of h_l from the top, for l = 0 .. L-1.
+
+        It is the width of P(H_l | h_L) around its mean (2014, 2.2.7), one number for a layer,
+        measured on x.
+
+        Raises:
+            ValueError: if x has no rows or another width.
+        """
+        h = self.encode(checks.rows("x", x))
+
+        h_hat = self.down(h[-1])
+
+        errors = zip(h_hat[:-1], h[:-1], strict=True)
+        self.residuals = torch.stack([(a - b).square().mean().sqrt() for a, b in errors])
+        return self.residuals
+
+    def log_joint(self, h: tuple[Tensor, ...], prior: bool = True) -> Tensor:
+        """log p(x, h) = sum_l log p(h_{l-1} | h_l) + log p(h_L), in nats, (batch,).
+
+        Source: 2015, Eq. 7. Training and Figure 4 ignore the top-level prior: `prior=False`.
+        """
+        levels = zip(self.pairs, h, h[1:], strict=False)
+        total = sum(pair.observation.log_prob(low, pair.g(high)) for pair, low, high in levels)
+        if prior:
+            total = total + self.prior.log_prob(h[-1])
+
+        return total
+
+    def log_q(self, h: tuple[Tensor, ...]) -> Tensor:
+        """log q(h | x) = sum_l log q(h_l | h_{l-1}), in nats, (batch,) (2015, Eq. 7)."""
+        levels = zip(self.pairs, h, h[1:], strict=False)
+        return sum(pair.recognition.log_prob(high, pair.f(low), low) for pair, low, high in levels)
+
+    def sample_q(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        """h_0 = x, h_l ~ Q(h_l | h_{l-1}): the noisy way up (2014, Eq. 2)."""
+        h = [x]
+        for pair in self.pairs:
+            mean = pair.f(h[-1])
+            h.append(pair.recognition.sample(mean, generator, h[-1]))
+
+        return tuple(h)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        # older files hold no residuals
+        stored = state_dict.setdefault(prefix + "residuals", torch.empty(0))
+        self.residuals = self.residuals.new_empty(stored.shape)
+
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _level(self, level: int | None) -> int:
+        if level is None:
+            level = self.depth
+        if not 1 <= level <= self.depth:
+            raise ValueError(f"level={level} is not in 1 .. {self.depth}")
+
+        return level

@@ -1,0 +1,139 @@
+"""Sampling from any level l: h_l ~ P(H_l) by a chain over the layers above, then down to x.
+
+Below the top the chain corrupts h_l, encodes it to the top and decodes it again: the denoising
+auto-encoder that h_l sees above it. At the top the prior itself is asked: directly where it can be
+sampled directly, by its own chain (Algorithm 3) where it is an auto-encoder.
+Source: Bengio 2014, section 2.2.7.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from gendae import checks
+from gendae.corruption import Corruption, GaussianNoise, normal_like
+from gendae.inference import Representations
+from gendae.layers.pair import Pair
+from gendae.models.stack import Stack
+from gendae.registry import build, register
+from gendae.sampling.samplers import Sampler
+
+
+@register
+class LevelSampler(Sampler):
+    """Chain over the auto-encoder above level l:  h_l <- g_{l+1}(.. g_L(h_L)) + residual noise.
+
+    Each round corrupts h_l, climbs to h_L (drawn from Q(H_L | h_{L-1}) where that law is a learned
+    one, as the listing's default says), and comes down again. `residual` adds noise: its standard
+    deviation is that by which reconstructions from the top miss h_l, so that the result is a draw
+    from P(H_l | h_L) instead of its mean.
+    Source: Bengio 2014, section 2.2.7 and Algorithm 3.
+
+    Args:
+        level: l in 0 .. L; None is the top, where the prior's own chain is run.
+        rounds: K, transitions from a sample of the prior.
+        corruption: of h_l before it is encoded; GaussianNoise(0.3) if None.
+        residual: scale of the residual noise; 0 takes means, 1 the measured residual
+            (`Stack.fit_residuals`).
+
+    Raises:
+        ValueError: for negative numbers; when called, for a level that the stack does not have,
+            residual noise that was not measured, or a chain at the top under a prior that is
+            sampled directly.
+
+    Example:
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> from gendae.sampling.samplers import seeded
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> _ = stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+        >>> LevelSampler(level=1, rounds=5)(stack, 3, seeded(0)).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        level: int | None = None,
+        rounds: int = 20,
+        corruption: Corruption | None = None,
+        residual: float = 0.0,
+    ) -> None:
+        super().__init__(rounds)
+        if level is not None:
+            level = checks.whole("level", level, 0)
+
+        self.level = level
+        self.corruption = build(corruption) or GaussianNoise(0.3)
+        self.residual = checks.at_least("residual", residual, 0.0)
+
+    def step(
+        self, stack: Stack, h: Representations, generator: Generator | None
+    ) -> Representations:
+        level = stack.depth if self.level is None else self.level
+        if level > stack.depth:
+            raise ValueError(f"level={level} is not in 0 .. {stack.depth}")
+
+        if level == stack.depth:
+            new = stack.prior.chain(h[-1], 1, generator)[-1]
+        else:
+            new = self._up_and_down(stack, h[level], level, generator)
+
+        return (*stack.down(new, level), *h[level + 1 :])
+
+    def _up_and_down(
+        self, stack: Stack, h: Tensor, level: int, generator: Generator | None
+    ) -> Tensor:
+        h = self.corruption(h, 1.0, generator)
+        below_top = stack.up(h, level, stack.depth - 1, generator)[-1]
+        top = self._encode_to_top(stack.pairs[-1], below_top, generator)
+        h = stack.down(top, stop=level)[0]
+
+        if self.residual > 0.0:
+            h = torch.add(h, self._residual(stack, level) * normal_like(h, generator))
+
+        return h
+
+    def _encode_to_top(self, top: Pair, h: Tensor, generator: Generator | None) -> Tensor:
+        if isinstance(top.recognition, torch.nn.Module):
+            # a learned law is drawn from: the default of Algorithm 3
+            return top.recognition.sample(top.f(h), generator, h)
+
+        return top.encode(h, generator)
+
+    def _residual(self, stack: Stack, level: int) -> Tensor:
+        if stack.residuals.numel() == 0:
+            raise ValueError(
+                f"residual={self.residual:g} needs measured residuals: call "
+                "stack.fit_residuals(x) with training images, or pass residual=0"
+            )
+
+        return self.residual * stack.residuals[level]
+
+
+@torch.no_grad()
+def chain_states(
+    stack: Stack, sampler: Sampler, n: int, steps: int, generator: Generator | None = None
+) -> Iterator[Tensor]:
+    """x after 0, 1 .. `steps` transitions of n chains, (n, width of x) each, for diagnostics.
+
+    Raises:
+        ValueError: for a sampler without transitions.
+
+    Example:
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> _ = stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+        >>> len(list(chain_states(stack, LevelSampler(level=1), n=2, steps=3)))
+        4
+    """
+    if type(sampler).step is Sampler.step:
+        raise ValueError(
+            f"{type(sampler).__name__} has no transitions; use level, generate, chain or joint"
+        )
+
+    h = sampler.start(stack, stack.prior.sample(n, generator), generator)
+    yield h[0]
+
+    for _ in range(steps):
+        h = sampler.step(stack, h, generator)
+        yield h[0]

@@ -1,0 +1,9 @@
+"""Files that hold data only, whole or not at all.
+
+| file | holds |
+|---|---|
+| `atomic` | writing a whole file, or none |
+| `archive` | Lightning's .ckpt, sealed by a checksum |
+| `verify` | whether a file belongs to a model, asked before anything is loaded |
+| `model_file` | trained models as .safetensors: `save`, `load`, shipped ones |
+"""

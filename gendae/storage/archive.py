@@ -1,0 +1,203 @@
+"""Checkpoints that are written whole or not at all, and checked before anything is taken of them.
+
+A file is written beside its place, flushed to the disk and renamed: whatever happens, its name
+stands for the earlier file or for the new one. A .ckpt is the ZIP archive that torch writes, with
+a SHA-256 of all its bytes as the archive's comment. In archives without one (of other programs, or
+of earlier versions) the checksum of each entry is compared. Only plain data and tensors are read:
+a file that asks for more is refused, and no code of it runs.
+"""
+
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import Strategy
+
+from gendae.storage.atomic import write_whole
+
+#: How the end of a ZIP archive begins, and its size; nothing but a comment follows it.
+END = b"PK\x05\x06"
+END_SIZE = 22
+SEAL = b"gendae sha256 "
+SEALED = len(SEAL) + 64
+
+
+class CheckpointError(ValueError):
+    """A file that does not hold a usable model; the message names file and reason.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
+# -- the archive and its seal ---------------------------------------------------------------------
+
+
+def seal(archive: bytes) -> bytes:
+    """A ZIP archive without comment, with the SHA-256 of all its bytes as comment.
+
+    Readers of ZIP files still read it.
+    """
+    if archive[-END_SIZE : -END_SIZE + 4] != END:
+        return archive
+
+    sealed = archive[:-2] + SEALED.to_bytes(2, "little") + SEAL
+    return sealed + hashlib.sha256(sealed).hexdigest().encode()
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def regular_file(path: str | Path) -> Path:
+    """The path, if it names a regular file.
+
+    Raises:
+        FileNotFoundError: if nothing has this name.
+        CheckpointError: for folders, pipes and everything else that is no file, and for folders
+            that may not be searched.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            what = "there is no such file"
+            if path.is_symlink():
+                what = "a link to a file that does not exist"
+            raise FileNotFoundError(f"{path}: {what}")
+
+        if path.is_dir():
+            raise CheckpointError(path, "a folder, not a file")
+        if not path.is_file():
+            raise CheckpointError(path, "not a regular file")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror})") from None
+
+    return path
+
+
+def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever was saved
+    """The content of a .ckpt, on the CPU, its checksums compared.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it cannot be read, is damaged, truncated or no checkpoint, or holds
+            more than plain data and tensors.
+    """
+    path = regular_file(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror})") from None
+
+    _check_archive(path, data)
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises a dozen kinds
+        reason = _refusal(str(error))
+        raise CheckpointError(path, f"cannot be read as plain data and tensors{reason}") from None
+
+
+def _refusal(message: str) -> str:
+    """The class or function that a file asks for, if torch refused it; else nothing."""
+    refused = r"[Uu]nsupported (?:global: )?(?:GLOBAL|class|operand) ([\w.]+)"
+    wanted = re.search(refused, message)
+    if wanted is None:
+        return ""
+    return f" (it asks for {wanted[1]}, which could run code)"
+
+
+def _check_archive(path: Path, data: bytes) -> None:
+    """Raise a CheckpointError unless every byte is as it was written."""
+    if not data:
+        raise CheckpointError(path, "empty")
+
+    end = data.rfind(END, max(0, len(data) - END_SIZE - 0xFFFF))
+    if end < 0 or len(data) < end + END_SIZE:
+        raise CheckpointError(path, "damaged, truncated or not a Lightning checkpoint")
+
+    comment = data[end + END_SIZE :]
+    comment_size = int.from_bytes(data[end + 20 : end + 22], "little")
+    if comment_size != len(comment):
+        raise CheckpointError(path, "damaged: it does not end where it says")
+
+    expected = SEAL + hashlib.sha256(data[:-64]).hexdigest().encode()
+    if comment and comment != expected:
+        raise CheckpointError(path, "damaged: it does not have the checksum it was saved with")
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # noqa: BLE001 - zipfile and zlib raise a dozen kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(path, f"damaged ({reason})") from None
+    if damaged:
+        raise CheckpointError(path, f"damaged: {damaged} does not have its checksum")
+
+
+# -- within a Trainer -----------------------------------------------------------------------------
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """How a Trainer writes and reads checkpoints.
+
+    On local disks it uses `write_whole` and `read`, elsewhere Lightning's way.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
+        if storage_options is not None or not is_local(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_whole(path, seal(buffer.getvalue()))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Content on the CPU; always with `weights_only=True`."""
+        if is_local(path):
+            return read(path)
+        return super().load_checkpoint(path, "cpu", weights_only=True)
+
+
+def is_local(path: str | Path) -> bool:
+    """Whether a path names a file of this machine, not a URL."""
+    return "://" not in str(path)
+
+
+def install(strategy: Strategy) -> None:
+    """Let a Trainer write whole files where it would use Lightning's own plugin.
+
+    Another plugin is left alone.
+    """
+    plugin = strategy.checkpoint_io
+    if type(plugin) is TorchCheckpointIO:
+        strategy.checkpoint_io = WholeFileIO()
+        return
+
+    # a plugin may wrap Lightning's own one, to write in a thread
+    wrapped = getattr(plugin, "_checkpoint_io", None)
+    if type(wrapped) is TorchCheckpointIO:
+        plugin._checkpoint_io = WholeFileIO()

@@ -1,0 +1,196 @@
+"""When to sample, score and draw during training."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from gendae import checks, plots
+from gendae.metrics.parzen import sigma_grid
+from gendae.models.joint import images_of
+from gendae.models.stack import Stack
+from gendae.priors.parzen import parzen_log_prob
+from gendae.rules import credit
+from gendae.rules.processes import like_parameters, of_all_ranks, share_of, sum_of_ranks
+from gendae.sampling.samplers import GenerateSampler, seeded
+
+VALIDATION_IMAGES = 1000
+BLOCK = 250  # samples that one process draws from one seed
+
+
+def validation_batch(trainer: Trainer, n: int) -> tuple[Tensor, ...]:
+    """The first n validation images and their labels, if any: (x,) or (x, y).
+
+    They are the same on all ranks.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if hasattr(data, "split"):
+        return tuple(part[:n] for part in data.split("valid") if part is not None)
+
+    batches = _batches_with(trainer.val_dataloaders, n)
+    device = trainer.strategy.root_device
+    shares = [torch.cat(parts).to(device) for parts in zip(*batches, strict=True)]
+
+    return tuple(of_all_ranks(trainer, share)[:n] for share in shares)
+
+
+def _batches_with(loader: Iterable[Sequence[Tensor]], n: int) -> list[Sequence[Tensor]]:
+    """The first batches of a loader, until they hold n examples."""
+    batches = []
+    count = 0
+    with torch.random.fork_rng([]):  # torch's own loader draws a seed whenever it starts
+        for batch in loader:
+            batches.append(batch)
+            count += len(batch[0])
+            if count >= n:
+                break
+
+    return batches
+
+
+@torch.no_grad()
+def samples_of_all_ranks(trainer: Trainer, stack: Stack, n: int) -> Tensor:
+    """n samples of the stack's own sampler, the same for any number of ranks.
+
+    Each rank draws some blocks of samples and leaves zeros in the others; the sum has all.
+    """
+    sampler = stack.settings.get("sampler") or GenerateSampler()
+    codes = stack.prior.sample(n, seeded(0))
+    samples = codes.new_zeros(n, stack.sizes[0])
+
+    starts = range(0, n, BLOCK)
+    for start in share_of(trainer, starts):
+        block = slice(start, start + BLOCK)
+        seed = 1 + start // BLOCK
+        samples[block] = sampler.from_codes(stack, codes[block], seeded(seed))
+
+    return sum_of_ranks(trainer, samples)
+
+
+def due(trainer: Trainer, every: int) -> bool:
+    """Whether this epoch of a fit is one in `every`, or the last."""
+    if trainer.sanity_checking:
+        return False
+
+    epoch = trainer.current_epoch + 1
+
+    return epoch % every == 0 or epoch == trainer.max_epochs
+
+
+class ParzenMonitor(Callback):
+    """Logs `val/parzen_ll` after each epoch: the score by which `best.ckpt` is chosen.
+
+    Of several modalities, the first one of images is scored. Samples come from fixed seeds, and
+    the global generator is left alone. Several processes share the work; samples and score are
+    those of one process.
+
+    Args:
+        n: number of samples.
+        grid: bandwidths; the best on the validation images counts.
+        every: epochs between two scores; the last epoch always has one.
+        picture: write a grid of samples, samples.png, into the run folder too.
+    """
+
+    def __init__(
+        self,
+        n: int = 2000,
+        grid: str | Sequence[float] = "goodfellow",
+        every: int = 1,
+        picture: bool = True,
+    ) -> None:
+        self.n = checks.whole("n", n, 1)
+        self.grid = sigma_grid(grid)
+        self.every = checks.whole("every", every, 1)
+        self.picture = picture
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not pl_module.generative or not due(trainer, self.every):
+            return
+
+        stack = pl_module.stack
+        samples = samples_of_all_ranks(trainer, stack, self.n)
+        if not bool(torch.isfinite(samples).all()):
+            return  # the rule's own check names step, layer and term
+
+        batch = like_parameters(stack, validation_batch(trainer, VALIDATION_IMAGES))
+        x = pl_module.examples(batch)
+        samples, shape = images_of(stack, samples)
+        images, _ = images_of(stack, x)
+
+        score = self._score(trainer, images, samples)
+        pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
+
+        if self.picture and trainer.is_global_zero and shape is not None:
+            self._draw(samples, shape, Path(trainer.default_root_dir))
+
+    def _score(self, trainer: Trainer, images: Tensor, samples: Tensor) -> Tensor:
+        """Mean log-density of the images, at the best bandwidth; each rank computes a share."""
+        share = share_of(trainer, images).contiguous()
+        log_prob = parzen_log_prob(share, samples.contiguous(), self.grid)
+        totals = sum_of_ranks(trainer, log_prob.sum(1))
+
+        return (totals / len(images)).max()
+
+    def _draw(self, samples: Tensor, shape: tuple[int, int], folder: Path) -> None:
+        """Write samples.png: a hundred images, or all points of the plane."""
+        if shape != plots.POINTS:
+            samples = samples[:100]
+
+        plots.save(plots.gallery(samples, shape), folder / "samples.png")
+
+
+class CreditMonitor(Callback):
+    """Logs how well a classifier's rule assigns credit, on validation images: see `gendae.rules.credit`.
+
+    The names are `credit/cosine_l`, and for rules with targets also `credit/improves_l` (Eq. 3.3),
+    `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder shows the
+    latest values. Weights and random numbers of the training are those of a run without this
+    callback.
+
+    Args:
+        every: epochs between two measurements, in epochs with a validation; the last epoch always
+            has one. 0: none.
+        n: number of validation images.
+
+    Raises:
+        ValueError: for every < 0, n < 1; at the start of a fit, for rules that do not train a
+            classifier.
+    """
+
+    def __init__(self, every: int = 0, n: int = 1000) -> None:
+        self.every = checks.whole("every", every, 0)
+        self.n = checks.whole("n", n, 1)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse before anything is written."""
+        if not self.every or stage != "fit":
+            return
+
+        try:
+            credit.supervised(pl_module)
+        except ValueError as error:
+            raise ValueError(f"credit.every={self.every}: {error}") from None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.every or trainer.state.fn != "fit" or not due(trainer, self.every):
+            return
+
+        batch = validation_batch(trainer, self.n)
+        if len(batch) < 2:
+            return  # the rule's own check says that there are no labels
+
+        stack = pl_module.stack
+        x = batch[0].to(stack.device, stack.dtype)
+        y = batch[1].to(stack.device)
+        measures = credit.by_layer(pl_module, x, y)
+
+        logged = {}
+        for name, values in measures.items():
+            logged |= {f"credit/{name}_{level}": value for level, value in values.items()}
+
+        pl_module.log_dict(logged, rank_zero_only=False)
+
+        if trainer.is_global_zero:
+            plots.save(plots.layers(measures), Path(trainer.default_root_dir) / "credit.png")

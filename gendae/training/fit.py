@@ -1,0 +1,293 @@
+"""`gendae fit`, `validate` and `test`: LightningCLI with numbered run folders."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from gendae import checks
+from gendae.data.base import ImageData
+from gendae.models.joint import JointStack
+from gendae.registry import import_public
+from gendae.rules.base import Rule
+from gendae.rules.supervised import SupervisedRule
+from gendae.storage.archive import CheckpointError, is_local, read
+from gendae.storage.verify import check_content
+from gendae.training.callbacks import CreditMonitor, ParzenMonitor
+from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
+
+#: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
+#: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
+CHECKPOINTS = ("best", "last")
+#: Variable that tells the processes that Lightning starts where their run is.
+RUN_FOLDER = "GENDAE_RUN_FOLDER"
+
+
+def helper_process() -> bool:
+    """Whether this process is not the first of a training in several processes (DDP).
+
+    The first process owns the folder, and the helpers share it. On another machine the first
+    process of a node has local rank 0 too.
+    """
+    node = os.environ.get("GROUP_RANK", os.environ.get("NODE_RANK", "0"))
+
+    return rank_zero_only.rank != 0 or node != "0"
+
+
+def new_run_folder(root: str | Path) -> Path:
+    """Make the next free numbered folder below root: 0001, 0002, ..; old ones stay as they are."""
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+
+    number = max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
+    while True:
+        number += 1
+        with contextlib.suppress(FileExistsError):
+            folder = root / f"{number:04d}"
+            folder.mkdir()
+            return folder
+
+
+class FitCLI(LightningCLI):
+    """Adds to LightningCLI: a run folder with CSV log, last and best checkpoint, and scores."""
+
+    run_folder: Path | None = None
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.command = shlex.join(["gendae", *arguments])
+        try:
+            self._run(arguments)
+        except BaseException as error:
+            self._remove_if_empty(error)
+            if isinstance(error, SystemExit):
+                self._explain(error)
+            raise
+
+    def _run(self, arguments: list[str]) -> None:
+        import_public()
+
+        super().__init__(
+            Rule,
+            ImageData,
+            args=arguments,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "num_sanity_val_steps": 0,
+                "default_root_dir": "runs",
+                "max_epochs": 20,
+                "log_every_n_steps": 1,  # the rule itself logs once in `log_every` updates
+            },
+            parser_kwargs={"prog": "gendae"},
+        )
+
+    def _remove_if_empty(self, error: BaseException) -> None:
+        """Remove the run folder after a failed start, with its files if the checkpoint was bad."""
+        if self.run_folder is None or helper_process():
+            return
+
+        with contextlib.suppress(OSError):
+            unused = not (self.run_folder / "checkpoints").exists()
+            if isinstance(error, CheckpointError) and unused:
+                shutil.rmtree(self.run_folder)
+
+            self.run_folder.rmdir()  # fails unless it is empty
+
+    def _explain(self, error: SystemExit) -> None:
+        """Say which signal ended the run and how it goes on; give the exit code of a shell."""
+        name = signal_of(error)
+        if name is None:
+            return
+
+        if not helper_process():
+            print(f"gendae: {name} ended the run{self._how_to_go_on()}", file=sys.stderr)
+
+        error.code = 128 + signal.Signals[name]
+
+    def _how_to_go_on(self) -> str:
+        """The command that resumes this run, as the end of a sentence; empty without last.ckpt."""
+        if self.run_folder is None:
+            return ""
+
+        last = self.run_folder / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            return ""
+
+        return f"; to go on: gendae fit --config {self.run_folder}/config.yaml --ckpt_path {last}"
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """LightningCLI's own, without predict."""
+        return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The sections `parzen` and `credit`, of scores, and `best` and `last`, of checkpoints."""
+        parser.add_lightning_class_args(ParzenMonitor, "parzen")
+        parser.add_lightning_class_args(CreditMonitor, "credit")
+        for name in CHECKPOINTS:
+            parser.add_lightning_class_args(RunCheckpoint, name)
+            parser.set_defaults({f"{name}.filename": name})
+            parser.set_defaults({f"{name}.enable_version_counter": False})
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the options as typed: checkpoints hold hyper-parameters in another, plain form."""
+
+    def before_instantiate_classes(self) -> None:
+        """Check the checkpoint before anything is written; then make the run folder."""
+        config = self.config[self.subcommand]
+        self._check_checkpoint(config)
+        self._choose_best_by_score_of_rule(config)
+        if self.subcommand != "fit":
+            self._keep_nothing(config)
+            return
+
+        self._make_run_folder(config)
+        self._keep_checkpoints_in_run_folder(config)
+        self._log_in_run_folder(config.trainer)
+
+    def _check_checkpoint(self, config: Namespace) -> None:
+        """Refuse a `--ckpt_path` that does not belong to the rule."""
+        if not config.ckpt_path or not is_local(config.ckpt_path):
+            return
+
+        content = read(config.ckpt_path)
+        _, rule = config.model.class_path.rsplit(".", 1)
+        check_content(config.ckpt_path, content, rule, self.subcommand == "fit")
+
+    def _choose_best_by_score_of_rule(self, config: Namespace) -> None:
+        """Where no score is given for best.ckpt, take that of the rule."""
+        if config.best.monitor is not None:
+            return
+
+        module, name = config.model.class_path.rsplit(".", 1)
+        rule = getattr(import_module(module), name)
+        config.best.monitor, config.best.mode = rule.score
+
+    def _keep_nothing(self, config: Namespace) -> None:
+        """Neither logs nor checkpoints nor a configuration: `validate` and `test` only print."""
+        config.trainer.logger = False
+        self.save_config_callback = None
+        for name in CHECKPOINTS:
+            config[name].save_top_k = 0
+
+    def _make_run_folder(self, config: Namespace) -> None:
+        """A new folder below the root; a helper process takes that of the first process."""
+        root = Path(config.trainer.default_root_dir)
+        if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
+            root = root.parent
+
+        if helper_process():
+            self.run_folder = Path(os.environ.get(RUN_FOLDER, root))
+        else:
+            self.run_folder = new_run_folder(root)
+
+        os.environ[RUN_FOLDER] = str(self.run_folder)
+        config.trainer.default_root_dir = str(self.run_folder)
+
+    def _keep_checkpoints_in_run_folder(self, config: Namespace) -> None:
+        for name in CHECKPOINTS:
+            config[name].dirpath = str(self.run_folder / "checkpoints")
+
+    def _log_in_run_folder(self, trainer: Namespace) -> None:
+        """A CSV log, and the other loggers of the configuration."""
+        csv = {
+            "class_path": "pytorch_lightning.loggers.CSVLogger",
+            "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""},
+        }
+
+        others = _loggers_but_csv(trainer.logger)
+        for other in others:  # wandb's default is the current folder
+            if other.init_args.get("save_dir", "") in (None, "."):
+                other.init_args.save_dir = str(self.run_folder)
+
+        trainer.logger = [csv, *others]
+
+    def instantiate_trainer(self, **options: object) -> Trainer:
+        """The trainer, with a callback that lets signals end the run in an orderly way."""
+        trainer = super().instantiate_trainer(**options)
+        trainer.callbacks.insert(0, StopAtSignal())
+
+        return trainer
+
+    def before_fit(self) -> None:
+        """Check the data before a run begins, and keep the command with the model."""
+        if isinstance(self.model, SupervisedRule):
+            self.model.check_data(self.datamodule)
+        elif not isinstance(self.model.stack, JointStack):  # its rule checks the data
+            x = self.datamodule.rows("train").x
+            checks.width(f"x of {type(self.datamodule).__name__}", x, self.model.stack.sizes[0])
+
+        self.model.stack.facts["command"] = self.command
+
+    def after_fit(self) -> None:
+        """Write last.ckpt, unless a validation after the last update has written it."""
+        for callback in self.trainer.checkpoint_callbacks:
+            if not isinstance(callback, RunCheckpoint) or not callback.keeps_last:
+                continue
+
+            if self.trainer.global_step != callback._last_global_step_saved:
+                self.trainer.save_checkpoint(callback.format_checkpoint_name({}))
+
+
+def _loggers_but_csv(loggers: Any) -> list[Namespace]:  # noqa: ANN401 - as configured
+    """The loggers of a configuration, which may be one, a list, or a switch."""
+    if not isinstance(loggers, list):
+        loggers = [loggers]
+
+    others = []
+    for logger in loggers:
+        is_switch = logger in (None, True, False)
+        if not is_switch and not logger.class_path.endswith("CSVLogger"):
+            others.append(logger)
+
+    return others
+
+
+def main(arguments: list[str]) -> Path | None:
+    """Run one of fit, validate, test; the run folder of a fit.
+
+    Raises:
+        SystemExit: where a signal ended the run: with code 130 after Ctrl-C, 143 after SIGTERM.
+        CheckpointError, FileNotFoundError: for a `--ckpt_path` that cannot be used; nothing is
+            then written.
+        OSError: where a checkpoint could not be written, on a full disk, say; earlier ones are as
+            they were.
+    """
+    if torch.cuda.is_available():  # a command may set what a library must not
+        torch.set_float32_matmul_precision("high")
+
+    folder = FitCLI(arguments).run_folder
+    if helper_process():
+        return None
+
+    return folder
+
+
+def signal_of(error: SystemExit) -> str | None:
+    """The signal behind a SystemExit.
+
+    Lightning turns Ctrl-C into a SystemExit, and raises its own kind after SIGTERM.
+    """
+    if isinstance(error, Interrupted):
+        return error.name
+
+    if isinstance(error, SIGTERMException):
+        return "SIGTERM"
+
+    if isinstance(error.__context__, KeyboardInterrupt):
+        return "SIGINT"
+
+    return None

@@ -1,0 +1,173 @@
+"""The checkpoints of a run of `gendae fit`, when it is interrupted and when it is resumed."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from gendae.rules.resume import before_validation
+from gendae.storage.archive import CheckpointError, read
+from gendae.storage.atomic import write_whole
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """A signal ended the run; the exit code is 128 + its number, as in a shell."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that knows that a resumed run has a new folder.
+
+    The best checkpoint of the earlier run lies beside the one that is resumed. It is carried over
+    together with its score: only a better one replaces it. If it is missing, damaged or chosen by
+    another score, a line says so, and the best of the new run is kept.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """The key of a ModelCheckpoint: checkpoints of both hold the same."""
+        own = type(self).__qualname__
+
+        return super().state_key.replace(own, ModelCheckpoint.__qualname__, 1)
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether this callback writes last.ckpt: it follows no score and is not switched off."""
+        return self.monitor is None and self.save_top_k != 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._scored(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._scored(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def _scored(self, trainer: Trainer) -> bool:
+        """Whether the score was taken in this epoch (`--parzen.every`): if not, nothing is chosen.
+
+        The last epoch always has a score, and a name that nothing logs is an error there.
+        """
+        if self.monitor is None or self.monitor in trainer.callback_metrics:
+            return True
+
+        return trainer.current_epoch + 1 == trainer.max_epochs
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.dirpath == state_dict.get("dirpath"):
+            super().load_state_dict(state_dict)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        keeps_best = self.monitor is not None and self.save_top_k == 1
+        if trainer.state.fn != "fit" or not keeps_best or self.dirpath is None:
+            return
+
+        earlier = Path(trainer.ckpt_path).with_name(f"{self.filename}{self.FILE_EXTENSION}")
+        if earlier.parent.resolve() == Path(self.dirpath).resolve():
+            return  # the same folder: Lightning's own state is right
+
+        try:
+            score = self._score_of(read(earlier))
+            if score is None:
+                raise CheckpointError(earlier, f"not chosen by {self.monitor}")
+        except (OSError, CheckpointError) as error:
+            print(
+                f"gendae: the best of the earlier run is not carried over: {error}",
+                file=sys.stderr,
+            )
+            return
+
+        self._carry_over(trainer, earlier, score)
+
+    def _score_of(self, checkpoint: dict[str, Any]) -> Tensor | None:
+        """The best score in a checkpoint, if this score chose it."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is None:
+            return None
+
+        return state.get("best_model_score")
+
+    def _carry_over(self, trainer: Trainer, earlier: Path, score: Tensor) -> None:
+        """Copy the earlier best checkpoint, and take it and its score as the best so far."""
+        path = os.path.join(self.dirpath, earlier.name)
+        if trainer.is_global_zero:
+            write_whole(path, earlier.read_bytes())
+
+        score = score.to(trainer.strategy.root_device)
+        self.best_k_models = {path: score}
+        self.best_model_path = path
+        self.best_model_score = score
+        self.kth_best_model_path = path
+        self.kth_value = score
+
+
+class StopAtSignal(Callback):
+    """Ctrl-C and SIGTERM end a fit with a last.ckpt, from which it goes on as if never stopped.
+
+    The current update is finished, and last.ckpt is written after it. During a validation, or
+    right before one, the epoch is finished, which writes last.ckpt. A second signal ends the fit
+    at once: the earlier last.ckpt stays. Several processes would have to agree on where to stop.
+    For them the callback does nothing, and last.ckpt is that of the last epoch.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; a second one ends the fit at once."""
+        if self.received is not None:
+            raise Interrupted(number)
+
+        self.received = number
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if self.received is None or before_validation(trainer):
+            return
+
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, RunCheckpoint) and callback.keeps_last:
+                trainer.save_checkpoint(callback.format_checkpoint_name({}))
+
+        self._stop()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def _stop(self) -> None:
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def _restore(self) -> None:
+        """Give the signals back to the handlers that they had before the fit."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+        self._handlers = {}

@@ -1,0 +1,302 @@
+import gzip
+import os
+import struct
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gendae.data import images
+from gendae.data.files import image_shape, read_idx, read_images, write_idx
+from gendae.data.images import MNIST, Digits, Images
+from gendae.data.loader import Split, TensorLoader
+
+
+def idx(path, array, opener=open):
+    header = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    with opener(path, "wb") as stream:
+        stream.write(header + array.tobytes())
+
+
+def small_mnist(folder, suffix=".gz", images=60_000):
+    """Files of MNIST's shape with one bright pixel per image, so that each can be told apart."""
+    folder.mkdir(parents=True)
+    for part, count in (("train", images), ("t10k", 10_000)):
+        pixels = np.zeros((count, 28, 28), np.uint8)
+        pixels.reshape(count, -1)[np.arange(count), np.arange(count) % 784] = 255
+        opener = gzip.open if suffix else open
+        idx(folder / f"{part}-images-idx3-ubyte{suffix}", pixels, opener)
+        idx(
+            folder / f"{part}-labels-idx1-ubyte{suffix}",
+            (np.arange(count) % 10).astype(np.uint8),
+            opener,
+        )
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """No MNIST in the environment or the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GENDAE_DATA", raising=False)
+    return tmp_path
+
+
+def test_digits_split_is_seeded_disjoint_and_complete():
+    a, b, c = Digits(), Digits(), Digits(seed=1)
+    sizes = [len(a.split(name).x) for name in ("train", "valid", "test")]
+    assert sizes == [1199, 299, 299]
+    assert torch.equal(a.split("train").x, b.split("train").x)
+    assert not torch.equal(a.split("train").x, c.split("train").x)
+    assert sum(len(a.split(n).x) for n in ("train", "valid", "test")) == 1797
+    assert a.split("train").y.bincount().min() > 80
+
+
+@pytest.mark.parametrize(("place", "suffix"), [("", ".gz"), ("mnist", ""), ("MNIST/raw", "")])
+def test_mnist_is_found_below_root(nowhere, place, suffix):
+    small_mnist(nowhere / "root" / place, suffix)
+    data = MNIST(root=str(nowhere / "root"))
+    assert [len(data.split(n).x) for n in ("train", "valid", "test")] == [50_000, 10_000, 10_000]
+    assert data.split("valid").y[0] == 50_000 % 10
+    assert data.split("train").x.max() == 1.0
+
+
+def test_mnist_from_the_environment_and_with_a_drawn_split(nowhere, monkeypatch):
+    small_mnist(nowhere / "env" / "mnist")
+    monkeypatch.setenv("GENDAE_DATA", str(nowhere / "env"))
+    plain, drawn = MNIST(), MNIST(split_seed=3)
+    assert torch.equal(plain.split("test").x, drawn.split("test").x)
+    both = torch.cat([drawn.split("train").x, drawn.split("valid").x])
+    assert torch.equal(
+        both.sum(0), torch.cat([plain.split("train").x, plain.split("valid").x]).sum(0)
+    )
+    assert not torch.equal(plain.split("valid").x, drawn.split("valid").x)
+
+
+def test_missing_mnist_names_every_place(nowhere):
+    with pytest.raises(FileNotFoundError) as error:
+        MNIST(root="/no/such/folder", download=False).split("train")
+    for place in ("/no/such/folder", "MNIST/raw", str(nowhere / "cache"), "--data.root"):
+        assert place in str(error.value)
+
+
+def test_a_download_is_cached_atomically_and_used_once(nowhere, monkeypatch):
+    calls = []
+
+    def fetch(name, **kwargs):
+        calls.append(name)
+        pixels = np.zeros((70_000, 784))
+        pixels[:, 5] = 255
+        return pixels, np.array([str(i % 10) for i in range(70_000)])
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
+    for _ in range(2):
+        data = MNIST()
+        data.prepare_data()
+        assert data.split("test").x[0, 5] == 1.0
+    assert calls == ["mnist_784"]
+    assert all(not f.name.startswith(".") for f in (nowhere / "cache/gendae/mnist").iterdir())
+
+
+def test_a_failed_download_says_where_it_looked(nowhere, monkeypatch):
+    def fetch(name, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
+    with pytest.raises(FileNotFoundError, match="no network"):
+        MNIST().prepare_data()
+
+
+def test_mnist_of_another_size_is_refused(nowhere):
+    small_mnist(nowhere / "root", images=59_999)
+    with pytest.raises(ValueError, match="59999"):
+        MNIST(root=str(nowhere / "root")).split("train")
+
+
+def test_real_mnist(mnist):
+    train = mnist.split("train")
+    assert train.x.shape == (50_000, 784)
+    assert train.x.mean().item() == pytest.approx(0.1307, abs=5e-4)
+    assert train.y[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_idx_round_trip_and_damage(tmp_path):
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    path = tmp_path / "a-ubyte.gz"
+    write_idx(path, array)
+    assert np.array_equal(read_idx(path), array)
+    assert os.listdir(tmp_path) == ["a-ubyte.gz"]
+    content = gzip.decompress(path.read_bytes())
+    for name, bad in {"cut": content[:-3], "foreign": b"hello world", "short": b"\x00"}.items():
+        (tmp_path / name).write_bytes(bad)
+        with pytest.raises(ValueError, match=name):
+            read_idx(tmp_path / name)
+    (tmp_path / "cut.gz").write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="damaged"):
+        read_idx(tmp_path / "cut.gz")
+
+
+def test_images_from_every_kind_of_file(tmp_path):
+    x = np.random.default_rng(0).random((6, 4, 4)).astype(np.float32)
+    np.save(tmp_path / "a.npy", x)
+    np.savez(tmp_path / "b.npz", samples=x.reshape(6, 16), other=np.zeros(3))
+    np.savez(tmp_path / "c.npz", anything=x.astype(np.float64))
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(x):
+        Image.fromarray((image * 255).round().astype(np.uint8)).save(tmp_path / f"folder/{i}.png")
+    idx(tmp_path / "d-ubyte", (x * 255).round().astype(np.uint8))
+    for name, shape, atol in (
+        ("a.npy", (4, 4), 0),
+        ("b.npz", None, 0),
+        ("c.npz", (4, 4), 0),
+        ("folder", (4, 4), 0.002),
+        ("d-ubyte", (4, 4), 0.002),
+    ):
+        got, found = read_images(tmp_path / name)
+        assert got.dtype == torch.float32
+        assert found == shape
+        assert torch.allclose(got, torch.from_numpy(x.reshape(6, 16)), atol=atol), name
+
+
+def bad_files(folder):
+    np.save(folder / "bytes.npy", np.full((2, 4), 200.0))
+    np.save(folder / "negative.npy", np.full((2, 4), -0.5))
+    np.save(folder / "nan.npy", np.full((2, 4), np.nan))
+    np.save(folder / "empty.npy", np.zeros((0, 4)))
+    np.save(folder / "scalar.npy", np.float32(1.0))
+    np.save(folder / "words.npy", np.array(["a", "b"]))
+    np.savez(folder / "many.npz", a=np.zeros((1, 4)), b=np.zeros((1, 4)))
+    (folder / "foreign.npy").write_bytes(b"not numpy")
+    (folder / "cut.npz").write_bytes((folder / "many.npz").read_bytes()[:60])
+    (folder / "picture.png").write_bytes(b"not a picture")
+    (folder / "text.txt").write_text("x")
+    (folder / "void").mkdir()
+    (folder / "mixed").mkdir()
+    for size in (3, 4):
+        Image.new("L", (size, size)).save(folder / f"mixed/{size}.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bytes.npy", "divide by 255"),
+        ("negative.npy", "-0.5"),
+        ("nan.npy", "8 NaN"),
+        ("empty.npy", "empty"),
+        ("scalar.npy", "shape"),
+        ("words.npy", "numbers"),
+        ("many.npz", "arrays a, b"),
+        ("foreign.npy", "damaged"),
+        ("cut.npz", "damaged"),
+        ("picture.png", "cannot be read"),
+        ("text.txt", "unknown kind"),
+        ("void", "no images"),
+        ("mixed", "different sizes"),
+        ("nothing.npy", "no such file"),
+    ],
+)
+def test_bad_files_are_named_in_one_line(tmp_path, name, words):
+    bad_files(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        read_images(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_own_images_are_split(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 12)))
+    data = Images(str(tmp_path / "x.npy"), shape=[3, 4], valid_fraction=0.2, test_fraction=0.1)
+    assert [len(data.split(n).x) for n in ("train", "valid", "test")] == [35, 10, 5]
+    assert data.shape == (3, 4)
+    with pytest.raises(ValueError, match="12 pixels"):
+        image_shape(12, (5, 5))
+
+
+def test_loader_order_depends_on_seed_and_epoch_only():
+    x = torch.arange(20.0)[:, None]
+    first, second = (
+        TensorLoader(Split(x), 6, True, seed=1),
+        TensorLoader(Split(x), 6, True, seed=1),
+    )
+    epochs = [torch.cat([b[0] for b in first]) for _ in range(2)]
+    assert len(first) == 3
+    assert not torch.equal(*epochs)
+    assert len(set(epochs[0].flatten().tolist())) == 18
+    assert torch.equal(torch.cat([b[0] for b in second]), epochs[0])
+
+
+def test_loader_resumes_in_the_middle_of_an_epoch():
+    x = torch.arange(20.0)[:, None]
+    loader, again = (TensorLoader(Split(x), 5, True, seed=1) for _ in range(2))
+    batches = iter(loader)
+    next(batches)
+    again.load_state_dict(loader.state_dict())
+    assert torch.equal(torch.cat([b[0] for b in batches]), torch.cat([b[0] for b in again]))
+
+
+def test_loader_shares_are_disjoint_and_equal_on_all_ranks():
+    x = torch.arange(21.0)[:, None]
+    shares = [
+        torch.cat([b[0] for b in TensorLoader(Split(x), 2, True, 0, rank, 2)]).flatten().tolist()
+        for rank in (0, 1)
+    ]
+    assert len(shares[0]) == len(shares[1]) == 10
+    assert not set(shares[0]) & set(shares[1])
+
+
+def test_batches_carry_labels_where_there_are_some():
+    split = Digits().split("valid")
+    x, y = next(iter(TensorLoader(split, 10)))
+    assert torch.equal(y, split.y[:10])
+    assert len(next(iter(TensorLoader(Split(x), 5)))) == 1
+
+
+def test_nothing_is_read_in_the_constructor(nowhere, monkeypatch):
+    monkeypatch.setattr(images, "read_idx", None)
+    MNIST(root="/no/such/folder")
+    Images("/no/such/file")
+
+
+def test_loader_goes_over_the_same_order_in_every_pass_of_an_epoch():
+    x = torch.arange(20.0)[:, None]
+    loader, single = (
+        TensorLoader(Split(x), 6, True, seed=1, passes=3),
+        TensorLoader(Split(x), 6, True, seed=1),
+    )
+    assert (len(loader), len(single)) == (9, 3)
+    for _ in range(3):  # epochs
+        batches, order = [b[0] for b in loader], [b[0] for b in single]
+        assert len(batches) == 9
+        assert all(torch.equal(a, b) for a, b in zip(batches, 3 * order, strict=True))
+
+
+@pytest.mark.parametrize("taken", [1, 3, 4, 6, 8])
+def test_loader_resumes_in_the_middle_of_any_pass(taken):
+    x = torch.arange(20.0)[:, None]
+    loader, again = (TensorLoader(Split(x), 6, True, seed=1, passes=2) for _ in range(2))
+    batches = [b[0] for _ in range(2) for b in loader]
+    stopped = TensorLoader(Split(x), 6, True, seed=1, passes=2)
+    source = chain.from_iterable(stopped for _ in range(2))
+    assert all(torch.equal(next(source)[0], b) for b in batches[:taken])
+    again.load_state_dict(stopped.state_dict())
+    rest = [b[0] for b in again]
+    assert len(rest) == (6 - taken % 6)
+    assert all(
+        torch.equal(a, b) for a, b in zip(rest, batches[taken : taken + len(rest)], strict=True)
+    )
+
+
+def test_passes_are_for_training_only():
+    x = torch.arange(20.0)[:, None]
+    loader = TensorLoader(Split(x), 6, passes=2)
+    assert len(loader) == len(list(loader)) == 4
+    assert len(list(TensorLoader(Split(x), 50, True, passes=2))) == 2  # an incomplete batch, twice
+
+
+def test_an_epoch_that_is_left_early_is_over():
+    """A Trainer with limit_train_batches leaves the loader in the middle; the next epoch is whole again."""
+    loader = TensorLoader(Split(torch.arange(12.0)[:, None]), 3, shuffle=True)
+    next(iter(loader))
+    whole = torch.cat([x for (x,) in loader])
+    assert loader.epoch == 1
+    assert sorted(whole.flatten().tolist()) == list(range(12))

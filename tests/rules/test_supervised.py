@@ -1,0 +1,222 @@
+"""What the supervised baselines share: learning, seeds, checkpoints, refusals; and the small network of their tests."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import seed_everything
+
+import gendae
+from gendae.corruption import GaussianNoise
+from gendae.data.images import Digits
+from gendae.layers.affine import Affine
+from gendae.layers.mlp import MLP
+from gendae.layers.pair import Pair
+from gendae.models.architectures import deep_classifier
+from gendae.models.classifier import Classifier
+from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
+from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
+from tests.rules.test_base import trainer
+
+BASELINES = (
+    BackpropRule,
+    StraightThroughRule,
+    FeedbackAlignmentRule,
+    GeneRecRule,
+    ContrastiveHebbianRule,
+)
+TWO_PHASES = (GeneRecRule, ContrastiveHebbianRule)
+#: s'(a) from h = s(a).
+SLOPES = {
+    "tanh": lambda h: 1 - h**2,
+    "sigmoid": lambda h: h * (1 - h),
+    "softplus": lambda h: 1 - torch.exp(-h),
+}
+rules = pytest.mark.parametrize("rule", BASELINES, ids=lambda rule: rule.__name__)
+
+
+def network(sizes=(7, 6, 5), activation=None, **options):
+    """A float64 classifier of 4 classes with non-zero biases."""
+    stack = deep_classifier(list(sizes), 4, activation, **options).double()
+    with torch.no_grad():
+        for f in stack.encoders:
+            f.bias.normal_(0.0, 0.3)
+    return stack
+
+
+def batch(n=12, width=7):
+    return torch.rand(n, width, dtype=torch.float64) * 2 - 1, torch.randint(4, (n,))
+
+
+def gradients(rule, data):
+    """(dW_l, db_l) for l = 1 .. M; None where there is none."""
+    rule.zero_grad(set_to_none=True)
+    sum(rule.losses(data).values()).backward()
+    return [(f.weight.grad, f.bias.grad) for f in rule.stack.encoders]
+
+
+def true_gradients(stack, data):
+    """Autograd of the cross-entropy of a network written out here."""
+    h, y = data
+    for f in stack.encoders[:-1]:
+        h = getattr(F, f.activation, getattr(torch, f.activation, None))(h @ f.weight.T + f.bias)
+    loss = F.cross_entropy(h @ stack.output.weight.T + stack.output.bias, y)
+    parameters = [p for f in stack.encoders for p in (f.weight, f.bias)]
+    found = torch.autograd.grad(loss, parameters)
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def cosine(a, b):
+    return torch.cosine_similarity(a.flatten(), b.flatten(), 0).item()
+
+
+def random_feedback(stack):
+    return [FeedbackAlignmentRule(stack), *(rule(stack, symmetric=False) for rule in TWO_PHASES)]
+
+
+def fitted(rule, seed=0, epochs=10, **options):
+    seed_everything(seed, verbose=False)
+    r = rule(deep_classifier([64, 40, 40]), lr_f=1e-2, **options)
+    run = trainer(max_epochs=epochs)
+    run.fit(r, Digits(batch_size=50))
+    return r, run
+
+
+# -- learning --------------------------------------------------------------------------------------------
+
+
+@rules
+def test_learns_digits(rule, tmp_path, digits):
+    r, run = fitted(rule)
+    metrics = run.callback_metrics
+    assert metrics["val/error"] < 0.08
+    split = digits.split("valid")
+    p = r.stack.predict(split.x)
+    assert metrics["val/error"].item() == pytest.approx(
+        (p.argmax(1) != split.y).float().mean().item()
+    )
+    assert metrics["val/loss"].item() == pytest.approx(
+        F.nll_loss(p.log(), split.y).item(), rel=1e-4
+    )
+    if rule in TWO_PHASES:
+        assert metrics["val/residual"] < 0.1
+
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    loaded = gendae.load(tmp_path / "run.ckpt")
+    assert torch.equal(loaded.predict(split.x), p)
+    assert loaded.facts["rule"] == rule.__name__
+
+
+@rules
+def test_the_same_seed_gives_the_same_weights(rule):
+    options = {"epochs": 1, "input_corruption": GaussianNoise(0.2)}
+    if rule in TWO_PHASES:
+        options["symmetric"] = False
+    one, two, other = (fitted(rule, seed, **options)[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert not torch.equal(one["stack.pairs.0.f.weight"], other["stack.pairs.0.f.weight"])
+
+
+@rules
+def test_a_plain_loop_trains(rule, digits):
+    rule = rule(deep_classifier([64, 40, 40]), lr_f=5e-3)
+    optimizer = rule.configure_optimizers()
+    for step in range(60):
+        optimizer.zero_grad()
+        sum(rule.losses(digits.split("train")[20 * step : 20 * step + 20]).values()).backward()
+        optimizer.step()
+    x, y = digits.split("valid")
+    assert (rule.stack.predict(x).argmax(1) != y).float().mean() < 0.25
+
+
+# -- random feedback -------------------------------------------------------------------------------------
+
+
+def test_feedback_weights_follow_the_seed_and_the_type_of_the_stack():
+    for index in range(3):
+        drawn = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            rule = random_feedback(network())[index]
+            drawn.append({k: v for k, v in rule.state_dict().items() if k.startswith("feedback")})
+        assert sorted(drawn[0]) == ["feedback_2", "feedback_3"]
+        assert all(v.dtype == torch.float64 for v in drawn[0].values())
+        for name, weight in drawn[0].items():
+            assert torch.equal(weight, drawn[1][name]) and not torch.equal(weight, drawn[2][name])
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_feedback_weights_travel_with_the_checkpoint(index, tmp_path):
+    seed_everything(1, verbose=False)
+    first = random_feedback(deep_classifier([64, 10, 10]))[index]
+    run = trainer(max_epochs=1)
+    run.fit(first, Digits())
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    seed_everything(2, verbose=False)
+    second = random_feedback(deep_classifier([64, 10, 10]))[index]
+    assert not torch.equal(second.feedback_2, first.feedback_2)
+    trainer(max_epochs=2).fit(second, Digits(), ckpt_path=tmp_path / "run.ckpt")
+    for level in (2, 3):
+        assert torch.equal(
+            getattr(second, f"feedback_{level}"), getattr(first, f"feedback_{level}")
+        )
+
+
+# -- arguments and networks ------------------------------------------------------------------------------
+
+
+@rules
+def test_refusals(rule):
+    stack = network()
+    for arguments in ({"lr_f": [1e-3, 1e-3]}, {"weight_decay_f": [0.0] * 4}):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(arguments))} has .* each of the 3 layers"
+        ):
+            rule(stack, **arguments)
+    assert [
+        g["lr"] for g in rule(stack, lr_f=[0.1, 0.2, 0.3]).configure_optimizers().param_groups
+    ][:3] == [0.1, 0.2, 0.3]
+    with pytest.raises(ValueError, match="no output layer"):
+        rule(gendae.Stack(*stack.pairs))
+    x, y = batch()
+    r = rule(stack)
+    for data, complaint in (
+        ((x,), "no labels"),
+        ((x[:, :5], y), r"x has shape \(12, 5\)"),
+        ((x, y + 1), "labels from"),
+        ((x, y[:5]), "y has shape"),
+        ((x, x[:, 0]), "integer"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            r.losses(data)
+
+
+@rules
+def test_hidden_layers_inside_an_encoder_are_for_backprop_alone(rule):
+    pair = Pair(MLP(7, [9], 6, "tanh"), Affine(6, 7))
+    stack = Classifier(
+        pair, Pair(Affine(6, 5, "tanh"), Affine(5, 6)), output=Affine(5, 4)
+    ).double()
+    if rule in (BackpropRule, StraightThroughRule):
+        sum(rule(stack).losses(batch()).values()).backward()
+        assert all(p.grad.abs().sum() > 0 for p in pair.f.parameters())
+    else:
+        with pytest.raises(
+            ValueError, match=f"{rule.__name__} does not support this network: f_1 is MLP"
+        ):
+            rule(stack)
+
+
+@pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}], ids=["bits", "draws"])
+@pytest.mark.parametrize("rule", [FeedbackAlignmentRule, *TWO_PHASES])
+def test_bits_are_refused(rule, options):
+    with pytest.raises(
+        ValueError, match="h_1 is transmitted as bits.*accepted: DifferenceTargetPropRule"
+    ):
+        rule(network(**options))
+
+
+@rules
+def test_decoders_are_left_alone(rule):
+    stack = network()
+    sum(rule(stack).losses(batch()).values()).backward()
+    assert all(p.grad is None for pair in stack.pairs for p in pair.g.parameters())

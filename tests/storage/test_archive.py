@@ -1,0 +1,283 @@
+"""Checkpoints are written whole or not at all; signals, full disks and divergence leave the last good ones."""
+
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+
+from gendae import load, save
+from gendae.data.images import Digits
+from gendae.models.architectures import deep_autoencoder
+from gendae.rules.backprop import BackpropRule
+from gendae.rules.base import Rule
+from gendae.rules.ledger import TrainingDiverged
+from gendae.storage import atomic
+from gendae.storage.archive import CheckpointError, WholeFileIO, install, read
+from gendae.storage.atomic import write_whole
+from tests.rules.test_base import Poisoned, trainer
+from tests.training.resuming import RULES, FewDigits, quiet
+
+
+@pytest.fixture(autouse=True)
+def silent():
+    quiet()
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+# -- one file ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace", "write"])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), MemoryError()]
+)
+def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, where, error):
+    path = write_whole(tmp_path / "m.bin", b"earlier")
+
+    def fail(*_):
+        raise error
+
+    if where == "write":
+
+        class Full:
+            write = fail
+
+        class Opened:
+            def __enter__(self):
+                return Full
+
+            def __exit__(self, *_):
+                pass
+
+        monkeypatch.setattr(
+            atomic,
+            "open",
+            lambda name, mode: (open(name, mode).close(), Opened())[1],
+            raising=False,
+        )
+    else:
+        monkeypatch.setattr(os, where, fail)
+    with pytest.raises(type(error)) as caught:
+        write_whole(path, b"later")
+    monkeypatch.undo()
+    assert (names(tmp_path), path.read_bytes()) == (["m.bin"], b"earlier")
+    if isinstance(error, OSError):
+        assert caught.value.errno == errno.ENOSPC
+        assert "m.bin was not written (No space left on device)" in str(caught.value)
+    assert write_whole(path, b"later").read_bytes() == b"later"
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor, own=os.fsync: (done.append("flushed"), own(descriptor))[1]
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda a, b, own=os.replace: (done.append("renamed"), own(a, b))[1]
+    )
+    write_whole(tmp_path / "m.bin", b"x")
+    assert done == ["flushed", "renamed", "flushed"]  # the content, its name, the folder
+
+
+def test_the_partial_file_lies_in_the_same_folder(tmp_path, monkeypatch):
+    """Renaming across file systems would copy, which can be cut short."""
+    seen = []
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: seen.append((os.path.dirname(a), os.path.dirname(b)))
+    )
+    write_whole(tmp_path / "deep" / "m.bin", b"x")
+    assert seen == [(str(tmp_path / "deep"),) * 2]
+
+
+@pytest.mark.parametrize("place", ["m.bin/n.bin", "x" * 300])
+def test_places_that_cannot_be_written_to_are_named(tmp_path, place):
+    write_whole(tmp_path / "m.bin", b"earlier")
+    with pytest.raises(OSError, match="was not written"):
+        write_whole(tmp_path / place, b"later")
+    assert names(tmp_path) == ["m.bin"]
+
+
+KILLED = """
+    import os, signal, sys
+    from gendae import writing
+    os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+    writing.write_whole(sys.argv[1], b"later" * 1000)
+"""
+
+
+def test_what_a_killed_process_leaves_does_no_harm_and_is_removed_by_the_next(tmp_path):
+    path = write_whole(tmp_path / "m.bin", b"earlier")
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    partial = [name for name in names(tmp_path) if name != "m.bin"]
+    assert len(partial) == 1 and partial[0].endswith(".partial")
+    assert path.read_bytes() == b"earlier"
+    number = int(partial[0].split("-")[-2])
+    living = tmp_path / partial[0].replace(str(number), str(os.getppid()))
+    other = tmp_path / ".gendae-another_machine-1-00000000.partial"
+    living.write_bytes(b"being written")
+    other.write_bytes(b"being written there")
+    write_whole(tmp_path / "n.bin", b"x")
+    assert names(tmp_path) == sorted(["m.bin", "n.bin", living.name, other.name])
+
+
+def test_a_sealed_archive_is_an_archive(tmp_path):
+    """Other programs read it: torch, with and without memory maps, and whatever reads ZIP files."""
+    tensor = torch.rand(100, 10)
+    path = tmp_path / "m.ckpt"
+    WholeFileIO().save_checkpoint({"a": tensor}, path)
+    for options in ({}, {"mmap": True}):
+        assert torch.equal(torch.load(path, weights_only=True, **options)["a"], tensor)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"gendae sha256 ")
+    assert torch.equal(read(path)["a"], tensor)
+
+
+def test_checkpoint_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(CheckpointError("a/m.ckpt", "empty")))
+    assert (str(error), str(error.path), error.reason) == ("a/m.ckpt: empty", "a/m.ckpt", "empty")
+
+
+def test_saving_a_model_writes_whole_files(tmp_path, monkeypatch):
+    path = save(deep_autoencoder([8, 4]), tmp_path / "m.safetensors")
+    before = path.read_bytes()
+    monkeypatch.setattr(
+        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+    )
+    with pytest.raises(OSError, match=r"m.safetensors was not written"):
+        save(deep_autoencoder([8, 4]), path)
+    assert (names(tmp_path), path.read_bytes()) == (["m.safetensors"], before)
+
+
+# -- with any Trainer --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["em", "backprop", "joint"])
+def test_every_trainer_writes_whole_files(case, tmp_path):
+    from tests.training.resuming import data_of
+
+    run = trainer()
+    assert type(run.strategy.checkpoint_io) is TorchCheckpointIO
+    run.fit(RULES[case](), data_of(case))
+    assert type(run.strategy.checkpoint_io) is WholeFileIO
+    run.save_checkpoint(tmp_path / "m.ckpt")
+    assert b"gendae sha256 " in (tmp_path / "m.ckpt").read_bytes()[-100:]
+
+
+def test_every_rule_has_it():
+    """`configure_model` runs before a checkpoint is read; no rule may hide it."""
+    for make in RULES.values():
+        assert type(make()).configure_model is Rule.configure_model
+
+
+def test_plugins_of_the_user_are_left_alone():
+    class Own(TorchCheckpointIO):
+        pass
+
+    own = trainer(plugins=[Own()])
+    install(own.strategy)
+    assert type(own.strategy.checkpoint_io) is Own
+    wrapped = trainer(plugins=[AsyncCheckpointIO()])
+    install(wrapped.strategy)
+    assert type(wrapped.strategy.checkpoint_io.checkpoint_io) is WholeFileIO
+
+
+def test_a_disk_that_is_full_while_a_trainer_saves(tmp_path, monkeypatch):
+    """The first two checkpoints are there, the third fails: one line, and the second is as it was."""
+    keep, kept = (
+        ModelCheckpoint(tmp_path, "m", every_n_train_steps=1, enable_version_counter=False),
+        {},
+    )
+
+    class Full(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 2:
+                kept["m.ckpt"] = (tmp_path / "m.ckpt").read_bytes()
+                monkeypatch.setattr(
+                    os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+                )
+
+    with pytest.raises(OSError, match=r"m.ckpt was not written \(full\)") as caught:
+        trainer(callbacks=[Full(), keep], enable_checkpointing=True).fit(
+            RULES["em"](), FewDigits()
+        )
+    assert "\n" not in str(caught.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == kept
+    assert load(tmp_path / "m.ckpt").facts["updates"] == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"save_on_exception": True},
+        {"save_on_exception": True, "save_last": True},
+        {"save_on_exception": True, "save_weights_only": True},
+    ],
+)
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_a_diverged_stack_is_never_saved(tmp_path, options, log_every):
+    keep = ModelCheckpoint(
+        tmp_path, "m", every_n_train_steps=3, enable_version_counter=False, **options
+    )
+    rule = Poisoned(deep_autoencoder([64, 30, 10]), log_every=log_every)
+    with pytest.raises(TrainingDiverged, match="step 7"):
+        trainer(max_epochs=2, callbacks=[keep], enable_checkpointing=True).fit(
+            rule, Digits(batch_size=100)
+        )
+    assert names(tmp_path) == (["last.ckpt", "m.ckpt"] if "save_last" in options else ["m.ckpt"])
+    for path in tmp_path.iterdir():
+        assert load(path).facts["updates"] == 6
+
+
+@pytest.mark.parametrize("what", ["weights", "optimizer"])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, what):
+    """Even where no loss says so."""
+    run, rule = trainer(), RULES["backprop"]()
+    run.fit(rule, FewDigits())
+    run.save_checkpoint(tmp_path / "m.ckpt")
+    before = (tmp_path / "m.ckpt").read_bytes()
+    with torch.no_grad():
+        part = (
+            rule.stack.pairs[0].f.weight
+            if what == "weights"
+            else next(iter(run.optimizers[0].state.values()))["momentum_buffer"]
+        )
+        part[0, 0] = float("inf")
+    with pytest.raises(TrainingDiverged, match="nothing is saved"):
+        run.save_checkpoint(tmp_path / "m.ckpt")
+    assert (tmp_path / "m.ckpt").read_bytes() == before
+
+
+def test_idle_maps_are_told_apart_from_damage(tmp_path):
+    """A classifier's checkpoint goes on although its decoders have no state in the optimizer."""
+    run = trainer()
+    rule = RULES["backprop"]()
+    run.fit(rule, FewDigits())
+    run.save_checkpoint(tmp_path / "m.ckpt")
+    trainer(max_epochs=2).fit(RULES["backprop"](), FewDigits(), ckpt_path=tmp_path / "m.ckpt")
+    assert isinstance(rule, BackpropRule)
+
+
+def test_a_crash_leaves_no_map_frozen():
+    class Crash(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            raise RuntimeError("stopped by the test")
+
+    rule = RULES["backprop"]()
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        trainer(callbacks=[Crash()]).fit(rule, FewDigits())
+    assert all(p.requires_grad for p in rule.parameters())

@@ -1,0 +1,404 @@
+"""Every rule on a small problem, trained alike in one process and in several: what tests of processes share.
+
+`python -m tests.training.processes FOLDER` runs everything in two processes; each writes what it found into FOLDER.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Generator
+from torch.utils.data import DataLoader, TensorDataset
+
+from gendae import corruption
+from gendae.corruption import GaussianNoise, SpikeNoise
+from gendae.data.base import SPLITS
+from gendae.data.images import Digits
+from gendae.data.loader import Split
+from gendae.data.multimodal import Multimodal
+from gendae.laws import LearnedGaussian
+from gendae.metrics.parzen import ParzenLogLikelihood
+from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
+from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.factorial import FactorialPrior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.rules import (
+    backprop,
+    backstep,
+    difference,
+    hebbian,
+    joint,
+    kl,
+    ledger,
+    targetprop,
+    variational_em,
+)
+from gendae.training.callbacks import CreditMonitor, ParzenMonitor
+
+PICTURES = TemporaryDirectory()  # what monitors draw
+ROWS = 40  # of a batch of all processes together
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "accelerator": "cpu",
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+class Few(Digits):
+    """The first digits of each split: even numbers of them, unless said otherwise."""
+
+    def __init__(self, batch_size=ROWS, train=200, valid=100, test=100):
+        super().__init__(batch_size)
+        self.numbers = dict(zip(SPLITS, (train, valid, test), strict=True))
+
+    def read(self):
+        splits, shape = super().read()
+        return {name: split[: self.numbers[name]] for name, split in splits.items()}, shape
+
+
+class FewModalities(Multimodal):
+    def __init__(self, batch_size=ROWS, **options):
+        super().__init__(Few(), ["image", "label"], batch_size=batch_size, **options)
+
+
+def both(prior=None, **options):
+    members = {"image": {"sizes": [64, 8]}, "label": {"sizes": [10], "kind": "onehot"}}
+    return joint.JointTargetPropRule(
+        joint_autoencoder(members, [12, 6], prior=prior),
+        [GaussianNoise(0.1)] * 4,
+        log_every=3,
+        **options,
+    )
+
+
+class NoneComplete(FewModalities):
+    """Every other example lacks its label: of two processes, one has no complete example."""
+
+    def read(self):
+        splits, shape = super().read()
+        for name, (x, observed) in splits.items():
+            seen = observed.clone()
+            seen[1::2, 1] = False
+            splits[name] = Split(x * seen.repeat_interleave(torch.tensor([64, 10]), 1), seen)
+        return splits, shape
+
+
+class Diverges(backstep.BackStepRule):
+    """A rule whose loss becomes NaN in one of several processes."""
+
+    def losses(self, batch):
+        terms = super().losses(batch)
+        broken = self.updates == 2 and self.global_rank == self.trainer.world_size - 1
+        return {name: term * float("nan") for name, term in terms.items()} if broken else terms
+
+
+def stack(prior=None, sizes=(64, 20, 8), **options):
+    return deep_autoencoder(list(sizes), prior=prior, **options)
+
+
+def network(**options):
+    return deep_classifier([64, 12, 10], classes=10, **options)
+
+
+def recognised():
+    """A stack whose encoders learn the width of their law."""
+    found = stack(GaussianPrior("full", 1.0))
+    for pair in found.pairs:
+        pair.recognition = LearnedGaussian(pair.f.out_features)
+    return found
+
+
+#: Rules by name of the case: all of gendae.rules that can be trained, and options that add terms, priors or phases.
+RULES = {
+    "em": lambda: variational_em.VariationalEMRule(
+        stack(),
+        warmup=3,
+        log_every=3,
+        prior_codes="inferred",
+        corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
+    ),
+    "kl": lambda: kl.KLRule(recognised(), prior_every=4),
+    "kl within layers": lambda: kl.KLRule(
+        stack(FactorialPrior()), reach="within_layer", prior_every=4
+    ),
+    "kl under parzen": lambda: kl.KLRule(stack(ParzenPrior(), noise=0.2), prior_every=4),
+    "target prop": lambda: targetprop.TargetPropRule(
+        stack(GaussianPrior()),
+        [GaussianNoise(0.2)] * 3,
+        top_target="prior",
+        model=1.0,
+        contractive=0.1,
+        sparsity=0.1,
+        prior_every=4,
+    ),
+    "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
+        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        [GaussianNoise(0.2)] * 3,
+        top_target="prior",
+        prior_every=4,
+    ),
+    "back step": lambda: backstep.BackStepRule(stack()),
+    "joint": both,
+    "joint with few labels": lambda: both(
+        inferred=1.0, ramp=0.0, confidence=0.2, recirculation=0.1, walkback=1
+    ),
+    "difference": lambda: difference.DifferenceTargetPropRule(network()),
+    "difference in phases": lambda: difference.DifferenceTargetPropRule(
+        network(), schedule="alternate", optimizer="rmsprop"
+    ),
+    "difference after a warm-up": lambda: difference.DifferenceTargetPropRule(
+        network(), warmup=3, rounds=2, reconstruct=0.1
+    ),
+    "difference of draws": lambda: difference.DifferenceTargetPropRule(
+        network(stochastic=True), samples=3, eval_samples=5
+    ),
+    "backprop": lambda: backprop.BackpropRule(network(), input_corruption=GaussianNoise(0.1)),
+    "backprop above a fixed layer": lambda: backprop.BackpropRule(
+        network(), fixed=1, optimizer="sgd"
+    ),
+    "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
+    "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
+    "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
+    "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
+}
+MEASURED = (
+    "difference",
+    "generec",
+)  # whose credit assignment is measured on the way, which takes time
+DATA = {
+    "joint": FewModalities,
+    "joint with few labels": lambda rows: FewModalities(rows, labelled=20),
+}
+#: Cases of a rule on other data: numbers that processes cannot share out evenly, shares without any (complete) example.
+ODD = {
+    "em": lambda rows: Few(rows, 201, 101, 61),
+    "difference": lambda rows: Few(rows, 203, 3, 3),
+    "generec": lambda rows: Few(rows, 200, 41, 41),
+    "joint": NoneComplete,
+    "joint with few labels": lambda rows: FewModalities(rows, labelled=20, share=0.5),
+}
+RESUMED = ("em", "kl", "difference of draws")
+#: Numbers of training and validation images that leave a process without any, or with too few for a batch.
+STARVED = {
+    "one image": (1, 10),
+    "no validation image for one": (50, 1),
+    "less than a batch": (7, 10),
+}
+
+
+@dataclass
+class Place:
+    """Which process this is, of how many."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+@contextmanager
+def noise_of_rows(rule, place):
+    """A rule's noise becomes a function of the row among all processes' rows: the same however they are shared out."""
+    source, rows = Generator().manual_seed(1), ROWS // place.ranks
+    originals = {name: getattr(corruption, name) for name in ("normal_like", "uniform_like")}
+    modules = [m for name, m in sys.modules.items() if name.startswith("gendae.")]
+
+    def indexed(name):
+        draw = torch.randn if name == "normal_like" else torch.rand
+
+        def like(h, generator=None):
+            training = (
+                generator is not None
+                and generator is rule.generator
+                and generator.initial_seed() > 0
+            )
+            if (
+                not training or h.shape[:-1].numel() % rows
+            ):  # seed 0: validation and prior, with draws of their own
+                return originals[name](h, generator)
+            whole = draw(
+                h.shape[:-1].numel() // rows, ROWS, h.shape[-1], generator=source, dtype=h.dtype
+            )
+            return whole[:, place.rank :: place.ranks].reshape(h.shape)
+
+        return like
+
+    try:
+        for module in modules:
+            for name in originals.keys() & vars(module).keys():
+                setattr(module, name, indexed(name))
+        yield
+    finally:
+        for module in modules:
+            for name in originals.keys() & vars(module).keys():
+                setattr(module, name, originals[name])
+
+
+def trainer(ranks, **options):
+    """A quiet trainer; `ranks` processes of it where there are several."""
+    several = {"devices": ranks, "strategy": "ddp"} if ranks > 1 else {"devices": 1}
+    return Trainer(
+        **{
+            "max_epochs": 2,
+            "limit_train_batches": 5,
+            "default_root_dir": PICTURES.name,
+            **QUIET,
+            **several,
+            **options,
+        }
+    )
+
+
+def state_of(rule, t):
+    """All that training leaves behind, and what it logged."""
+    optimizer = rule.optimizers(use_pl_optimizer=False)
+    return {
+        "weights": {name: value.clone() for name, value in rule.stack.state_dict().items()},
+        "optimizer": {
+            f"{i} {name}": torch.as_tensor(value).clone()
+            for i, found in optimizer.state_dict()["state"].items()
+            for name, value in found.items()
+            if value is not None
+        },
+        "rates": [group["lr"] for group in optimizer.param_groups],
+        "metrics": {name: value.item() for name, value in t.callback_metrics.items()},
+        "noise": torch.randn(3, generator=rule.generator),
+        "recent": rule._recent,
+        "residuals": rule.stack.residuals,
+    }
+
+
+def fitted(name, ranks, indexed=True, data=None, **options):
+    """A rule after ten updates, its trainer and its state; `indexed` noise is the same however rows are shared out."""
+    torch.manual_seed(1)
+    rule = RULES[name]()
+    monitors = [ParzenMonitor(300, picture=False), CreditMonitor(int(name in MEASURED), 50)]
+    t = trainer(ranks, **{"precision": 64 if indexed else 32, "callbacks": monitors, **options})
+    with noise_of_rows(rule, Place(t.global_rank, t.world_size)) if indexed else nullcontext():
+        t.fit(rule, (data or DATA.get(name, Few))(ROWS // ranks))
+    return rule, t, state_of(rule, t)
+
+
+def tested(name, ranks):
+    """Metrics of a test, and Parzen scores, on data that processes cannot share out evenly."""
+    rule, t, state = fitted(name, ranks, data=ODD[name])
+    data = t.datamodule
+    t.test(rule, data, verbose=False)
+    metric = ParzenLogLikelihood(data.split("train").x[:50], sigma=0.4)
+    for x, *_ in data.val_dataloader():
+        metric.update(x)
+    return state | {
+        "test": {name: value.item() for name, value in t.callback_metrics.items()},
+        "ll": metric.compute().item(),
+        "se": metric.standard_error.item(),
+    }
+
+
+def starved(name, ranks):
+    """What a fit with hardly any images ends in: metrics, or an error."""
+    train, valid = STARVED[name]
+    try:
+        return fitted("back step", ranks, False, lambda rows: Few(rows, train, valid))[2]
+    except ValueError as error:
+        return str(error)
+
+
+def diverged(ranks):
+    """The error that ends a fit of which one process diverges."""
+    rule = Diverges(stack(), log_every=3)
+    try:
+        trainer(ranks, max_epochs=1).fit(rule, Few(ROWS // ranks))
+    except ledger.TrainingDiverged as error:
+        return str(error)
+    return "no error"
+
+
+def resumed(name, folder):
+    """The state of a rule that two processes train for one epoch, and two others, so to speak, for the next."""
+    keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+    fitted(name, 2, False, callbacks=[keep], enable_checkpointing=True)
+    torch.manual_seed(99)
+    rule, t = RULES[name](), trainer(2)
+    t.fit(rule, DATA.get(name, Few)(ROWS // 2), ckpt_path=f"{folder}/epoch=0.ckpt")
+    return state_of(rule, t)
+
+
+def plain(ranks):
+    """Metrics of a fit on torch's own loaders, of which each process has a share."""
+    torch.manual_seed(1)
+    x = Few().split("train").x
+    loaders = [DataLoader(TensorDataset(x), ROWS // ranks) for _ in range(2)]
+    t = trainer(ranks, callbacks=[ParzenMonitor(300, picture=False)])
+    t.fit(RULES["back step"](), *loaders)
+    return {name: value.item() for name, value in t.callback_metrics.items()}
+
+
+def everything(ranks):
+    """All cases, in this process and those beside it."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    found = {"indexed": {name: fitted(name, ranks)[2] for name in RULES}}
+    if ranks > 1:  # ranks are compared with each other
+        found["free"] = {name: fitted(name, ranks, False)[2] for name in RULES}
+        found["bf16"] = {
+            name: fitted(name, ranks, False, precision="bf16-mixed")[2]
+            for name in ("em", "kl", "difference")
+        }
+    found["odd"] = {name: tested(name, ranks) for name in ODD}
+    found["starved"] = {name: starved(name, ranks) for name in STARVED}
+    found["diverged"], found["plain"] = diverged(ranks), plain(ranks)
+    return found
+
+
+@cache
+def alone():
+    """What one process finds."""
+    return everything(1)
+
+
+@cache
+def launched():
+    """How the script below ended, and what it left."""
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    environment.pop("PL_GLOBAL_SEED", None)  # of another test, which processes would go by
+    with TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.training.processes", folder],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+            env=environment,
+            cwd=Path(__file__).parents[2],
+        )
+        files = [Path(folder) / f"rank{rank}.pt" for rank in (0, 1)]
+        return done, [torch.load(file) for file in files] if all(
+            file.is_file() for file in files
+        ) else []
+
+
+def two():
+    """What two processes find."""
+    done, found = launched()
+    assert found, done.stderr[-3000:]
+    return found
+
+
+if __name__ == "__main__":
+    results = everything(2)
+    file = Path(sys.argv[-1]) / f"rank{os.environ['LOCAL_RANK']}.pt"
+    torch.save(results, file)
+    results["resumed"] = {name: resumed(name, file.parent / name) for name in RESUMED}
+    torch.save(results, file)

@@ -1,0 +1,260 @@
+"""Every rule on a small problem, stopped and resumed: what the tests and benchmarks/resume.py share.
+
+`python -m tests.training.resuming CASE FOLDER STOP` trains a case with a checkpoint after each batch, and kills itself by SIGKILL
+after STOP updates; with STOP = -1 it goes on from FOLDER/last.ckpt and writes what came out to FOLDER/end.pt.
+"""
+
+import hashlib
+import logging
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from gendae.corruption import GaussianNoise, SpikeNoise
+from gendae.data.base import SPLITS
+from gendae.data.images import Digits
+from gendae.data.multimodal import Multimodal
+from gendae.laws import LearnedGaussian
+from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
+from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.factorial import FactorialPrior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.registry import register
+from gendae.rules import (
+    backprop,
+    backstep,
+    difference,
+    hebbian,
+    joint,
+    kl,
+    targetprop,
+    variational_em,
+)
+
+EPOCHS, BATCHES = 2, 4
+UPDATES = EPOCHS * BATCHES
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "accelerator": "cpu",
+    "devices": 1,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+@register
+class FewDigits(Digits):
+    """200 digits to train on, 60 to validate with."""
+
+    def __init__(self, batch_size=50):
+        super().__init__(batch_size)
+
+    def read(self):
+        splits, shape = super().read()
+        return {
+            name: splits[name][:n] for name, n in zip(SPLITS, (200, 60, 60), strict=True)
+        }, shape
+
+
+def stack(prior=None, sizes=(64, 20, 8), **options):
+    return deep_autoencoder(list(sizes), prior=prior, **options)
+
+
+def network(**options):
+    return deep_classifier([64, 12, 10], classes=10, **options)
+
+
+def learned():
+    found = stack(GaussianPrior("full", 1.0))
+    for pair in found.pairs:
+        pair.recognition = LearnedGaussian(pair.f.out_features)
+    return found
+
+
+def joint_rule(**options):
+    members = {"image": {"sizes": [64, 8]}, "label": {"sizes": [10], "kind": "onehot"}}
+    return joint.JointTargetPropRule(joint_autoencoder(members, [12, 6]), **options)
+
+
+NOISE = GaussianNoise(0.2)
+RULES = {
+    "em": lambda: variational_em.VariationalEMRule(
+        stack(),
+        warmup=6,
+        prior_codes="inferred",
+        corruption=[NOISE, GaussianNoise(0.3, half_life=0.2), SpikeNoise(3)],
+    ),
+    "kl": lambda: kl.KLRule(learned(), prior_every=3),
+    "kl under parzen": lambda: kl.KLRule(
+        stack(ParzenPrior(capacity=70), noise=0.2), prior_every=3
+    ),
+    "kl with a training prior": lambda: kl.KLRule(
+        stack(FactorialPrior(), noise=0.3),
+        reach="within_layer",
+        training_prior=GaussianPrior("full", 1.0),
+        prior_every=3,
+    ),
+    "kl with tied noise": lambda: kl.KLRule(
+        stack(ParzenPrior(capacity=70)), tie_noise=True, prior_every=3
+    ),
+    "target prop": lambda: targetprop.TargetPropRule(
+        stack(), [NOISE] * 3, warmup=6, contractive=0.1
+    ),
+    "target prop under a prior": lambda: targetprop.TargetPropRule(
+        stack(ParzenPrior(capacity=70)), [NOISE] * 3, top_target="prior", model=0.5, prior_every=3
+    ),
+    "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
+        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        [NOISE] * 3,
+        top_target="prior",
+        prior_every=3,
+    ),
+    "back step": lambda: backstep.BackStepRule(stack()),
+    "joint": lambda: joint_rule(walkback=1, inferred=1.0, confidence=0.2, recirculation=0.1),
+    "difference": lambda: difference.DifferenceTargetPropRule(
+        network(stochastic=True), samples=3, half_life=0.1, warmup=3
+    ),
+    "difference in phases": lambda: difference.DifferenceTargetPropRule(
+        network(stochastic=True), schedule="alternate", optimizer="rmsprop", hold=0.2
+    ),
+    "backprop": lambda: backprop.BackpropRule(
+        network(), input_corruption=NOISE, optimizer="sgd", hold=0.5
+    ),
+    "straight through": lambda: backprop.StraightThroughRule(network(stochastic=True), samples=2),
+    "feedback alignment": lambda: backprop.FeedbackAlignmentRule(
+        network(), input_corruption=NOISE
+    ),
+    "generec": lambda: hebbian.GeneRecRule(network(), symmetric=False, optimizer="rmsprop"),
+    "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), input_corruption=NOISE),
+}
+
+
+def data_of(case):
+    """Its batches; half as many images in each where an epoch goes over them twice, so that all cases have as many updates."""
+    if case == "joint":
+        return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=80)
+    return FewDigits(100 if case == "difference in phases" else 50)
+
+
+def digest(tensor):
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+class Diary(Callback):
+    """For each update what it was made of: images, rates, noise that was left, and phase."""
+
+    def __init__(self):
+        self.pages = {}
+
+    def on_train_batch_end(self, trainer, rule, outputs, batch, index):
+        rates = [group["lr"] for group in rule.optimizers().param_groups]
+        self.pages[trainer.global_step] = (
+            index,
+            digest(batch[0]),
+            rates,
+            digest(rule.generator.get_state()),
+            rule.updates,
+            rule.progress,
+        )
+
+
+class Kill(Callback):
+    """SIGKILL after an update, once checkpoints are written."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_end(self, trainer, rule):
+        self.on_train_batch_start(trainer)
+
+
+def train(case, seed=1, resume=None, callbacks=(), **options):
+    """Everything at the end of a training: weights, prior, optimizer, noise, latest codes, counters, and the diary."""
+    seed_everything(seed, verbose=False)
+    rule, diary = RULES[case](), Diary()
+    trainer = Trainer(
+        callbacks=[diary, *callbacks],
+        enable_checkpointing=bool(callbacks),
+        **{**QUIET, "max_epochs": EPOCHS, **options},
+    )
+    trainer.fit(rule, data_of(case), ckpt_path=resume)
+    optimizer = rule.optimizers().state_dict()
+    state = {f"{i}.{k}": v for i, values in optimizer["state"].items() for k, v in values.items()}
+    return {
+        "weights": {k: v.clone() for k, v in rule.state_dict().items()},
+        "state": state,
+        "groups": optimizer["param_groups"],
+        "noise": rule.generator.get_state(),
+        "recent": rule._recent,
+        "step": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "diary": diary.pages,
+    }
+
+
+def keepers(folder):
+    """A checkpoint of every batch, and one of every epoch, after its validation."""
+    return [
+        ModelCheckpoint(
+            folder,
+            "batch={step}",
+            every_n_train_steps=1,
+            save_top_k=-1,
+            auto_insert_metric_name=False,
+        ),
+        ModelCheckpoint(
+            folder, "epoch={epoch}", every_n_epochs=1, save_top_k=-1, auto_insert_metric_name=False
+        ),
+    ]
+
+
+def differences(whole, resumed):
+    """Names of all that is not bit-equal; of the diary, the pages that were written after resuming."""
+    found = [
+        f"weights {k}" for k, v in whole["weights"].items() if not same(v, resumed["weights"][k])
+    ]
+    found += [
+        f"state {k}" for k, v in whole["state"].items() if not same(v, resumed["state"].get(k))
+    ]
+    found += [k for k in ("groups", "step", "epoch") if whole[k] != resumed[k]]
+    found += [k for k in ("noise", "recent") if not same(whole[k], resumed[k])]
+    found += [
+        f"update {step}" for step, page in resumed["diary"].items() if whole["diary"][step] != page
+    ]
+    return found
+
+
+def same(a, b):
+    return (
+        torch.equal(a, b) and a.dtype == b.dtype
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+        else a is b
+    )
+
+
+def quiet():
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    quiet()
+    name, place, stop = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    keep = ModelCheckpoint(
+        place, every_n_train_steps=1, save_last=True, save_top_k=0, enable_version_counter=False
+    )
+    if stop >= 0:
+        train(name, 1, callbacks=[keep, Kill(stop)])
+    torch.save(train(name, 99, place / "last.ckpt", [keep]), place / "end.pt")

@@ -1,0 +1,133 @@
+"""One seed, one result: whatever is logged, drawn, scored or shown on the way."""
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger
+
+from gendae import cli, load
+from gendae.data.images import Digits
+from gendae.metrics.features import FeatureClassifier
+from gendae.metrics.quality import sample_quality
+from gendae.models.architectures import deep_autoencoder, deep_classifier
+from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.rules.backprop import BackpropRule
+from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.kl import KLRule
+from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.variational_em import VariationalEMRule
+from gendae.sampling.samplers import generate
+from gendae.training.callbacks import CreditMonitor, ParzenMonitor
+from tests.rules.test_base import trainer
+
+SIZES = [64, 20, 8]
+RULES = {
+    "VariationalEMRule": lambda: VariationalEMRule(deep_autoencoder(SIZES), warmup=5),
+    "KLRule, Parzen": lambda: KLRule(
+        deep_autoencoder(SIZES, ["softplus", "linear"], noise=0.3, prior=ParzenPrior()),
+        training_prior=GaussianPrior("identity", 1.0),
+    ),
+    "TargetPropRule, chain": lambda: TargetPropRule(
+        deep_autoencoder(SIZES, prior=AutoencoderPrior(steps=50))
+    ),
+    "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(deep_classifier(SIZES)),
+    "BackpropRule": lambda: BackpropRule(deep_classifier(SIZES)),
+}
+
+
+def weights_of(make, tmp_path=None, **options):
+    torch.manual_seed(0)
+    rule = make()
+    trainer(max_epochs=2, **options).fit(rule, Digits())
+    return rule, torch.cat([p.detach().flatten() for p in rule.stack.parameters()])
+
+
+class Looks(ParzenMonitor):
+    """Draws from the global generator's neighbours: samples, FID, KID, after every epoch."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        super().on_validation_epoch_end(trainer, pl_module)
+        if pl_module.generative:
+            samples = generate(pl_module.stack, 60, seed=1)
+            valid = trainer.datamodule.split("valid").x
+            sample_quality(samples, valid[:60], valid[60:120], FeatureClassifier((8, 8)))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_watching_does_not_change_the_weights(tmp_path, name):
+    """Logger, bar, summary, pictures, scores, credit assignment, checkpoints: all of it against none of it."""
+    watched = [
+        Looks(200),
+        ModelCheckpoint(tmp_path, every_n_train_steps=5, save_last=True),
+        TQDMProgressBar(),
+    ]
+    if "Difference" in name or "Backprop" in name:
+        watched.append(CreditMonitor(every=1, n=100))
+    _, quiet = weights_of(RULES[name])
+    rule, loud = weights_of(
+        RULES[name],
+        callbacks=watched,
+        logger=CSVLogger(tmp_path),
+        enable_progress_bar=True,
+        enable_checkpointing=True,
+        enable_model_summary=True,
+        log_every_n_steps=1,
+        default_root_dir=tmp_path,
+    )
+    assert torch.equal(quiet, loud)
+    assert list(tmp_path.rglob("metrics.csv"))
+    if rule.generative:
+        assert (tmp_path / "samples.png").is_file()
+
+
+def test_how_often_losses_are_read_does_not_change_the_weights():
+    runs = [
+        weights_of(
+            lambda every=every: VariationalEMRule(deep_autoencoder(SIZES), log_every=every)
+        )[1]
+        for every in (1, 50)
+    ]
+    assert torch.equal(*runs)
+
+
+def test_two_runs_of_the_command_line_are_bit_equal_and_another_seed_is_not(tmp_path):
+    stacks = []
+    for k, (seed, extra) in enumerate(
+        [
+            (3, []),
+            (
+                3,
+                [
+                    "--parzen.every",
+                    "2",
+                    "--parzen.n",
+                    "100",
+                    "--trainer.enable_progress_bar",
+                    "false",
+                ],
+            ),
+            (4, []),
+        ]
+    ):
+        code = cli.main(
+            [
+                "fit",
+                "--config",
+                "configs/digits-variational-em.yaml",
+                "--seed_everything",
+                str(seed),
+                "--trainer.max_epochs",
+                "2",
+                "--trainer.default_root_dir",
+                str(tmp_path / str(k)),
+                *extra,
+            ]
+        )
+        assert code == 0
+        stacks.append(load(tmp_path / str(k) / "0001" / "checkpoints" / "last.ckpt"))
+    a, b, c = (stack.state_dict() for stack in stacks)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["pairs.0.f.weight"], c["pairs.0.f.weight"])
+    assert torch.equal(generate(stacks[0], 5, seed=0), generate(stacks[1], 5, seed=0))
