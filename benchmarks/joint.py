@@ -100,7 +100,7 @@ def by_chains(stack, values, chains=8):
 
 
 def chain(stack, begin, rounds=50):
-    return Completer.mcmc(rounds, begin=begin, corruption=stack.settings["completer"].corruption)
+    return Completer.mcmc(rounds, begin=begin, corruption=stack.settings.completer.corruption)
 
 
 def spread(values):

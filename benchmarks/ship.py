@@ -54,7 +54,7 @@ def samples(stack, data, n):
     train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
     x = generate(stack, n, seed=0)
     result = {**parzen_score(x, test, valid), **Quality(train, test, feature_network(data)[0])(x)}
-    if type(stack.settings["sampler"]) is not AncestralSampler:
+    if type(stack.settings.sampler) is not AncestralSampler:
         result["ancestral_ll"] = parzen_score(generate(stack, n, "ancestral", 0), test, valid)[
             "ll"
         ]

@@ -92,8 +92,8 @@ def _completer_for(
     """
     completer = (
         completer
-        or stack.settings.get("completer")
-        or stack.settings.get("inpainting")
+        or stack.settings.completer
+        or stack.settings.inpainter
         or Completer()
     )
 

@@ -56,7 +56,7 @@ def samples_of_all_ranks(trainer: Trainer, stack: Stack, n: int) -> Tensor:
 
     Each rank draws some blocks of samples and leaves zeros in the others; the sum has all.
     """
-    sampler = stack.settings.get("sampler") or GenerateSampler()
+    sampler = stack.settings.sampler or GenerateSampler()
     codes = stack.prior.sample(n, seeded(0))
     samples = codes.new_zeros(n, stack.sizes[0])
 
