@@ -30,7 +30,7 @@ def mlp(f, g):
 
 def corruption(*levels):
     spec = [
-        {"class_path": "gendae.corruption.RelativeNoise", "init_args": {"sigma": s}}
+        {"class_path": "gendae.RelativeNoise", "init_args": {"sigma": s}}
         for s in levels
     ]
     return [f"{MODEL}corruption={json.dumps(spec)}"]

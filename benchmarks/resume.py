@@ -38,13 +38,13 @@ FIT = """
 CONFIG = """
 trainer: {max_epochs: 2, enable_progress_bar: false, enable_model_summary: false, logger: false}
 model:
-  class_path: gendae.rules.TargetPropRule
+  class_path: gendae.TargetPropRule
   init_args:
-    stack: {class_path: gendae.models.deep_autoencoder, init_args: {sizes: [64, 20, 8]}}
+    stack: {class_path: gendae.deep_autoencoder, init_args: {sizes: [64, 20, 8]}}
     top_target: prior
     prior_every: 3
     warmup: 5
-data: {class_path: gendae.data.Digits, init_args: {batch_size: 299}}
+data: {class_path: gendae.Digits, init_args: {batch_size: 299}}
 parzen: {n: 50, grid: [0.3], picture: false}
 """
 

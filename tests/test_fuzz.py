@@ -275,13 +275,13 @@ def configuration(name):
 
 CLASSIFIER = {
     "trainer": {"max_epochs": 1},
-    "data": {"class_path": "gendae.data.Digits"},
+    "data": {"class_path": "gendae.Digits"},
     "model": {
-        "class_path": "gendae.rules.DifferenceTargetPropRule",
+        "class_path": "gendae.DifferenceTargetPropRule",
         "init_args": {
             "lr_f": [0.01, 0.01],
             "stack": {
-                "class_path": "gendae.models.deep_classifier",
+                "class_path": "gendae.deep_classifier",
                 "init_args": {"sizes": [64, 12], "classes": 10},
             },
         },

@@ -160,7 +160,7 @@ class Shards(Images):
     The files of a folder are taken in the order of their names. Pixels are checked when they are
     read: a value outside [0, 1] stops the training, and the error names the file. `split` gives a
     sample as a tensor; batches come from all rows. The prior of the top layer is fitted on codes
-    of a random part (`gendae.rules.base.PRIOR_EXAMPLES`).
+    of a random part (`gendae.rules.prior_fit.EXAMPLES`).
 
     Args:
         path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), bytes or

@@ -110,7 +110,7 @@ def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal
     """The layer pairs of a trained stack under a fresh output layer, to be trained with labels.
 
     For configurations
-    (`stack: {class_path: gendae.persistence.pretrained_classifier, init_args: {model: ..}}`).
+    (`stack: {class_path: gendae.pretrained_classifier, init_args: {model: ..}}`).
     A model trained from it holds its own weights: `load` reads it without `model`, which only the
     run's config.yaml still names.
 

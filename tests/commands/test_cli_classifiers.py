@@ -62,7 +62,7 @@ def test_a_classifier_s_run_is_exported_without_a_prior(tmp_path, digits, capsys
             "--model.stack.sizes",
             "[64, 12, 12]",
             "--data",
-            "gendae.data.Digits",
+            "gendae.Digits",
         )
         == 0
     )
@@ -86,7 +86,7 @@ def test_a_rule_that_refuses_the_network_ends_in_its_own_line(tmp_path, capsys):
             "--config",
             config,
             "--model",
-            "gendae.rules.BackpropRule",
+            "gendae.BackpropRule",
             "--trainer.default_root_dir",
             tmp_path,
         )

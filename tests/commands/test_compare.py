@@ -13,15 +13,15 @@ from gendae import cli, load
 from gendae.commands import compare
 from gendae.rules.backprop import BackpropRule
 
-NETWORK = {"class_path": "gendae.models.deep_classifier", "init_args": {"sizes": [64, 12, 12]}}
+NETWORK = {"class_path": "gendae.deep_classifier", "init_args": {"sizes": [64, 12, 12]}}
 CONFIG = {
     "seed_everything": 5,
     "trainer": {"max_epochs": 9, "accelerator": "cpu"},
     "model": {
-        "class_path": "gendae.rules.DifferenceTargetPropRule",
+        "class_path": "gendae.DifferenceTargetPropRule",
         "init_args": {"stack": NETWORK, "sigma": 0.1, "lr_f": 2e-3, "lr_g": 1e-3},
     },
-    "data": {"class_path": "gendae.data.Digits", "init_args": {"batch_size": 50}},
+    "data": {"class_path": "gendae.Digits", "init_args": {"batch_size": 50}},
 }
 ALIGNMENT = {
     "class_path": "FeedbackAlignmentRule",
@@ -164,7 +164,7 @@ def test_what_a_rule_gets_of_the_configuration(compared):
         assert run["trainer"]["max_epochs"] == 3
         assert run["trainer"]["log_every_n_steps"] == 7
         assert run["data"] == {
-            "class_path": "gendae.data.Digits",
+            "class_path": "gendae.Digits",
             "init_args": {"batch_size": 40, "seed": 0},
         }
 
@@ -179,7 +179,7 @@ def test_seeds_draw_the_same_first_weights_for_every_rule():
 
 
 def test_rules_of_one_s_own_by_import_path():
-    assert compare.named_rule("gendae.rules.backprop.BackpropRule") is BackpropRule
+    assert compare.named_rule("gendae.BackpropRule") is BackpropRule
 
 
 BITS = {**NETWORK, "init_args": {"sizes": [64, 12, 12], "bits": [1]}}
@@ -191,11 +191,11 @@ def bad_requests(folder):
     bits = write(folder, "bits.yaml", model={**CONFIG["model"], "init_args": {"stack": BITS}})
     wide = {**NETWORK, "init_args": {"sizes": [64, 13, 12]}}
     wide = write(folder, "wide.yaml", model={**CONFIG["model"], "init_args": {"stack": wide}})
-    stack = {"class_path": "gendae.models.deep_autoencoder", "init_args": {"sizes": [64, 8]}}
+    stack = {"class_path": "gendae.deep_autoencoder", "init_args": {"sizes": [64, 8]}}
     kl = write(
         folder,
         "kl.yaml",
-        model={"class_path": "gendae.rules.KLRule", "init_args": {"stack": stack}},
+        model={"class_path": "gendae.KLRule", "init_args": {"stack": stack}},
     )
     rate = write(
         folder,
@@ -209,20 +209,20 @@ def bad_requests(folder):
     bare = write(
         folder,
         "bare.yaml",
-        data={"class_path": "gendae.data.Images", "init_args": {"path": "x.npy"}},
+        data={"class_path": "gendae.Images", "init_args": {"path": "x.npy"}},
     )
     np.save(folder / "x.npy", np.random.rand(30, 64))
     np.savez(folder / "narrow.npz", x=np.random.rand(30, 63), y=np.zeros(30, int))
     narrow = write(
         folder,
         "narrow.yaml",
-        data={"class_path": "gendae.data.Images", "init_args": {"path": "narrow.npz"}},
+        data={"class_path": "gendae.Images", "init_args": {"path": "narrow.npz"}},
     )
     np.savez(folder / "eleven.npz", x=np.random.rand(30, 64), y=np.full(30, 10))
     eleven = write(
         folder,
         "eleven.yaml",
-        data={"class_path": "gendae.data.Images", "init_args": {"path": "eleven.npz"}},
+        data={"class_path": "gendae.Images", "init_args": {"path": "eleven.npz"}},
     )
     return [
         (
@@ -303,7 +303,7 @@ def test_a_diverged_run_counts_in_no_mean(tmp_path, capsys):
     config = write(
         tmp_path,
         model={
-            "class_path": "gendae.rules.BackpropRule",
+            "class_path": "gendae.BackpropRule",
             "init_args": {"stack": stack, "lr_f": 1e30, "optimizer": "sgd"},
         },
     )

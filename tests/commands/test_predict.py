@@ -245,12 +245,12 @@ CONFIG = """
 seed_everything: 0
 trainer: {max_epochs: 25, enable_progress_bar: false, enable_model_summary: false, logger: false}
 model:
-  class_path: gendae.rules.DifferenceTargetPropRule
+  class_path: gendae.DifferenceTargetPropRule
   init_args:
-    stack: {class_path: gendae.models.deep_classifier, init_args: {sizes: [64, 30, 30], classes: 10}}
+    stack: {class_path: gendae.deep_classifier, init_args: {sizes: [64, 30, 30], classes: 10}}
     sigma: 0.1
     lr_f: 3.0e-3
-data: {class_path: gendae.data.Images, init_args: {path: PATH, labels: LABELS, batch_size: 50}}
+data: {class_path: gendae.Images, init_args: {path: PATH, labels: LABELS, batch_size: 50}}
 """
 
 

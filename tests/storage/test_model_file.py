@@ -272,7 +272,7 @@ def test_what_cannot_become_a_classifier_is_named(tmp_path, monkeypatch, argumen
 def test_a_pretrained_classifier_is_named_in_a_configuration(tmp_path):
     save(deep_autoencoder([64, 8]), tmp_path / "m.safetensors")
     stack = {
-        "class_path": "gendae.persistence.pretrained_classifier",
+        "class_path": "gendae.pretrained_classifier",
         "init_args": {"model": str(tmp_path / "m.safetensors")},
     }
     (tmp_path / "c.yaml").write_text(
@@ -285,10 +285,10 @@ def test_a_pretrained_classifier_is_named_in_a_configuration(tmp_path):
                     "enable_model_summary": False,
                 },
                 "model": {
-                    "class_path": "gendae.rules.BackpropRule",
+                    "class_path": "gendae.BackpropRule",
                     "init_args": {"stack": stack},
                 },
-                "data": {"class_path": "gendae.data.Digits"},
+                "data": {"class_path": "gendae.Digits"},
             }
         )
     )

@@ -115,8 +115,8 @@ def test_the_figure_has_a_curve_for_each_measure():
 @pytest.fixture
 def config(tmp_path):
     """A small configuration: a network, its rule, and data."""
-    stack = {"class_path": "gendae.models.deep_classifier", "init_args": {"sizes": [64, 12, 10]}}
-    noise = {"class_path": "gendae.corruption.GaussianNoise", "init_args": {"sigma": 0.1}}
+    stack = {"class_path": "gendae.deep_classifier", "init_args": {"sizes": [64, 12, 10]}}
+    noise = {"class_path": "gendae.GaussianNoise", "init_args": {"sigma": 0.1}}
     rule = {"stack": stack, "sigma": 0.2, "input_corruption": noise, "lr_f": 0.02, "lr_g": 0.01}
     content = {
         "seed_everything": 0,
@@ -127,8 +127,8 @@ def config(tmp_path):
             "default_root_dir": str(tmp_path / "runs"),
             "accelerator": "cpu",
         },
-        "model": {"class_path": "gendae.rules.DifferenceTargetPropRule", "init_args": rule},
-        "data": {"class_path": "gendae.data.Digits"},
+        "model": {"class_path": "gendae.DifferenceTargetPropRule", "init_args": rule},
+        "data": {"class_path": "gendae.Digits"},
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(content))

@@ -30,10 +30,10 @@ CONFIG = """
 seed_everything: 0
 trainer: {max_epochs: 3, enable_progress_bar: false, enable_model_summary: false, logger: false}
 model:
-  class_path: gendae.rules.BackStepRule
+  class_path: gendae.BackStepRule
   init_args:
-    stack: {class_path: gendae.models.deep_autoencoder, init_args: {sizes: [64, 20, 8]}}
-data: {class_path: gendae.data.Digits, init_args: {batch_size: 300}}
+    stack: {class_path: gendae.deep_autoencoder, init_args: {sizes: [64, 20, 8]}}
+data: {class_path: gendae.Digits, init_args: {batch_size: 300}}
 parzen: {n: 50, grid: [0.3], picture: false}
 """
 
