@@ -192,7 +192,7 @@ class Classifier(Stack):
             ValueError: if x has another width, or samples < 1.
         """
         if samples is None:
-            samples = self.settings.get("samples", 1)
+            samples = self.settings.samples or 1
 
         generator = torch.Generator().manual_seed(seed)
         log_p = self.log_probability(x.to(self.device, self.dtype), samples, generator)

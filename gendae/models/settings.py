@@ -11,7 +11,6 @@ from gendae.registry import build, register
 if TYPE_CHECKING:
     from gendae.completion.completer import Completer
     from gendae.completion.inpainting import Inpainter
-    from gendae.inference import Inference
     from gendae.sampling.samplers import Sampler
 
 
@@ -24,7 +23,6 @@ class Settings:
 
     Args:
         sampler: what `generate` draws with.
-        inference: what `log_joint_trace` follows; the E-step of the rule that trained the model.
         inpainter: what `inpaint` fills in with.
         completer: what `complete` fills in with.
         samples: draws of stochastic units in validation, test and prediction.
@@ -35,7 +33,6 @@ class Settings:
     """
 
     sampler: Sampler | None = None
-    inference: Inference | None = None
     inpainter: Inpainter | None = None
     completer: Completer | None = None
     samples: int | None = None
@@ -48,12 +45,14 @@ class Settings:
 
     @classmethod
     def described(cls, plain: dict[str, Any]) -> Settings:
-        """Settings from what a file says of them; inpainters were once called "inpainting".
+        """Settings from what a file says of them.
+
+        Files of version 0.1 call the inpainter "inpainting", and hold the E-step's inference too.
 
         Raises:
             ValueError: for what settings cannot hold.
         """
-        values = dict(plain)
+        values = {name: value for name, value in plain.items() if name != "inference"}
         if "inpainting" in values:
             values["inpainter"] = values.pop("inpainting")
 

@@ -6,6 +6,7 @@ so that nobody has to set an attribute of a rule, nor put it back.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor
 
 
@@ -29,6 +30,11 @@ class Moment:
     generator: Generator | None = None
     update: int | None = None
     learn: tuple[str, ...] = ("f", "g")
+
+    @property
+    def draws(self) -> Generator:
+        """Source of draws that are wanted in any case: the generator, or the global one."""
+        return self.generator or torch.default_generator
 
     def share(self, of: int) -> float:
         """The part of a warm-up of `of` updates that is over, in [0, 1]; 1 outside a Trainer."""

@@ -145,7 +145,9 @@ class Rates:
 
     def optimizer_of(self, maps: dict[str, list[list[nn.Module]]]) -> torch.optim.Optimizer:
         """The optimizer over the maps of each direction, bottom layer first."""
-        groups = [group for direction in maps for group in self._groups(direction, maps[direction])]
+        groups = [
+            group for direction in maps for group in self._groups(direction, maps[direction])
+        ]
         cls, options = self._optimizer()
 
         if cls is torch.optim.AdamW and "fused" not in options:
@@ -178,7 +180,9 @@ class Rates:
 
         cls = _imported("rates.optimizer", path, OPTIMIZERS)
         if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-            raise ValueError(f"rates.optimizer={path!r} is no subclass of torch.optim.Optimizer")
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"rates.optimizer={path!r} is no subclass of torch.optim.Optimizer"
+            )
         return cls, options
 
     def _decline(self) -> Callable[[float], float]:
@@ -190,7 +194,9 @@ class Rates:
         if isinstance(decline, type):
             decline = decline(**options)
         if not callable(decline):
-            raise ValueError(f"rates.decline={path!r} is no function of the part that is left")
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"rates.decline={path!r} is no function of the part that is left"
+            )
         return decline
 
 
@@ -207,7 +213,9 @@ def _path(name: str, choice: Choice) -> tuple[str, dict[str, Any]]:
         return choice, {}
 
     if not isinstance(choice.get("class_path"), str):
-        raise ValueError(f"{name}={choice!r}: class_path, and init_args where needed, are accepted")
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{name}={choice!r}: class_path, and init_args where needed, are accepted"
+        )
     return choice["class_path"], dict(choice.get("init_args") or {})
 
 

@@ -277,7 +277,6 @@ def _load_ckpt(path: Path) -> Stack:
 def _former_settings(arguments: dict[str, Any]) -> dict[str, Any]:
     """Settings from the arguments of a rule, which held them in files of version 0.1."""
     names = {
-        "inference": "inference",
         "sampler": "sampler",
         "inpainter": "inpainter",
         "completer": "completer",
