@@ -29,10 +29,7 @@ def mlp(f, g):
 
 
 def corruption(*levels):
-    spec = [
-        {"class_path": "gendae.RelativeNoise", "init_args": {"sigma": s}}
-        for s in levels
-    ]
+    spec = [{"class_path": "gendae.RelativeNoise", "init_args": {"sigma": s}} for s in levels]
     return [f"{MODEL}corruption={json.dumps(spec)}"]
 
 

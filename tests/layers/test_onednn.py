@@ -13,6 +13,7 @@ from gendae.layers.mlp import MLP
 from gendae.layers.onednn import PackedAffine, packed
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
+from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import small_stack
 
@@ -61,7 +62,7 @@ def test_a_training_step_with_packed_products_equals_a_plain_one_and_uses_the_ne
     for way in ("plain", "packed"):
         monkeypatch.setenv("GENDAE_PRODUCTS", way)
         torch.manual_seed(0)
-        rule = VariationalEMRule(small_stack((40, 30, 10)), lr_f=1e-2, lr_g=1e-2)
+        rule = VariationalEMRule(small_stack((40, 30, 10)), rates=Rates(f=1e-2, g=1e-2))
         rule.generator = torch.Generator().manual_seed(0)
         optimizer, x = rule.configure_optimizers(), torch.rand(20, 40)
         for _ in range(3):

@@ -20,6 +20,7 @@ from gendae.models.modalities import EachModality, Junction, Modality
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import build, describe
 from gendae.rules.kl import KLRule
+from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 
@@ -411,14 +412,13 @@ def test_variational_em_learns_to_predict_the_label_of_a_digit(digits):
     rule = VariationalEMRule(
         stack,
         TargetPropInference(5),
-        lr_f=[1e-4, 2e-3],
-        lr_g=4e-3,
         corruption=[
             EachModality([quiet, None], [64, 10]),
             EachModality([quiet, flips], [60, 10]),
             GaussianNoise(0.1),
         ],
         inpainter=Inpainter(5, TargetPropInference(15, 0.4, 0.2), chains=1),
+        rates=Rates(f=[1e-4, 2e-3], g=4e-3),
     )
 
     def accuracy():

@@ -15,6 +15,7 @@ from gendae.rules.backprop import (
     fixed_feedback,
 )
 from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.rates import Rates
 from gendae.rules.targets import displacement, displacements
 from tests.rules.test_base import trainer
 from tests.rules.test_supervised import SLOPES, batch, cosine, gradients, network, true_gradients
@@ -58,7 +59,7 @@ def test_fixed_layers_get_no_gradient_and_the_others_that_of_backprop(fixed):
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_fixed_layers_stay_bit_equal_also_with_weight_decay(optimizer):
     stack = network(bits=[1])
-    rule = BackpropRule(stack, fixed=1, optimizer=optimizer, weight_decay_f=0.1, lr_f=0.01)
+    rule = BackpropRule(stack, fixed=1, rates=Rates(optimizer=optimizer, decay_f=0.1, f=0.01))
     before = [f.weight.detach().clone() for f in stack.encoders]
     update = rule.configure_optimizers()
     for _ in range(3):
@@ -143,7 +144,9 @@ def test_straight_through_draws_by_hand(samples):
 @pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}], ids=["bits", "draws"])
 def test_straight_through_learns_digits_through_bits_and_draws(options, tmp_path, digits):
     seed_everything(0, verbose=False)
-    r = StraightThroughRule(deep_classifier([64, 40, 40], **options), lr_f=2e-2, eval_samples=20)
+    r = StraightThroughRule(
+        deep_classifier([64, 40, 40], **options), eval_samples=20, rates=Rates(f=2e-2)
+    )
     run = trainer(max_epochs=10)
     run.fit(r, Digits(batch_size=50))
     assert run.callback_metrics["val/error"] < 0.12

@@ -13,6 +13,7 @@ from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair, TiedPair
 from gendae.models.stack import Stack
 from gendae.rules.backstep import BackStepRule
+from gendae.rules.rates import Rates
 
 
 def tied(*sizes):
@@ -209,7 +210,7 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 def test_a_plain_loop_trains(digits):
-    rule = BackStepRule(Stack(TiedPair(64, 40)), lr_f=1e-2)
+    rule = BackStepRule(Stack(TiedPair(64, 40)), rates=Rates(f=1e-2))
     optimizer = rule.configure_optimizers()
     for step in range(60):
         optimizer.zero_grad()
@@ -223,6 +224,6 @@ def test_refusals():
     with pytest.raises(ValueError, match="corruption has 1 entries"):
         BackStepRule(tied(7, 5), corruption=[GaussianNoise(0.1)])
     with pytest.raises(ValueError, match="lr_f has 2 entries"):
-        BackStepRule(tied(7, 5), lr_f=[0.1, 0.1])
+        BackStepRule(tied(7, 5), rates=Rates(f=[0.1, 0.1]))
     with pytest.raises(ValueError, match=r"x has shape \(12, 5\)"):
         BackStepRule(tied(7, 5)).losses((images(width=5),))

@@ -13,6 +13,7 @@ from gendae.data.loader import Split
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import deep_autoencoder
 from gendae.rules.ledger import LossLedger, TrainingDiverged
+from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import small_stack
 
@@ -75,7 +76,7 @@ def test_decoders_may_have_their_own_corruption():
 
 def test_rates_and_decays_per_layer_and_direction():
     rule = VariationalEMRule(
-        small_stack(), lr_f=[0.1, 0.2, 0.3], lr_g=0.5, weight_decay_g=[0.0, 1e-2, 0.0]
+        small_stack(), rates=Rates(f=[0.1, 0.2, 0.3], g=0.5, decay_g=[0.0, 1e-2, 0.0])
     )
     groups = {g["name"]: g for g in rule.configure_optimizers().param_groups}
     assert [groups[f"f_{i}"]["lr"] for i in (1, 2, 3)] == [0.1, 0.2, 0.3]

@@ -10,7 +10,8 @@ from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, StraightThroughRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses, Iterations
+from gendae.rules.rates import Rates
 
 KINDS = {"tanh": {}, "bits": {"bits": [1]}, "stochastic": {"stochastic": True}}
 SIZES = (6, 5, 4, 3)
@@ -89,7 +90,11 @@ def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
     made, (x, y) = network(kind), examples()
     rule = seeded(
         DifferenceTargetPropRule(
-            made, step=0.7, difference=difference, sigma=[0.3, 0.2], scaled=False
+            made,
+            step=0.7,
+            difference=difference,
+            scaled=False,
+            inverses=Inverses(sigma=[0.3, 0.2]),
         )
     )
     expected = algorithm_1(
@@ -112,7 +117,11 @@ def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
 def test_scaled_losses_are_divided_by_twice_the_step(rounds):
     made, batch = network(), examples()
     plain, scaled = (
-        seeded(DifferenceTargetPropRule(made, step=0.2, scaled=s, rounds=rounds)).losses(batch)
+        seeded(
+            DifferenceTargetPropRule(
+                made, step=0.2, scaled=s, iterations=Iterations(rounds=rounds)
+            )
+        ).losses(batch)
         for s in (False, True)
     )
     for name, value in plain.items():
@@ -194,7 +203,7 @@ def test_where_decoders_are_transposes_of_linear_layers_all_gradients_are_back_p
     names = [
         name for name, _ in made.named_parameters() if ".f." in name or name.startswith("output")
     ]
-    rule = DifferenceTargetPropRule(made, step=step, sigma=0.0)
+    rule = DifferenceTargetPropRule(made, step=step, inverses=Inverses(sigma=0.0))
     terms = {k: v for k, v in rule.losses(batch).items() if not k.startswith("inverse")}
     local = torch.autograd.grad(sum(terms.values()), [made.get_parameter(name) for name in names])
     expected = gradients(BackpropRule(made), batch)
@@ -235,9 +244,9 @@ def test_with_one_stochastic_layer_the_rule_is_the_straight_through_estimator(sa
 
 def test_probabilities_have_targets_and_layers_above_see_draws():
     made, (x, y) = network("stochastic", (6, 5, 4)), examples()
-    terms = seeded(DifferenceTargetPropRule(made, step=0.7, sigma=0.0, scaled=False)).losses(
-        (x, y)
-    )
+    terms = seeded(
+        DifferenceTargetPropRule(made, step=0.7, scaled=False, inverses=Inverses(sigma=0.0))
+    ).losses((x, y))
     generator = torch.Generator().manual_seed(1)
     p1 = made.pairs[0].f(x)
     h1 = (torch.rand(p1.shape, generator=generator, dtype=p1.dtype) < p1).double()
@@ -269,9 +278,8 @@ def test_probabilities_have_targets_and_layers_above_see_draws():
 def test_any_pairs_will_do(pairs, rounds):
     rule = DifferenceTargetPropRule(
         Classifier(*pairs(), output=Affine(4, 3)).double(),
-        rounds=rounds,
-        reconstruct=0.1 * (rounds - 1),
-        lr_f=0.01,
+        rates=Rates(f=0.01),
+        iterations=Iterations(rounds=rounds, reconstruct=0.1 * (rounds - 1)),
     )
     batch, optimizer = examples(40), rule.configure_optimizers()
     label = f"label_f_{rule.stack.depth + 1}"
@@ -291,7 +299,11 @@ def test_any_pairs_will_do(pairs, rounds):
     [(None, 0.9, 0.4), (0.25, 0.0, 0.4), (0.25, 0.25, 0.2), (0.25, 1.0, 0.08)],
 )
 def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level):
-    rule = seeded(DifferenceTargetPropRule(network(), sigma=[0.9, 0.4], half_life=half_life))
+    rule = seeded(
+        DifferenceTargetPropRule(
+            network(), inverses=Inverses(sigma=[0.9, 0.4], half_life=half_life)
+        )
+    )
     rule.progress = progress
     g = rule.stack.pairs[2].g
     with torch.no_grad():
@@ -311,41 +323,77 @@ def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level)
             "stack=Stack has no output layer",
         ),
         (
-            lambda: DifferenceTargetPropRule(network(), sigma=[0.1, 0.1, 0.1]),
+            lambda: DifferenceTargetPropRule(network(), inverses=Inverses(sigma=[0.1, 0.1, 0.1])),
             "sigma has 3 entries.* the 2 layers",
         ),
-        (lambda: DifferenceTargetPropRule(network(), sigma=-0.1), "sigma=-0.1"),
-        (lambda: DifferenceTargetPropRule(network(), sigma=[0.1, float("nan")]), "sigma=nan"),
+        (lambda: DifferenceTargetPropRule(network(), inverses=Inverses(sigma=-0.1)), "sigma=-0.1"),
+        (
+            lambda: DifferenceTargetPropRule(
+                network(), inverses=Inverses(sigma=[0.1, float("nan")])
+            ),
+            "sigma=nan",
+        ),
         (lambda: DifferenceTargetPropRule(network(), step=0), "step=0"),
         (lambda: DifferenceTargetPropRule(network(), step=-0.1), "step=-0.1"),
-        (lambda: DifferenceTargetPropRule(network(), half_life=0), "half_life=0"),
-        (lambda: DifferenceTargetPropRule(network(), rounds=0), "rounds=0"),
         (
-            lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False),
+            lambda: DifferenceTargetPropRule(network(), inverses=Inverses(half_life=0)),
+            "half_life=0",
+        ),
+        (lambda: DifferenceTargetPropRule(network(), iterations=Iterations(rounds=0)), "rounds=0"),
+        (
+            lambda: DifferenceTargetPropRule(
+                network(), difference=False, iterations=Iterations(rounds=2)
+            ),
             "rounds=2.*difference=True",
         ),
         (
-            lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False),
+            lambda: DifferenceTargetPropRule(
+                network(), difference=False, iterations=Iterations(rounds=2)
+            ),
             "rounds=2 need difference=True",
         ),
-        (lambda: DifferenceTargetPropRule(network(), reconstruct=0.1), "rounds >= 2"),
-        (lambda: DifferenceTargetPropRule(network(), reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
-        (lambda: DifferenceTargetPropRule(network(), schedule="alternate", warmup=5), "warmup=5"),
         (
-            lambda: DifferenceTargetPropRule(deep_classifier([6, 4], 3), warmup=5),
+            lambda: DifferenceTargetPropRule(network(), iterations=Iterations(reconstruct=0.1)),
+            "rounds >= 2",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(
+                network(), iterations=Iterations(reconstruct=1.1, rounds=2)
+            ),
+            r"in \[0, 1\]",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(
+                network(), inverses=Inverses(schedule="alternate", warmup=5)
+            ),
+            "warmup=5",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(
+                deep_classifier([6, 4], 3), inverses=Inverses(warmup=5)
+            ),
             "one hidden layer",
         ),
-        (lambda: DifferenceTargetPropRule(network(), reconstruct=-1), "reconstruct=-1"),
-        (lambda: DifferenceTargetPropRule(network(), schedule="both"), "joint, alternate"),
-        (lambda: DifferenceTargetPropRule(network(), optimizer="lbfgs"), "adam, rmsprop, sgd"),
+        (
+            lambda: DifferenceTargetPropRule(network(), iterations=Iterations(reconstruct=-1)),
+            "reconstruct=-1",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(network(), inverses=Inverses(schedule="both")),
+            "joint, alternate",
+        ),
+        (
+            lambda: DifferenceTargetPropRule(network(), rates=Rates(optimizer="lbfgs")),
+            "adam, rmsprop, sgd",
+        ),
         (lambda: DifferenceTargetPropRule(network(), samples=0), "samples=0"),
         (lambda: DifferenceTargetPropRule(network(), eval_samples=0), "eval_samples=0"),
         (
-            lambda: DifferenceTargetPropRule(network(), lr_f=[0.1] * 3),
+            lambda: DifferenceTargetPropRule(network(), rates=Rates(f=[0.1] * 3)),
             "lr_f has 3 entries.* the 4 layers",
         ),
         (
-            lambda: DifferenceTargetPropRule(network(), lr_g=[0.1] * 4),
+            lambda: DifferenceTargetPropRule(network(), rates=Rates(g=[0.1] * 4)),
             "lr_g has 4 entries.* the 3 layers",
         ),
     ],
@@ -377,7 +425,10 @@ def test_bad_batches_are_refused_in_one_line(batch, words):
 
 
 def test_labels_of_any_integer_type_will_do():
-    rule, x = DifferenceTargetPropRule(deep_classifier(SIZES, 3), sigma=0.0), torch.rand(4, 6)
+    rule, x = (
+        DifferenceTargetPropRule(deep_classifier(SIZES, 3), inverses=Inverses(sigma=0.0)),
+        torch.rand(4, 6),
+    )
     losses = [
         rule.losses((x, torch.tensor([0, 1, 2, 1], dtype=kind)))
         for kind in (torch.int64, torch.uint8, torch.int32)

@@ -10,7 +10,8 @@ from gendae.data.base import ImageData
 from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.models.architectures import deep_classifier
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses
+from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 from tests.rules.test_difference import KINDS
 
@@ -76,11 +77,9 @@ def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_im
     watch, data = Watch(), Digits(batch_size=300)
     rule = DifferenceTargetPropRule(
         deep_classifier([64, 20, 20]),
-        schedule="alternate",
-        optimizer=optimizer,
-        weight_decay_f=0.1,
-        weight_decay_g=0.1,
         log_every=2,
+        rates=Rates(optimizer=optimizer, decay_f=0.1, decay_g=0.1),
+        inverses=Inverses(schedule="alternate"),
     )
     t = trainer(max_epochs=2, callbacks=[watch])
     t.fit(rule, data)
@@ -107,10 +106,9 @@ def test_alternate_training_resumes_in_the_middle_of_an_epoch(tmp_path, step):
         torch.manual_seed(seed)
         rule = DifferenceTargetPropRule(
             deep_classifier([64, 12, 8], stochastic=True),
-            schedule="alternate",
             samples=2,
-            half_life=0.1,
             input_corruption=GaussianNoise(0.1),
+            inverses=Inverses(schedule="alternate", half_life=0.1),
         )
         t = trainer(max_epochs=2, **options)
         t.fit(rule, Digits(batch_size=300), ckpt_path=path)
@@ -132,7 +130,7 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
     weights = []
     for _ in range(2):
         torch.manual_seed(3)
-        rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60, 60]), lr_f=3e-3)
+        rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60, 60]), rates=Rates(f=3e-3))
         error = fit_digits(rule, 15)
         weights.append(snapshot(rule))
     assert error < 0.06
@@ -150,7 +148,7 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
 )
 def test_every_kind_of_network_and_schedule_learns(kind, options, epochs):
     rule = DifferenceTargetPropRule(
-        deep_classifier([64, 60, 60], **KINDS[kind]), lr_f=5e-3, **options
+        deep_classifier([64, 60, 60], **KINDS[kind]), rates=Rates(f=5e-3), **options
     )
     before = rule.stack.pairs[0].f.weight.detach().clone()
     assert fit_digits(rule, epochs) < 0.2

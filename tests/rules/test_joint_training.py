@@ -18,6 +18,7 @@ from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction, Modality
 from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
+from gendae.rules.missing import Inferring
 from gendae.rules.targetprop import TargetPropRule
 from gendae.sampling.samplers import AncestralSampler, seeded
 
@@ -207,7 +208,7 @@ def test_how_often_one_validates_changes_no_weight(tmp_path):
     weights = []
     for every in (1, 3):
         torch.manual_seed(0)
-        rule = JointTargetPropRule(labelled(), inferred=1.0)
+        rule = JointTargetPropRule(labelled(), inferring=Inferring(weight=1.0))
         trainer = Trainer(
             max_epochs=3,
             limit_train_batches=3,

@@ -17,7 +17,8 @@ from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import build, describe
 from gendae.rules.kl import KLRule
-from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights, TargetPropRule
 
 
 def stack_of(sizes, alpha=1.0, prior=None, **options):
@@ -137,7 +138,7 @@ def test_noise_grows_where_the_code_is_not_used():
     stack = Stack(pair, prior=GaussianPrior("identity", 1.0))
     with torch.no_grad():
         pair.g.layers[0].weight[:, 1] = 0.0
-    rule = KLRule(stack, lr_f=5e-3, lr_g=5e-3)
+    rule = KLRule(stack, rates=Rates(f=5e-3, g=5e-3))
     optimizer = rule.configure_optimizers()
     x = torch.randn(256, 1) * torch.tensor([[1.0, -1.0, 0.5]])
     for _ in range(400):
@@ -234,7 +235,9 @@ class Stop(Callback):
     "rule",
     [
         lambda stack: KLRule(stack, prior_every=3),
-        lambda stack: TargetPropRule(stack, top_target="prior", model=0.5, prior_every=3),
+        lambda stack: TargetPropRule(
+            stack, top_target="prior", prior_every=3, weights=LoopWeights(model=0.5)
+        ),
     ],
     ids=["KLRule", "TargetPropRule"],
 )

@@ -10,7 +10,8 @@ from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
-from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights, TargetPropRule
 
 EVERYTHING = {"model": 0.5, "contractive": 0.2, "sparsity": 0.1, "top_target": "prior"}
 
@@ -33,7 +34,9 @@ def test_every_target_is_the_listing_s():
     """Without corruption all terms equal the squared errors of Algorithm 2 written out by hand."""
     stack, x = stack_of(), data()
     (f1, g1), (f2, g2) = ((p.f, p.g) for p in stack.pairs)
-    losses = TargetPropRule(stack, clean(stack), target=0.3, denoise=2.0).losses((x,))
+    losses = TargetPropRule(
+        stack, clean(stack), weights=LoopWeights(target=0.3, denoise=2.0)
+    ).losses((x,))
     h1 = f1(x)
     h2 = f2(h1)
     h1_hat = g2(h2)
@@ -106,7 +109,7 @@ def test_contractive_penalty_is_the_jacobian_s_norm():
     stack = Stack(pair).double()
     x = data(1, 5)
     jacobian = torch.autograd.functional.jacobian(lambda v: pair.f(v[None])[0], x[0])
-    rule = TargetPropRule(stack, contractive=1.0)
+    rule = TargetPropRule(stack, weights=LoopWeights(contractive=1.0))
     rule.generator = torch.Generator().manual_seed(0)
     many = (x.expand(20000, -1),)
     value = rule.losses(many)["contractive_f_1"]
@@ -129,7 +132,7 @@ def test_linear_recirculation_is_at_rest_for_an_invertible_pair():
 
 def test_model_terms_start_with_the_first_fit_and_use_samples_of_the_prior():
     stack, x = stack_of(), data(30)
-    rule = TargetPropRule(stack, clean(stack), model=1.0)
+    rule = TargetPropRule(stack, clean(stack), weights=LoopWeights(model=1.0))
     rule.generator = torch.Generator().manual_seed(3)
     losses = rule.losses((x,))
     sample = stack.prior.sample(30, torch.Generator().manual_seed(3))
@@ -146,7 +149,7 @@ def test_discrete_units_learn_from_targets_alone(units):
     centres = torch.rand(4, 12).round()
     x = centres[torch.randint(4, (400,))]
     stack = deep_autoencoder([12, 16, 8], units=units, observation="bernoulli", gain=2.0)
-    rule = TargetPropRule(stack, [GaussianNoise(0.05)] * 3, lr_f=1e-3, lr_g=1e-2)
+    rule = TargetPropRule(stack, [GaussianNoise(0.05)] * 3, rates=Rates(f=1e-3, g=1e-2))
     optimizer = rule.configure_optimizers()
     before = (stack.reconstruct(x) - x).square().sum(1).mean()
     for _ in range(300):

@@ -15,7 +15,7 @@ from gendae.data.images import Digits
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.rules import credit
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.supervised import SupervisedRule
 from gendae.training.callbacks import CreditMonitor
 from tests.commands.test_cli import DIGITS
@@ -27,7 +27,10 @@ def trained(folder, monitor, loaders=False, **options):
     torch.manual_seed(0)
     stack = deep_classifier([64, 12, 10], **options)
     rule = DifferenceTargetPropRule(
-        stack, samples=2, input_corruption=GaussianNoise(0.1), schedule="alternate"
+        stack,
+        samples=2,
+        input_corruption=GaussianNoise(0.1),
+        inverses=Inverses(schedule="alternate"),
     )
     trainer = Trainer(
         max_epochs=2,
