@@ -27,7 +27,9 @@ class Wrong(ImageData):
         splits, shape = Digits().read()
         if self.where == "none":
             return {name: Split(split.x) for name, split in splits.items()}, shape
-        splits[self.where] = Split(splits[self.where].x, splits[self.where].y + 5)
+
+        x, y = splits[self.where]
+        splits[self.where] = Split(x, y + 5)
         return splits, shape
 
 
@@ -54,18 +56,17 @@ class Watch(Callback):
     """What moved in each batch, and which images it held."""
 
     def __init__(self):
-        self.moved, self.images = [], []
+        self.moved = []
+        self.images = []
 
     def on_train_batch_start(self, trainer, rule, batch, batch_idx):
         self.images.append(batch[0].sum(1))
         self.before = [snapshot(m) for m in self.maps(rule)]
 
     def on_train_batch_end(self, trainer, rule, *args):
-        changed = [
-            not torch.equal(a, snapshot(m))
-            for a, m in zip(self.before, self.maps(rule), strict=True)
-        ]
-        self.moved.append(tuple(changed))
+        after = [snapshot(m) for m in self.maps(rule)]
+        pairs = zip(self.before, after, strict=True)
+        self.moved.append(tuple(not torch.equal(a, b) for a, b in pairs))
 
     @staticmethod
     def maps(rule):
@@ -74,17 +75,19 @@ class Watch(Callback):
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_images(optimizer):
-    watch, data = Watch(), Digits(batch_size=300)
+    watch = Watch()
+    stack = deep_classifier([64, 20, 20])
+    options = {"optimizer": optimizer, "weight_decay_f": 0.1, "weight_decay_g": 0.1}
     rule = DifferenceTargetPropRule(
-        deep_classifier([64, 20, 20]),
-        log_every=2,
-        rates=Rates(optimizer=optimizer, decay_f=0.1, decay_g=0.1),
-        inverses=Inverses(schedule="alternate"),
+        stack, log_every=2, inverses=Inverses(schedule="alternate"), **options
     )
+
     t = trainer(max_epochs=2, callbacks=[watch])
-    t.fit(rule, data)
+    t.fit(rule, Digits(batch_size=300))
+
+    inverses = (False, False, False, True)
+    encoders = (True, True, True, False)
     assert t.global_step == 12
-    inverses, encoders = (False, False, False, True), (True, True, True, False)
     assert watch.moved == 2 * (3 * [inverses] + 3 * [encoders])
     for epoch in (watch.images[:6], watch.images[6:]):
         assert all(torch.equal(a, b) for a, b in zip(epoch[:3], epoch[3:], strict=True))
@@ -94,9 +97,8 @@ def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_im
 
 def test_joint_training_moves_everything_in_every_batch():
     watch = Watch()
-    trainer(callbacks=[watch]).fit(
-        DifferenceTargetPropRule(deep_classifier([64, 20, 20])), Digits(batch_size=300)
-    )
+    rule = DifferenceTargetPropRule(deep_classifier([64, 20, 20]))
+    trainer(callbacks=[watch]).fit(rule, Digits(batch_size=300))
     assert watch.moved == 3 * [(True,) * 4]
 
 
@@ -104,19 +106,22 @@ def test_joint_training_moves_everything_in_every_batch():
 def test_alternate_training_resumes_in_the_middle_of_an_epoch(tmp_path, step):
     def fit(seed, path=None, **options):
         torch.manual_seed(seed)
+        stack = deep_classifier([64, 12, 8], stochastic=True)
+        noise = {"half_life": 0.1, "input_corruption": GaussianNoise(0.1)}
         rule = DifferenceTargetPropRule(
-            deep_classifier([64, 12, 8], stochastic=True),
-            samples=2,
-            input_corruption=GaussianNoise(0.1),
-            inverses=Inverses(schedule="alternate", half_life=0.1),
+            stack, samples=2, inverses=Inverses(schedule="alternate"), **noise
         )
+
         t = trainer(max_epochs=2, **options)
         t.fit(rule, Digits(batch_size=300), ckpt_path=path)
+
         assert t.global_step == 12
+
         return snapshot(rule)
 
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole = fit(1, callbacks=[keep], enable_checkpointing=True)
+
     assert torch.equal(fit(2, str(tmp_path / f"step={step}.ckpt")), whole)
 
 
@@ -133,6 +138,7 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
         rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60, 60]), rates=Rates(f=3e-3))
         error = fit_digits(rule, 15)
         weights.append(snapshot(rule))
+
     assert error < 0.06
     assert torch.equal(*weights)
 
@@ -147,9 +153,9 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
     ],
 )
 def test_every_kind_of_network_and_schedule_learns(kind, options, epochs):
-    rule = DifferenceTargetPropRule(
-        deep_classifier([64, 60, 60], **KINDS[kind]), rates=Rates(f=5e-3), **options
-    )
-    before = rule.stack.pairs[0].f.weight.detach().clone()
+    stack = deep_classifier([64, 60, 60], **KINDS[kind])
+    rule = DifferenceTargetPropRule(stack, rates=Rates(f=5e-3), **options)
+    before = stack.pairs[0].f.weight.detach().clone()
+
     assert fit_digits(rule, epochs) < 0.2
-    assert (rule.stack.pairs[0].f.weight - before).norm() > 0.1  # targets pass bits and draws
+    assert (stack.pairs[0].f.weight - before).norm() > 0.1  # targets pass bits and draws
