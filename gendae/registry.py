@@ -26,7 +26,7 @@ def register(cls: T) -> T:
 
 
 def registered(name: str) -> type | None:
-    """The registered class of this name; a public one of gendae's is imported where it was not yet.
+    """The registered class of this name; public ones of gendae are imported.
 
     Example:
         >>> registered("Toys2D").__name__, registered("Unheard")

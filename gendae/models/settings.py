@@ -1,4 +1,4 @@
-"""What stands beside a stack's weights: what it is meant to be used with, and how it was trained."""
+"""What stands beside a stack's weights: what it is used with, and how it was trained."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Stack(nn.Module):
         Args:
             h: h_start, (batch, sizes[start]).
             start, stop: the levels between which h climbs; the top if `stop` is None.
-            generator: source of draws of stochastic units; without one they send their mean's value.
+            generator: source of draws of stochastic units; without one nothing is drawn.
         """
         path = [h]
         for pair in self.pairs[start:stop]:

@@ -1,7 +1,7 @@
 """The moment of an update: all that losses depend on besides the batch and the weights.
 
-Losses are functions of (weights, batch, moment). What changes from update to update is an argument,
-so that nobody has to set an attribute of a rule, nor put it back.
+Losses are functions of (weights, batch, moment). What changes from update to update is an
+argument, so that nobody has to set an attribute of a rule, nor put it back.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The noise of a training: one generator for all of a rule's draws, on its device.
 
-Lightning saves the state of no generator, so that the rule keeps it in its checkpoints. Each process
-has noise of its own.
+Lightning saves the state of no generator, so that the rule keeps it in its checkpoints. Each
+process has noise of its own.
 """
 
 import torch
@@ -24,7 +24,7 @@ class Noise:
 
         Args:
             rule: tells device and rank.
-            states: (bytes,), or (processes, bytes); a process without a state keeps its seed's noise.
+            states: (bytes,), or (processes, bytes); a process without one keeps its own seed.
         """
         self.generator = Generator(rule.device)
         self.generator.manual_seed(torch.initial_seed() + RANK_STRIDE * rule.global_rank)

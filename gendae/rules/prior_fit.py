@@ -21,8 +21,8 @@ class PriorFit:
     """Keeps a rule's priors in step with its codes.
 
     Args:
-        every: updates between two fits on the latest codes, of a prior that the losses use; 0 leaves
-            such a prior as it is until the next validation.
+        every: updates between two fits on the latest codes, of a prior that the losses use; 0
+            leaves such a prior as it is until the next validation.
 
     Attributes:
         recent: latest codes, (n, features).
@@ -63,8 +63,8 @@ class PriorFit:
     def fit(self, rule: "Rule", batches: Iterable[Sequence[Tensor]]) -> None:
         """Fit P(h_L) on the codes of all batches, and residuals of P(h_l | h_L) on the first.
 
-        Of very large data the first `EXAMPLES` of their (random) order are taken. Under DDP the codes
-        are those of all processes.
+        Of very large data the first `EXAMPLES` of their (random) order are taken. Under DDP the
+        codes are those of all processes.
 
         Raises:
             ValueError: where no example has all of its modalities.

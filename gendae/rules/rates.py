@@ -1,8 +1,8 @@
 """Rates: how far each map moves at an update, and by which optimizer.
 
-One optimizer holds a parameter group for each layer and direction, named f_l or g_l. A group has its
-own learning rate and weight decay, and its gradient is clipped by its own norm, so that what one layer
-does never depends on the gradient of another.
+One optimizer holds a parameter group for each layer and direction, named f_l or g_l. A group has
+its own learning rate and weight decay, and its gradient is clipped by its own norm, so that what
+one layer does never depends on the gradient of another.
 """
 
 import math
@@ -69,12 +69,12 @@ class Rates:
         decay_f, decay_g: weight decay, likewise; decoupled for "adam", a term of the gradient for
             others.
         hold: fraction of training at constant rates.
-        optimizer: "adam" (AdamW), "rmsprop" (centred, momentum 0.9: the original experiments of Lee
-            2018), "sgd" (momentum 0.9), the path of a class such as torch.optim.NAdam, or
+        optimizer: "adam" (AdamW), "rmsprop" (centred, momentum 0.9: the original experiments of
+            Lee 2018), "sgd" (momentum 0.9), the path of a class such as torch.optim.NAdam, or
             {"class_path": PATH, "init_args": {..}}.
         clip: largest norm of the gradient of one layer and direction; longer ones are scaled down.
-        decline: d: "linear", "cosine", "constant", the path of a function of u, or of a class whose
-            instances are such functions, with its init_args.
+        decline: d: "linear", "cosine", "constant", the path of a function of u, or of a class
+            whose instances are such functions, with its init_args.
 
     Raises:
         ValueError: for negative or NaN numbers, hold outside [0, 1], unknown names, and paths that
@@ -84,9 +84,9 @@ class Rates:
         >>> rates = Rates(f=1e-3, g=[1e-3, 3e-3], hold=0.5)
         >>> [rates.factor(progress) for progress in (0.0, 0.5, 0.75, 1.0)]
         [1.0, 1.0, 0.5, 0.0]
-        >>> Rates(optimizer="adagrad")
+        >>> Rates(optimizer="adagrad")    # its class path would do: torch.optim.Adagrad
         Traceback (most recent call last):
-        ValueError: rates.optimizer='adagrad' is unknown; accepted: adam, rmsprop, sgd, or a class path
+        ValueError: rates.optimizer='adagrad' is unknown; accepted: adam, rmsprop, sgd, a class path
     """
 
     f: PerLayer = 1e-3
@@ -138,7 +138,7 @@ class Rates:
     # -- the optimizer -------------------------------------------------------------------------
 
     def check(self, maps: dict[str, list[list[nn.Module]]]) -> None:
-        """Raise a ValueError unless there is one rate, or one for each layer, in each direction."""
+        """Raise a ValueError unless there is one rate, or one for each layer."""
         for direction, layers in maps.items():
             for name in (direction, f"decay_{direction}"):
                 checks.per_layer(f"rates.{name}", getattr(self, name), len(layers))
@@ -219,12 +219,12 @@ def _path(name: str, choice: Choice) -> tuple[str, dict[str, Any]]:
     return choice["class_path"], dict(choice.get("init_args") or {})
 
 
-def _imported(name: str, path: str, accepted: dict[str, Any]) -> Any:  # noqa: ANN401 - of any module
+def _imported(name: str, path: str, accepted: dict[str, Any]) -> Any:  # noqa: ANN401
     """What a path such as torch.optim.NAdam stands for."""
     module, _, last = path.rpartition(".")
     if not module:
         known = ", ".join(accepted)
-        raise ValueError(f"{name}={path!r} is unknown; accepted: {known}, or a class path")
+        raise ValueError(f"{name}={path!r} is unknown; accepted: {known}, a class path")
 
     try:
         return getattr(import_module(module), last)

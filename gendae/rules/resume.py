@@ -22,7 +22,7 @@ class Resume:
     """What a checkpoint says of a training that is to go on, until it has been taken up.
 
     Attributes:
-        content: the parts of the checkpoint that the rule needs; empty for a training from scratch.
+        content: the parts of the checkpoint that the rule needs; empty without one.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Resume:
         return self.content.get("gendae", {}).get("facts", {})
 
     def continue_order(self, trainer: Trainer) -> None:
-        """Let gendae's loader go on where it was: at the end of an epoch Lightning starts it anew."""
+        """Let gendae's loader go on where it was: between epochs Lightning starts it anew."""
         if self.content.get("global_step") != trainer.global_step:
             return
 
@@ -53,7 +53,7 @@ class Resume:
             loader.position = len(loader)  # an epoch that `limit_train_batches` cut is over, too
 
     def prior_is_due(self, step: int) -> bool:
-        """Whether the interrupted training was about to fit its prior; asked once, at the first batch."""
+        """Whether the interrupted training was about to fit its prior; asked at the first batch."""
         content = self.content
         self.content = {}
         return bool(content.get("prior_due")) and content["global_step"] == step

@@ -1,4 +1,4 @@
-"""The LightningModule around a rule's losses: one training loop for all rules, and Lightning's hooks.
+"""The LightningModule around a rule's losses: one training loop, and Lightning's hooks.
 
 What a training needs besides losses is owned by small objects: `Noise`, `PriorFit`, `LossLedger`,
 `Resume` and `Record`. Lightning's `global_step` counts the steps of the one optimizer.
@@ -110,7 +110,7 @@ class Shell(LightningModule):
         return (batch_idx + 1) % self.batches_of_update == 0 or self.trainer.is_last_batch
 
     def configure_callbacks(self) -> list[Callback]:
-        """Called before Lightning looks at the Trainer, and refuses to accumulate for manual rules."""
+        """Called before Lightning checks the Trainer: it lets no manual rule accumulate."""
         self.automatic_optimization = True
         return []
 
@@ -121,7 +121,7 @@ class Shell(LightningModule):
         clip = self.trainer.gradient_clip_val
         if stage == "fit" and clip:
             raise ValueError(
-                f"gradient_clip_val={clip} would clip the gradients of all layers by one norm; use "
+                f"gradient_clip_val={clip} would clip all layers by one norm; use "
                 f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
             )
 
@@ -234,7 +234,7 @@ class Shell(LightningModule):
             self.resume.take(checkpoint)
 
     def priors(self) -> dict[str, Prior]:
-        """Priors of which a checkpoint holds the numbers, by the beginning of their names there."""
+        """Priors that a checkpoint holds, by the beginning of their names there."""
         return {"stack.prior.": self.stack.prior}
 
     def described(self, stack: Plain) -> Plain:
