@@ -86,7 +86,7 @@ class Rates:
         [1.0, 1.0, 0.5, 0.0]
         >>> Rates(optimizer="adagrad")    # its class path would do: torch.optim.Adagrad
         Traceback (most recent call last):
-        ValueError: rates.optimizer='adagrad' is unknown; accepted: adam, rmsprop, sgd, a class path
+        ValueError: rates.optimizer='adagrad' is unknown; accepted: adam, rmsprop, sgd, class path
     """
 
     f: PerLayer = 1e-3
@@ -224,7 +224,7 @@ def _imported(name: str, path: str, accepted: dict[str, Any]) -> Any:  # noqa: A
     module, _, last = path.rpartition(".")
     if not module:
         known = ", ".join(accepted)
-        raise ValueError(f"{name}={path!r} is unknown; accepted: {known}, a class path")
+        raise ValueError(f"{name}={path!r} is unknown; accepted: {known}, class path")
 
     try:
         return getattr(import_module(module), last)

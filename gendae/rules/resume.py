@@ -53,7 +53,7 @@ class Resume:
             loader.position = len(loader)  # an epoch that `limit_train_batches` cut is over, too
 
     def prior_is_due(self, step: int) -> bool:
-        """Whether the interrupted training was about to fit its prior; asked at the first batch."""
+        """Whether the interrupted training was about to fit its prior; asked once."""
         content = self.content
         self.content = {}
         return bool(content.get("prior_due")) and content["global_step"] == step
