@@ -161,7 +161,8 @@ class Rates:
         decay = getattr(self, f"decay_{direction}")
         decays = checks.per_layer(f"rates.decay_{direction}", decay, len(layers))
 
-        for level, modules in enumerate(layers, 1):
+        for level, parts in enumerate(layers, 1):
+            modules = [part for part in parts if isinstance(part, nn.Module)]  # laws may be none
             yield {
                 "params": [parameter for module in modules for parameter in module.parameters()],
                 "lr": rates[level - 1],
