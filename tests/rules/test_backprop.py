@@ -8,6 +8,7 @@ from pytorch_lightning import seed_everything
 import gendae
 from gendae.data.images import Digits
 from gendae.models.architectures import deep_classifier
+from gendae.models.settings import Settings
 from gendae.rules.backprop import (
     BackpropRule,
     FeedbackAlignmentRule,
@@ -17,6 +18,7 @@ from gendae.rules.backprop import (
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.rates import Rates
 from gendae.rules.targets import displacement, displacements
+from tests.conftest import at
 from tests.rules.test_base import trainer
 from tests.rules.test_supervised import SLOPES, batch, cosine, gradients, network, true_gradients
 
@@ -80,8 +82,7 @@ def test_fixed_layers_send_the_same_draws(samples):
     of_fixed = []
     for fixed in (0, 1):
         rule = StraightThroughRule(stack, fixed=fixed, samples=samples)
-        rule.generator = torch.Generator().manual_seed(5)
-        of_fixed.append(gradients(rule, data))
+        of_fixed.append(gradients(rule, data, at(5)))
 
     assert of_fixed[1][0] == (None, None)
     assert_equal(of_fixed[1][1:], of_fixed[0][1:])
@@ -127,8 +128,7 @@ def test_straight_through_draws_by_hand(samples):
     stack = network(stochastic=True)
     x, y = batch()
     rule = StraightThroughRule(stack, samples=samples)
-    rule.generator = torch.Generator().manual_seed(5)
-    computed = gradients(rule, (x, y))
+    computed = gradients(rule, (x, y), at(5))
 
     generator = torch.Generator().manual_seed(5)
     n = samples * len(x)
@@ -156,9 +156,8 @@ def test_straight_through_draws_by_hand(samples):
 @pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}], ids=["bits", "draws"])
 def test_straight_through_learns_digits_through_bits_and_draws(options, tmp_path, digits):
     seed_everything(0, verbose=False)
-    r = StraightThroughRule(
-        deep_classifier([64, 40, 40], **options), eval_samples=20, rates=Rates(f=2e-2)
-    )
+    stack = deep_classifier([64, 40, 40], settings=Settings(samples=20), **options)
+    r = StraightThroughRule(stack, rates=Rates(f=2e-2))
     run = trainer(max_epochs=10)
     run.fit(r, Digits(batch_size=50))
 

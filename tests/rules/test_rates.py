@@ -81,7 +81,11 @@ def test_the_decline_follows_what_is_left(decline, expected):
         ("torch.optim.Adagrad", torch.optim.Adagrad, {"eps": 1e-10}),
         (NADAM, torch.optim.NAdam, {"betas": [0.8, 0.9]}),
         ({"class_path": "torch.optim.SGD"}, torch.optim.SGD, {"momentum": 0.0}),
-        ({"class_path": "sgd", "init_args": {"nesterov": True}}, torch.optim.SGD, {"momentum": 0.9}),
+        (
+            {"class_path": "sgd", "init_args": {"nesterov": True}},
+            torch.optim.SGD,
+            {"momentum": 0.9},
+        ),
     ],
 )
 def test_optimizers_by_name_and_by_class_path(choice, kind, options):
@@ -101,7 +105,10 @@ def test_optimizers_by_name_and_by_class_path(choice, kind, options):
 
     names = [name for name, _ in stack.named_parameters()]
     same = dict(zip(names, map(torch.equal, before, stack.parameters()), strict=True))
-    assert {name for name, still in same.items() if still} == {"pairs.0.g.weight", "pairs.0.g.bias"}
+    assert {name for name, still in same.items() if still} == {
+        "pairs.0.g.weight",
+        "pairs.0.g.bias",
+    }
     assert build(describe(rates)) == rates
 
 
@@ -116,13 +123,19 @@ def test_optimizers_by_name_and_by_class_path(choice, kind, options):
         ({"hold": math.nan}, "rates.hold=nan"),
         ({"clip": 0.0}, "rates.clip=0.0: a number > 0"),
         ({"clip": -1.0}, "rates.clip=-1.0"),
-        ({"optimizer": "lbfgs"}, "rates.optimizer='lbfgs' is unknown; accepted: adam, rmsprop, sgd"),
+        (
+            {"optimizer": "lbfgs"},
+            "rates.optimizer='lbfgs' is unknown; accepted: adam, rmsprop, sgd",
+        ),
         ({"optimizer": "torch.optim.Nope"}, "'torch.optim.Nope' cannot be imported"),
         ({"optimizer": "no.such.Thing"}, "'no.such.Thing' cannot be imported"),
         ({"optimizer": "torch.nn.Linear"}, "is no subclass of torch.optim.Optimizer"),
         ({"optimizer": "math.cos"}, "is no subclass of torch.optim.Optimizer"),
         ({"optimizer": {"init_args": {}}}, "class_path, and init_args where needed"),
-        ({"decline": "steps"}, "rates.decline='steps' is unknown; accepted: linear, cosine, const"),
+        (
+            {"decline": "steps"},
+            "rates.decline='steps' is unknown; accepted: linear, cosine, const",
+        ),
         ({"decline": "math.nope"}, "'math.nope' cannot be imported"),
         ({"decline": "math.pi"}, "rates.decline='math.pi' is no function"),
     ],
