@@ -102,7 +102,7 @@ def completers_of_images(stack):
 
 
 def chain(stack, begin, rounds=50):
-    corruption = stack.settings["completer"].corruption
+    corruption = stack.settings.completer.corruption
     return Completer.mcmc(rounds, begin=begin, corruption=corruption)
 
 

@@ -55,7 +55,7 @@ def samples(stack, data, n):
     x = generate(stack, n, seed=0)
     quality = Quality(train, test, feature_network(data)[0])
     result = {**parzen_score(x, test, valid), **quality(x)}
-    if type(stack.settings["sampler"]) is not AncestralSampler:
+    if type(stack.settings.sampler) is not AncestralSampler:
         ancestral = generate(stack, n, "ancestral", 0)
         result["ancestral_ll"] = parzen_score(ancestral, test, valid)["ll"]
 

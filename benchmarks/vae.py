@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from gendae import MNIST, GaussianPrior, KLRule, deep_autoencoder, importance_weighted_bound
 from gendae.data.loader import TensorLoader
+from gendae.rules.rates import Rates
 
 LR = 1e-3
 
@@ -57,7 +58,7 @@ def plain_vae(stack, stream):
 
 
 def algorithm_1(stack, stream):
-    rule = KLRule(stack, lr_f=LR, lr_g=LR)
+    rule = KLRule(stack, rates=Rates(f=LR, g=LR))
     optimizer = rule.configure_optimizers()
     for x in stream:
         optimizer.zero_grad()

@@ -36,6 +36,14 @@ def whole(name: str, value: int, bound: int) -> int:
     return int(value)
 
 
+def share(name: str, value: float) -> float:
+    """`value` if it is a number in [0, 1], else a ValueError."""
+    if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}={value!r}: a number in [0, 1] is needed")
+
+    return value
+
+
 def fractions(**values: float) -> list[float]:
     """The values if they are shares of one whole that leave some of it.
 

@@ -26,7 +26,7 @@ def register(cls: T) -> T:
 
 
 def registered(name: str) -> type | None:
-    """The registered class of this name; a public one of gendae's is imported where it was not yet.
+    """The registered class of this name; public ones of gendae are imported.
 
     Example:
         >>> registered("Toys2D").__name__, registered("Unheard")
@@ -48,12 +48,13 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
 
-def arguments(obj: object, skip: tuple[str, ...] = ()) -> dict[str, Plain]:
-    """Constructor arguments of `obj` as plain data, by name, without those in `skip`.
+def arguments(obj: object) -> dict[str, Plain]:
+    """Constructor arguments of `obj` as plain data, by name, without its class's UNDESCRIBED ones.
 
     An object keeps an argument under the argument's name, or as given_NAME where the constructor
     stores something derived from it under that name.
     """
+    skip = getattr(obj, "UNDESCRIBED", ())
     names = [p.name for p in _parameters(type(obj)) if p.name not in skip]
     return {name: describe(_kept_argument(obj, name)) for name in names}
 

@@ -9,11 +9,17 @@ from gendae.data.images import MNIST, Digits
 from gendae.laws import Gaussian
 from gendae.models.architectures import deep_autoencoder
 from gendae.priors.gaussian import GaussianPrior
+from gendae.rules.moment import Moment
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+def at(seed=0, **options):
+    """A moment with noise of its own."""
+    return Moment(generator=torch.Generator().manual_seed(seed), **options)
 
 
 @pytest.fixture(scope="session")

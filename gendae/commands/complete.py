@@ -163,7 +163,7 @@ def completer_of(
     stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None
 ) -> Completer | None:
     """A completer by name with the model's own noise; without options, the model's own if any."""
-    own = stack.settings.get("completer")
+    own = stack.settings.completer
     if mode is None and rounds is None and begin is None:
         return own
 

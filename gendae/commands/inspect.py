@@ -146,7 +146,7 @@ def info(model: str) -> Table:
     else:
         lines.append(f"prior       {stack.prior!r}")
 
-    for name, value in registry.describe(stack.settings).items():
+    for name, value in registry.describe(stack.settings.chosen()).items():
         lines.append(f"{name:<11} {json.dumps(value)}")
     for name, value in stack.facts.items():
         lines.append(f"{name:<11} {value if isinstance(value, str) else json.dumps(value)}")

@@ -20,6 +20,7 @@ from torch import Tensor
 from gendae import checks
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.registry import build, describe
 from gendae.storage import verify
@@ -71,7 +72,7 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
 
     content = {
         "stack": describe(stack),
-        "settings": describe(stack.settings),
+        "settings": describe(stack.settings.chosen()),
         "facts": stack.facts,
     }
     return write_checked(Path(path), FORMAT, content, tensors)
@@ -263,13 +264,7 @@ def _load_ckpt(path: Path) -> Stack:
     arguments = checkpoint["hyper_parameters"]
     content = {
         "stack": arguments.get("stack"),
-        "settings": {
-            "inference": arguments.get("inference"),
-            "sampler": arguments.get("sampler"),
-            "inpainting": arguments.get("inpainter"),
-            "completer": arguments.get("completer"),
-            "samples": arguments.get("eval_samples"),
-        },
+        "settings": checkpoint["gendae"].get("settings") or _former_settings(arguments),
         "facts": checkpoint["gendae"]["facts"],
     }
 
@@ -279,6 +274,17 @@ def _load_ckpt(path: Path) -> Stack:
     return _assemble(path, content, tensors)
 
 
+def _former_settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Settings from the arguments of a rule, which held them in files of version 0.1."""
+    names = {
+        "sampler": "sampler",
+        "inpainter": "inpainter",
+        "completer": "completer",
+        "samples": "eval_samples",
+    }
+    return {name: arguments.get(former) for name, former in names.items()}
+
+
 # -- the stack ------------------------------------------------------------------------------------
 
 
@@ -286,7 +292,7 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
     """The stack that a description and all its tensors make, or a CheckpointError."""
     try:
         stack = build(content["stack"])
-        settings = build(content["settings"])
+        settings = Settings.described(content["settings"])
         facts = content["facts"]
         _check_kinds(stack, settings, facts)
         fresh = stack.state_dict()
@@ -299,13 +305,13 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
     verify.check_prior(path, stack.prior, complete, "prior.", stack.sizes[-1])
 
     stack.load_state_dict(complete)
-    stack.settings = {name: value for name, value in settings.items() if value is not None}
+    stack.settings = settings
     stack.facts = facts
     return stack
 
 
 def _check_kinds(stack: object, settings: object, facts: object) -> None:
-    for value, kind in ((stack, Stack), (settings, dict), (facts, dict)):
+    for value, kind in ((stack, Stack), (facts, dict)):
         if not isinstance(value, kind):
             raise ValueError(  # noqa: TRY004 - said of the file
                 f"{type(stack).__name__} is no Stack with settings and facts"

@@ -12,7 +12,10 @@ from gendae.data.images import Digits, Images
 from gendae.data.multimodal import Arrays, Multimodal, edge_map
 from gendae.models.architectures import joint_autoencoder
 from gendae.registry import build, describe
-from gendae.rules.joint import JointTargetPropRule
+from gendae.rules.joint import JointTargetPropRule, JointWeights
+from gendae.rules.missing import Hiding
+from gendae.rules.rates import Rates
+from gendae.rules.targets import Hybrid
 from tests.rules.test_base import trainer
 from tests.rules.test_joint import LABELS, batch_of, by_hand, loop_of, losses_of, rule_of, stack_of
 
@@ -424,7 +427,11 @@ def test_a_fit_logs_the_error_of_one_pass_and_its_best_checkpoint_predicts(tmp_p
     keep = ModelCheckpoint(tmp_path, "best", monitor="val/error", mode="min")
     t = trainer(max_epochs=3, callbacks=[keep], enable_checkpointing=True)
     rule = JointTargetPropRule(
-        stack, joint_weight=0.0, hide={"label": 0.7}, pair=0.1, lr_f=1e-2, lr_g=1e-2
+        stack,
+        rates=Rates(f=1e-2, g=1e-2),
+        weights=JointWeights(pair=0.1),
+        hiding=Hiding(chances={"label": 0.7}),
+        hybrid=Hybrid(joint_weight=0.0),
     )
     t.fit(rule, data)
 

@@ -16,6 +16,7 @@ from gendae.layers.mlp import MLP
 from gendae.layers.onednn import PackedAffine, packed
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
+from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import small_stack
 
@@ -72,7 +73,7 @@ def test_training_with_packed_products_equals_plain_training(monkeypatch):
     for way in ("plain", "packed"):
         monkeypatch.setenv("GENDAE_PRODUCTS", way)
         torch.manual_seed(0)
-        rule = VariationalEMRule(small_stack((40, 30, 10)), lr_f=1e-2, lr_g=1e-2)
+        rule = VariationalEMRule(small_stack((40, 30, 10)), rates=Rates(f=1e-2, g=1e-2))
         rule.generator = torch.Generator().manual_seed(0)
         optimizer = rule.configure_optimizers()
         x = torch.rand(20, 40)

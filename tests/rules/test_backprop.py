@@ -8,6 +8,7 @@ from pytorch_lightning import seed_everything
 import gendae
 from gendae.data.images import Digits
 from gendae.models.architectures import deep_classifier
+from gendae.models.settings import Settings
 from gendae.rules.backprop import (
     BackpropRule,
     FeedbackAlignmentRule,
@@ -15,7 +16,9 @@ from gendae.rules.backprop import (
     fixed_feedback,
 )
 from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.rates import Rates
 from gendae.rules.targets import displacement, displacements
+from tests.conftest import at
 from tests.rules.test_base import trainer
 from tests.rules.test_supervised import SLOPES, batch, cosine, gradients, network, true_gradients
 
@@ -58,7 +61,7 @@ def test_fixed_layers_get_no_gradient_and_the_others_that_of_backprop(fixed):
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_fixed_layers_stay_bit_equal_also_with_weight_decay(optimizer):
     stack = network(bits=[1])
-    rule = BackpropRule(stack, fixed=1, optimizer=optimizer, weight_decay_f=0.1, lr_f=0.01)
+    rule = BackpropRule(stack, fixed=1, rates=Rates(optimizer=optimizer, decay_f=0.1, f=0.01))
     before = [f.weight.detach().clone() for f in stack.encoders]
     update = rule.configure_optimizers()
 
@@ -79,8 +82,7 @@ def test_fixed_layers_send_the_same_draws(samples):
     of_fixed = []
     for fixed in (0, 1):
         rule = StraightThroughRule(stack, fixed=fixed, samples=samples)
-        rule.generator = torch.Generator().manual_seed(5)
-        of_fixed.append(gradients(rule, data))
+        of_fixed.append(gradients(rule, data, at(5)))
 
     assert of_fixed[1][0] == (None, None)
     assert_equal(of_fixed[1][1:], of_fixed[0][1:])
@@ -126,8 +128,7 @@ def test_straight_through_draws_by_hand(samples):
     stack = network(stochastic=True)
     x, y = batch()
     rule = StraightThroughRule(stack, samples=samples)
-    rule.generator = torch.Generator().manual_seed(5)
-    computed = gradients(rule, (x, y))
+    computed = gradients(rule, (x, y), at(5))
 
     generator = torch.Generator().manual_seed(5)
     n = samples * len(x)
@@ -155,7 +156,8 @@ def test_straight_through_draws_by_hand(samples):
 @pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}], ids=["bits", "draws"])
 def test_straight_through_learns_digits_through_bits_and_draws(options, tmp_path, digits):
     seed_everything(0, verbose=False)
-    r = StraightThroughRule(deep_classifier([64, 40, 40], **options), lr_f=2e-2, eval_samples=20)
+    stack = deep_classifier([64, 40, 40], settings=Settings(samples=20), **options)
+    r = StraightThroughRule(stack, rates=Rates(f=2e-2))
     run = trainer(max_epochs=10)
     run.fit(r, Digits(batch_size=50))
 

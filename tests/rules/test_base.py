@@ -16,7 +16,10 @@ from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import deep_autoencoder
+from gendae.rules.backstep import BackStepRule
 from gendae.rules.ledger import LossLedger, TrainingDiverged
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import small_stack
 
@@ -35,24 +38,32 @@ def trainer(**kwargs):
     return Trainer(**{**options, **kwargs})
 
 
+def gradients_of(stack, loss):
+    """The gradients of a loss by the parameters of each map, f_1, g_1 ..; None where it has none."""
+    gradients = {}
+    for level, pair in enumerate(stack.pairs, 1):
+        for direction in "fg":
+            parameters = list(getattr(pair, direction).parameters())
+            gradients[f"{direction}_{level}"] = torch.autograd.grad(
+                loss, parameters, retain_graph=True, allow_unused=True
+            )
+
+    return gradients
+
+
 def test_no_gradient_crosses_a_layer():
     """d loss(term) / d theta = 0 for every parameter of every other map, and not for its own."""
     stack = small_stack()
     losses = VariationalEMRule(stack).losses((torch.rand(10, 8),))
-    maps = {
-        f"{d}_{level}": getattr(pair, d) for level, pair in enumerate(stack.pairs, 1) for d in "fg"
-    }
-    assert set(losses) == set(maps)
 
     for term, loss in losses.items():
-        for owner, layer in maps.items():
-            gradients = torch.autograd.grad(
-                loss, list(layer.parameters()), retain_graph=True, allow_unused=True
-            )
-            if owner == term:
-                assert all(g.abs().sum() > 0 for g in gradients)
-            else:
-                assert all(g is None for g in gradients), f"{term} reaches {owner}"
+        of_maps = gradients_of(stack, loss)
+        assert set(losses) == set(of_maps)
+
+        own = of_maps.pop(term)
+        assert all(g.abs().sum() > 0 for g in own)
+        for other, gradients in of_maps.items():
+            assert all(g is None for g in gradients), f"{term} reaches {other}"
 
 
 def test_losses_are_the_m_step_of_algorithm_2():
@@ -83,18 +94,6 @@ def test_decoders_may_have_their_own_corruption():
     assert a["g_2"] > b["g_2"]
 
 
-def test_rates_and_decays_per_layer_and_direction():
-    rule = VariationalEMRule(
-        small_stack(), lr_f=[0.1, 0.2, 0.3], lr_g=0.5, weight_decay_g=[0.0, 1e-2, 0.0]
-    )
-    groups = {g["name"]: g for g in rule.configure_optimizers().param_groups}
-
-    assert [groups[f"f_{i}"]["lr"] for i in (1, 2, 3)] == [0.1, 0.2, 0.3]
-    assert groups["g_2"]["lr"] == 0.5
-    assert groups["g_2"]["weight_decay"] == 1e-2
-    assert groups["f_2"]["weight_decay"] == 0.0
-
-
 def test_default_corruption_fits_any_depth():
     kinds = [type(c) for c in VariationalEMRule(small_stack()).corruption]
     assert kinds == [GaussianNoise, GaussianNoise, GaussianNoise, SpikeNoise]
@@ -102,32 +101,30 @@ def test_default_corruption_fits_any_depth():
 
 def test_warm_up_of_the_inference_steps():
     rule = VariationalEMRule(small_stack(), warmup=100)
-    assert rule.inference_steps() == 15
+    updates = (None, 0, 50, 99, 100, 1000)
 
-    steps = []
-    for rule.updates in (0, 50, 99, 100, 1000):
-        steps.append(rule.inference_steps())
-    assert steps == [0, 7, 14, 15, 15]
+    steps = [rule.inference_steps(Moment(update=update)) for update in updates]
+
+    assert steps == [15, 0, 7, 14, 15, 15]
 
 
 def plain_loop(rule, data, epochs):
     """What Trainer.fit does, in a dozen lines."""
     loader = data.train_dataloader()
     optimizer = rule.configure_optimizers()
-    rule.generator = torch.Generator().manual_seed(torch.initial_seed())
+    noise = torch.Generator().manual_seed(torch.initial_seed())
     total = epochs * len(loader)
-    rule.updates = 0
+    update = 0
 
     for _ in range(epochs):
         for batch in loader:
-            rule.progress = rule.updates / total
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * rule.rate_factor()
+            moment = Moment(update / total, noise, update)
+            rule.rates.set(optimizer, moment.progress)
 
             optimizer.zero_grad()
-            sum(rule.losses(batch).values()).backward()
+            sum(rule.losses(batch, moment).values()).backward()
             optimizer.step()
-            rule.updates += 1
+            update += 1
 
 
 def test_trainer_is_bit_equal_to_a_plain_loop_and_counts_updates():
@@ -183,9 +180,9 @@ def test_the_prior_may_be_fitted_on_inferred_codes():
 class Poisoned(VariationalEMRule):
     """NaN in the loss of g_2 at update 7."""
 
-    def losses(self, batch):
-        losses = super().losses(batch)
-        if self.updates == 7:
+    def losses(self, batch, moment=Moment()):
+        losses = super().losses(batch, moment)
+        if moment.update == 7:
             losses["g_2"] = losses["g_2"] * float("nan")
         return losses
 
@@ -235,9 +232,8 @@ def test_ledger_reports_means_once():
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
-        ({"lr_f": [0.1]}, "lr_f has 1 entries"),
-        ({"lr_g": -1.0}, "lr_g=-1.0"),
-        ({"hold": 2.0}, "hold=2.0"),
+        ({"rates": Rates(f=[0.1])}, "rates.f has 1 entries.* the 3 layers"),
+        ({"rates": Rates(decay_g=[0.1] * 4)}, "rates.decay_g has 4 entries.* the 3 layers"),
         ({"corruption": [GaussianNoise(0.1)]}, "4 representations"),
         ({"decoder_corruption": [GaussianNoise(0.1)]}, "3 decoders"),
         ({"prior_codes": "both"}, "feedforward, inferred"),
@@ -258,6 +254,14 @@ def test_a_user_s_own_loader_works():
     rule = VariationalEMRule(deep_autoencoder([8, 6, 4]))
     trainer().fit(rule, loader)
     assert rule.stack.prior.fitted
+
+
+class Hundreds(Digits):
+    """400 digits to train on."""
+
+    def read(self):
+        splits, shape = super().read()
+        return {name: split[:400] for name, split in splits.items()}, shape
 
 
 class Fixed(ImageData):
@@ -298,12 +302,46 @@ def test_the_loop_costs_little_more_than_the_losses_alone():
         step()
     alone = time.perf_counter() - start
 
-    rule.updates = 10**6
-    rule.warmup = 0
     t = trainer(max_epochs=10, check_val_every_n_epoch=100)
     start = time.perf_counter()
     t.fit(rule, data)
     assert time.perf_counter() - start < 2.5 * alone + 2.0
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true"])
+def test_accumulated_batches_are_one_larger_batch(precision):
+    """Gradients of 4 batches of 25 make one update, whose number all of them have."""
+    seen = {}
+    weights = []
+
+    class Watched(BackStepRule):
+        def losses(self, batch, moment=Moment()):
+            seen.setdefault(len(batch[0]), []).append((moment.update, moment.progress))
+            return super().losses(batch, moment)
+
+    for size, accumulated in ((25, 4), (100, 1)):
+        torch.manual_seed(0)
+        rates = Rates(f=0.02, g=0.02, optimizer="torch.optim.SGD", clip=1.0)
+        noise = [GaussianNoise(0.0)] * 3
+        rule = Watched(deep_autoencoder([64, 20, 8]), corruption=noise, rates=rates)
+        run = trainer(max_epochs=3, accumulate_grad_batches=accumulated, precision=precision)
+        run.fit(rule, Hundreds(size))
+
+        assert run.global_step == 12
+        assert rule.prior_fit.step == 12
+        weights.append(torch.cat([p.detach().flatten() for p in rule.stack.pairs.parameters()]))
+
+    small, large = weights
+    assert torch.allclose(small, large, rtol=0.0, atol=1e-6)
+    assert seen[25] == [moment for moment in seen[100] for _ in range(4)]
+    assert [update for update, _ in seen[100]] == list(range(12))
+
+
+def test_a_gradient_is_not_clipped_over_all_layers():
+    rule = VariationalEMRule(deep_autoencoder([64, 8]))
+
+    with pytest.raises(ValueError, match=r"gradient_clip_val=0\.5 .* use rates\.clip=0\.5"):
+        trainer(gradient_clip_val=0.5).fit(rule, Digits())
 
 
 def test_losses_are_written_once_for_each_reading(tmp_path):

@@ -16,7 +16,7 @@ from gendae.models.stack import Stack
 from gendae.rules import credit
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.targets import displacements, first_displacement
 from gendae.training.callbacks import CreditMonitor
@@ -115,7 +115,9 @@ def test_feedback_alignment_is_exact_at_the_output_only():
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_difference_target_propagation_is_exact_where_inverses_are_transposes(scaled):
-    rule = DifferenceTargetPropRule(network(), step=0.1, scaled=scaled, schedule="alternate")
+    rule = DifferenceTargetPropRule(
+        network(), step=0.1, scaled=scaled, inverses=Inverses(schedule="alternate")
+    )
     # Between two phases.
     rule.inverses = True
     rule.encoders = False

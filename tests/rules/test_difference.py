@@ -10,7 +10,9 @@ from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, StraightThroughRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses, Iterations
+from gendae.rules.rates import Rates
+from tests.conftest import at
 
 KINDS = {"tanh": {}, "bits": {"bits": [1]}, "stochastic": {"stochastic": True}}
 SIZES = (6, 5, 4, 3)
@@ -24,15 +26,10 @@ def examples(n=8, features=6, classes=3):
     return torch.rand(n, features).double(), torch.randint(classes, (n,))
 
 
-def seeded(rule, seed=1):
-    rule.generator = torch.Generator().manual_seed(seed)
-    return rule
-
-
 def gradients(rule, batch, names=None):
     """d (sum of the losses) / d parameter, by name."""
     rule.zero_grad()
-    sum(rule.losses(batch).values()).backward()
+    sum(rule.losses(batch, at(1)).values()).backward()
 
     return {
         name: p.grad
@@ -92,19 +89,20 @@ def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
     made = network(kind)
     x, y = examples()
     sigma = [0.3, 0.2]
-    options = {"step": 0.7, "difference": difference, "sigma": sigma, "scaled": False}
-    rule = seeded(DifferenceTargetPropRule(made, **options))
+    rule = DifferenceTargetPropRule(
+        made, step=0.7, difference=difference, scaled=False, inverses=Inverses(sigma)
+    )
 
     g = torch.Generator().manual_seed(1)
     expected = algorithm_1(made, x, y, 0.7, sigma, difference, g)
-    losses = rule.losses((x, y))
+    losses = rule.losses((x, y), at(1))
 
     assert set(losses) == set(expected)
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value.item(), rel=1e-10), name
 
     total = torch.autograd.grad(sum(expected.values()), list(made.parameters()), allow_unused=True)
-    again = gradients(seeded(rule), (x, y))
+    again = gradients(rule, (x, y))
 
     for (name, _), gradient in zip(made.named_parameters(), total, strict=True):
         if gradient is None:
@@ -119,8 +117,10 @@ def test_scaled_losses_are_divided_by_twice_the_step(rounds):
     batch = examples()
 
     def losses(scaled):
-        rule = DifferenceTargetPropRule(made, step=0.2, scaled=scaled, rounds=rounds)
-        return seeded(rule).losses(batch)
+        rule = DifferenceTargetPropRule(
+            made, step=0.2, scaled=scaled, iterations=Iterations(rounds=rounds)
+        )
+        return rule.losses(batch, at(1))
 
     plain = losses(False)
     scaled = losses(True)
@@ -155,12 +155,15 @@ def owner(name):
     return f"{parts[2]}_{int(parts[1]) + 1}"
 
 
-@pytest.mark.parametrize("options", [{}, {"difference": False}, {"rounds": 3, "reconstruct": 0.2}])
+ROUNDS = Iterations(rounds=3, reconstruct=0.2)
+
+
+@pytest.mark.parametrize("options", [{}, {"difference": False}, {"iterations": ROUNDS}])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_gradient_crosses_a_layer(kind, options):
-    rule = seeded(DifferenceTargetPropRule(network(kind), samples=2, step=0.5, **options))
+    rule = DifferenceTargetPropRule(network(kind), samples=2, step=0.5, **options)
     names, parameters = zip(*rule.stack.named_parameters(), strict=True)
-    terms = rule.losses(examples())
+    terms = rule.losses(examples(), at(1))
 
     assert len(terms) == 6
 
@@ -210,7 +213,7 @@ def test_where_decoders_are_transposes_of_linear_layers_all_gradients_are_back_p
     batch = examples(features=5)
     encoders = {name: p for name, p in made.named_parameters() if ".g." not in name}
 
-    rule = DifferenceTargetPropRule(made, step=step, sigma=0.0)
+    rule = DifferenceTargetPropRule(made, step=step, inverses=Inverses(sigma=0.0))
     terms = [v for name, v in rule.losses(batch).items() if not name.startswith("inverse")]
     local = torch.autograd.grad(sum(terms), list(encoders.values()))
     expected = gradients(BackpropRule(made), batch)
@@ -242,8 +245,8 @@ def test_with_one_stochastic_layer_the_rule_is_the_straight_through_estimator(sa
     batch = examples()
     names = ("pairs.0.f.weight", "pairs.0.f.bias", "output.weight", "output.bias")
 
-    local = gradients(seeded(DifferenceTargetPropRule(made, samples=samples)), batch, names)
-    expected = gradients(seeded(StraightThroughRule(made, samples=samples)), batch, names)
+    local = gradients(DifferenceTargetPropRule(made, samples=samples), batch, names)
+    expected = gradients(StraightThroughRule(made, samples=samples), batch, names)
 
     assert set(local) == set(expected) == set(names)
     for name in names:
@@ -253,8 +256,8 @@ def test_with_one_stochastic_layer_the_rule_is_the_straight_through_estimator(sa
 def test_probabilities_have_targets_and_layers_above_see_draws():
     made = network("stochastic", (6, 5, 4))
     x, y = examples()
-    rule = seeded(DifferenceTargetPropRule(made, step=0.7, sigma=0.0, scaled=False))
-    terms = rule.losses((x, y))
+    rule = DifferenceTargetPropRule(made, step=0.7, scaled=False, inverses=Inverses(sigma=0.0))
+    terms = rule.losses((x, y), at(1))
 
     generator = torch.Generator().manual_seed(1)
     p1 = made.pairs[0].f(x)
@@ -287,8 +290,8 @@ def test_probabilities_have_targets_and_layers_above_see_draws():
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_any_pairs_will_do(pairs, rounds):
     stack = Classifier(*pairs(), output=Affine(4, 3)).double()
-    options = {"rounds": rounds, "reconstruct": 0.1 * (rounds - 1), "lr_f": 0.01}
-    rule = DifferenceTargetPropRule(stack, **options)
+    iterations = Iterations(rounds, reconstruct=0.1 * (rounds - 1))
+    rule = DifferenceTargetPropRule(stack, iterations=iterations, rates=Rates(f=0.01))
     batch = examples(40)
     optimizer = rule.configure_optimizers()
     label = f"label_f_{rule.stack.depth + 1}"
@@ -310,48 +313,58 @@ def test_any_pairs_will_do(pairs, rounds):
     [(None, 0.9, 0.4), (0.25, 0.0, 0.4), (0.25, 0.25, 0.2), (0.25, 1.0, 0.08)],
 )
 def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level):
-    rule = seeded(DifferenceTargetPropRule(network(), sigma=[0.9, 0.4], half_life=half_life))
-    rule.progress = progress
+    inverses = Inverses(sigma=[0.9, 0.4], half_life=half_life)
+    rule = DifferenceTargetPropRule(network(), inverses=inverses)
     g = rule.stack.pairs[2].g
 
     with torch.no_grad():
         g.weight.zero_()  # then |g - (0 + e)|^2 = |e|^2
 
-    loss = rule.inverse_loss(3, torch.zeros(20_000, 4).double())
+    loss = rule.inverse_loss(3, torch.zeros(20_000, 4).double(), at(1, progress=progress))
+
     assert loss.item() == pytest.approx(4 * level**2, rel=0.02)
 
 
 # -- errors ---------------------------------------------------------------------------------------
 
 
+def inverses(**options):
+    """The argument as a description: it is built, and refused, by the rule."""
+    return {"inverses": {"type": "Inverses", **options}}
+
+
+def iterations(**options):
+    return {"iterations": {"type": "Iterations", **options}}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"stack": deep_autoencoder([6, 4])}, "stack=Stack has no output layer"),
-        ({"sigma": [0.1, 0.1, 0.1]}, "sigma has 3 entries.* the 2 layers"),
-        ({"sigma": -0.1}, "sigma=-0.1"),
-        ({"sigma": [0.1, float("nan")]}, "sigma=nan"),
+        (inverses(sigma=[0.1, 0.1, 0.1]), "inverses.sigma has 3 entries.* the 2 layers"),
+        (inverses(sigma=-0.1), "sigma=-0.1"),
+        (inverses(sigma=[0.1, float("nan")]), "sigma=nan"),
         ({"step": 0}, "step=0"),
         ({"step": -0.1}, "step=-0.1"),
-        ({"half_life": 0}, "half_life=0"),
-        ({"rounds": 0}, "rounds=0"),
-        ({"rounds": 2, "difference": False}, "rounds=2 need difference=True"),
-        ({"reconstruct": 0.1}, "rounds >= 2"),
-        ({"reconstruct": 1.1, "rounds": 2}, r"in \[0, 1\]"),
-        ({"schedule": "alternate", "warmup": 5}, "warmup=5"),
-        ({"stack": deep_classifier([6, 4], 3), "warmup": 5}, "one hidden layer"),
-        ({"reconstruct": -1}, "reconstruct=-1"),
-        ({"schedule": "both"}, "joint, alternate"),
-        ({"optimizer": "lbfgs"}, "adam, rmsprop, sgd"),
+        (inverses(half_life=0), "half_life=0"),
+        (iterations(rounds=0), "iterations.rounds=0"),
+        ({**iterations(rounds=2), "difference": False}, "rounds=2 need difference=True"),
+        (iterations(reconstruct=0.1), "rounds >= 2"),
+        (iterations(reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
+        (inverses(schedule="alternate", warmup=5), "inverses.warmup=5"),
+        ({**inverses(warmup=5), "stack": deep_classifier([6, 4], 3)}, "one hidden layer"),
+        (iterations(reconstruct=-1), "iterations.reconstruct=-1"),
+        (inverses(schedule="both"), "joint, alternate"),
+        (inverses(warmup=-1), "inverses.warmup=-1"),
         ({"samples": 0}, "samples=0"),
-        ({"eval_samples": 0}, "eval_samples=0"),
-        ({"lr_f": [0.1] * 3}, "lr_f has 3 entries.* the 4 layers"),
-        ({"lr_g": [0.1] * 4}, "lr_g has 4 entries.* the 3 layers"),
+        ({"rates": Rates(f=[0.1] * 3)}, "rates.f has 3 entries.* the 4 layers"),
+        ({"rates": Rates(g=[0.1] * 4)}, "rates.g has 4 entries.* the 3 layers"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(options, words):
     with pytest.raises(ValueError, match=words) as error:
         DifferenceTargetPropRule(**{"stack": network(), **options})
+
     assert "\n" not in str(error.value)
 
 
@@ -376,7 +389,7 @@ def test_bad_batches_are_refused_in_one_line(batch, words):
 
 
 def test_labels_of_any_integer_type_will_do():
-    rule = DifferenceTargetPropRule(deep_classifier(SIZES, 3), sigma=0.0)
+    rule = DifferenceTargetPropRule(deep_classifier(SIZES, 3), inverses=Inverses(sigma=0.0))
     x = torch.rand(4, 6)
     y = torch.tensor([0, 1, 2, 1])
     losses = rule.losses((x, y))

@@ -10,7 +10,9 @@ from gendae.data.base import ImageData
 from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.models.architectures import deep_classifier
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.models.settings import Settings
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses, Iterations
+from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 from tests.rules.test_difference import KINDS
 
@@ -42,9 +44,12 @@ class Wrong(ImageData):
 )
 def test_wrong_labels_stop_training_before_the_first_update(where, words):
     rule = DifferenceTargetPropRule(deep_classifier([64, 8, 8]))
+    run = trainer()
+
     with pytest.raises(ValueError, match=words):
-        trainer().fit(rule, Wrong(where))
-    assert rule.updates in (None, 0)
+        run.fit(rule, Wrong(where))
+
+    assert run.global_step == 0
 
 
 def snapshot(module):
@@ -76,8 +81,10 @@ class Watch(Callback):
 def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_images(optimizer):
     watch = Watch()
     stack = deep_classifier([64, 20, 20])
-    options = {"optimizer": optimizer, "weight_decay_f": 0.1, "weight_decay_g": 0.1}
-    rule = DifferenceTargetPropRule(stack, schedule="alternate", log_every=2, **options)
+    rates = Rates(optimizer=optimizer, decay_f=0.1, decay_g=0.1)
+    rule = DifferenceTargetPropRule(
+        stack, inverses=Inverses(schedule="alternate"), rates=rates, log_every=2
+    )
 
     t = trainer(max_epochs=2, callbacks=[watch])
     t.fit(rule, Digits(batch_size=300))
@@ -104,8 +111,11 @@ def test_alternate_training_resumes_in_the_middle_of_an_epoch(tmp_path, step):
     def fit(seed, path=None, **options):
         torch.manual_seed(seed)
         stack = deep_classifier([64, 12, 8], stochastic=True)
-        noise = {"half_life": 0.1, "input_corruption": GaussianNoise(0.1)}
-        rule = DifferenceTargetPropRule(stack, schedule="alternate", samples=2, **noise)
+        inverses = Inverses(schedule="alternate", half_life=0.1)
+        noise = GaussianNoise(0.1)
+        rule = DifferenceTargetPropRule(
+            stack, inverses=inverses, input_corruption=noise, samples=2
+        )
 
         t = trainer(max_epochs=2, **options)
         t.fit(rule, Digits(batch_size=300), ckpt_path=path)
@@ -130,7 +140,7 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
     weights = []
     for _ in range(2):
         torch.manual_seed(3)
-        rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60, 60]), lr_f=3e-3)
+        rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60, 60]), rates=Rates(f=3e-3))
         error = fit_digits(rule, 15)
         weights.append(snapshot(rule))
 
@@ -141,15 +151,15 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
 @pytest.mark.parametrize(
     ("kind", "options", "epochs"),
     [
-        ("stochastic", {"samples": 3, "eval_samples": 10}, 25),
+        ("stochastic", {"samples": 3}, 25),
         ("bits", {"step": 0.3}, 15),
-        ("tanh", {"rounds": 3, "reconstruct": 0.1}, 8),
-        ("tanh", {"schedule": "alternate", "scaled": False}, 8),
+        ("tanh", {"iterations": Iterations(rounds=3, reconstruct=0.1)}, 8),
+        ("tanh", {"inverses": Inverses(schedule="alternate"), "scaled": False}, 8),
     ],
 )
 def test_every_kind_of_network_and_schedule_learns(kind, options, epochs):
-    stack = deep_classifier([64, 60, 60], **KINDS[kind])
-    rule = DifferenceTargetPropRule(stack, lr_f=5e-3, **options)
+    stack = deep_classifier([64, 60, 60], settings=Settings(samples=10), **KINDS[kind])
+    rule = DifferenceTargetPropRule(stack, rates=Rates(f=5e-3), **options)
     before = stack.pairs[0].f.weight.detach().clone()
 
     assert fit_digits(rule, epochs) < 0.2

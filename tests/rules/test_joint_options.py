@@ -9,7 +9,9 @@ from gendae.completion.modalities import complete
 from gendae.corruption import GaussianNoise
 from gendae.models.architectures import joint_autoencoder
 from gendae.rules import missing
-from gendae.rules.joint import JointTargetPropRule
+from gendae.rules.joint import JointTargetPropRule, JointWeights
+from gendae.rules.missing import Hiding
+from gendae.rules.rates import Rates
 
 SIZES = {
     "x": {"sizes": [2], "kind": "real"},
@@ -91,7 +93,10 @@ def test_latents_find_the_modes_of_what_the_rest_leaves_open():
     }
     stack = joint_autoencoder(sizes, [16], hidden_f=[32], hidden_g=[32])
     rule = JointTargetPropRule(
-        stack, hide={"y": 0.7, "phi": 0.3}, weights={"y": 10.0}, lr_f=3e-3, lr_g=3e-3
+        stack,
+        rates=Rates(f=3e-3, g=3e-3),
+        weights=JointWeights(modalities={"y": 10.0}),
+        hiding=Hiding(chances={"y": 0.7, "phi": 0.3}),
     )
     optimizer = rule.configure_optimizers()
 
@@ -116,7 +121,9 @@ def test_walkback_reconstructs_from_its_own_reconstructions_of_what_was_hidden(w
     """Without noise: h^0 sees x alone, h^{i+1} sees x and y^i; the loss is the mean error."""
     torch.manual_seed(0)
     stack = joint_autoencoder({name: SIZES[name] for name in "xy"}, [4], "tanh", gain=2.0).double()
-    rule = JointTargetPropRule(stack, [GaussianNoise(0.0)] * 2, hide={"y": 1.0}, walkback=walkback)
+    rule = JointTargetPropRule(
+        stack, [GaussianNoise(0.0)] * 2, hiding=Hiding(chances={"y": 1.0}, walkback=walkback)
+    )
     h = torch.randn(6, 5).double()
 
     there = torch.tensor([[True, False]]).expand(6, -1)
@@ -138,7 +145,7 @@ def test_no_gradient_passes_between_two_walks():
     gradients = []
     for walkback in (0, 1):
         rule = JointTargetPropRule(
-            stack, [GaussianNoise(0.0)] * 2, hide={"y": 1.0}, walkback=walkback
+            stack, [GaussianNoise(0.0)] * 2, hiding=Hiding(chances={"y": 1.0}, walkback=walkback)
         )
         loss = (1 + walkback) * rule.losses((h,))["joint_y_1"]
         gradients.append(torch.autograd.grad(loss, stack.junction.g.g.weight)[0])

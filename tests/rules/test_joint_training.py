@@ -18,6 +18,7 @@ from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction, Modality
 from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
+from gendae.rules.missing import Inferring
 from gendae.rules.targetprop import TargetPropRule
 from gendae.sampling.samplers import AncestralSampler, seeded
 from tests.commands.test_cli import QUICK, gendae
@@ -191,7 +192,7 @@ def test_how_often_one_validates_changes_no_weight(tmp_path):
     weights = []
     for every in (1, 3):
         torch.manual_seed(0)
-        rule = JointTargetPropRule(labelled(), inferred=1.0)
+        rule = JointTargetPropRule(labelled(), inferring=Inferring(weight=1.0))
         limits = {"max_epochs": 3, "limit_train_batches": 3, "num_sanity_val_steps": 2}
         run = trainer(check_val_every_n_epoch=every, default_root_dir=str(tmp_path), **limits)
         run.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=100))

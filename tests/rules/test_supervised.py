@@ -15,6 +15,8 @@ from gendae.models.architectures import deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 
 BASELINES = (
@@ -48,10 +50,10 @@ def batch(n=12, width=7):
     return torch.rand(n, width, dtype=torch.float64) * 2 - 1, torch.randint(4, (n,))
 
 
-def gradients(rule, data):
+def gradients(rule, data, moment=Moment()):
     """(dW_l, db_l) for l = 1 .. M; None where there is none."""
     rule.zero_grad(set_to_none=True)
-    sum(rule.losses(data).values()).backward()
+    sum(rule.losses(data, moment).values()).backward()
     return [(f.weight.grad, f.bias.grad) for f in rule.stack.encoders]
 
 
@@ -78,7 +80,7 @@ def random_feedback(stack):
 
 def fitted(rule, seed=0, epochs=10, **options):
     seed_everything(seed, verbose=False)
-    r = rule(deep_classifier([64, 40, 40]), lr_f=1e-2, **options)
+    r = rule(deep_classifier([64, 40, 40]), rates=Rates(f=1e-2), **options)
     run = trainer(max_epochs=epochs)
     run.fit(r, Digits(batch_size=50))
 
@@ -125,7 +127,7 @@ def test_the_same_seed_gives_the_same_weights(rule):
 
 @rules
 def test_a_plain_loop_trains(rule, digits):
-    rule = rule(deep_classifier([64, 40, 40]), lr_f=5e-3)
+    rule = rule(deep_classifier([64, 40, 40]), rates=Rates(f=5e-3))
     optimizer = rule.configure_optimizers()
     train = digits.split("train")
 
@@ -183,11 +185,11 @@ def test_feedback_weights_travel_with_the_checkpoint(index, tmp_path):
 @rules
 def test_refusals(rule):
     stack = network()
-    for name, values in {"lr_f": [1e-3, 1e-3], "weight_decay_f": [0.0] * 4}.items():
-        with pytest.raises(ValueError, match=f"{name} has .* each of the 3 layers"):
-            rule(stack, **{name: values})
+    for name, values in {"f": [1e-3, 1e-3], "decay_f": [0.0] * 4}.items():
+        with pytest.raises(ValueError, match=f"rates.{name} has .* each of the 3 layers"):
+            rule(stack, rates=Rates(**{name: values}))
 
-    groups = rule(stack, lr_f=[0.1, 0.2, 0.3]).configure_optimizers().param_groups
+    groups = rule(stack, rates=Rates(f=[0.1, 0.2, 0.3])).configure_optimizers().param_groups
     assert [group["lr"] for group in groups][:3] == [0.1, 0.2, 0.3]
 
     with pytest.raises(ValueError, match="no output layer"):

@@ -10,9 +10,12 @@ from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
-from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from tests.conftest import at
+from tests.rules.test_base import gradients_of
 
-EVERYTHING = {"model": 0.5, "contractive": 0.2, "sparsity": 0.1, "top_target": "prior"}
+EXTRA_TERMS = LoopWeights(model=0.5, contractive=0.2, sparsity=0.1)
 
 
 def stack_of(sizes=(12, 8, 6), **options):
@@ -37,7 +40,9 @@ def test_every_target_is_the_listing_s():
     stack = stack_of()
     x = data()
     (f1, g1), (f2, g2) = ((p.f, p.g) for p in stack.pairs)
-    losses = TargetPropRule(stack, clean(stack), target=0.3, denoise=2.0).losses((x,))
+    losses = TargetPropRule(
+        stack, clean(stack), weights=LoopWeights(target=0.3, denoise=2.0)
+    ).losses((x,))
 
     h1 = f1(x)
     h2 = f2(h1)
@@ -65,10 +70,7 @@ def test_no_gradient_crosses_a_layer(units):
     stack = stack_of(units=units)
     x = data()
     stack.prior.fit(stack.encode(x)[-1])
-    losses = TargetPropRule(stack, **EVERYTHING).losses((x,))
-    layers = {
-        f"{d}_{level}": getattr(pair, d) for level, pair in enumerate(stack.pairs, 1) for d in "fg"
-    }
+    losses = TargetPropRule(stack, weights=EXTRA_TERMS, top_target="prior").losses((x,))
 
     reached = set()
     for name, loss in losses.items():
@@ -76,11 +78,8 @@ def test_no_gradient_crosses_a_layer(units):
             continue
 
         own = "_".join(name.split("_")[-2:])
-        for key, layer in layers.items():
-            grads = torch.autograd.grad(
-                loss, list(layer.parameters()), retain_graph=True, allow_unused=True
-            )
-            if any(g is not None for g in grads):
+        for key, gradients in gradients_of(stack, loss).items():
+            if any(g is not None for g in gradients):
                 assert key == own, f"{name} reaches {key}"
                 reached.add(name)
 
@@ -122,10 +121,10 @@ def test_contractive_penalty_is_the_jacobian_s_norm():
     x = data(1, 5)
     jacobian = torch.autograd.functional.jacobian(lambda v: pair.f(v[None])[0], x[0])
 
-    rule = TargetPropRule(stack, contractive=1.0)
-    rule.generator = torch.Generator().manual_seed(0)
+    rule = TargetPropRule(stack, weights=LoopWeights(contractive=1.0))
     many = (x.expand(20000, -1),)
-    value = rule.losses(many)["contractive_f_1"]
+    value = rule.losses(many, at(0))["contractive_f_1"]
+
     assert torch.allclose(value, jacobian.square().sum(), rtol=0.03)
 
 
@@ -146,12 +145,16 @@ def test_linear_recirculation_is_at_rest_for_an_invertible_pair():
     assert all(p.grad.abs().max() < 1e-9 for p in stack.pairs.parameters())
 
 
-def test_model_terms_start_with_the_first_fit_and_use_samples_of_the_prior():
+def test_model_terms_need_a_fitted_prior_and_use_its_samples():
     stack = stack_of()
     x = data(30)
-    rule = TargetPropRule(stack, clean(stack), model=1.0)
-    rule.generator = torch.Generator().manual_seed(3)
-    losses = rule.losses((x,))
+    rule = TargetPropRule(stack, clean(stack), weights=LoopWeights(model=1.0))
+
+    with pytest.raises(ValueError, match="GaussianPrior is not fitted"):
+        rule.losses((x,))
+
+    rule.fit_prior([(x,)])
+    losses = rule.losses((x,), at(3))
 
     sample = stack.prior.sample(30, torch.Generator().manual_seed(3))
     h1 = stack.pairs[1].g(sample)
@@ -168,7 +171,7 @@ def test_discrete_units_learn_from_targets_alone(units):
     x = centres[torch.randint(4, (400,))]
 
     stack = deep_autoencoder([12, 16, 8], units=units, observation="bernoulli", gain=2.0)
-    rule = TargetPropRule(stack, [GaussianNoise(0.05)] * 3, lr_f=1e-3, lr_g=1e-2)
+    rule = TargetPropRule(stack, [GaussianNoise(0.05)] * 3, rates=Rates(f=1e-3, g=1e-2))
     optimizer = rule.configure_optimizers()
 
     before = (stack.reconstruct(x) - x).square().sum(1).mean()
@@ -184,7 +187,10 @@ def test_discrete_units_learn_from_targets_alone(units):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": -1.0}, "target=-1.0"),
+        *(
+            ({"weights": {"type": "LoopWeights", name: -1.0}}, f"weights.{name}=-1.0")
+            for name in vars(LoopWeights())
+        ),
         ({"top_target": "none"}, "top_target='none' is unknown; accepted: flat, prior"),
         ({"corruption": [GaussianNoise(0.1)]}, "corruption has 1 entries"),
     ],

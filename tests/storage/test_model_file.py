@@ -17,6 +17,7 @@ from gendae.models.classifier import Classifier
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import build, describe, register
 from gendae.rules.backprop import BackpropRule
+from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
 from gendae.sampling.samplers import JointChainSampler, LatentChainSampler
 from gendae.storage.archive import CheckpointError
@@ -85,7 +86,7 @@ def test_lightning_s_own_loading_works_with_plain_hyper_parameters(tmp_path):
         Inpainter(4),
         Digits(seed=3),
         small_stack(),
-        VariationalEMRule(small_stack(), lr_f=[1e-3, 2e-3, 3e-3]),
+        VariationalEMRule(small_stack(), rates=Rates(f=[1e-3, 2e-3, 3e-3])),
     ],
     ids=lambda o: type(o).__name__,
 )

@@ -45,6 +45,9 @@ from gendae.rules import (
     targetprop,
     variational_em,
 )
+from gendae.rules.difference import Inverses, Iterations
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 
 PICTURES = TemporaryDirectory()  # what monitors draw
@@ -148,10 +151,8 @@ RULES = {
         stack(GaussianPrior()),
         [GaussianNoise(0.2)] * 3,
         top_target="prior",
-        model=1.0,
-        contractive=0.1,
-        sparsity=0.1,
         prior_every=4,
+        weights=LoopWeights(model=1.0, contractive=0.1, sparsity=0.1),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
         stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
@@ -166,17 +167,17 @@ RULES = {
     ),
     "difference": lambda: difference.DifferenceTargetPropRule(network()),
     "difference in phases": lambda: difference.DifferenceTargetPropRule(
-        network(), schedule="alternate", optimizer="rmsprop"
+        network(), rates=Rates(optimizer="rmsprop"), inverses=Inverses(schedule="alternate")
     ),
     "difference after a warm-up": lambda: difference.DifferenceTargetPropRule(
-        network(), warmup=3, rounds=2, reconstruct=0.1
+        network(), iterations=Iterations(rounds=2, reconstruct=0.1), inverses=Inverses(warmup=3)
     ),
     "difference of draws": lambda: difference.DifferenceTargetPropRule(
         network(stochastic=True), samples=3, eval_samples=5
     ),
     "backprop": lambda: backprop.BackpropRule(network(), input_corruption=GaussianNoise(0.1)),
     "backprop above a fixed layer": lambda: backprop.BackpropRule(
-        network(), fixed=1, optimizer="sgd"
+        network(), fixed=1, rates=Rates(optimizer="sgd")
     ),
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),

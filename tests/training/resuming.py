@@ -38,6 +38,9 @@ from gendae.rules import (
     targetprop,
     variational_em,
 )
+from gendae.rules.difference import Inverses
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights
 
 EPOCHS = 2
 BATCHES = 4
@@ -108,10 +111,14 @@ RULES = {
         stack(ParzenPrior(capacity=70)), tie_noise=True, prior_every=3
     ),
     "target prop": lambda: targetprop.TargetPropRule(
-        stack(), [NOISE] * 3, warmup=6, contractive=0.1
+        stack(), [NOISE] * 3, warmup=6, weights=LoopWeights(contractive=0.1)
     ),
     "target prop under a prior": lambda: targetprop.TargetPropRule(
-        stack(ParzenPrior(capacity=70)), [NOISE] * 3, top_target="prior", model=0.5, prior_every=3
+        stack(ParzenPrior(capacity=70)),
+        [NOISE] * 3,
+        top_target="prior",
+        prior_every=3,
+        weights=LoopWeights(model=0.5),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
         stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
@@ -122,19 +129,23 @@ RULES = {
     "back step": lambda: backstep.BackStepRule(stack()),
     "joint": lambda: joint_rule(walkback=1, inferred=1.0, confidence=0.2, recirculation=0.1),
     "difference": lambda: difference.DifferenceTargetPropRule(
-        network(stochastic=True), samples=3, half_life=0.1, warmup=3
+        network(stochastic=True), samples=3, inverses=Inverses(half_life=0.1, warmup=3)
     ),
     "difference in phases": lambda: difference.DifferenceTargetPropRule(
-        network(stochastic=True), schedule="alternate", optimizer="rmsprop", hold=0.2
+        network(stochastic=True),
+        rates=Rates(optimizer="rmsprop", hold=0.2),
+        inverses=Inverses(schedule="alternate"),
     ),
     "backprop": lambda: backprop.BackpropRule(
-        network(), input_corruption=NOISE, optimizer="sgd", hold=0.5
+        network(), input_corruption=NOISE, rates=Rates(optimizer="sgd", hold=0.5)
     ),
     "straight through": lambda: backprop.StraightThroughRule(network(stochastic=True), samples=2),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(
         network(), input_corruption=NOISE
     ),
-    "generec": lambda: hebbian.GeneRecRule(network(), symmetric=False, optimizer="rmsprop"),
+    "generec": lambda: hebbian.GeneRecRule(
+        network(), symmetric=False, rates=Rates(optimizer="rmsprop")
+    ),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), input_corruption=NOISE),
 }
 

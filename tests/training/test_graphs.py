@@ -12,7 +12,7 @@ from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.kl import KLRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
@@ -29,7 +29,9 @@ RULES = {
         )
     ),
     "TargetPropRule": lambda: TargetPropRule(deep_autoencoder(SIZES), warmup=5),
-    "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(deep_classifier(SIZES), warmup=4),
+    "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(
+        deep_classifier(SIZES), inverses=Inverses(warmup=4)
+    ),
     "BackStepRule": lambda: BackStepRule(deep_autoencoder([64, 20], ["sigmoid"])),
     "BackpropRule": lambda: BackpropRule(deep_classifier(SIZES)),
     "FeedbackAlignmentRule": lambda: FeedbackAlignmentRule(deep_classifier(SIZES)),
