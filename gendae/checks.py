@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterable
 from numbers import Integral
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
@@ -34,6 +37,14 @@ def whole(name: str, value: int, bound: int) -> int:
         raise ValueError(f"{name}={value!r}: a whole number >= {bound} is needed")
 
     return int(value)
+
+
+def kind(name: str, value: T, cls: type[T]) -> T:
+    """`value` if it is a `cls`, else a ValueError."""
+    if not isinstance(value, cls):
+        raise ValueError(f"{name}={value!r}: a {cls.__name__} is needed")  # noqa: TRY004
+
+    return value
 
 
 def fractions(**values: float) -> list[float]:

@@ -11,7 +11,7 @@ from gendae.completion.modalities import log_conditional
 from gendae.completion.moves import agreement, around, chain_noise, from_prior
 from gendae.corruption import GaussianNoise
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.samplers import seeded
@@ -362,7 +362,7 @@ def test_missing_binary_values_are_drawn_as_labels_are():
 
 
 def test_noise_of_a_chain_under_an_autoencoder_prior_is_its_corruption_in_units_of_h():
-    prior = AutoencoderPrior(hidden=[4], code=2, epochs=1, sigma=0.5).fit(7.0 * torch.randn(50, 2))
+    prior = AutoencoderPrior([4], 2, sigma=0.5, learning=Learning(1)).fit(7.0 * torch.randn(50, 2))
     assert chain_noise(top_of(prior, 2), 1) == pytest.approx(math.sqrt(2.0) * 0.5 * 7.0, rel=0.3)
 
 
