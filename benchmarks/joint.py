@@ -30,7 +30,7 @@ from gendae.data.images import MNIST
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.neighbours import precision_recall_density_coverage
 from gendae.models.joint import JointStack
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 
@@ -323,7 +323,7 @@ def ascent(path, pictures, given="bottom", n=500, rounds=100):
     tops = {
         "Gaussian": GaussianPrior("full", 1.0),
         "Parzen": ParzenPrior(choice="kmeans", capacity=5000),
-        "auto-encoder": AutoencoderPrior([500], code=100, epochs=10),
+        "auto-encoder": AutoencoderPrior([500], code=100, learning=Learning(epochs=10)),
     }
 
     result = {}

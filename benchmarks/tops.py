@@ -20,10 +20,12 @@ from gendae.metrics.chains import class_switches
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.parzen import choose_prior, parzen_score
 from gendae.metrics.quality import Quality
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
+from gendae.priors.denoising import NearestNeighbour, Reconstruction
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.linear import LinearAutoencoderPrior
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.level import LevelSampler, chain_states
 from gendae.sampling.samplers import AncestralSampler, seeded
@@ -33,7 +35,7 @@ CHAIN_STEPS = 100
 
 
 def autoencoder(**options):
-    return AutoencoderPrior(hidden=[256], code=64, epochs=20, **options)
+    return AutoencoderPrior(hidden=[256], code=64, learning=Learning(epochs=20), **options)
 
 
 PRIORS = {
@@ -47,11 +49,11 @@ PRIORS = {
     "parzen-kmeans": lambda: ParzenPrior(choice="kmeans", noise_scale=0.25),
     # the least noise at which validation images, too, are as close to the training images (C_T)
     "parzen-kmeans-wide": lambda: ParzenPrior(choice="kmeans", noise_scale=1.5),
-    "manifold-parzen": lambda: ParzenPrior(local="manifold"),
+    "manifold-parzen": ManifoldParzenPrior,
     "autoencoder": autoencoder,
-    "walkback": lambda: autoencoder(walkback=3),
+    "walkback": lambda: autoencoder(criterion=Reconstruction(walkback=3)),
     "gsn": lambda: autoencoder(hidden_noise=0.5),
-    "nearest": lambda: autoencoder(hidden_noise=0.5, criterion="nearest"),
+    "nearest": lambda: autoencoder(hidden_noise=0.5, criterion=NearestNeighbour()),
 }
 
 

@@ -20,8 +20,9 @@ from gendae import plots
 from gendae.data.toys import KINDS, Toys2D
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.samplers import seeded
 
@@ -35,16 +36,13 @@ def priors(epochs):
     return {
         "Gaussian": GaussianPrior("full", variance_scale=1.0),
         "Parzen": ParzenPrior(),
-        "Manifold Parzen": ParzenPrior(local="manifold", components=1),
+        "Manifold Parzen": ManifoldParzenPrior(components=1),
         "denoising auto-encoder": AutoencoderPrior(
             hidden=[64],
             code=64,
             sigma=0.1,
-            epochs=epochs,
-            lr=0.01,
-            batch_size=200,
-            residual=1.0,
-            steps=50,
+            learning=Learning(epochs, lr=0.01, batch_size=200),
+            walk=Walk(steps=50, residual=1.0),
         ),
     }
 

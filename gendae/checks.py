@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterable
 from numbers import Integral
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
@@ -40,6 +43,14 @@ def share(name: str, value: float) -> float:
     """`value` if it is a number in [0, 1], else a ValueError."""
     if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{name}={value!r}: a number in [0, 1] is needed")
+
+    return value
+
+
+def kind(name: str, value: T, cls: type[T]) -> T:
+    """`value` if it is a `cls`, else a ValueError."""
+    if not isinstance(value, cls):
+        raise ValueError(f"{name}={value!r}: a {cls.__name__} is needed")  # noqa: TRY004
 
     return value
 

@@ -11,7 +11,7 @@ from gendae.completion.modalities import log_conditional
 from gendae.completion.moves import agreement, around, chain_noise, from_prior
 from gendae.corruption import GaussianNoise
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.samplers import seeded

@@ -12,7 +12,7 @@ from gendae.completion.inpainting import Inpainter, inpaint
 from gendae.completion.modalities import complete, log_conditional
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import joint_autoencoder
-from gendae.priors import autoencoder, factorial, gaussian, linear, parzen
+from gendae.priors import autoencoder, factorial, gaussian, linear, manifold, parzen
 from gendae.sampling.samplers import seeded
 from tests.conftest import small_stack
 
@@ -367,8 +367,8 @@ def test_conditionals_integrate_to_one(prior, stored, tolerance):
     "prior",
     [
         factorial.FactorialPrior(),
-        autoencoder.AutoencoderPrior(hidden=[4], code=2, epochs=1),
-        parzen.ParzenPrior(0.5, local="manifold", components=1),
+        autoencoder.AutoencoderPrior([4], 2, learning=autoencoder.Learning(1)),
+        manifold.ManifoldParzenPrior(0.5, components=1),
     ],
 )
 def test_priors_without_closed_marginals_refuse(prior):

@@ -9,7 +9,7 @@ from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.sampling.level import LevelSampler, chain_states
 from gendae.sampling.samplers import AncestralSampler, seeded
@@ -89,7 +89,7 @@ def test_same_seed_same_samples_and_no_rounds_is_ancestral(level):
 
 def test_the_top_runs_the_prior_s_own_chain():
     torch.manual_seed(0)
-    prior = AutoencoderPrior(hidden=[8], code=4, epochs=1)
+    prior = AutoencoderPrior([8], 4, learning=Learning(1))
     stack = deep_autoencoder([9, 5], prior=prior)
     stack.prior.fit(torch.rand(50, 5))
     sampler = LevelSampler()

@@ -30,7 +30,7 @@ from gendae.data.multimodal import Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.metrics.parzen import ParzenLogLikelihood
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
@@ -155,7 +155,7 @@ RULES = {
         weights=LoopWeights(model=1.0, contractive=0.1, sparsity=0.1),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
-        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        stack(AutoencoderPrior([16], 8, learning=Learning(1), walk=Walk(2))),
         [GaussianNoise(0.2)] * 3,
         top_target="prior",
         prior_every=4,

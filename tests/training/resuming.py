@@ -23,7 +23,7 @@ from gendae.data.images import Digits
 from gendae.data.multimodal import Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
@@ -121,7 +121,7 @@ RULES = {
         weights=LoopWeights(model=0.5),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
-        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        stack(AutoencoderPrior([16], 8, learning=Learning(1), walk=Walk(2))),
         [NOISE] * 3,
         top_target="prior",
         prior_every=3,

@@ -10,7 +10,7 @@ from gendae.data.images import Digits
 from gendae.metrics.features import FeatureClassifier
 from gendae.metrics.quality import sample_quality
 from gendae.models.architectures import deep_autoencoder, deep_classifier
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Walk
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.rules.backprop import BackpropRule
@@ -31,7 +31,7 @@ RULES = {
         training_prior=GaussianPrior("identity", 1.0),
     ),
     "TargetPropRule, chain": lambda: TargetPropRule(
-        deep_autoencoder(SIZES, prior=AutoencoderPrior(steps=50))
+        deep_autoencoder(SIZES, prior=AutoencoderPrior(walk=Walk(50)))
     ),
     "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(deep_classifier(SIZES)),
     "BackpropRule": lambda: BackpropRule(deep_classifier(SIZES)),
