@@ -17,7 +17,7 @@ from gendae.plots import learning_curves, save
 
 
 def training_error(run: Run, data, samples: int) -> float:
-    x, y = data.split("train")
+    x, y, _ = data.split("train")
     return error_rate(
         load_classifier(Path(run.folder) / "checkpoints/last.ckpt").predict(x, samples), y
     )

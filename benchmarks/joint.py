@@ -30,6 +30,7 @@ from gendae.models.joint import JointStack
 from gendae.priors.autoencoder import AutoencoderPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
+from gendae.registry import upgraded
 
 
 def model_at(path):
@@ -125,7 +126,7 @@ def errors(rows):
             found[name]["runs"].append(
                 {
                     "seed": stack.facts["seed"],
-                    "label_seed": stack.facts["dataset"]["label_seed"],
+                    "label_seed": upgraded(stack.facts["dataset"])["labelled"]["seed"],
                     "command": stack.facts["command"],
                 }
             )

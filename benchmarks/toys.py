@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from gendae import plots
-from gendae.data.toys import KINDS, Toys2D
+from gendae.data.toys import DISTRIBUTIONS, Toys2D
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.priors.autoencoder import AutoencoderPrior
@@ -55,12 +55,12 @@ def steepen(prior):
 
 
 def draw_priors(n, epochs):
-    """One panel for each kind (rows) and prior (columns)."""
+    """One panel for each distribution (rows) and prior (columns)."""
     titles = list(priors(epochs))
-    figure = Figure(figsize=(3 * len(titles), 3 * len(KINDS)), dpi=100, layout="constrained")
-    axes = figure.subplots(len(KINDS), len(titles), squeeze=False)
-    for row, kind in zip(axes, KINDS, strict=True):
-        data = Toys2D(kind, n=n)
+    figure = Figure(figsize=(3 * len(titles), 3 * len(DISTRIBUTIONS)), dpi=100, layout="constrained")
+    axes = figure.subplots(len(DISTRIBUTIONS), len(titles), squeeze=False)
+    for row, name in zip(axes, DISTRIBUTIONS, strict=True):
+        data = Toys2D(name, n=n)
         x, test = data.split("train").x, data.split("test").x
         for ax, (title, prior) in zip(row, priors(epochs).items(), strict=True):
             start = time.perf_counter()
@@ -75,13 +75,13 @@ def draw_priors(n, epochs):
                 samples,
                 prior.log_prob if prior.has_density else None,
             )
-            line = f"{kind:10} {title:24} {time.perf_counter() - start:5.1f} s"
+            line = f"{name:10} {title:24} {time.perf_counter() - start:5.1f} s"
             if prior.has_density:
                 line += f"   log p(test) {prior.log_prob(test).mean():.3f} nats"
             print(line, flush=True)
-            if kind == KINDS[0]:
+            if name == DISTRIBUTIONS[0]:
                 ax.set_title(title)
-        row[0].set_ylabel(kind, fontsize=12)
+        row[0].set_ylabel(name, fontsize=12)
     return figure
 
 

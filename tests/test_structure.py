@@ -113,7 +113,7 @@ def test_there_are_not_more_than_700_test_functions():
             "print(type(sampler_named(gendae.deep_autoencoder([4, 2]), 'level')).__name__)",
             "LevelSampler",
         ),
-        ("from gendae.registry import build; print(build({'type': 'Toys2D'}).kind)", "moons"),
+        ("from gendae.registry import build; print(build({'type': 'Toys2D'}).kind)", "points"),
     ],
     ids=["import and help are light", "wandb is optional", "samplers by name", "classes by name"],
 )

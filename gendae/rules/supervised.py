@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption
+from gendae.data.loader import Split
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
 from gendae.registry import build
@@ -133,18 +134,19 @@ class SupervisedRule(Rule):
 
         The labels are checked where that costs no synchronisation.
         """
-        if len(batch) < 2:
+        x, y, _ = Split.of(batch)
+        if y is None:
             raise ValueError(
-                "the batch has no labels; a classifier learns from (x, y): use a data set with "
-                "labels, or Images with labels=FILE"
+                "the batch has no labels; a classifier learns from (x, y), y of an integer type "
+                "(torch.bool marks modalities): use a data set with labels, or Images with "
+                "labels=FILE"
             )
 
-        x = batch[0]
         checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
 
         # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
         classes = self.stack.classes if self._trainer is None else None
-        y = checks.labels("y", batch[1], len(x), classes)
+        y = checks.labels("y", y, len(x), classes)
 
         if self.input_corruption is not None:
             x = self.input_corruption(x, self.progress, self.generator)
@@ -203,7 +205,7 @@ class SupervisedRule(Rule):
             return
 
         for name in ("train", "valid"):
-            x, y = data.split(name)
+            x, y, _ = data.split(name)
             if y is None:
                 raise ValueError(
                     f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a "
@@ -220,8 +222,9 @@ class SupervisedRule(Rule):
         self, batch: Sequence[Tensor], dataloader_idx: int
     ) -> Sequence[Tensor]:
         """Check labels while they are on the CPU: a device would only notice bad ones by dying."""
-        if len(batch) > 1 and batch[1].device.type == "cpu":
-            checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
+        x, y, _ = Split.of(batch)
+        if y is not None and y.device.type == "cpu":
+            checks.labels("y", y, len(x), self.stack.classes)
 
         return batch
 
@@ -239,11 +242,11 @@ class SupervisedRule(Rule):
 
     def _log_error(self, split: str, batch: Sequence[Tensor]) -> None:
         """Fraction of wrong labels, and the loss in nats; draws are the same each time."""
-        if len(batch) < 2:
+        x, y, _ = Split.of(batch)
+        if y is None:
             raise ValueError("the batch has no labels; the error of a classifier needs them")
 
-        x = batch[0]
-        y = checks.labels("y", batch[1], len(x), self.stack.classes)
+        y = checks.labels("y", y, len(x), self.stack.classes)
         log_p = self.stack.log_probability(x, self.eval_samples, self._eval_draws)
 
         values = {

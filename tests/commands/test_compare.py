@@ -95,7 +95,7 @@ def test_every_number_is_that_of_the_runs(compared, digits):
     folder, _ = compared
     result = result_of(folder)
     assert (result["seeds"], list(result["rules"])) == ([0, 1], NAMES)
-    x, y = digits.split("test")
+    x, y, _ = digits.split("test")
     for name, found in result["rules"].items():
         for seed, run in enumerate(found["runs"]):
             own = folder / f"{name}-{seed}/0001"

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from gendae import load
 from gendae.data.images import Digits, Images
-from gendae.data.multimodal import Arrays, Multimodal, edge_map
+from gendae.data.multimodal import Arrays, FewLabels, Multimodal, edge_map
 from gendae.models.architectures import joint_autoencoder
 from gendae.registry import build, describe
 from gendae.rules.joint import JointTargetPropRule
@@ -67,8 +67,9 @@ def test_parts_of_images_are_put_side_by_side(odd):
     }
     assert data.shape == (5, 7)
     for name in ("train", "valid", "test"):
-        x, observed = data.split(name)
-        image, y = odd.split(name)
+        x, y, observed = data.split(name)
+        assert y is None
+        image, y, _ = odd.split(name)
         found = dict(zip(parts, x.split(list(data.modalities.values()), 1), strict=True))
         part = {
             key: value.view(-1, *data.shapes[key])
@@ -86,11 +87,10 @@ def test_parts_of_images_are_put_side_by_side(odd):
 
 def classes_of(x, observed, source, name="train"):
     """How many rows of each class have their label; every hidden one is 0, every other the image's own."""
+    images, classes, _ = source.split(name)
     labels = x[:, 64:]
     assert not labels[~observed[:, 1]].any()
-    truth = {
-        tuple(image.tolist()): label for image, label in zip(*source.split(name), strict=True)
-    }
+    truth = {tuple(image.tolist()): label for image, label in zip(images, classes, strict=True)}
     kept = [truth[tuple(row.tolist())].item() for row in x[observed[:, 1], :64]]
     assert labels[observed[:, 1]].argmax(1).tolist() == kept
     assert torch.equal(labels.sum(1), observed[:, 1].float())
@@ -99,18 +99,20 @@ def classes_of(x, observed, source, name="train"):
 
 
 def test_few_labels_are_equally_many_of_each_class(digits):
-    data = Multimodal(digits, ["image", "label"], labelled=70)
-    x, observed = data.split("train")
+    data = Multimodal(digits, ["image", "label"], labelled=FewLabels(70))
+    x, _, observed = data.split("train")
     assert classes_of(x, observed, digits) == [7] * 10
     assert torch.equal(x[:, :64], digits.split("train").x)
     for name in ("valid", "test"):
-        assert data.split(name).y.all()
+        assert data.split(name).observed.all()
         assert torch.equal(data.split(name).x[:, 64:].argmax(1), digits.split(name).y)
 
 
 def test_the_label_seed_draws_which_labels_are_kept(digits):
     kept = [
-        Multimodal(digits, ["image", "label"], labelled=70, label_seed=s, seed=t).split("train").y
+        Multimodal(digits, ["image", "label"], labelled=FewLabels(70, seed=s), seed=t)
+        .split("train")
+        .observed
         for s, t in ((0, 0), (0, 1), (1, 0))
     ]
     assert torch.equal(kept[0], kept[1])
@@ -122,7 +124,8 @@ def test_the_label_seed_draws_which_labels_are_kept(digits):
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_labelled_images_are_repeated_to_make_up_their_share(digits, share):
-    x, observed = Multimodal(digits, ["image", "label"], labelled=70, share=share).split("train")
+    data = Multimodal(digits, ["image", "label"], labelled=FewLabels(70, share))
+    x, _, observed = data.split("train")
     assert observed[:, 1].float().mean().item() == pytest.approx(share, abs=0.02)
     assert len(set(classes_of(x, observed, digits))) == 1
     assert torch.equal(x[:, :64].unique(dim=0), digits.split("train").x.unique(dim=0))
@@ -130,38 +133,46 @@ def test_labelled_images_are_repeated_to_make_up_their_share(digits, share):
 
 
 def test_the_supervised_baseline_sees_labelled_images_only(digits):
-    x, observed = Multimodal(digits, ["label", "image"], labelled=70, only_labelled=True).split(
-        "train"
-    )
+    data = Multimodal(digits, ["label", "image"], labelled=FewLabels(70, only=True))
+    x, _, observed = data.split("train")
     assert observed.all()
     assert len(x) == 1199
-    alone = Multimodal(digits, ["label", "image"], labelled=70).split("train")
-    assert torch.equal(x.unique(dim=0), alone.x[alone.y[:, 0]].unique(dim=0))
+    alone = Multimodal(digits, ["label", "image"], labelled=FewLabels(70)).split("train")
+    assert torch.equal(x.unique(dim=0), alone.x[alone.observed[:, 0]].unique(dim=0))
     copies = x.unique(dim=0, return_counts=True)[1]
     assert int(copies.max() - copies.min()) <= 1
 
 
-def test_data_sets_are_plain_data_and_back(digits, tmp_path):
+#: What version 0.1 said of few labels, and what it meant.
+FORMER = [
+    ({"labelled": None, "label_seed": 0, "share": None, "only_labelled": False}, None),
+    (
+        {"labelled": 70, "label_seed": 3, "share": 0.3, "only_labelled": False},
+        FewLabels(70, share=0.3, seed=3),
+    ),
+    (
+        {"labelled": 70, "label_seed": 0, "share": None, "only_labelled": True},
+        FewLabels(70, only=True),
+    ),
+]
+
+
+@pytest.mark.parametrize(("former", "present"), FORMER)
+def test_data_sets_are_plain_data_and_back(digits, former, present, tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((20, 3)))
-    for data in (
-        Multimodal(
-            digits, ["label", "top"], labelled=70, label_seed=3, share=0.3, batch_size=7, seed=5
-        ),
-        Arrays({"a": str(tmp_path / "a.npy")}, 0.2, 0.3, 6, 4),
-    ):
-        again = build(describe(data))
+    few = Multimodal(digits, ["label", "top"], labelled=present, batch_size=7, seed=5)
+    own = Arrays({"a": str(tmp_path / "a.npy")}, 0.2, 0.3, 6, 4)
+    for data, old in ((few, describe(few) | former), (own, describe(own))):
+        again = build(old)
         assert describe(again) == describe(data)
         for name in ("train", "valid", "test"):
-            assert all(
-                torch.equal(a, b) for a, b in zip(data.split(name), again.split(name), strict=True)
-            )
-        (x, observed), (y, seen) = (
-            next(iter(data.train_dataloader())),
-            next(iter(again.train_dataloader())),
-        )
-        assert torch.equal(x, y)
-        assert torch.equal(observed, seen)
-        assert len(x) == data.batch_size
+            found, expected = again.split(name), data.split(name)
+            assert torch.equal(found.x, expected.x)
+            assert torch.equal(found.observed, expected.observed)
+        found, expected = (next(iter(d.train_dataloader())) for d in (again, data))
+        assert torch.equal(found.x, expected.x)
+        assert torch.equal(found.observed, expected.observed)
+        assert len(found.x) == data.batch_size
 
 
 @pytest.mark.parametrize(
@@ -176,14 +187,18 @@ def test_data_sets_are_plain_data_and_back(digits, tmp_path):
             r"parts=\['image', 'image'\]: one or several different names",
         ),
         ({"parts": []}, r"parts=\[\]: one or several"),
-        ({"labelled": 75}, "labelled=75: a multiple of 10 is needed"),
-        ({"labelled": 0}, "labelled=0: a multiple of 10"),
-        ({"classes": 1}, "classes=1: a number >= 2"),
-        ({"share": 0.5}, r"share=0.5, only_labelled=False need labelled=N and a part 'label'"),
-        ({"only_labelled": True}, "only_labelled=True need labelled=N"),
-        ({"labelled": 70, "share": 1.0}, "share=1.0: a number between 0 and 1"),
-        ({"parts": ["top"], "labelled": 70}, r"labelled=70 needs a part 'label'; parts=\['top'\]"),
-        ({"labelled": 2000}, "labelled=2000: class 0 has only 114 training images"),
+        ({"count": 75}, "count=75: a multiple of 10 is needed"),
+        ({"count": 0}, "count=0: a whole number >= 1"),
+        ({"labelled": 70}, "labelled=70: FewLabels or None is needed"),
+        ({"classes": 1}, "classes=1: a whole number >= 2"),
+        ({"count": 70, "share": 1.0}, "share=1.0: a number between 0 and 1"),
+        ({"count": 70, "share": 0.0}, "share=0.0: a number between 0 and 1"),
+        (
+            {"parts": ["top"], "count": 70},
+            r"FewLabels\(count=70, .*\) needs a part 'label'; parts=\['top'\]",
+        ),
+        ({"parts": ["label"], "count": 70}, "images without a label have no other part"),
+        ({"count": 2000}, "count=2000: class 0 has only 114 training images"),
         (
             {"classes": 5},
             "labels of the train images holds labels from 0 to 9; the model has 5 classes",
@@ -191,8 +206,12 @@ def test_data_sets_are_plain_data_and_back(digits, tmp_path):
     ],
 )
 def test_impossible_parts_and_labels(digits, options, message):
+    few = {name: value for name, value in options.items() if name in ("count", "share")}
+    others = {"parts": ["image", "label"]} | {k: v for k, v in options.items() if k not in few}
     with pytest.raises(ValueError, match=message):
-        Multimodal(digits, **{"parts": ["image", "label"], **options}).split("train")
+        if few:
+            others["labelled"] = FewLabels(**few)
+        Multimodal(digits, **others).split("train")
 
 
 def test_labels_need_labelled_images(odd):
@@ -222,7 +241,7 @@ def test_arrays_are_modalities_with_missing_rows(tmp_path):
     assert data.shapes == {"image": [3, 4]}
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3)).numpy()
     for name, rows in {"test": order[:4], "valid": order[4:6], "train": order[6:]}.items():
-        x, observed = data.split(name)
+        x, _, observed = data.split(name)
         there = np.stack([rows % 5 != 0, ~np.isin(rows, (6, 7)), rows != 3, rows >= 0], 1)
         assert np.array_equal(observed.numpy(), there)
         classes = np.eye(4)[rows % 4] * there[:, 1:2]
@@ -257,12 +276,16 @@ def with_nan(value):
         ({"a": np.ones((0, 3))}, "a.npy: an array of numbers"),
         ({"a": np.ones((20, 3), complex)}, "a.npy: an array of numbers"),
         ({"a": np.array([[{}]])}, "a.npy is damaged or not a .npy of numbers"),
-        ({"a": np.ones((5, 3))}, "Arrays valid images: no examples"),
+        ({"a": np.ones((5, 3))}, r"Arrays valid examples are none \(shape \(0, 3\)\)"),
     ],
 )
 def test_files_that_are_refused(tmp_path, arrays, message):
     with pytest.raises(ValueError, match=message):
-        Arrays(files(tmp_path, **arrays)).split("train")
+        data = Arrays(files(tmp_path, **arrays))
+        data.split("train")
+    if arrays:  # bad data are not kept
+        with pytest.raises(ValueError, match=message):
+            data.split("train")
 
 
 def test_missing_and_damaged_files(tmp_path):
@@ -397,7 +420,9 @@ def test_a_fit_logs_the_error_of_one_pass_and_its_best_checkpoint_predicts(tmp_p
         [20],
         hidden_f=[30],
     )
-    data = Multimodal(Digits(), ["image", "label"], labelled=500, share=0.8, batch_size=50)
+    data = Multimodal(
+        Digits(), ["image", "label"], labelled=FewLabels(500, share=0.8), batch_size=50
+    )
     keep = ModelCheckpoint(tmp_path, "best", monitor="val/error", mode="min")
     t = trainer(max_epochs=3, callbacks=[keep], enable_checkpointing=True)
     t.fit(
@@ -406,7 +431,7 @@ def test_a_fit_logs_the_error_of_one_pass_and_its_best_checkpoint_predicts(tmp_p
         ),
         data,
     )
-    x, y = data.source.split("valid")
+    x, y, _ = data.source.split("valid")
     found = load(tmp_path / "best.ckpt")
     error = (found.predict({"image": x}, "label").argmax(1) != y).float().mean().item()
     assert t.checkpoint_callback.best_model_score.item() == pytest.approx(error)

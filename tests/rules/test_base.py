@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from gendae.corruption import GaussianNoise, SpikeNoise
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.inference import TargetPropInference
@@ -250,7 +250,7 @@ def test_a_user_s_own_loader_works():
     assert rule.stack.prior.fitted
 
 
-class Fixed(ImageData):
+class Fixed(Data):
     def read(self):
         x = torch.rand(30, 8, generator=torch.Generator().manual_seed(0))
         return {name: Split(x) for name in ("train", "valid", "test")}, (2, 4)

@@ -9,7 +9,7 @@ from pytorch_lightning import Trainer
 
 from gendae import GaussianPrior, ParzenPrior, VariationalEMRule, cli
 from gendae.data.images import Digits
-from gendae.data.multimodal import Arrays, Multimodal
+from gendae.data.multimodal import Arrays, FewLabels, Multimodal
 from gendae.layers.affine import Affine
 from gendae.layers.invertible import InvertiblePair
 from gendae.layers.pair import Pair
@@ -76,7 +76,11 @@ def test_values_of_another_kind_are_refused(tmp_path):
 @pytest.mark.parametrize("rule", [VariationalEMRule, TargetPropRule, KLRule])
 def test_rules_that_would_take_missing_modalities_for_zeros_refuse_them(rule, tmp_path):
     with pytest.raises(ValueError, match="modalities are missing in the train data"):
-        fit(rule(labelled()), Multimodal(Digits(), ["image", "label"], labelled=10), tmp_path)
+        fit(
+            rule(labelled()),
+            Multimodal(Digits(), ["image", "label"], labelled=FewLabels(10)),
+            tmp_path,
+        )
 
 
 def test_a_model_with_latents_is_fitted_and_scored_by_the_command_line(tmp_path):
@@ -134,9 +138,9 @@ def test_a_committed_configuration_tests_a_checkpoint(tmp_path, capsys):
     assert "test/error_label" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [{"share": 0.5}, {"only_labelled": True}])
+@pytest.mark.parametrize("options", [{"share": 0.5}, {"only": True}])
 def test_repeated_images_count_once_for_the_prior(options, tmp_path):
-    data = Multimodal(Digits(), ["image", "label"], labelled=50, **options)
+    data = Multimodal(Digits(), ["image", "label"], labelled=FewLabels(50, **options))
     rule = fit(JointTargetPropRule(labelled(ParzenPrior(capacity=5000))), data, tmp_path)
     assert len(rule.stack.prior.codes) <= 50
     assert rule.stack.prior.bandwidth_ > 0.01 * rule.stack.prior.codes.std()
@@ -219,6 +223,6 @@ def test_how_often_one_validates_changes_no_weight(tmp_path):
             accelerator="cpu",
             default_root_dir=str(tmp_path),
         )
-        trainer.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=100))
+        trainer.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=FewLabels(100)))
         weights.append(rule.stack.junction.f.f.weight)
     assert torch.equal(*weights)

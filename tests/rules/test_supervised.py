@@ -124,7 +124,7 @@ def test_a_plain_loop_trains(rule, digits):
         optimizer.zero_grad()
         sum(rule.losses(digits.split("train")[20 * step : 20 * step + 20]).values()).backward()
         optimizer.step()
-    x, y = digits.split("valid")
+    x, y, _ = digits.split("valid")
     assert (rule.stack.predict(x).argmax(1) != y).float().mean() < 0.25
 
 

@@ -48,7 +48,7 @@ def test_shipped_model(entry):
     "entry", [e for e in MANIFEST if "test_error" in e["metrics"]], ids=lambda e: e["name"]
 )
 def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
-    network, (x, y) = load(entry["name"]), mnist.split("test")
+    network, (x, y, _) = load(entry["name"]), mnist.split("test")
     joint = isinstance(network, JointStack)
     p = network.predict({"image": x[:2000]}, "label") if joint else network.predict(x[:2000])
     errors = (p.argmax(1) != y[:2000]).float().mean().item()
@@ -58,7 +58,7 @@ def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
 
 
 def test_shipped_joint_model_draws_the_class_asked_for_and_completes_halves(mnist):
-    joint, (x, y) = load("mnist-joint-label"), mnist.split("test")
+    joint, (x, y, _) = load("mnist-joint-label"), mnist.split("test")
     classes = torch.arange(10).repeat_interleave(10)
     chain = Completer.mcmc(5, begin="prior")
     samples = complete(joint, {"label": classes}, completer=chain, seed=0).values["image"]

@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from gendae.corruption import GaussianNoise, SpikeNoise
 from gendae.data.base import SPLITS
 from gendae.data.images import Digits
-from gendae.data.multimodal import Multimodal
+from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior
@@ -140,7 +140,7 @@ RULES = {
 def data_of(case):
     """Its batches; half as many images in each where an epoch goes over them twice, so that all cases have as many updates."""
     if case == "joint":
-        return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=80)
+        return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=FewLabels(80))
     return FewDigits(100 if case == "difference in phases" else 50)
 
 

@@ -41,7 +41,8 @@ def trained(folder, monitor, loaders=False, **options):
         callbacks=[CreditMonitor(monitor, 50)],
     )
     if loaders:
-        train, valid = (TensorDataset(*Digits().split(name)) for name in ("train", "valid"))
+        splits = (Digits().split(name) for name in ("train", "valid"))
+        train, valid = (TensorDataset(split.x, split.y) for split in splits)
         trainer.fit(rule, DataLoader(train, 100, shuffle=True), DataLoader(valid, 40))
     else:
         trainer.fit(rule, Digits())
@@ -73,7 +74,7 @@ def test_training_is_the_same_with_and_without_the_monitor(tmp_path, stochastic,
 
 def test_the_monitor_logs_what_credit_measures_on_the_first_validation_images(tmp_path):
     trainer, _ = trained(tmp_path, 2)
-    x, y = Digits().split("valid")[:50]
+    x, y, _ = Digits().split("valid")[:50]
     found = credit.by_layer(trainer.lightning_module, x, y)
     for name, values in found.items():
         for level, value in values.items():

@@ -179,7 +179,7 @@ def test_toys_train_from_the_command_line(name, tmp_path):
             str(tmp_path),
             "--data.n",
             "600",
-            "--data.kind",
+            "--data.distribution",
             "rings",
             *FAST,
         ]
