@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytorch_lightning.cli import LightningCLI
 
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.metrics.features import ClassifierTraining, save_feature_classifier
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ def main():
 
     cli = LightningCLI(
         ClassifierTraining,
-        ImageData,
+        Data,
         subclass_mode_data=True,
         run=False,
         save_config_callback=None,

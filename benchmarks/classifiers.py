@@ -18,7 +18,7 @@ from gendae.plots import learning_curves, save
 
 
 def training_error(run: Run, data, samples: int) -> float:
-    x, y = data.split("train")
+    x, y, _ = data.split("train")
     classifier = load_classifier(Path(run.folder) / "checkpoints/last.ckpt")
     return error_rate(classifier.predict(x, samples), y)
 

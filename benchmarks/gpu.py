@@ -21,7 +21,7 @@ from pytorch_lightning import Callback, Trainer
 
 from benchmarks.floor import MatrixProducts, wait
 from gendae import MNIST, VariationalEMRule, deep_autoencoder, generate, parzen_log_prob
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.data.loader import Split
 from gendae.training.graphs import Graphs, StaticUpdate
 
@@ -31,7 +31,7 @@ SIZES = (784, 1000, 100)
 WORK = {"cuda": (10_000, 5, 8192, 50), "cpu": (1000, 1, 1024, 3)}
 
 
-class Random(ImageData):
+class Random(Data):
     """As many images as MNIST has, of its size."""
 
     def read(self):

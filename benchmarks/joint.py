@@ -33,6 +33,7 @@ from gendae.models.joint import JointStack
 from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
+from gendae.registry import upgraded
 
 ONE_PASS = "missingness input, one pass"
 
@@ -157,7 +158,7 @@ def errors(rows):
             group["runs"].append(
                 {
                     "seed": stack.facts["seed"],
-                    "label_seed": stack.facts["dataset"]["label_seed"],
+                    "label_seed": upgraded(stack.facts["dataset"])["labelled"]["seed"],
                     "command": stack.facts["command"],
                 }
             )

@@ -91,7 +91,7 @@ def inpainting_errors(stack, data, images):
 
 def class_shares(samples, data):
     """Fraction of samples in each class, by 3 nearest neighbours among real digits."""
-    x, y = data.split("train")
+    x, y, _ = data.split("train")
     classifier = KNeighborsClassifier(3).fit(
         x[:NEIGHBOUR_IMAGES].numpy(), y[:NEIGHBOUR_IMAGES].numpy()
     )

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from gendae import plots
-from gendae.data.toys import KINDS, Toys2D
+from gendae.data.toys import DISTRIBUTIONS, Toys2D
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
@@ -56,14 +56,14 @@ def steepen(prior):
 
 
 def draw_priors(n, epochs):
-    """One panel for each kind (rows) and prior (columns)."""
+    """One panel for each distribution (rows) and prior (columns)."""
     titles = list(priors(epochs))
-    figure = Figure(figsize=(3 * len(titles), 3 * len(KINDS)), dpi=100, layout="constrained")
-    axes = figure.subplots(len(KINDS), len(titles), squeeze=False)
+    figure = Figure(figsize=(3 * len(titles), 3 * len(DISTRIBUTIONS)), dpi=100, layout="constrained")
+    axes = figure.subplots(len(DISTRIBUTIONS), len(titles), squeeze=False)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title)
 
-    for row, kind in zip(axes, KINDS, strict=True):
+    for row, kind in zip(axes, DISTRIBUTIONS, strict=True):
         data = Toys2D(kind, n=n)
         for ax, (title, prior) in zip(row, priors(epochs).items(), strict=True):
             print(f"{kind:10} {title:24} {draw_prior(ax, prior, data)}", flush=True)

@@ -36,7 +36,7 @@ def network():
 def batches(data, epochs, seed):
     loader = TensorLoader(data.split("train"), 100, shuffle=True, seed=seed)
     for _ in range(epochs):
-        for x, _ in loader:
+        for x, _, _ in loader:
             yield x
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from numbers import Integral
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -200,6 +201,20 @@ def pixels(name: str, x: Tensor) -> Tensor:
         raise ValueError(f"{name} holds values from {low:g} to {high:g}; pixels lie in [0, 1]")
 
     return x
+
+
+def path(name: str, value: str | Path) -> Path:
+    """The path of a file or folder that a user names; ~ is the home folder.
+
+    Example:
+        >>> path("path", "")
+        Traceback (most recent call last):
+        ValueError: path='': the name of a file or folder is needed
+    """
+    if not str(value).strip():  # Path("") would be the current folder
+        raise ValueError(f"{name}={value!r}: the name of a file or folder is needed")
+
+    return Path(value).expanduser()
 
 
 def image_shape(shape: Iterable[int]) -> tuple[int, int]:

@@ -41,18 +41,34 @@ def picture(canvas: Tensor, scale: int = 3) -> Figure:
     return figure
 
 
-POINTS = (1, 2)  # the "shape" of data in the plane
+def gallery(x: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
+    """A picture of samples, drawn as suits their kind (`gendae.data.base.Data`).
+
+    Images lie in a grid, points of the plane in a scatter plot, and each vector is a curve.
+    """
+    if kind == "points":
+        return scatter(x)
+    if kind == "vector":
+        return curves(x)
+
+    return image_grid(x, shape)
 
 
-def gallery(x: Tensor, shape: tuple[int, int]) -> Figure:
-    """A picture of samples: images in a grid, points of the plane as a scatter plot."""
-    if tuple(shape) != POINTS:
-        return image_grid(x, shape)
-
+def scatter(x: Tensor) -> Figure:
+    """Points of the plane, (n, 2)."""
     u, v = x.detach().float().cpu().numpy().T
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot(aspect="equal")
     axes.plot(u, v, ".", markersize=2, color="tab:orange")
+
+    return figure
+
+
+def curves(x: Tensor) -> Figure:
+    """Vectors, (n, features), each a curve over the index of its elements."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="element", ylabel="value")
+    axes.plot(x.detach().float().cpu().numpy().T, linewidth=0.5, alpha=0.5, color="tab:orange")
 
     return figure
 

@@ -124,7 +124,7 @@ print(type(sampler_named(gendae.deep_autoencoder([4, 2]), "level")).__name__)
         (HELP_IS_LIGHT, "[]"),
         (WITHOUT_WANDB, "without wandb"),
         (SAMPLER_BY_NAME, "LevelSampler"),
-        ("from gendae.registry import build; print(build({'type': 'Toys2D'}).kind)", "moons"),
+        ("from gendae.registry import build; print(build({'type': 'Toys2D'}).kind)", "points"),
     ],
     ids=["import and help are light", "wandb is optional", "samplers by name", "classes by name"],
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gendae import checks
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.data.files import image_shape
 from gendae.data.images import Images
 from gendae.models.classifier import Classifier
@@ -15,7 +15,7 @@ from gendae.storage import model_file
 Table = list[str]
 
 
-def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> ImageData:
+def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> Data:
     """The user's file as a data set, or the data set that the model was trained on.
 
     Raises:
@@ -31,7 +31,7 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> I
     return data
 
 
-def _training_data(stack: Stack, root: str | None) -> ImageData:
+def _training_data(stack: Stack, root: str | None) -> Data:
     """The data set that the model was trained on, read."""
     spec = stack.facts.get("dataset")
     if spec is None:

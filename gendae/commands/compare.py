@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.commands.predict import error_rate, load_classifier
-from gendae.data.base import SPLITS, ImageData
+from gendae.data.base import SPLITS, Data
 from gendae.errors import reason
 from gendae.registry import REGISTRY, import_public, registered
 from gendae.rules.base import Rule
@@ -137,7 +137,7 @@ def _model_of(cls: type[SupervisedRule], arguments: Config) -> Config:
     }
 
 
-def build(config: Config, options: Sequence[str]) -> tuple[Rule, ImageData]:
+def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
     """Rule and data set of a configuration, built as `gendae fit` builds them, but not trained."""
     parser = _parser()
     sections = {key: config[key] for key in ("trainer", "model", "data") if key in config}
@@ -166,11 +166,11 @@ def _parser() -> LightningArgumentParser:
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.add_subclass_arguments(Rule, "model", required=True)
-    parser.add_subclass_arguments(ImageData, "data", required=True)
+    parser.add_subclass_arguments(Data, "data", required=True)
     return parser
 
 
-def check(config: Config, entries: dict[str, Config], options: Sequence[str]) -> ImageData:
+def check(config: Config, entries: dict[str, Config], options: Sequence[str]) -> Data:
     """The data, after a check of them and of every rule: no training starts in vain.
 
     Raises:
@@ -207,10 +207,10 @@ def _sizes_of(name: str, rule: Rule) -> list[int]:
     return [*rule.stack.sizes, rule.stack.classes]
 
 
-def _check_split(data: ImageData, split: str, sizes: list[int]) -> None:
+def _check_split(data: Data, split: str, sizes: list[int]) -> None:
     """Raise a ValueError unless a split has images and labels that fit a network."""
     kind = type(data).__name__
-    x, y = data.split(split)
+    x, y, _ = data.split(split)
     if y is None or len(x) == 0:
         lacking = "no labels" if y is None else "no images"
         raise ValueError(f"{kind}: the {split} split has {lacking}; a comparison needs both")
@@ -232,14 +232,14 @@ def validation_curve(folder: Path) -> list[tuple[int, float]]:
     return [(int(row["epoch"]) + 1, float(row["val/error"])) for row in rows]
 
 
-def train(file: Path, seed: int, root: Path, data: ImageData, options: Sequence[str]) -> Run:
+def train(file: Path, seed: int, root: Path, data: Data, options: Sequence[str]) -> Run:
     """One training, and the test error of its best epoch."""
     own = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(root)]
     folder = fit.main(["fit", "--config", str(file), *QUIET, *options, *own])
     return measure(folder, data)
 
 
-def measure(folder: Path, data: ImageData) -> Run:
+def measure(folder: Path, data: Data) -> Run:
     """The learning curve of a run, and the test error of its best epoch."""
     checkpoint = folder / "checkpoints/best.ckpt"
     if not checkpoint.is_file():
@@ -250,7 +250,7 @@ def measure(folder: Path, data: ImageData) -> Run:
     curve = validation_curve(folder)
     epoch = classifier.facts["epochs"]
 
-    x, y = data.split("test")
+    x, y, _ = data.split("test")
     return Run(
         classifier.facts["seed"],
         str(folder),

@@ -229,7 +229,7 @@ def unconditional(
         raise ValueError(
             f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz"
         )
-    return [f"{n} samples: {plots.save(plots.gallery(images, shape), out)}"]
+    return [f"{n} samples: {plots.save(plots.image_grid(images, shape), out)}"]
 
 
 def completion(

@@ -9,20 +9,21 @@ from gendae import checks, plots
 from gendae.commands import complete
 from gendae.commands.common import Table, _has_several_modalities, only_generative, shape_of
 from gendae.data.files import write_npz
+from gendae.models.joint import kind_of
 from gendae.sampling.samplers import generate
 from gendae.storage import model_file
 from gendae.storage.atomic import write_whole
 
 
-def write_samples(x: Tensor, out: Path, shape: tuple[int, int]) -> Path:
+def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Path:
     """Samples as a PNG grid, .npz (array `samples`) or .npy, by suffix."""
     import numpy as np
 
     checks.one_of("suffix of --out", out.suffix, (".png", ".npz", ".npy"))
     if out.suffix == ".png":
-        return plots.save(plots.gallery(x, shape), out)
+        return plots.save(plots.gallery(x, kind, shape), out)
 
-    if tuple(shape) != plots.POINTS:
+    if kind == "image":
         x = x.clamp(0.0, 1.0)
     array = x.float().numpy()
     if out.suffix == ".npz":
@@ -62,7 +63,7 @@ def sample(
         return complete.unconditional(stack, n, sampler, seed, path)
 
     x = generate(only_generative(stack, model), n, sampler, seed)
-    return [f"{n} samples: {write_samples(x, path, shape_of(stack))}"]
+    return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
 
 
 def _sample_given(

@@ -1,6 +1,7 @@
-"""What every data module does: one tensor per split, on the device, minibatches by index."""
+"""What every data set does: one tensor per split, on the device, minibatches by index."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -13,15 +14,69 @@ from gendae.registry import REGISTRY, Plain, describe
 SPLITS = ("train", "valid", "test")
 
 
-class ImageData(LightningDataModule):
-    """Base class: a variant defines `read`, which returns the three splits and the image shape.
+class Kind(NamedTuple):
+    """What the examples of a data set are called, and what they must be."""
+
+    noun: str
+    check: Callable[[str, Tensor], Tensor]
+
+
+def _points(name: str, x: Tensor) -> Tensor:
+    """`x` if it holds points in the plane."""
+    if x.ndim != 2 or x.shape[1] != 2:
+        raise ValueError(
+            f"{name} have shape {tuple(x.shape)}; points in the plane, (n, 2), are needed"
+        )
+    return _numbers(name, x)
+
+
+def _numbers(name: str, x: Tensor) -> Tensor:
+    """`x` if it holds finite numbers."""
+    if x.numel() == 0:
+        raise ValueError(f"{name} are none (shape {tuple(x.shape)}); one at least is needed")
+    return checks.finite(name, x)
+
+
+KINDS = {
+    "image": Kind("images", checks.pixels),
+    "points": Kind("points", _points),
+    "vector": Kind("examples", _numbers),
+}
+
+
+class Data(LightningDataModule):
+    """Base class of data sets: a variant defines `read`, which returns its splits and a shape.
+
+    Nothing is read before `prepare_data`, `setup` or the first use. A registered variant (see
+    `gendae.register`) travels in the files of the models that it trains.
 
     Args:
-        batch_size: images per update and process.
+        batch_size: examples per update and process.
         seed: of the order of training batches, and of the split where it is drawn.
+
+    Attributes:
+        kind: what an example is, which decides what is checked and how samples are drawn. "image":
+            pixels in [0, 1], `shape` is height and width. "points": finite coordinates in the
+            plane, shape (1, 2). "vector": finite numbers, shape (1, features).
+
+    Raises:
+        ValueError: when they are first read, for data that are not what their kind promises.
+
+    Example:
+        >>> import gendae
+        >>> class Walks(gendae.Data):
+        ...     kind = "vector"
+        ...     def read(self):
+        ...         x = torch.randn(500, 8).cumsum(1)
+        ...         return shuffled_splits(x, None, (0.1, 0.1), self.seed), (1, 8)
+        >>> data = Walks(batch_size=50)
+        >>> next(iter(data.train_dataloader())).x.shape, data.split("valid").x.shape
+        (torch.Size([50, 8]), torch.Size([50, 8]))
     """
 
     EVAL_BATCH = 1000
+
+    kind = "vector"
 
     def __init__(self, batch_size: int = 100, seed: int = 0) -> None:
         super().__init__()
@@ -32,7 +87,7 @@ class ImageData(LightningDataModule):
         self._shape: tuple[int, int] = (0, 0)
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        """Splits by name, and the height and width of an image."""
+        """Splits by name, and the shape of an example."""
         raise NotImplementedError(f"{type(self).__name__} must define read")
 
     def setup(self, stage: str | None = None) -> None:
@@ -40,17 +95,21 @@ class ImageData(LightningDataModule):
         if self._splits is not None:
             return
 
-        self._splits, self._shape = self.read()
-        for name, split in self._splits.items():
-            self.check(f"{type(self).__name__} {name} images", split.x)
+        splits, shape = self.read()
+        noun = KINDS[checks.one_of("kind", self.kind, KINDS)].noun
+        for name, split in splits.items():
+            self.check(f"{type(self).__name__} {name} {noun}", split.x)
+
+        self._splits = splits
+        self._shape = shape
 
     def check(self, name: str, x: Tensor) -> None:
-        """Raise a ValueError unless all values are finite, and pixels in [0, 1]."""
-        checks.pixels(name, x)
+        """Raise a ValueError unless x holds examples of this kind."""
+        KINDS[self.kind].check(name, x)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels."""
+        """Height and width of an image, in pixels; (1, features) of other data."""
         self.setup()
         return self._shape
 
@@ -65,7 +124,6 @@ class ImageData(LightningDataModule):
         return self.split(name)
 
     def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
-        x, y = self.rows(name)
         device = torch.device("cpu")
         share = {}
         if self.trainer is not None:
@@ -76,10 +134,8 @@ class ImageData(LightningDataModule):
                 "passes": getattr(self.trainer.lightning_module, "passes", 1),
             }
 
-        x = x.to(device)
-        if y is not None:
-            y = y.to(device)
-        return TensorLoader(Split(x, y), batch_size, shuffle, self.seed, **share)
+        rows = self.rows(name).map(lambda part: part.to(device))
+        return TensorLoader(rows, batch_size, shuffle, self.seed, **share)
 
     def train_dataloader(self) -> TensorLoader:
         """Shuffled batches of the training split."""
@@ -95,18 +151,22 @@ class ImageData(LightningDataModule):
 
 
 def shuffled_splits(
-    x: Tensor, y: Tensor | None, fractions: tuple[float, float], seed: int
-) -> dict:
+    x: Tensor,
+    y: Tensor | None,
+    fractions: tuple[float, float],
+    seed: int,
+    observed: Tensor | None = None,
+) -> dict[str, Split]:
     """Train, valid and test in a seeded random order; `fractions` are those of valid and test."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     n_valid, n_test = (int(len(x) * f) for f in fractions)
     first_training = n_test + n_valid
 
-    images = Split(x, y)
+    examples = Split(x, y, observed)
     return {
-        "train": images[order[first_training:]],
-        "valid": images[order[n_test:first_training]],
-        "test": images[order[:n_test]],
+        "train": examples[order[first_training:]],
+        "valid": examples[order[n_test:first_training]],
+        "test": examples[order[:n_test]],
     }
 
 
@@ -120,11 +180,13 @@ def portable(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts_of(data: Any) -> dict[str, Plain]:  # noqa: ANN401 - any data module, or None
-    """What a trained model remembers of a registered data set."""
-    if data is None or REGISTRY.get(type(data).__name__) is not type(data):
+    """What a trained model remembers of a data set; a registered one can be built again."""
+    if not isinstance(data, Data):
         return {}
 
-    facts = {"dataset": portable(describe(data)), "shape": list(data.shape)}
+    facts = {"kind": data.kind, "shape": list(data.shape)}
     if hasattr(data, "shapes"):
         facts["shapes"] = data.shapes
+    if REGISTRY.get(type(data).__name__) is type(data):
+        facts = {"dataset": portable(describe(data)), **facts}
     return facts

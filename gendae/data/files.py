@@ -118,7 +118,7 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
         FileNotFoundError: if there is nothing at `path`.
         ValueError: for other kinds of file, damaged ones, and pixels outside [0, 1].
     """
-    path = Path(path).expanduser()
+    path = checks.path("path", path)
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
 
@@ -198,7 +198,7 @@ def read_labels(path: str | Path, n: int) -> Tensor:
         ValueError: for other kinds of file, damaged ones, and anything but one class index for
             each image.
     """
-    path = Path(path).expanduser()
+    path = checks.path("labels", path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file of labels: {path}")
 
@@ -225,7 +225,7 @@ def labels_of(
     if labels is not None:
         return read_labels(labels, n)
 
-    path = Path(path).expanduser()
+    path = checks.path("path", path)
     if path.suffix != ".npz":
         return None
 

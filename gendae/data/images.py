@@ -1,7 +1,7 @@
 """Images as tensors: one tensor per split, on the device, minibatches by index.
 
-All data modules give x in [0, 1] as (n, pixels) in float32, in three splits (train, valid, test),
-and labels where the source has them. Nothing is read or fetched before `prepare_data` or `setup`.
+They give x in [0, 1] as (n, pixels) in float32, in three splits (train, valid, test), and labels
+where the source has them. Nothing is read or fetched before `prepare_data` or `setup`.
 """
 
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gendae import checks
-from gendae.data.base import ImageData, shuffled_splits
+from gendae.data.base import Data, shuffled_splits
 from gendae.data.files import (
     cache_folder,
     image_shape,
@@ -25,7 +25,7 @@ from gendae.registry import register
 
 
 @register
-class Digits(ImageData):
+class Digits(Data):
     """The 8 x 8 digits bundled with scikit-learn: 1,797 images, split 1,199/299/299.
 
     No network needed.
@@ -35,6 +35,8 @@ class Digits(ImageData):
         >>> data.split("train").x.shape, data.shape
         (torch.Size([1199, 64]), (8, 8))
     """
+
+    kind = "image"
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         from sklearn.datasets import load_digits
@@ -54,7 +56,7 @@ MNIST_FILES = {
 
 
 @register
-class MNIST(ImageData):
+class MNIST(Data):
     """The MNIST digits, 28 x 28: 50,000 for training, 10,000 for validation, 10,000 for testing.
 
     The four IDX files, plain or .gz, are looked for in `root`, $GENDAE_DATA/mnist and the cache
@@ -66,12 +68,14 @@ class MNIST(ImageData):
         split_seed: draws which of the 60,000 training images validate; None takes the last 10,000,
             the split of the published Parzen scores.
         download: fetch the data if they are nowhere on this machine.
-        batch_size, seed: see `ImageData`.
+        batch_size, seed: see `Data`.
 
     Raises:
         FileNotFoundError: if the files are not found and could not be fetched; names every place.
         ValueError: if a file is damaged or does not hold MNIST's number of images and labels.
     """
+
+    kind = "image"
 
     def __init__(
         self,
@@ -188,20 +192,22 @@ def _plain_or_gz(folder: Path, name: str) -> Path | None:
 
 
 @register
-class Images(ImageData):
+class Images(Data):
     """Your own images: a .npy, .npz, IDX file, or a folder of images, with values in [0, 1].
 
     Args:
         path: see `read_images`.
         shape: height and width, where the array is flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
-        batch_size, seed: see `ImageData`; the seed draws the split.
+        batch_size, seed: see `Data`; the seed draws the split.
         labels: file of class labels, see `read_labels`; if None, array y or label beside the
             images in a .npz.
 
     Raises:
         FileNotFoundError, ValueError: see `read_images` and `read_labels`.
     """
+
+    kind = "image"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ Minibatches are rows of a tensor, or of anything that is indexed like one (`shar
 arrays on disk).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,39 +12,68 @@ from torch import Tensor
 
 
 class Split(NamedTuple):
-    """Images and their labels.
+    """Examples in rows, those of a data set's split or of a batch, and what is known of each.
 
-    x: images (n, pixels) in [0, 1]. y: labels (n,) or None; for several modalities, which of them
-    are observed, (n, N).
+    Args:
+        x: the examples, (n, features).
+        y: their class labels, (n,); None if they have none.
+        observed: which of N modalities each example has, (n, N) boolean; None if it has all.
+
+    Example:
+        >>> split = Split(torch.rand(5, 3), y=torch.arange(5))
+        >>> split[1:3].y, split[1:3].observed
+        (tensor([1, 2]), None)
     """
 
     x: Tensor
     y: Tensor | None = None
+    observed: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Sequence[Tensor]) -> "Split":
+        """A batch of any loader: (x,), (x, y) or (x, observed), whose observed is boolean."""
+        if isinstance(batch, cls):
+            return batch
+
+        x, *others = batch
+        masks = [part for part in others if part.dtype == torch.bool]
+        labels = [part for part in others if part.dtype != torch.bool]
+
+        return cls(x, next(iter(labels), None), next(iter(masks), None))
 
     def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore
+        """Some of the rows; by a number, x, y or observed."""
         if isinstance(index, int):
             return tuple.__getitem__(self, index)
 
-        if self.y is None:
-            return Split(self.x[index])
+        return self.map(lambda part: part[index])
 
-        return Split(self.x[index], self.y[index])
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Split":
+        """What a function makes of each part; absent parts stay absent."""
+        return Split(*(None if part is None else function(part) for part in self))
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """The rows of several splits with the same parts, in order."""
+    columns = zip(*splits, strict=True)
+
+    return Split(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 class TensorLoader:
     """Minibatches of tensors by index; the order depends on (seed, epoch) and can be resumed.
 
     Args:
-        split: the images; batches are tuples (x,) or (x, y).
-        batch_size: images per batch, on each rank.
+        split: the examples; batches are splits too, with the same parts.
+        batch_size: examples per batch, on each rank.
         shuffle: a new order in each epoch, and no incomplete last batch unless it is the only one.
         seed: seed of the order.
-        rank, ranks: this process's share: every `ranks`-th image of the order. All ranks take the
-            same number of training steps; `sequential` leaves no image out.
+        rank, ranks: this process's share: every `ranks`-th example of the order. All ranks take the
+            same number of training steps; `sequential` leaves no example out.
         passes: how often an epoch goes over the order, for rules that train in phases.
 
     Raises:
-        ValueError: if there are fewer images than ranks: a rank without data would keep the others
+        ValueError: if there are fewer examples than ranks: a rank without data would keep the others
             waiting.
     """
 
@@ -90,7 +119,7 @@ class TensorLoader:
 
         return -(-n // (self.ranks * self.batch_size))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[Split]:
         if not self.shuffle:
             yield from self.sequential()
             return
@@ -104,30 +133,23 @@ class TensorLoader:
         while self.position < len(self):
             start = self.position % self._batches_of_a_pass * self.batch_size
             self.position += 1
-            yield self._batch(share[start : start + self.batch_size])
+            yield self.split[share[start : start + self.batch_size]]
 
     def _order(self) -> Tensor:
-        """The order of all images in this epoch."""
+        """The order of all examples in this epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
 
         return torch.randperm(len(self.split.x), generator=generator)
 
-    def sequential(self) -> Iterator[tuple[Tensor, ...]]:
+    def sequential(self) -> Iterator[Split]:
         """This rank's share once, unshuffled, without moving the training position."""
         n = len(self.split.x)
         share = torch.arange(self.rank, n, self.ranks)
 
-        # as many batches on each rank, though one may hold an image more than another
+        # as many batches on each rank, though one may hold an example more than another
         batches = -(-n // (self.ranks * self.batch_size))
         for index in share.tensor_split(batches):
-            yield self._batch(index.to(self.split.x.device))
-
-    def _batch(self, index: Tensor) -> tuple[Tensor, ...]:
-        x, y = self.split
-        if y is None:
-            return (x[index],)
-
-        return x[index], y[index]
+            yield self.split[index.to(self.split.x.device)]
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and position, for resuming in the middle of an epoch."""

@@ -1,10 +1,10 @@
 """Data of several modalities: x holds them side by side; a mask tells which are observed.
 
-Batches are (x, observed), with observed, (batch, N), True where an example has a modality; what is
-missing is 0 in x.
+The mask, `observed`, (n, N), is True where an example has a modality; what is missing is 0 in x.
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.base import SPLITS, ImageData, shuffled_splits
+from gendae.data.base import SPLITS, Data, shuffled_splits
 from gendae.data.files import read_array
 from gendae.data.loader import Split
-from gendae.registry import build, register
+from gendae.registry import Plain, build, register
 
 #: Class indices of `Arrays` are below this: each class is a column.
 CLASSES = 100_000
 PARTS = ("image", "label", "top", "bottom", "left", "right", "edges")
+#: Arguments of `FewLabels` by the names that version 0.1 gave them among those of `Multimodal`.
+FORMER = {"label_seed": "seed", "share": "share", "only_labelled": "only"}
 
 
 def edge_map(x: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -85,7 +87,74 @@ def _part_shape(name: str, shape: tuple[int, int]) -> list[int]:
     return halves.get(name, [height, width])
 
 
-class MultimodalData(ImageData):
+@register
+@dataclass(frozen=True)
+class FewLabels:
+    """Which training images keep their label: few, equally many of each class.
+
+    Args:
+        count: number of images whose label is observed, a multiple of the number of classes.
+        share: of the training batches' rows that are labelled, on average, by repeating labelled
+            images; None leaves them as rare as they are.
+        seed: draws which images keep their label.
+        only: leave the other training images out, whatever the share: the supervised baseline.
+
+    Raises:
+        ValueError: for count < 1 and shares outside (0, 1).
+    """
+
+    count: int
+    share: float | None = None
+    seed: int = 0
+    only: bool = False
+
+    def __post_init__(self) -> None:
+        checks.whole("count", self.count, 1)
+        checks.whole("seed", self.seed, 0)
+        if self.share is not None and not 0.0 < self.share < 1.0:
+            raise ValueError(f"share={self.share}: a number between 0 and 1 is needed")
+
+    def check(self, classes: int) -> None:
+        """Raise a ValueError unless there can be as many labels of each class."""
+        if self.count % classes:
+            raise ValueError(
+                f"count={self.count}: a multiple of {classes} is needed, as many labels of each "
+                "class"
+            )
+
+    def drawn(self, y: Tensor, classes: int) -> Tensor:
+        """Indices of the images that keep their label, (count,), drawn by the seed."""
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.seed))
+        classes_in_order = y[order]
+
+        each = self.count // classes
+        drawn = [order[classes_in_order == c][:each] for c in range(classes)]
+        for c, indices in enumerate(drawn):
+            if len(indices) < each:
+                raise ValueError(
+                    f"count={self.count}: class {c} has only {len(indices)} training images"
+                )
+        return torch.cat(drawn)
+
+    def rows(self, keep: Tensor, n: int) -> Tensor:
+        """Indices of the training rows: of n images, those to keep may come several times.
+
+        Copies come after the distinct images.
+        """
+        if self.only:
+            repeats = math.ceil(n / len(keep))
+            return keep.repeat(repeats)[:n]  # epochs of the same length
+        if self.share is None:
+            return torch.arange(n)
+
+        rest = torch.ones(n, dtype=torch.bool)
+        rest[keep] = False
+        odds = self.share / (1.0 - self.share)
+        copies = round(odds * (n - len(keep)) / len(keep))
+        return torch.cat([rest.nonzero().flatten(), keep.repeat(max(1, copies))])
+
+
+class MultimodalData(Data):
     """Base class: a variant also defines `modalities` and `shapes`."""
 
     @property
@@ -98,11 +167,6 @@ class MultimodalData(ImageData):
         """Height and width of the modalities that are images."""
         return {}
 
-    def check(self, name: str, x: Tensor) -> None:
-        if x.numel() == 0:
-            raise ValueError(f"{name}: no examples (shape {tuple(x.shape)})")
-        checks.finite(name, x)
-
 
 @register
 class Multimodal(MultimodalData):
@@ -114,40 +178,32 @@ class Multimodal(MultimodalData):
         source: the images.
         parts: names of the modalities, among image, label, top, bottom, left, right, edges.
         classes: number of classes of the labels.
-        labelled: number of training images whose label is observed, equally many of each class;
-            None for all.
-        label_seed: draws which images keep their label.
-        share: of the training batches' rows that are labelled, on average, by repeating labelled
-            images; None leaves them as rare as they are.
-        only_labelled: leave the other training images out: the supervised baseline.
-        batch_size, seed: see `ImageData`.
+        labelled: which training images have their label observed, see `FewLabels`; None for all.
+        batch_size, seed: see `Data`.
 
     Raises:
-        ValueError: for unknown or repeated parts, a number of labels that is no multiple of the
-            classes or that the data do not have, and shares outside (0, 1).
+        ValueError: for unknown or repeated parts, and a number of labels that is no multiple of
+            the classes or that the data do not have.
 
     Example:
         >>> from gendae.data.images import Digits
-        >>> data = Multimodal(Digits(), ["image", "label"], labelled=100)
-        >>> x, observed = data.split("train")
-        >>> x.shape, observed.sum(0)
+        >>> data = Multimodal(Digits(), ["image", "label"], labelled=FewLabels(100))
+        >>> train = data.split("train")
+        >>> train.x.shape, train.observed.sum(0)
         (torch.Size([1199, 74]), tensor([1199,  100]))
     """
 
     def __init__(
         self,
-        source: ImageData,
+        source: Data,
         parts: list[str],
         classes: int = 10,
-        labelled: int | None = None,
-        label_seed: int = 0,
-        share: float | None = None,
-        only_labelled: bool = False,
+        labelled: FewLabels | None = None,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.source: ImageData = build(source)
+        self.source: Data = build(source)
         self.parts = list(parts)
         for name in self.parts:
             checks.one_of("parts", name, PARTS)
@@ -155,35 +211,38 @@ class Multimodal(MultimodalData):
             raise ValueError(f"parts={self.parts}: one or several different names are needed")
 
         self.classes = checks.whole("classes", classes, 2)
-        self.labelled = labelled
-        self.label_seed = checks.whole("label_seed", label_seed, 0)
-        self.share = share
-        self.only_labelled = bool(only_labelled)
+        self.labelled: FewLabels | None = build(labelled)
         self.distinct: int | None = None
-        self._check_labelled(classes, only_labelled)
+        if self.labelled is not None:
+            self._check_labelled()
 
-    def _check_labelled(self, classes: int, only_labelled: bool) -> None:
+    @classmethod
+    def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
+        """Version 0.1 took the arguments of `FewLabels` itself, with `labelled` for the count."""
+        options = {new: arguments.pop(old) for old, new in FORMER.items() if old in arguments}
+        if isinstance(arguments.get("labelled"), int):
+            arguments["labelled"] = {
+                "type": "FewLabels",
+                "count": arguments["labelled"],
+                **options,
+            }
+        return arguments
+
+    def _check_labelled(self) -> None:
         """Raise a ValueError unless few labels can be observed as asked for."""
-        labelled = self.labelled
-        share = self.share
-        if labelled is not None and (labelled < classes or labelled % classes):
-            raise ValueError(
-                f"labelled={labelled}: a multiple of {classes} is needed, as many labels of each "
-                "class"
+        if not isinstance(self.labelled, FewLabels):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"labelled={self.labelled!r}: FewLabels or None is needed"
             )
 
-        without_labels = labelled is None or "label" not in self.parts
-        if (share is not None or only_labelled) and without_labels:
+        self.labelled.check(self.classes)
+        if "label" not in self.parts:
+            raise ValueError(f"{self.labelled} needs a part 'label'; parts={self.parts}")
+        if self.parts == ["label"]:
             raise ValueError(
-                f"share={share}, only_labelled={only_labelled} need labelled=N and a part 'label'"
-            )
-        if labelled is not None and self.parts == ["label"]:
-            raise ValueError(
-                f"labelled={labelled}: images without a label have no other part; name one beside "
+                f"{self.labelled}: images without a label have no other part; name one beside "
                 "'label'"
             )
-        if share is not None and not 0.0 < share < 1.0:
-            raise ValueError(f"share={share}: a number between 0 and 1 is needed")
 
     def prepare_data(self) -> None:
         """Fetch the images where they are missing."""
@@ -208,68 +267,34 @@ class Multimodal(MultimodalData):
         shape = self.source.shape
         splits = {}
         for name in SPLITS:
-            x, y = self.source.split(name)
+            x, y, _ = self.source.split(name)
             if "label" in self.parts and y is not None:
                 checks.labels(f"labels of the {name} images", y, len(x), self.classes)
 
             parts = [part_of(part, x, y, shape, self.classes) for part in self.parts]
             observed = torch.ones(len(x), len(self.parts), dtype=torch.bool)
-            split = Split(torch.cat(parts, 1), observed)
+            split = Split(torch.cat(parts, 1), observed=observed)
             if name == "train" and self.labelled is not None:
                 split = self._hide_labels(split, y)
             splits[name] = split
 
         return splits, shape
 
-    def labelled_images(self, y: Tensor) -> Tensor:
-        """Indices of the training images that keep their label, (labelled,).
-
-        They are equally many of each class, drawn by `label_seed`.
-        """
-        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(self.label_seed))
-        classes = y[order]
-
-        each = self.labelled // self.classes
-        drawn = [order[classes == c][:each] for c in range(self.classes)]
-        for c, indices in enumerate(drawn):
-            if len(indices) < each:
-                raise ValueError(
-                    f"labelled={self.labelled}: class {c} has only {len(indices)} training images"
-                )
-        return torch.cat(drawn)
-
     def _hide_labels(self, split: Split, y: Tensor) -> Split:
         """Training data with few labels, with copies of labelled images where they are asked for.
 
         Copies come after the `distinct` rows.
         """
-        if "label" not in self.parts:
-            raise ValueError(f"labelled={self.labelled} needs a part 'label'; parts={self.parts}")
+        keep = self.labelled.drawn(y, self.classes)
+        rows = self.labelled.rows(keep, len(y))
+        self.distinct = len(rows.unique())
 
-        keep = self.labelled_images(y)
-        hidden = self._without_labels(split, keep)
-        n = len(hidden.x)
-        if self.only_labelled:
-            self.distinct = len(keep)
-            repeats = math.ceil(n / len(keep))
-            rows = keep.repeat(repeats)[:n]  # epochs of the same length
-            return hidden[rows]
-
-        self.distinct = n
-        if self.share is None:
-            return hidden
-
-        rest = torch.ones(n, dtype=torch.bool)
-        rest[keep] = False
-        odds = self.share / (1.0 - self.share)
-        copies = round(odds * (n - len(keep)) / len(keep))
-        rows = torch.cat([rest.nonzero().flatten(), keep.repeat(max(1, copies))])
-        return hidden[rows]
+        return self._without_labels(split, keep)[rows]
 
     def _without_labels(self, split: Split, keep: Tensor) -> Split:
         """A split in which all labels but those to keep are 0 and not observed."""
         label = self.parts.index("label")
-        observed = split.y.clone()
+        observed = split.observed.clone()
         observed[:, label] = False
         observed[keep, label] = True
 
@@ -278,7 +303,7 @@ class Multimodal(MultimodalData):
         end = start + widths[label]
         x = split.x.clone()
         x[:, start:end] *= observed[:, label : label + 1]
-        return Split(x, observed)
+        return Split(x, observed=observed)
 
 
 @register
@@ -289,7 +314,7 @@ class Arrays(MultimodalData):
         files: .npy of each modality by name: numbers, (n, ..); integers of shape (n,) are class
             labels. A row of NaN, or the label -1, is missing.
         valid_fraction, test_fraction: shares of the examples kept out of training.
-        batch_size, seed: see `ImageData`; the seed draws the split.
+        batch_size, seed: see `Data`; the seed draws the split.
 
     Raises:
         FileNotFoundError: for a file that is not there.
@@ -322,15 +347,17 @@ class Arrays(MultimodalData):
         if self._arrays is not None:
             return self._arrays
 
-        self._arrays = {name: read_modality(path) for name, path in self.files.items()}
-        for name, array in self._arrays.items():
+        arrays = {name: read_modality(path) for name, path in self.files.items()}
+        for name, array in arrays.items():
             if array.ndim == 1:
                 _check_classes(self.files[name], array)
 
-        lengths = {name: len(array) for name, array in self._arrays.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the files hold different numbers of examples: {lengths}")
-        return self._arrays
+
+        self._arrays = arrays
+        return arrays
 
     @property
     def modalities(self) -> dict[str, int]:
@@ -357,7 +384,8 @@ class Arrays(MultimodalData):
 
         x = torch.cat(parts, 1)
         fractions = (self.valid_fraction, self.test_fraction)
-        return shuffled_splits(x, observed, fractions, self.seed), (1, x.shape[1])
+        splits = shuffled_splits(x, None, fractions, self.seed, observed)
+        return splits, (1, x.shape[1])
 
 
 def _check_classes(path: str, labels: np.ndarray) -> None:
@@ -382,7 +410,7 @@ def _width(array: np.ndarray) -> int:
 
 def read_modality(path: str | Path) -> np.ndarray:
     """Numbers from a .npy, (n, ..)."""
-    path = Path(path).expanduser()
+    path = checks.path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
 

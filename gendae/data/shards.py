@@ -167,7 +167,7 @@ class Shards(Images):
             floating-point numbers.
         shape: height and width, where rows are flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
-        batch_size, seed: see `ImageData`; the seed draws the split.
+        batch_size, seed: see `Data`; the seed draws the split.
         labels: file of class labels of all images in the same order, see `read_labels`.
 
     Raises:
@@ -177,7 +177,7 @@ class Shards(Images):
 
     def files(self) -> list[Path]:
         """The .npy files, in order."""
-        path = Path(self.path).expanduser()
+        path = checks.path("path", self.path)
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
 

@@ -1,4 +1,4 @@
-"""Data in the plane: small enough to draw a whole vector field; one kind has a known density."""
+"""Data in the plane: small enough to draw a whole vector field, one with a known density."""
 
 import math
 
@@ -7,27 +7,27 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.data.base import ImageData, shuffled_splits
+from gendae.data.base import Data, shuffled_splits
 from gendae.data.loader import Split
-from gendae.registry import register
+from gendae.registry import Plain, register
 
-KINDS = ("moons", "rings", "spiral", "gaussians")
+DISTRIBUTIONS = ("moons", "rings", "spiral", "gaussians")
 #: Modes along each side of the square of Gaussians, one unit apart.
 SIDE = 5
 
 
-def noiseless(kind: str, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """n points on the curves or centres of a kind, in [-2, 2]^2, (n, 2), and which one, (n,)."""
+def noiseless(distribution: str, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """n points on curves or centres in [-2, 2]^2, (n, 2), and which of them, (n,)."""
     from sklearn import datasets
 
-    if kind == "gaussians":
+    if distribution == "gaussians":
         label = torch.randint(SIDE**2, (n,), generator=Generator().manual_seed(seed))
         return grid().index_select(0, label), label
 
-    if kind == "moons":
+    if distribution == "moons":
         points, label = datasets.make_moons(n, random_state=seed)
         points = (points - [0.5, 0.25]) * 4.0 / 3.0
-    elif kind == "rings":
+    elif distribution == "rings":
         points, label = datasets.make_circles(n, factor=0.5, random_state=seed)
         points = 2.0 * points
     else:
@@ -45,7 +45,7 @@ def grid() -> Tensor:
 
 
 @register
-class Toys2D(ImageData):
+class Toys2D(Data):
     """Points in the plane, x of width 2 within about [-2, 2]^2, in splits of 80, 10 and 10 %.
 
     "moons": two half circles; "rings": circles of radius 1 and 2; "spiral": one and a half turns;
@@ -53,13 +53,13 @@ class Toys2D(ImageData):
     have isotropic Gaussian noise. Labels tell the moon, ring or mode.
 
     Args:
-        kind: one of moons, rings, spiral, gaussians.
+        distribution: one of moons, rings, spiral, gaussians.
         n: number of points in all.
         noise: standard deviation of the noise, in units of x.
-        batch_size, seed: see `ImageData`; the seed draws the points too.
+        batch_size, seed: see `Data`; the seed draws the points too.
 
     Raises:
-        ValueError: for an unknown kind, fewer than 10 points or a negative noise.
+        ValueError: for an unknown distribution, fewer than 10 points or a negative noise.
 
     Example:
         >>> data = Toys2D("gaussians", n=1000)
@@ -69,21 +69,30 @@ class Toys2D(ImageData):
         tensor([-0.4516])
     """
 
+    kind = "points"
+
     def __init__(
         self,
-        kind: str = "moons",
+        distribution: str = "moons",
         n: int = 10_000,
         noise: float = 0.1,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.kind = checks.one_of("kind", kind, KINDS)
+        self.distribution = checks.one_of("distribution", distribution, DISTRIBUTIONS)
         self.n = checks.whole("n", n, 10)
         self.noise = checks.at_least("noise", noise, 0.0)
 
+    @classmethod
+    def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
+        """Version 0.1 called the distribution `kind`."""
+        if "kind" in arguments:
+            arguments["distribution"] = arguments.pop("kind")
+        return arguments
+
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        x, y = noiseless(self.kind, self.n, self.seed)
+        x, y = noiseless(self.distribution, self.n, self.seed)
 
         # not the seed of the modes: noise and modes share no draws
         generator = Generator().manual_seed(self.seed + 1)
@@ -91,30 +100,26 @@ class Toys2D(ImageData):
 
         return shuffled_splits(x, y, (0.1, 0.1), self.seed), (1, 2)
 
-    def check(self, name: str, x: Tensor) -> None:
-        """Raise a ValueError unless x is finite: points have no range."""
-        checks.finite(name, x)
-
     def log_prob(self, x: Tensor) -> Tensor:
-        """True log density in nats, (batch,), of the kind "gaussians".
+        """True log density in nats, (batch,), of "gaussians".
 
         Raises:
-            ValueError: for another kind, noise 0, or x that is not (batch, 2).
+            ValueError: for another distribution, noise 0, or x that is not (batch, 2).
         """
         exponent, variance = self._exponents(x)
         return exponent.logsumexp(1) - math.log(SIDE**2 * 2.0 * math.pi * variance)
 
     def score(self, x: Tensor) -> Tensor:
-        """d log p(x) / dx, (batch, 2), of the kind "gaussians"; raises as `log_prob` does."""
+        """d log p(x) / dx, (batch, 2), of "gaussians"; raises as `log_prob` does."""
         exponent, variance = self._exponents(x)
         return (exponent.softmax(1) @ grid().to(x) - x) / variance
 
     def _exponents(self, x: Tensor) -> tuple[Tensor, float]:
         """-|x - centre|^2 / (2 variance) for each centre, and the variance."""
-        if self.kind != "gaussians" or self.noise == 0.0:
+        if self.distribution != "gaussians" or self.noise == 0.0:
             raise ValueError(
-                f"kind={self.kind!r}, noise={self.noise:g}: only kind='gaussians' with noise > 0 "
-                "has a known density"
+                f"distribution={self.distribution!r}, noise={self.noise:g}: only 'gaussians' with "
+                "noise > 0 has a known density"
             )
 
         checks.width("x", x, 2)

@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from gendae import checks
+from gendae.data.loader import Split
 from gendae.registry import build, describe, register
 from gendae.storage.archive import CheckpointError
 from gendae.storage.model_file import read_checked, shipped_folders, write_checked
@@ -150,15 +151,15 @@ class ClassifierTraining(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         """Cross-entropy of a batch (x, y)."""
-        if len(batch) < 2:
+        x, y, _ = Split.of(batch)
+        if y is None:
             raise ValueError("the data set has no labels; a classifier needs them")
 
-        x, y = batch
         return F.cross_entropy(self.network(x), y)
 
     def _log_error(self, name: str, batch: tuple[Tensor, ...]) -> None:
         """Logs the fraction of wrong labels under this name."""
-        x, y = batch
+        x, y, _ = Split.of(batch)
         error = (self.network(x).argmax(1) != y).float().mean()
 
         self.log(name, error, prog_bar=True, batch_size=len(x))

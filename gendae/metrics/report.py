@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.data.images import MNIST
 from gendae.laws import Discrete
 from gendae.metrics import bounds, parzen, quality, traces
@@ -31,7 +31,7 @@ QUALITY = (
 )
 
 
-def feature_network(data: ImageData) -> tuple[nn.Module, str]:
+def feature_network(data: Data) -> tuple[nn.Module, str]:
     """The network whose features measure quality, also in words.
 
     It is the shipped classifier for MNIST. All other data are measured on pixels.
@@ -49,7 +49,7 @@ def feature_network(data: ImageData) -> tuple[nn.Module, str]:
 
 
 def evaluation(
-    stack: Stack, data: ImageData, n: int, seed: int = 0, sigma_x: float | None = None
+    stack: Stack, data: Data, n: int, seed: int = 0, sigma_x: float | None = None
 ) -> dict[str, Any]:
     """All scores of a model: of its samples, its density and its reconstructions.
 
@@ -123,7 +123,7 @@ def parzen_rows(
 
 
 def quality_rows(
-    samples: dict[str, Tensor], centroids: Tensor, data: ImageData, seed: int = 0
+    samples: dict[str, Tensor], centroids: Tensor, data: Data, seed: int = 0
 ) -> dict[str, Any]:
     """Sample quality of all rows, that of the model also at the top level.
 

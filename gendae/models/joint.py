@@ -409,6 +409,20 @@ def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
     return x, tuple(shape)
 
 
+def kind_of(stack: Stack) -> str:
+    """What x of `images_of` is: "image", "points" or "vector"; see `gendae.data.base.Data`."""
+    facts = stack.facts
+    if facts.get("shapes") and isinstance(stack, JointStack):
+        return "image"
+    if "kind" in facts:
+        return facts["kind"]
+
+    # files of version 0.1 do not say
+    if list(facts.get("shape", (1, stack.sizes[0]))) == [1, 2]:
+        return "points"
+    return "image"
+
+
 def _images_of_modalities(
     stack: JointStack, x: Tensor, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[Tensor, tuple[int, ...] | None]:
@@ -436,7 +450,9 @@ def check_modalities(stack: Stack, data: object, handles_missing: bool) -> None:
         )
 
     for split in ("train", "valid"):
-        x, there = data.split(split)
+        x, _, there = data.split(split)
+        if there is None:
+            there = torch.ones(len(x), len(expected), dtype=torch.bool)
         parts = x.split(list(expected.values()), 1)
 
         for t, name in enumerate(expected):

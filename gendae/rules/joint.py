@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from gendae import checks
 from gendae.completion.completer import Completer
 from gendae.corruption import Corruption, uniform_like
+from gendae.data.loader import Split
 from gendae.laws import Discrete
 from gendae.models.joint import JointStack
 from gendae.models.noise import corruption_of_each, noise_of_all_but_labels
@@ -188,7 +189,7 @@ class JointTargetPropRule(Rule):
         if not hasattr(data, "modalities"):
             return
 
-        there = data.split("train").y
+        there = data.split("train").observed
         if there is None or bool(there.all()):
             return
 
@@ -212,7 +213,7 @@ class JointTargetPropRule(Rule):
         left = len(range(self.trainer.global_rank, distinct, self.trainer.world_size))
         for batch in super().training_batches():
             if left > 0:
-                yield [part[:left] for part in batch]
+                yield Split.of(batch)[:left]
                 left -= len(batch[0])
 
     # -- the loop ------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ class JointTargetPropRule(Rule):
         latents = len(self.stack.latents)
         shape = (len(batch[0]), len(self.stack.names) - latents)
 
-        there = next((part for part in batch[1:] if part.dtype == torch.bool), None)
+        there = Split.of(batch).observed
         if there is None:
             there = torch.ones(*shape, dtype=torch.bool, device=batch[0].device)
         if there.shape != shape:
@@ -252,7 +253,7 @@ class JointTargetPropRule(Rule):
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Weighted terms in nats, mean over the batch.
 
-        batch[0] is x, and a boolean part (batch, N) tells which modalities are observed.
+        The batch tells which modalities are observed; see `Split.of`.
         """
         x = self.inputs(batch)
         there = self._there(batch)

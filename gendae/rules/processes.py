@@ -5,12 +5,13 @@ gradients. Every other result (a fit, a score, a decision) must be of all rows, 
 drift apart.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from gendae.data.loader import Split
 from gendae.models.stack import Stack
 
 
@@ -72,14 +73,14 @@ def log_means(module: LightningModule, values: dict[str, Tensor], n: int, **opti
     module.log_dict(values, batch_size=float(n), on_epoch=True, sync_dist=True, **options)
 
 
-def like_parameters(stack: Stack, batch: Iterable[Tensor]) -> list[Tensor]:
+def like_parameters(stack: Stack, batch: Sequence[Tensor]) -> Split:
     """A batch on the stack's device, real numbers in its precision.
 
     A Trainer does the same to the batches of its own loops.
     """
-    moved = []
-    for part in batch:
-        dtype = stack.dtype if part.is_floating_point() else None
-        moved.append(part.to(stack.device, dtype))
 
-    return moved
+    def moved(part: Tensor) -> Tensor:
+        dtype = stack.dtype if part.is_floating_point() else None
+        return part.to(stack.device, dtype)
+
+    return Split.of(batch).map(moved)

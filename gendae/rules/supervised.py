@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption
+from gendae.data.loader import Split
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
 from gendae.models.settings import Settings
@@ -120,18 +121,19 @@ class SupervisedRule(Rule):
 
     def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """x and its labels, checked where that costs no synchronisation."""
-        if len(batch) < 2:
+        x, y, _ = Split.of(batch)
+        if y is None:
             raise ValueError(
-                "the batch has no labels; a classifier learns from (x, y): use a data set with "
-                "labels, or Images with labels=FILE"
+                "the batch has no labels; a classifier learns from (x, y), y of an integer type "
+                "(torch.bool marks modalities): use a data set with labels, or Images with "
+                "labels=FILE"
             )
 
-        x = batch[0]
         checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
 
         # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
         classes = self.stack.classes if self._trainer is None else None
-        return x, checks.labels("y", batch[1], len(x), classes)
+        return x, checks.labels("y", y, len(x), classes)
 
     @property
     def copies(self) -> int:
@@ -182,7 +184,7 @@ class SupervisedRule(Rule):
             return
 
         for name in ("train", "valid"):
-            x, y = data.split(name)
+            x, y, _ = data.split(name)
             if y is None:
                 raise ValueError(
                     f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a "
@@ -199,8 +201,9 @@ class SupervisedRule(Rule):
         self, batch: Sequence[Tensor], dataloader_idx: int
     ) -> Sequence[Tensor]:
         """Check labels while they are on the CPU: a device would only notice bad ones by dying."""
-        if len(batch) > 1 and batch[1].device.type == "cpu":
-            checks.labels("y", batch[1], len(batch[0]), self.stack.classes)
+        x, y, _ = Split.of(batch)
+        if y is not None and y.device.type == "cpu":
+            checks.labels("y", y, len(x), self.stack.classes)
 
         return batch
 
@@ -218,11 +221,11 @@ class SupervisedRule(Rule):
 
     def _log_error(self, split: str, batch: Sequence[Tensor]) -> None:
         """Fraction of wrong labels, and the loss in nats; draws are the same each time."""
-        if len(batch) < 2:
+        x, y, _ = Split.of(batch)
+        if y is None:
             raise ValueError("the batch has no labels; the error of a classifier needs them")
 
-        x = batch[0]
-        y = checks.labels("y", batch[1], len(x), self.stack.classes)
+        y = checks.labels("y", y, len(x), self.stack.classes)
         log_p = self.stack.log_probability(x, self.stack.settings.samples, self._eval_draws)
 
         values = {

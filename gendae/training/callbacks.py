@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gendae import checks, plots
+from gendae.data.loader import Split, joined
 from gendae.metrics.parzen import sigma_grid
-from gendae.models.joint import images_of
+from gendae.models.joint import images_of, kind_of
 from gendae.models.stack import Stack
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
@@ -20,29 +22,25 @@ VALIDATION_IMAGES = 1000
 BLOCK = 250  # samples that one process draws from one seed
 
 
-def validation_batch(trainer: Trainer, n: int) -> tuple[Tensor, ...]:
-    """The first n validation images and their labels, if any: (x,) or (x, y).
-
-    They are the same on all ranks.
-    """
+def validation_batch(trainer: Trainer, n: int) -> Split:
+    """The first n validation examples, the same on all ranks."""
     data = getattr(trainer, "datamodule", None)
     if hasattr(data, "split"):
-        return tuple(part[:n] for part in data.split("valid") if part is not None)
+        return data.split("valid")[:n]
 
-    batches = _batches_with(trainer.val_dataloaders, n)
+    share = joined(_batches_with(trainer.val_dataloaders, n))
     device = trainer.strategy.root_device
-    shares = [torch.cat(parts).to(device) for parts in zip(*batches, strict=True)]
 
-    return tuple(of_all_ranks(trainer, share)[:n] for share in shares)
+    return share.map(lambda part: of_all_ranks(trainer, part.to(device))[:n])
 
 
-def _batches_with(loader: Iterable[Sequence[Tensor]], n: int) -> list[Sequence[Tensor]]:
+def _batches_with(loader: Iterable[Sequence[Tensor]], n: int) -> list[Split]:
     """The first batches of a loader, until they hold n examples."""
     batches = []
     count = 0
     with torch.random.fork_rng([]):  # torch's own loader draws a seed whenever it starts
         for batch in loader:
-            batches.append(batch)
+            batches.append(Split.of(batch))
             count += len(batch[0])
             if count >= n:
                 break
@@ -123,7 +121,8 @@ class ParzenMonitor(Callback):
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
 
         if self.picture and trainer.is_global_zero and shape is not None:
-            self._draw(samples, shape, Path(trainer.default_root_dir))
+            figure = self._figure(samples, kind_of(stack), shape)
+            plots.save(figure, Path(trainer.default_root_dir) / "samples.png")
 
     def _score(self, trainer: Trainer, images: Tensor, samples: Tensor) -> Tensor:
         """Mean log-density of the images, at the best bandwidth; each rank computes a share."""
@@ -133,12 +132,13 @@ class ParzenMonitor(Callback):
 
         return (totals / len(images)).max()
 
-    def _draw(self, samples: Tensor, shape: tuple[int, int], folder: Path) -> None:
-        """Write samples.png: a hundred images, or all points of the plane."""
-        if shape != plots.POINTS:
+    @staticmethod
+    def _figure(samples: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
+        """A hundred samples, or all points of the plane."""
+        if kind != "points":
             samples = samples[:100]
 
-        plots.save(plots.gallery(samples, shape), folder / "samples.png")
+        return plots.gallery(samples, kind, shape)
 
 
 class CreditMonitor(Callback):
@@ -178,12 +178,12 @@ class CreditMonitor(Callback):
             return
 
         batch = validation_batch(trainer, self.n)
-        if len(batch) < 2:
+        if batch.y is None:
             return  # the rule's own check says that there are no labels
 
         stack = pl_module.stack
-        x = batch[0].to(stack.device, stack.dtype)
-        y = batch[1].to(stack.device)
+        x = batch.x.to(stack.device, stack.dtype)
+        y = batch.y.to(stack.device)
         measures = credit.by_layer(pl_module, x, y)
 
         logged = {}

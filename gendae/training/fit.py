@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from gendae import checks
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.models.joint import JointStack
 from gendae.registry import import_public
 from gendae.rules.base import Rule
@@ -80,7 +80,7 @@ class FitCLI(LightningCLI):
 
         super().__init__(
             Rule,
-            ImageData,
+            Data,
             args=arguments,
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Generator, Tensor
 
+from gendae.data.loader import Split
 from gendae.inference import Inference, Representations
 from gendae.models.stack import Stack
 from gendae.rules.base import Rule
@@ -88,7 +89,9 @@ class StaticUpdate:
 
         self.progress.fill_(moment.progress)
 
-        shapes = tuple((tuple(part.shape), part.dtype) for part in batch)
+        batch = Split.of(batch)
+        parts = [part for part in batch if part is not None]
+        shapes = tuple((tuple(part.shape), part.dtype) for part in parts)
         key = (phase, shapes)
         if key not in self._recordings:
             static = replace(moment, progress=self.progress)
@@ -115,24 +118,25 @@ class Recording:
     def __init__(
         self,
         function: Callable[[Sequence[Tensor]], dict[str, Tensor]],
-        batch: Sequence[Tensor],
+        batch: Split,
         rule: Rule,
         generator: Generator | None,
     ) -> None:
         self.function = function
         self.rule = rule
         self.generator = generator
-        self.batch = [part.clone() for part in batch]
+        self.batch = batch.map(Tensor.clone)
 
         self.graph: torch.cuda.CUDAGraph | None = None
         self.losses: dict[str, Tensor] | None = None
         self.gradients: list[tuple[torch.nn.Parameter, Tensor | None]] = []
-        if batch[0].is_cuda:
+        if batch.x.is_cuda:
             self._record()
 
-    def __call__(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    def __call__(self, batch: Split) -> dict[str, Tensor]:
         for own, given in zip(self.batch, batch, strict=True):
-            own.copy_(given, non_blocking=True)
+            if own is not None:
+                own.copy_(given, non_blocking=True)
 
         if self.graph is None:
             return self.function(self.batch)

@@ -79,7 +79,7 @@ def test_every_number_is_that_of_the_runs(compared, digits):
 
     assert (result["seeds"], list(result["rules"])) == ([0, 1], NAMES)
 
-    x, y = digits.split("test")
+    x, y, _ = digits.split("test")
     for name, report in result["rules"].items():
         for seed, run in enumerate(report["runs"]):
             own = folder / f"{name}-{seed}/0001"

@@ -27,7 +27,7 @@ def model(tmp_path):
 @pytest.fixture
 def own(tmp_path, digits):
     """Twenty test digits and their labels in every kind of file."""
-    x, y = digits.split("test")[:20]
+    x, y, _ = digits.split("test")[:20]
     np.savez(tmp_path / "both.npz", x=x.numpy(), y=y.numpy())
     np.savez(tmp_path / "named.npz", samples=x.numpy(), label=y.numpy().astype(np.uint8))
     np.savez(tmp_path / "labels.npz", anything=y.numpy().astype(np.int16))
@@ -64,7 +64,7 @@ def test_predict_writes_what_the_network_says(model, own, digits, capsys, name):
         probability = arrays["probability"]
     assert (label.dtype, probability.dtype) == (np.int64, np.float32)
 
-    x, y = digits.split("test")[:20]
+    x, y, _ = digits.split("test")[:20]
     expected = by_hand(model, x)
     tolerance = 1e-2 if "ubyte" in name else 1e-6  # bytes round the sixteenths
 
@@ -99,7 +99,7 @@ def test_draws_follow_seed_and_samples(tmp_path, own):
 
 
 def test_the_error_rate_counts_wrong_labels(tmp_path, digits):
-    x, y = digits.split("test")
+    x, y, _ = digits.split("test")
     network = load_classifier(save(deep_classifier([64, 12]), tmp_path / "m.safetensors"))
     probability = network.predict(x)
     expected = sum(int(p.argmax() != t) for p, t in zip(probability, y, strict=True)) / len(y)
@@ -189,7 +189,7 @@ def test_labels_stay_with_their_images(own, digits, images, labels):
         valid_fraction=0.2,
         test_fraction=0.2,
     )
-    x, y = digits.split("test")[:20]
+    x, y, _ = digits.split("test")[:20]
 
     for name, n in (("train", 12), ("valid", 4), ("test", 4)):
         split = data.split(name)
@@ -206,7 +206,7 @@ def test_images_without_labels_have_none(own):
 
 def test_an_array_y_that_is_no_label_is_nobody_s_business(own, digits):
     """One-hot or real y may lie beside images of generative users; a .npy file has any name."""
-    x, y = digits.split("test")[:20]
+    x, y, _ = digits.split("test")[:20]
     np.savez(own / "onehot.npz", x=x.numpy(), y=np.eye(10)[y.numpy()])
     assert Images(own / "onehot.npz").split("train").y is None
 
@@ -271,7 +271,7 @@ data: {class_path: gendae.Images, init_args: {path: PATH, labels: LABELS, batch_
 
 
 def test_a_classifier_is_trained_on_own_images_by_the_command_line(tmp_path, digits, capsys):
-    x, y = digits.split("train")
+    x, y, _ = digits.split("train")
     test = digits.split("test")
     np.save(tmp_path / "x.npy", x.numpy())
     np.save(tmp_path / "y.npy", y.numpy())

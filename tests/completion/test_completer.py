@@ -408,7 +408,7 @@ def test_a_corruption_takes_the_place_of_the_stack_s_own_noise_and_temperature_s
 
 
 def under_autoencoder():
-    prior = AutoencoderPrior(hidden=[4], code=2, epochs=1, sigma=0.5)
+    prior = AutoencoderPrior([4], code=2, sigma=0.5, learning=Learning(1))
     return top_of(prior.fit(7.0 * torch.randn(50, 2)), 2)
 
 

@@ -1,4 +1,5 @@
 import gzip
+import math
 import os
 import struct
 from itertools import chain
@@ -9,9 +10,12 @@ import torch
 from PIL import Image
 
 from gendae.data import images
+from gendae.data.base import Data, facts_of
 from gendae.data.files import image_shape, read_idx, read_images, write_idx
 from gendae.data.images import MNIST, Digits, Images
-from gendae.data.loader import Split, TensorLoader
+from gendae.data.loader import Split, TensorLoader, joined
+from gendae.data.multimodal import Arrays
+from gendae.data.shards import Shards
 
 
 def idx(path, array, opener=open):
@@ -248,17 +252,68 @@ def test_loader_shares_are_disjoint_and_equal_on_all_ranks():
     assert not set(shares[0]) & set(shares[1])
 
 
-def test_batches_carry_labels_where_there_are_some():
-    split = Digits().split("valid")
-    x, y = next(iter(TensorLoader(split, 10)))
-    assert torch.equal(y, split.y[:10])
-    assert len(next(iter(TensorLoader(Split(x), 5)))) == 1
+@pytest.mark.parametrize("given", [(), ("y",), ("observed",), ("y", "observed")])
+def test_batches_carry_what_is_known_of_each_example(given):
+    known = {"y": torch.arange(20), "observed": torch.rand(20, 2) < 0.5}
+    split = Split(torch.rand(20, 3), **{name: known[name] for name in given})
+    batch = next(iter(TensorLoader(split, 10)))
+    plain = tuple(part for part in split if part is not None)
+    for found, whole in ((batch, split[:10]), (Split.of(plain), split), (joined([batch]), batch)):
+        assert isinstance(found, Split)
+        assert [part is None for part in found] == [part is None for part in split]
+        for a, b in zip(found, whole, strict=True):
+            assert a is None or torch.equal(a, b)
 
 
-def test_nothing_is_read_in_the_constructor(nowhere, monkeypatch):
+class Own(Data):
+    """Data of a kind, whose validation examples hold some values."""
+
+    def __init__(self, kind, *values):
+        super().__init__()
+        self.kind = kind
+        self.values = torch.tensor([values])
+
+    def read(self):
+        rest = Split(torch.full_like(self.values, 0.5))
+        return {"train": rest, "valid": Split(self.values), "test": rest}, (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        ("image", (0.0, 1.0), None),
+        ("image", (0.0, 2.0), "Own valid images holds values from 0 to 2, as images of 0..255 do"),
+        ("points", (-1.0, 2.0), None),
+        ("points", (-1.0, math.inf), "Own valid points holds 1 NaN or infinite"),
+        ("points", (1.0, 2.0, 3.0), r"Own train points have shape \(1, 3\); points in the plane"),
+        ("vector", (-1.0, 2.0, 3.0), None),
+        ("vector", (math.nan, 2.0), "Own valid examples holds 1 NaN"),
+        ("vector", (), r"Own train examples are none \(shape \(1, 0\)\)"),
+        ("sound", (0.0, 1.0), "kind='sound' is unknown; accepted: image, points, vector"),
+    ],
+)
+def test_each_kind_of_data_is_checked_whenever_it_is_asked_for(kind, values, words):
+    data = Own(kind, *values)
+    if words is None:
+        assert torch.equal(data.split("valid").x, data.values)
+        assert facts_of(data) == {"kind": kind, "shape": [1, 2]}
+        return
+
+    for _ in range(2):  # bad data are not kept
+        with pytest.raises(ValueError, match=words):
+            data.split("train")
+
+
+@pytest.mark.parametrize("make", [Images, Shards, lambda path: Arrays({"a": path})])
+def test_nothing_is_read_in_the_constructor_and_an_empty_path_is_no_folder(
+    make, nowhere, monkeypatch
+):
     monkeypatch.setattr(images, "read_idx", None)
     MNIST(root="/no/such/folder")
-    Images("/no/such/file")
+    make("/no/such/file")
+    for path in ("", " "):
+        with pytest.raises(ValueError, match=f"^path='{path}': the name of a file or folder"):
+            make(path).split("train")
 
 
 def test_loader_goes_over_the_same_order_in_every_pass_of_an_epoch():
@@ -308,6 +363,6 @@ def test_an_epoch_that_is_left_early_is_over():
     """limit_train_batches leaves the loader in the middle; the next epoch is whole again."""
     loader = TensorLoader(Split(torch.arange(12.0)[:, None]), 3, shuffle=True)
     next(iter(loader))
-    whole = torch.cat([x for (x,) in loader])
+    whole = torch.cat([batch.x for batch in loader])
     assert loader.epoch == 1
     assert sorted(whole.flatten().tolist()) == list(range(12))

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from gendae import load
 from gendae.data.images import Digits, Images
-from gendae.data.multimodal import Arrays, Multimodal, edge_map
+from gendae.data.multimodal import Arrays, FewLabels, Multimodal, edge_map
 from gendae.models.architectures import joint_autoencoder
 from gendae.registry import build, describe
 from gendae.rules.joint import JointTargetPropRule, JointWeights
@@ -104,18 +104,20 @@ def classes_of(x, observed, source, name="train"):
 
 
 def test_few_labels_are_equally_many_of_each_class(digits):
-    data = Multimodal(digits, ["image", "label"], labelled=70)
-    x, observed = data.split("train")
+    data = Multimodal(digits, ["image", "label"], labelled=FewLabels(70))
+    x, _, observed = data.split("train")
     assert classes_of(x, observed, digits) == [7] * 10
     assert torch.equal(x[:, :64], digits.split("train").x)
     for name in ("valid", "test"):
-        assert data.split(name).y.all()
+        assert data.split(name).observed.all()
         assert torch.equal(data.split(name).x[:, 64:].argmax(1), digits.split(name).y)
 
 
 def test_the_label_seed_draws_which_labels_are_kept(digits):
     kept = [
-        Multimodal(digits, ["image", "label"], labelled=70, label_seed=s, seed=t).split("train").y
+        Multimodal(digits, ["image", "label"], labelled=FewLabels(70, seed=s), seed=t)
+        .split("train")
+        .observed
         for s, t in ((0, 0), (0, 1), (1, 0))
     ]
     assert torch.equal(kept[0], kept[1])
@@ -128,7 +130,8 @@ def test_the_label_seed_draws_which_labels_are_kept(digits):
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_labelled_images_are_repeated_to_make_up_their_share(digits, share):
-    x, observed = Multimodal(digits, ["image", "label"], labelled=70, share=share).split("train")
+    data = Multimodal(digits, ["image", "label"], labelled=FewLabels(70, share))
+    x, _, observed = data.split("train")
     assert observed[:, 1].float().mean().item() == pytest.approx(share, abs=0.02)
     assert len(set(classes_of(x, observed, digits))) == 1
     assert torch.equal(x[:, :64].unique(dim=0), digits.split("train").x.unique(dim=0))
@@ -141,22 +144,34 @@ def test_the_supervised_baseline_sees_labelled_images_only(digits):
     assert observed.all()
     assert len(x) == 1199
 
-    alone = Multimodal(digits, ["label", "image"], labelled=70).split("train")
+    alone = Multimodal(digits, ["label", "image"], labelled=FewLabels(70)).split("train")
     assert torch.equal(x.unique(dim=0), alone.x[alone.y[:, 0]].unique(dim=0))
 
     copies = x.unique(dim=0, return_counts=True)[1]
     assert int(copies.max() - copies.min()) <= 1
 
 
-def test_data_sets_are_plain_data_and_back(digits, tmp_path):
+#: What version 0.1 said of few labels, and what it meant.
+FORMER = [
+    ({"labelled": None, "label_seed": 0, "share": None, "only_labelled": False}, None),
+    (
+        {"labelled": 70, "label_seed": 3, "share": 0.3, "only_labelled": False},
+        FewLabels(70, share=0.3, seed=3),
+    ),
+    (
+        {"labelled": 70, "label_seed": 0, "share": None, "only_labelled": True},
+        FewLabels(70, only=True),
+    ),
+]
+
+
+@pytest.mark.parametrize(("former", "present"), FORMER)
+def test_data_sets_are_plain_data_and_back(digits, former, present, tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((20, 3)))
-    for data in (
-        Multimodal(
-            digits, ["label", "top"], labelled=70, label_seed=3, share=0.3, batch_size=7, seed=5
-        ),
-        Arrays({"a": str(tmp_path / "a.npy")}, 0.2, 0.3, 6, 4),
-    ):
-        again = build(describe(data))
+    few = Multimodal(digits, ["label", "top"], labelled=present, batch_size=7, seed=5)
+    own = Arrays({"a": str(tmp_path / "a.npy")}, 0.2, 0.3, 6, 4)
+    for data, old in ((few, describe(few) | former), (own, describe(own))):
+        again = build(old)
         assert describe(again) == describe(data)
         for name in ("train", "valid", "test"):
             assert all(
@@ -197,8 +212,12 @@ def test_data_sets_are_plain_data_and_back(digits, tmp_path):
     ],
 )
 def test_impossible_parts_and_labels(digits, options, message):
+    few = {name: value for name, value in options.items() if name in ("count", "share")}
+    others = {"parts": ["image", "label"]} | {k: v for k, v in options.items() if k not in few}
     with pytest.raises(ValueError, match=message):
-        Multimodal(digits, **{"parts": ["image", "label"], **options}).split("train")
+        if few:
+            others["labelled"] = FewLabels(**few)
+        Multimodal(digits, **others).split("train")
 
 
 def test_labels_need_labelled_images(odd):
@@ -423,7 +442,9 @@ def test_a_fit_logs_the_error_of_one_pass_and_its_best_checkpoint_predicts(tmp_p
         [20],
         hidden_f=[30],
     )
-    data = Multimodal(Digits(), ["image", "label"], labelled=500, share=0.8, batch_size=50)
+    data = Multimodal(
+        Digits(), ["image", "label"], labelled=FewLabels(500, share=0.8), batch_size=50
+    )
     keep = ModelCheckpoint(tmp_path, "best", monitor="val/error", mode="min")
     t = trainer(max_epochs=3, callbacks=[keep], enable_checkpointing=True)
     rule = JointTargetPropRule(
@@ -435,7 +456,7 @@ def test_a_fit_logs_the_error_of_one_pass_and_its_best_checkpoint_predicts(tmp_p
     )
     t.fit(rule, data)
 
-    x, y = data.source.split("valid")
+    x, y, _ = data.source.split("valid")
     best = load(tmp_path / "best.ckpt")
     error = (best.predict({"image": x}, "label").argmax(1) != y).float().mean().item()
 

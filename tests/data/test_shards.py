@@ -68,7 +68,7 @@ def test_splits_hold_every_image_once_and_labels_follow(folder):
     parts = [data.split(name) for name in ("train", "valid", "test")]
 
     assert [len(part.x) for part in parts] == [6, 3, 3]
-    for x, y in parts:
+    for x, y, _ in parts:
         assert torch.equal((x[:, 0] * 255).round().long(), y)
 
     assert sorted(torch.cat([y for _, y in parts]).tolist()) == list(range(12))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from gendae.data.toys import KINDS, Toys2D, grid
+from gendae.data.toys import DISTRIBUTIONS, Toys2D, grid
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.models.noise import default_corruption
@@ -13,9 +13,9 @@ from gendae.registry import build, describe
 from gendae.rules.variational_em import VariationalEMRule
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_splits_are_seeded_disjoint_and_of_width_two(kind):
-    a, b, c = (Toys2D(kind, n=500, seed=seed) for seed in (0, 0, 1))
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_splits_are_seeded_disjoint_and_of_width_two(distribution):
+    a, b, c = (Toys2D(distribution, n=500, seed=seed) for seed in (0, 0, 1))
     assert [len(a.split(name).x) for name in ("train", "valid", "test")] == [400, 50, 50]
     assert a.shape == (1, 2)
 
@@ -45,9 +45,11 @@ def test_without_noise_the_points_lie_on_their_curves():
     assert modes.y.bincount(minlength=25).min() > 30
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_noise_has_the_level_asked_for(kind):
-    clean, noisy = (Toys2D(kind, n=4000, noise=noise).split("train").x for noise in (0.0, 0.3))
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_noise_has_the_level_asked_for(distribution):
+    clean, noisy = (
+        Toys2D(distribution, n=4000, noise=noise).split("train").x for noise in (0.0, 0.3)
+    )
     assert (noisy - clean).std().item() == pytest.approx(0.3, rel=0.03)
     assert (noisy - clean).mean(0).abs().max() < 0.02
 
@@ -82,7 +84,7 @@ def test_the_points_are_drawn_from_the_density():
         (lambda: Toys2D("blobs"), "moons, rings, spiral, gaussians"),
         (lambda: Toys2D(n=3), "n=3"),
         (lambda: Toys2D(noise=-1.0), "noise=-1.0"),
-        (lambda: Toys2D("rings").log_prob(torch.zeros(1, 2)), "kind='gaussians'"),
+        (lambda: Toys2D("rings").log_prob(torch.zeros(1, 2)), "distribution='rings'"),
         (lambda: Toys2D("gaussians", noise=0.0).score(torch.zeros(1, 2)), "noise > 0"),
         (lambda: Toys2D("gaussians").score(torch.zeros(1, 3)), r"\(batch, 2\)"),
     ],

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from gendae import load
 from gendae.corruption import GaussianNoise, SpikeNoise
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.inference import TargetPropInference
@@ -264,7 +264,7 @@ class Hundreds(Digits):
         return {name: split[:400] for name, split in splits.items()}, shape
 
 
-class Fixed(ImageData):
+class Fixed(Data):
     def read(self):
         x = torch.rand(30, 8, generator=torch.Generator().manual_seed(0))
         return {name: Split(x) for name in ("train", "valid", "test")}, (2, 4)

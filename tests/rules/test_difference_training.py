@@ -6,7 +6,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from gendae.corruption import GaussianNoise
-from gendae.data.base import ImageData
+from gendae.data.base import Data
 from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.models.architectures import deep_classifier
@@ -17,7 +17,7 @@ from tests.rules.test_base import trainer
 from tests.rules.test_difference import KINDS
 
 
-class Wrong(ImageData):
+class Wrong(Data):
     """Digits whose labels are out of range in one split."""
 
     def __init__(self, where):

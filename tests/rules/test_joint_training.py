@@ -9,7 +9,7 @@ import torch
 
 from gendae import GaussianPrior, ParzenPrior, VariationalEMRule
 from gendae.data.images import Digits
-from gendae.data.multimodal import Arrays, Multimodal
+from gendae.data.multimodal import Arrays, FewLabels, Multimodal
 from gendae.layers.affine import Affine
 from gendae.layers.invertible import InvertiblePair
 from gendae.layers.pair import Pair
@@ -128,9 +128,9 @@ def test_a_committed_configuration_tests_a_checkpoint(tmp_path, capsys):
     assert "test/error_label" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [{"share": 0.5}, {"only_labelled": True}])
+@pytest.mark.parametrize("options", [{"share": 0.5}, {"only": True}])
 def test_repeated_images_count_once_for_the_prior(options, tmp_path):
-    data = Multimodal(Digits(), ["image", "label"], labelled=50, **options)
+    data = Multimodal(Digits(), ["image", "label"], labelled=FewLabels(50, **options))
     rule = fit(JointTargetPropRule(labelled(ParzenPrior(capacity=5000))), data, tmp_path)
     assert len(rule.stack.prior.codes) <= 50
     assert rule.stack.prior.bandwidth_ > 0.01 * rule.stack.prior.codes.std()
@@ -195,7 +195,7 @@ def test_how_often_one_validates_changes_no_weight(tmp_path):
         rule = JointTargetPropRule(labelled(), inferring=Inferring(weight=1.0))
         limits = {"max_epochs": 3, "limit_train_batches": 3, "num_sanity_val_steps": 2}
         run = trainer(check_val_every_n_epoch=every, default_root_dir=str(tmp_path), **limits)
-        run.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=100))
+        run.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=FewLabels(100)))
         weights.append(rule.stack.junction.f.f.weight)
 
     assert torch.equal(*weights)

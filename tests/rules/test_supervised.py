@@ -137,7 +137,7 @@ def test_a_plain_loop_trains(rule, digits):
         sum(rule.losses(batch).values()).backward()
         optimizer.step()
 
-    x, y = digits.split("valid")
+    x, y, _ = digits.split("valid")
     assert (rule.stack.predict(x).argmax(1) != y).float().mean() < 0.25
 
 

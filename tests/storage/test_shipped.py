@@ -53,7 +53,7 @@ def test_shipped_model(entry):
 )
 def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
     network = load(entry["name"])
-    x, y = mnist.split("test")
+    x, y, _ = mnist.split("test")
 
     if isinstance(network, JointStack):
         p = network.predict({"image": x[:2000]}, "label")
@@ -67,7 +67,7 @@ def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
 
 def test_shipped_joint_model_draws_the_class_asked_for_and_completes_halves(mnist):
     joint = load("mnist-joint-label")
-    x, y = mnist.split("test")
+    x, y, _ = mnist.split("test")
     classes = torch.arange(10).repeat_interleave(10)
     chain = Completer.mcmc(5, begin="prior")
     samples = complete(joint, {"label": classes}, completer=chain, seed=0).values["image"]

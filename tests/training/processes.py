@@ -26,7 +26,7 @@ from gendae.corruption import GaussianNoise, SpikeNoise
 from gendae.data.base import SPLITS
 from gendae.data.images import Digits
 from gendae.data.loader import Split
-from gendae.data.multimodal import Multimodal
+from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.metrics.parzen import ParzenLogLikelihood
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
@@ -94,10 +94,10 @@ class NoneComplete(FewModalities):
 
     def read(self):
         splits, shape = super().read()
-        for name, (x, observed) in splits.items():
-            seen = observed.clone()
+        for name, split in splits.items():
+            seen = split.observed.clone()
             seen[1::2, 1] = False
-            splits[name] = Split(x * seen.repeat_interleave(torch.tensor([64, 10]), 1), seen)
+            splits[name] = Split(x * seen.repeat_interleave(torch.tensor([64, 10]), 1), observed=seen)
 
         return splits, shape
 
@@ -188,7 +188,7 @@ RULES = {
 MEASURED = ("difference", "generec")
 DATA = {
     "joint": FewModalities,
-    "joint with few labels": lambda rows: FewModalities(rows, labelled=20),
+    "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20)),
 }
 #: Cases of a rule on other data: numbers that processes cannot share out evenly, or shares without
 #: any (complete) example.
@@ -197,7 +197,7 @@ ODD = {
     "difference": lambda rows: Few(rows, 203, 3, 3),
     "generec": lambda rows: Few(rows, 200, 41, 41),
     "joint": NoneComplete,
-    "joint with few labels": lambda rows: FewModalities(rows, labelled=20, share=0.5),
+    "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20, share=0.5)),
 }
 RESUMED = ("em", "kl", "difference of draws")
 #: Numbers of training and validation images that leave a process with none, or with too few for a

@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from gendae.corruption import GaussianNoise, SpikeNoise
 from gendae.data.base import SPLITS
 from gendae.data.images import Digits
-from gendae.data.multimodal import Multimodal
+from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
@@ -153,7 +153,7 @@ RULES = {
 def data_of(case):
     """Its batches, larger where an epoch goes over them twice: all cases have as many updates."""
     if case == "joint":
-        return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=80)
+        return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=FewLabels(80))
 
     if case == "difference in phases":
         return FewDigits(100)

@@ -34,7 +34,7 @@ def trained(folder, monitor, loaders=False, **options):
     run = trainer(callbacks=[CreditMonitor(monitor, 50)], default_root_dir=folder, **limits)
 
     if loaders:
-        train, valid = (TensorDataset(*Digits().split(name)) for name in ("train", "valid"))
+        train, valid = (TensorDataset(*Digits().split(name)[:2]) for name in ("train", "valid"))
         run.fit(rule, DataLoader(train, 100, shuffle=True), DataLoader(valid, 40))
     else:
         run.fit(rule, Digits())
@@ -61,7 +61,7 @@ def test_training_is_the_same_with_and_without_the_monitor(tmp_path, stochastic,
 
 def test_the_monitor_logs_what_credit_measures_on_the_first_validation_images(tmp_path):
     run, _ = trained(tmp_path, 2)
-    x, y = Digits().split("valid")[:50]
+    x, y, _ = Digits().split("valid")[:50]
     measured = credit.by_layer(run.lightning_module, x, y)
 
     for name, values in measured.items():
