@@ -10,6 +10,7 @@ from gendae.commands.common import Table, data_of, load_generative, shape_of
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, named_mask
 from gendae.data.files import read_image, read_images
+from gendae.errors import choice
 
 
 def inpaint(
@@ -64,7 +65,7 @@ def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
     path = Path(mask)
     if not path.is_file():
         raise ValueError(
-            f"--mask {mask!r} is unknown: neither a file nor one of {', '.join(MASKS)}"
+            f"--mask {mask!r} is unknown: no file of this name, and no mask; {choice(mask, MASKS)}"
         )
 
     image = torch.from_numpy(read_image(path).copy())

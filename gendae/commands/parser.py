@@ -78,7 +78,7 @@ def overview() -> list[str]:
     lines = [
         "usage: gendae COMMAND [--OPTION VALUE ..]",
         "",
-        "Deep generative models as stacks of denoising auto-encoders, trained by target propagation.",
+        "Deep generative models as stacks of auto-encoders, trained by target propagation.",
     ]
     for group, names in GROUPS.items():
         lines += ["", f"{group}:"]

@@ -1,7 +1,7 @@
 """Mistakes in options and files of `gendae fit`, each in one line.
 
-jsonargparse tells over many lines where a value failed: the keys and classes on the way to it, from
-the outside inwards. What is wrong, what is accepted and the nearest name are read off these lines.
+jsonargparse tells over many lines where a value failed: the keys and classes on the way to it,
+from the outside inwards. What is wrong, what is accepted and the nearest name are read off them.
 """
 
 import inspect
@@ -134,10 +134,22 @@ def _option(message: str, parser: ArgumentParser) -> str | None:
     accepted = _below(options, section + dot) or _below(options, "")
 
     line = f"no option --{name}; accepted: {', '.join(accepted)}"
-    near = nearest(name, options)
+    near = _nearest_option(name, options)
     if near is not None:
         line += f"; did you mean --{near}?"
     return line
+
+
+def _nearest_option(name: str, options: list[str]) -> str | None:
+    """The option of the nearest section, or the nearest of all where the section is known."""
+    first, dot, rest = name.partition(".")
+    sections = _below(options, "")
+    section = nearest(first, sections)
+    if section is None or first in sections:
+        return nearest(name, options)
+
+    option = f"{section}{dot}{rest}"
+    return option if option in options else section
 
 
 def _below(options: Iterable[str], prefix: str) -> list[str]:
@@ -163,8 +175,14 @@ def _class(message: str, _: ArgumentParser) -> str | None:
     if base is not None:
         return f"{place}={path!r} is unknown; {choice(name, sorted(_public(base)))}"
 
-    what = "of another kind" if path in gendae.__all__ else "unknown"
-    return f"{place}={path!r} is {what}; {choice(name, gendae.__all__)}"
+    if path in gendae.__all__:
+        return f"{place}={path!r} makes another kind of object than is needed"
+
+    line = f"{place}={path!r} is unknown; a public name of gendae or an import path is needed"
+    near = nearest(name, gendae.__all__)
+    if near is not None:
+        line += f"; did you mean {near}?"
+    return line
 
 
 def _base(before: str) -> type | None:
@@ -208,7 +226,7 @@ def _value(message: str, _: ArgumentParser) -> str | None:
     return f"{_place(before)}={shortened(given[1], 80)}: {wanted} is needed"
 
 
-# -- classes and types ------------------------------------------------------------------------------
+# -- classes and types -----------------------------------------------------------------------
 
 
 def _classes(text: str) -> list[str]:
