@@ -30,7 +30,7 @@ DTP = "DifferenceTargetPropRule"
 CONFIG = {
     "seed_everything": 5,
     "trainer": {"max_epochs": 9, "accelerator": "cpu"},
-    "model": rule(f"gendae.rules.{DTP}", stack=NETWORK, sigma=0.1, lr_f=2e-3, lr_g=1e-3),
+    "model": rule(f"gendae.{DTP}", stack=NETWORK, sigma=0.1, lr_f=2e-3, lr_g=1e-3),
     "data": {"class_path": "gendae.Digits", "init_args": {"batch_size": 50}},
 }
 ALIGNMENT = rule("FeedbackAlignmentRule", stack=network(activation="relu"), lr_f=5e-3)
@@ -181,10 +181,10 @@ def images(path):
 
 CONFIGS = {
     "c": {},
-    "bits": {"model": rule(f"gendae.rules.{DTP}", stack=network(bits=[1]))},
-    "wide": {"model": rule(f"gendae.rules.{DTP}", stack=network(sizes=[64, 13, 12]))},
+    "bits": {"model": rule(f"gendae.{DTP}", stack=network(bits=[1]))},
+    "wide": {"model": rule(f"gendae.{DTP}", stack=network(sizes=[64, 13, 12]))},
     "kl": {"model": rule("gendae.KLRule", stack=rule("gendae.deep_autoencoder", sizes=[64, 8]))},
-    "rate": {"model": rule(f"gendae.rules.{DTP}", stack=NETWORK, lr_f=-1.0)},
+    "rate": {"model": rule(f"gendae.{DTP}", stack=NETWORK, lr_f=-1.0)},
     "bare": {"data": images("x.npy")},
     "narrow": {"data": images("narrow.npz")},
     "eleven": {"data": images("eleven.npz")},
