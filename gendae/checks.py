@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendae.errors import choice
+
 T = TypeVar("T")
 
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
-    """`value` if it is among `accepted`, else a ValueError that lists them."""
+    """`value` if it is among `accepted`, else a ValueError with all of them and the nearest."""
     accepted = list(accepted)
     if value not in accepted:
-        raise ValueError(f"{name}={value!r} is unknown; accepted: {', '.join(accepted)}")
+        raise ValueError(f"{name}={value!r} is unknown; {choice(str(value), accepted)}")
 
     return value
 

@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from gendae import checks
+from gendae.errors import nearest
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
 from gendae.models.settings import Settings
@@ -26,8 +27,11 @@ from gendae.registry import build, describe
 from gendae.storage import verify
 from gendae.storage.archive import CheckpointError, read, regular_file
 from gendae.storage.atomic import write_whole
+from gendae.storage.shipped import shipped_files
 
 FORMAT = "gendae/1"
+#: Where models lie that come with gendae, below the roots of `shipped_files`.
+MODELS = "checkpoints/*.safetensors"
 #: Metadata of a .safetensors; the last one, of the description, is missing in files of earlier
 #: versions.
 METADATA = ("format", "gendae", "sha256")
@@ -143,18 +147,9 @@ def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal
 # -- files and their places -----------------------------------------------------------------------
 
 
-def shipped_folders() -> list[Path]:
-    """Where shipped checkpoints lie: in the installed package, or in a source checkout."""
-    package = Path(__file__).parents[1]
-    return [package / "checkpoints", package.parent / "checkpoints"]
-
-
 def shipped() -> list[str]:
     """Names of the checkpoints that come with gendae."""
-    names: set[str] = set()
-    for folder in shipped_folders():
-        names.update(file.stem for file in folder.glob("*.safetensors"))
-    return sorted(names)
+    return list(shipped_files(MODELS))
 
 
 def locate(path: str | Path) -> Path:
@@ -163,20 +158,22 @@ def locate(path: str | Path) -> Path:
     if path.is_file():
         return path
 
-    if path.name == str(path) and not path.suffix:
-        for folder in shipped_folders():
-            candidate = folder / f"{path}.safetensors"
-            if candidate.is_file():
-                return candidate
+    models = shipped_files(MODELS)
+    if str(path) in models:
+        return models[str(path)]
 
     try:
         return regular_file(path)
     except FileNotFoundError as error:
         what = "a link to nothing" if path.is_symlink() else "there is no such file"
-        raise FileNotFoundError(
+        line = (
             f"no model {str(path)!r}: {what}, and the shipped models are "
-            f"{', '.join(shipped()) or 'none'}"
-        ) from error
+            f"{', '.join(models) or 'none'}"
+        )
+        near = nearest(str(path), models)
+        if near is not None:
+            line += f"; did you mean {near}?"
+        raise FileNotFoundError(line) from error
 
 
 def check_shipped(path: Path) -> None:

@@ -1,19 +1,26 @@
 """The command line as a user meets it, on small models; errors are one line and exit code 2."""
 
+import functools
+import inspect
 import json
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from gendae import cli, load, plots, save
+from gendae import __all__, cli, load, plots, save
 from gendae.commands import inpaint
+from gendae.commands.parser import COMMANDS, TRAINING, parser
 from gendae.models.architectures import deep_autoencoder
+from gendae.sampling.samplers import SAMPLERS
+from gendae.storage.model_file import shipped
 from gendae.training.fit import new_run_folder
 from tests.conftest import small_stack
 
@@ -41,6 +48,15 @@ def gendae(*arguments):
         return cli.main([str(a) for a in arguments])
     except SystemExit as stop:
         return stop.code
+
+
+def one_line(capsys):
+    """The one line of an error, beside what Lightning says of seeds."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    (line,) = [line for line in lines if not line.startswith(("Seed set", "/"))]
+
+    assert line.startswith("gendae: error: ")
+    return line
 
 
 SMALL = ["--model.stack.sizes", "[64, 20, 8]"]
@@ -272,11 +288,111 @@ def test_user_errors_are_one_line_exit_2_and_write_nothing(
     arguments = [word.format(config=DIGITS) for word in command.split()]
     assert gendae(*arguments) == 2
 
-    error = " ".join(capsys.readouterr().err.strip().splitlines())
-    assert words in error
-    assert "Traceback" not in error
+    assert words in one_line(capsys)
     assert {p for p in tmp_path.rglob("*") if p.is_file()} == before
     assert not list((tmp_path / "runs").glob("*"))
+
+
+KL = f"fit --config {ROOT}/configs/digits-kl.yaml"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("sampel x", "no command 'sampel'; accepted: fit, validate, test, "),
+        ("sampel x", "did you mean sample?"),
+        ("sample m --sampels 3", "sample: no option --sampels; accepted: --help, --n"),
+        ("sample m --sed 3", "did you mean --seed?"),
+        ("sample m --n", "sample: --n: expected one argument"),
+        ("sample m --n many", "sample: --n: 'many' is no whole number"),
+        ("evaluate m --sigma-x wide", "evaluate: --sigma-x: 'wide' is no number"),
+        ("sample", "sample: needed: MODEL; `gendae sample --help` says what for"),
+        ("sample m x", "sample: 'x' is one argument too many"),
+        ("export m", "export: needed: --out"),
+        ("sample mnist-kl-parzn", "did you mean mnist-kl-parzen?"),
+        ("sample digits-variational-em --sampler generat", "did you mean generate?"),
+        ("inpaint digits-variational-em --mask rigth", "did you mean right?"),
+        ("fit", "needed: --config FILE.yaml, or a rule with its network, and data"),
+        ("fit --config nofile.yaml", "nofile.yaml: file does not exist"),
+        ("fit --config mnist-kl-gausian", "configs/mnist-kl-gaussian.yaml?"),
+        (KL + " --model.alhpa 3", "model.alhpa: no argument of KLRule; accepted: stack, "),
+        (KL + " --model.alhpa 3", "did you mean alpha?"),
+        (KL + " --model.stack.size [3]", "did you mean sizes?"),
+        (KL + " --model.alpha big", "model.alpha=big: a number is needed"),
+        (KL + " --model.alpha", "--model, or an option below it, lacks its value"),
+        (KL + " --model KLRul", "model='KLRul' is unknown; accepted: BackStepRule, "),
+        (KL + " --model.help KLRul", "did you mean KLRule?"),
+        (KL + " --data MNSIT", "did you mean MNIST?"),
+        (KL + " --trainer.max_epoch 3", "did you mean --trainer.max_epochs?"),
+        (KL + " --trainr.max_epochs 3", "did you mean --trainer.max_epochs?"),
+        (KL + " --max_epochs 3", "did you mean --trainer.max_epochs?"),
+        (KL + " --trainer.max_epochs x", "trainer.max_epochs=x: a whole number or null is needed"),
+        (KL + " --parzen.nn 3", "accepted: n, grid, every, picture; did you mean --parzen.n?"),
+        (KL + " stray", "'stray' is one argument too many"),
+        (KL + " --model.eval_samples 3", "is model.stack.settings.samples since gendae 0.2"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_nearest_name(
+    tmp_path, monkeypatch, capsys, command, words
+):
+    monkeypatch.chdir(tmp_path)
+    assert gendae(*command.split()) == 2
+    assert words in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+STACK = "model.init_args.stack"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("trainer.max_epoch", 3, "did you mean --trainer.max_epochs?"),
+        ("dat", {"class_path": "Digits"}, "did you mean --data?"),
+        ("data.class_path", "gendae.Digitss", "data='gendae.Digitss' is unknown; accepted: "),
+        ("data.init_args", {"batchsize": 3}, "did you mean batch_size?"),
+        ("model", 3, "model=3: a class_path of Rule, with its init_args, is needed"),
+        (f"{STACK}.init_args.sizes", "ab", "model.stack.sizes=ab: a list is needed"),
+        (f"{STACK}.init_args.prior", {"class_path": "GausPrior"}, "mean GaussianPrior?"),
+        (f"{STACK}.class_path", "gendae.deep_auto", "did you mean deep_autoencoder?"),
+        (f"{STACK}.class_path", "Digits", "makes another kind of object than is needed"),
+        ("model.init_args.optimizer", "sgd", "is model.rates.optimizer since gendae 0.2"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(tmp_path, capsys, key, value, words):
+    config = yaml.safe_load(Path(KL.split()[-1]).read_text())
+    *way, last = key.split(".")
+    section = functools.reduce(lambda part, name: part[name], way, config)
+    section[last] = value
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+
+    assert gendae("fit", "--config", tmp_path / "c.yaml") == 2
+    assert words in one_line(capsys)
+
+
+def test_list_has_a_line_on_everything_that_comes_with_gendae(capsys):
+    assert gendae("list") == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    texts = dict(line for line in lines if len(line) == 2)
+
+    rules = [name for name in __all__ if name.endswith("Rule")]
+    configs = [path.name for path in (ROOT / "configs").iterdir()]
+    for name in (*rules, *configs, *shipped(), *SAMPLERS, "ParzenPrior", "GaussianPrior"):
+        assert texts[name], name
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(TRAINING)))
+def test_every_argument_is_an_option_with_a_help_text(name):
+    function = getattr(import_module(f"gendae.commands.{name}"), name)
+    options = {o.dest: o for o in parser(name)._actions if o.dest != "help"}
+
+    for argument in inspect.signature(function).parameters.values():
+        if argument.kind is not argument.VAR_POSITIONAL:
+            option = options.pop(argument.name)
+            assert len(option.help) > 8, argument.name
+            assert option.default in (argument.default, None, False)
+
+    assert options == {}
 
 
 def test_divergence_ends_with_one_line(tmp_path, capsys):

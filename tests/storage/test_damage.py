@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from gendae import load, save
 from gendae.models.architectures import deep_autoencoder
 from gendae.rules.targetprop import TargetPropRule
-from gendae.storage import model_file
+from gendae.storage import model_file, shipped
 from gendae.storage.archive import END, END_SIZE, SEALED, CheckpointError, WholeFileIO, read, seal
 from tests.rules.test_base import trainer
 from tests.training.resuming import FewDigits, quiet
@@ -256,7 +256,8 @@ def test_what_may_not_be_read(good, tmp_path, suffix):
 
 def test_a_shipped_model_must_be_the_one_in_the_manifest(good, tmp_path, monkeypatch):
     """Another model of the same name and shape is noticed; so is a lost manifest."""
-    monkeypatch.setattr(model_file, "shipped_folders", lambda: [tmp_path])
+    monkeypatch.setattr(shipped, "ROOTS", [tmp_path])
+    monkeypatch.setattr(model_file, "MODELS", "*.safetensors")
     path = tmp_path / "ours.safetensors"
     manifest = tmp_path / "manifest.json"
     shutil.copy(good / "m.safetensors", path)

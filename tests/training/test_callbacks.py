@@ -34,7 +34,8 @@ def trained(folder, monitor, loaders=False, **options):
     run = trainer(callbacks=[CreditMonitor(monitor, 50)], default_root_dir=folder, **limits)
 
     if loaders:
-        train, valid = (TensorDataset(*Digits().split(name)[:2]) for name in ("train", "valid"))
+        splits = (Digits().split(name) for name in ("train", "valid"))
+        train, valid = (TensorDataset(split.x, split.y) for split in splits)
         run.fit(rule, DataLoader(train, 100, shuffle=True), DataLoader(valid, 40))
     else:
         run.fit(rule, Digits())
