@@ -1,111 +1,32 @@
 """gendae: deep generative models and classifiers as stacks of auto-encoders.
 
 They are trained by target propagation. Names are imported when first used, so that `import gendae`
-and the command line stay quick.
+and the command line stay quick. The list of public names, with their homes, is `__init__.pyi`: type
+checkers and editors read it, and so does this file.
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_HOME = {
-    "FlipNoise": "corruption",
-    "GaussianNoise": "corruption",
-    "NeighbourNoise": "corruption",
-    "RelativeNoise": "corruption",
-    "SpikeNoise": "corruption",
-    "Bernoulli": "laws",
-    "Discrete": "laws",
-    "Gaussian": "laws",
-    "Categorical": "laws",
-    "LearnedGaussian": "laws",
-    "Affine": "layers.affine",
-    "MLP": "layers.mlp",
-    "Pair": "layers.pair",
-    "TiedPair": "layers.pair",
-    "InvertibleAffine": "layers.invertible",
-    "InvertiblePair": "layers.invertible",
-    "OptimizingPair": "layers.optimized",
-    "optimize_code": "layers.optimized",
-    "Prior": "priors.base",
-    "AutoencoderPrior": "priors.autoencoder",
-    "FactorialPrior": "priors.factorial",
-    "GaussianPrior": "priors.gaussian",
-    "LinearAutoencoderPrior": "priors.linear",
-    "ParzenPrior": "priors.parzen",
-    "ManifoldParzenPrior": "priors.manifold",
-    "HeldOut": "priors.bandwidth",
-    "Learning": "priors.autoencoder",
-    "Walk": "priors.autoencoder",
-    "Reconstruction": "priors.denoising",
-    "NearestNeighbour": "priors.denoising",
-    "parzen_log_prob": "priors.parzen",
-    "Stack": "models.stack",
-    "Classifier": "models.classifier",
-    "EachModality": "models.modalities",
-    "Modality": "models.modalities",
-    "Junction": "models.modalities",
-    "JointStack": "models.joint",
-    "GradientInference": "inference",
-    "TargetPropInference": "inference",
-    "targetprop_gradient": "inference",
-    "AncestralSampler": "sampling.samplers",
-    "GenerateSampler": "sampling.samplers",
-    "JointChainSampler": "sampling.samplers",
-    "LatentChainSampler": "sampling.samplers",
-    "generate": "sampling.samplers",
-    "LevelSampler": "sampling.level",
-    "chain_states": "sampling.level",
-    "chain_report": "metrics.chains",
-    "nearest_neighbour_sigma": "metrics.chains",
-    "signal_dimensions": "metrics.chains",
-    "Completer": "completion.completer",
-    "complete": "completion.modalities",
-    "Inpainter": "completion.inpainting",
-    "inpaint": "completion.inpainting",
-    "named_mask": "completion.inpainting",
-    "ParzenLogLikelihood": "metrics.parzen",
-    "importance_weighted_bound": "metrics.bounds",
-    "data_copying": "metrics.neighbours",
-    "precision_recall_density_coverage": "metrics.neighbours",
-    "sample_quality": "metrics.quality",
-    "JointTargetPropRule": "rules.joint",
-    "KLRule": "rules.kl",
-    "TargetPropRule": "rules.targetprop",
-    "VariationalEMRule": "rules.variational_em",
-    "BackStepRule": "rules.backstep",
-    "BackpropRule": "rules.backprop",
-    "ContrastiveHebbianRule": "rules.hebbian",
-    "DifferenceTargetPropRule": "rules.difference",
-    "FeedbackAlignmentRule": "rules.backprop",
-    "GeneRecRule": "rules.hebbian",
-    "StraightThroughRule": "rules.backprop",
-    "angles": "rules.credit",
-    "inverse_error": "rules.credit",
-    "target_improvement": "rules.credit",
-    "Graphs": "training.graphs",
-    "deep_autoencoder": "models.architectures",
-    "deep_classifier": "models.architectures",
-    "stack_of": "models.architectures",
-    "joint_autoencoder": "models.architectures",
-    "Data": "data.base",
-    "Split": "data.loader",
-    "MNIST": "data.images",
-    "Digits": "data.images",
-    "Images": "data.images",
-    "Shards": "data.shards",
-    "Toys2D": "data.toys",
-    "Multimodal": "data.multimodal",
-    "FewLabels": "data.multimodal",
-    "Arrays": "data.multimodal",
-    "register": "registry",
-    "load": "storage.model_file",
-    "save": "storage.model_file",
-    "pretrained_classifier": "storage.model_file",
-    "FeatureClassifier": "metrics.features",
-    "load_feature_classifier": "metrics.features",
-}
+
+def _homes() -> dict[str, str]:
+    """The module of each public name."""
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text())
+
+    homes = {}
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
+            homes.update({alias.name: str(node.module) for alias in node.names})
+
+    return homes
+
+
+_HOME = _homes()
 __all__ = list(_HOME)
 
 
@@ -113,8 +34,16 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
     if name not in _HOME:
         raise AttributeError(f"module 'gendae' has no attribute {name!r}")
 
-    module = import_module(f"gendae.{_HOME[name]}")
-    return getattr(module, name)
+    home = _HOME[name]
+    if home == __name__:
+        return _submodule(name)
+
+    return getattr(import_module(home), name)
+
+
+def _submodule(name: str) -> ModuleType:
+    """A module of gendae that is public itself."""
+    return import_module(f"{__name__}.{name}")
 
 
 def __dir__() -> list[str]:
