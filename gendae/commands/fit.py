@@ -73,7 +73,7 @@ def _train(command: str, *options: str) -> list[str]:
 def help_lines(command: str) -> list[str]:
     """The lines of --help: options that most people need, rules, and configurations."""
     options = [f"  {option:<32}{text}" for option, text in OPTIONS.items()]
-    rules = ", ".join(name for name in gendae.__all__ if name.endswith("Rule"))
+    rules = ", ".join(name for name in gendae.__all__ if name.endswith("Rule") and name != "Rule")
     what = globals()[command].__doc__.splitlines()[0]
 
     lines = [f"usage: gendae {command} --config FILE.yaml [--OPTION VALUE ..]", "", what, ""]
