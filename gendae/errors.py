@@ -8,6 +8,8 @@ from difflib import get_close_matches
 def reason(error: BaseException) -> str:
     """The message of an error, without what jsonargparse wraps around a constructor's message.
 
+    It wraps once for each object that holds the one whose constructor refused.
+
     Example:
         >>> wrapped = (
         ...     "Does not validate\\nErrors:\\n  - lr_f=-1.0\\n"
@@ -17,8 +19,8 @@ def reason(error: BaseException) -> str:
         'lr_f=-1.0'
     """
     text = str(error)
-    inner = re.search(r"Errors:\s*- (.*)\s- Expected a <class 'NoneType'>", text, re.DOTALL)
-    if inner:
+    wrapped = re.compile(r"Errors:\s*- (.*)\s- Expected a <class 'NoneType'>", re.DOTALL)
+    while inner := wrapped.search(text):
         text = inner[1]
 
     one_line = " ".join(text.split())
