@@ -445,15 +445,13 @@ def test_a_fit_logs_the_error_of_one_pass_and_its_best_checkpoint_predicts(tmp_p
     assert found.prior.fitted
 
 
-def test_the_prior_is_that_of_complete_examples():
+@pytest.mark.parametrize("batches", [1, 2])
+def test_prior_and_residuals_are_those_of_complete_examples(batches):
     stack = stack_of()
     x, there = batch_of(stack)
-    rule_of(stack).fit_prior([(x[:3], there[:3]), (x[3:], there[3:])])
-    assert torch.allclose(stack.prior.mean, stack.encode(x[there.all(1)])[-1].mean(0))
-
-
-def test_residuals_are_those_of_complete_examples():
-    stack = stack_of()
-    x, there = batch_of(stack)
-    rule_of(stack).fit_prior([(x, there)])
-    assert torch.allclose(stack.residuals, stack.fit_residuals(x[there.all(1)]))
+    whole = there.all(1)
+    parts = [part.tensor_split(batches) for part in (x, there)]
+    rule_of(stack).fit_prior(zip(*parts, strict=True))
+    assert torch.allclose(stack.prior.mean, stack.encode(x[whole])[-1].mean(0))
+    first = parts[0][0][parts[1][0].all(1)]
+    assert torch.allclose(stack.residuals, stack.fit_residuals(first))
