@@ -1,4 +1,4 @@
-"""Train the network of checkpoints/features/: its validation error each epoch, and its test error once at the end.
+"""Train the network of checkpoints/features/: validation error each epoch, test error at the end.
 
 python benchmarks/classifier.py [--out checkpoints/features/mnist-classifier.safetensors]
 """
@@ -23,6 +23,7 @@ def main():
     )
     parser.add_argument("--config", default=str(ROOT / CONFIG))
     args = parser.parse_args()
+
     cli = LightningCLI(
         ClassifierTraining,
         Data,
@@ -31,13 +32,25 @@ def main():
         save_config_callback=None,
         args=["--config", args.config],
     )
+
     start = time.perf_counter()
     cli.trainer.fit(cli.model, cli.datamodule)
     cli.model.network.normalise(cli.datamodule.split("train").x)
     seconds = time.perf_counter() - start
+
     validation = cli.trainer.callback_metrics["val/error"].item()
     test = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]["test/error"]
-    facts = {
+
+    path = save_feature_classifier(cli.model.network, args.out, facts_of(cli, validation, test))
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.2f} MB, validation error {100 * validation:.2f} %, "
+        f"test error {100 * test:.2f} %, {seconds:.0f} s"
+    )
+
+
+def facts_of(cli, validation, test):
+    """How the network was trained and how well it does: what its file says."""
+    return {
         "dataset": type(cli.datamodule).__name__,
         "seed": cli.config["seed_everything"],
         "epochs": cli.trainer.current_epoch,
@@ -46,11 +59,6 @@ def main():
         "validation_error": round(validation, 5),
         "test_error": round(test, 5),
     }
-    path = save_feature_classifier(cli.model.network, args.out, facts)
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.2f} MB, validation error {100 * validation:.2f} %, "
-        f"test error {100 * test:.2f} %, {seconds:.0f} s"
-    )
 
 
 if __name__ == "__main__":

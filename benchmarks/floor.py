@@ -1,11 +1,12 @@
-"""The floor of a computation: its own matrix products, recorded while it runs, and replayed with nothing between them.
+"""The floor of a computation: its matrix products, recorded, and replayed with nothing between.
 
     with MatrixProducts() as products:
         step()
     seconds(products.replay)
 
-Operands have the recorded sizes and strides, and one operand stands for each piece of memory that operands had, so that
-what is used again is as warm in the caches as it was, or warmer: nothing else runs in between.
+Operands have the recorded sizes and strides. One operand stands for each piece of memory that
+operands had, so that memory that is used again is as warm in the caches as it was, or warmer:
+nothing else runs in between.
 """
 
 import time
@@ -30,24 +31,28 @@ class MatrixProducts(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.calls, self._standins = [], {}
+        self.calls = []
+        self._standins = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func in PRODUCTS:
-            self.calls.append(
-                (func, [self._standin(a) if torch.is_tensor(a) else a for a in args], kwargs or {})
-            )
-        return func(*args, **(kwargs or {}))
+            self.calls.append((func, [self._recorded(a) for a in args], kwargs))
 
-    def _standin(self, tensor):
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        return func(*args, **kwargs)
+
+    def _recorded(self, argument):
+        if not torch.is_tensor(argument):
+            return argument
+
+        shape = argument.shape
+        stride = argument.stride()
+        like = {"dtype": argument.dtype, "device": argument.device}
+        key = (argument.data_ptr(), tuple(shape), stride, argument.dtype)
         if key not in self._standins:
-            blank = torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-            )
-            self._standins[key] = blank.copy_(
-                torch.randn(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-            )
+            blank = torch.empty_strided(shape, stride, **like)
+            self._standins[key] = blank.copy_(torch.randn(shape, **like))
+
         return self._standins[key]
 
     @property
@@ -57,8 +62,12 @@ class MatrixProducts(TorchDispatchMode):
         for func, args, _ in self.calls:
             a, b = [x for x in args if torch.is_tensor(x)][-2:]
             if func is aten.linear.default:
-                a, b = args[0], args[1].T
-            total += 2 * a.numel() * (b.shape[-1] if b.ndim > 1 else 1)
+                a = args[0]
+                b = args[1].T
+
+            columns = b.shape[-1] if b.ndim > 1 else 1
+            total += 2 * a.numel() * columns
+
         return total
 
     @torch.no_grad()
@@ -74,9 +83,10 @@ def wait(device="cpu"):
 
 
 def interleaved(calls, repeats, device="cpu", quantile=0.25):
-    """Seconds of each call, timed in turns so that all see the same machine: a low quantile of the repeats."""
+    """Seconds of each call, timed in turns so that all see the same machine: a low quantile."""
     for call in calls.values():
         call()
+
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -85,4 +95,5 @@ def interleaved(calls, repeats, device="cpu", quantile=0.25):
             call()
             wait(device)
             times[name].append(time.perf_counter() - start)
+
     return {name: sorted(taken)[int(quantile * len(taken))] for name, taken in times.items()}

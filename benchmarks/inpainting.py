@@ -1,4 +1,4 @@
-"""Inpainting error of each half against the training mean and 5 nearest neighbours, on test images.
+"""Inpainting error of each half against the training mean and 5 nearest neighbours: test images.
 
 python benchmarks/inpainting.py MODEL [MODEL ..] [--images 500]
 """
@@ -16,6 +16,7 @@ def main():
     parser.add_argument("models", nargs="+")
     parser.add_argument("--images", type=int, default=500)
     args = parser.parse_args()
+
     for model in args.models:
         stack = load(model)
         for half, row in inpainting_errors(stack, data_of(stack), args.images).items():

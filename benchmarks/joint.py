@@ -1,13 +1,16 @@
-"""Joint models on MNIST: labels, generation by class, completion of halves, ascent, and what the weights of Eq. 19 do.
+"""Joint models on MNIST: labels, generation by class, completion of halves, ascent, and Eq. 19.
 
     python benchmarks/joint.py label runs/joint-label/* --json docs/results/joint-label.json
     python benchmarks/joint.py errors NAME=FOLDER .. --json docs/results/joint-semi.json
     python benchmarks/joint.py halves MODEL --json docs/results/joint-halves.json --pictures docs
     python benchmarks/joint.py ascent MODEL --json docs/results/joint-ascent.json --pictures docs
-    python benchmarks/joint.py hybrid missing=FOLDER inferred=FOLDER gradient=FOLDER joint=FOLDER --pictures docs
+    python benchmarks/joint.py hybrid missing=FOLDER gradient=FOLDER joint=FOLDER --pictures docs
 
-A MODEL is anything that gendae.load reads, or a run folder (its best checkpoint). Test images are looked at once for each
-model; what has to be chosen (numbers of neighbours, for instance) is chosen on validation images.
+`hybrid` measures what the weights of Eq. 19 do, for rows missing, inferred, gradient and joint.
+
+A MODEL is anything that gendae.load reads, or a run folder (its best checkpoint). Test images are
+looked at once for each model; what has to be chosen (numbers of neighbours, for instance) is
+chosen on validation images.
 """
 
 import argparse
@@ -27,14 +30,19 @@ from gendae.data.images import MNIST
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.neighbours import precision_recall_density_coverage
 from gendae.models.joint import JointStack
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import upgraded
 
+ONE_PASS = "missingness input, one pass"
+
 
 def model_at(path):
-    return load(checkpoint_of(path) if Path(path).is_dir() else path)
+    if Path(path).is_dir():
+        path = checkpoint_of(path)
+
+    return load(path)
 
 
 def parts(stack, split):
@@ -42,66 +50,11 @@ def parts(stack, split):
     return stack.separate(data_of(stack).split(split).x)
 
 
-# -- image and label -----------------------------------------------------------------------------------------------
-
-
-def label(paths, n=1000):
-    """Error rates by one pass and by chains; agreement of class-conditional samples with a classifier of real digits."""
-    network, results = load_feature_classifier(), []
-    for path in paths:
-        stack = model_at(path)
-        row = {"model": str(path), "seed": stack.facts["seed"]}
-        for split in ("valid", "test"):
-            values = parts(stack, split)
-            x, y = values["image"], values["label"].argmax(1)
-            row[f"{split}_error"] = error_rate(stack.predict({"image": x}, "label"), y)
-        classes = torch.arange(10).repeat_interleave(n // 10)
-        row |= by_chains(stack, parts(stack, "test"))
-        for name, completer in {
-            "prior, no rounds": Completer(0, begin="prior"),
-            "prior, 5 rounds": chain(stack, "prior", 5),
-            "prior, 50 rounds": chain(stack, "prior"),
-            "mask, 50 rounds": chain(stack, "mask"),
-        }.items():
-            samples = (
-                complete(stack, {"label": classes}, completer=completer, seed=0)
-                .values["image"]
-                .clamp(0, 1)
-            )
-            p = network(samples).softmax(1)
-            features = network.features(samples)
-            quality = precision_recall_density_coverage(
-                network.features(parts(stack, "test")["image"]), features, 5
-            )
-            row[name] = {
-                "agreement": (p.argmax(1) == classes).float().mean().item(),
-                "least": (p.argmax(1) == classes).float().view(10, -1).mean(1).min().item(),
-                "spread": samples.view(10, n // 10, -1).std(1).mean().item(),
-                "precision": quality.precision,
-                "recall": quality.recall,
-            }
-        results.append(row)
-        print(json.dumps(row))
-    for key in ("valid_error", "test_error"):
-        print(key, spread([row[key] for row in results]))
-    return results
-
-
-def by_chains(stack, values, chains=8):
-    """Error rates of labels that are inferred by rounds of encoding and decoding instead of one pass (question 12)."""
-    x, y = values["image"], values["label"].argmax(1)
-    found = {}
-    for name, completer, n in (
-        ("MAP", Completer.map(50), 1),
-        (f"mean of {chains} chains of 20", Completer.mcmc(20), chains),
-    ):
-        p = complete(stack, {"image": x}, n=n, completer=completer, seed=0).values["label"]
-        found[name] = error_rate(p.view(len(x), n, -1).mean(1), y)
-    return {"inferred": found}
-
-
-def chain(stack, begin, rounds=50):
-    return Completer.mcmc(rounds, begin=begin, corruption=stack.settings["completer"].corruption)
+def label_error(stack, split):
+    """Error rate of labels by one pass from the image."""
+    values = parts(stack, split)
+    p = stack.predict({"image": values["image"]}, "label")
+    return error_rate(p, values["label"].argmax(1))
 
 
 def spread(values):
@@ -110,34 +63,116 @@ def spread(values):
     return f"{100 * mean(values):.2f} +- {100 * sd:.2f} % ({len(values)})"
 
 
+# -- image and label ------------------------------------------------------------------------------
+
+
+def label(paths, n=1000):
+    """Error rates by one pass and by chains, and how well samples of a class show that class.
+
+    A classifier of real digits judges the samples.
+    """
+    network = load_feature_classifier()
+    results = []
+    for path in paths:
+        stack = model_at(path)
+        row = {"model": str(path), "seed": stack.facts["seed"]}
+        for split in ("valid", "test"):
+            row[f"{split}_error"] = label_error(stack, split)
+
+        test = parts(stack, "test")
+        row |= by_chains(stack, test)
+        for name, completer in completers_of_images(stack).items():
+            row[name] = class_conditional(stack, completer, network, test["image"], n)
+
+        results.append(row)
+        print(json.dumps(row))
+
+    for key in ("valid_error", "test_error"):
+        print(key, spread([row[key] for row in results]))
+
+    return results
+
+
+def completers_of_images(stack):
+    return {
+        "prior, no rounds": Completer(0, begin="prior"),
+        "prior, 5 rounds": chain(stack, "prior", 5),
+        "prior, 50 rounds": chain(stack, "prior"),
+        "mask, 50 rounds": chain(stack, "mask"),
+    }
+
+
+def chain(stack, begin, rounds=50):
+    corruption = stack.settings.completer.corruption
+    return Completer.mcmc(rounds, begin=begin, corruption=corruption)
+
+
+def class_conditional(stack, completer, network, real, n):
+    """Measures of n images that were completed from labels, as many of each class."""
+    classes = torch.arange(10).repeat_interleave(n // 10)
+    completion = complete(stack, {"label": classes}, completer=completer, seed=0)
+    samples = completion.values["image"].clamp(0, 1)
+
+    agrees = (network(samples).softmax(1).argmax(1) == classes).float()
+    features = network.features(samples)
+    quality = precision_recall_density_coverage(network.features(real), features, 5)
+    return {
+        "agreement": agrees.mean().item(),
+        "least": agrees.view(10, -1).mean(1).min().item(),
+        "spread": samples.view(10, n // 10, -1).std(1).mean().item(),
+        "precision": quality.precision,
+        "recall": quality.recall,
+    }
+
+
+def by_chains(stack, values, chains=8):
+    """Error rates of labels inferred by rounds of encoding and decoding, not by one pass.
+
+    This is question 12 of Bengio 2014, section 9.
+    """
+    x = values["image"]
+    y = values["label"].argmax(1)
+    error_rates = {}
+    for name, completer, n in (
+        ("MAP", Completer.map(50), 1),
+        (f"mean of {chains} chains of 20", Completer.mcmc(20), chains),
+    ):
+        p = complete(stack, {"image": x}, n=n, completer=completer, seed=0).values["label"]
+        error_rates[name] = error_rate(p.view(len(x), n, -1).mean(1), y)
+
+    return {"inferred": error_rates}
+
+
 def errors(rows):
     """Test errors of groups of runs."""
-    found = {}
+    groups = {}
     for row in rows:
         name, folder = row.split("=")
         runs = sorted(p for p in Path(folder).iterdir() if (p / "checkpoints/best.ckpt").is_file())
-        found[name] = {"valid": [], "test": [], "runs": []}
+        group = {"valid": [], "test": [], "runs": []}
         for run in runs:
             stack = model_at(run)
             for split in ("valid", "test"):
-                values = parts(stack, split)
-                p = stack.predict({"image": values["image"]}, "label")
-                found[name][split].append(error_rate(p, values["label"].argmax(1)))
-            found[name]["runs"].append(
+                group[split].append(label_error(stack, split))
+
+            group["runs"].append(
                 {
                     "seed": stack.facts["seed"],
                     "label_seed": upgraded(stack.facts["dataset"])["labelled"]["seed"],
                     "command": stack.facts["command"],
                 }
             )
+
+        groups[name] = group
         print(
-            f"{name}: validation {spread(found[name]['valid'])}, test {spread(found[name]['test'])}",
+            f"{name}: validation {spread(group['valid'])}, test {spread(group['test'])}",
             flush=True,
         )
-    return found
+
+    return groups
 
 
-# -- halves --------------------------------------------------------------------------------------------------------
+# -- halves ---------------------------------------------------------------------------------------
 
 
 def nearest(train_in, train_out, valid_in, valid_out, test_in):
@@ -145,9 +180,9 @@ def nearest(train_in, train_out, valid_in, valid_out, test_in):
     scores = {}
     for k in (1, 3, 5, 8, 12, 16, 24, 32, 48):
         model = KNeighborsRegressor(k, algorithm="brute").fit(train_in, train_out)
-        scores[k] = float(
-            ((model.predict(valid_in[:2000]) - valid_out[:2000].numpy()) ** 2).mean()
-        )
+        squares = (model.predict(valid_in[:2000]) - valid_out[:2000].numpy()) ** 2
+        scores[k] = float(squares.mean())
+
     best = min(scores, key=scores.get)
     model = KNeighborsRegressor(best, algorithm="brute").fit(train_in, train_out)
     return torch.from_numpy(model.predict(test_in)).float(), best
@@ -156,57 +191,66 @@ def nearest(train_in, train_out, valid_in, valid_out, test_in):
 def halves(path, pictures, given="bottom", wanted="top", n=2000, chains=16):
     """Squared error per pixel of one modality given another, spread and precision of samples."""
     stack = model_at(path)
-    train, valid, test = (parts(stack, name) for name in ("train", "valid", "test"))
-    truth = test[wanted]
+    test = parts(stack, "test")
+    methods = completions(stack, test, given, wanted)
+    samples = complete(
+        stack, {given: test[given][:n]}, n=chains, completer=Completer.mcmc(20), seed=0
+    ).values[wanted]
+    samples = samples.view(n, chains, -1)
+
+    result = {
+        "given": given,
+        "wanted": wanted,
+        "rows": squared_errors(methods, samples, test[wanted]),
+        "spread": samples.std(1).mean().item(),
+    }
+    if {given, wanted} == {"top", "bottom"}:
+        result |= on_manifold(stack, test, methods, samples, given, wanted)
+
+    if pictures:
+        out = Path(pictures) / f"{wanted}-given-{given}.png"
+        draw(stack, test, methods, samples, given, wanted, out)
+
+    print(json.dumps(result, indent=1))
+    return result
+
+
+def completions(stack, test, given, wanted):
+    """Values of the wanted modality by each method that gives one."""
+    train = parts(stack, "train")
+    valid = parts(stack, "valid")
     predicted, k = nearest(train[given], train[wanted], valid[given], valid[wanted], test[given])
     methods = {
-        "training mean": train[wanted].mean(0).expand_as(truth),
+        "training mean": train[wanted].mean(0).expand_as(test[wanted]),
         f"{k} nearest neighbours": predicted,
-        "missingness input, one pass": stack.predict({given: test[given]}, wanted),
+        ONE_PASS: stack.predict({given: test[given]}, wanted),
     }
+
     completers = {
         "MAP": Completer.map(50),
         "annealed": Completer.annealed(50),
         "MCMC, one sample": Completer.mcmc(50),
     }
     for name, completer in completers.items():
-        found = complete(stack, {given: test[given]}, completer=completer, seed=0)
-        methods[name] = found.values[wanted]
-    samples = complete(
-        stack, {given: test[given][:n]}, n=chains, completer=Completer.mcmc(20), seed=0
-    ).values[wanted]
-    samples = samples.view(n, chains, -1)
-    rows = {
-        name: {"mse": (value - truth).square().mean().item()} for name, value in methods.items()
-    }
-    mean_row = f"MCMC, mean of {chains} (first {n})"
-    rows[mean_row] = {"mse": (samples.mean(1) - truth[:n]).square().mean().item()}
-    rows["neighbours, the same images"] = {
-        "mse": (predicted[:n] - truth[:n]).square().mean().item()
-    }
-    rows["missingness, the same images"] = {
-        "mse": (methods["missingness input, one pass"][:n] - truth[:n]).square().mean().item()
-    }
-    result = {
-        "given": given,
-        "wanted": wanted,
-        "rows": rows,
-        "spread": samples.std(1).mean().item(),
-    }
-    if {given, wanted} == {"top", "bottom"}:
-        result |= on_manifold(stack, test, methods, samples, given, wanted)
-    if pictures:
-        draw(
-            stack,
-            test,
-            methods,
-            samples,
-            given,
-            wanted,
-            Path(pictures) / f"{wanted}-given-{given}.png",
-        )
-    print(json.dumps(result, indent=1))
-    return result
+        completion = complete(stack, {given: test[given]}, completer=completer, seed=0)
+        methods[name] = completion.values[wanted]
+
+    return methods
+
+
+def squared_errors(methods, samples, truth):
+    """Mean squared error of each method, and of some on the images that have samples."""
+    n, chains, _ = samples.shape
+    neighbours = next(name for name in methods if name.endswith("nearest neighbours"))
+
+    def mse(value):
+        return {"mse": (value - truth[: len(value)]).square().mean().item()}
+
+    rows = {name: mse(value) for name, value in methods.items()}
+    rows[f"MCMC, mean of {chains} (first {n})"] = mse(samples.mean(1))
+    rows["neighbours, the same images"] = mse(methods[neighbours][:n])
+    rows["missingness, the same images"] = mse(methods[ONE_PASS][:n])
+    return rows
 
 
 def whole(stack, values):
@@ -215,7 +259,7 @@ def whole(stack, values):
 
 
 def on_manifold(stack, test, methods, samples, given, wanted):
-    """Precision and class agreement of images put together from a given half and a completed one."""
+    """Precision and class agreement of images made of a given half and a completed one."""
     network = load_feature_classifier()
     real = network.features(whole(stack, test))
     y = MNIST().split("test").y
@@ -224,108 +268,135 @@ def on_manifold(stack, test, methods, samples, given, wanted):
         "real images": test[wanted][:n],
         "MCMC, one sample": samples[:, 0],
         "MCMC, mean": samples.mean(1),
-        "one pass": methods["missingness input, one pass"][:n],
+        "one pass": methods[ONE_PASS][:n],
         "MAP": methods["MAP"][:n],
     }
-    found = {}
+
+    measures = {}
     for name, value in candidates.items():
         images = whole(stack, {given: test[given][:n], wanted: value})
         quality = precision_recall_density_coverage(real, network.features(images), 5)
-        found[name] = {
+        measures[name] = {
             "precision": quality.precision,
             "recall": quality.recall,
             "class kept": (network(images).argmax(1) == y[:n]).float().mean().item(),
         }
-    return {"manifold": found}
+
+    return {"manifold": measures}
 
 
 def draw(stack, test, methods, samples, given, wanted, out, rows=10):
-    """Given, true, one pass, MAP and five samples, one row for an example; halves are put together."""
+    """Given, true, one pass, MAP and five samples, one row for an example; halves put together."""
+    are_halves = {given, wanted} == {"top", "bottom"}
 
     def image(value):
-        if {given, wanted} == {"top", "bottom"}:
+        if are_halves:
             return whole(stack, {given: test[given][:rows], wanted: value})
         return value.clamp(0, 1)
 
-    blank = torch.full_like(test[wanted][:rows], 0.5)
+    first = test[given][:rows]
+    if are_halves:
+        first = image(torch.full_like(test[wanted][:rows], 0.5))
+
     columns = [
-        image(blank) if {given, wanted} == {"top", "bottom"} else test[given][:rows],
+        first,
         image(test[wanted][:rows]),
-        *(image(methods[name][:rows]) for name in ("missingness input, one pass", "MAP")),
+        *(image(methods[name][:rows]) for name in (ONE_PASS, "MAP")),
         *(image(samples[:rows, i]) for i in range(5)),
     ]
     grid = torch.stack(columns, 1).flatten(0, 1)
     print("written:", plots.save(plots.image_grid(grid, (28, 28), len(columns)), out))
 
 
-# -- ascent ----------------------------------------------------------------------------------------------------------
+# -- ascent ---------------------------------------------------------------------------------------
 
 
 def ascent(path, pictures, given="bottom", n=500, rounds=100):
-    """log p(h_missing | h_observed) along MAP and annealed runs, for tops with a density over the joint codes."""
+    """log p(h_missing | h_observed) along MAP and annealed runs, for tops over the joint codes.
+
+    A top without a density is measured by |r(h) - h| of the missing half instead.
+    """
     stack = model_at(path)
-    codes = {
-        name: torch.cat([stack.lower(x)[-1] for x in data_of(stack).split(name).x.split(1000)])
-        for name in ("train", "test")
-    }
-    observed = stack.spread(torch.tensor([[name == given for name in stack.names]]), stack.level)[
-        0
-    ]
-    h, result = codes["test"][:n], {}
+    codes = {split: codes_of(stack, split) for split in ("train", "test")}
+    is_given = torch.tensor([[name == given for name in stack.names]])
+    observed = stack.spread(is_given, stack.level)[0]
+    h = codes["test"][:n]
     tops = {
         "Gaussian": GaussianPrior("full", 1.0),
         "Parzen": ParzenPrior(choice="kmeans", capacity=5000),
-        "auto-encoder": AutoencoderPrior([500], code=100, epochs=10),
+        "auto-encoder": AutoencoderPrior([500], code=100, learning=Learning(epochs=10)),
     }
+
+    result = {}
     curves = {}
     for name, prior in tops.items():
         joint = JointStack(stack.modalities, [], prior)
         joint.prior.fit(codes["train"])
-        start = prior.sample(n, torch.Generator().manual_seed(0))
-        start = torch.where(observed, h, start)
-        for kind, completer in {
-            "MAP": Fixed(rounds, start),
-            "annealed": Fixed(rounds, start, 1.0, 0.25),
-        }.items():
-            states = list(
-                completer.trajectory(joint, h, observed, None, torch.Generator().manual_seed(1))
-            )
-            if prior.has_density:
-                values = torch.stack([log_conditional(prior, state, observed) for state in states])
-                unit = "log p(h_missing | h_observed)  [nats]"
-            else:
-                values = torch.stack(
-                    [
-                        (prior.reconstruct(s) - s)[:, ~observed].square().sum(1).sqrt()
-                        for s in states
-                    ]
-                )
-                unit = "|r(h) - h| of the missing half"
-            average = values.mean(1)
-            result[f"{name}, {kind}"] = {
-                "measure": unit,
-                "start": average[0].item(),
-                "end": average[-1].item(),
-                "rises at every step": bool((average.diff() >= 0).all()),
-                "least change": average.diff().min().item(),
-                "largest change": average.diff().max().item(),
-                "rounds": len(states) - 1,
-            }
-            curves.setdefault((name, unit), {})[kind] = values
+        unit, runs = ascents(joint, h, observed, rounds)
+        curves[name, unit] = runs
+        for kind, values in runs.items():
+            result[f"{name}, {kind}"] = {"measure": unit, **changes(values.mean(1))}
             print(name, kind, result[f"{name}, {kind}"], flush=True)
+
         if prior.has_density:
-            ends = [curves[name, unit][kind][-1] for kind in ("MAP", "annealed")]
-            result[f"{name}, annealed ends higher"] = (ends[1] > ends[0]).float().mean().item()
+            higher = runs["annealed"][-1] > runs["MAP"][-1]
+            result[f"{name}, annealed ends higher"] = higher.float().mean().item()
+
     if pictures:
-        figure = plots.bands(
-            {
-                key: {kind: values.double() for kind, values in found.items()}
-                for key, found in curves.items()
-            },
-            "round",
-        )
-        print("written:", plots.save(figure, Path(pictures) / "ascent.png"))
+        panels = {
+            key: {kind: values.double() for kind, values in runs.items()}
+            for key, runs in curves.items()
+        }
+        out = Path(pictures) / "ascent.png"
+        print("written:", plots.save(plots.bands(panels, "round"), out))
+
     return result
+
+
+def codes_of(stack, split):
+    blocks = data_of(stack).split(split).x.split(1000)
+    return torch.cat([stack.lower(x)[-1] for x in blocks])
+
+
+def ascents(joint, h, observed, rounds):
+    """What is measured, and its values along the runs of both completers: rounds x examples."""
+    prior = joint.prior
+    start = prior.sample(len(h), torch.Generator().manual_seed(0))
+    start = torch.where(observed, h, start)
+
+    runs = {}
+    for kind, completer in {
+        "MAP": Fixed(rounds, start),
+        "annealed": Fixed(rounds, start, 1.0, 0.25),
+    }.items():
+        generator = torch.Generator().manual_seed(1)
+        states = list(completer.trajectory(joint, h, observed, None, generator))
+        if prior.has_density:
+            values = [log_conditional(prior, state, observed) for state in states]
+        else:
+            values = [step_length(prior, state, observed) for state in states]
+        runs[kind] = torch.stack(values)
+
+    if prior.has_density:
+        return "log p(h_missing | h_observed)  [nats]", runs
+    return "|r(h) - h| of the missing half", runs
+
+
+def step_length(prior, state, observed):
+    step = (prior.reconstruct(state) - state)[:, ~observed]
+    return step.square().sum(1).sqrt()
+
+
+def changes(average):
+    """How an average over examples goes along the rounds."""
+    return {
+        "start": average[0].item(),
+        "end": average[-1].item(),
+        "rises at every step": bool((average.diff() >= 0).all()),
+        "least change": average.diff().min().item(),
+        "largest change": average.diff().max().item(),
+        "rounds": len(average) - 1,
+    }
 
 
 class Fixed(Completer):
@@ -339,39 +410,41 @@ class Fixed(Completer):
         return self.begin_at
 
 
-# -- hybrid targets ----------------------------------------------------------------------------------------------------
+# -- hybrid targets -------------------------------------------------------------------------------
 
 
 def hybrid(rows, pictures):
     """Test error against joint_weight (Eq. 19)."""
-    found = {}
+    ways = {}
     for row in rows:
         name, folder = row.split("=")
-        points = {}
-        for run in sorted(Path(folder).iterdir()):
-            stack = model_at(run)
-            weight = float(stack.facts["command"].split("--model.joint_weight ")[1].split()[0])
-            values = parts(stack, "test")
-            points.setdefault(weight, []).append(
-                error_rate(
-                    stack.predict({"image": values["image"]}, "label"), values["label"].argmax(1)
-                )
-            )
-        found[name] = dict(sorted(points.items()))
-        print(name, {w: spread(e) for w, e in found[name].items()}, flush=True)
-    shared = found.pop("joint", {})  # runs at joint_weight 1, where all ways are the same
-    found = {name: points | shared for name, points in found.items()}
+        ways[name] = errors_by_weight(folder)
+        print(name, {w: spread(e) for w, e in ways[name].items()}, flush=True)
+
+    shared = ways.pop("joint", {})  # runs at joint_weight 1, where all ways are the same
+    ways = {name: points | shared for name, points in ways.items()}
+
     if pictures:
-        figure = plots.against(
-            {
-                name: (list(p), [[100 * e for e in es] for es in p.values()])
-                for name, p in found.items()
-            },
-            "joint_weight",
-            "test error  [%]",
-        )
+        curves = {}
+        for name, points in ways.items():
+            percent = [[100 * e for e in error_rates] for error_rates in points.values()]
+            curves[name] = (list(points), percent)
+
+        figure = plots.against(curves, "joint_weight", "test error  [%]")
         print("written:", plots.save(figure, Path(pictures) / "hybrid.png"))
-    return found
+
+    return ways
+
+
+def errors_by_weight(folder):
+    """Test errors of the runs in a folder, grouped by their joint_weight, from low to high."""
+    points = {}
+    for run in sorted(Path(folder).iterdir()):
+        stack = model_at(run)
+        weight = float(stack.facts["command"].split("--model.joint_weight ")[1].split()[0])
+        points.setdefault(weight, []).append(label_error(stack, "test"))
+
+    return dict(sorted(points.items()))
 
 
 def main():
@@ -383,6 +456,7 @@ def main():
     parser.add_argument("--pictures", help="folder for figures")
     parser.add_argument("--json")
     args = parser.parse_args()
+
     calls = {
         "label": lambda: label(args.models),
         "errors": lambda: errors(args.models),
@@ -391,6 +465,7 @@ def main():
         "hybrid": lambda: hybrid(args.models, args.pictures),
     }
     result = calls[args.what]()
+
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
 

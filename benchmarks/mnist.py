@@ -1,11 +1,12 @@
-"""The numbers of the 2015 paper on MNIST, from runs of `gendae fit --config configs/mnist-variational-em.yaml`.
+"""The numbers of the 2015 paper on MNIST, from runs of configs/mnist-variational-em.yaml.
 
     python benchmarks/mnist.py RUN [RUN ..] [--n 10000] [--json FILE] [--pictures DIR]
 
-For each run (one training seed): the Gaussian top is chosen on validation images; then, once on the test
-images: Parzen scores of GENERATE and of ancestral sampling from the same prior, and of both with the paper's
-own top (diagonal, variances x 4), log p(x, h) over 20 inference steps, inpainting of each half against the mean
-image and 5 nearest neighbours, and the classes of 1,000 samples according to a classifier of real digits.
+The runs are those of `gendae fit`. For each run (one training seed) the Gaussian top is chosen on
+validation images. Then, once on the test images: Parzen scores of GENERATE and of ancestral
+sampling from the same prior, and of both with the paper's own top (diagonal, variances x 4),
+log p(x, h) over 20 inference steps, inpainting of each half against the mean image and 5 nearest
+neighbours, and the classes of 1,000 samples according to a classifier of real digits.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def parzen_scores(stack, data, n, baselines):
     train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
     codes = torch.cat([stack.encode(x)[-1] for x in train.split(5000)])
     chosen = stack.prior
+
     samples = {}
     for name, prior in (
         ("", chosen),
@@ -49,16 +51,21 @@ def parzen_scores(stack, data, n, baselines):
         stack.prior = prior
         samples[f"GENERATE{name}"] = generate(stack, n, seed=0)
         samples[f"ancestral{name}"] = generate(stack, n, AncestralSampler(), seed=0)
+
     stack.prior = chosen
     if baselines:
         return parzen_report(samples, train, valid, test)
+
     return {name: {"n": n, **parzen_score(x, test, valid)} for name, x in samples.items()}
 
 
 def inpainting_errors(stack, data, images):
     """Mean squared error on the missing half, as a fraction of the training mean's."""
-    train, x = data.split("train").x, data.split("test").x[:images]
+    train = data.split("train").x
+    x = data.split("test").x[:images]
     mean = train.mean(0)
+    examples = train[:NEIGHBOUR_IMAGES]
+
     rows = {}
     for half in HALVES:
         given = named_mask(half, data.shape)
@@ -66,20 +73,19 @@ def inpainting_errors(stack, data, images):
 
         def ratio(y, missing=missing):
             error = (y[:, missing] - x[:, missing]).square().mean()
-            return (error / (mean[missing] - x[:, missing]).square().mean()).item()
+            error_of_mean = (mean[missing] - x[:, missing]).square().mean()
+            return (error / error_of_mean).item()
 
-        neighbours = KNeighborsRegressor(5).fit(
-            train[:NEIGHBOUR_IMAGES, given].numpy(), train[:NEIGHBOUR_IMAGES].numpy()
-        )
+        neighbours = KNeighborsRegressor(5).fit(examples[:, given].numpy(), examples.numpy())
         nearest = torch.from_numpy(neighbours.predict(x[:, given].numpy()))
         rows[f"{half} given"] = {
             "model": ratio(inpaint(stack, x, given, Inpainter(), seed=0)),
             "one quiet chain": ratio(inpaint(stack, x, given, QUIET, seed=0)),
             "5 nearest neighbours": ratio(nearest),
         }
-    rows["average"] = {
-        k: sum(r[k] for r in rows.values()) / len(HALVES) for k in rows["left given"]
-    }
+
+    methods = rows["left given"]
+    rows["average"] = {k: sum(r[k] for r in rows.values()) / len(HALVES) for k in methods}
     return rows
 
 
@@ -89,65 +95,85 @@ def class_shares(samples, data):
     classifier = KNeighborsClassifier(3).fit(
         x[:NEIGHBOUR_IMAGES].numpy(), y[:NEIGHBOUR_IMAGES].numpy()
     )
+
     labels = torch.from_numpy(classifier.predict(samples.numpy()))
     return (labels.bincount(minlength=10) / len(labels)).tolist()
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=500, help="test images to inpaint")
     parser.add_argument("--json")
     parser.add_argument("--pictures")
-    args = parser.parse_args()
-    results = []
-    for i, run in enumerate(args.runs):
-        stack = load(checkpoint_of(run) if Path(run).is_dir() else run)
-        data = data_of(stack)
-        train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
-        candidates = choose_prior(stack, train, valid, n=min(args.n, 3000))
-        trace = log_joint_trace(stack, test)
-        alphas = {
-            f"alpha {a:g}": log_joint_trace(stack, test[:1000], TargetPropInference(alpha=a)).mean(
-                1
-            )
-            for a in (0.001, 0.01, 0.1, 0.3)
-        }
-        row = {
-            "run": run,
-            "seed": stack.facts["seed"],
-            "epochs": stack.facts["epochs"],
-            "prior": f"{stack.prior.covariance} x {stack.prior.variance_scale:g}",
-            "candidates": candidates,
-            "parzen": parzen_scores(stack, data, args.n, baselines=i == 0),
-            "log_joint": trace.mean(1).tolist(),
-            "log_joint_1000": {k: v.tolist() for k, v in alphas.items()},
-            "inpainting": inpainting_errors(stack, data, args.images),
-            "classes": class_shares(generate(stack, 1000, seed=1), data),
-        }
-        results.append(row)
-        print(
-            json.dumps({k: v for k, v in row.items() if k != "candidates"}, indent=1), flush=True
-        )
-        if args.pictures and i == 0:
-            folder = Path(args.pictures)
-            x = test[:20]
-            given = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in HALVES])
-            plots.save(
-                plots.image_grid(generate(stack, 100, seed=0), data.shape), folder / "samples.png"
-            )
-            plots.save(
-                plots.inpainting(x, given, inpaint(stack, x, given, seed=0), data.shape),
-                folder / "inpainting.png",
-            )
-            plots.save(plots.trace(trace), folder / "inference.png")
+    return parser.parse_args()
+
+
+def row_of(run, stack, data, args, baselines):
+    """All numbers of one run."""
+    train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
+    candidates = choose_prior(stack, train, valid, n=min(args.n, 3000))
+    trace = log_joint_trace(stack, test)
+    alphas = {}
+    for alpha in (0.001, 0.01, 0.1, 0.3):
+        of_alpha = log_joint_trace(stack, test[:1000], TargetPropInference(alpha=alpha))
+        alphas[f"alpha {alpha:g}"] = of_alpha.mean(1).tolist()
+
+    row = {
+        "run": run,
+        "seed": stack.facts["seed"],
+        "epochs": stack.facts["epochs"],
+        "prior": f"{stack.prior.covariance} x {stack.prior.variance_scale:g}",
+        "candidates": candidates,
+        "parzen": parzen_scores(stack, data, args.n, baselines),
+        "log_joint": trace.mean(1).tolist(),
+        "log_joint_1000": alphas,
+        "inpainting": inpainting_errors(stack, data, args.images),
+        "classes": class_shares(generate(stack, 1000, seed=1), data),
+    }
+    return row, trace
+
+
+def draw(stack, data, trace, folder):
+    """Samples, halves completed, and log p(x, h) along inference."""
+    samples = generate(stack, 100, seed=0)
+    plots.save(plots.image_grid(samples, data.shape), folder / "samples.png")
+
+    x = data.split("test").x[:20]
+    given = torch.cat([named_mask(m, data.shape).expand(5, -1) for m in HALVES])
+    completed = inpaint(stack, x, given, seed=0)
+    plots.save(plots.inpainting(x, given, completed, data.shape), folder / "inpainting.png")
+
+    plots.save(plots.trace(trace), folder / "inference.png")
+
+
+def print_scores(results):
+    """Mean and deviation of the Parzen scores over the runs."""
     for name in results[0]["parzen"]:
         lls = torch.tensor([r["parzen"][name]["ll"] for r in results if name in r["parzen"]])
         spread = lls.std().item() if len(lls) > 1 else 0.0
         print(
             f"{name:<28}{lls.mean():>9.2f} +- {spread:.2f} nats (mean and sd of {len(lls)} seeds)"
         )
+
+
+def main():
+    args = arguments()
+    results = []
+    for run in args.runs:
+        stack = load(checkpoint_of(run) if Path(run).is_dir() else run)
+        data = data_of(stack)
+        first = not results
+        row, trace = row_of(run, stack, data, args, baselines=first)
+        results.append(row)
+
+        shown = {k: v for k, v in row.items() if k != "candidates"}
+        print(json.dumps(shown, indent=1), flush=True)
+        if args.pictures and first:
+            draw(stack, data, trace, Path(args.pictures))
+
+    print_scores(results)
     if args.json:
         write_json(Path(args.json), {"results": results})
 

@@ -1,9 +1,11 @@
-"""What Lightning and logging add to a step, at batches of 100, and how long the command line takes to answer.
+"""What Lightning and logging add to a step, and how long the command line takes to answer.
 
-    python -m benchmarks.overhead [--rules VariationalEMRule BackpropRule] [--steps 100] [--rounds 6] [--json FILE]
+    python -m benchmarks.overhead [--rules VariationalEMRule BackpropRule] [--steps 100]
+                                  [--rounds 6] [--json FILE]
 
-The same rule, network, data and number of updates in `Trainer.fit` (CSV log, losses read every 50 updates, checkpoints, no
-bar) and in a plain loop over the same loader, in turns; `gendae --help` in processes of its own.
+The same rule, network, data (batches of 100) and number of updates in `Trainer.fit` (CSV log,
+losses read every 50 updates, checkpoints, no bar) and in a plain loop over the same loader, in
+turns; `gendae --help` in processes of its own.
 """
 
 import argparse
@@ -37,6 +39,9 @@ class Clock(Callback):
 
 def with_trainer(name, data, steps):
     clock = Clock()
+    rule = RULES[name]()
+    rule.generative = False  # the prior is fitted after the updates, which are what is timed
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             max_epochs=1,
@@ -51,9 +56,8 @@ def with_trainer(name, data, steps):
             callbacks=[clock],
             num_sanity_val_steps=0,
         )
-        rule = RULES[name]()
-        rule.generative = False  # the prior is fitted after the updates, which are what is timed
         trainer.fit(rule, data)
+
     return (clock.stop - clock.start) / steps
 
 
@@ -61,26 +65,44 @@ def plain_loop(name, data, steps):
     rule = RULES[name]()
     rule.generator = torch.Generator().manual_seed(0)
     optimizer = rule.configure_optimizers()
+
     for index, batch in enumerate(data.train_dataloader()):
         optimizer.zero_grad(set_to_none=True)
         sum(rule.losses(batch).values()).backward()
         optimizer.step()
+
         if index + 1 == SKIPPED:
             start = time.perf_counter()
         if index + 1 == steps + SKIPPED:
             return (time.perf_counter() - start) / steps
+
     raise ValueError(f"--steps {steps} is more than an epoch")
 
 
 def seconds_of_help(repeats=7):
+    command = [sys.executable, "-m", "gendae.cli", "--help"]
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "gendae.cli", "--help"], check=True, capture_output=True
-        )
+        subprocess.run(command, check=True, capture_output=True)
         times.append(time.perf_counter() - start)
+
     return sorted(times)[repeats // 2]
+
+
+def row_of(name, data, steps, rounds):
+    """The least time of an update both ways, in milliseconds."""
+    pairs = []
+    for _ in range(rounds):
+        pairs.append((with_trainer(name, data, steps), plain_loop(name, data, steps)))
+
+    trainer, plain = (min(times) for times in zip(*pairs, strict=True))
+    return {
+        "rule": name,
+        "trainer_ms": 1e3 * trainer,
+        "plain_ms": 1e3 * plain,
+        "overhead": trainer / plain - 1,
+    }
 
 
 def main():
@@ -95,32 +117,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+
     warnings.simplefilter("ignore")
     keep_freed_memory()
     data = MNIST()
     data.setup()
+
     rows = [{"help_seconds": seconds_of_help()}]
     print(f"gendae --help: {rows[0]['help_seconds']:.2f} s")
     for name in args.rules:
-        pairs = [
-            (with_trainer(name, data, args.steps), plain_loop(name, data, args.steps))
-            for _ in range(args.rounds)
-        ]
-        trainer, plain = (min(times) for times in zip(*pairs, strict=True))
-        rows.append(
-            {
-                "rule": name,
-                "trainer_ms": 1e3 * trainer,
-                "plain_ms": 1e3 * plain,
-                "overhead": trainer / plain - 1,
-            }
-        )
+        row = row_of(name, data, args.steps, args.rounds)
+        rows.append(row)
         print(
-            "{rule:20} Trainer {trainer_ms:.2f} ms, plain loop {plain_ms:.2f} ms, overhead {overhead:+.1%}".format(
-                **rows[-1]
-            ),
+            "{rule:20} Trainer {trainer_ms:.2f} ms, plain loop {plain_ms:.2f} ms, "
+            "overhead {overhead:+.1%}".format(**row),
             flush=True,
         )
+
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -1,9 +1,10 @@
-"""A training step of the variational auto-encoder as gendae's KLRule against pythae's VAE of the same size.
+"""A training step of the variational auto-encoder: gendae's KLRule against pythae's VAE.
 
     pip install pythae && python -m benchmarks.pythae_vae [--repeats 100] [--json FILE]
 
-784-512-latent MLPs on both sides, batches of 100, Adam(W); pythae's own `VAE.forward`, loss and backward pass, without its
-trainer, so that both sides are a step and nothing else. In turns in one run.
+784-512-latent MLPs on both sides, batches of 100, Adam(W); pythae's own `VAE.forward`, loss and
+backward pass, without its trainer, so that both sides are a step and nothing else. In turns in
+one run.
 """
 
 import argparse
@@ -58,17 +59,21 @@ def main():
     parser.add_argument("--latent", type=int, default=10)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+
     torch.manual_seed(0)
     x = torch.rand(100, 784)
-    calls, row = {}, {}
+    calls = {}
+    row = {}
     for name, make in (("gendae", ours), ("pythae", theirs)):
         step, row[f"{name}_parameters"] = make(args.latent)
         with MatrixProducts() as products:
             step(x)
         calls |= {name: lambda step=step: step(x), f"{name}_floor": products.replay}
+
     row |= {f"{name}_ms": 1e3 * s for name, s in interleaved(calls, args.repeats).items()}
     row["gendae_over_pythae"] = row["gendae_ms"] / row["pythae_ms"]
     print(", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+
     if args.json:
         args.json.write_text(json.dumps([row], indent=1) + "\n")
 

@@ -2,8 +2,9 @@
 
     python benchmarks/questions.py 1 2 9 10 11 --out docs/results/questions.json
 
-Each variant is a committed configuration with a few options changed, trained for a few epochs, then scored on
-validation images under the priors named. Questions 4 and 7 are answered by `benchmarks/tops.py`.
+Each variant is a committed configuration with a few options changed, trained for a few epochs,
+then scored on validation images under the priors named. Questions 4 and 7 are answered by
+`benchmarks/tops.py`.
 """
 
 import argparse
@@ -29,10 +30,8 @@ def mlp(f, g):
 
 
 def corruption(*levels):
-    spec = [
-        {"class_path": "gendae.RelativeNoise", "init_args": {"sigma": s}}
-        for s in levels
-    ]
+    spec = [{"class_path": "gendae.RelativeNoise", "init_args": {"sigma": s}} for s in levels]
+
     return [f"{MODEL}corruption={json.dumps(spec)}"]
 
 
@@ -73,12 +72,47 @@ QUESTIONS = {
 
 
 class ValidationOnly(MNIST):
-    """Open questions are explored without the test set: validation images are halved in its place."""
+    """Open questions are explored without test images: half of the validation images stand in."""
 
     def split(self, name):
         if name == "train":
             return super().split(name)
-        return super().split("valid")[slice(5000) if name == "test" else slice(5000, None)]
+
+        halves = {"test": slice(5000), "valid": slice(5000, None)}
+        return super().split("valid")[halves[name]]
+
+
+def train(config, options, seed, epochs):
+    """The run of `gendae fit` for a committed configuration with a few options changed."""
+    return fit.main(
+        [
+            "fit",
+            "--config",
+            config,
+            "--seed_everything",
+            str(seed),
+            "--trainer.max_epochs",
+            str(epochs),
+            "--trainer.check_val_every_n_epoch",
+            str(epochs),
+            "--trainer.enable_progress_bar",
+            "false",
+            "--trainer.enable_model_summary",
+            "false",
+            "--parzen.n",
+            "100",
+            f"{STACK}prior.init_args.capacity=100",
+            *options,
+        ]
+    )
+
+
+def trainings(questions, seeds, epochs):
+    """Question, variant, seed, run and the priors under which it is scored."""
+    for question in questions:
+        for variant, (config, options, priors) in QUESTIONS[question].items():
+            for seed in seeds:
+                yield question, variant, seed, train(config, options, seed, epochs), priors
 
 
 def main():
@@ -91,45 +125,22 @@ def main():
     )
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
+
     data = ValidationOnly()
     quality = Quality(data.split("train").x, data.split("test").x, load_feature_classifier())
-    found = []
-    for question in args.questions:
-        for name, (config, options, priors) in QUESTIONS[question].items():
-            for seed in args.seeds:
-                run = fit.main(
-                    [
-                        "fit",
-                        "--config",
-                        config,
-                        "--seed_everything",
-                        str(seed),
-                        "--trainer.max_epochs",
-                        str(args.epochs),
-                        "--trainer.check_val_every_n_epoch",
-                        str(args.epochs),
-                        "--trainer.enable_progress_bar",
-                        "false",
-                        "--trainer.enable_model_summary",
-                        "false",
-                        "--parzen.n",
-                        "100",
-                        f"{STACK}prior.init_args.capacity=100",
-                        *options,
-                    ]
-                )
-                for row in rows(run, priors, data, quality, args.n):
-                    found.append(
-                        {"question": question, "variant": name, "epochs": args.epochs} | row
-                    )
-                    print(
-                        f"{question:<3}{name:<46}{row['prior']:<14} seed {seed}  LL {row['ll']:7.1f}  "
-                        f"fid {row['fid']:6.2f}  precision {row['precision']:.3f}  "
-                        f"recall {row['recall']:.3f}",
-                        flush=True,
-                    )
-                    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-                    Path(args.out).write_text(json.dumps(found, indent=1) + "\n")
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+
+    results = []
+    for question, variant, seed, run, priors in trainings(args.questions, args.seeds, args.epochs):
+        for row in rows(run, priors, data, quality, args.n):
+            results.append({"question": question, "variant": variant, "epochs": args.epochs} | row)
+            print(
+                f"{question:<3}{variant:<46}{row['prior']:<14} seed {seed}  "
+                f"LL {row['ll']:7.1f}  fid {row['fid']:6.2f}  "
+                f"precision {row['precision']:.3f}  recall {row['recall']:.3f}",
+                flush=True,
+            )
+            Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

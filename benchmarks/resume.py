@@ -1,11 +1,12 @@
-"""Stopped anywhere, resumed, and compared bit for bit with a training that was not: every rule, every kill point.
+"""Trainings stopped anywhere and resumed, compared bit for bit with uninterrupted ones.
 
     python benchmarks/resume.py [--quick]
 
-First, in one process: each case of tests/resuming.py goes on from a checkpoint of every batch and of every epoch, in a
-fresh rule with another seed. Then `gendae fit` in processes of its own, killed by SIGKILL before every update, with
-checkpoints after every batch and after every epoch, and resumed by `--ckpt_path`. Weights, prior, optimizer state, noise,
-rates, counters and the order of the images are compared.
+Every rule and every kill point is tried. First, in one process: each case of tests/resuming.py
+goes on from a checkpoint of every batch and of every epoch, in a fresh rule with another seed.
+Then `gendae fit` in processes of its own, killed by SIGKILL before every update, with checkpoints
+after every batch and after every epoch, and resumed by `--ckpt_path`. Weights, prior, optimizer
+state, noise, rates, counters and the order of the images are compared.
 """
 
 import argparse
@@ -50,10 +51,8 @@ parzen: {n: 50, grid: [0.3], picture: false}
 
 
 def row(what, often, bad):
-    print(
-        f"| {what} | {often} | {'bit-equal' if not bad else 'DIFFERENT: ' + '; '.join(bad)} |",
-        flush=True,
-    )
+    outcome = "DIFFERENT: " + "; ".join(bad) if bad else "bit-equal"
+    print(f"| {what} | {often} | {outcome} |", flush=True)
 
 
 def one_process(case):
@@ -61,8 +60,9 @@ def one_process(case):
     with tempfile.TemporaryDirectory() as folder:
         whole = train(case, callbacks=keepers(folder))
         points = sorted(Path(folder).iterdir())
-        found = {p.name: differences(whole, train(case, 99, p)) for p in points}
-    return len(points), [f"{name} ({parts[0]}, ..)" for name, parts in found.items() if parts]
+        unequal = {p.name: differences(whole, train(case, 99, p)) for p in points}
+
+    return len(points), [f"{name} ({parts[0]}, ..)" for name, parts in unequal.items() if parts]
 
 
 def fit(folder, seed, *arguments, kill=-1):
@@ -88,25 +88,28 @@ def fit(folder, seed, *arguments, kill=-1):
         text=True,
         check=False,
     )
-    if done.returncode != (0 if kill < 0 else -signal.SIGKILL):
+    expected = 0 if kill < 0 else -signal.SIGKILL
+    if done.returncode != expected:
         raise RuntimeError(done.stderr[-2000:])
+
     return max(p for p in Path(folder).iterdir() if p.name.isdigit()) / "checkpoints"
 
 
+#: what a checkpoint keeps, without times, paths and the counters of callbacks
+COMPARED = (
+    "state_dict",
+    "optimizer_states",
+    "generator",
+    "recent_codes",
+    "global_step",
+    "epoch",
+)
+
+
 def end(folder):
-    """What is in the last checkpoint of a run, but times, paths and the counters of callbacks."""
+    """What is compared of the last checkpoint of a run."""
     content = torch.load(folder / "last.ckpt", weights_only=True)
-    return {
-        k: content[k]
-        for k in (
-            "state_dict",
-            "optimizer_states",
-            "generator",
-            "recent_codes",
-            "global_step",
-            "epoch",
-        )
-    }
+    return {k: content[k] for k in COMPARED}
 
 
 def equal(a, b):
@@ -114,22 +117,32 @@ def equal(a, b):
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    return len(a) == len(b) and all(map(equal, a, b)) if isinstance(a, list) else a == b
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
 
 
 def killed(every, points):
-    """Kill points of the command line, from checkpoints of every batch or epoch; those that ended otherwise."""
-    options = ["--last.every_n_train_steps", "1"] if every == "batch" else []
+    """Kill points of the command line after which the training ended otherwise.
+
+    Checkpoints are written after every batch or every epoch.
+    """
+    options = {"batch": ["--last.every_n_train_steps", "1"], "epoch": []}[every]
     bad = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "c.yaml").write_text(CONFIG)
         whole = end(fit(folder, 1, *options))
         for point in points:
             last = fit(folder, 1, *options, kill=point) / "last.ckpt"
-            resume = ["--ckpt_path", last] if last.is_file() else []
-            seed = 99 if resume else 1  # without a checkpoint it begins again
+            seed = 1  # without a checkpoint it begins again
+            resume = []
+            if last.is_file():
+                seed = 99
+                resume = ["--ckpt_path", last]
+
             if not equal(end(fit(folder, seed, *options, *resume)), whole):
                 bad.append(f"killed before update {point + 1}")
+
     return bad
 
 
@@ -139,22 +152,27 @@ def main():
         "--quick", action="store_true", help="two kill points of the command line instead of all"
     )
     args = parser.parse_args()
+
     quiet()
     print("| what was tried | resumed from | outcome |\n|---|---|---|")
-    total, failed = 0, 0
+
+    total = 0
+    failed = 0
     for case in RULES:
         often, bad = one_process(case)
-        row(f"{type(RULES[case]()).__name__}: {case}", f"{often} checkpoints", bad)
-        total, failed = total + often, failed + len(bad)
+        name = type(RULES[case]()).__name__
+        row(f"{name}: {case}", f"{often} checkpoints", bad)
+        total += often
+        failed += len(bad)
+
     points = [2, 5] if args.quick else range(UPDATES)
     for every in ("batch", "epoch"):
         bad = killed(every, points)
-        row(
-            f"gendae fit, SIGKILL, a checkpoint after every {every}",
-            f"{len(points)} kill points",
-            bad,
-        )
-        total, failed = total + len(points), failed + len(bad)
+        what = f"gendae fit, SIGKILL, a checkpoint after every {every}"
+        row(what, f"{len(points)} kill points", bad)
+        total += len(points)
+        failed += len(bad)
+
     print(
         f"\n{total} resumed trainings, {failed} of them ended otherwise than the uninterrupted one"
     )

@@ -1,10 +1,12 @@
-"""Time and memory of an update against depth, width, batch and inference steps, and of GENERATE against the number of samples.
+"""Time and memory of an update and of GENERATE against what makes them larger.
 
     python -m benchmarks.scaling [--out docs/scaling.png] [--json FILE]
 
-Each point is a process of its own: the median time of some calls, and how far the process's peak memory lies above what it
-had before the model was built. The exponent is the slope of a line through the logarithms of the upper half of the points,
-where constant costs no longer hide it.
+An update is measured against depth, width, batch and inference steps, GENERATE against the number
+of samples. Each point is a process of its own: the median time of some calls, and how far the
+process's peak memory lies above what it had before the model was built. The exponent is the slope
+of a line through the logarithms of the upper half of the points, where constant costs no longer
+hide it.
 """
 
 import argparse
@@ -42,10 +44,10 @@ def sizes(depth=2, width=1000):
 
 
 def update(depth=2, width=1000, batch=100, steps=15):
-    rule = VariationalEMRule(
-        deep_autoencoder(sizes(depth, width)), inference=TargetPropInference(steps)
-    )
-    optimizer, x = rule.configure_optimizers(), torch.rand(batch, 784)
+    stack = deep_autoencoder(sizes(depth, width))
+    rule = VariationalEMRule(stack, inference=TargetPropInference(steps))
+    optimizer = rule.configure_optimizers()
+    x = torch.rand(batch, 784)
 
     def call():
         optimizer.zero_grad(set_to_none=True)
@@ -64,45 +66,83 @@ def generating(n):
 def point(axis, value):
     torch.manual_seed(0)
     torch.rand(100, 100) @ torch.rand(100, 100)  # what the libraries allocate for themselves
+
     before = peak()
     call = generating(value) if axis == "samples" else update(**{axis: value})
+
     times = []
     for _ in range(1 + CALLS):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
+
     return {"seconds": median(times[1:]), "mib": peak() - before}
 
 
 def exponent(values, measured):
-    upper = slice(len(values) // 2 - (len(values) < 5), None)
+    few = len(values) < 5
+    upper = slice(len(values) // 2 - few, None)
     logs = [[math.log(v) for v in list(column)[upper]] for column in (values, measured)]
     return linear_regression(*logs).slope
 
 
 def figure(curves):
-    """Time (left axis) and memory (right axis) against each quantity, with the fitted exponents."""
-    found = Figure(figsize=(4 * len(curves), 3.4), layout="constrained")
-    for axes, (name, curve) in zip(
-        found.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
-    ):
-        for side, key, unit, colour in (
-            (axes, "seconds", "s", "C0"),
-            (axes.twinx(), "mib", "MiB", "C1"),
-        ):
-            what = "time" if key == "seconds" else "memory"
-            side.loglog(curve["values"], curve[key], "o-", color=colour, markersize=4)
-            side.set_ylabel(
-                f"{what} [{unit}], exponent {curve[what + '_exponent']:.2f}", color=colour
-            )
-            side.minorticks_off()
-            if key == "mib":  # a decade or more, so that noise stays small
-                side.set_ylim(
-                    10 ** math.floor(math.log10(min(curve[key]))),
-                    10 ** math.ceil(math.log10(max(curve[key]))),
-                )
+    """Time (left axis) and memory (right axis) against each quantity, with fitted exponents."""
+    canvas = Figure(figsize=(4 * len(curves), 3.4), layout="constrained")
+    panels = canvas.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+        memory = axes.twinx()
+        draw(axes, curve, "seconds", "time [s]", curve["time_exponent"], "C0")
+        draw(memory, curve, "mib", "memory [MiB]", curve["memory_exponent"], "C1")
+        memory.set_ylim(*decades(curve["mib"]))
         axes.set(xlabel=name, xticks=curve["values"], xticklabels=curve["values"])
-    return found
+
+    return canvas
+
+
+def draw(axes, curve, key, what, exponent, colour):
+    axes.loglog(curve["values"], curve[key], "o-", color=colour, markersize=4)
+    axes.set_ylabel(f"{what}, exponent {exponent:.2f}", color=colour)
+    axes.minorticks_off()
+
+
+def decades(values):
+    """Limits of an axis: a decade or more, so that noise stays small."""
+    low = 10 ** math.floor(math.log10(min(values)))
+    high = 10 ** math.ceil(math.log10(max(values)))
+    return low, high
+
+
+def curve_of(axis):
+    """Time and memory for all values of an axis, each point in its own process."""
+    rows = []
+    for value in AXES[axis]:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.scaling", "--point", axis, str(value)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+
+    seconds, mib = ([row[key] for row in rows] for key in ("seconds", "mib"))
+    return {
+        "values": AXES[axis],
+        "seconds": seconds,
+        "mib": mib,
+        "time_exponent": exponent(AXES[axis], seconds),
+        "memory_exponent": exponent(AXES[axis], mib),
+    }
+
+
+def described(axis, curve):
+    """A line of text for a curve."""
+    columns = zip(curve["values"], curve["seconds"], curve["mib"], strict=True)
+    points = ", ".join(f"{v}: {1e3 * s:.1f} ms {m:.0f} MiB" for v, s, m in columns)
+    return (
+        f"{axis:8} time ~ {axis}^{curve['time_exponent']:.2f}, "
+        f"memory ~ {axis}^{curve['memory_exponent']:.2f}; {points}"
+    )
 
 
 def main():
@@ -115,33 +155,12 @@ def main():
     if args.point:
         print(json.dumps(point(args.point[0], int(args.point[1]))))
         return
+
     curves = {}
     for axis in args.axes:
-        rows = []
-        for value in AXES[axis]:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.scaling", "--point", axis, str(value)],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-        seconds, mib = ([row[key] for row in rows] for key in ("seconds", "mib"))
-        curves[axis] = {
-            "values": AXES[axis],
-            "seconds": seconds,
-            "mib": mib,
-            "time_exponent": exponent(AXES[axis], seconds),
-            "memory_exponent": exponent(AXES[axis], mib),
-        }
-        print(
-            f"{axis:8} time ~ {axis}^{curves[axis]['time_exponent']:.2f}, memory ~ {axis}^{curves[axis]['memory_exponent']:.2f}; "
-            + ", ".join(
-                f"{v}: {1e3 * s:.1f} ms {m:.0f} MiB"
-                for v, s, m in zip(AXES[axis], seconds, mib, strict=True)
-            ),
-            flush=True,
-        )
+        curves[axis] = curve_of(axis)
+        print(described(axis, curves[axis]), flush=True)
+
     plots.save(figure(curves), args.out)
     if args.json:
         args.json.write_text(json.dumps(curves, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Enter a model of checkpoints/ into checkpoints/manifest.json, with its test metrics.
 
-python benchmarks/ship.py checkpoints/mnist-variational-em.safetensors --config configs/mnist-variational-em.yaml
+python benchmarks/ship.py checkpoints/NAME.safetensors --config configs/NAME.yaml
 """
 
 import argparse
@@ -22,21 +22,21 @@ from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.sampling.samplers import AncestralSampler
 
-MEASURES = {"ll": "parzen_ll", "se": "parzen_se"} | {
-    k: k
-    for k in (
-        "sigma",
-        "ancestral_ll",
-        "fid",
-        "kid",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "copying",
-        "copying_pixels",
-        "confidence",
-    )
+#: key of a measure -> its name in the manifest
+MEASURES = {
+    "ll": "parzen_ll",
+    "se": "parzen_se",
+    "sigma": "sigma",
+    "ancestral_ll": "ancestral_ll",
+    "fid": "fid",
+    "kid": "kid",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "copying": "copying",
+    "copying_pixels": "copying_pixels",
+    "confidence": "confidence",
 }
 
 
@@ -44,46 +44,74 @@ def describe_prior(prior):
     name = type(prior).__name__
     if hasattr(prior, "covariance"):
         return f"{name}, {prior.covariance}, variances x {prior.variance_scale:g}"
-    return (
-        f"{name}, {prior.choice}, {len(prior.codes)} codes" if hasattr(prior, "choice") else name
-    )
+    if hasattr(prior, "choice"):
+        return f"{name}, {prior.choice}, {len(prior.codes)} codes"
+    return name
 
 
 def samples(stack, data, n):
     """Measures of n samples."""
     train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
     x = generate(stack, n, seed=0)
-    result = {**parzen_score(x, test, valid), **Quality(train, test, feature_network(data)[0])(x)}
-    if type(stack.settings["sampler"]) is not AncestralSampler:
-        result["ancestral_ll"] = parzen_score(generate(stack, n, "ancestral", 0), test, valid)[
-            "ll"
-        ]
-    return {
-        name: round(result[k], 4) for k, name in MEASURES.items() if result.get(k) is not None
-    } | {"n": n}
+    quality = Quality(train, test, feature_network(data)[0])
+    result = {**parzen_score(x, test, valid), **quality(x)}
+    if type(stack.settings.sampler) is not AncestralSampler:
+        ancestral = generate(stack, n, "ancestral", 0)
+        result["ancestral_ll"] = parzen_score(ancestral, test, valid)["ll"]
+
+    measures = {}
+    for key, name in MEASURES.items():
+        if result.get(key) is not None:
+            measures[name] = round(result[key], 4)
+
+    return measures | {"n": n}
 
 
 def errors(classifier, data, n):
     """Fractions of wrong labels."""
-    return {
-        f"{name}_error": round(error_rate(classifier.predict(x), y), 4)
-        for name, (x, y) in (("validation", data.split("valid")), ("test", data.split("test")))
-    }
+    rates = {}
+    for name, split in (("validation", "valid"), ("test", "test")):
+        x, y, _ = data.split(split)
+        rates[f"{name}_error"] = round(error_rate(classifier.predict(x), y), 4)
+
+    return rates
 
 
 def joint_errors(stack, data, n):
-    """Fractions of wrong labels by one pass, and agreement of class-conditional samples with a classifier of real digits."""
-    found = {}
+    """Fractions of wrong labels by one pass, and agreement of samples of a class with their class.
+
+    A classifier of real digits judges the samples.
+    """
+    metrics = {}
     for split, name in (("valid", "validation"), ("test", "test")):
         values = stack.separate(data.split(split).x)
         p = stack.predict({"image": values["image"]}, "label")
-        found[f"{name}_error"] = round(error_rate(p, values["label"].argmax(1)), 4)
+        metrics[f"{name}_error"] = round(error_rate(p, values["label"].argmax(1)), 4)
+
     classes = torch.arange(10).repeat_interleave(100)
-    x = complete(
-        stack, {"label": classes}, completer=Completer.mcmc(5, begin="prior"), seed=0
-    ).values["image"]
-    found["agreement"] = (load_feature_classifier()(x).argmax(1) == classes).float().mean().item()
-    return found
+    completer = Completer.mcmc(5, begin="prior")
+    x = complete(stack, {"label": classes}, completer=completer, seed=0).values["image"]
+    predicted = load_feature_classifier()(x).argmax(1)
+    metrics["agreement"] = (predicted == classes).float().mean().item()
+    return metrics
+
+
+def metrics_of(stack, n):
+    measured = samples
+    if isinstance(stack, Classifier):
+        measured = errors
+    elif isinstance(stack, JointStack):
+        measured = joint_errors
+
+    return measured(stack, data_of(stack), n)
+
+
+def enter(entry, manifest):
+    """Put an entry into the manifest, in the place of one with the same name."""
+    entries = json.loads(manifest.read_text()) if manifest.exists() else []
+    others = [e for e in entries if e["name"] != entry["name"]]
+    entries = sorted([*others, entry], key=lambda e: e["name"])
+    manifest.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def main():
@@ -92,21 +120,16 @@ def main():
     parser.add_argument("--config", required=True)
     parser.add_argument("--n", type=int, default=10_000)
     args = parser.parse_args()
+
     path = Path(args.file)
     stack = load(path)
-    measured = (
-        errors
-        if isinstance(stack, Classifier)
-        else joint_errors
-        if isinstance(stack, JointStack)
-        else samples
-    )
-    metrics = measured(stack, data_of(stack), args.n)
+    metrics = metrics_of(stack, args.n)
+    prior = None if isinstance(stack, Classifier) else describe_prior(stack.prior)
     entry = {
         "name": path.stem,
         "file": path.name,
         "rule": stack.facts["rule"],
-        "prior": None if isinstance(stack, Classifier) else describe_prior(stack.prior),
+        "prior": prior,
         "dataset": stack.facts["dataset"]["type"],
         "config": args.config,
         "seed": stack.facts["seed"],
@@ -114,12 +137,8 @@ def main():
         "metrics": metrics,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    manifest = path.parent / "manifest.json"
-    entries = json.loads(manifest.read_text()) if manifest.exists() else []
-    entries = sorted(
-        [e for e in entries if e["name"] != path.stem] + [entry], key=lambda e: e["name"]
-    )
-    manifest.write_text(json.dumps(entries, indent=2) + "\n")
+
+    enter(entry, path.parent / "manifest.json")
     print(json.dumps(entry, indent=2))
 
 

@@ -1,10 +1,10 @@
-"""Do the default settings train? Ten seeds each of three networks; divergence and collapse are counted.
+"""Do the default settings train? Ten seeds each of three networks; failures are counted.
 
-    python benchmarks/stability.py [--seeds 10] [--first 0] [--nets digits mnist mnist3] [--json FILE]
+    python benchmarks/stability.py [--seeds 10] [--first 0] [--nets digits mnist] [--json FILE]
 
-A run diverges if a loss is not finite or h_1 exceeds 100 anywhere on the validation images; it collapses if
-the mean standard deviation of the top codes is below 0.05 (of at most 0.5), or if reconstruction from the top
-is no better than the mean image.
+A run diverges if a loss is not finite or h_1 exceeds 100 anywhere on the validation images; it
+collapses if the mean standard deviation of the top codes is below 0.05 (of at most 0.5), or if
+reconstruction from the top is no better than the mean image.
 """
 
 import argparse
@@ -40,26 +40,34 @@ def one_run(sizes, data, epochs, seed):
         num_sanity_val_steps=0,
         check_val_every_n_epoch=10**6,
     )
+
     start = time.perf_counter()
     try:
         trainer.fit(rule, data)
     except TrainingDiverged as error:
         return {"seed": seed, "diverged": True, "collapsed": False, "reason": str(error)}
     seconds = time.perf_counter() - start
-    train, x = data.split("train").x, data.split("valid").x
-    with torch.no_grad():
-        h = rule.stack.cpu().encode(x)
-        error = (rule.stack.reconstruct(x) - x).square().sum(1).mean().item()
-    mean_image = (train.mean(0) - x).square().sum(1).mean().item()
+
+    return {"seed": seed, "seconds": round(seconds, 1), **measures(rule.stack.cpu(), data)}
+
+
+@torch.no_grad()
+def measures(stack, data):
+    """Whether a trained stack diverged or collapsed, on the validation images, and by what."""
+    train = data.split("train").x
+    x = data.split("valid").x
+    h = stack.encode(x)
+    largest = h[1].max().item()
     spread = h[-1].std(0).mean().item()
+    error = (stack.reconstruct(x) - x).square().sum(1).mean().item()
+    mean_image = (train.mean(0) - x).square().sum(1).mean().item()
+
     return {
-        "seed": seed,
-        "seconds": round(seconds, 1),
-        "h_1 max": round(h[1].max().item(), 2),
+        "h_1 max": round(largest, 2),
         "code sd": round(spread, 3),
         "reconstruction": round(error, 2),
         "mean image": round(mean_image, 2),
-        "diverged": h[1].max().item() > 100,
+        "diverged": largest > 100,
         "collapsed": spread < 0.05 or error >= mean_image,
     }
 
@@ -71,8 +79,10 @@ def main():
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--json")
     args = parser.parse_args()
+
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
     results = {}
     for name in args.nets:
         sizes, source, epochs = NETS[name]
@@ -82,8 +92,12 @@ def main():
             row = one_run(sizes, data, epochs, seed)
             results[name].append(row)
             print(name, row, flush=True)
-        bad = [sum(r[k] for r in results[name]) for k in ("diverged", "collapsed")]
-        print(f"{name}: {bad[0]} diverged, {bad[1]} collapsed of {args.seeds}", flush=True)
+
+        diverged, collapsed = (
+            sum(row[outcome] for row in results[name]) for outcome in ("diverged", "collapsed")
+        )
+        print(f"{name}: {diverged} diverged, {collapsed} collapsed of {args.seeds}", flush=True)
+
     if args.json:
         with open(args.json, "w") as stream:
             json.dump(results, stream, indent=1)

@@ -1,10 +1,12 @@
-"""One training step of each rule against the floor: its own matrix products alone, timed in turns in the same run.
+"""One training step of each rule against the floor: its own matrix products alone, in turns.
 
-    python -m benchmarks.steps [--rules VariationalEMRule KLRule ..] [--repeats 40] [--compile] [--json FILE]
+    python -m benchmarks.steps [--rules VariationalEMRule KLRule ..] [--repeats 40] [--compile]
+                               [--json FILE]
 
-Networks have the 2015 paper's size (784-1000-100, batches of 100); classifiers have ten classes on top, and the joint
-rule an image and a label. A step is zero_grad, losses, one backward pass and the optimizer, as `Rule.training_step` does
-it; Lightning's share is measured by benchmarks.overhead.
+Networks have the 2015 paper's size (784-1000-100, batches of 100); classifiers have ten classes on
+top, and the joint rule an image and a label. A step is zero_grad, losses, one backward pass and
+the optimizer, as `Rule.training_step` does it; Lightning's share is measured by
+benchmarks.overhead. Both are timed in the same run.
 """
 
 import argparse
@@ -18,7 +20,9 @@ from benchmarks.floor import MatrixProducts, interleaved
 from gendae.cli import keep_freed_memory
 from gendae.training.graphs import StaticUpdate
 
-SIZES, BATCH, CLASSES = (784, 1000, 100), 100, 10
+SIZES = (784, 1000, 100)
+BATCH = 100
+CLASSES = 10
 
 
 def generative(noise=None, **kwargs):
@@ -54,33 +58,40 @@ RULES = {
 
 
 def step_of(name, device="cpu", compile=False):
-    """The rule, and one training step of it as a function without arguments; compiled, as `gendae.training.graphs` has it."""
+    """The rule, and a training step of it as a function without arguments.
+
+    `compile` compiles the step as `gendae.training.graphs` does.
+    """
     torch.manual_seed(0)
     rule = RULES[name]().to(device)
     rule.generator = torch.Generator(device).manual_seed(0)
     optimizer = rule.configure_optimizers()
-    x, y = (
-        torch.rand(BATCH, SIZES[0], device=device),
-        torch.randint(CLASSES, (BATCH,), device=device),
-    )
-    if name == "JointTargetPropRule":
-        x, y = (
-            torch.cat([x, torch.nn.functional.one_hot(y, CLASSES)], 1),
-            torch.ones(BATCH, 2, dtype=torch.bool, device=device),
-        )
+    batch = batch_for(name, device)
     rule.manual_backward = lambda loss: loss.backward()
     gradients = StaticUpdate(rule, compile=True) if compile else rule.gradients
 
     def step():
-        gradients((x, y))
+        gradients(batch)
         optimizer.step()
 
     return rule, step
 
 
+def batch_for(name, device):
+    x = torch.rand(BATCH, SIZES[0], device=device)
+    y = torch.randint(CLASSES, (BATCH,), device=device)
+    if name != "JointTargetPropRule":
+        return x, y
+
+    values = torch.cat([x, torch.nn.functional.one_hot(y, CLASSES)], 1)
+    observed = torch.ones(BATCH, 2, dtype=torch.bool, device=device)
+    return values, observed
+
+
 def measured(name, repeats, device, compile):
     with MatrixProducts() as products:
         step_of(name, device)[1]()
+
     _, step = step_of(name, device, compile)
     seconds = interleaved({"step": step, "floor": products.replay}, repeats, device)
     return {
@@ -103,14 +114,17 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_freed_memory()  # as `gendae fit` does
+
     rows = []
     for name in args.rules:
-        rows.append(measured(name, args.repeats, args.device, args.compile))
+        row = measured(name, args.repeats, args.device, args.compile)
+        rows.append(row)
         print(
-            "{rule:26} step {step_ms:7.2f} ms, its products alone {floor_ms:7.2f} ms, ratio {ratio:.2f}, "
-            "{gflops:.0f} GFLOP/s".format(**rows[-1]),
+            "{rule:26} step {step_ms:7.2f} ms, its products alone {floor_ms:7.2f} ms, "
+            "ratio {ratio:.2f}, {gflops:.0f} GFLOP/s".format(**row),
             flush=True,
         )
+
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

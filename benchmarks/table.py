@@ -1,4 +1,4 @@
-"""Rows of benchmarks/tops.py or questions.py as a Markdown table: mean +- standard deviation over seeds.
+"""Rows of benchmarks/tops.py or questions.py as a Markdown table: mean +- sd over seeds.
 
 python benchmarks/table.py docs/results/tops.json --by config prior
 """
@@ -40,23 +40,34 @@ def cell(values, digits):
     values = [v for v in values if v is not None]
     if not values:
         return ""
-    spread = f" +- {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{spread}"
+
+    mean = f"{fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+
+    return f"{mean} +- {stdev(values):.{digits}f}"
 
 
 def table(rows, by, columns):
     rows = [prepare(row) for row in rows]
-    lines = [
-        "| " + " | ".join([*by, "seeds", *(COLUMNS[c][0] for c in columns)]) + " |",
-        "|" + "---|" * (len(by) + 1 + len(columns)),
-    ]
-    order = list(dict.fromkeys(tuple(str(row[k]) for k in by) for row in rows))
-    rows.sort(key=lambda row: order.index(tuple(str(row[k]) for k in by)))
-    for key, group in groupby(rows, key=lambda row: tuple(str(row[k]) for k in by)):
+    titles = [*by, "seeds", *(COLUMNS[c][0] for c in columns)]
+    lines = [line(titles), "|" + "---|" * len(titles)]
+
+    def key_of(row):
+        return tuple(str(row[k]) for k in by)
+
+    order = list(dict.fromkeys(map(key_of, rows)))
+    rows.sort(key=lambda row: order.index(key_of(row)))
+    for key, group in groupby(rows, key=key_of):
         group = list(group)
         cells = [cell([row[c] for row in group], COLUMNS[c][1]) for c in columns]
-        lines.append("| " + " | ".join([*key, str(len(group)), *cells]) + " |")
+        lines.append(line([*key, str(len(group)), *cells]))
+
     return lines
+
+
+def line(cells):
+    return "| " + " | ".join(cells) + " |"
 
 
 def main():
@@ -65,7 +76,11 @@ def main():
     parser.add_argument("--by", nargs="+", default=["config", "prior"])
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     args = parser.parse_args()
-    rows = [row for file in args.files for row in json.loads(Path(file).read_text())]
+
+    rows = []
+    for file in args.files:
+        rows += json.loads(Path(file).read_text())
+
     print("\n".join(table(rows, args.by, args.columns)))
 
 

@@ -1,11 +1,12 @@
-"""Two-dimensional toys: every prior's vector field, density and samples; and how well denoising gives the score.
+"""Two-dimensional toys: vector field, density and samples of every prior; denoising and the score.
 
     python benchmarks/toys.py [--out docs/toys.png] [--n 4000] [--epochs 300]
     python benchmarks/toys.py --score [--out docs/score.png] [--seeds 3] [--steps 10000]
 
---score: a denoising pair is trained on 25 Gaussians (deviation 0.15) under Gaussian noise of sigma = 0.1. On
-test points corrupted by that noise, (reconstruction - input) / sigma^2 is compared with the true score there
-(Bengio 2014, 2.2.4): mean cosine, and the slope of the estimate against the truth (1: the factor is right).
+--score measures how well denoising gives the score: a denoising pair is trained on 25 Gaussians
+(deviation 0.15) under Gaussian noise of sigma = 0.1. On test points corrupted by that noise,
+(reconstruction - input) / sigma^2 is compared with the true score there (Bengio 2014, 2.2.4):
+mean cosine, and the slope of the estimate against the truth (1: the factor is right).
 """
 
 import argparse
@@ -19,12 +20,15 @@ from gendae import plots
 from gendae.data.toys import DISTRIBUTIONS, Toys2D
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.samplers import seeded
 
-NOISE, SIGMA, GAIN = 0.15, 0.1, 5.0
+NOISE = 0.15
+SIGMA = 0.1
+GAIN = 5.0
 
 
 def priors(epochs):
@@ -32,23 +36,20 @@ def priors(epochs):
     return {
         "Gaussian": GaussianPrior("full", variance_scale=1.0),
         "Parzen": ParzenPrior(),
-        "Manifold Parzen": ParzenPrior(local="manifold", components=1),
+        "Manifold Parzen": ManifoldParzenPrior(components=1),
         "denoising auto-encoder": AutoencoderPrior(
             hidden=[64],
             code=64,
             sigma=0.1,
-            epochs=epochs,
-            lr=0.01,
-            batch_size=200,
-            residual=1.0,
-            steps=50,
+            learning=Learning(epochs, lr=0.01, batch_size=200),
+            walk=Walk(steps=50, residual=1.0),
         ),
     }
 
 
 @torch.no_grad()
 def steepen(prior):
-    """Larger initial weights of the encoder: in the plane, the field turns within a tenth of the range."""
+    """Larger initial weights of the encoder: the field turns within a tenth of the range."""
     prior.prepare(2)
     for weight in prior.f.parameters():
         weight.mul_(GAIN)
@@ -59,61 +60,70 @@ def draw_priors(n, epochs):
     titles = list(priors(epochs))
     figure = Figure(figsize=(3 * len(titles), 3 * len(DISTRIBUTIONS)), dpi=100, layout="constrained")
     axes = figure.subplots(len(DISTRIBUTIONS), len(titles), squeeze=False)
-    for row, name in zip(axes, DISTRIBUTIONS, strict=True):
-        data = Toys2D(name, n=n)
-        x, test = data.split("train").x, data.split("test").x
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title)
+
+    for row, kind in zip(axes, DISTRIBUTIONS, strict=True):
+        data = Toys2D(kind, n=n)
         for ax, (title, prior) in zip(row, priors(epochs).items(), strict=True):
-            start = time.perf_counter()
-            if isinstance(prior, AutoencoderPrior):
-                steepen(prior)
-            prior.fit(x)
-            samples = prior.sample(400, seeded(0))
-            plots.draw_field(
-                ax,
-                prior.reconstruct,
-                x[:1500],
-                samples,
-                prior.log_prob if prior.has_density else None,
-            )
-            line = f"{name:10} {title:24} {time.perf_counter() - start:5.1f} s"
-            if prior.has_density:
-                line += f"   log p(test) {prior.log_prob(test).mean():.3f} nats"
-            print(line, flush=True)
-            if name == DISTRIBUTIONS[0]:
-                ax.set_title(title)
-        row[0].set_ylabel(name, fontsize=12)
+            print(f"{kind:10} {title:24} {draw_prior(ax, prior, data)}", flush=True)
+
+        row[0].set_ylabel(kind, fontsize=12)
+
     return figure
 
 
+def draw_prior(ax, prior, data):
+    """Fits a prior to the points and draws it; how long that took, and how well it fits."""
+    x = data.split("train").x
+    start = time.perf_counter()
+    if isinstance(prior, AutoencoderPrior):
+        steepen(prior)
+
+    prior.fit(x)
+    samples = prior.sample(400, seeded(0))
+    log_density = prior.log_prob if prior.has_density else None
+    plots.draw_field(ax, prior.reconstruct, x[:1500], samples, log_density)
+
+    line = f"{time.perf_counter() - start:5.1f} s"
+    if prior.has_density:
+        line += f"   log p(test) {prior.log_prob(data.split('test').x).mean():.3f} nats"
+
+    return line
+
+
 def train(data, steps, seed, lr=0.01, batch=500):
-    """A pair that removes noise of level SIGMA from the points, by gradient descent inside the pair."""
+    """A pair that removes noise of level SIGMA from points, trained by gradients in the pair."""
     torch.manual_seed(seed)
     pair = Pair(MLP(2, [64], 64, "tanh", "tanh", gain=GAIN), MLP(64, [64], 2, "linear", "tanh"))
     optimizer = torch.optim.Adam(pair.parameters(), lr=lr)
     x = data.split("train").x
+
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
         clean = x[torch.randint(len(x), (batch,))]
         noisy = torch.add(clean, torch.randn_like(clean), alpha=SIGMA)
+
         optimizer.zero_grad()
         pair.observation.energy(clean, pair.g(pair.f(noisy))).mean().backward()
         optimizer.step()
+
     return pair
 
 
 def agreement(pair, data):
-    """Mean cosine with the true score, with that of the corrupted density, and the slope against it."""
+    """Mean cosine with the true score, with that of the corrupted density, and the slope."""
     clean = data.split("test").x
     noisy = torch.add(clean, torch.randn_like(clean), alpha=SIGMA)
-    corrupted = Toys2D("gaussians", noise=math.hypot(NOISE, SIGMA))
     with torch.no_grad():
         estimate = (pair.g(pair.f(noisy)) - noisy) / SIGMA**2
+
+    corrupted = Toys2D("gaussians", noise=math.hypot(NOISE, SIGMA))
     smooth = corrupted.score(noisy)
-    return (
-        torch.cosine_similarity(estimate, data.score(noisy)).mean().item(),
-        torch.cosine_similarity(estimate, smooth).mean().item(),
-        ((estimate * smooth).sum() / smooth.square().sum()).item(),
-    )
+    cosine = torch.cosine_similarity(estimate, data.score(noisy)).mean().item()
+    smooth_cosine = torch.cosine_similarity(estimate, smooth).mean().item()
+    slope = ((estimate * smooth).sum() / smooth.square().sum()).item()
+    return cosine, smooth_cosine, slope
 
 
 def draw_score(pair, data):
@@ -126,11 +136,13 @@ def draw_score(pair, data):
         ),
         "true score, $\\partial\\, \\log p(x) / \\partial x$": lambda h: h + data.score(h),
     }
+
     x = data.split("train").x
     x = x[(x.abs() < 1.4).all(1)][:2000]
     for ax, (title, field) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         plots.draw_field(ax, field, x, log_density=data.log_prob, cells=31)
         ax.set_title(title)
+
     return figure
 
 
@@ -141,8 +153,9 @@ def score(seeds, steps, out):
         pair = train(data, steps, seed)
         cosine, smooth, slope = agreement(pair, data)
         print(
-            f"seed {seed}: cosine {cosine:.4f} with the score of the data's density, {smooth:.4f} with "
-            f"that of the corrupted one, slope {slope:.3f}, {time.perf_counter() - start:.1f} s",
+            f"seed {seed}: cosine {cosine:.4f} with the score of the data's density, "
+            f"{smooth:.4f} with that of the corrupted one, slope {slope:.3f}, "
+            f"{time.perf_counter() - start:.1f} s",
             flush=True,
         )
         if seed == 0:
@@ -158,11 +171,14 @@ def main():
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--out")
     args = parser.parse_args()
+
     if args.score:
         score(args.seeds, args.steps, args.out or "docs/score.png")
-    else:
-        torch.manual_seed(0)
-        print(plots.save(draw_priors(args.n, args.epochs), args.out or "docs/toys.png"))
+        return
+
+    torch.manual_seed(0)
+    figure = draw_priors(args.n, args.epochs)
+    print(plots.save(figure, args.out or "docs/toys.png"))
 
 
 if __name__ == "__main__":

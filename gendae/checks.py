@@ -4,17 +4,22 @@ import math
 from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gendae.errors import choice
+
+T = TypeVar("T")
+
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
-    """`value` if it is among `accepted`, else a ValueError that lists them."""
+    """`value` if it is among `accepted`, else a ValueError with all of them and the nearest."""
     accepted = list(accepted)
     if value not in accepted:
-        raise ValueError(f"{name}={value!r} is unknown; accepted: {', '.join(accepted)}")
+        raise ValueError(f"{name}={value!r} is unknown; {choice(str(value), accepted)}")
 
     return value
 
@@ -35,6 +40,22 @@ def whole(name: str, value: int, bound: int) -> int:
         raise ValueError(f"{name}={value!r}: a whole number >= {bound} is needed")
 
     return int(value)
+
+
+def share(name: str, value: float) -> float:
+    """`value` if it is a number in [0, 1], else a ValueError."""
+    if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}={value!r}: a number in [0, 1] is needed")
+
+    return value
+
+
+def kind(name: str, value: T, cls: type[T]) -> T:
+    """`value` if it is a `cls`, else a ValueError."""
+    if not isinstance(value, cls):
+        raise ValueError(f"{name}={value!r}: a {cls.__name__} is needed")  # noqa: TRY004
+
+    return value
 
 
 def fractions(**values: float) -> list[float]:

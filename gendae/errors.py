@@ -1,6 +1,8 @@
 """What went wrong, in one line."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def reason(error: BaseException) -> str:
@@ -35,3 +37,34 @@ def shortened(text: str, most: int = 480) -> str:
 
     kept = (most - 4) // 2
     return f"{text[:kept]} .. {text[-kept:]}"
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str | None:
+    """The accepted name that a mistyped one is nearest to; None where all are far from it.
+
+    Example:
+        >>> nearest("MNSIT", ["Digits", "MNIST"])
+        'MNIST'
+    """
+    by_lower_case = {word.lower(): word for word in accepted}
+    near = get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
+    if not near:
+        return None
+
+    return by_lower_case[near[0]]
+
+
+def choice(name: str, accepted: Iterable[str]) -> str:
+    """What a message says after a wrong name: all that is accepted, and the nearest of it.
+
+    Example:
+        >>> choice("rigth", ["left", "right"])
+        'accepted: left, right; did you mean right?'
+    """
+    accepted = list(accepted)
+    words = f"accepted: {', '.join(accepted)}"
+
+    near = nearest(name, accepted)
+    if near is not None:
+        words += f"; did you mean {near}?"
+    return words

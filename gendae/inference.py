@@ -66,6 +66,9 @@ class Inference:
         ValueError: for negative numbers.
     """
 
+    #: Runs the loop of batches without masks: `gendae.Graphs` sets it, files do not keep it.
+    compiled: Callable[[Stack, Tensor, int], Representations] | None = None
+
     def __init__(self, steps: int = 15, delta: float = 0.1, temperature: float = 0.0) -> None:
         self.steps = checks.whole("steps", steps, 0)
         self.delta = checks.at_least("delta", delta, 0.0)
@@ -88,6 +91,9 @@ class Inference:
             generator: source of the Langevin noise.
             steps: N, where it shall differ from the constructor's (the rule's warm-up).
         """
+        if self.compiled is not None and mask is None:
+            return self.compiled(stack, x, self.steps if steps is None else steps)
+
         for h in self.trajectory(stack, x, mask, generator, steps):  # noqa: B007
             pass
 

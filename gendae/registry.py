@@ -11,10 +11,14 @@ were renamed turns the old ones into the present ones by a classmethod `upgrade`
     class Name:
         @classmethod
         def upgrade(cls, arguments): ...
+
+It gets a dictionary of its own with the arguments of a description, of any version, and returns
+the present ones. With a key "type" they are the arguments of another class, which took over. It is
+inherited like any method.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import gendae
@@ -98,12 +102,13 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
 
-def arguments(obj: object, skip: tuple[str, ...] = ()) -> dict[str, Plain]:
-    """Constructor arguments of `obj` as plain data, by name, without those in `skip`.
+def arguments(obj: object) -> dict[str, Plain]:
+    """Constructor arguments of `obj` as plain data, by name, without its class's UNDESCRIBED ones.
 
     An object keeps an argument under the argument's name, or as given_NAME where the constructor
     stores something derived from it under that name.
     """
+    skip = getattr(obj, "UNDESCRIBED", ())
     names = [p.name for p in _parameters(type(obj)) if p.name not in skip]
     return {name: describe(_kept_argument(obj, name)) for name in names}
 
@@ -198,6 +203,29 @@ def _by_present_names(data: dict[str, Plain]) -> dict[str, Plain]:
     if present["type"] != cls.__name__:  # the description of a class that took over
         return _by_present_names(present)
     return present
+
+
+def grouped(
+    arguments: dict[str, Plain], name: str, kind: str, members: Mapping[str, str]
+) -> dict[str, Plain]:
+    """Arguments among which former ones became members of one, for use in `upgrade`.
+
+    Args:
+        arguments: of a description; left as they are.
+        name: of the argument that takes the former ones' place.
+        kind: name of its class.
+        members: the class's arguments, by the former names.
+
+    Example:
+        >>> grouped({"width": 3, "lr": 0.1}, "rates", "Rates", {"lr": "f", "lr_back": "g"})
+        {'width': 3, 'rates': {'type': 'Rates', 'f': 0.1}}
+    """
+    group = {new: arguments[old] for old, new in members.items() if old in arguments}
+    if not group:
+        return arguments
+
+    others = {key: value for key, value in arguments.items() if key not in members}
+    return {**others, name: {"type": kind, **group}}
 
 
 def _build(data: Plain) -> Any:  # noqa: ANN401

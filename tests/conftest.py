@@ -9,11 +9,17 @@ from gendae.data.images import MNIST, Digits
 from gendae.laws import Gaussian
 from gendae.models.architectures import deep_autoencoder
 from gendae.priors.gaussian import GaussianPrior
+from gendae.rules.moment import Moment
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+def at(seed=0, **options):
+    """A moment with noise of its own."""
+    return Moment(generator=torch.Generator().manual_seed(seed), **options)
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +31,7 @@ def mnist():
         if os.environ.get("CI") or os.environ.get("GENDAE_DATA"):
             pytest.fail(message)
         pytest.skip(message)
+
     return data
 
 
@@ -40,16 +47,19 @@ def linear_stack(sizes=(3, 2), sigma=0.7, dtype=torch.float64):
         pair.observation = Gaussian(sigma)
         with torch.no_grad():
             pair.g.bias.normal_()
+
     prior = GaussianPrior("full", variance_scale=1.0)
     prior.mean = torch.zeros(sizes[-1], dtype=dtype)
     prior.factor = torch.eye(sizes[-1], dtype=dtype)
     stack.prior = prior
+
     return stack
 
 
 def posterior(stack):
     """Covariance S of p(h | x), and the affine map x -> mean, of a one-pair linear stack."""
-    g, sigma = stack.pairs[0].g, stack.pairs[0].observation.sigma
+    g = stack.pairs[0].g
+    sigma = stack.pairs[0].observation.sigma
     w = g.weight.detach()
     precision = torch.eye(w.shape[1], dtype=w.dtype) + w.T @ w / sigma**2
     s = torch.linalg.inv(precision)
@@ -60,10 +70,14 @@ def exact_encoder(stack):
     """The one-pair linear stack with f set to the posterior mean."""
     s, _ = posterior(stack)
     pair = stack.pairs[0]
-    w, b, sigma = pair.g.weight.detach(), pair.g.bias.detach(), pair.observation.sigma
+    w = pair.g.weight.detach()
+    b = pair.g.bias.detach()
+    sigma = pair.observation.sigma
+
     with torch.no_grad():
         pair.f.weight.copy_(s @ w.T / sigma**2)
         pair.f.bias.copy_(-s @ w.T @ b / sigma**2)
+
     return stack
 
 

@@ -11,16 +11,21 @@ from gendae.data.images import Digits
 
 
 def test_the_floor_is_made_of_the_recorded_products():
-    a, b, c = torch.rand(20, 30), torch.rand(30, 40), torch.rand(40)
+    a = torch.rand(20, 30)
+    b = torch.rand(30, 40)
+    c = torch.rand(40)
+
     with floor.MatrixProducts() as products:
         x = torch.addmm(c, a, b)
         (x @ b.T).relu()
         torch.nn.functional.linear(a, b.T)
+
     assert [func.overloadpacket.__name__ for func, _, _ in products.calls] == ["addmm", "mm", "mm"]
     assert products.flops == 3 * 2 * 20 * 30 * 40
     assert {t.data_ptr() for _, args, _ in products.calls for t in args}.isdisjoint(
         {a.data_ptr(), b.data_ptr()}
     )
+
     products.replay()
 
 
@@ -37,6 +42,7 @@ def test_the_rule_written_out_in_plain_pytorch_is_the_same_and_no_faster(monkeyp
     )
     plain.main()
     (row,) = json.loads((tmp_path / "row.json").read_text())
+
     assert row["largest_relative_difference_of_losses"] < 1e-5
     assert row["plain_over_gendae"] > 0.6
 
@@ -50,33 +56,38 @@ def test_parzen_and_generate_are_not_far_above_their_products(mnist):
 
 
 def test_the_trainer_adds_little_to_the_step_of_the_2015_model(mnist):
-    trainer, plain = (
-        overhead.with_trainer("VariationalEMRule", mnist, 15),
-        overhead.plain_loop("VariationalEMRule", mnist, 15),
-    )
+    trainer = overhead.with_trainer("VariationalEMRule", mnist, 15)
+    plain = overhead.plain_loop("VariationalEMRule", mnist, 15)
     assert trainer < 2 * plain
     assert overhead.seconds_of_help(3) < 3
 
 
 def test_points_and_exponents_of_scaling():
-    assert scaling.exponent(
-        [1, 2, 4, 8, 16], [3 * n**1.5 for n in (1, 2, 4, 8, 16)]
-    ) == pytest.approx(1.5)
+    sizes = [1, 2, 4, 8, 16]
+    seconds = [3 * n**1.5 for n in sizes]
+    assert scaling.exponent(sizes, seconds) == pytest.approx(1.5)
     assert {"seconds", "mib"} == set(scaling.point("batch", 25))
 
 
+class NoFiles:
+    """Stands for MNIST where it is not on the machine."""
+
+    def __init__(self, download):
+        pass
+
+    def files(self):
+        return None
+
+
 def test_the_gpu_benchmark_runs_without_one(monkeypatch, capsys):
-    monkeypatch.setattr(
-        gpu, "MNIST", lambda download: type("None", (), {"files": lambda self: None})()
-    )
+    monkeypatch.setattr(gpu, "MNIST", NoFiles)
     monkeypatch.setattr(gpu, "Random", Digits)
     monkeypatch.setattr(gpu, "SIZES", (64, 20, 8))
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["gpu", "--device", "cpu", "--epochs", "1", "--updates", "3", "--batches", "50"],
-    )
+    options = "--device cpu --epochs 1 --updates 3 --batches 50"
+    monkeypatch.setattr(sys, "argv", ["gpu", *options.split()])
+
     gpu.main()
-    out = capsys.readouterr().out
-    assert "static" in out
-    assert "utilisation" in out
+
+    printed = capsys.readouterr().out
+    assert "static" in printed
+    assert "utilisation" in printed

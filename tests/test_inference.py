@@ -1,4 +1,4 @@
-"""Inference against closed forms: linear-Gaussian posteriors, autograd, and a literal transcription."""
+"""Inference against closed forms: linear-Gaussian posteriors, autograd, a transcription."""
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ def test_eq_12_is_posterior_covariance_times_gradient():
     stack = exact_encoder(linear_stack([5, 3]))
     pair = stack.pairs[0]
     s, _ = posterior(stack)
-    x, h = torch.randn(7, 5).double(), torch.randn(7, 3).double().requires_grad_()
+    x = torch.randn(7, 5).double()
+    h = torch.randn(7, 3).double().requires_grad_()
     (gradient,) = torch.autograd.grad(pair.p(h).log_prob(x).sum(), h)
+
     assert torch.allclose(targetprop_gradient(pair.f, pair.g, x, h), gradient @ s)
 
 
@@ -21,16 +23,20 @@ def test_eq_12_in_scalar_form_where_the_posterior_is_isotropic():
     stack = linear_stack([3, 3], sigma=0.5)
     with torch.no_grad():
         stack.pairs[0].g.weight.copy_(2.0 * torch.linalg.qr(torch.randn(3, 3).double())[0])
+
     exact_encoder(stack)
-    pair, variance = stack.pairs[0], 1.0 / (1.0 + 4.0 / 0.25)
-    x, h = torch.randn(4, 3).double(), torch.randn(4, 3).double().requires_grad_()
+    pair = stack.pairs[0]
+    variance = 1.0 / (1.0 + 4.0 / 0.25)
+    x = torch.randn(4, 3).double()
+    h = torch.randn(4, 3).double().requires_grad_()
     (gradient,) = torch.autograd.grad(pair.p(h).log_prob(x).sum(), h)
+
     assert torch.allclose(targetprop_gradient(pair.f, pair.g, x, h, variance), gradient)
 
 
 def literal(stack, x, n, delta, alpha, mask=None):
     """Algorithm 2's INFERENCE for three pairs, line by line, nothing cached."""
-    (p1, p2, p3) = stack.pairs
+    p1, p2, p3 = stack.pairs
     h1 = p1.f(x)
     h2 = p2.f(h1)
     h3 = p3.f(h2)
@@ -40,6 +46,7 @@ def literal(stack, x, n, delta, alpha, mask=None):
         below = p1.g(h1)
         seen = x if mask is None else torch.where(mask, x, below)
         h1 = h1 + delta * (p1.f(seen) - p1.f(below)) + alpha * (p2.g(h2) - h1)
+
     return x, h1, h2, h3
 
 
@@ -49,14 +56,17 @@ def test_targetprop_inference_is_algorithm_2_for_three_layers(masked):
     x = torch.rand(6, 8).double()
     mask = torch.arange(8) < 3 if masked else None
     got = TargetPropInference(steps=9, delta=0.2, alpha=0.3)(stack, x, mask)
+
     for a, b in zip(got, literal(stack, x, 9, 0.2, 0.3, mask), strict=True):
         assert torch.allclose(a, b)
 
 
 @pytest.mark.parametrize("inference", [TargetPropInference(5), GradientInference(5, q_weight=0.5)])
 def test_trajectory_starts_feed_forward_and_ends_at_the_call(inference):
-    stack, x = small_stack(), torch.rand(3, 8)
+    stack = small_stack()
+    x = torch.rand(3, 8)
     path = list(inference.trajectory(stack, x))
+
     assert len(path) == 6
     assert all(torch.equal(a, b) for a, b in zip(path[0], stack.encode(x), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(path[5], inference(stack, x), strict=True))
@@ -67,7 +77,9 @@ def test_linear_targetprop_converges_to_the_likelihood_maximum():
     stack = exact_encoder(linear_stack([5, 3]))
     x = torch.randn(4, 5).double()
     h = TargetPropInference(steps=3000, delta=0.5, alpha=0.0)(stack, x)[1]
-    w, b = stack.pairs[0].g.weight, stack.pairs[0].g.bias
+    w = stack.pairs[0].g.weight
+    b = stack.pairs[0].g.bias
+
     assert torch.allclose(h, torch.linalg.lstsq(w, (x - b).T).solution.T, atol=1e-6)
 
 
@@ -90,24 +102,30 @@ def test_gradient_step_is_eq_8(q_weight):
         + p2.p(h2).log_prob(h1).sum()
         + q_weight * (p1.q(x).log_prob(h1).sum() + p2.q(h1).log_prob(h2).sum())
     )
+
     expected = h1 + 0.1 * torch.autograd.grad(j1, h1)[0]
     got = GradientInference(steps=1, delta=0.1, q_weight=q_weight)(stack, x)
+
     assert torch.allclose(got[1], expected)
 
 
 def test_rewarding_every_q_keeps_h_near_its_path():
     stack = linear_stack([5, 3])
     x = torch.randn(4, 5).double()
+
     spread = {}
     for every in (False, True):
         path = list(GradientInference(30, 0.02, q_weight=3.0, every_q=every).trajectory(stack, x))
         spread[every] = (path[-1][1] - path[-2][1]).norm().item()
+
     objective = GradientInference(q_weight=3.0, every_q=True)
-    h, past = path[3], path[1:3]
+    h = path[3]
+    past = path[1:3]
     laws = torch.stack(
         [stack.log_q(h)]
         + [torch.distributions.Normal(p[1], 1.0).log_prob(h[1]).sum(-1) for p in past]
     )
+
     assert torch.allclose(
         objective.objective(stack, h, past), stack.log_joint(h, prior=False) + 3.0 * laws.mean(0)
     )
@@ -123,22 +141,28 @@ def test_rewarding_every_q_keeps_h_near_its_path():
     ],
 )
 def test_observed_pixels_never_move_and_missing_ones_do_not_matter_in_the_limit(inference):
-    stack, x = small_stack().double(), torch.rand(5, 8).double()
+    stack = small_stack().double()
+    x = torch.rand(5, 8).double()
     mask = torch.arange(8) < 4
     for h in inference.trajectory(stack, x, mask, torch.Generator().manual_seed(0)):
         assert torch.equal(h[0], x)
 
 
 def test_missing_pixels_exert_no_gradient():
-    """With a mask the gradient form climbs log p(x^v | h): pixels x^m have no say after the start."""
+    """With a mask the gradient form climbs log p(x^v | h): x^m has no say after the start."""
     stack = linear_stack([6, 2])
-    x, other = torch.randn(3, 6).double(), torch.randn(3, 6).double()
+    x = torch.randn(3, 6).double()
+    other = torch.randn(3, 6).double()
     mask = torch.arange(6) < 4
     other = torch.where(mask, x, other)
     inference = GradientInference(steps=3000, delta=0.05, use_prior=True)
+
     assert torch.allclose(inference(stack, x, mask)[1], inference(stack, other, mask)[1])
-    w, b = stack.pairs[0].g.weight[:4], stack.pairs[0].g.bias[:4]
+
+    w = stack.pairs[0].g.weight[:4]
+    b = stack.pairs[0].g.bias[:4]
     s = torch.linalg.inv(torch.eye(2) + w.T @ w / 0.49)
+
     assert torch.allclose(inference(stack, x, mask)[1], (x[:, :4] - b) @ w @ s / 0.49, atol=1e-6)
 
 
@@ -148,12 +172,14 @@ def test_langevin_noise_samples_the_posterior():
     x = torch.randn(1, 4).double().expand(20_000, 4)
     inference = GradientInference(steps=150, delta=0.02, use_prior=True, temperature=1.0)
     h = inference(stack, x, generator=torch.Generator().manual_seed(0))[1]
+
     assert torch.allclose(h.mean(0), mean(x[0]), atol=0.03)
     assert torch.allclose(torch.cov(h.T), s, atol=0.03)
 
 
 def test_gradient_inference_works_in_inference_mode():
-    stack, x = small_stack(), torch.rand(3, 8)
+    stack = small_stack()
+    x = torch.rand(3, 8)
     expected = GradientInference(3)(stack, x)[1]
     with torch.inference_mode():
         assert torch.allclose(GradientInference(3)(stack, x.clone())[1], expected)

@@ -23,76 +23,86 @@ def learned(**options):
     return law
 
 
+REAL = torch.tensor([[0.3, -1.0, 2.0]]).double()
+UNIT = torch.tensor([[0.3, 0.9, 0.5]]).double()
+SIGNED = torch.tensor([[0.3, -0.9, 0.0]]).double()
+X = torch.tensor([[0.5, -2.0]]).double()
+
+#: A law, its mean, and what it is given.
 LAWS = {
-    "gaussian": (Gaussian(0.7), torch.tensor([[0.3, -1.0, 2.0]]), None),
-    "learned": (learned(), torch.tensor([[0.3, -1.0, 2.0]]), None),
-    "learned, one for the layer": (learned(per="layer"), torch.tensor([[0.3, -1.0, 2.0]]), None),
-    "learned, of x": (
-        learned(given=2),
-        torch.tensor([[0.3, -1.0, 2.0]]),
-        torch.tensor([[0.5, -2.0]]),
-    ),
-    "learned, hidden": (
-        learned(given=2, hidden=[5]),
-        torch.tensor([[0.3, -1.0, 2.0]]),
-        torch.tensor([[0.5, -2.0]]),
-    ),
-    "bernoulli": (Bernoulli(), torch.tensor([[0.3, 0.9, 0.5]]), None),
-    "stochastic sign": (Discrete("sign", stochastic=True), torch.tensor([[0.3, -0.9, 0.0]]), None),
-    "stochastic binary": (
-        Discrete("binary", stochastic=True),
-        torch.tensor([[0.3, 0.9, 0.5]]),
-        None,
-    ),
+    "gaussian": (Gaussian(0.7), REAL, None),
+    "learned": (learned(), REAL, None),
+    "learned, one for the layer": (learned(per="layer"), REAL, None),
+    "learned, of x": (learned(given=2), REAL, X),
+    "learned, hidden": (learned(given=2, hidden=[5]), REAL, X),
+    "bernoulli": (Bernoulli(), UNIT, None),
+    "stochastic sign": (Discrete("sign", stochastic=True), SIGNED, None),
+    "stochastic binary": (Discrete("binary", stochastic=True), UNIT, None),
 }
+case = pytest.mark.parametrize(("law", "mean", "given"), LAWS.values(), ids=LAWS)
 
 
-@pytest.fixture(params=LAWS.values(), ids=LAWS)
-def case(request):
-    law, mean, given = request.param
-    return law, mean.double(), None if given is None else given.double()
-
-
-def test_entropy_is_minus_the_mean_log_density_of_draws(case):
-    law, mean, given = case
+@case
+def test_entropy_is_minus_the_mean_log_density_of_draws(law, mean, given):
     n = 200_000
     wide = None if given is None else given.expand(n, -1)
+
     with torch.no_grad():
         draws = law.sample(mean.expand(n, -1), seeded(), wide)
         if isinstance(law, Discrete):
             draws = draws.round()
+
         log_p = law.log_prob(draws, mean.expand(n, -1), wide)
-        assert law.entropy(mean, given).item() == pytest.approx(-log_p.mean().item(), abs=0.02)
+        entropy = law.entropy(mean, given)
         variance = law.variance(mean, given)
-        if variance is not None:
-            assert torch.allclose(draws.var(0), variance[0], rtol=0.02)
-        assert torch.allclose(draws.mean(0), mean[0], atol=0.01)
+
+    assert entropy.item() == pytest.approx(-log_p.mean().item(), abs=0.02)
+    assert torch.allclose(draws.mean(0), mean[0], atol=0.01)
+    if variance is not None:
+        assert torch.allclose(draws.var(0), variance[0], rtol=0.02)
 
 
-def test_gradients_of_draws_reach_the_mean(case):
-    law, mean, given = case
+@case
+def test_gradients_of_draws_reach_the_mean(law, mean, given):
     leaf = mean.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(law.sample(leaf, seeded(), given).sum(), leaf)
     assert torch.allclose(gradient, torch.ones_like(mean))
 
 
-def test_energy_is_minus_log_density_up_to_a_constant_in_the_mean(case):
-    law, mean, _ = case
+def value_near(law, mean):
+    """Possible values of the law's units near their mean."""
+    unit = getattr(law, "unit", "")
+    h = mean.round()
+    if isinstance(law, Discrete):
+        h = h.clamp(-1, 1)
+    if unit == "sign":
+        h = torch.where(h == 0, torch.ones_like(h), h)
+    if unit == "binary" or isinstance(law, Bernoulli):
+        h = h.abs()
+
+    return h
+
+
+@case
+def test_energy_is_minus_log_density_up_to_a_constant_in_the_mean(law, mean, given):
     if isinstance(law, LearnedGaussian):
         pytest.skip("its energy leaves sigma out on purpose")
-    h = mean.round().clamp(-1, 1) if isinstance(law, Discrete) else mean.round()
-    h = torch.where(h == 0, torch.ones_like(h), h) if getattr(law, "unit", "") == "sign" else h
-    h = h.abs() if isinstance(law, Bernoulli) or getattr(law, "unit", "") == "binary" else h
+
+    h = value_near(law, mean)
     leaf = mean.clone().requires_grad_()
     (energy,) = torch.autograd.grad(law.energy(h, leaf).sum(), leaf, retain_graph=True)
     (density,) = torch.autograd.grad(-law.log_prob(h, leaf).sum(), leaf)
+
     assert torch.allclose(energy, density)
 
 
 def test_sigma_of_x_starts_as_the_constant_and_then_follows_x():
-    law, mean = LearnedGaussian(3, 0.4, given=2, hidden=[4]), torch.zeros(5, 3)
+    law = LearnedGaussian(3, 0.4, given=2, hidden=[4])
+    mean = torch.zeros(5, 3)
     x = torch.randn(5, 2)
+
     assert torch.allclose(law.variance(mean, x), torch.full((5, 3), 0.16))
+
     torch.nn.init.ones_(law.of_input[-1].weight)
     assert law.variance(mean, x).std(0).min() > 0
 
@@ -101,8 +111,10 @@ def test_discrete_units_send_values_and_draw_only_with_a_generator():
     mean = torch.tensor([[-0.2, 0.0, 0.7]])
     assert Discrete("sign").transmit(mean).tolist() == [[-1.0, -1.0, 1.0]]
     assert Discrete("binary").transmit(torch.tensor([[0.2, 0.7]])).tolist() == [[0.0, 1.0]]
+
     law = Discrete("sign", stochastic=True)
     assert law.transmit(mean).tolist() == [[-1.0, -1.0, 1.0]]
+
     draws = law.transmit(mean.expand(50_000, -1), seeded())
     assert set(draws.unique().tolist()) == {-1.0, 1.0}
     assert torch.allclose(draws.mean(0), mean[0], atol=0.02)
@@ -112,10 +124,10 @@ def test_gaussian_density_integrates_to_one():
     grid = torch.linspace(-6, 6, 4001, dtype=torch.float64)[:, None]
     law = LearnedGaussian(1, 0.6).double()
     total = law.log_prob(grid, torch.full_like(grid, 0.3)).exp().sum() * (12 / 4000)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * 0.36)
+
     assert total.item() == pytest.approx(1.0, abs=1e-9)
-    assert law.entropy(grid[:1]).item() == pytest.approx(
-        0.5 * math.log(2 * math.pi * math.e * 0.36)
-    )
+    assert law.entropy(grid[:1]).item() == pytest.approx(entropy)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +139,7 @@ def test_gaussian_density_integrates_to_one():
             "stochastic=False",
         ),
         (
-            lambda: Discrete("binary", True).log_prob(
-                torch.full((1, 2), -3.0), torch.full((1, 2), 0.5)
-            ),
+            lambda: Discrete("binary", True).log_prob(torch.full((1, 2), -3.0), UNIT[:, :2]),
             r"h holds values from -3 to -3; binary units lie in \[0, 1\]: clamp",
         ),
         (lambda: LearnedGaussian(3, sigma=0.0), "sigma=0.0"),

@@ -1,15 +1,19 @@
-"""The commands of `gendae` as plain functions: they return what the command line prints."""
+"""What commands share: the model, its data set, and what its file says of both.
+
+A command is a function in the file of its name. It returns the lines to print.
+"""
 
 from pathlib import Path
+from typing import Any
 
-from gendae import checks
+from gendae import checks, registry
+from gendae.completion.completer import Completer
 from gendae.data.base import Data
 from gendae.data.files import image_shape
 from gendae.data.images import Images
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
-from gendae.registry import build
 from gendae.storage import model_file
 
 Table = list[str]
@@ -37,7 +41,7 @@ def _training_data(stack: Stack, root: str | None) -> Data:
     if spec is None:
         raise ValueError("the model does not say what it was trained on; name images with --data")
 
-    data = build(located(spec, root))
+    data = registry.build(located(spec, root))
     try:
         data.split("test")
     except FileNotFoundError as error:
@@ -54,11 +58,30 @@ def located(spec: dict, root: str | None) -> dict:
     return spec
 
 
+def dataset_of(stack: Stack) -> str | None:
+    """Class name of the data set that the model was trained on, if its file says so."""
+    return (stack.facts.get("dataset") or {}).get("type")
+
+
+def shapes_of(stack: Stack) -> dict[str, tuple[int, int]]:
+    """Height and width of those modalities of a joint model that are images."""
+    return {name: tuple(shape) for name, shape in stack.facts.get("shapes", {}).items()}
+
+
 def shape_of(stack: Stack) -> tuple[int, int]:
     """Height and width of the model's images."""
-    shapes = stack.facts.get("shapes", {})
-    shape = next(iter(shapes.values()), stack.facts.get("shape"))
+    shape = next(iter(shapes_of(stack).values()), stack.facts.get("shape"))
     return image_shape(stack.sizes[0], shape)
+
+
+def completer_of(stack: Stack) -> Completer | None:
+    """What the model is meant to be completed with, if its file says so."""
+    return stack.settings.completer
+
+
+def settings_of(stack: Stack) -> dict[str, Any]:
+    """What the model is meant to be used with, as plain data."""
+    return registry.describe(stack.settings.chosen())
 
 
 def load_generative(model: str, device: str = "cpu") -> Stack:
@@ -77,7 +100,7 @@ def only_generative(stack: Stack, model: str) -> Stack:
         ValueError: for a classifier, whose layers were trained for labels, and a model of several
             modalities.
     """
-    if _has_several_modalities(stack):
+    if has_several_modalities(stack):
         raise ValueError(
             f"{model} has several modalities ({stack.described()}); use `gendae sample`, "
             "`gendae complete` and `gendae predict`"
@@ -90,7 +113,8 @@ def only_generative(stack: Stack, model: str) -> Stack:
     return stack
 
 
-def _has_several_modalities(stack: Stack) -> bool:
+def has_several_modalities(stack: Stack) -> bool:
+    """Whether the model gives more than one kind of data."""
     return isinstance(stack, JointStack) and len(stack.names) > 1
 
 
@@ -105,9 +129,3 @@ def checkpoint_of(run: str | Path, which: str = "best") -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint of a run at {run}: looked for {path}")
     return path
-
-
-def config_folders() -> list[Path]:
-    """Where gendae's configurations lie: installed, or in a source checkout."""
-    package = Path(__file__).parents[1]
-    return [package / "configs", package.parent / "configs"]

@@ -22,13 +22,14 @@ from torch import Tensor
 from gendae import checks, plots
 from gendae.commands.predict import error_rate, load_classifier
 from gendae.data.base import SPLITS, Data
-from gendae.errors import reason
+from gendae.errors import choice, reason
 from gendae.registry import REGISTRY, import_public, registered
 from gendae.rules.base import Rule
 from gendae.rules.ledger import TrainingDiverged
 from gendae.rules.supervised import SupervisedRule
 from gendae.storage.atomic import write_json
 from gendae.training import fit
+from gendae.training.mistakes import explained
 
 Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
@@ -50,6 +51,62 @@ class Run(NamedTuple):
     test: float
     seconds_per_epoch: float
     curve: list[tuple[int, float]]
+
+
+def compare(
+    *options: str,
+    config: str,
+    rules: list[str],
+    out: str,
+    seeds: Sequence[int] = (0,),
+    max_epochs: int | None = None,
+) -> list[str]:
+    """Train classifiers by several rules on the same network, data and seeds.
+
+    Args:
+        options: --trainer.OPTION and --data.OPTION of `gendae fit`.
+        config: YAML file of `gendae fit`: network, data, trainer, hyper-parameters.
+        rules: class names, such as BackpropRule, with what they take of the hyper-parameters; or
+            YAML files, each with its own rule, hyper-parameters and network of the same sizes.
+        out: folder for run folders RULE-SEED/0001, comparison.json, comparison.md and curves.png.
+        seeds: of weights and noise.
+        max_epochs: length of training; by default the configuration's.
+
+    Raises:
+        ValueError: before any training, see `check`; if the folder holds a comparison.
+    """
+    folder = Path(out)
+    passed = list(options)
+    if (folder / "comparison.json").exists():
+        raise ValueError(f"--out {out} holds a comparison already; name another folder")
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"--seeds {list(seeds)}: different numbers >= 0 are needed")
+    if max_epochs is not None:
+        checks.whole("--max-epochs", max_epochs, 1)
+        passed += ["--trainer.max_epochs", str(int(max_epochs))]
+
+    base = read_config(config)
+    refuse_processes(base, passed)
+    entries = configurations(base, rules)
+    data = check(base, entries, passed)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    runs: dict[str, list[Run]] = {name: [] for name in entries}
+    diverged: dict[str, list[int]] = {name: [] for name in entries}
+    for name, entry in entries.items():
+        file = write_config(folder / f"{name}.yaml", entry)
+        for seed in seeds:
+            try:
+                run = train(file, seed, folder / f"{name}-{seed}", data, passed)
+                runs[name].append(run)
+                said = f"test error {100 * run.test:.2f} %"
+            except TrainingDiverged as error:
+                diverged[name].append(seed)
+                said = f"diverged: {error}"
+            print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
+
+    facts = {"config": str(config), "seeds": list(seeds), "options": passed}
+    return report(folder, facts, runs, diverged)
 
 
 def read_config(path: str | Path) -> Config:
@@ -100,7 +157,7 @@ def named_rule(name: str) -> type[SupervisedRule]:
         known = sorted(k for k, v in REGISTRY.items() if issubclass(v, SupervisedRule))
         raise ValueError(
             f"--rules {name!r}: neither a configuration file nor a rule that trains classifiers; "
-            f"accepted: {', '.join(known)}, or a .yaml file"
+            f"{choice(name, [*known, 'FILE.yaml'])}"
         )
     return cls
 
@@ -143,7 +200,10 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
     sections = {key: config[key] for key in ("trainer", "model", "data") if key in config}
     with tempfile.TemporaryDirectory() as folder:
         file = write_config(Path(folder) / "config.yaml", sections)
-        parsed = parser.parse_args(["--config", str(file), *options])
+        try:
+            parsed = parser.parse_args(["--config", str(file), *options])
+        except ArgumentError as error:
+            raise ValueError(explained(str(error), parser)) from None
 
     epochs = parsed.trainer.max_epochs
     every = parsed.trainer.check_val_every_n_epoch or 1
@@ -162,7 +222,7 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
 def _parser() -> LightningArgumentParser:
     """A parser of the sections of a configuration that a rule and its data are built from."""
     import_public()
-    parser = LightningArgumentParser(exit_on_error=False)
+    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.add_subclass_arguments(Rule, "model", required=True)
@@ -182,7 +242,7 @@ def check(config: Config, entries: dict[str, Config], options: Sequence[str]) ->
     for name, entry in [("--config", config), *entries.items()]:
         try:
             rule, data = build(entry, options)
-        except (ValueError, TypeError, OSError, ArgumentError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise ValueError(f"{name}: {reason(error)}") from None
 
         network = _sizes_of(name, rule)
@@ -370,61 +430,6 @@ def refuse_processes(base: dict[str, Any], options: Sequence[str]) -> None:
             raise ValueError(
                 f"trainer.{name}={value}: a comparison runs in one process; accepted: 1"
             )
-
-
-def compare(
-    config: str,
-    rules: list[str],
-    seeds: list[int],
-    out: str,
-    max_epochs: int | None = None,
-    options: Sequence[str] = (),
-) -> list[str]:
-    """Train each rule with each seed, and write table, numbers and learning curves into a folder.
-
-    Args:
-        config: YAML file: network, data, trainer, and hyper-parameters for rules named by class.
-        rules: class names, or configuration files.
-        seeds: of weights and noise.
-        out: folder for run folders RULE-SEED/0001, comparison.json, comparison.md and curves.png.
-        max_epochs: length of training; the configuration's if None.
-        options: options of `gendae fit`, such as --trainer.accelerator gpu.
-
-    Raises:
-        ValueError: before any training, see `check`; if the folder holds a comparison.
-    """
-    folder = Path(out)
-    options = list(options)
-    if (folder / "comparison.json").exists():
-        raise ValueError(f"--out {out} holds a comparison already; name another folder")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"--seeds {seeds}: different numbers >= 0 are needed")
-    if max_epochs is not None:
-        checks.whole("--max-epochs", max_epochs, 1)
-        options += ["--trainer.max_epochs", str(int(max_epochs))]
-
-    base = read_config(config)
-    refuse_processes(base, options)
-    entries = configurations(base, rules)
-    data = check(base, entries, options)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    runs: dict[str, list[Run]] = {name: [] for name in entries}
-    diverged: dict[str, list[int]] = {name: [] for name in entries}
-    for name, entry in entries.items():
-        file = write_config(folder / f"{name}.yaml", entry)
-        for seed in seeds:
-            try:
-                run = train(file, seed, folder / f"{name}-{seed}", data, options)
-                runs[name].append(run)
-                said = f"test error {100 * run.test:.2f} %"
-            except TrainingDiverged as error:
-                diverged[name].append(seed)
-                said = f"diverged: {error}"
-            print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
-
-    facts = {"config": str(config), "seeds": list(seeds), "options": options}
-    return report(folder, facts, runs, diverged)
 
 
 def report(

@@ -1,7 +1,4 @@
-"""`gendae complete` and `gendae sample --given`: answers of a joint model.
-
-They are written to a .npz with one array per modality.
-"""
+"""`gendae complete`, and what it shares with `gendae sample --given`: values by NAME=VALUE."""
 
 import re
 from pathlib import Path
@@ -10,21 +7,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendae import checks, plots
+from gendae import checks
+from gendae.commands.common import Table, completer_of, shapes_of
+from gendae.completion import modalities
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, named_mask
-from gendae.completion.modalities import Values, complete
+from gendae.completion.modalities import Values
 from gendae.data.files import read_images, write_npz
 from gendae.data.multimodal import read_modality
-from gendae.models.joint import JointStack, images_of
+from gendae.models.joint import JointStack
 from gendae.models.modalities import Modality
-from gendae.sampling.samplers import generate
 from gendae.storage import model_file
 
-#: Rounds of `gendae sample --given`: the start already is a sample that fits; long chains drift
-#: (docs/results.md).
-ROUNDS = 5
 MODES = {"map": Completer.map, "mcmc": Completer.mcmc, "annealed": Completer.annealed}
+
+
+def complete(
+    model: str,
+    *,
+    given: list[str],
+    mask: str | None = None,
+    mode: str | None = None,
+    rounds: int | None = None,
+    n: int = 1,
+    seed: int = 0,
+    out: str = "completed.npz",
+    device: str = "cpu",
+) -> Table:
+    """What is missing of a joint model's modalities, given some of them or parts of them.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        given: NAME=VALUE, modalities with a file of values or a class: top=FILE.npy label=3.
+        mask: the part of given images that is given: left, right, top, bottom or random.
+        mode: map, likely values; mcmc, samples; annealed, from one to the other; by default the
+            model's own.
+        rounds: most rounds of encoding and decoding.
+        n: answers for each row.
+        seed: the same seed gives the same result.
+        out: FILE.npz: an array for each modality.
+        device: cpu, cuda, cuda:0, mps.
+    """
+    path = Path(out)
+    checks.one_of("suffix of --out", path.suffix, (".npz",))
+    texts = not_written_over(path, assignments(given))
+
+    stack = load_joint(model, device)
+    values = {name: value_of(stack, name, text) for name, text in texts.items()}
+    length = max(len(value) for value in values.values())
+    for name, value in values.items():
+        if len(value) == 1:
+            values[name] = value.expand(length, *value.shape[1:])
+
+    masks = None if mask is None else masks_of(stack, mask, values, seed)
+    completer = chosen_completer(stack, mode, rounds)
+    completed = modalities.complete(stack, values, masks, n, completer, seed)
+
+    rows = len(completed.completion.converged)
+    return [f"{rows:,} completed rows: {written(completed, path)}", settled(completed)]
 
 
 def load_joint(model: str | Path, device: str = "cpu") -> JointStack:
@@ -159,11 +199,11 @@ def settled(found: Values) -> str:
     return words
 
 
-def completer_of(
+def chosen_completer(
     stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None
 ) -> Completer | None:
     """A completer by name with the model's own noise; without options, the model's own if any."""
-    own = stack.settings.get("completer")
+    own = completer_of(stack)
     if mode is None and rounds is None and begin is None:
         return own
 
@@ -188,90 +228,15 @@ def completer_of(
     )
 
 
-def sample(
-    model: str,
-    given: list[str],
-    n: int = 100,
-    seed: int = 0,
-    out: str = "samples.npz",
-    device: str = "cpu",
-    rounds: int = ROUNDS,
-) -> list[str]:
-    """n samples of all modalities given some of them.
-
-    A clamped chain draws them. It starts from those samples of the prior that fit.
-    """
-    path = Path(out)
-    checks.one_of("suffix of --out", path.suffix, (".npz",))
-    checks.whole("--n", n, 1)
-    texts = not_written_over(path, assignments(given))
-
-    stack = load_joint(model, device)
-    values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
-    completer = completer_of(stack, "mcmc", rounds, "prior")
-    samples = complete(stack, values, completer=completer, seed=seed)
-
-    return [f"{n} samples given {', '.join(given)}: {written(samples, path)}", settled(samples)]
-
-
-def unconditional(
-    stack: JointStack, n: int, sampler: str | None, seed: int, out: Path
-) -> list[str]:
-    """n samples of all modalities, as arrays in a .npz; or only their images, as a PNG grid."""
-    checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
-    x = generate(stack, n, sampler, seed)
-    if out.suffix == ".npz":
-        arrays = {name: value.float().numpy() for name, value in stack.separate(x).items()}
-        return [f"{n} samples of {', '.join(arrays)}: {write_npz(out, **arrays)}"]
-
-    images, shape = images_of(stack, x)
-    if shape is None:
-        raise ValueError(
-            f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz"
-        )
-    return [f"{n} samples: {plots.save(plots.image_grid(images, shape), out)}"]
-
-
-def completion(
-    model: str,
-    given: list[str],
-    mask: str | None = None,
-    mode: str | None = None,
-    rounds: int | None = None,
-    n: int = 1,
-    seed: int = 0,
-    out: str = "completed.npz",
-    device: str = "cpu",
-) -> list[str]:
-    """The missing modalities and elements of each given row, into a .npz."""
-    path = Path(out)
-    checks.one_of("suffix of --out", path.suffix, (".npz",))
-    texts = not_written_over(path, assignments(given))
-
-    stack = load_joint(model, device)
-    values = {name: value_of(stack, name, text) for name, text in texts.items()}
-    length = max(len(value) for value in values.values())
-    for name, value in values.items():
-        if len(value) == 1:
-            values[name] = value.expand(length, *value.shape[1:])
-
-    masks = None if mask is None else masks_of(stack, mask, values, seed)
-    completed = complete(stack, values, masks, n, completer_of(stack, mode, rounds), seed)
-
-    rows = len(completed.completion.converged)
-    return [f"{rows:,} completed rows: {written(completed, path)}", settled(completed)]
-
-
 def masks_of(
     stack: JointStack, mask: str, given: dict[str, Tensor], seed: int
 ) -> dict[str, Tensor]:
     """A named mask for each given modality that is an image."""
-    known = stack.facts.get("shapes", {})
-    shapes = {name: known[name] for name in given if name in known}
+    shapes = {name: shape for name, shape in shapes_of(stack).items() if name in given}
     if not shapes:
         raise ValueError(
             f"--mask {mask}: none of the given modalities ({', '.join(given)}) is an image"
         )
 
     checks.one_of("--mask", mask, MASKS)
-    return {name: named_mask(mask, tuple(shape), seed) for name, shape in shapes.items()}
+    return {name: named_mask(mask, shape, seed) for name, shape in shapes.items()}

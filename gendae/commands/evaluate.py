@@ -9,6 +9,41 @@ from gendae.metrics.report import NEIGHBOURS, evaluation
 from gendae.storage.atomic import write_json
 
 
+def evaluate(
+    model: str,
+    n: int = 10_000,
+    data: str | None = None,
+    root: str | None = None,
+    seed: int = 0,
+    json: str | None = None,
+    device: str = "cpu",
+    sigma_x: float | None = None,
+) -> Table:
+    """Parzen score, sample quality and a bound on log p(x), beside real images.
+
+    Bandwidths are chosen on validation images, scores are taken on test images.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        n: how many samples.
+        data: your images, split into train, valid and test; by default the model's data set.
+        root: folder of the model's data set.
+        seed: the same seed gives the same result.
+        json: FILE.json that the result is written to as well.
+        device: cpu, cuda, cuda:0, mps.
+        sigma_x: standard deviation of p(x | h) in the bound; by default the model's own law.
+    """
+    checks.whole("--n", n, 1)
+    if sigma_x is not None:
+        checks.at_least("--sigma-x", sigma_x, 0.0, strict=True)
+
+    stack = load_generative(model, device)
+    result = evaluation(stack, data_of(stack, data, root), n, seed, sigma_x)
+    if json:
+        write_json(Path(json), result)
+    return evaluation_table(result)
+
+
 def evaluation_table(result: dict[str, Any]) -> list[str]:
     """The evaluation as lines for a terminal."""
     lines = [*_parzen_table(result), "", *quality_table(result), "", _bound_line(result)]
@@ -90,25 +125,3 @@ def _quality_line(name: str, row: dict[str, Any]) -> str:
         f"{row['recall']:>8.3f}{row['density']:>9.3f}{row['coverage']:>10.3f}"
         f"{row['copying']:>9.2f}{row['copying_pixels']:>10.2f}{confidence:>9}"
     )
-
-
-def evaluate(
-    model: str,
-    n: int = 10_000,
-    data: str | None = None,
-    root: str | None = None,
-    seed: int = 0,
-    json_file: str | None = None,
-    device: str = "cpu",
-    sigma_x: float | None = None,
-) -> Table:
-    """Score a model beside its baselines on test images; sigma is chosen on validation images."""
-    checks.whole("--n", n, 1)
-    if sigma_x is not None:
-        checks.at_least("--sigma-x", sigma_x, 0.0, strict=True)
-
-    stack = load_generative(model, device)
-    result = evaluation(stack, data_of(stack, data, root), n, seed, sigma_x)
-    if json_file:
-        write_json(Path(json_file), result)
-    return evaluation_table(result)

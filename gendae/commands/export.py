@@ -13,6 +13,7 @@ from gendae.storage import model_file
 
 def export(
     run: str,
+    *,
     out: str,
     which: str = "best",
     choose_prior: bool = False,
@@ -20,7 +21,18 @@ def export(
     root: str | None = None,
     n: int = 3000,
 ) -> Table:
-    """Make a model to ship from a run; its Gaussian top may be chosen on validation data first."""
+    """Make a .safetensors to ship from a run folder.
+
+    Args:
+        run: run folder, or a .ckpt.
+        out: FILE.safetensors.
+        which: checkpoint of the run: best or last.
+        choose_prior: choose covariance and variance multiplier of the Gaussian top on validation
+            data.
+        half: store weights in half precision: half the size.
+        root: folder of the model's data set.
+        n: with --choose-prior, how many samples score each top.
+    """
     if Path(out).suffix != ".safetensors":
         raise ValueError(f"--out {out}: a model is exported as .safetensors")
     if Path(out).exists():

@@ -7,30 +7,13 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.commands.common import Table, data_of, load_generative, shape_of
-from gendae.completion.inpainting import MASKS, inpaint, named_mask
+from gendae.completion import inpainting
+from gendae.completion.inpainting import MASKS, named_mask
 from gendae.data.files import read_image, read_images
+from gendae.errors import choice
 
 
-def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
-    """A named mask, or an image file of the model's size: white is given, black is filled in."""
-    if mask in MASKS:
-        return named_mask(mask, shape, seed)
-
-    path = Path(mask)
-    if not path.is_file():
-        raise ValueError(
-            f"--mask {mask!r} is unknown: neither a file nor one of {', '.join(MASKS)}"
-        )
-
-    image = torch.from_numpy(read_image(path).copy())
-    if tuple(image.shape) != tuple(shape):
-        raise ValueError(
-            f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}"
-        )
-    return image.flatten() >= 0.5
-
-
-def inpainting(
+def inpaint(
     model: str,
     mask: str = "left",
     data: str | None = None,
@@ -40,7 +23,19 @@ def inpainting(
     out: str = "inpainting.png",
     device: str = "cpu",
 ) -> Table:
-    """Fill in the pixels that a mask hides, into a picture: original, masked, filled."""
+    """Fill in missing pixels: original, masked and filled images side by side.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        mask: what is given: left, right, top, bottom, random, or an image file of the same size
+            (white is given, black is filled in).
+        data: your images; by default test images.
+        root: folder of the model's data set.
+        n: how many images.
+        seed: the same seed gives the same result.
+        out: FILE.png.
+        device: cpu, cuda, cuda:0, mps.
+    """
     checks.whole("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
@@ -53,10 +48,29 @@ def inpainting(
         x = data_of(stack, root=root).split("test").x
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
-    filled = inpaint(stack, x, observed, seed=seed)
+    filled = inpainting.inpaint(stack, x, observed, seed=seed)
     written = plots.save(plots.inpainting(x, observed, filled, shape), out)
 
     what = f"white pixels of {mask} are given"
     if mask in MASKS:
         what = f"the {mask} half is given"
     return [f"{len(x)} images, {what}, the rest filled in: {written}"]
+
+
+def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
+    """A named mask, or an image file of the model's size: white is given, black is filled in."""
+    if mask in MASKS:
+        return named_mask(mask, shape, seed)
+
+    path = Path(mask)
+    if not path.is_file():
+        raise ValueError(
+            f"--mask {mask!r} is unknown: no file of this name, and no mask; {choice(mask, MASKS)}"
+        )
+
+    image = torch.from_numpy(read_image(path).copy())
+    if tuple(image.shape) != tuple(shape):
+        raise ValueError(
+            f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}"
+        )
+    return image.flatten() >= 0.5

@@ -1,4 +1,4 @@
-"""Labels for images from a trained classifier, or a joint model with labels: `gendae predict`."""
+"""`gendae predict`."""
 
 from pathlib import Path
 
@@ -11,6 +11,49 @@ from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
 from gendae.storage import model_file
+
+
+def predict(
+    model: str,
+    data: str,
+    out: str = "predictions.npz",
+    samples: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[str]:
+    """Labels of images and their probabilities, from a classifier or a joint model with labels.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        data: images: an .npy, .npz or IDX file; labels y in an .npz are compared.
+        out: FILE.npz: arrays label, (n,), and probability, (n, classes).
+        samples: draws of stochastic units; by default the model's own number.
+        seed: the same seed gives the same result.
+        device: cpu, cuda, cuda:0, mps.
+    """
+    path = Path(out)
+    images = Path(data).expanduser()
+    checks.one_of("suffix of --out", path.suffix, (".npz",))
+    if path.exists() and images.exists() and path.samefile(images):
+        raise ValueError(f"--out {out} is the file that the images come from; name another")
+    if samples is not None:
+        checks.whole("--samples", samples, 1)
+
+    x, _ = read_images(data)
+    probability = probabilities(model, x, data, samples, seed, device).float().cpu()
+    y = labels_of(data, len(x))
+    if y is not None:
+        checks.labels(f"{data}: y", y, len(x), probability.shape[1])
+
+    labels = probability.argmax(1).numpy().astype(np.int64)
+    write_npz(path, label=labels, probability=probability.numpy())
+
+    lines = [f"labels of {len(x):,} images: {path}"]
+    if y is not None:
+        error = error_rate(probability, y)
+        wrong = round(error * len(x))
+        lines.append(f"error rate {100 * error:.2f} % ({wrong:,} of {len(x):,} labels are wrong)")
+    return lines
 
 
 def load_classifier(model: str | Path, device: str = "cpu") -> Classifier:
@@ -90,40 +133,3 @@ def error_rate(probability: Tensor, y: Tensor) -> float:
     """
     wrong = probability.cpu().argmax(1) != y.cpu()
     return wrong.double().mean().item()
-
-
-def predict(
-    model: str,
-    data: str,
-    out: str = "predictions.npz",
-    samples: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-) -> list[str]:
-    """Labels and their probabilities into a .npz.
-
-    Its arrays are `label`, (n,), and `probability`, (n, classes).
-    """
-    path = Path(out)
-    images = Path(data).expanduser()
-    checks.one_of("suffix of --out", path.suffix, (".npz",))
-    if path.exists() and images.exists() and path.samefile(images):
-        raise ValueError(f"--out {out} is the file that the images come from; name another")
-    if samples is not None:
-        checks.whole("--samples", samples, 1)
-
-    x, _ = read_images(data)
-    probability = probabilities(model, x, data, samples, seed, device).float().cpu()
-    y = labels_of(data, len(x))
-    if y is not None:
-        checks.labels(f"{data}: y", y, len(x), probability.shape[1])
-
-    labels = probability.argmax(1).numpy().astype(np.int64)
-    write_npz(path, label=labels, probability=probability.numpy())
-
-    lines = [f"labels of {len(x):,} images: {path}"]
-    if y is not None:
-        error = error_rate(probability, y)
-        wrong = round(error * len(x))
-        lines.append(f"error rate {100 * error:.2f} % ({wrong:,} of {len(x):,} labels are wrong)")
-    return lines

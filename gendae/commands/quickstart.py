@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from gendae import plots
-from gendae.commands.common import Table, checkpoint_of, config_folders, data_of
+from gendae.commands.common import Table, checkpoint_of, data_of
 from gendae.commands.evaluate import evaluation_table
 from gendae.completion.inpainting import MASKS, inpaint, named_mask
 from gendae.metrics import parzen, traces
@@ -14,10 +14,17 @@ from gendae.priors.gaussian import GaussianPrior
 from gendae.sampling.samplers import generate
 from gendae.storage import model_file
 from gendae.storage.atomic import write_json
+from gendae.storage.shipped import shipped_files
+from gendae.training import fit
 
 
 def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
-    """Train on the embedded digits, then sample, inpaint and evaluate: all of it in one folder."""
+    """Train on the embedded digits, sample, inpaint, evaluate: all of it in one folder.
+
+    Args:
+        out: folder for what it makes.
+        seed: of weights, noise and samples.
+    """
     folder = Path(out)
     stack = model_file.load(checkpoint_of(_train_digits(folder / "runs", seed), "last"))
     data = data_of(stack)
@@ -45,11 +52,8 @@ def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
 
 def _train_digits(root: Path, seed: int) -> Path:
     """Train the model of the quick start; the folder of its run."""
-    from gendae.training import fit
-
-    folder = next(folder for folder in config_folders() if folder.is_dir())
     options = {
-        "--config": folder / "digits-variational-em.yaml",
+        "--config": shipped_files("configs/*.yaml")["digits-variational-em"],
         "--seed_everything": seed,
         "--trainer.default_root_dir": root,
         "--trainer.enable_model_summary": "false",

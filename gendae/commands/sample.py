@@ -3,22 +3,120 @@
 import io
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.commands import complete
-from gendae.commands.common import Table, _has_several_modalities, only_generative, shape_of
+from gendae.commands.common import Table, has_several_modalities, only_generative, shape_of
+from gendae.commands.complete import (
+    assignments,
+    chosen_completer,
+    load_joint,
+    not_written_over,
+    settled,
+    value_of,
+    written,
+)
+from gendae.completion import modalities
 from gendae.data.files import write_npz
-from gendae.models.joint import kind_of
+from gendae.models.joint import JointStack, images_of, kind_of
 from gendae.sampling.samplers import generate
 from gendae.storage import model_file
 from gendae.storage.atomic import write_whole
 
+#: Rounds of the chain with --given: its start already is a sample that fits, and long chains drift
+#: (docs/results.md).
+ROUNDS = 5
+
+
+def sample(
+    model: str,
+    n: int = 100,
+    sampler: str | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    device: str = "cpu",
+    given: list[str] | None = None,
+    rounds: int | None = None,
+) -> Table:
+    """Draw samples into a PNG grid, a .npz or a .npy.
+
+    Samples of a joint model may be drawn given some of its modalities: a clamped chain draws them.
+    It starts from those samples of the prior that fit.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        n: how many samples.
+        sampler: generate, ancestral, chain, joint or level; by default the model's own.
+        seed: the same seed gives the same result.
+        out: samples.png, or another .png, .npz or .npy; with --given a .npz, an array for each
+            modality.
+        device: cpu, cuda, cuda:0, mps.
+        given: NAME=VALUE, of a joint model: sample all modalities given some, such as label=3 or
+            image=FILE.npy.
+        rounds: with --given, of the chain; 5 by default, for long chains drift.
+    """
+    if given is not None:
+        if sampler is not None:
+            raise ValueError(
+                f"--sampler {sampler} and --given exclude each other: a clamped chain is what is "
+                "run"
+            )
+        if out is None:
+            out = "samples.npz"
+        if rounds is None:
+            rounds = ROUNDS
+        return _sample_given(model, given, n, seed, Path(out), device, rounds)
+
+    if rounds is not None:
+        raise ValueError(
+            f"--rounds {rounds} is of a clamped chain, which --given NAME=VALUE asks for"
+        )
+    path = Path("samples.png" if out is None else out)
+    checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
+
+    stack = model_file.load(model, device)
+    if has_several_modalities(stack):
+        return _sample_all(stack, n, sampler, seed, path)
+
+    x = generate(only_generative(stack, model), n, sampler, seed)
+    return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
+
+
+def _sample_given(
+    model: str, given: list[str], n: int, seed: int, out: Path, device: str, rounds: int
+) -> Table:
+    """n samples of all modalities given some of them, into a .npz."""
+    checks.one_of("suffix of --out", out.suffix, (".npz",))
+    checks.whole("--n", n, 1)
+    texts = not_written_over(out, assignments(given))
+
+    stack = load_joint(model, device)
+    values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
+    completer = chosen_completer(stack, "mcmc", rounds, "prior")
+    samples = modalities.complete(stack, values, completer=completer, seed=seed)
+
+    return [f"{n} samples given {', '.join(given)}: {written(samples, out)}", settled(samples)]
+
+
+def _sample_all(stack: JointStack, n: int, sampler: str | None, seed: int, out: Path) -> list[str]:
+    """n samples of all modalities, as arrays in a .npz; or only their images, as a PNG grid."""
+    checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
+    x = generate(stack, n, sampler, seed)
+    if out.suffix == ".npz":
+        arrays = {name: value.float().numpy() for name, value in stack.separate(x).items()}
+        return [f"{n} samples of {', '.join(arrays)}: {write_npz(out, **arrays)}"]
+
+    images, shape = images_of(stack, x)
+    if shape is None:
+        raise ValueError(
+            f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz"
+        )
+    return [f"{n} samples: {plots.save(plots.image_grid(images, shape), out)}"]
+
 
 def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Path:
     """Samples as a PNG grid, .npz (array `samples`) or .npy, by suffix."""
-    import numpy as np
-
     checks.one_of("suffix of --out", out.suffix, (".png", ".npz", ".npy"))
     if out.suffix == ".png":
         return plots.save(plots.gallery(x, kind, shape), out)
@@ -32,57 +130,3 @@ def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Pa
     content = io.BytesIO()
     np.save(content, array)
     return write_whole(out, content.getvalue())
-
-
-def sample(
-    model: str,
-    n: int = 100,
-    sampler: str | None = None,
-    seed: int = 0,
-    out: str | None = None,
-    device: str = "cpu",
-    given: list[str] | None = None,
-    rounds: int | None = None,
-) -> Table:
-    """Draw samples from a trained model into a file.
-
-    Samples of a joint model may be drawn given some of its modalities.
-    """
-    if given is not None:
-        return _sample_given(model, given, n, sampler, seed, out, device, rounds)
-
-    if rounds is not None:
-        raise ValueError(
-            f"--rounds {rounds} is of a clamped chain, which --given NAME=VALUE asks for"
-        )
-    path = Path("samples.png" if out is None else out)
-    checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
-
-    stack = model_file.load(model, device)
-    if _has_several_modalities(stack):
-        return complete.unconditional(stack, n, sampler, seed, path)
-
-    x = generate(only_generative(stack, model), n, sampler, seed)
-    return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
-
-
-def _sample_given(
-    model: str,
-    given: list[str],
-    n: int,
-    sampler: str | None,
-    seed: int,
-    out: str | None,
-    device: str,
-    rounds: int | None,
-) -> Table:
-    if sampler is not None:
-        raise ValueError(
-            f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run"
-        )
-
-    if out is None:
-        out = "samples.npz"
-    if rounds is None:
-        rounds = complete.ROUNDS
-    return complete.sample(model, given, n, seed, out, device, rounds)

@@ -141,7 +141,7 @@ def inpaint(
     checks.pixels("x", x.masked_fill(~mask, 0.0))
 
     x = x.to(stack.dtype).masked_fill(~mask, 0.0)
-    inpainter = inpainter or stack.settings.get("inpainting") or Inpainter()
+    inpainter = inpainter or stack.settings.inpainter or Inpainter()
     generator = seeded(checks.seed("seed", seed))
 
     filled = []

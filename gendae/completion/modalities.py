@@ -90,12 +90,7 @@ def _completer_for(
 
     A ValueError for a completer at a level where modalities are not clamped.
     """
-    completer = (
-        completer
-        or stack.settings.get("completer")
-        or stack.settings.get("inpainting")
-        or Completer()
-    )
+    completer = completer or stack.settings.completer or stack.settings.inpainter or Completer()
 
     if bool((mask != stack.spread(observed)).any()):
         completer = completer.at(0)

@@ -1,4 +1,4 @@
-"""Parts of a round of a clamped chain: around the stack, drawing, and where missing elements start."""
+"""Parts of a round of a clamped chain, and where its missing elements start."""
 
 import copy
 import math

@@ -1,6 +1,6 @@
 """Minibatches by index: the order of a training epoch is a function of (seed, epoch) alone.
 
-Minibatches are rows of a tensor, or of anything that is indexed like one (`gendae.data.shards.Rows`,
+Minibatches are rows of a tensor, or of anything that is indexed like one (`shards.Rows`,
 arrays on disk).
 """
 

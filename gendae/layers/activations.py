@@ -1,4 +1,4 @@
-"""Activations s of a layer: s, s in place, its differences, its inverse and its range, one table each."""
+"""Activations s of a layer: s in place, differences, inverse and range, one table each."""
 
 from collections.abc import Callable
 

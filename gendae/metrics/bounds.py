@@ -16,7 +16,6 @@ from gendae.layers.pair import Pair
 from gendae.metrics.precision import full_precision
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.priors.factorial import CONTINUOUS, FactorialPrior
 
 #: Rows (images x importance samples) computed at a time; more do not run faster on a CPU.
 ROWS = 1000
@@ -64,12 +63,9 @@ def _require_same_units(stack: Stack) -> None:
 
 def of_bits(law: Conditional | Prior) -> bool:
     """Whether a law gives probabilities of discrete values, not a density."""
-    if not isinstance(law, FactorialPrior):
-        return isinstance(law, Bernoulli | Discrete)
-
-    if isinstance(law.units, str):
-        return law.units not in CONTINUOUS
-    return not any(name in CONTINUOUS for name, _ in law.units)
+    if isinstance(law, Prior):
+        return law.discrete
+    return isinstance(law, Bernoulli | Discrete)
 
 
 def with_sigma_x(stack: Stack, sigma_x: float) -> Stack:

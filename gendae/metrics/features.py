@@ -18,10 +18,12 @@ from gendae import checks
 from gendae.data.loader import Split
 from gendae.registry import build, describe, register
 from gendae.storage.archive import CheckpointError
-from gendae.storage.model_file import read_checked, shipped_folders, write_checked
+from gendae.storage.model_file import read_checked, write_checked
+from gendae.storage.shipped import shipped_files
 
 FORMAT = "gendae-classifier/1"
-FOLDER = "features"  # below the folders of shipped stacks, so that it is not taken for one
+#: Below the folder of shipped stacks, so that none is taken for one.
+NETWORKS = "checkpoints/features/*.safetensors"
 
 
 @register
@@ -198,11 +200,7 @@ def save_feature_classifier(network: FeatureClassifier, path: str | Path, facts:
 
 def shipped_feature_classifiers() -> dict[str, Path]:
     """Files of the classifiers that come with gendae, by name."""
-    files = []
-    for folder in shipped_folders():
-        files += (folder / FOLDER).glob("*.safetensors")
-
-    return {file.stem: file for file in reversed(files)}
+    return shipped_files(NETWORKS)
 
 
 def load_feature_classifier(name_or_path: str | Path = "mnist-classifier") -> FeatureClassifier:

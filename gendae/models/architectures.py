@@ -12,6 +12,7 @@ from gendae.layers.pair import Pair
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.modalities import KINDS, Junction, Modality
+from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 
@@ -31,6 +32,7 @@ def deep_autoencoder(
     noise_of_x: bool = False,
     units: str | None = None,
     stochastic: bool = False,
+    settings: Settings | None = None,
 ) -> Stack:
     """A stack of affine or MLP layer pairs; by default the MNIST network of 2015, section 8.
 
@@ -49,6 +51,7 @@ def deep_autoencoder(
         units: "sign" or "binary": discrete h_1 .. h_L, whose activations are then fixed; None for
             real ones.
         stochastic: draw discrete units instead of taking the more probable value.
+        settings: see `Stack`.
 
     Raises:
         ValueError: for fewer than two sizes, a wrong number of activations, or unknown names.
@@ -91,7 +94,7 @@ def deep_autoencoder(
         g = layer(high, hidden_g, low, names[level], gain)
         pairs.append(Pair(f, g, observation=below, recognition=above))
 
-    return Stack(*pairs, prior=prior)
+    return Stack(*pairs, prior=prior, settings=settings)
 
 
 def _check_units(units: str, **excluded: object) -> None:
@@ -139,6 +142,7 @@ def deep_classifier(
     init: str = "orthogonal",
     bits: Sequence[int] = (),
     stochastic: bool = False,
+    settings: Settings | None = None,
 ) -> Classifier:
     """A feed-forward network of affine layers with a feedback path.
 
@@ -155,6 +159,7 @@ def deep_classifier(
         init: their kind, see `Affine`.
         bits: levels l whose values travel as bits between h_l and h_{l+1}, both ways (3.3.2).
         stochastic: draw binary units with the probability that a sigmoid layer gives (3.3.3).
+        settings: see `Stack`.
 
     Raises:
         ValueError: for fewer than two sizes, unknown names, or levels outside 1 .. L - 1.
@@ -198,7 +203,7 @@ def deep_classifier(
         pairs.append(Pair(f, g, recognition=recognition))
 
     output = Affine(sizes[-1], classes, "linear", gain, init)
-    return Classifier(*pairs, output=output)
+    return Classifier(*pairs, output=output, settings=settings)
 
 
 def joint_autoencoder(
@@ -210,6 +215,7 @@ def joint_autoencoder(
     missingness: bool = True,
     gain: float = 1.0,
     prior: Prior | None = None,
+    settings: Settings | None = None,
 ) -> JointStack:
     """Stacks of affine or MLP pairs, one for each modality, under a top stack.
 
@@ -225,6 +231,7 @@ def joint_autoencoder(
         missingness: give the top one mask bit for each modality.
         gain: scale of the top's initial weights.
         prior: P(h_L); the paper's diagonal Gaussian if None.
+        settings: see `Stack`.
 
     Raises:
         ValueError: for unknown kinds, options or names, and widths below 1.
@@ -266,7 +273,7 @@ def joint_autoencoder(
             g = layer(high, hidden_g, low, alone.head, gain)
             pairs.append(Pair(f, g, observation=alone.law))
 
-    return JointStack(members, pairs, prior)
+    return JointStack(members, pairs, prior, settings)
 
 
 def _modality(name: str, given: dict[str, Any]) -> Modality:
@@ -295,7 +302,9 @@ def _modality(name: str, given: dict[str, Any]) -> Modality:
     return Modality(sizes[0], kind, stack.pairs)
 
 
-def stack_of(pairs: list[Pair], prior: Prior | None = None) -> Stack:
+def stack_of(
+    pairs: list[Pair], prior: Prior | None = None, settings: Settings | None = None
+) -> Stack:
     """A stack of any pairs, for configuration files.
 
     Pairs may be invertible, encode by optimisation, or mix laws.
@@ -305,4 +314,4 @@ def stack_of(pairs: list[Pair], prior: Prior | None = None) -> Stack:
         >>> stack_of([InvertiblePair(8), InvertiblePair(8)]).sizes
         [8, 8, 8]
     """
-    return Stack(*pairs, prior=prior)
+    return Stack(*pairs, prior=prior, settings=settings)

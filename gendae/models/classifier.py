@@ -18,6 +18,7 @@ from gendae import checks
 from gendae.laws import Discrete
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
+from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import register
@@ -57,6 +58,7 @@ class Classifier(Stack):
         pairs: the layer pairs, bottom first.
         output: f_M, an affine layer whose activation is linear: the softmax belongs to the loss.
         prior: see `Stack`; learning rules for classifiers leave it alone.
+        settings: see `Stack`.
 
     Raises:
         ValueError: if widths do not match, the output is not linear, or a pair encodes otherwise
@@ -69,8 +71,14 @@ class Classifier(Stack):
         (torch.Size([1, 5, 3]), tensor([1., 1., 1., 1., 1.]))
     """
 
-    def __init__(self, *pairs: Pair, output: Affine, prior: Prior | None = None) -> None:
-        super().__init__(*pairs, prior=prior)
+    def __init__(
+        self,
+        *pairs: Pair,
+        output: Affine,
+        prior: Prior | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__(*pairs, prior=prior, settings=settings)
 
         if output.in_features != self.sizes[-1] or output.activation != "linear":
             raise ValueError(
@@ -184,7 +192,7 @@ class Classifier(Stack):
             ValueError: if x has another width, or samples < 1.
         """
         if samples is None:
-            samples = self.settings.get("samples", 1)
+            samples = self.settings.samples or 1
 
         generator = torch.Generator().manual_seed(seed)
         log_p = self.log_probability(x.to(self.device, self.dtype), samples, generator)

@@ -25,6 +25,7 @@ from gendae.models.modalities import (
     Modality,
     side_by_side,
 )
+from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import register
@@ -44,6 +45,7 @@ class JointStack(Stack):
         top: the pairs above the codes, the first of them a `Junction` (with one modality, a Pair);
             if empty, the prior alone models the codes.
         prior: P(h_L); the paper's diagonal Gaussian if None.
+        settings: see `Stack`.
 
     Raises:
         ValueError: without modalities, or if widths do not match.
@@ -65,6 +67,7 @@ class JointStack(Stack):
         modalities: Mapping[str, Modality],
         top: Sequence[Junction | Pair] = (),
         prior: Prior | None = None,
+        settings: Settings | None = None,
     ) -> None:
         members = list(modalities.values())
         _check_names(modalities)
@@ -79,7 +82,7 @@ class JointStack(Stack):
         if above and isinstance(above[0], Junction):
             above[0] = above[0].pair(members)
 
-        super().__init__(*below, *above, prior=prior)
+        super().__init__(*below, *above, prior=prior, settings=settings)
         self.modalities = dict(modalities)
         self.top = list(top)
         self.level = len(below)

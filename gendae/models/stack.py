@@ -7,13 +7,13 @@ Representations are tuples h[0] .. h[L] of tensors, batch first, with h[0] = x.
 """
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.layers.pair import Pair
+from gendae.models.settings import Facts, Settings
 from gendae.priors.base import Prior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import register
@@ -27,11 +27,12 @@ class Stack(nn.Module):
         pairs: the layer pairs; each must take the width that the one below it gives.
         prior: density over h_L; the paper's diagonal Gaussian if None.
 
+        settings: what samples, inpaints and completes where the user names nothing else; see
+            `Settings`.
+
     Attributes:
-        settings: objects the stack is meant to be used with ("sampler", "inference",
-            "inpainting"); a learning rule sets them, files keep them.
         residuals: widths of P(H_l | h_L) for l = 0 .. L-1, empty until `fit_residuals`.
-        facts: training facts (data set, seed, command, metrics) as plain data.
+        facts: what is known of its training; see `Facts`.
 
     Raises:
         ValueError: without pairs, or if widths do not match.
@@ -46,7 +47,12 @@ class Stack(nn.Module):
         torch.Size([5, 8])
     """
 
-    def __init__(self, *pairs: Pair, prior: Prior | None = None) -> None:
+    #: Files hold settings beside the architecture.
+    UNDESCRIBED = ("settings",)
+
+    def __init__(
+        self, *pairs: Pair, prior: Prior | None = None, settings: Settings | None = None
+    ) -> None:
         super().__init__()
         if not pairs:
             raise ValueError("a Stack needs at least one Pair")
@@ -65,8 +71,8 @@ class Stack(nn.Module):
         self.prior.prepare(pairs[-1].f.out_features)
 
         self.register_buffer("residuals", torch.empty(0))
-        self.settings: dict[str, Any] = {}
-        self.facts: dict[str, Any] = {}
+        self.settings = settings or Settings()
+        self.facts: Facts = {}
 
     @property
     def depth(self) -> int:
@@ -100,7 +106,7 @@ class Stack(nn.Module):
         Args:
             h: h_start, (batch, sizes[start]).
             start, stop: the levels between which h climbs; the top if `stop` is None.
-            generator: source of draws of stochastic units; without one they send their mean's value.
+            generator: source of draws of stochastic units; without one nothing is drawn.
         """
         path = [h]
         for pair in self.pairs[start:stop]:

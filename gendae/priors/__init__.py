@@ -6,5 +6,15 @@
 | `LinearAutoencoderPrior` | yes | directly | 2014, 7.1 |
 | `FactorialPrior` | yes | directly | 2014, 7.2 and 7.4 |
 | `ParzenPrior` | yes | directly | 2014, 7.3 |
+| `ManifoldParzenPrior` | yes | directly | 2014, 7.3 |
 | `AutoencoderPrior` | no | by a chain | 2014, 2.2.7, 2.2.8 and Algorithm 3 |
+
+| what a prior is made of | file |
+|---|---|
+| covariances of a Gaussian | `covariance` |
+| laws of independent units | `units` |
+| stored codes, and the choice of a bandwidth | `centres`, `bandwidth` |
+| the criteria of an auto-encoder: `Reconstruction`, `NearestNeighbour` | `denoising` |
+
+`base` says what every prior does, and how to write one.
 """

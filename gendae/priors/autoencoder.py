@@ -3,7 +3,8 @@
 Source: Bengio et al. 2014, 2.2.7 and 2.2.8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -13,11 +14,92 @@ from gendae.corruption import normal_like
 from gendae.layers.activations import ACTIVATIONS
 from gendae.layers.mlp import MLP
 from gendae.priors.base import Prior, floored
-from gendae.registry import register
+from gendae.priors.denoising import Criterion, Reconstruction, Transition
+from gendae.registry import grouped, register
 
-CRITERIA = ("self", "nearest")
-SPACES = ("code", "input")
 CHAIN_NOISE = ("both", "input", "code")
+#: The criteria by their names before 0.2.
+FORMER_CRITERIA = {"self": "Reconstruction", "nearest": "NearestNeighbour"}
+
+
+@register
+@dataclass
+class Learning:
+    """How the weights of an `AutoencoderPrior` are learned: by Adam, in each `fit`.
+
+    Args:
+        epochs: passes over the codes; a second fit continues from the weights of the first.
+        lr: learning rate, which falls linearly to zero during each fit.
+        batch_size: codes in an update.
+        seed: of weights, batches and noise; the global random state is left alone.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    epochs: int = 10
+    lr: float = 1e-3
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.epochs = checks.whole("epochs", self.epochs, 1)
+        self.lr = checks.at_least("lr", self.lr, 0.0, strict=True)
+        self.batch_size = checks.whole("batch_size", self.batch_size, 1)
+        self.seed = int(self.seed)
+
+    def updates(self, n: int) -> int:
+        """Updates of a fit to n codes."""
+        return self.epochs * -(-n // self.batch_size)
+
+    def batches(self, n: int, generator: Generator) -> Iterator[Tensor]:
+        """Rows of each update's codes."""
+        for _ in range(self.epochs):
+            yield from torch.randperm(n, generator=generator).split(self.batch_size)
+
+
+@register
+@dataclass
+class Walk:
+    """The chains from which an `AutoencoderPrior` is sampled.
+
+    Args:
+        steps: K, transitions before each sample of a chain.
+        burn_in: further transitions before a chain's first sample.
+        chains: number of parallel chains; None for one per sample, which makes the samples
+            independent of each other, but for K not of their starts.
+        noise: which of the two corruptions the chain uses: "both", "input" or "code".
+        residual: scale of Gaussian noise with the variance of the reconstruction error, added
+            after each transition: 1 gives draws from P(h | f(h)), and 0 its mean (2.2.7).
+        capacity: most codes recorded as starts.
+
+    Raises:
+        ValueError: for an unknown noise or numbers out of range.
+    """
+
+    steps: int = 20
+    burn_in: int = 0
+    chains: int | None = None
+    noise: str = "both"
+    residual: float = 0.0
+    capacity: int = 10_000
+
+    def __post_init__(self) -> None:
+        self.steps = checks.whole("steps", self.steps, 1)
+        self.burn_in = checks.whole("burn_in", self.burn_in, 0)
+        if self.chains is not None:
+            self.chains = checks.whole("chains", self.chains, 1)
+        self.noise = checks.one_of("noise", self.noise, CHAIN_NOISE)
+        self.residual = checks.at_least("residual", self.residual, 0.0)
+        self.capacity = checks.whole("capacity", self.capacity, 2)
+
+    def levels(self, sigma: float, hidden_noise: float) -> tuple[float, float]:
+        """Levels of the noise on h and on f(h)."""
+        if self.noise == "input":
+            return sigma, 0.0
+        if self.noise == "code":
+            return 0.0, hidden_noise
+        return sigma, hidden_noise
 
 
 @register
@@ -28,12 +110,8 @@ class AutoencoderPrior(Prior):
 
     One transition:  h <- g(corrupt(f(corrupt(h)))), started from recorded codes      (Algorithm 3)
 
-    Criterion "self" trains it by the error of that transition in giving h back (with `walkback`,
-    of several transitions in a row). Criterion "nearest" asks only that h be given back from
-    f(h') + xi, where h' is the training code whose f(h') is nearest to f(h) - xi; f(h) and f(h')
-    are targets for each other (2.2.8, steps 1 to 4). Under "nearest" much noise can be injected,
-    so that the chain mixes, without blurring the reconstruction.
-    All of it happens on codes standardised to mean 0 and variance 1.
+    A criterion trains that transition to give h back. All of it happens on codes standardised to
+    mean 0 and variance 1.
     Source: Bengio et al. 2014, sections 2.2.7 and 2.2.8, Eq. 13-15, Algorithm 3.
 
     Args:
@@ -42,49 +120,24 @@ class AutoencoderPrior(Prior):
         activation: of all layers, except g's last, which is linear.
         sigma: noise on h, in standard deviations of each code unit.
         hidden_noise: noise on f(h) (xi of 2.2.8), in units of the activation.
-        walkback: further transitions in training, each from the last one's end, all with h as
-            target.
-        criterion: "self" or "nearest".
-        space: where "nearest" looks for candidates h': "code", among the f(h') nearest to f(h), or
-            "input".
-        neighbours: number of candidates, h itself among them.
-        refresh: updates between two searches for candidates in code space.
-        match: weight of |f(h) - f(h')|^2, each with the other as target.
-        epochs: passes over the codes in each `fit`; a second fit continues from the weights of the
-            first.
-        lr: learning rate of Adam, which falls linearly to zero during each fit.
-        batch_size: codes in an update.
-        steps: K, transitions before each sample of a chain.
-        burn_in: further transitions before a chain's first sample.
-        chains: number of parallel chains; None for one per sample, which makes the samples
-            independent of each other, but for K not of their starts.
-        chain_noise: which of the two corruptions the chain uses: "both", "input" or "code".
-        residual: scale of Gaussian noise with the variance of the reconstruction error, added
-            after each transition: 1 gives draws from P(h | f(h)), and 0 its mean (2.2.7).
-        capacity: most codes recorded as starts; "nearest" trains on these codes alone.
-        seed: of weights, batches and noise in training; the global random state is left alone.
+        criterion: what training asks of a transition: `Reconstruction` or `NearestNeighbour`.
+        learning: epochs, rate, batches and seed of training.
+        walk: the chains of `sample`, and the noise of a chain.
 
     Raises:
-        ValueError: for unknown names or numbers out of range, no noise at all, "nearest" without
-            hidden_noise; from `log_prob`, `score` and `cross_entropy`, since there is no density;
-            from `fit`, if training diverges.
+        ValueError: for an unknown activation or numbers out of range, no noise at all, a
+            `NearestNeighbour` without hidden_noise; from `log_prob`, `score` and `cross_entropy`,
+            since there is no density; from `fit`, if training diverges.
 
     Example:
         >>> codes = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
-        >>> prior = AutoencoderPrior(hidden=[16], code=8, epochs=2).fit(codes)
+        >>> prior = AutoencoderPrior(hidden=[16], code=8, learning=Learning(epochs=2)).fit(codes)
         >>> prior.sample(5, torch.Generator().manual_seed(0)).shape
         torch.Size([5, 3])
     """
 
     has_density = False
     analytic = False
-
-    @property
-    def noise(self) -> float:
-        """Level of the corruption that it learned to undo, in units of h."""
-        if not self.fitted:
-            return self.sigma
-        return float(self.sigma * self.scale.square().mean().sqrt())
 
     def __init__(
         self,
@@ -93,64 +146,62 @@ class AutoencoderPrior(Prior):
         activation: str = "tanh",
         sigma: float = 0.5,
         hidden_noise: float = 0.0,
-        walkback: int = 0,
-        criterion: str = "self",
-        space: str = "code",
-        neighbours: int = 10,
-        refresh: int = 500,
-        match: float = 0.1,
-        epochs: int = 10,
-        lr: float = 1e-3,
-        batch_size: int = 128,
-        steps: int = 20,
-        burn_in: int = 0,
-        chains: int | None = None,
-        chain_noise: str = "both",
-        residual: float = 0.0,
-        capacity: int = 10_000,
-        seed: int = 0,
+        criterion: Criterion | None = None,
+        learning: Learning | None = None,
+        walk: Walk | None = None,
     ) -> None:
         super().__init__()
         self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
+        self.code = checks.whole("code", code, 1)
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
-        self.criterion = checks.one_of("criterion", criterion, CRITERIA)
-        self.space = checks.one_of("space", space, SPACES)
-        self.chain_noise = checks.one_of("chain_noise", chain_noise, CHAIN_NOISE)
-
         self.sigma = checks.at_least("sigma", sigma, 0.0)
         self.hidden_noise = checks.at_least("hidden_noise", hidden_noise, 0.0)
-        self.match = checks.at_least("match", match, 0.0)
-        self.residual = checks.at_least("residual", residual, 0.0)
-        self.lr = checks.at_least("lr", lr, 0.0, strict=True)
+        self.criterion = checks.kind("criterion", criterion or Reconstruction(), Criterion)
+        self.learning = checks.kind("learning", learning or Learning(), Learning)
+        self.walk = checks.kind("walk", walk or Walk(), Walk)
 
-        self.code = checks.whole("code", code, 1)
-        self.walkback = checks.whole("walkback", walkback, 0)
-        self.neighbours = checks.whole("neighbours", neighbours, 1)
-        self.refresh = checks.whole("refresh", refresh, 1)
-        self.epochs = checks.whole("epochs", epochs, 1)
-        self.batch_size = checks.whole("batch_size", batch_size, 1)
-        self.steps = checks.whole("steps", steps, 1)
-        self.burn_in = checks.whole("burn_in", burn_in, 0)
-
-        self.chains = chains
-        if chains is not None:
-            self.chains = checks.whole("chains", chains, 1)
-
-        self.capacity = checks.whole("capacity", capacity, 2)
-        self.seed = int(seed)
-
-        if self._noises() == (0.0, 0.0):
+        self.criterion.require_noise(hidden_noise)
+        if self.walk.levels(sigma, hidden_noise) == (0.0, 0.0):
             raise ValueError(
-                f"sigma={sigma}, hidden_noise={hidden_noise}, chain_noise={chain_noise!r} "
+                f"sigma={sigma}, hidden_noise={hidden_noise}, walk.noise={self.walk.noise!r} "
                 "leave the chain without noise; it would stay where it starts"
             )
-        if criterion == "nearest" and hidden_noise == 0.0:
-            raise ValueError("hidden_noise=0.0: criterion='nearest' needs noise on the code, > 0")
 
         for name in ("center", "scale", "recorded", "error"):
             self.register_buffer(name, torch.empty(0))
         self.f: MLP | None = None
         self.g: MLP | None = None
+
+    @classmethod
+    def upgrade(cls, arguments: dict) -> dict:
+        """Before 0.2, a criterion was a name, and all arguments were flat."""
+        learning = ("epochs", "lr", "batch_size", "seed")
+        arguments = grouped(arguments, "learning", "Learning", {name: name for name in learning})
+
+        walk = {name: name for name in ("steps", "burn_in", "chains", "residual", "capacity")}
+        arguments = grouped(arguments, "walk", "Walk", {**walk, "chain_noise": "noise"})
+
+        members = ("walkback", "space", "neighbours", "refresh", "match")
+        former = {name: arguments.pop(name) for name in members if name in arguments}
+        if former or isinstance(arguments.get("criterion"), str):
+            name = arguments.get("criterion", "self")
+            if name == "self":
+                former = {key: former[key] for key in ("walkback",) if key in former}
+            arguments["criterion"] = {"type": FORMER_CRITERIA[name], **former}
+
+        return arguments
+
+    @property
+    def noise(self) -> float:
+        """Level of the corruption that it learned to undo, in units of h."""
+        if not self.fitted:
+            return self.sigma
+        return float(self.sigma * self.scale.square().mean().sqrt())
+
+    @property
+    def transition(self) -> Transition:
+        """What training repeats."""
+        return Transition(self.f, self.g, self.sigma, self.hidden_noise)
 
     def prepare(self, features: int) -> None:
         """Create the weights for this width, drawn from the prior's own seed.
@@ -168,7 +219,7 @@ class AutoencoderPrior(Prior):
             )
 
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.learning.seed)
             self.f = MLP(features, self.hidden, self.code, self.activation, self.activation)
             self.g = MLP(self.code, self.hidden[::-1], features, "linear", self.activation)
 
@@ -190,23 +241,22 @@ class AutoencoderPrior(Prior):
 
         self.prepare(codes.shape[1])
         self.to(codes.device, codes.dtype)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.learning.seed)
 
         self.center = codes.mean(0)
         self.scale = floored(codes.var(0), codes.dtype).sqrt()
-        order = torch.randperm(len(codes), generator=generator)[: self.capacity].to(codes.device)
-        self.recorded = codes[order]
+        order = torch.randperm(len(codes), generator=generator)[: self.walk.capacity]
+        self.recorded = codes[order.to(codes.device)]
 
-        trained = codes
-        if self.criterion == "nearest":
-            trained = self.recorded
-
+        trained = self.criterion.training_codes(codes, self.recorded)
         self._train(self._standardised(trained), generator)
         if not all(bool(torch.isfinite(p).all()) for p in self.parameters()):
-            raise ValueError(f"lr={self.lr}: training of AutoencoderPrior diverged; lower it")
+            lr = self.learning.lr
+            raise ValueError(f"lr={lr}: training of AutoencoderPrior diverged; lower it")
 
         start = self._standardised(self.recorded)
-        self.error = (self._move(start, generator) - start).square().mean(0).sqrt()
+        end = self.transition(start, generator)
+        self.error = (end - start).square().mean(0).sqrt()
 
     def _standardised(self, h: Tensor) -> Tensor:
         return (h - self.center) / self.scale
@@ -214,112 +264,26 @@ class AutoencoderPrior(Prior):
     def _train(self, z: Tensor, generator: Generator) -> None:
         """Adam on the criterion, over standardised codes."""
         self.requires_grad_(True)
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        lr = self.learning.lr
+        optimizer = torch.optim.Adam(self.parameters(), lr=lr)
 
-        updates = self.epochs * -(-len(z) // self.batch_size)
-        done = 0
-        near = None
-        for _ in range(self.epochs):
-            order = torch.randperm(len(z), generator=generator).to(z.device)
-            for rows in order.split(self.batch_size):
-                if self.criterion == "nearest" and self._due(done):
-                    near = self._candidates(z)
+        move = self.transition
+        candidates = self.criterion.search(move, z)
+        updates = self.learning.updates(len(z))
+        for done, rows in enumerate(self.learning.batches(len(z), generator)):
+            rows = rows.to(z.device)
+            among = candidates(rows)
 
-                candidates = None
-                if near is not None:
-                    candidates = z[near[rows]]
+            optimizer.param_groups[0]["lr"] = lr * (1.0 - done / updates)
+            optimizer.zero_grad(set_to_none=True)
+            with torch.enable_grad():
+                self.criterion.loss(move, z[rows], among, generator).backward()
 
-                optimizer.param_groups[0]["lr"] = self.lr * (1.0 - done / updates)
-                optimizer.zero_grad(set_to_none=True)
-                with torch.enable_grad():
-                    self.loss(z[rows], candidates, generator).backward()
-
-                optimizer.step()
-                done += 1
+            optimizer.step()
 
         self.requires_grad_(False)
 
-    def _due(self, done: int) -> bool:
-        return done == 0 or (self.space == "code" and done % self.refresh == 0)
-
-    def _candidates(self, z: Tensor) -> Tensor:
-        """Rows of each code's nearest codes, itself first, (n, neighbours)."""
-        from sklearn.neighbors import NearestNeighbors
-
-        points = z
-        if self.space == "code":
-            points = self.f(z)
-        points = points.cpu().numpy()
-
-        k = min(self.neighbours, len(z))
-        search = NearestNeighbors(n_neighbors=k).fit(points)
-        index = search.kneighbors(points, return_distance=False)
-        return torch.from_numpy(index).to(z.device)
-
-    def loss(self, z: Tensor, candidates: Tensor | None, generator: Generator | None) -> Tensor:
-        """Squared error of standardised codes, summed over features.
-
-        The error is a mean over batch and transitions.
-
-        Args:
-            z: standardised codes, (batch, features).
-            candidates: for criterion "nearest", the codes among which h' is looked for,
-                (batch, k, features).
-            generator: source of the noise.
-        """
-        if candidates is None:
-            end = self._move(z, generator)
-            mismatch = 0.0
-        else:
-            end, mismatch = self._from_neighbour(z, candidates, generator)
-
-        total = (end - z).square().sum(-1).mean()
-        for _ in range(self.walkback):
-            end = self._move(end.detach(), generator)
-            total = total + (end - z).square().sum(-1).mean()
-
-        return total / (1 + self.walkback) + self.match * mismatch
-
-    def _from_neighbour(
-        self, z: Tensor, candidates: Tensor, generator: Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """g(f(h') + xi) and |f(h) - f(h')|^2 (2.2.8, steps 1 to 4)."""
-        own = self.f(z)
-        xi = self.hidden_noise * normal_like(own, generator)
-
-        with torch.no_grad():
-            distance = (self.f(candidates) - (own - xi)[:, None]).square().sum(-1)
-            nearest = distance.argmin(1)
-        other = candidates[torch.arange(len(z), device=z.device), nearest]
-        code = self.f(self._corrupt(other, self.sigma, generator))
-
-        own_error = (own - code.detach()).square().sum(-1)
-        code_error = (code - own.detach()).square().sum(-1)
-        return self.g(code + xi), (own_error + code_error).mean()
-
     # -- use -----------------------------------------------------------------------------------
-
-    @staticmethod
-    def _corrupt(h: Tensor, level: float, generator: Generator | None) -> Tensor:
-        if level == 0.0:
-            return h
-        return torch.add(h, normal_like(h, generator), alpha=level)
-
-    def _noises(self) -> tuple[float, float]:
-        """Levels on h and on f(h) in the chain."""
-        if self.chain_noise == "input":
-            return self.sigma, 0.0
-        if self.chain_noise == "code":
-            return 0.0, self.hidden_noise
-        return self.sigma, self.hidden_noise
-
-    def _move(
-        self, z: Tensor, generator: Generator | None, noises: tuple[float, float] | None = None
-    ) -> Tensor:
-        """g(corrupt(f(corrupt(z)))), with the noise of training unless `noises` are given."""
-        sigma, hidden_noise = noises or (self.sigma, self.hidden_noise)
-        code = self.f(self._corrupt(z, sigma, generator))
-        return self.g(self._corrupt(code, hidden_noise, generator))
 
     def reconstruct(self, h: Tensor) -> Tensor:
         """g(f(h)) without noise, the target of h, (batch, features); gradients pass to h."""
@@ -328,9 +292,10 @@ class AutoencoderPrior(Prior):
 
     def _step(self, h: Tensor, generator: Generator | None) -> Tensor:
         """One transition of the chain."""
-        z = self._move(self._standardised(h), generator, self._noises())
-        if self.residual > 0.0:
-            z = z + self.residual * self.error * normal_like(z, generator)
+        move = Transition(self.f, self.g, *self.walk.levels(self.sigma, self.hidden_noise))
+        z = move(self._standardised(h), generator)
+        if self.walk.residual > 0.0:
+            z = z + self.walk.residual * self.error * normal_like(z, generator)
 
         return self.center + self.scale * z
 
@@ -355,16 +320,16 @@ class AutoencoderPrior(Prior):
         self.require_fitted()
 
         chains = n
-        if self.chains is not None:
-            chains = min(n, self.chains)
+        if self.walk.chains is not None:
+            chains = min(n, self.walk.chains)
 
         h = self._starts(chains, generator)
-        for _ in range(self.burn_in):
+        for _ in range(self.walk.burn_in):
             h = self._step(h, generator)
 
         states = []
         for _ in range(-(-n // max(chains, 1))):
-            for _ in range(self.steps):
+            for _ in range(self.walk.steps):
                 h = self._step(h, generator)
             states.append(h)
 
@@ -380,6 +345,6 @@ class AutoencoderPrior(Prior):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.criterion!r}, sigma={self.sigma:g}, hidden_noise={self.hidden_noise:g}, "
-            f"steps={self.steps}, fitted={self.fitted}"
+            f"{type(self.criterion).__name__}, sigma={self.sigma:g}, "
+            f"hidden_noise={self.hidden_noise:g}, steps={self.walk.steps}, fitted={self.fitted}"
         )

@@ -17,18 +17,41 @@ class Prior(nn.Module):
     """Base class: a law over h_L with `fit`, `log_prob`, `score`, `reconstruct` and `sample`.
 
     Fitted numbers are buffers, which are empty until `fit`; a state dict brings their shapes with
-    it. A variant defines `estimate`, `log_prob` and `sample`.
+    it. A variant defines `estimate`, `log_prob` and `sample`, and is registered so that files can
+    hold it.
 
     Attributes:
         has_density: whether `log_prob`, `score` and `cross_entropy` are defined.
         fixed: whether `fit` changes nothing, so that rules need not call it.
         analytic: whether `sample` draws exactly and independently, without a chain.
+        discrete: whether p(h) is a probability of discrete values, and no density.
         noise: level sigma of the denoising that `reconstruct` stands for, in units of h.
+
+    Example:
+        >>> from gendae import Prior, register
+        >>> @register
+        ... class ExponentialPrior(Prior):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("mean", torch.empty(0))
+        ...
+        ...     def estimate(self, codes):
+        ...         self.mean = codes.mean(0)
+        ...
+        ...     def log_prob(self, h):
+        ...         return -(h / self.mean + self.mean.log()).sum(-1)
+        ...
+        ...     def sample(self, n, generator=None):
+        ...         return -self.mean * torch.rand(n, len(self.mean), generator=generator).log()
+        >>> prior = ExponentialPrior().fit(torch.tensor([[1.0], [3.0]]))
+        >>> prior.score(torch.ones(1, 1)), prior.reconstruct(torch.ones(1, 1))
+        (tensor([[-0.5000]]), tensor([[0.9950]]))
     """
 
     has_density: bool = True
     fixed: bool = False
     analytic: bool = True
+    discrete: bool = False
     noise: float = 0.1
 
     @property
@@ -119,8 +142,7 @@ class Prior(nn.Module):
             ValueError: for a prior whose marginal has no closed form.
         """
         raise ValueError(
-            f"{type(self).__name__} has no closed marginal; accepted: GaussianPrior, "
-            "ParzenPrior with local=None"
+            f"{type(self).__name__} has no closed marginal; accepted: GaussianPrior, ParzenPrior"
         )
 
     def chain(self, h: Tensor, steps: int, generator: Generator | None = None) -> Tensor:

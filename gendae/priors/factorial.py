@@ -1,75 +1,19 @@
 """A factorial prior: independent units, continuous and discrete (2014, 7.2 and 7.4)."""
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.corruption import normal_like, uniform_like
-from gendae.priors.base import Prior, floored
+from gendae.priors.base import Prior
+from gendae.priors.units import LAWS, Units
 from gendae.registry import register
 
-CONTINUOUS = ("gaussian", "laplace", "logistic")
-#: The lower of a binary unit's two values; the upper one is 1.
-BINARY = {"bernoulli": 0.0, "sign": -1.0}
-LAWS = (*CONTINUOUS, *BINARY, "categorical")
 TARGETS = ("mode", "probability")
-TINY = 1e-7
 
-
-class Block(NamedTuple):
-    """Neighbouring units with one law; those of a `categorical` block form one one-hot group."""
-
-    law: str
-    units: slice
-
-
-def log_density(law: str, z: Tensor) -> Tensor:
-    """log p(z) of a continuous unit (gaussian, laplace, logistic) with location 0 and scale 1."""
-    if law == "gaussian":
-        return -0.5 * z.square() - 0.5 * math.log(2.0 * math.pi)
-    if law == "laplace":
-        return -z.abs() - math.log(2.0)
-    return -z.abs() - 2.0 * F.softplus(-z.abs())  # symmetric
-
-
-def slope(law: str, z: Tensor) -> Tensor:
-    """d log p(z) / dz of a standard continuous unit."""
-    if law == "gaussian":
-        return -z
-    if law == "laplace":
-        return -z.sign()
-    return -torch.tanh(0.5 * z)
-
-
-def draw(law: str, like: Tensor, generator: Generator | None) -> Tensor:
-    """Standard draws in the shape of `like`, by the inverse distribution function."""
-    if law == "gaussian":
-        return normal_like(like, generator)
-
-    u = uniform_like(like, generator).clamp(TINY, 1.0 - TINY)
-    if law == "logistic":
-        return torch.logit(u)
-    return -(u - 0.5).sign() * torch.log1p(-2.0 * (u - 0.5).abs())
-
-
-def location_and_scale(law: str, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum-likelihood location and scale of continuous units.
-
-    Logistic units have no closed estimate; theirs match the moments.
-    """
-    if law == "laplace":
-        median = codes.median(0).values
-        return median, (codes - median).abs().mean(0)
-
-    std = codes.var(0, correction=0).sqrt()
-    if law == "logistic":
-        return codes.mean(0), std * (math.sqrt(3.0) / math.pi)
-    return codes.mean(0), std
+#: A law and the slice of h that it covers.
+Block = tuple[type[Units], slice]
 
 
 @register
@@ -118,8 +62,7 @@ class FactorialPrior(Prior):
             self.units = [[str(law), int(n)] for law, n in units]
         for law, size in self._sizes(2):  # a single law has no size yet; 2 suits every law
             checks.one_of("law in units", law, LAWS)
-            least = 2 if law == "categorical" else 1
-            checks.whole(f"size of {law} in units", size, least)
+            checks.whole(f"size of {law} in units", size, LAWS[law].least)
 
         self.target = checks.one_of("target", target, TARGETS)
         self.noise = checks.at_least("noise", noise, 0.0)
@@ -130,21 +73,23 @@ class FactorialPrior(Prior):
         if self.flat and not isinstance(units, str):
             self.prepare(sum(size for _, size in self.units))
 
+    @property
+    def discrete(self) -> bool:
+        """Whether all units are discrete, so that p(h) is a probability and no density."""
+        return all(LAWS[law].discrete for law, _ in self._sizes(0))
+
     def _sizes(self, features: int) -> list[list]:
         """[law, size] of each block; a single law covers all features."""
         if isinstance(self.units, str):
             return [[self.units, features]]
         return self.units
 
-    def blocks(self, features: int | None = None) -> list[Block]:
-        """The units as slices of h; a ValueError if they do not add up to this width."""
-        if features is None:
-            features = len(self.location)
-
+    def blocks(self, features: int) -> list[Block]:
+        """Laws and slices of h; a ValueError if they do not add up to this width."""
         blocks = []
         start = 0
         for law, size in self._sizes(features):
-            blocks.append(Block(law, slice(start, start + size)))
+            blocks.append((LAWS[law], slice(start, start + size)))
             start += size
 
         if start != features:
@@ -152,6 +97,13 @@ class FactorialPrior(Prior):
                 f"units={self.units} describe {start} features, but h_L has {features}"
             )
         return blocks
+
+    def split(self, *h: Tensor) -> list[tuple]:
+        """The fitted units of each block, followed by the block's part of each h."""
+        return [
+            (law(self.location[at], self.scale[at]), *(x[:, at] for x in h))
+            for law, at in self.blocks(len(self.location))
+        ]
 
     def prepare(self, features: int) -> None:
         """Check the width, and set the starting law of a flat prior."""
@@ -162,38 +114,26 @@ class FactorialPrior(Prior):
         self.location = self.location.new_zeros(features)
         self.scale = self.scale.new_ones(features)
         for law, at in blocks:
-            if law not in CONTINUOUS:
-                self.location[at] = _uniform(law, at.stop - at.start)
+            self.location[at] = law.flat(at.stop - at.start)
 
     def estimate(self, codes: Tensor) -> None:
-        """Fit each unit.
+        """Fit each unit; the discrete ones of a flat prior stay as they are.
 
         Each value of a discrete unit gets half a count more, so that no value is impossible.
         """
         blocks = self.blocks(codes.shape[1])
-        self._check_range("codes", codes, blocks)
+        self._check_range("codes", codes)
 
         location = torch.empty_like(codes[0])
         scale = torch.ones_like(codes[0])
         for law, at in blocks:
-            h = codes[:, at]
-            if law in CONTINUOUS:
-                location[at], width = location_and_scale(law, h)
-                scale[at] = floored(width.square(), codes.dtype).sqrt()
-            elif self.flat:
-                location[at] = _uniform(law, h.shape[1])
+            if self.flat and law.discrete:
+                location[at] = law.flat(at.stop - at.start)
             else:
-                location[at] = self._smoothed_frequencies(law, h)
+                location[at], scale[at] = law.fit(codes[:, at])
 
         self.location = location
         self.scale = scale
-
-    def _smoothed_frequencies(self, law: str, h: Tensor) -> Tensor:
-        """Frequencies of a discrete block's values, each with half a count more."""
-        n, size = h.shape
-        if law == "categorical":
-            return (h.sum(0) + 0.5) / (n + 0.5 * size)
-        return (self._bits(law, h).sum(0) + 0.5) / (n + 1)
 
     def log_prob(self, h: Tensor) -> Tensor:
         """log p(h) in nats, (batch,).
@@ -203,42 +143,14 @@ class FactorialPrior(Prior):
                 with the device; `cross_entropy`, for the training loop, makes none.
         """
         self.require_fitted()
-        self._check_range("h", h, self.blocks())
-        return self._log_prob(h, h)
-
-    def _log_prob(self, h: Tensor, discrete: Tensor) -> Tensor:
-        """Sum over the units; discrete units take values (or probabilities) from `discrete`."""
-        terms = []
-        for law, at in self.blocks():
-            if law in CONTINUOUS:
-                z = (h[:, at] - self.location[at]) / self.scale[at]
-                terms.append((log_density(law, z) - self.scale[at].log()).sum(-1))
-            elif law in BINARY:
-                p = self.location[at]
-                bits = self._bits(law, discrete[:, at])
-                terms.append((bits * p.log() + (1.0 - bits) * torch.log1p(-p)).sum(-1))
-            else:
-                terms.append((discrete[:, at] * self.location[at].log()).sum(-1))
-
-        return torch.stack(terms).sum(0)
+        checks.width("h", h, len(self.location))
+        self._check_range("h", h)
+        return torch.stack([units.log_prob(part) for units, part in self.split(h)]).sum(0)
 
     def score(self, h: Tensor) -> Tensor:
         """d log p(h) / dh, (batch, features); the log odds for discrete units."""
         self.require_fitted()
-
-        slopes = []
-        for law, at in self.blocks():
-            p = self.location[at]
-            if law in CONTINUOUS:
-                z = (h[:, at] - p) / self.scale[at]
-                slopes.append(slope(law, z) / self.scale[at])
-            elif law in BINARY:
-                odds = torch.logit(p) / (1.0 - BINARY[law])
-                slopes.append(odds.expand_as(h[:, at]))
-            else:
-                slopes.append(p.log().expand_as(h[:, at]))
-
-        return torch.cat(slopes, 1)
+        return torch.cat([units.score(part) for units, part in self.split(h)], 1)
 
     def reconstruct(self, h: Tensor) -> Tensor:
         """Target of h.
@@ -249,51 +161,14 @@ class FactorialPrior(Prior):
         with hardly any variance. Where all values of a discrete unit are equally probable, the
         mode is h itself.
         """
-        step = self.noise**2 * self.scale.square() / (self.noise**2 + self.scale.square())
-        moved = h + step * self.score(h)
-
-        targets = []
-        for law, at in self.blocks():
-            if law in CONTINUOUS:
-                targets.append(moved[:, at])
-            else:
-                targets.append(self._discrete_target(law, at, h))
-
+        self.require_fitted()
+        targets = [units.target(part, self.noise, self.target) for units, part in self.split(h)]
         return torch.cat(targets, 1)
-
-    def _discrete_target(self, law: str, at: slice, h: Tensor) -> Tensor:
-        p = self.location[at]
-        if self.target == "probability":
-            best = p
-            tied = torch.zeros_like(p, dtype=torch.bool)
-        elif law == "categorical":
-            best = (p == p.max()).to(h.dtype)
-            tied = best.sum() > 1
-        else:
-            best = (p > 0.5).to(h.dtype)
-            tied = p == 0.5
-
-        return torch.where(tied, h[:, at], self._values(law, best))
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features), on the prior's device; drawn where `generator` lives."""
         self.require_fitted()
-
-        draws = []
-        for law, at in self.blocks():
-            p = self.location[at]
-            like = self.location.new_empty(n, at.stop - at.start)
-            if law in CONTINUOUS:
-                draws.append(p + self.scale[at] * draw(law, like, generator))
-            elif law in BINARY:
-                bits = (uniform_like(like, generator) < p).to(p)
-                draws.append(self._values(law, bits))
-            else:
-                u = uniform_like(like[:, :1], generator)
-                index = (u >= p.cumsum(0)).sum(1).clamp(max=len(p) - 1)
-                draws.append(F.one_hot(index, len(p)).to(p))
-
-        return torch.cat(draws, 1)
+        return torch.cat([units.sample(n, generator) for (units,) in self.split()], 1)
 
     def cross_entropy(
         self, sample: Tensor, mean: Tensor, variance: Tensor | None = None
@@ -307,72 +182,23 @@ class FactorialPrior(Prior):
         """
         self.require_fitted()
 
-        total = -self._log_prob(sample, mean)
+        blocks = self.split(sample, mean)
+        total = -torch.stack([units.expected_log_prob(h, m) for units, h, m in blocks]).sum(0)
         if variance is None:
             return total
 
         # The exact term takes the place of the Monte Carlo one.
-        for law, at in self.blocks():
-            if law in ("gaussian", "laplace"):
-                z = (sample[:, at] - self.location[at]) / self.scale[at]
-                m = (mean[:, at] - self.location[at]) / self.scale[at]
-                v = variance.expand_as(mean)[:, at] / self.scale[at].square()
-                total = total + (expected_energy(law, m, v) + log_density(law, z)).sum(-1)
+        for units, h, m, v in self.split(sample, mean, variance.expand_as(mean)):
+            total = total + units.correction(h, m, v)
 
         return total
 
-    @staticmethod
-    def _bits(law: str, h: Tensor) -> Tensor:
-        return (h - BINARY[law]) / (1.0 - BINARY[law])
+    def _check_range(self, name: str, h: Tensor) -> None:
+        if not len(h):
+            return
 
-    @staticmethod
-    def _values(law: str, bits: Tensor) -> Tensor:
-        if law == "categorical":
-            return bits
-        return bits * (1.0 - BINARY[law]) + BINARY[law]
-
-    def _check_range(self, name: str, h: Tensor, blocks: list[Block]) -> None:
-        checks.width(name, h, blocks[-1].units.stop)
-
-        for law, at in blocks:
-            if law in CONTINUOUS or not len(h):
-                continue
-
-            values = h.detach()[:, at]
-            low, high = torch.stack(torch.aminmax(values)).tolist()
-            least = BINARY.get(law, 0.0)
-            if low < least or high > 1.0:
-                raise ValueError(
-                    f"{name} holds values from {low:g} to {high:g} in {law} units, which lie in "
-                    f"[{least:g}, 1]: clamp or threshold them, or use a continuous law"
-                )
-
-            if law == "categorical" and (values.sum(1) - 1.0).abs().max() > 1e-3:
-                raise ValueError(
-                    f"{name} has rows of categorical units that do not add up to 1: give one-hot "
-                    "rows or probabilities"
-                )
+        for law, at in self.blocks(h.shape[1]):
+            law.check(name, h.detach()[:, at])
 
     def extra_repr(self) -> str:
         return f"{self.units}, target={self.target!r}, flat={self.flat}, fitted={self.fitted}"
-
-
-def _uniform(law: str, size: int) -> float:
-    """The probability at which all values of a discrete block are equally probable."""
-    if law == "categorical":
-        return 1.0 / size
-    return 0.5
-
-
-def expected_energy(law: str, m: Tensor, v: Tensor) -> Tensor:
-    """-E log p(z) under z ~ N(m, v), for a standard gaussian or laplace unit."""
-    if law == "gaussian":
-        return 0.5 * (m.square() + v) + 0.5 * math.log(2.0 * math.pi)
-
-    s = v.clamp(min=torch.finfo(v.dtype).tiny).sqrt()
-    ratio = m / s
-    return (
-        s * math.sqrt(2.0 / math.pi) * torch.exp(-0.5 * ratio.square())
-        + m * torch.erf(ratio / math.sqrt(2.0))
-        + math.log(2.0)
-    )

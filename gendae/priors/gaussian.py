@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.priors.base import JITTER, Prior, floored
+from gendae.priors.base import Prior
+from gendae.priors.covariance import COVARIANCES, Covariance
 from gendae.registry import register
 
-COVARIANCES = ("diagonal", "full")  # the fitted ones
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -49,7 +49,7 @@ class GaussianPrior(Prior):
         self, covariance: str = "diagonal", variance_scale: float = 4.0, noise: float = 0.1
     ) -> None:
         super().__init__()
-        self.covariance = checks.one_of("covariance", covariance, (*COVARIANCES, "identity"))
+        self.covariance = checks.one_of("covariance", covariance, COVARIANCES)
         self.variance_scale = checks.at_least("variance_scale", variance_scale, 0.0, strict=True)
         self.noise = checks.at_least("noise", noise, 0.0)
 
@@ -59,11 +59,17 @@ class GaussianPrior(Prior):
     @property
     def fixed(self) -> bool:
         """N(0, variance_scale I) is not estimated."""
-        return self.covariance == "identity"
+        return COVARIANCES[self.covariance].fixed
+
+    @property
+    def spread(self) -> Covariance:
+        """The covariance Sigma = variance_scale * C."""
+        self.require_fitted()
+        return COVARIANCES[self.covariance](self.factor, self.variance_scale)
 
     def prepare(self, features: int) -> None:
-        """Set N(0, I) for this width, if the covariance is "identity"."""
-        if self.covariance == "identity" and len(self.mean) != features:
+        """Set N(0, I) for this width, if nothing is to be fitted."""
+        if self.fixed and len(self.mean) != features:
             self.mean = self.mean.new_zeros(features)
             self.factor = self.mean.new_ones(features)
 
@@ -72,78 +78,34 @@ class GaussianPrior(Prior):
 
         "identity" only takes the codes' width.
         """
-        if self.covariance == "identity":
-            self.prepare(codes.shape[1])
-            self.mean = self.mean.to(codes)
-            self.factor = self.factor.to(codes)
-            return
-
-        wide = codes.cpu().double()  # not every device has float64
-        mean = wide.mean(0)
-        if self.covariance == "full":
-            c = torch.cov(wide.T).reshape(len(mean), len(mean))
-            c.diagonal().add_(JITTER * c.diagonal().mean() + torch.finfo(codes.dtype).tiny)
-            factor = torch.linalg.cholesky(c)
-        else:
-            factor = floored(wide.var(0), codes.dtype).sqrt()
-
+        mean, factor = COVARIANCES[self.covariance].fit(codes)
         self.mean = mean.to(codes)
         self.factor = factor.to(codes).contiguous()
 
     def marginal(self, observed: Tensor) -> "GaussianPrior":
-        self.require_fitted()
-
-        marginal = GaussianPrior(self.covariance, self.variance_scale)
+        marginal = GaussianPrior(self.covariance, self.variance_scale, self.noise)
+        marginal.factor = self.spread.marginal(observed)
         marginal.mean = self.mean[observed]
-        if self.covariance == "full":
-            rows = self.factor[observed]
-            marginal.factor = torch.linalg.cholesky(rows @ rows.T)
-        else:
-            marginal.factor = self.factor[observed]
 
         return marginal
 
-    def _whiten(self, h: Tensor) -> Tensor:
-        """F^-1 (h - mean), where F F^T = variance_scale * C."""
-        self.require_fitted()
-
-        centred = (h - self.mean) / math.sqrt(self.variance_scale)
-        if self.covariance == "full":
-            return torch.linalg.solve_triangular(self.factor, centred.T, upper=False).T
-        return centred / self.factor
-
     def log_prob(self, h: Tensor) -> Tensor:
         """log p(h) in nats, (batch,)."""
-        z = self._whiten(h)
+        spread = self.spread
+        z = spread.whiten(h - self.mean)
 
-        scales = self.factor
-        if self.covariance == "full":
-            scales = self.factor.diagonal()
-        log_volume = scales.log().sum() + 0.5 * len(scales) * math.log(self.variance_scale)
-
-        return -0.5 * z.square().sum(-1) - log_volume - 0.5 * len(scales) * LOG_2PI
+        return -0.5 * z.square().sum(-1) - spread.log_volume - 0.5 * len(self.mean) * LOG_2PI
 
     def score(self, h: Tensor) -> Tensor:
         """d log p(h) / dh = -Sigma^-1 (h - mean), (batch, features)."""
-        z = self._whiten(h)
-        if self.covariance == "full":
-            z = torch.linalg.solve_triangular(self.factor.T, z.T, upper=True).T
-        else:
-            z = z / self.factor
-
-        return -z / math.sqrt(self.variance_scale)
+        return -self.spread.solve(h - self.mean)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features), on the prior's device; drawn where `generator` lives."""
-        self.require_fitted()
-
+        spread = self.spread
         z = normal_like(self.mean.new_empty(n, len(self.mean)), generator)
-        if self.covariance == "full":
-            spread = z @ self.factor.T
-        else:
-            spread = z * self.factor
 
-        return self.mean + math.sqrt(self.variance_scale) * spread
+        return self.mean + spread.root(z)
 
     def reconstruct(self, h: Tensor) -> Tensor:
         """The optimal denoising of h, (batch, features).
@@ -153,18 +115,7 @@ class GaussianPrior(Prior):
         no variance, where the score blows up.
         Source: Bengio et al. 2014, section 7.1.
         """
-        self.require_fitted()
-
-        centred = h - self.mean
-        if self.covariance != "full":
-            variance = self.variance_scale * self.factor.square()
-            return self.mean + centred * (variance / (variance + self.noise**2))
-
-        noisy = self.variance_scale * self.factor @ self.factor.T
-        noisy.diagonal().add_(self.noise**2)
-        root = torch.linalg.cholesky_ex(noisy).L  # checks nothing, so that no device waits
-
-        return h - self.noise**2 * torch.cholesky_solve(centred.T, root).T
+        return self.spread.denoise(h, self.mean, self.noise)
 
     def cross_entropy(
         self, sample: Tensor, mean: Tensor, variance: Tensor | None = None
@@ -177,15 +128,7 @@ class GaussianPrior(Prior):
         if variance is None:
             return -self.log_prob(sample)
 
-        self.require_fitted()
-        if self.covariance == "full":
-            eye = torch.eye(len(self.mean), dtype=self.factor.dtype, device=self.factor.device)
-            inverse = torch.linalg.solve_triangular(self.factor, eye, upper=False)
-            precision = inverse.square().sum(0) / self.variance_scale
-        else:
-            precision = 1.0 / (self.variance_scale * self.factor.square())
-
-        return -self.log_prob(mean) + 0.5 * (variance * precision).sum(-1)
+        return -self.log_prob(mean) + 0.5 * (variance * self.spread.precisions).sum(-1)
 
     def extra_repr(self) -> str:
         return f"{self.covariance!r}, variance_scale={self.variance_scale:g}, fitted={self.fitted}"

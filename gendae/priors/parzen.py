@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
+from gendae.priors.bandwidth import HeldOut
 from gendae.priors.base import Prior
-from gendae.priors.centres import CHOICES, choose, local_directions
-from gendae.registry import register
+from gendae.priors.centres import CHOICES, choose
+from gendae.registry import grouped, register
 
 #: Most entries of the distance matrix held at a time: 32 MiB in float64.
 BLOCK_ENTRIES = 2**22
@@ -98,23 +100,24 @@ def _log_mean_exp(affinity: Tensor, variance: float) -> Tensor:
     return top[:, 0] / variance + log_mean
 
 
-#: Most codes held out to choose a bandwidth.
-HELD_OUT = 1000
+class Geometry(NamedTuple):
+    """Where points h lie to the centres mu_i."""
+
+    #: |h - mu_i|^2, (rows, n).
+    distance: Tensor
+    #: How far along the directions of each centre, (rows, n, directions), where it has any.
+    along: Tensor | None = None
 
 
 @register
 class ParzenPrior(Prior):
-    """p(h) = 1/n sum_i N(h; mu_i, Sigma_i), with stored codes mu_i ("templates") as centres.
+    """p(h) = 1/n sum_i N(h; mu_i, sigma^2 I), with stored codes mu_i ("templates") as centres.
 
-    Sigma_i = sigma^2 I. For local="manifold" it is sigma^2 I plus the leading directions of the
-    differences from mu_i to its nearest stored codes, so that samples move along the codes'
-    manifold. With w_i = p(i | h),
+    With w_i = p(i | h),
 
         reconstruct(h) = sum_i w_i mu_i,      score(h) = (reconstruct(h) - h) / sigma^2    (Eq. 21)
 
-    and in the manifold form h + sigma^2 score(h), which keeps h's place along the directions.
-    Source: Bengio et al. 2014, section 7.3 and Eq. 21, which points to Manifold Parzen Windows
-    (Vincent & Bengio 2003; Bengio et al. 2006).
+    Source: Bengio et al. 2014, section 7.3 and Eq. 21.
 
     Where h is a stored code, its own term is left out ("a set of training examples excluding
     h_L"); `cross_entropy` leaves a code's term out where the mean of Q is that code. Otherwise
@@ -126,26 +129,19 @@ class ParzenPrior(Prior):
         capacity: most codes stored.
         choice: "reservoir", a uniform subset, or "kmeans", the means of a clustering, with equal
             weights.
-        local: None for round windows, or "manifold".
-        neighbours: nearest stored codes that give a centre its directions.
-        components: directions kept for each centre; memory is capacity * components * features.
-        validation_fraction: share of the codes held out (1000 at most) where the bandwidth is
-            chosen.
+        held_out: the codes held out where the bandwidth is chosen.
         stratified: sample templates in the order of random permutations, so that each is used
             equally often. The law of each draw is the same; averages spread less.
         leave_one_out: leave a stored code's own term out, as above.
         noise_scale: multiplier of the noise added to a template by `sample`.
-        bandwidth_bonus: nats for each unit of log sigma, added where the bandwidth is chosen: the
-            paper's "regularizer that pushes the variances of each component to be as large as
-            possible". Keep it below the width of h.
         seed: of the choice of codes.
 
     Attributes:
         bandwidth_: the sigma in use, a tensor; a rule can tie the noise of Q(h_L | x) to it.
 
     Raises:
-        ValueError: for bandwidth or capacity <= 0 and the like, unknown choices, fewer codes than
-            neighbours, or codes without variance where the bandwidth is to be chosen.
+        ValueError: for bandwidth or capacity <= 0 and the like, unknown choices, or codes without
+            variance where the bandwidth is to be chosen.
 
     Example:
         >>> codes = torch.tensor([[0.0], [1.0], [5.0]])
@@ -161,37 +157,45 @@ class ParzenPrior(Prior):
         bandwidth: float | None = None,
         capacity: int = 10_000,
         choice: str = "reservoir",
-        local: str | None = None,
-        neighbours: int = 10,
-        components: int = 5,
-        validation_fraction: float = 0.1,
+        held_out: HeldOut | None = None,
         stratified: bool = True,
         leave_one_out: bool = True,
         noise_scale: float = 1.0,
-        bandwidth_bonus: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_windows(bandwidth, local, validation_fraction)
+        if bandwidth is not None:
+            checks.at_least("bandwidth", bandwidth, 0.0, strict=True)
 
         self.bandwidth = bandwidth
-        self.local = local
-        self.validation_fraction = validation_fraction
         self.capacity = checks.whole("capacity", capacity, 2)
         self.choice = checks.one_of("choice", choice, CHOICES)
-        self.neighbours = checks.whole("neighbours", neighbours, 1)
-        self.components = checks.whole("components", components, 1)
+        self.held_out = checks.kind("held_out", held_out or HeldOut(), HeldOut)
         self.stratified = bool(stratified)
         self.leave_one_out = bool(leave_one_out)
         self.noise_scale = checks.at_least("noise_scale", noise_scale, 0.0)
-        self.bandwidth_bonus = checks.at_least("bandwidth_bonus", bandwidth_bonus, 0.0)
         self.seed = int(seed)
 
         self.register_buffer("codes", torch.empty(0))
         self.register_buffer("bandwidth_", torch.empty(0))
-        if local:
-            self.register_buffer("directions", torch.empty(0))
-            self.register_buffer("variances", torch.empty(0))
+
+    @classmethod
+    def upgrade(cls, arguments: dict) -> dict:
+        """Before 0.2, `local` chose the class, and what `held_out` groups was flat."""
+        members = {"validation_fraction": "fraction", "bandwidth_bonus": "bonus"}
+        arguments = grouped(arguments, "held_out", "HeldOut", members)
+
+        if "local" not in arguments:
+            return arguments
+
+        local = arguments.pop("local")
+        if local == "manifold":
+            return {**arguments, "type": "ManifoldParzenPrior"}
+        if local is not None:
+            raise ValueError(f"local={local!r} is unknown; accepted: None, manifold")
+
+        unused = ("neighbours", "components")
+        return {name: value for name, value in arguments.items() if name not in unused}
 
     @property
     def noise(self) -> float:
@@ -200,20 +204,16 @@ class ParzenPrior(Prior):
         return float(self.bandwidth_)
 
     def estimate(self, codes: Tensor) -> None:
-        """Choose the codes to store, their local directions and the bandwidth."""
-        n = len(codes)
+        """Choose the codes to store, their windows and the bandwidth."""
         generator = torch.Generator().manual_seed(self.seed)
 
         held = 0
         if self.bandwidth is None:
-            held = min(HELD_OUT, max(1, round(self.validation_fraction * n)))
-            if n - held < 2:
-                raise ValueError(f"codes has {n} rows; bandwidth=None needs at least three")
+            held = self.held_out.rows(len(codes))
 
-        codes = codes[torch.randperm(n, generator=generator).to(codes.device)]
+        codes = codes[torch.randperm(len(codes), generator=generator).to(codes.device)]
         stored = choose(codes[held:], self.capacity, self.choice, generator)
-        if self.local:
-            self._fit_directions(stored)
+        self._fit_windows(stored)
         self.codes = stored
 
         bandwidth = self.bandwidth
@@ -221,60 +221,31 @@ class ParzenPrior(Prior):
             bandwidth = self._best_bandwidth(codes[:held])
         self.bandwidth_ = stored.new_tensor(bandwidth)
 
-    def _fit_directions(self, stored: Tensor) -> None:
-        if len(stored) <= self.neighbours:
-            raise ValueError(
-                f"neighbours={self.neighbours} but only {len(stored)} codes are stored; "
-                "at least one more than neighbours is needed"
-            )
-
-        directions, variances = local_directions(stored, self.neighbours, self.components)
-        self.directions = directions
-        self.variances = variances
+    def _fit_windows(self, stored: Tensor) -> None:
+        """What the windows around the stored codes need beside the bandwidth: nothing."""
 
     def _best_bandwidth(self, held: Tensor) -> float:
-        """The maximum of held-out likelihood plus bonus on a logarithmic grid, refined once."""
         spread = self.codes.var(0, correction=0).mean().sqrt().item()
         if spread == 0.0:
             raise ValueError(
                 "codes are all equal, so that bandwidth=None cannot be chosen; give a number"
             )
 
-        grid = torch.logspace(-3, 0.3, 28, dtype=torch.float64) * spread
-        for _ in range(2):
-            values = self._held_out(held, grid) + self.bandwidth_bonus * grid.log()
-            best = int(values.argmax())
-            bandwidth = grid[best].item()
+        return self.held_out.best(lambda grid: self._log_likelihood(held, grid), spread)
 
-            low = grid[max(best - 1, 0)]
-            high = grid[min(best + 1, len(grid) - 1)]
-            grid = torch.logspace(low.log10().item(), high.log10().item(), 9, dtype=torch.float64)
-
-        return bandwidth
-
-    def _held_out(self, held: Tensor, grid: Tensor) -> Tensor:
-        """Mean log-likelihood of held-out codes for each bandwidth."""
-        if not self.local:
-            return parzen_log_prob(held, self.codes, grid).mean(1).cpu()
-
-        def block(h: Tensor) -> Tensor:
-            geometry = self._geometry(h)
-            scores = [self._log_terms(*geometry, sigma).logsumexp(1) for sigma in grid.to(h)]
-            return torch.stack(scores, 1)
-
-        return self._by_rows(held, block).double().mean(0).cpu()
+    def _log_likelihood(self, held: Tensor, grid: Tensor) -> Tensor:
+        """Mean log-likelihood of held-out codes for each bandwidth, (k,)."""
+        return parzen_log_prob(held, self.codes, grid).mean(1).cpu()
 
     # -- the mixture ---------------------------------------------------------------------------
+
+    #: Numbers that the geometry holds for each row and code.
+    numbers = 1
 
     def _by_rows(self, h: Tensor, function: Callable[..., Tensor], *others: Tensor) -> Tensor:
         """`function` on a few rows at a time, in at least the precision of the codes."""
         dtype = torch.promote_types(h.dtype, self.codes.dtype)
-
-        # For each row and code: a distance, and a projection onto each direction.
-        numbers = 1
-        if self.local:
-            numbers += self.variances.shape[1]
-        rows = max(1, BLOCK_ENTRIES // (len(self.codes) * numbers))
+        rows = max(1, BLOCK_ENTRIES // (len(self.codes) * self.numbers))
 
         with torch.autocast(h.device.type, enabled=False):
             pieces = [x.to(dtype).split(rows) for x in (h, *others)]
@@ -288,37 +259,27 @@ class ParzenPrior(Prior):
         base = h.square().sum(1, keepdim=True) + codes.square().sum(1)
         return torch.addmm(base, h, codes.T, alpha=-2.0)
 
-    def _projections(self, h: Tensor) -> Tensor:
-        """v_ir . (h - mu_i), (rows, n, components)."""
-        directions = self.directions.to(h.dtype)
-        codes = self.codes.to(h.dtype)
+    def _geometry(self, h: Tensor) -> Geometry:
+        return Geometry(self._squared_distances(h))
 
-        centre = (directions @ codes[:, :, None])[..., 0]
-        along = h @ directions.flatten(0, 1).T
-        return along.unflatten(1, centre.shape) - centre
+    def _mahalanobis(self, geometry: Geometry, sigma: Tensor) -> Tensor:
+        """sigma^2 (h - mu_i)^T Sigma_i^-1 (h - mu_i), (rows, n)."""
+        return geometry.distance
 
-    def _geometry(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Squared distances to the centres, and how far along each centre's directions."""
-        distance = self._squared_distances(h)
-        if not self.local:
-            return distance, None
-        return distance, self._projections(h)
+    def _log_volume(self, sigma: Tensor) -> Tensor:
+        """1/2 log det 2 pi Sigma_i, one number or (n,)."""
+        return self.codes.shape[1] * (sigma.log() + 0.5 * math.log(2.0 * math.pi))
 
-    def _log_terms(self, distance: Tensor, along: Tensor | None, sigma: Tensor) -> Tensor:
+    def _log_terms(self, geometry: Geometry, sigma: Tensor) -> Tensor:
         """log N(h; mu_i, Sigma_i), (rows, n)."""
-        log_volume = self.codes.shape[1] * (sigma.log() + 0.5 * math.log(2.0 * math.pi))
-        if along is not None:
-            ratio = self.variances / sigma**2
-            distance = distance - (ratio / (1.0 + ratio) * along.square()).sum(-1)
-            log_volume = log_volume + 0.5 * torch.log1p(ratio).sum(-1)
-
-        return -0.5 * distance / sigma**2 - log_volume
+        distance = self._mahalanobis(geometry, sigma)
+        return -0.5 * distance / sigma**2 - self._log_volume(sigma)
 
     def _terms(
-        self, distance: Tensor, along: Tensor | None, anchor: Tensor, anchor_distance: Tensor
+        self, geometry: Geometry, anchor: Tensor, anchor_distance: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Log terms of the mixture, and their number, without the term of a stored `anchor`."""
-        terms = self._log_terms(distance, along, self.bandwidth_.to(distance.dtype))
+        terms = self._log_terms(geometry, self.bandwidth_.to(geometry.distance.dtype))
         count = torch.full_like(terms[:, 0], terms.shape[1])
         if not self.leave_one_out:
             return terms, count
@@ -346,8 +307,8 @@ class ParzenPrior(Prior):
         self.require_fitted()
 
         def block(rows: Tensor) -> Tensor:
-            distance, along = self._geometry(rows)
-            terms, count = self._terms(distance, along, rows, distance)
+            geometry = self._geometry(rows)
+            terms, count = self._terms(geometry, rows, geometry.distance)
             return terms.logsumexp(1) - count.log()
 
         return self._by_rows(h, block)
@@ -360,18 +321,25 @@ class ParzenPrior(Prior):
 
         def block(rows: Tensor, anchor: Tensor) -> Tensor:
             anchor = anchor.detach()
-            distance, along = self._geometry(rows)
-            terms, count = self._terms(distance, along, anchor, self._squared_distances(anchor))
+            geometry = self._geometry(rows)
+            terms, count = self._terms(geometry, anchor, self._squared_distances(anchor))
             return count.log() - terms.logsumexp(1)
 
         return self._by_rows(sample, block, mean)
 
-    def marginal(self, observed: Tensor) -> "ParzenPrior":
+    def marginal(self, observed: Tensor) -> Prior:
         self.require_fitted()
-        if self.local:
-            return super().marginal(observed)
 
-        marginal = ParzenPrior(leave_one_out=self.leave_one_out)
+        marginal = ParzenPrior(
+            self.bandwidth,
+            self.capacity,
+            self.choice,
+            self.held_out,
+            self.stratified,
+            self.leave_one_out,
+            self.noise_scale,
+            self.seed,
+        )
         marginal.codes = self.codes[:, observed].contiguous()
         marginal.bandwidth_ = self.bandwidth_
         return marginal
@@ -381,38 +349,30 @@ class ParzenPrior(Prior):
         return (self.reconstruct(h) - h) / self.bandwidth_**2
 
     def reconstruct(self, h: Tensor) -> Tensor:
-        """sum_i w_i mu_i, the target of h (Eq. 21), (batch, features)."""
+        """h + sigma^2 score(h), the target of h (Eq. 21), (batch, features)."""
         self.require_fitted()
 
         def block(rows: Tensor) -> Tensor:
-            distance, along = self._geometry(rows)
-            terms, _ = self._terms(distance, along, rows, distance)
-            weights = terms.softmax(1)
-            pulled = weights @ self.codes.to(rows.dtype)
-            if along is None:
-                return pulled
-
-            shrink = self.variances / (self.variances + self.bandwidth_**2)
-            moved = weights[..., None] * shrink * along
-            directions = self.directions.flatten(0, 1).to(rows.dtype)
-            return pulled + moved.flatten(1) @ directions
+            geometry = self._geometry(rows)
+            terms, _ = self._terms(geometry, rows, geometry.distance)
+            return self._target(terms.softmax(1), geometry)
 
         return self._by_rows(h, block)
+
+    def _target(self, weights: Tensor, geometry: Geometry) -> Tensor:
+        """sum_i w_i mu_i, (rows, features)."""
+        return weights @ self.codes.to(weights.dtype)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features): a stored code, plus noise from its window."""
         self.require_fitted()
 
         index = self._templates(n, generator).to(self.codes.device)
-        h = self.codes[index]
+        return self.codes[index] + self.noise_scale * self._window_noise(index, generator)
 
-        noise = self.bandwidth_ * normal_like(h, generator)
-        if self.local:
-            along = self.variances[index].sqrt()
-            along = along * normal_like(along, generator)
-            noise = noise + torch.einsum("nr,nrd->nd", along, self.directions[index])
-
-        return h + self.noise_scale * noise
+    def _window_noise(self, index: Tensor, generator: Generator | None) -> Tensor:
+        """A draw from N(0, Sigma_i) for each index i of a stored code."""
+        return self.bandwidth_ * normal_like(self.codes[index], generator)
 
     def _templates(self, n: int, generator: Generator | None) -> Tensor:
         """Indices of n stored codes, drawn where `generator` lives."""
@@ -435,15 +395,4 @@ class ParzenPrior(Prior):
         if self.fitted:
             bandwidth = f"{float(self.bandwidth_):.4g}"
 
-        return f"{len(self.codes)} codes, bandwidth={bandwidth}, local={self.local!r}"
-
-
-def _check_windows(bandwidth: float | None, local: str | None, validation_fraction: float) -> None:
-    if bandwidth is not None:
-        checks.at_least("bandwidth", bandwidth, 0.0, strict=True)
-
-    if local not in (None, "manifold"):
-        raise ValueError(f"local={local!r} is unknown; accepted: None, manifold")
-
-    if not 0.0 < validation_fraction < 1.0:
-        raise ValueError(f"validation_fraction={validation_fraction} is a share: between 0 and 1")
+        return f"{len(self.codes)} codes, bandwidth={bandwidth}"

@@ -1,7 +1,19 @@
 """Learning rules: LightningModules that give every layer its own local loss.
 
-A rule is one file with one hole filled: `losses`. Beside the rules stand `base` (the training loop),
-`targets` (how targets come down), `credit` (how good an assignment of credit is), `ledger` (losses on
-their way to the log), `resume` and `processes` (interrupted trainings, trainings of several
-processes) and `missing` (what no example says).
+A rule is one file with one hole filled, `losses(batch, moment)`. What all rules share:
+
+| file | holds |
+|---|---|
+| `base` | `Rule`: what a rule defines |
+| `shell` | the LightningModule around it: the training loop, and Lightning's hooks |
+| `moment` | what losses depend on besides batch and weights: progress, noise, what learns |
+| `rates` | learning rates, weight decay, optimizer, clipping, for each layer and direction |
+| `noise` | where a rule's noise comes from |
+| `prior_fit` | when the prior is fitted, and on which codes |
+| `ledger`, `record` | losses on their way to the log; facts that the model keeps |
+| `resume`, `processes` | interrupted trainings; trainings of several processes |
+| `targets` | how targets come down |
+| `missing` | what no example says: hidden modalities, labels, latents |
+| `supervised` | what rules for classifiers share |
+| `credit` | how good an assignment of credit is |
 """

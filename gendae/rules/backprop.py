@@ -1,7 +1,5 @@
 """Back-propagation and its closest relatives: baselines that use, or replace, the chain rule."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +9,8 @@ from gendae.corruption import Corruption
 from gendae.layers.affine import INITIAL_WEIGHTS
 from gendae.models.classifier import Classifier, label_loss
 from gendae.registry import register
-from gendae.rules.base import PerLayer
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
 
 
@@ -25,8 +24,7 @@ class BackpropRule(SupervisedRule):
     Args:
         stack: the classifier; layers that learn must not lie below bits or draws.
         fixed: number of lowest layers that stay as they are.
-        optimizer, input_corruption, samples, eval_samples, lr_f, weight_decay_f, hold, log_every:
-            see `SupervisedRule`.
+        input_corruption, samples, rates, log_every: see `SupervisedRule`.
 
     Raises:
         ValueError: see `SupervisedRule`; for fixed >= M.
@@ -42,26 +40,12 @@ class BackpropRule(SupervisedRule):
         self,
         stack: Classifier,
         fixed: int = 0,
-        optimizer: str = "adam",
         input_corruption: Corruption | None = None,
         samples: int = 1,
-        eval_samples: int = 100,
-        lr_f: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        hold: float = 0.0,
+        rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
-        super().__init__(
-            stack,
-            optimizer,
-            input_corruption,
-            samples,
-            eval_samples,
-            lr_f,
-            weight_decay_f=weight_decay_f,
-            hold=hold,
-            log_every=log_every,
-        )
+        super().__init__(stack, input_corruption, samples, rates, log_every)
 
         self.fixed = checks.whole("fixed", fixed, 0)
         if self.fixed > self.stack.depth:
@@ -78,18 +62,16 @@ class BackpropRule(SupervisedRule):
     def idle(self) -> list[nn.Module]:
         return [*super().idle(), *self.stack.encoders[: self.fixed]]
 
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The global loss in nats, mean over the batch; batch is (x, y)."""
-        x, y = self.labelled(batch)
-
+    def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
+        """The global loss in nats, mean over the batch."""
         if self.fixed > 0:
-            logits = self._above_fixed(x)
+            logits = self._above_fixed(x, moment)
         else:
-            logits = self.stack(x, self.copies, self.draws)
+            logits = self.stack(x, self.copies, moment.draws)
 
         return {f"label_f_{self.stack.depth + 1}": label_loss(logits, y)}
 
-    def _above_fixed(self, x: Tensor) -> Tensor:
+    def _above_fixed(self, x: Tensor, moment: Moment) -> Tensor:
         """Logits without a gradient for the fixed layers.
 
         Optimizers skip parameters without a gradient, decay included.
@@ -100,7 +82,7 @@ class BackpropRule(SupervisedRule):
 
         for level, pair in enumerate(self.stack.pairs, 1):
             with torch.set_grad_enabled(level > self.fixed):
-                h = self.stack.send(pair, pair.f(h), self.draws)
+                h = self.stack.send(pair, pair.f(h), moment.draws)
 
         return self.stack.output(h).unflatten(0, (self.copies, -1))
 
@@ -144,8 +126,7 @@ class FeedbackAlignmentRule(SupervisedRule):
         stack: the classifier: affine layers without bits or draws. Its decoders are not used.
         feedback_gain: scale of B_l, drawn as W_l' was; 1 gives it the size of the weights at the
             start.
-        optimizer, input_corruption, eval_samples, lr_f, weight_decay_f, hold, log_every: see
-            `SupervisedRule`.
+        input_corruption, rates, log_every: see `SupervisedRule`.
 
     Raises:
         ValueError: see `SupervisedRule`.
@@ -161,25 +142,11 @@ class FeedbackAlignmentRule(SupervisedRule):
         self,
         stack: Classifier,
         feedback_gain: float = 1.0,
-        optimizer: str = "adam",
         input_corruption: Corruption | None = None,
-        eval_samples: int = 100,
-        lr_f: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        hold: float = 0.0,
+        rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
-        super().__init__(
-            stack,
-            optimizer,
-            input_corruption,
-            1,
-            eval_samples,
-            lr_f,
-            weight_decay_f=weight_decay_f,
-            hold=hold,
-            log_every=log_every,
-        )
+        super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
         self.need_affine()
         self.need_continuous()
 
@@ -187,10 +154,8 @@ class FeedbackAlignmentRule(SupervisedRule):
         for level, weight in fixed_feedback(self.stack, self.feedback_gain).items():
             self.register_buffer(f"feedback_{level}", weight)
 
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Products of a_l with its error e_l, whose gradients are the updates; batch is (x, y)."""
-        x, y = self.labelled(batch)
-
+    def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
+        """Products of a_l with its error e_l, whose gradients are the updates."""
         h = [x]
         a = []
         for pair in self.stack.pairs:

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.completion.inpainting import Inpainter
 from gendae.corruption import Corruption, GaussianNoise
-from gendae.layers.pair import Pair
 from gendae.models.noise import corruption_of_each
 from gendae.models.stack import Stack
 from gendae.registry import build, register
-from gendae.rules.base import PerLayer, Rule
-from gendae.sampling.samplers import AncestralSampler, Sampler
+from gendae.rules.base import Rule
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 
 
 @register
@@ -32,9 +31,7 @@ class BackStepRule(Rule):
     Args:
         stack: the model; `TiedPair` has the paper's tied weights.
         corruption: noise e of h_0 .. h_L; Gaussian, 0.3 on x and 0.1 above, if None.
-        sampler, inpainter: what the trained stack is sampled and inpainted with; see
-            `TargetPropRule`.
-        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `Rule`.
+        rates, log_every: see `Rule`.
 
     Raises:
         ValueError: see `Rule`; for a wrong number of corruptions; in training, for x of another
@@ -51,26 +48,16 @@ class BackStepRule(Rule):
         self,
         stack: Stack,
         corruption: Sequence[Corruption] | None = None,
-        sampler: Sampler | None = None,
-        inpainter: Inpainter | None = None,
-        lr_f: PerLayer = 1e-3,
-        lr_g: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.0,
+        rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
-        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+        super().__init__(stack, rates, log_every)
 
         if corruption is None:
             corruption = [GaussianNoise(0.3), *(GaussianNoise(0.1) for _ in self.stack.pairs)]
         self.corruption = corruption_of_each(self.stack, build(corruption))
 
-        self.sampler: Sampler = build(sampler) or AncestralSampler()
-        self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
-        self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
-
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Squared errors summed over units, mean over the batch; batch[0] is x."""
         h = checks.rows("x", checks.width("x", batch[0], self.stack.sizes[0]))
 
@@ -79,22 +66,23 @@ class BackStepRule(Rule):
             below = h
             with torch.no_grad():
                 h = pair.encode(below)
-            terms |= self._pair(level, pair, below, h)
+            terms |= self._pair(level, below, h, moment)
 
         return terms
 
-    def _pair(self, level: int, pair: Pair, below: Tensor, h: Tensor) -> dict[str, Tensor]:
+    def _pair(self, level: int, below: Tensor, h: Tensor, moment: Moment) -> dict[str, Tensor]:
         """The errors of g_l's reconstruction and of f_l's back step."""
-        z = pair.g(self._corrupt(level, h))
+        pair = self.stack.pairs[level - 1]
+        z = pair.g(self._corrupt(level, h, moment))
         with torch.no_grad():
             h_hat = 2.0 * h - pair.encode(z)
 
-        again = pair.f(self._corrupt(level - 1, below))
+        again = pair.f(self._corrupt(level - 1, below, moment))
 
         return {
             f"reconstruct_g_{level}": (z - below).square().sum(-1).mean(),
             f"target_f_{level}": (again - h_hat).square().sum(-1).mean(),
         }
 
-    def _corrupt(self, level: int, h: Tensor) -> Tensor:
-        return self.corruption[level](h, self.progress, self.generator)
+    def _corrupt(self, level: int, h: Tensor, moment: Moment) -> Tensor:
+        return self.corruption[level](h, moment.progress, moment.generator)

@@ -13,7 +13,6 @@ Source: Lee 2018, sections 3.2.1 to 3.2.3 and appendix.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from gendae.models.classifier import Classifier, label_loss
 from gendae.models.stack import Stack
 from gendae.rules.base import Rule
 from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.moment import Moment
 from gendae.rules.supervised import SupervisedRule
 
 SEED = 0  # of the draws of stochastic units
@@ -52,32 +52,9 @@ class Improvement(NamedTuple):
     change: Tensor
 
 
-@contextmanager
-def _undisturbed(rule: SupervisedRule) -> Iterator[Generator]:
-    """The rule without noise on x, with both kinds of update and its own draws; then as it was."""
-    for_now = {
-        "generator": Generator().manual_seed(SEED),
-        "input_corruption": None,
-        "inverses": True,
-        "encoders": True,
-    }
-    before = {name: getattr(rule, name) for name in for_now if hasattr(rule, name)}
-
-    device = rule.stack.device
-    cuda = []
-    if device.type == "cuda":
-        cuda.append(device)
-
-    with torch.random.fork_rng(cuda), torch.enable_grad():
-        torch.default_generator.manual_seed(SEED)
-
-        try:
-            for name in before:
-                setattr(rule, name, for_now[name])
-            yield for_now["generator"]
-        finally:
-            for name, value in before.items():
-                setattr(rule, name, value)
+def _seeded() -> Moment:
+    """A moment with draws of its own, at which all maps learn."""
+    return Moment(generator=Generator().manual_seed(SEED))
 
 
 def _batch(rule: SupervisedRule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,12 +112,11 @@ def angles(rule: SupervisedRule, x: Tensor, y: Tensor) -> Angles:
     x, y = _batch(supervised(rule), x, y)
     layers = [_trainable(f) for f in rule.stack.encoders]
 
-    with _undisturbed(rule):
-        own_loss = sum(rule.losses((x, y)).values())
+    with torch.enable_grad():
+        own_loss = sum(rule.losses_of(x, y, _seeded()).values())
         own = _gradients(own_loss, layers)
 
-        again = Generator().manual_seed(SEED)
-        global_loss = label_loss(rule.stack(x, rule.copies, again), y)
+        global_loss = label_loss(rule.stack(x, rule.copies, _seeded().generator), y)
         reference = _gradients(global_loss, layers)
 
     cosines = [a @ b / (a.norm() * b.norm()) for a, b in zip(own, reference, strict=True)]
@@ -210,10 +186,8 @@ def target_improvement(rule: DifferenceTargetPropRule, x: Tensor, y: Tensor) -> 
         )
 
     x, y = _batch(rule, x, y)
-    with _undisturbed(rule):
-        sent, outputs = rule._up(x)
-        outputs = [output.detach() for output in outputs]
-        moves = [move.detach() for move in rule._displacements(sent, outputs, y)]
+    with torch.enable_grad():
+        outputs, moves = rule.targets(x, y, _seeded())
 
     above = _Above(rule.stack, outputs, rule.copies)
     outputs = [output.to("cpu", above.dtype) for output in outputs]

@@ -1,6 +1,7 @@
 """Difference target propagation for feed-forward classifiers."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
+from dataclasses import dataclass
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy
@@ -9,12 +10,90 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise
 from gendae.models.classifier import Classifier, label_loss
-from gendae.registry import register
-from gendae.rules.base import PerLayer
+from gendae.registry import build, register
+from gendae.rules.moment import Moment
+from gendae.rules.rates import PerLayer, Rates
 from gendae.rules.supervised import SupervisedRule
 from gendae.rules.targets import displacements, first_displacement, iterated
 
 SCHEDULES = ("joint", "alternate")
+
+
+@register
+@dataclass(frozen=True)
+class Inverses:
+    """How the inverses g_2 .. g_L learn.
+
+    Args:
+        sigma: standard deviation of e; a number, or one for each of the L - 1 inverses.
+        half_life: fraction of training after which sigma has halved, sigma / (1 + t / half_life);
+            None: constant.
+        schedule: "joint" updates inverses and encoders in every batch; "alternate" goes over the
+            data twice in an epoch, first for the inverses, then for the encoders (the original
+            code).
+        warmup: updates at the start in which the inverses alone learn: targets that come down
+            through inverses which do not invert yet mislead the encoders.
+
+    Raises:
+        ValueError: for numbers out of range, an unknown schedule, or a warm-up of "alternate".
+    """
+
+    sigma: PerLayer = 0.36
+    half_life: float | None = None
+    schedule: str = "joint"
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        checks.one_of("inverses.schedule", self.schedule, SCHEDULES)
+        checks.whole("inverses.warmup", self.warmup, 0)
+        if self.warmup and self.schedule == "alternate":
+            raise ValueError(
+                f"inverses.warmup={self.warmup} belongs to schedule='joint'; 'alternate' begins "
+                "with inverses anyway"
+            )
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether there are updates in which some maps do not learn."""
+        return self.schedule == "alternate" or self.warmup > 0
+
+    def noise(self, depth: int) -> list[GaussianNoise]:
+        """e of g_2 .. g_L, for a network of L = `depth` hidden layers."""
+        if self.has_phases and depth == 1:
+            raise ValueError(
+                f"inverses.schedule={self.schedule!r}, inverses.warmup={self.warmup}: a network "
+                "with one hidden layer has no inverses to train in a phase of their own"
+            )
+
+        sigmas = checks.per_layer("inverses.sigma", self.sigma, depth - 1)
+        return [GaussianNoise(sigma, half_life=self.half_life) for sigma in sigmas]
+
+
+@register
+@dataclass(frozen=True)
+class Iterations:
+    """Iterative target propagation (Bengio 2014, slides).
+
+    Args:
+        rounds: of moving h and passing targets down again.
+        reconstruct: pull towards what h_{l-1} gives in these rounds, in [0, 1]: h then
+            reconstructs x as well as y.
+
+    Raises:
+        ValueError: for fewer than one round, or a pull that has no second round to act in.
+    """
+
+    rounds: int = 1
+    reconstruct: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.whole("iterations.rounds", self.rounds, 1)
+        checks.at_least("iterations.reconstruct", self.reconstruct, 0.0)
+        if self.reconstruct > 1.0 or (self.reconstruct > 0 and self.rounds == 1):
+            raise ValueError(
+                f"iterations.reconstruct={self.reconstruct}: a number in [0, 1] is needed, and "
+                "with it rounds >= 2; in the first round nothing below has moved"
+            )
 
 
 @register
@@ -40,23 +119,12 @@ class DifferenceTargetPropRule(SupervisedRule):
             0.0033 here.)
         difference: with the correction; False is plain target propagation, h^_{l-1} = g_l(h^_l)
             (Eq. 3.9).
-        sigma: standard deviation of e for g_2 .. g_L; a number, or one for each of these L - 1
-            inverses.
-        half_life: fraction of training after which sigma has halved, sigma / (1 + t / half_life);
-            None: constant.
         scaled: divide the targets' losses by 2 step. Their gradients then have the scale of
             back-propagation's, and do not depend on step while it is small; Eq. 3.4 as printed,
             and the original code, do not.
-        schedule: "joint" updates inverses and encoders in every batch; "alternate" goes over the
-            data twice in an epoch, first for the inverses, then for the encoders (the original
-            code).
-        warmup: updates at the start in which the inverses alone learn: targets that come down
-            through inverses which do not invert yet mislead the encoders.
-        rounds: rounds of iterative target propagation.
-        reconstruct: pull towards what h_{l-1} gives in these rounds, in [0, 1]: h then
-            reconstructs x as well as y.
-        optimizer, input_corruption, samples, eval_samples: see `SupervisedRule`.
-        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `SupervisedRule`.
+        inverses: how g_2 .. g_L learn; see `Inverses`.
+        iterations: rounds of iterative target propagation; see `Iterations`.
+        input_corruption, samples, rates, log_every: see `SupervisedRule`.
 
     Raises:
         ValueError: see `SupervisedRule`; for step <= 0, lists of a wrong length, or options that
@@ -75,147 +143,103 @@ class DifferenceTargetPropRule(SupervisedRule):
         stack: Classifier,
         step: float = 0.1,
         difference: bool = True,
-        sigma: PerLayer = 0.36,
-        half_life: float | None = None,
         scaled: bool = True,
-        schedule: str = "joint",
-        warmup: int = 0,
-        rounds: int = 1,
-        reconstruct: float = 0.0,
-        optimizer: str = "adam",
+        inverses: Inverses = Inverses(),
+        iterations: Iterations = Iterations(),
         input_corruption: Corruption | None = None,
         samples: int = 1,
-        eval_samples: int = 100,
-        lr_f: PerLayer = 1e-3,
-        lr_g: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.0,
+        rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
-        super().__init__(
-            stack,
-            optimizer,
-            input_corruption,
-            samples,
-            eval_samples,
-            lr_f,
-            lr_g,
-            weight_decay_f,
-            weight_decay_g,
-            hold,
-            log_every,
-        )
+        super().__init__(stack, input_corruption, samples, rates, log_every)
 
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.difference = bool(difference)
         self.scaled = bool(scaled)
 
-        self.sigma = sigma
-        self.half_life = half_life
-        sigmas = checks.per_layer("sigma", sigma, self.stack.depth - 1)
-        self.noise = [GaussianNoise(s, half_life=half_life) for s in sigmas]
+        self.inverses: Inverses = build(inverses)
+        self.noise_of_inverses = self.inverses.noise(self.stack.depth)
 
-        self.schedule = checks.one_of("schedule", schedule, SCHEDULES)
-        self.warmup = checks.whole("warmup", warmup, 0)
-        self.rounds = checks.whole("rounds", rounds, 1)
-        self.reconstruct = checks.at_least("reconstruct", reconstruct, 0.0)
-        self._check_options()
-
-        self.inverses = True
-        self.encoders = True
-
-    def _check_options(self) -> None:
-        """Raise a ValueError for options that exclude each other."""
-        if self.phases and self.stack.depth == 1:
+        self.iterations: Iterations = build(iterations)
+        if self.iterations.rounds > 1 and not self.difference:
             raise ValueError(
-                f"schedule={self.schedule!r}, warmup={self.warmup}: a network with one hidden "
-                "layer has no inverses to train in a phase of their own"
-            )
-        if self.warmup and self.schedule == "alternate":
-            raise ValueError(
-                f"warmup={self.warmup} belongs to schedule='joint'; 'alternate' begins with "
-                "inverses anyway"
-            )
-        if self.rounds > 1 and not self.difference:
-            raise ValueError(
-                f"rounds={self.rounds} need difference=True: several rounds move h by differences "
-                "of reconstructions"
-            )
-        if self.reconstruct > 1.0 or (self.reconstruct > 0 and self.rounds == 1):
-            raise ValueError(
-                f"reconstruct={self.reconstruct}: a number in [0, 1] is needed, and with it "
-                "rounds >= 2; in the first round nothing below has moved"
+                f"iterations.rounds={self.iterations.rounds} need difference=True: several rounds "
+                "move h by differences of reconstructions"
             )
 
     def setup(self, stage: str) -> None:
         """Tell several processes not to wait for all gradients: a map has none in some phases."""
         super().setup(stage)
-        if self.phases and isinstance(self.trainer.strategy, DDPStrategy):
+        if self.inverses.has_phases and isinstance(self.trainer.strategy, DDPStrategy):
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
-
-    @property
-    def phases(self) -> bool:
-        """Whether there are updates in which some maps do not learn."""
-        return self.schedule == "alternate" or self.warmup > 0
 
     @property
     def passes(self) -> int:
         """How often an epoch goes over the training data."""
-        return 2 if self.schedule == "alternate" else 1
+        return 2 if self.inverses.schedule == "alternate" else 1
 
-    def phase(self) -> Hashable | None:
+    def learning(self, update: int, batch_idx: int) -> tuple[str, ...]:
+        """Inverses "g" first, then encoders "f", in each epoch ("alternate") or at the start."""
+        if self.inverses.schedule == "alternate":
+            first_half = 2 * batch_idx < self.trainer.num_training_batches
+            return ("g",) if first_half else ("f",)
+
+        return ("f", "g") if update >= self.inverses.warmup else ("g",)
+
+    def phase(self, moment: Moment) -> Hashable | None:
         """Which maps learn."""
-        return self.encoders, self.inverses
+        return moment.learn
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        if self.schedule == "alternate":
-            self.inverses = 2 * batch_idx < self.trainer.num_training_batches
-            self.encoders = not self.inverses
-        else:
-            self.encoders = self.global_step >= self.warmup
-
-        super().training_step(batch, batch_idx)
-
-        self.inverses = True
-        self.encoders = True
-
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
         """Local losses, mean over the batch: squared errors, and label_f_M in nats.
 
-        The batch is (x, y). In a phase of `training_step` only the maps that learn have losses.
+        Only the maps that learn at this moment have losses.
         """
-        x, y = self.labelled(batch)
-        sent, outputs = self._up(x)
+        sent, outputs = self._up(x, moment)
 
         terms: dict[str, Tensor] = {}
-        if self.encoders:
+        if "f" in moment.learn:
             terms |= self._encoder_losses(sent, outputs, y)
-        if self.inverses:
+        if "g" in moment.learn:
             for level in range(2, self.stack.depth + 1):
                 one_draw = sent[level - 1][: len(x)]
-                terms[f"inverse_g_{level}"] = self.inverse_loss(level, one_draw)
+                terms[f"inverse_g_{level}"] = self.inverse_loss(level, one_draw, moment)
 
         return terms
+
+    def targets(
+        self, x: Tensor, y: Tensor, moment: Moment = Moment()
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs of f_1 .. f_L, and the displacements d_l = h^_l - h_l that they are to make.
+
+        Args:
+            x: (batch, width of x).
+            y: class indices, (batch,).
+            moment: source of the draws of stochastic units.
+        """
+        sent, outputs = self._up(x, moment)
+        d = self._displacements(sent, outputs, y)
+
+        return [output.detach() for output in outputs], [move.detach() for move in d]
 
     def idle(self) -> list[nn.Module]:
         return self.laws() + [self.stack.pairs[0].g]
 
-    def _up(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _up(self, x: Tensor, moment: Moment) -> tuple[list[Tensor], list[Tensor]]:
         """What h_0 .. h_L send upwards, and the outputs of f_1 .. f_L.
 
         Each output depends on its own layer's parameters only.
         """
         sent = [x]
         outputs = []
-        with torch.set_grad_enabled(self.encoders):
+        with torch.set_grad_enabled("f" in moment.learn):
             for pair in self.stack.pairs:
                 output = pair.f(sent[-1])
                 if not outputs and self.copies > 1:  # x and f_1(x) are the same for all draws
                     output = output.repeat(self.copies, 1)
 
                 outputs.append(output)
-                sent.append(self.stack.send(pair, output.detach(), self.draws))
+                sent.append(self.stack.send(pair, output.detach(), moment.draws))
 
         return sent, outputs
 
@@ -244,15 +268,15 @@ class DifferenceTargetPropRule(SupervisedRule):
         """d_1 .. d_L: displacements of the layers' outputs."""
         h = [sent[0], *(output.detach() for output in outputs)]
 
-        if self.rounds > 1:
+        if self.iterations.rounds > 1:
             x = sent[0].repeat(self.copies, 1)
             return iterated(
                 self.stack,
                 [x, *h[1:]],
                 y,
                 self.step,
-                self.rounds,
-                self.reconstruct,
+                self.iterations.rounds,
+                self.iterations.reconstruct,
                 self.copies,
                 [x, *sent[1:]],
             )
@@ -260,11 +284,12 @@ class DifferenceTargetPropRule(SupervisedRule):
         top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
         return displacements(self.stack.pairs, h, top, self.difference)
 
-    def inverse_loss(self, level: int, below: Tensor) -> Tensor:
+    def inverse_loss(self, level: int, below: Tensor, moment: Moment = Moment()) -> Tensor:
         """Squared error of g_l(f_l(h_{l-1} + e)) as a reconstruction of h_{l-1} + e (Eq. 3.13)."""
         pair = self.stack.pairs[level - 1]
         with torch.no_grad():
-            noisy = self.noise[level - 2](below, self.progress, self.generator)
+            noise = self.noise_of_inverses[level - 2]
+            noisy = noise(below, moment.progress, moment.generator)
             above = pair.f(noisy)
 
         return (pair.g(above) - noisy).square().sum(-1).mean()

@@ -13,7 +13,8 @@ from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
 from gendae.registry import register
 from gendae.rules.backprop import fixed_feedback
-from gendae.rules.base import PerLayer
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
 
 TINY = 1e-30  # single precision ends at 1e-38, and gradients are small themselves
@@ -46,8 +47,7 @@ class TwoPhaseRule(SupervisedRule):
         gamma: weight of the feedback, small enough that the sweeps settle.
         sweeps: updates of all layers in each phase, top to bottom and back.
         symmetric: B_l = W_l'; else fixed random weights.
-        optimizer, input_corruption, eval_samples, lr_f, weight_decay_f, hold, log_every: see
-            `SupervisedRule`.
+        input_corruption, rates, log_every: see `SupervisedRule`.
 
     Raises:
         ValueError: see `SupervisedRule`; for sweeps < 1, for gamma > 1 or so small that
@@ -60,25 +60,11 @@ class TwoPhaseRule(SupervisedRule):
         gamma: float = 0.1,
         sweeps: int = 3,
         symmetric: bool = True,
-        optimizer: str = "adam",
         input_corruption: Corruption | None = None,
-        eval_samples: int = 100,
-        lr_f: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        hold: float = 0.0,
+        rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
-        super().__init__(
-            stack,
-            optimizer,
-            input_corruption,
-            1,
-            eval_samples,
-            lr_f,
-            weight_decay_f=weight_decay_f,
-            hold=hold,
-            log_every=log_every,
-        )
+        super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
         self.need_affine()
         self.need_continuous()
 
@@ -183,9 +169,8 @@ class TwoPhaseRule(SupervisedRule):
 
         return torch.stack(gaps).max()
 
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Energies whose gradients are the updates, mean over the batch; batch is (x, y)."""
-        x, y = self.labelled(batch)
+    def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
+        """Energies whose gradients are the updates, mean over the batch."""
         h, a = self.minus(x)
         d = self.plus(h, a, y)
 

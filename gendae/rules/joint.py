@@ -1,7 +1,7 @@
 """Target propagation for joint stacks: Algorithm 5 (2014), with several modalities (section 4)."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,12 +14,16 @@ from gendae.data.loader import Split
 from gendae.laws import Discrete
 from gendae.models.joint import JointStack
 from gendae.models.noise import corruption_of_each, noise_of_all_but_labels
+from gendae.models.settings import Settings
 from gendae.registry import build, register
 from gendae.rules import missing
-from gendae.rules.base import PerLayer, Rule
+from gendae.rules.base import Rule, own_penalty
+from gendae.rules.missing import Hiding, Inferring, by_name
+from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
-from gendae.rules.targets import DISCRIMINANT, displacements, hybrid
-from gendae.sampling.samplers import AncestralSampler, Sampler
+from gendae.rules.rates import Rates
+from gendae.rules.targets import Hybrid, displacements
+from gendae.sampling.samplers import AncestralSampler
 
 REACHES = ("pair", "full")
 
@@ -38,6 +42,35 @@ class Filled(NamedTuple):
     there: Tensor
     certainty: Tensor
     seen: Tensor
+
+
+@register
+@dataclass(frozen=True)
+class JointWeights:
+    """Weights of the terms of `JointTargetPropRule`.
+
+    Args:
+        target: of target_f.
+        pair: of pair.
+        recirculation: of short_f.
+        modalities: of each modality's reconstruction by the junction, by name; 1 where not named.
+
+    Raises:
+        ValueError: for a negative weight; when used, for unknown names.
+    """
+
+    target: float = 1.0
+    pair: float = 1.0
+    recirculation: float = 0.0
+    modalities: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("target", "pair", "recirculation"):
+            checks.at_least(f"weights.{name}", getattr(self, name), 0.0)
+
+    def of_each(self, stack: JointStack) -> list[float]:
+        """The weight of each modality."""
+        return by_name(stack, "weights.modalities", self.modalities or {}, default=1.0)
 
 
 @register
@@ -73,34 +106,13 @@ class JointTargetPropRule(Rule):
         stack: the model, with a top stack of at least one pair.
         corruption: of h_0 .. h_L; noise of a quarter of each representation's own spread, but for
             labels, if None.
-        hide: probability that an observed modality is hidden from the junction; a number, or one
-            for each modality by name. One modality always stays.
-        weights: of each modality's reconstruction by the junction, by name; 1 where not named.
-        outputs: y, the modalities that others are to predict (all labels if None; none, if there
-            are none).
-        joint_weight: 1 models the joint law, 0 the law of the outputs alone.
-        unlabelled: the joint weight of examples without outputs; joint_weight if None.
-        discriminant: how h- is computed.
-            "missing": r(h, m) with y missing from its input (Eq. 17).
-            "inferred": y is replaced by its prediction. The score of P(h) is the mean of the
-            scores of P(h, y) under P(y | h), so that h^ - h- vanishes where y is certain.
-            "gradient": without reconstructions, by the gradient of log P(y | h~_J) within the top
-            stack. Above a single pair that is back-propagation: the reference.
-        target, pair, recirculation: weights of target_f, pair and short_f.
+        weights: of the terms; see `JointWeights`.
+        hiding: which modalities the junction does not see; see `Hiding`.
+        hybrid: the target of h~_J, and the outputs y; see `Hybrid`.
+        inferring: labels that take the place of missing ones; see `Inferring`.
         difference: see above.
-        walkback: further rounds of the junction in training. Each starts at the last one's end,
-            with the hidden parts filled in; all have the clean codes as target. Chains and ascent
-            then do not run into spurious modes (7.5).
-        inferred: weight of outputs that are inferred from the rest (MAP, without noise) where they
-            are not observed: labels with at least `confidence` count as observed ones with this
-            weight (semi-supervised learning by inferring what is missing); it grows linearly from
-            0 over the first `ramp` of training.
-        confidence: least probability of an inferred label.
-        ramp: fraction of training.
         reach: "pair" or "full".
-        completer: how missing parts are inferred from given ones; Completer.annealed() if None.
-        sampler: what the trained stack is sampled with; AncestralSampler() if None.
-        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `Rule`.
+        rates, log_every: see `Rule`.
 
     Raises:
         ValueError: for a stack without modalities or without a top, unknown names, numbers out of
@@ -120,101 +132,54 @@ class JointTargetPropRule(Rule):
     score = ("val/error", "min")
     handles_missing = True
 
+    DEFAULT_SETTINGS = Settings(sampler=AncestralSampler(), completer=Completer.annealed())
+
     def __init__(
         self,
         stack: JointStack,
         corruption: Sequence[Corruption] | None = None,
-        hide: float | dict[str, float] = 0.5,
-        weights: dict[str, float] | None = None,
-        outputs: list[str] | None = None,
-        joint_weight: float = 1.0,
-        unlabelled: float | None = None,
-        discriminant: str = "inferred",
-        target: float = 1.0,
-        pair: float = 1.0,
-        recirculation: float = 0.0,
+        weights: JointWeights = JointWeights(),
+        hiding: Hiding = Hiding(),
+        hybrid: Hybrid = Hybrid(),
+        inferring: Inferring = Inferring(),
         difference: bool = True,
-        walkback: int = 0,
-        inferred: float = 0.0,
-        confidence: float = 0.9,
-        ramp: float = 0.3,
         reach: str = "pair",
-        completer: Completer | None = None,
-        sampler: Sampler | None = None,
-        lr_f: PerLayer = 1e-3,
-        lr_g: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.0,
+        rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
         stack = build(stack)
         check_stack(stack)
-        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+        super().__init__(stack, rates, log_every)
 
         if corruption is None:
             corruption = noise_of_all_but_labels(stack)
         self.corruption = corruption_of_each(stack, build(corruption))
 
-        self.hide = hide
-        self.weights = weights
-        self.outputs = outputs
-        wanted = stack.labels if outputs is None else outputs
-        self._hide = self._by_name("hide", hide, default=0.0, most=1.0)
-        self._weights = self._by_name("weights", weights or {}, default=1.0)
-        self._outputs = [stack.index(name) for name in wanted]
+        self.weights: JointWeights = build(weights)
+        self.weights_of_modalities = self.weights.of_each(stack)
 
-        self.joint_weight = fraction("joint_weight", joint_weight)
-        self.unlabelled = fraction("unlabelled", unlabelled)
-        self.confidence = fraction("confidence", confidence)
-        self.discriminant = checks.one_of("discriminant", discriminant, DISCRIMINANT)
+        self.hiding: Hiding = build(hiding)
+        self.hiding.of_each(stack)
 
-        self.target = checks.at_least("target", target, 0.0)
-        self.pair = checks.at_least("pair", pair, 0.0)
-        self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
+        self.hybrid: Hybrid = build(hybrid)
+        self.outputs = self.hybrid.positions(stack)
+
+        self.inferring: Inferring = build(inferring)
+        self._check_outputs()
+
         self.difference = bool(difference)
-        self.walkback = checks.whole("walkback", walkback, 0)
-
-        self._check_outputs(inferred)
-        self.inferred = checks.at_least("inferred", inferred, 0.0)
-        self.ramp = checks.at_least("ramp", ramp, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
 
-        self.completer: Completer = build(completer) or Completer.annealed()
-        self.sampler: Sampler = build(sampler) or AncestralSampler()
-        self.stack.settings = {"sampler": self.sampler, "completer": self.completer}
-
-    def _by_name(
-        self,
-        argument: str,
-        value: float | Mapping[str, float],
-        default: float,
-        most: float = math.inf,
-    ) -> list[float]:
-        """One number for each modality; the default for those that a mapping does not name."""
-        if not isinstance(value, Mapping):
-            value = dict.fromkeys(self.stack.names, value)
-
-        for name, number in value.items():
-            self.stack.index(name)
-            checks.at_least(f"{argument}[{name!r}]", number, 0.0)
-            if number > most:
-                raise ValueError(
-                    f"{argument}[{name!r}]={number}: a number in [0, {most:g}] is needed"
-                )
-
-        return [float(value.get(name, default)) for name in self.stack.names]
-
-    def _check_outputs(self, inferred: float) -> None:
+    def _check_outputs(self) -> None:
         """Raise a ValueError if a latent is an output, or if anything but labels is inferred."""
-        names = [self.stack.names[t] for t in self._outputs]
+        names = [self.stack.names[t] for t in self.outputs]
         has_latents = not set(names).isdisjoint(self.stack.latents)
         only_labels = set(names) <= set(self.stack.labels)
 
-        if has_latents or (inferred and not (names and only_labels)):
+        if has_latents or (self.inferring.weight and not (names and only_labels)):
             raise ValueError(
-                f"outputs={names}, inferred={inferred}: latents are no outputs, and only labels "
-                "are inferred"
+                f"hybrid.outputs={names}, inferring.weight={self.inferring.weight}: latents are "
+                "no outputs, and only labels are inferred"
             )
 
     def on_fit_start(self) -> None:
@@ -228,25 +193,25 @@ class JointTargetPropRule(Rule):
         if there is None or bool(there.all()):
             return
 
-        if self.inferred == 0 and int(there.all(1).sum()) < 2:
+        if self.inferring.weight == 0 and int(there.all(1).sum()) < 2:
             raise ValueError(
                 "no two training examples have all modalities: the prior is fitted on codes of "
                 "those that do"
             )
 
-    def _training_batches(self) -> Iterable[Sequence[Tensor]]:
+    def training_batches(self) -> Iterable[Sequence[Tensor]]:
         """Every distinct example once.
 
         Copies would be their own neighbours where the width of a Parzen window is chosen.
         """
         distinct = getattr(getattr(self.trainer, "datamodule", None), "distinct", None)
         if distinct is None:
-            yield from super()._training_batches()
+            yield from super().training_batches()
             return
 
         # this process's share of the distinct examples, which come first
         left = len(range(self.trainer.global_rank, distinct, self.trainer.world_size))
-        for batch in super()._training_batches():
+        for batch in super().training_batches():
             if left > 0:
                 yield Split.of(batch)[:left]
                 left -= len(batch[0])
@@ -285,7 +250,7 @@ class JointTargetPropRule(Rule):
 
         return torch.nn.functional.pad(checks.rows("x", batch[0]), (0, unseen))
 
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Weighted terms in nats, mean over the batch.
 
         The batch tells which modalities are observed; see `Split.of`.
@@ -294,24 +259,24 @@ class JointTargetPropRule(Rule):
         there = self._there(batch)
         with torch.no_grad():
             h = self.stack.lower(x)
-        filled = self._fill_in(h, there)
-        noisy, outputs = self._climb(filled.h[0])
+        filled = self._fill_in(h, there, moment)
+        noisy, outputs = self._climb(filled.h[0], moment)
 
         terms: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs[: self.stack.level], 1):
-            terms |= self.own_penalty(pair, level)
-            terms |= self._pair(level, filled, outputs[level - 1])
+            terms |= own_penalty(pair, level)
+            terms |= self._pair(level, filled, outputs[level - 1], moment)
 
-        terms |= self._joint(filled, noisy[-1])
+        terms |= self._joint(filled, noisy[-1], moment)
 
-        if self.reach == "pair" and self.target > 0 and self.stack.level > 0:
+        if self.reach == "pair" and self.weights.target > 0 and self.stack.level > 0:
             terms |= self._targets(filled, noisy, outputs)
 
         return terms
 
-    def _climb(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _climb(self, x: Tensor, moment: Moment) -> tuple[list[Tensor], list[Tensor]]:
         """h~_0 .. h~_J, and the outputs f_l(h~_{l-1}) through which gradients reach f_l."""
-        noisy = [self._corrupt(0, x)]
+        noisy = [self._corrupt(0, x, moment)]
         outputs = []
         for pair in self.stack.pairs[: self.stack.level]:
             output = pair.f(noisy[-1])
@@ -322,7 +287,9 @@ class JointTargetPropRule(Rule):
 
         return noisy, outputs
 
-    def _pair(self, level: int, filled: Filled, output: Tensor) -> dict[str, Tensor]:
+    def _pair(
+        self, level: int, filled: Filled, output: Tensor, moment: Moment
+    ) -> dict[str, Tensor]:
         """The pair as a denoising auto-encoder, and its decoder as an input of its encoder."""
         pair = self.stack.pairs[level - 1]
         law = pair.observation
@@ -330,23 +297,24 @@ class JointTargetPropRule(Rule):
         above = filled.h[level]
 
         terms = {}
-        if self.pair > 0:
-            mean = pair.g(self._corrupt(level, pair.recognition.transmit(output)))
+        if self.weights.pair > 0:
+            code = self._corrupt(level, pair.recognition.transmit(output), moment)
+            mean = pair.g(code)
             energies = law.energies(below, mean) * filled.there
-            terms[f"pair_{level}"] = self.pair * energies.sum(1).mean()
+            terms[f"pair_{level}"] = self.weights.pair * energies.sum(1).mean()
 
-        if self.recirculation > 0:
+        if self.weights.recirculation > 0:
             with torch.no_grad():
-                again = law.transmit(pair.g(self._corrupt(level, above)))
+                again = law.transmit(pair.g(self._corrupt(level, above, moment)))
             energies = pair.recognition.energies(above, pair.f(again)) * filled.there
-            terms[f"short_f_{level}"] = self.recirculation * energies.sum(1).mean()
+            terms[f"short_f_{level}"] = self.weights.recirculation * energies.sum(1).mean()
 
         return terms
 
     # -- the E-step ----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _fill_in(self, h: tuple[Tensor, ...], there: Tensor) -> Filled:
+    def _fill_in(self, h: tuple[Tensor, ...], there: Tensor, moment: Moment) -> Filled:
         """E-step: infer labels, hide modalities from the junction, draw latents.
 
         Inferred labels may be hidden like observed ones. Latents are drawn given what is not
@@ -354,29 +322,21 @@ class JointTargetPropRule(Rule):
         """
         filled = Filled(h, there, certainty=there.to(h[0].dtype), seen=there)
 
-        weight = self._weight_of_inferred()
+        weight = self.inferring.weight_at(moment)
         if weight > 0.0:
             filled = self._infer_labels(filled, weight)
 
-        seen = missing.hidden(filled.there, self._hide, self.generator)
+        seen = self.hiding(self.stack, filled.there, moment.generator)
         filled = filled._replace(seen=seen)
 
         if self.stack.latents:
-            filled = self._draw_latents(filled)
+            filled = self._draw_latents(filled, moment)
 
         return filled
 
-    def _weight_of_inferred(self) -> float:
-        """Weight of inferred labels now: it grows over the ramp, and is full outside a Trainer."""
-        share = 1.0
-        if self.ramp > 0 and self.updates is not None:
-            share = min(1.0, self.progress / self.ramp)
-
-        return self.inferred * share
-
     def _infer_labels(self, filled: Filled, weight: float) -> Filled:
         values, new = missing.labels(
-            self.stack, filled.h[-1], filled.there, self._outputs, self.confidence
+            self.stack, filled.h[-1], filled.there, self.outputs, self.inferring.confidence
         )
 
         return filled._replace(
@@ -385,10 +345,15 @@ class JointTargetPropRule(Rule):
             certainty=torch.where(new, weight, filled.certainty),
         )
 
-    def _draw_latents(self, filled: Filled) -> Filled:
+    def _draw_latents(self, filled: Filled, moment: Moment) -> Filled:
         stack = self.stack
         values = missing.latents(
-            stack, filled.h[-1], filled.there, filled.seen, self._weights, self.generator
+            stack,
+            filled.h[-1],
+            filled.there,
+            filled.seen,
+            self.weights_of_modalities,
+            moment.generator,
         )
 
         is_latent = [name in stack.latents for name in stack.names]
@@ -396,8 +361,8 @@ class JointTargetPropRule(Rule):
         certainty = torch.where(latent, 1.0, filled.certainty)
 
         # latents are hidden by chance too
-        draw = uniform_like(certainty, self.generator)
-        shown = latent & (draw >= certainty.new_tensor(self._hide))
+        draw = uniform_like(certainty, moment.generator)
+        shown = latent & (draw >= certainty.new_tensor(self.hiding.of_each(stack)))
 
         return Filled(
             h=self._with_values(filled.h, values),
@@ -417,7 +382,7 @@ class JointTargetPropRule(Rule):
 
     # -- the junction --------------------------------------------------------------------------
 
-    def _joint(self, filled: Filled, noisy: Tensor) -> dict[str, Tensor]:
+    def _joint(self, filled: Filled, noisy: Tensor, moment: Moment) -> dict[str, Tensor]:
         """Reconstruction of each observed modality's code from the codes that are not hidden.
 
         It is repeated after each walk back.
@@ -425,6 +390,7 @@ class JointTargetPropRule(Rule):
         Args:
             filled: the batch after the E-step.
             noisy: h~_J.
+            moment: of the update.
         """
         level = self.stack.level
         law = self.stack.junction.observation
@@ -432,32 +398,33 @@ class JointTargetPropRule(Rule):
 
         if level > 0:
             known = noisy
-            h = self._corrupt(level, noisy)
+            h = self._corrupt(level, noisy, moment)
         else:  # h~_0 is x, corrupted already
             known = codes
             h = noisy
 
-        rounds = 1 + self.walkback
+        rounds = 1 + self.hiding.walkback
         shown = filled.seen
         energies = 0.0
         for walk in range(rounds):
-            mean = self._top(h, shown)
+            mean = self._top(h, shown, moment)
             energies = energies + law.energies(codes, mean) * filled.certainty / rounds
 
-            if walk < self.walkback:  # what was hidden is filled in, as a chain would do
+            if walk < self.hiding.walkback:  # what was hidden is filled in, as a chain would do
                 guess = law.transmit(mean.detach())
                 visible = self.stack.spread(filled.seen, level)
-                h = self._corrupt(level, torch.where(visible, known, guess))
+                h = self._corrupt(level, torch.where(visible, known, guess), moment)
                 shown = filled.there
 
         terms = {}
         for t, name in enumerate(self.stack.names):
-            if self._weights[t] > 0:
-                terms[f"joint_{name}_{level + 1}"] = self._weights[t] * energies[:, t].mean()
+            weight = self.weights_of_modalities[t]
+            if weight > 0:
+                terms[f"joint_{name}_{level + 1}"] = weight * energies[:, t].mean()
 
         return terms
 
-    def _top(self, h: Tensor, seen: Tensor) -> Tensor:
+    def _top(self, h: Tensor, seen: Tensor, moment: Moment) -> Tensor:
         """Means of h_J from the top stack as one denoising auto-encoder.
 
         Each of its representations is corrupted.
@@ -465,7 +432,7 @@ class JointTargetPropRule(Rule):
         first = self.stack.level + 1
         for level, pair in enumerate(self.stack.pairs[first - 1 :], first):
             mean = pair.f(h, seen) if level == first else pair.f(h)
-            h = self._corrupt(level, pair.recognition.transmit(mean))
+            h = self._corrupt(level, pair.recognition.transmit(mean), moment)
 
         code = self.stack.down(h, stop=first)[0]
         return self.stack.junction.g(code)
@@ -485,46 +452,32 @@ class JointTargetPropRule(Rule):
             move = move * self.stack.spread(filled.there, level)
             # output - output is zero: the error is the displacement, to its last digit
             error = output - output.detach() - move
-            terms[f"target_f_{level}"] = 0.5 * self.target * error.square().sum(-1).mean()
+            terms[f"target_f_{level}"] = 0.5 * self.weights.target * error.square().sum(-1).mean()
 
         return terms
 
     def _top_displacement(self, codes: Tensor, filled: Filled) -> Tensor:
         """h^_J - h_J; inferred outputs teach by their weight."""
-        with_inferred = self.hybrid(codes, filled.there)
-        if self.inferred == 0:
+        with_inferred = self.hybrid(self.stack, codes, filled.there)
+        if self.inferring.weight == 0:
             return with_inferred
 
         certainty = torch.where(filled.there, filled.certainty, 1.0)
         sure = certainty.amin(1, keepdim=True).clamp_max(1.0)
-        without = self.hybrid(codes, filled.there & (filled.certainty >= 1.0))
+        observed = filled.there & (filled.certainty >= 1.0)
+        without = self.hybrid(self.stack, codes, observed)
         return torch.lerp(without, with_inferred, sure)
 
-    def hybrid(self, codes: Tensor, there: Tensor) -> Tensor:
-        """h^_J - h_J, (batch, width); see `targets.hybrid`."""
-        return hybrid(
-            self.stack,
-            codes,
-            there,
-            self._outputs,
-            self.joint_weight,
-            self.unlabelled,
-            self.discriminant,
-        )
-
-    def _corrupt(self, level: int, h: Tensor) -> Tensor:
-        return self.corruption[level](h, self.progress, self.generator)
+    def _corrupt(self, level: int, h: Tensor, moment: Moment) -> Tensor:
+        return self.corruption[level](h, moment.progress, moment.generator)
 
     # -- prior and validation ------------------------------------------------------------------
 
     def examples(self, batch: Sequence[Tensor]) -> Tensor:
         """x of the prior's examples: all their modalities are observed or inferred."""
-        training = self.generator
-        self.generator = Generator(self.stack.device).manual_seed(0)
-        try:
-            filled = self._fill_in(self.stack.lower(self.inputs(batch)), self._there(batch))
-        finally:
-            self.generator = training  # its draws stay as they are
+        h = self.stack.lower(self.inputs(batch))
+        now = Moment(generator=Generator(self.stack.device).manual_seed(0))
+        filled = self._fill_in(h, self._there(batch), now)
 
         return filled.h[0][filled.there.all(1)]
 
@@ -546,7 +499,7 @@ class JointTargetPropRule(Rule):
 
         values = {f"{split}/error_{name}": (error, counts[name]) for name, error in errors.items()}
 
-        chosen = [self.stack.names[t] for t in self._outputs] or list(errors)
+        chosen = [self.stack.names[t] for t in self.outputs] or list(errors)
         mean = sum(errors[name] for name in chosen) / len(chosen)
         values[f"{split}/error"] = (mean, min(counts[name] for name in chosen))
 
@@ -578,11 +531,3 @@ def check_stack(stack: object) -> None:
             "the modalities' codes are discrete units, which JointTargetPropRule does not train; "
             "accepted: real ones, or TargetPropRule"
         )
-
-
-def fraction(name: str, value: float | None) -> float | None:
-    """`value` if it is None or a number in [0, 1], else a ValueError."""
-    if value is not None and not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name}={value}: a number in [0, 1] is needed")
-
-    return value

@@ -1,19 +1,20 @@
 """The layer-wise KL(Q || P) criterion: Algorithm 1 (2014)."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.completion.inpainting import Inpainter
 from gendae.corruption import normal_like
 from gendae.laws import Gaussian, Law, LearnedGaussian
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import build, register
-from gendae.rules.base import PerLayer, Rule
-from gendae.sampling.samplers import AncestralSampler, Sampler
+from gendae.registry import Plain, build, register
+from gendae.rules.base import Rule, own_penalty
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 
 REACHES = ("full", "within_layer")
 
@@ -59,11 +60,9 @@ class KLRule(Rule):
         training_prior: P(h_L) in the cost, where it shall differ from the stack's own, which is
             fitted on the codes and sampled: train under N(0, I), say, and sample from a Parzen
             window or a chain.
-        sampler: what the trained stack is sampled with; AncestralSampler() if None.
-        inpainter: what it is inpainted with; rounds of encoding to the top and decoding if None.
         tie_noise: where the prior is a Parzen window, give the top encoder's noise its bandwidth
             (7.3).
-        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every: see `Rule`.
+        rates, log_every, prior_every: see `Rule`.
 
     Raises:
         ValueError: for an unknown reach, numbers out of range, or a prior without density.
@@ -85,20 +84,12 @@ class KLRule(Rule):
         reach: str = "full",
         intermediate: bool = True,
         training_prior: Prior | None = None,
-        sampler: Sampler | None = None,
-        inpainter: Inpainter | None = None,
         tie_noise: bool = False,
-        lr_f: PerLayer = 1e-3,
-        lr_g: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.5,
+        rates: Rates = Rates(hold=0.5),
         log_every: int = 50,
         prior_every: int = 500,
     ) -> None:
-        super().__init__(
-            stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every, prior_every
-        )
+        super().__init__(stack, rates, log_every, prior_every)
 
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
@@ -109,10 +100,6 @@ class KLRule(Rule):
         if self.training_prior is not None:
             self.training_prior.prepare(self.stack.sizes[-1])
         self._check_prior()
-
-        self.sampler: Sampler = build(sampler) or AncestralSampler()
-        self.inpainter: Inpainter = build(inpainter) or Inpainter.encode_decode()
-        self.stack.settings = {"sampler": self.sampler, "inpainting": self.inpainter}
 
     def _check_prior(self) -> None:
         """Raise a ValueError for a prior that the cost, or the tied noise, cannot use."""
@@ -148,12 +135,9 @@ class KLRule(Rule):
 
         return lambda h: h
 
-    def phase(self) -> Hashable | None:
-        """None under a prior that is fitted anew."""
-        if not self.cost_prior.fixed:
-            return None
-
-        return super().phase()
+    @property
+    def prior_in_losses(self) -> Prior:
+        return self.cost_prior
 
     def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """Fit P(h_L) on the means f_L(h_{L-1}); noise that was tied to a bandwidth joins Q."""
@@ -161,16 +145,36 @@ class KLRule(Rule):
         if self.tie_noise:
             self.stack.pairs[-1].recognition = Gaussian(float(self.cost_prior.bandwidth_))
 
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    # -- noise that is tied to a bandwidth -----------------------------------------------------
+
+    def priors(self) -> dict[str, Prior]:
+        if self.training_prior is None:
+            return super().priors()
+
+        return {**super().priors(), "training_prior.": self.training_prior}
+
+    def described(self, stack: Plain) -> Plain:
+        """With `tie_noise`, every fit of the prior sets the noise law of the top encoder anew."""
+        return untied(stack) if self.tie_noise else stack
+
+    def take(self, checkpoint: dict[str, Any]) -> None:
+        """With `tie_noise`, take that law."""
+        if self.tie_noise:
+            top = checkpoint["hyper_parameters"]["stack"]["pairs"][-1]
+            self.stack.pairs[-1].recognition = build(top["recognition"])
+
+    # -- the cost ------------------------------------------------------------------------------
+
+    def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """The terms of the cost in nats, mean over the batch; batch[0] is x."""
         x = checks.rows("x", batch[0])
-        self.follow_codes(x, self.cost_prior)
-        noisy, means = self._climb(x)
+        self.cost_prior.require_fitted()
+        noisy, means = self._climb(x, moment.generator)
 
         top = self.stack.depth
         losses: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs, 1):
-            losses |= self.own_penalty(pair, level)
+            losses |= own_penalty(pair, level)
             if self.intermediate or level == top:
                 losses |= self._of_level(level, x, noisy, means)
 
@@ -182,7 +186,7 @@ class KLRule(Rule):
         losses[f"prior_{top}"] = self.alpha * energy.mean()
         return losses
 
-    def _climb(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _climb(self, x: Tensor, generator: Generator | None) -> tuple[list[Tensor], list[Tensor]]:
         """h_0 .. h_L ~ Q, and the means f_l(h_{l-1}) around which they were drawn."""
         noisy = [x]
         means = []
@@ -192,10 +196,10 @@ class KLRule(Rule):
             means.append(mean)
 
             if self._has_tied_noise(level):
-                noise = normal_like(mean, self.generator)
+                noise = normal_like(mean, generator)
                 noisy.append(torch.add(mean, noise * self.cost_prior.bandwidth_))
             else:
-                noisy.append(pair.recognition.sample(mean, self.generator, below))
+                noisy.append(pair.recognition.sample(mean, generator, below))
 
         return noisy, means
 
@@ -244,3 +248,16 @@ class KLRule(Rule):
             h_hat = self.cut(send(pair.observation, mean))
 
         return losses
+
+
+def untied(stack: Plain) -> Plain:
+    """A described stack without the noise law of its top encoder.
+
+    With `tie_noise`, that law is set anew whenever the prior is fitted.
+    """
+    try:
+        *below, top = stack["pairs"]
+        lawless = {key: value for key, value in top.items() if key != "recognition"}
+        return {**stack, "pairs": [*below, lawless]}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return stack

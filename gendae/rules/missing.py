@@ -4,14 +4,107 @@ Inference stands in for observation, as in variational EM: an inferred value cou
 the update that follows.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
+from gendae import checks
 from gendae.corruption import uniform_like
 from gendae.models.joint import JointStack
+from gendae.registry import register
+from gendae.rules.moment import Moment
+
+
+@register
+@dataclass(frozen=True)
+class Hiding:
+    """A random part of the observed modalities is hidden from the junction.
+
+    Source: Bengio 2014, section 4 ("randomly hiding some subset of the observed modalities").
+
+    Args:
+        chances: probability that an observed modality is hidden; a number, or one for each
+            modality by name. One modality always stays.
+        walkback: further rounds of the junction. Each starts at the last one's end, with the
+            hidden parts filled in; all have the clean codes as target. Chains and ascent then do
+            not run into spurious modes (7.5).
+
+    Raises:
+        ValueError: for a negative walkback; when used, for chances outside [0, 1] and unknown
+            names.
+    """
+
+    chances: float | dict[str, float] = 0.5
+    walkback: int = 0
+
+    def __post_init__(self) -> None:
+        checks.whole("hiding.walkback", self.walkback, 0)
+
+    def of_each(self, stack: JointStack) -> list[float]:
+        """The chance of each modality."""
+        return by_name(stack, "hiding.chances", self.chances, default=0.0, most=1.0)
+
+    def __call__(self, stack: JointStack, there: Tensor, generator: Generator | None) -> Tensor:
+        """Which modalities the junction sees, (batch, N), of those that are there."""
+        return hidden(there, self.of_each(stack), generator)
+
+
+@register
+@dataclass(frozen=True)
+class Inferring:
+    """Labels that are not observed are inferred from the rest (MAP, without noise).
+
+    A label of which the model is sure counts as an observed one in the update that follows:
+    semi-supervised learning by inferring what is missing.
+
+    Args:
+        weight: of inferred labels beside observed ones; 0 infers none.
+        confidence: least probability of an inferred label.
+        ramp: fraction of training over which the weight grows from 0.
+
+    Raises:
+        ValueError: for negative numbers, or a confidence outside [0, 1].
+    """
+
+    weight: float = 0.0
+    confidence: float = 0.9
+    ramp: float = 0.3
+
+    def __post_init__(self) -> None:
+        checks.at_least("inferring.weight", self.weight, 0.0)
+        checks.share("inferring.confidence", self.confidence)
+        checks.at_least("inferring.ramp", self.ramp, 0.0)
+
+    def weight_at(self, moment: Moment) -> float:
+        """Weight of inferred labels now; the full one outside a Trainer."""
+        if self.ramp == 0 or moment.update is None:
+            return self.weight
+
+        return self.weight * min(1.0, moment.progress / self.ramp)
+
+
+def by_name(
+    stack: JointStack,
+    argument: str,
+    value: float | Mapping[str, float],
+    default: float,
+    most: float = math.inf,
+) -> list[float]:
+    """One number for each modality; the default for those that a mapping does not name."""
+    if not isinstance(value, Mapping):
+        value = dict.fromkeys(stack.names, value)
+
+    for name, number in value.items():
+        stack.index(name)
+        checks.at_least(f"{argument}[{name!r}]", number, 0.0)
+        if number > most:
+            raise ValueError(f"{argument}[{name!r}]={number}: a number in [0, {most:g}] is needed")
+
+    return [float(value.get(name, default)) for name in stack.names]
 
 
 def hidden(there: Tensor, chances: Sequence[float], generator: Generator | None) -> Tensor:

@@ -1,13 +1,10 @@
-"""Going on where a training was interrupted: noise, the order of the data, a fit of the prior that is due."""
+"""Going on where a training was interrupted: what Lightning passes over when it resumes."""
 
 from typing import Any
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities import rank_zero_warn
-from torch import Generator, Tensor
 
 from gendae.data.loader import TensorLoader
-from gendae.registry import build
 
 #: What a `Rule` takes from a checkpoint itself when it goes on.
 CONTINUED = (
@@ -21,28 +18,45 @@ CONTINUED = (
 )
 
 
-def take_tied_noise(rule: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ANN401
-    """With `tie_noise`, take the noise law of the top encoder from the checkpoint."""
-    if getattr(rule, "tie_noise", False):
-        top = checkpoint["hyper_parameters"]["stack"]["pairs"][-1]
-        rule.stack.pairs[-1].recognition = build(top["recognition"])
+class Resume:
+    """What a checkpoint says of a training that is to go on, until it has been taken up.
 
-
-def continue_order(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Let gendae's loader go on where it was.
-
-    (From the end of an epoch, Lightning starts loaders anew.)
+    Attributes:
+        content: the parts of the checkpoint that the rule needs; empty without one.
     """
-    fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
-    states = fit_loop.get("state_dict", {}).get("combined_loader", [])
-    loader = trainer.train_dataloader
-    if not isinstance(loader, TensorLoader) or len(states) != 1:
-        return
 
-    loader.load_state_dict(states[0])
-    if fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"):
-        # an epoch that `limit_train_batches` cut short is over, too
-        loader.position = len(loader)
+    def __init__(self) -> None:
+        self.content: dict[str, Any] = {}
+
+    def take(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the start of the fit will ask for."""
+        self.content = {key: checkpoint[key] for key in CONTINUED if key in checkpoint}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts of the earlier training."""
+        return self.content.get("gendae", {}).get("facts", {})
+
+    def continue_order(self, trainer: Trainer) -> None:
+        """Let gendae's loader go on where it was: between epochs Lightning starts it anew."""
+        if self.content.get("global_step") != trainer.global_step:
+            return
+
+        fit_loop = self.content.get("loops", {}).get("fit_loop", {})
+        states = fit_loop.get("state_dict", {}).get("combined_loader", [])
+        loader = trainer.train_dataloader
+        if not isinstance(loader, TensorLoader) or len(states) != 1:
+            return
+
+        loader.load_state_dict(states[0])
+        if fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"):
+            loader.position = len(loader)  # an epoch that `limit_train_batches` cut is over, too
+
+    def prior_is_due(self, step: int) -> bool:
+        """Whether the interrupted training was about to fit its prior; asked once."""
+        content = self.content
+        self.content = {}
+        return bool(content.get("prior_due")) and content["global_step"] == step
 
 
 def before_validation(trainer: Trainer) -> bool:
@@ -59,33 +73,3 @@ def before_validation(trainer: Trainer) -> bool:
     if (trainer.current_epoch + 1) % epochs != 0:
         return False
     return (trainer.fit_loop.batch_idx + 1) % batches == 0
-
-
-def noise_of_all_ranks(rule: Any) -> Tensor:  # noqa: ANN401
-    """The states of the processes' generators: (bytes,), or (processes, bytes) of several."""
-    state = rule.generator.get_state()
-    if rule.trainer.world_size == 1:
-        return state
-    return rule.all_gather(state.to(rule.device)).cpu()
-
-
-def continue_noise(generator: Generator, states: Tensor | None, rank: int) -> None:
-    """Let a process go on with its own noise.
-
-    A process that the earlier training did not have keeps the noise of its seed.
-    """
-    if states is None:
-        return
-    states = states.reshape(-1, states.shape[-1])
-    if rank >= len(states):
-        return
-
-    if states.shape[-1] != generator.get_state().numel():
-        rank_zero_warn(
-            "the training was begun on another kind of device, whose noise cannot go on here: "
-            "it starts anew"
-        )
-        return
-
-    # a copy: set_state reads a view from the start of its storage, and crashes
-    generator.set_state(states[rank].cpu().clone())

@@ -1,8 +1,6 @@
 """What rules for classifiers share: labels, optimizers, input noise, validation by error rate."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -13,15 +11,12 @@ from gendae.corruption import Corruption
 from gendae.data.loader import Split
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.registry import build
-from gendae.rules.base import PerLayer, Rule
+from gendae.rules.base import Rule
+from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
-
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
-#: Constants of the original RMSprop: averaging and momentum. Its stabiliser 1e-3 stands inside the
-#: square root, torch's outside: where gradients are small, the root of 1e-3 has the same effect.
-RMSPROP = {"alpha": 0.95, "momentum": 0.9, "eps": math.sqrt(1e-3), "centered": True}
-MOMENTUM = 0.9
+from gendae.rules.rates import Rates
 
 
 class Thaw(Callback):
@@ -41,15 +36,11 @@ class SupervisedRule(Rule):
 
     Args:
         stack: the classifier.
-        optimizer: "adam" (AdamW), "rmsprop" (centred, momentum 0.9: the original experiments) or
-            "sgd" (momentum 0.9).
         input_corruption: noise on x in training; None for none.
-        samples: draws M of stochastic units for each image in training.
-        eval_samples: draws in validation, test and prediction.
-        lr_f, weight_decay_f: of f_1 .. f_M; a number, or one for each of the M layers. Decay is
-            decoupled for "adam", a term of the gradient for the others.
-        lr_g, weight_decay_g: of g_1 .. g_L, likewise.
-        hold, log_every: see `Rule`.
+        samples: draws M of stochastic units for each image in training. Validation, test and
+            prediction take `stack.settings.samples` of them, 100 where it is not set.
+        rates: of f_1 .. f_M and g_1 .. g_L; see `Rates`.
+        log_every: see `Rule`.
 
     Raises:
         ValueError: for a stack without output layer, unknown names, lists of a wrong length,
@@ -59,19 +50,14 @@ class SupervisedRule(Rule):
 
     generative = False
     score = ("val/error", "min")
+    DEFAULT_SETTINGS = Settings(samples=100)
 
     def __init__(
         self,
         stack: Classifier,
-        optimizer: str = "adam",
         input_corruption: Corruption | None = None,
         samples: int = 1,
-        eval_samples: int = 100,
-        lr_f: PerLayer = 1e-3,
-        lr_g: PerLayer = 1e-3,
-        weight_decay_f: PerLayer = 0.0,
-        weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.0,
+        rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
         stack = build(stack)
@@ -80,13 +66,10 @@ class SupervisedRule(Rule):
                 f"stack={type(stack).__name__} has no output layer; {type(self).__name__} trains "
                 "a Classifier"
             )
-        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+        super().__init__(stack, rates, log_every)
 
-        self.optimizer = checks.one_of("optimizer", optimizer, OPTIMIZERS)
         self.input_corruption: Corruption | None = build(input_corruption)
         self.samples = checks.whole("samples", samples, 1)
-        self.eval_samples = checks.whole("eval_samples", eval_samples, 1)
-        self.stack.settings = {"samples": self.eval_samples}
 
     # -- networks a rule can train -------------------------------------------------------------
 
@@ -114,26 +97,30 @@ class SupervisedRule(Rule):
 
     # -- the hole that Rule leaves -------------------------------------------------------------
 
-    def maps(self, direction: str) -> list[list[object]]:
-        maps = super().maps(direction)
-        if direction == "f":
-            maps.append([self.stack.output])
+    def maps(self) -> dict[str, list[list[nn.Module]]]:
+        maps = super().maps()
+        return {"f": [*maps["f"], [self.stack.output]], "g": maps["g"]}
 
-        return maps
+    def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
+        """Local losses of x, with noise if the rule has some, and its labels; batch is (x, y)."""
+        x, y = self.labelled(batch)
+        if self.input_corruption is not None:
+            x = self.input_corruption(x, moment.progress, moment.generator)
 
-    def optimizer_of(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        if self.optimizer == "rmsprop":
-            return torch.optim.RMSprop(groups, **RMSPROP)
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, momentum=MOMENTUM)
+        return self.losses_of(x, y, moment)
 
-        return super().optimizer_of(groups)
+    def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
+        """Local losses of x as it is, and its labels, mean over the batch: what a variant defines.
+
+        Args:
+            x: (batch, width of x).
+            y: class indices, (batch,).
+            moment: of the update.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define losses_of")
 
     def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """x, with the rule's noise if there is any, and its labels.
-
-        The labels are checked where that costs no synchronisation.
-        """
+        """x and its labels, checked where that costs no synchronisation."""
         x, y, _ = Split.of(batch)
         if y is None:
             raise ValueError(
@@ -146,17 +133,7 @@ class SupervisedRule(Rule):
 
         # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
         classes = self.stack.classes if self._trainer is None else None
-        y = checks.labels("y", y, len(x), classes)
-
-        if self.input_corruption is not None:
-            x = self.input_corruption(x, self.progress, self.generator)
-
-        return x, y
-
-    @property
-    def draws(self) -> Generator:
-        """Source of the draws of stochastic units in training."""
-        return self.generator or torch.default_generator
+        return x, checks.labels("y", y, len(x), classes)
 
     @property
     def copies(self) -> int:
@@ -183,6 +160,8 @@ class SupervisedRule(Rule):
 
         Several processes wait for the gradient of every parameter that asks for one.
         """
+        super().setup(stage)
+
         self._frozen = []
         for module in self.idle():
             self._frozen += [p for p in module.parameters() if p.requires_grad]
@@ -195,7 +174,7 @@ class SupervisedRule(Rule):
             p.requires_grad_(True)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [Thaw()]
+        return [*super().configure_callbacks(), Thaw()]
 
     # -- validation and test -------------------------------------------------------------------
 
@@ -247,7 +226,7 @@ class SupervisedRule(Rule):
             raise ValueError("the batch has no labels; the error of a classifier needs them")
 
         y = checks.labels("y", y, len(x), self.stack.classes)
-        log_p = self.stack.log_probability(x, self.eval_samples, self._eval_draws)
+        log_p = self.stack.log_probability(x, self.stack.settings.samples, self._eval_draws)
 
         values = {
             f"{split}/error": (log_p.argmax(1) != y).float().mean(),

@@ -12,13 +12,16 @@ Source: Lee 2018, sections 3.2.1 to 3.2.3.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gendae import checks
 from gendae.layers.pair import Pair
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.joint import JointStack
+from gendae.registry import register
 
 
 def first_displacement(
@@ -164,6 +167,57 @@ def _pull_from_below(
 
 
 DISCRIMINANT = ("missing", "inferred", "gradient")
+
+
+@register
+@dataclass(frozen=True)
+class Hybrid:
+    """The hybrid target of a joint stack's codes (Eq. 19), between two criteria.
+
+           joint        h^                   the score of P(h^x, y) moves h         (Eq. 16)
+           discriminant h + h^ - h-          the score of P(y | h^x) moves h        (Eq. 18)
+           hybrid       h^ + (1 - joint_weight) (h - h-)                            (Eq. 19)
+
+    Source: Bengio 2014, section 3.3.
+
+    Args:
+        joint_weight: 1 models the joint law, 0 the law of the outputs alone.
+        unlabelled: the joint weight of examples without outputs; joint_weight if None.
+        discriminant: how h- is computed.
+            "missing": r(h, m) with y missing from its input (Eq. 17).
+            "inferred": y is replaced by its prediction. The score of P(h) is the mean of the
+            scores of P(h, y) under P(y | h), so that h^ - h- vanishes where y is certain.
+            "gradient": without reconstructions, by the gradient of log P(y | h~_J) within the top
+            stack. Above a single pair that is back-propagation: the reference.
+        outputs: y, the modalities that others are to predict (all labels if None; none, if there
+            are none).
+
+    Raises:
+        ValueError: for weights outside [0, 1] and an unknown discriminant; when used, for unknown
+            names.
+    """
+
+    joint_weight: float = 1.0
+    unlabelled: float | None = None
+    discriminant: str = "inferred"
+    outputs: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        checks.share("hybrid.joint_weight", self.joint_weight)
+        if self.unlabelled is not None:
+            checks.share("hybrid.unlabelled", self.unlabelled)
+        checks.one_of("hybrid.discriminant", self.discriminant, DISCRIMINANT)
+
+    def positions(self, stack: JointStack) -> list[int]:
+        """Positions of y among the modalities."""
+        names = stack.labels if self.outputs is None else self.outputs
+        return [stack.index(name) for name in names]
+
+    def __call__(self, stack: JointStack, codes: Tensor, there: Tensor) -> Tensor:
+        """h^_J - h_J, (batch, width); see `hybrid`."""
+        outputs = self.positions(stack)
+        weights = (self.joint_weight, self.unlabelled)
+        return hybrid(stack, codes, there, outputs, *weights, self.discriminant)
 
 
 @torch.no_grad()

@@ -10,10 +10,13 @@ from gendae.completion.inpainting import Inpainter
 from gendae.corruption import Corruption
 from gendae.inference import Inference, Representations, TargetPropInference
 from gendae.models.noise import corruption_of_each
+from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.registry import build, register
-from gendae.rules.base import PerLayer, Rule
-from gendae.sampling.samplers import GenerateSampler, Sampler
+from gendae.rules.base import Rule, own_penalty
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
+from gendae.sampling.samplers import GenerateSampler
 
 CODES = ("feedforward", "inferred")
 
@@ -38,12 +41,10 @@ class VariationalEMRule(Rule):
         inference: the E-step; TargetPropInference() (N = 15, delta = 0.1, alpha = 0.001) if None.
         corruption: of h_0 .. h_L, as inputs of f_{l+1} and g_l; `default_corruption` if None.
         decoder_corruption: of h_1 .. h_L as inputs of g_l, where it shall differ from f's.
-        sampler: what the trained stack is sampled with; GENERATE if None.
-        inpainter: what it is inpainted with; Inpainter() if None.
         warmup: updates over which the number of inference steps grows from 0 to N.
         prior_codes: codes the prior is fitted on: "feedforward" or "inferred" (the paper does not
             say).
-        lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every: see `Rule`.
+        rates, log_every: see `Rule`.
 
     Raises:
         ValueError: for lists of a wrong length or numbers out of range.
@@ -56,24 +57,20 @@ class VariationalEMRule(Rule):
         ['f_1', 'g_1', 'f_2', 'g_2']
     """
 
+    DEFAULT_SETTINGS = Settings(sampler=GenerateSampler(), inpainter=Inpainter())
+
     def __init__(
         self,
         stack: Stack,
         inference: Inference | None = None,
         corruption: Sequence[Corruption] | None = None,
         decoder_corruption: Sequence[Corruption] | None = None,
-        sampler: Sampler | None = None,
-        inpainter: Inpainter | None = None,
         warmup: int = 0,
         prior_codes: str = "feedforward",
-        lr_f: PerLayer = 1.2e-4,
-        lr_g: PerLayer = 4e-4,
-        weight_decay_f: PerLayer = 0.0,
-        weight_decay_g: PerLayer = 0.0,
-        hold: float = 0.3,
+        rates: Rates = Rates(f=1.2e-4, g=4e-4, hold=0.3),
         log_every: int = 50,
     ) -> None:
-        super().__init__(stack, lr_f, lr_g, weight_decay_f, weight_decay_g, hold, log_every)
+        super().__init__(stack, rates, log_every)
 
         self.inference: Inference = build(inference) or TargetPropInference()
 
@@ -87,47 +84,38 @@ class VariationalEMRule(Rule):
                     f"stack has {self.stack.depth} decoders"
                 )
 
-        self.sampler: Sampler = build(sampler) or GenerateSampler()
-        self.inpainter: Inpainter = build(inpainter) or Inpainter()
         self.warmup = checks.whole("warmup", warmup, 0)
         self.prior_codes = checks.one_of("prior_codes", prior_codes, CODES)
 
-        self.stack.settings = {
-            "inference": self.inference,
-            "sampler": self.sampler,
-            "inpainting": self.inpainter,
-        }
-
-    def inference_steps(self) -> int:
+    def inference_steps(self, moment: Moment) -> int:
         """N now: grows linearly over the warm-up, whole outside a Trainer."""
-        if self.updates is None or self.updates >= self.warmup:
+        if moment.update is None or moment.update >= self.warmup:
             return self.inference.steps
 
-        return self.inference.steps * self.updates // self.warmup
+        return self.inference.steps * moment.update // self.warmup
 
-    def phase(self) -> Hashable | None:
+    def phase(self, moment: Moment) -> Hashable | None:
         """The number of inference steps."""
-        return (self.inference_steps(),)
+        return (self.inference_steps(moment),)
 
-    def expect(self, x: Tensor) -> Representations:
+    def expect(self, x: Tensor, moment: Moment = Moment()) -> Representations:
         """E-step: the representations that inference gives x."""
+        steps = self.inference_steps(moment)
         with torch.autocast(x.device.type, enabled=False):
-            return self.inference(
-                self.stack, x, generator=self.generator, steps=self.inference_steps()
-            )
+            return self.inference(self.stack, x, generator=moment.generator, steps=steps)
 
-    def losses(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Local losses f_1, g_1 .. f_L, g_L in nats, mean over the batch; batch[0] is x."""
-        h = self.expect(checks.rows("x", batch[0]))
+        h = self.expect(checks.rows("x", batch[0]), moment)
 
-        h_tilde = self._corrupt(self.corruption, h)
+        h_tilde = corrupted(self.corruption, h, moment)
         g_inputs = h_tilde[1:]
         if self.decoder_corruption is not None:
-            g_inputs = self._corrupt(self.decoder_corruption, h[1:])
+            g_inputs = corrupted(self.decoder_corruption, h[1:], moment)
 
         losses = {}
         for level, pair in enumerate(self.stack.pairs, 1):
-            losses |= self.own_penalty(pair, level)
+            losses |= own_penalty(pair, level)
             f = pair.f(h_tilde[level - 1])
             g = pair.g(g_inputs[level - 1])
             losses[f"f_{level}"] = pair.recognition.energy(h[level], f).mean()
@@ -135,17 +123,20 @@ class VariationalEMRule(Rule):
 
         return losses
 
-    def _corrupt(self, noise: Sequence[Corruption], layers: Sequence[Tensor]) -> list[Tensor]:
-        """Representations, each with its own noise."""
-        noisy = []
-        for corruption, layer in zip(noise, layers, strict=True):
-            noisy.append(corruption(layer, self.progress, self.generator))
-
-        return noisy
-
     def codes(self, x: Tensor) -> Tensor:
         """Feed-forward or inferred codes, as `prior_codes` says."""
         if self.prior_codes == "inferred":
             return self.inference(self.stack, x)[-1]
 
         return super().codes(x)
+
+
+def corrupted(
+    noise: Sequence[Corruption], layers: Sequence[Tensor], moment: Moment
+) -> list[Tensor]:
+    """Representations, each with its own noise."""
+    noisy = []
+    for corruption, layer in zip(noise, layers, strict=True):
+        noisy.append(corruption(layer, moment.progress, moment.generator))
+
+    return noisy

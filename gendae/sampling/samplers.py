@@ -269,7 +269,7 @@ SAMPLERS = {
 def sampler_named(stack: Stack, name: str) -> Sampler:
     """The stack's own sampler where it is of that kind, otherwise one with default settings."""
     cls = registered(SAMPLERS[checks.one_of("sampler", name, SAMPLERS)])
-    own = stack.settings.get("sampler")
+    own = stack.settings.sampler
     if type(own) is cls:
         return own
 
@@ -299,7 +299,7 @@ def generate(
         torch.Size([5, 8])
     """
     if sampler is None:
-        sampler = stack.settings.get("sampler") or GenerateSampler()
+        sampler = stack.settings.sampler or GenerateSampler()
     elif isinstance(sampler, str):
         sampler = sampler_named(stack, sampler)
 

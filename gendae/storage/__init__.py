@@ -5,5 +5,6 @@
 | `atomic` | writing a whole file, or none |
 | `archive` | Lightning's .ckpt, sealed by a checksum |
 | `verify` | whether a file belongs to a model, asked before anything is loaded |
-| `model_file` | trained models as .safetensors: `save`, `load`, shipped ones |
+| `model_file` | trained models as .safetensors: `save`, `load` |
+| `shipped` | where the configurations and models that come with gendae lie |
 """

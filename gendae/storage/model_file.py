@@ -18,15 +18,20 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from gendae import checks
+from gendae.errors import nearest
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.registry import build, describe
 from gendae.storage import verify
 from gendae.storage.archive import CheckpointError, read, regular_file
 from gendae.storage.atomic import write_whole
+from gendae.storage.shipped import shipped_files
 
 FORMAT = "gendae/1"
+#: Where models lie that come with gendae, below the roots of `shipped_files`.
+MODELS = "checkpoints/*.safetensors"
 #: Metadata of a .safetensors; the last one, of the description, is missing in files of earlier
 #: versions.
 METADATA = ("format", "gendae", "sha256")
@@ -71,7 +76,7 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
 
     content = {
         "stack": describe(stack),
-        "settings": describe(stack.settings),
+        "settings": describe(stack.settings.chosen()),
         "facts": stack.facts,
     }
     return write_checked(Path(path), FORMAT, content, tensors)
@@ -142,18 +147,9 @@ def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal
 # -- files and their places -----------------------------------------------------------------------
 
 
-def shipped_folders() -> list[Path]:
-    """Where shipped checkpoints lie: in the installed package, or in a source checkout."""
-    package = Path(__file__).parents[1]
-    return [package / "checkpoints", package.parent / "checkpoints"]
-
-
 def shipped() -> list[str]:
     """Names of the checkpoints that come with gendae."""
-    names: set[str] = set()
-    for folder in shipped_folders():
-        names.update(file.stem for file in folder.glob("*.safetensors"))
-    return sorted(names)
+    return list(shipped_files(MODELS))
 
 
 def locate(path: str | Path) -> Path:
@@ -162,20 +158,22 @@ def locate(path: str | Path) -> Path:
     if path.is_file():
         return path
 
-    if path.name == str(path) and not path.suffix:
-        for folder in shipped_folders():
-            candidate = folder / f"{path}.safetensors"
-            if candidate.is_file():
-                return candidate
+    models = shipped_files(MODELS)
+    if str(path) in models:
+        return models[str(path)]
 
     try:
         return regular_file(path)
     except FileNotFoundError as error:
         what = "a link to nothing" if path.is_symlink() else "there is no such file"
-        raise FileNotFoundError(
+        line = (
             f"no model {str(path)!r}: {what}, and the shipped models are "
-            f"{', '.join(shipped()) or 'none'}"
-        ) from error
+            f"{', '.join(models) or 'none'}"
+        )
+        near = nearest(str(path), models)
+        if near is not None:
+            line += f"; did you mean {near}?"
+        raise FileNotFoundError(line) from error
 
 
 def check_shipped(path: Path) -> None:
@@ -263,13 +261,7 @@ def _load_ckpt(path: Path) -> Stack:
     arguments = checkpoint["hyper_parameters"]
     content = {
         "stack": arguments.get("stack"),
-        "settings": {
-            "inference": arguments.get("inference"),
-            "sampler": arguments.get("sampler"),
-            "inpainting": arguments.get("inpainter"),
-            "completer": arguments.get("completer"),
-            "samples": arguments.get("eval_samples"),
-        },
+        "settings": checkpoint["gendae"].get("settings") or _former_settings(arguments),
         "facts": checkpoint["gendae"]["facts"],
     }
 
@@ -279,6 +271,17 @@ def _load_ckpt(path: Path) -> Stack:
     return _assemble(path, content, tensors)
 
 
+def _former_settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Settings from the arguments of a rule, which held them in files of version 0.1."""
+    names = {
+        "sampler": "sampler",
+        "inpainter": "inpainter",
+        "completer": "completer",
+        "samples": "eval_samples",
+    }
+    return {name: arguments.get(former) for name, former in names.items()}
+
+
 # -- the stack ------------------------------------------------------------------------------------
 
 
@@ -286,7 +289,7 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
     """The stack that a description and all its tensors make, or a CheckpointError."""
     try:
         stack = build(content["stack"])
-        settings = build(content["settings"])
+        settings = Settings.described(content["settings"])
         facts = content["facts"]
         _check_kinds(stack, settings, facts)
         fresh = stack.state_dict()
@@ -299,13 +302,13 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
     verify.check_prior(path, stack.prior, complete, "prior.", stack.sizes[-1])
 
     stack.load_state_dict(complete)
-    stack.settings = {name: value for name, value in settings.items() if value is not None}
+    stack.settings = settings
     stack.facts = facts
     return stack
 
 
 def _check_kinds(stack: object, settings: object, facts: object) -> None:
-    for value, kind in ((stack, Stack), (settings, dict), (facts, dict)):
+    for value, kind in ((stack, Stack), (facts, dict)):
         if not isinstance(value, kind):
             raise ValueError(  # noqa: TRY004 - said of the file
                 f"{type(stack).__name__} is no Stack with settings and facts"

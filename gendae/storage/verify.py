@@ -41,13 +41,8 @@ def check(path: str | Path, checkpoint: Any, rule: Any, training: bool) -> None:
     weights = checkpoint["state_dict"]
     check_weights(path, rule, weights)
 
-    priors = {
-        "stack.prior.": rule.stack.prior,
-        "training_prior.": getattr(rule, "training_prior", None),
-    }
-    for name, prior in priors.items():
-        if prior is not None:
-            check_prior(path, prior, weights, name, rule.stack.sizes[-1])
+    for name, prior in rule.priors().items():
+        check_prior(path, prior, weights, name, rule.stack.sizes[-1])
 
     if training:
         optimizers = optimizers_of(rule.configure_optimizers())
@@ -62,11 +57,7 @@ def _check_architecture(path: str | Path, theirs: Plain, rule: Any) -> None:  # 
     except ValueError as error:
         raise CheckpointError(path, f"holds another architecture: {error}") from None
 
-    if getattr(rule, "tie_noise", False):
-        theirs = untied(theirs)
-        ours = untied(ours)
-
-    words = difference(theirs, ours)
+    words = difference(rule.described(theirs), rule.described(ours))
     if words is not None:
         raise CheckpointError(path, f"holds another architecture: {words}")
 
@@ -110,19 +101,6 @@ def _short(value: Plain) -> str:
     if isinstance(value, dict) and "type" in value:
         return value["type"]
     return repr(value)[:60]
-
-
-def untied(stack: Plain) -> Plain:
-    """A described stack without the noise law of its top encoder.
-
-    With `tie_noise`, that law is set anew whenever the prior is fitted.
-    """
-    try:
-        *below, top = stack["pairs"]
-        lawless = {key: value for key, value in top.items() if key != "recognition"}
-        return {**stack, "pairs": [*below, lawless]}
-    except (TypeError, KeyError, ValueError, AttributeError):
-        return stack
 
 
 def some(names: Sequence[str]) -> str:

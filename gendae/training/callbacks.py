@@ -54,7 +54,7 @@ def samples_of_all_ranks(trainer: Trainer, stack: Stack, n: int) -> Tensor:
 
     Each rank draws some blocks of samples and leaves zeros in the others; the sum has all.
     """
-    sampler = stack.settings.get("sampler") or GenerateSampler()
+    sampler = stack.settings.sampler or GenerateSampler()
     codes = stack.prior.sample(n, seeded(0))
     samples = codes.new_zeros(n, stack.sizes[0])
 
@@ -142,7 +142,7 @@ class ParzenMonitor(Callback):
 
 
 class CreditMonitor(Callback):
-    """Logs how well a classifier's rule assigns credit, on validation images: see `gendae.rules.credit`.
+    """Logs how well a classifier's rule assigns credit, on validation images: see `rules.credit`.
 
     The names are `credit/cosine_l`, and for rules with targets also `credit/improves_l` (Eq. 3.3),
     `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder shows the

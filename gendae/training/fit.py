@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
+from argparse import ArgumentError
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from gendae.rules.supervised import SupervisedRule
 from gendae.storage.archive import CheckpointError, is_local, read
 from gendae.storage.verify import check_content
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
+from gendae.training.mistakes import explained
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
@@ -91,8 +93,16 @@ class FitCLI(LightningCLI):
                 "max_epochs": 20,
                 "log_every_n_steps": 1,  # the rule itself logs once in `log_every` updates
             },
-            parser_kwargs={"prog": "gendae"},
+            parser_kwargs={"prog": "gendae", "exit_on_error": False, "allow_abbrev": False},
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parse the command line; a mistake in it becomes a ValueError of one line."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            command = self._subcommand_parsers.get(args[0], parser)
+            raise ValueError(explained(str(error), command)) from None
 
     def _remove_if_empty(self, error: BaseException) -> None:
         """Remove the run folder after a failed start, with its files if the checkpoint was bad."""

@@ -7,6 +7,8 @@ stay in their place, and no operation asks the device for a value.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,38 +19,33 @@ from gendae.data.loader import Split
 from gendae.inference import Inference, Representations
 from gendae.models.stack import Stack
 from gendae.rules.base import Rule
+from gendae.rules.moment import Moment
 
 WARM_UP = 3  # runs before a recording, in which libraries choose their algorithms and allocate
 
 
-class CompiledInference(Inference):
-    """An inference whose whole loop is one compiled function, for batches without masks.
+class CompiledLoop:
+    """The loop of an inference as one compiled function for each number of steps.
 
     Args:
-        inference: the inference to compile; with Langevin noise it runs as it is.
+        inference: the inference; one without Langevin noise, whose generator compilers stop at.
         options: options of `torch.compile`.
+
+    Raises:
+        ValueError: for an inference with noise.
     """
 
     def __init__(self, inference: Inference, **options: Any) -> None:  # noqa: ANN401
-        super().__init__(inference.steps, inference.delta, inference.temperature)
-        self.plain = inference
+        if inference.temperature > 0.0:
+            raise ValueError(
+                f"temperature={inference.temperature}: Langevin noise cannot be compiled; use 0"
+            )
+
+        self.inference = inference
         self.options = options
         self._loops: dict[int, Callable[[Stack, Tensor], Representations]] = {}
 
-    def __call__(
-        self,
-        stack: Stack,
-        x: Tensor,
-        mask: Tensor | None = None,
-        generator: Generator | None = None,
-        steps: int | None = None,
-    ) -> Representations:
-        if mask is not None or self.temperature > 0.0:
-            return self.plain(stack, x, mask, generator, steps)
-
-        if steps is None:
-            steps = self.steps
-
+    def __call__(self, stack: Stack, x: Tensor, steps: int) -> Representations:
         if steps not in self._loops:
             self._loops[steps] = torch.compile(
                 self._loop(steps), dynamic=False, fullgraph=True, **self.options
@@ -58,11 +55,9 @@ class CompiledInference(Inference):
             return self._loops[steps](stack, x)
 
     def _loop(self, steps: int) -> Callable[[Stack, Tensor], Representations]:
-        """The plain loop without its generator, at which compilers stop."""
-
         def loop(stack: Stack, x: Tensor) -> Representations:
             h = stack.feedforward(x)
-            step = self.plain.begin(stack, h, None, None)
+            step = self.inference.begin(stack, h, None, None)
             for _ in range(steps):
                 h = step(h)
 
@@ -80,49 +75,33 @@ class StaticUpdate:
 
     Args:
         rule: a rule that trains in one process and full precision.
-        compile: compile the loop of its inference, if it has one.
     """
 
-    def __init__(self, rule: Rule, compile: bool = False) -> None:
+    def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.inference = getattr(rule, "inference", None)
-        if compile and isinstance(self.inference, Inference):
-            self.inference = CompiledInference(self.inference)
-
         self.progress = torch.zeros((), device=rule.stack.device, dtype=rule.stack.dtype)
         self._recordings: dict[Hashable, Recording] = {}
 
-    def __call__(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        phase = self.rule.phase()
+    def __call__(self, batch: Sequence[Tensor], moment: Moment) -> dict[str, Tensor]:
+        phase = self.rule.phase(moment)
         if phase is None:
-            return Rule.gradients(self.rule, batch)
+            return self.rule.gradients(batch, moment)
 
-        self.progress.fill_(self.rule.progress)
+        self.progress.fill_(moment.progress)
 
         batch = Split.of(batch)
         parts = [part for part in batch if part is not None]
         shapes = tuple((tuple(part.shape), part.dtype) for part in parts)
         key = (phase, shapes)
         if key not in self._recordings:
-            self._recordings[key] = Recording(self.losses_and_gradients, batch, self.rule)
+            static = replace(moment, progress=self.progress)
+            operations = partial(self._operations, moment=static)
+            self._recordings[key] = Recording(operations, batch, self.rule, moment.generator)
 
         return self._recordings[key](batch)
 
-    def losses_and_gradients(self, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The operations themselves: progress is a tensor here, and inference the compiled one."""
-        number = self.rule.progress
-        plain = getattr(self.rule, "inference", None)
-
-        self.rule.progress = self.progress
-        if isinstance(self.inference, Inference):
-            self.rule.inference = self.inference
-        try:
-            losses = Rule.gradients(self.rule, batch)
-        finally:
-            self.rule.progress = number
-            if isinstance(self.inference, Inference):
-                self.rule.inference = plain
-
+    def _operations(self, batch: Sequence[Tensor], moment: Moment) -> dict[str, Tensor]:
+        losses = self.rule.gradients(batch, moment)
         return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -132,7 +111,8 @@ class Recording:
     Args:
         function: batch -> losses; it leaves gradients in the rule's parameters.
         batch: an example of the batches to come.
-        rule: the owner of parameters and generator.
+        rule: the owner of the parameters.
+        generator: source of the rule's noise.
     """
 
     def __init__(
@@ -140,9 +120,11 @@ class Recording:
         function: Callable[[Sequence[Tensor]], dict[str, Tensor]],
         batch: Split,
         rule: Rule,
+        generator: Generator | None,
     ) -> None:
         self.function = function
         self.rule = rule
+        self.generator = generator
         self.batch = batch.map(Tensor.clone)
 
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -168,7 +150,7 @@ class Recording:
         return self.losses
 
     def _record(self) -> None:
-        generator = self.rule.generator
+        generator = self.generator
         state = generator.get_state()
 
         stream = torch.cuda.Stream()
@@ -217,11 +199,23 @@ class Graphs(Callback):
                 "static updates are for one process and precision 32-true or 64-true"
             )
 
+        if trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"Graphs with accumulate_grad_batches={trainer.accumulate_grad_batches}: static "
+                "updates are of one batch; accepted: 1"
+            )
+
     def on_fit_start(self, trainer: Trainer, pl_module: Rule) -> None:
-        pl_module.gradients = StaticUpdate(pl_module, self.compile)
+        inference = getattr(pl_module, "inference", None)
+        if self.compile and isinstance(inference, Inference) and inference.temperature == 0.0:
+            inference.compiled = CompiledLoop(inference)
+
+        pl_module.recorded = StaticUpdate(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Rule) -> None:
-        pl_module.__dict__.pop("gradients", None)
+        pl_module.recorded = None
+        if getattr(pl_module, "inference", None) is not None:
+            pl_module.inference.compiled = None
 
     def on_exception(self, trainer: Trainer, pl_module: Rule, exception: BaseException) -> None:
-        pl_module.__dict__.pop("gradients", None)
+        self.on_fit_end(trainer, pl_module)

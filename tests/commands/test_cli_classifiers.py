@@ -19,7 +19,9 @@ def test_commands_for_images_refuse_a_classifier(
 ):
     monkeypatch.chdir(tmp_path)
     before = list(tmp_path.iterdir())
+
     assert gendae(command, classifier) == 2
+
     error = capsys.readouterr().err.strip()
     assert "c.safetensors is a classifier trained for labels" in error
     assert "gendae predict" in error
@@ -30,15 +32,18 @@ def test_commands_for_images_refuse_a_classifier(
 
 def test_info_shows_a_classifier_s_layers_and_discrete_levels(classifier, tmp_path, capsys):
     assert gendae("info", classifier) == 0
+
     printed = capsys.readouterr().out
     assert "layers      64 - 20 tanh - 20 tanh - 8 tanh - 10 classes\n" in printed
     assert "discrete    h_1 as bits\n" in printed
     assert "prior" not in printed
-    drawn = save(
-        deep_classifier([64, 20, 8], classes=3, stochastic=True), tmp_path / "s.safetensors"
-    )
+
+    network = deep_classifier([64, 20, 8], classes=3, stochastic=True)
+    drawn = save(network, tmp_path / "s.safetensors")
     plain = save(deep_classifier([64, 20]), tmp_path / "p.safetensors")
+
     assert gendae("info", drawn) == 0
+
     printed = capsys.readouterr().out
     assert "20 sigmoid - 8 sigmoid - 3 classes" in printed
     assert "discrete    h_1 drawn, h_2 drawn\n" in printed
@@ -48,50 +53,32 @@ def test_info_shows_a_classifier_s_layers_and_discrete_levels(classifier, tmp_pa
 
 def test_a_classifier_s_run_is_exported_without_a_prior(tmp_path, digits, capsys):
     config = ROOT / "configs/mnist-dtp-tanh.yaml"
-    assert (
-        gendae(
-            "fit",
-            "--config",
-            config,
-            "--trainer.default_root_dir",
-            tmp_path,
-            "--trainer.max_epochs",
-            1,
-            "--trainer.enable_progress_bar",
-            "false",
-            "--model.stack.sizes",
-            "[64, 12, 12]",
-            "--data",
-            "gendae.Digits",
-        )
-        == 0
-    )
+    out = tmp_path / "out.safetensors"
+    root = ["--trainer.default_root_dir", tmp_path]
+    quick = ["--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false"]
+    small = ["--model.stack.sizes", "[64, 12, 12]", "--data", "gendae.Digits"]
+
+    assert gendae("fit", "--config", config, *root, *quick, *small) == 0
+
     run = tmp_path / "0001"
-    assert gendae("export", run, "--out", tmp_path / "out.safetensors", "--choose-prior") == 2
+    assert gendae("export", run, "--out", out, "--choose-prior") == 2
     assert "is a classifier, which has no prior" in capsys.readouterr().err
-    assert gendae("export", run, "--out", tmp_path / "out.safetensors") == 0
+
+    assert gendae("export", run, "--out", out) == 0
     assert "Prior" not in capsys.readouterr().out
+
     x = digits.split("test").x
-    assert torch.equal(
-        load(tmp_path / "out.safetensors").predict(x),
-        load(run / "checkpoints/best.ckpt").predict(x),
-    )
+    best = load(run / "checkpoints/best.ckpt")
+    assert torch.equal(load(out).predict(x), best.predict(x))
 
 
 def test_a_rule_that_refuses_the_network_ends_in_its_own_line(tmp_path, capsys):
     config = ROOT / "configs/mnist-dtp-sign.yaml"
-    assert (
-        gendae(
-            "fit",
-            "--config",
-            config,
-            "--model",
-            "gendae.BackpropRule",
-            "--trainer.default_root_dir",
-            tmp_path,
-        )
-        == 2
-    )
+    rule = ["--model", "gendae.BackpropRule"]
+    root = ["--trainer.default_root_dir", tmp_path]
+
+    assert gendae("fit", "--config", config, *rule, *root) == 2
+
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("gendae: error: BackpropRule does not support this network")
     assert error.endswith("fixed=1")

@@ -37,6 +37,7 @@ def own(tmp_path, digits):
         tmp_path / "x-idx3-ubyte.gz", (x * 255).round().reshape(-1, 8, 8).numpy().astype(np.uint8)
     )
     write_idx(tmp_path / "y-idx1-ubyte.gz", y.numpy().astype(np.uint8))
+
     return tmp_path
 
 
@@ -46,6 +47,7 @@ def by_hand(path, x):
     h = x.numpy()
     for pair in stack.pairs:
         h = np.tanh(h @ pair.f.weight.detach().numpy().T + pair.f.bias.detach().numpy())
+
     a = h @ stack.output.weight.detach().numpy().T + stack.output.bias.detach().numpy()
     e = np.exp(a - a.max(1, keepdims=True))
     return e / e.sum(1, keepdims=True)
@@ -55,15 +57,20 @@ def by_hand(path, x):
 def test_predict_writes_what_the_network_says(model, own, digits, capsys, name):
     out = own / "deep/p.npz"
     assert gendae("predict", model, own / name, "--out", out) == 0
+
     with np.load(out) as arrays:
         assert sorted(arrays.files) == ["label", "probability"]
-        label, probability = arrays["label"], arrays["probability"]
+        label = arrays["label"]
+        probability = arrays["probability"]
     assert (label.dtype, probability.dtype) == (np.int64, np.float32)
+
     x, y, _ = digits.split("test")[:20]
     expected = by_hand(model, x)
     tolerance = 1e-2 if "ubyte" in name else 1e-6  # bytes round the sixteenths
+
     assert np.allclose(probability, expected, atol=tolerance)
     assert np.array_equal(label, probability.argmax(1))
+
     printed = capsys.readouterr().out
     wrong = int((label != y.numpy()).sum())
     assert (f"error rate {5 * wrong:.2f} % ({wrong} of 20" in printed) == name.endswith(".npz")
@@ -84,10 +91,10 @@ def test_draws_follow_seed_and_samples(tmp_path, own):
     assert np.array_equal(default, probabilities("--seed", 0, "--samples", 7))
     assert not np.array_equal(default, probabilities("--seed", 1))
     assert not np.array_equal(default, probabilities("--samples", 8))
+
     means = [probabilities("--seed", s, "--samples", 400) for s in (1, 2)]
-    assert (
-        np.abs(means[0] - means[1]).max() < 0.1
-    )  # both near the expectation, unlike single draws
+    difference = np.abs(means[0] - means[1])
+    assert difference.max() < 0.1  # both near the expectation, unlike single draws
     assert np.allclose(default.sum(1), 1, atol=1e-5)
 
 
@@ -127,12 +134,14 @@ def test_what_predict_refuses_in_one_line(
     model, own, digits, monkeypatch, capsys, arguments, words
 ):
     monkeypatch.chdir(own)
+
     x = digits.split("test").x[:20].numpy()
     save(small_stack([64, 8]), own / "stack.safetensors")
     np.save(own / "wide.npy", np.zeros((3, 65)))
     np.savez(own / "float.npz", x=x, y=np.zeros(20))
     np.savez(own / "eleven.npz", x=x, y=np.full(20, 10))
     before = {p: p.read_bytes() for p in own.rglob("*") if p.is_file()}
+
     assert gendae(*arguments) == 2
     error = capsys.readouterr().err.strip()
     assert words in error
@@ -152,11 +161,12 @@ def test_a_failed_write_leaves_nothing(model, own, monkeypatch):
 
     monkeypatch.setattr(np, "savez_compressed", broken)
     before = sorted(own.iterdir())
+
     assert gendae("predict", model, own / "x.npy", "--out", own / "p.npz") == 2
     assert sorted(own.iterdir()) == before
 
 
-# -- labels of one's own images ------------------------------------------------------------------------
+# -- labels of one's own images ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,6 +190,7 @@ def test_labels_stay_with_their_images(own, digits, images, labels):
         test_fraction=0.2,
     )
     x, y, _ = digits.split("test")[:20]
+
     for name, n in (("train", 12), ("valid", 4), ("test", 4)):
         split = data.split(name)
         assert split.y.dtype == torch.int64
@@ -194,10 +205,11 @@ def test_images_without_labels_have_none(own):
 
 
 def test_an_array_y_that_is_no_label_is_nobody_s_business(own, digits):
-    """Generative users may keep one-hot or real y beside their images, and .npy files by any name."""
+    """One-hot or real y may lie beside images of generative users; a .npy file has any name."""
     x, y, _ = digits.split("test")[:20]
     np.savez(own / "onehot.npz", x=x.numpy(), y=np.eye(10)[y.numpy()])
     assert Images(own / "onehot.npz").split("train").y is None
+
     (own / "x.npy").rename(own / "plain.npz")
     assert labels_of(own / "plain.npz", 20) is None
 
@@ -219,6 +231,7 @@ def test_bad_labels_are_named(own, digits, array, words):
     with pytest.raises(ValueError, match=words) as error:
         Images(str(own / "x.npy"), labels=str(own / "bad.npy")).setup()
     assert "\n" not in str(error.value)
+
     np.savez(own / "bad.npz", x=digits.split("test").x[:20].numpy(), label=array)
     with pytest.raises(ValueError, match=words):
         labels_of(own / "bad.npz", 20)
@@ -237,6 +250,7 @@ def test_files_without_labels_are_named(own):
             np.savez(own / name, a=np.zeros(20, int), b=np.zeros(20, int))
         elif name == "cut.npz":
             (own / name).write_bytes((own / "both.npz").read_bytes()[:200])
+
         with pytest.raises(error, match=words):
             read_labels(own / name, 20)
 
@@ -247,7 +261,9 @@ trainer: {max_epochs: 25, enable_progress_bar: false, enable_model_summary: fals
 model:
   class_path: gendae.DifferenceTargetPropRule
   init_args:
-    stack: {class_path: gendae.deep_classifier, init_args: {sizes: [64, 30, 30], classes: 10}}
+    stack:
+      class_path: gendae.deep_classifier
+      init_args: {sizes: [64, 30, 30], classes: 10}
     sigma: 0.1
     lr_f: 3.0e-3
 data: {class_path: gendae.Images, init_args: {path: PATH, labels: LABELS, batch_size: 50}}
@@ -256,21 +272,22 @@ data: {class_path: gendae.Images, init_args: {path: PATH, labels: LABELS, batch_
 
 def test_a_classifier_is_trained_on_own_images_by_the_command_line(tmp_path, digits, capsys):
     x, y, _ = digits.split("train")
+    test = digits.split("test")
     np.save(tmp_path / "x.npy", x.numpy())
     np.save(tmp_path / "y.npy", y.numpy())
-    np.savez(
-        tmp_path / "test.npz", x=digits.split("test").x.numpy(), y=digits.split("test").y.numpy()
-    )
+    np.savez(tmp_path / "test.npz", x=test.x.numpy(), y=test.y.numpy())
+
+    paths = CONFIG.replace("PATH", str(tmp_path / "x.npy"))
     config = tmp_path / "c.yaml"
-    config.write_text(
-        CONFIG.replace("PATH", str(tmp_path / "x.npy")).replace("LABELS", str(tmp_path / "y.npy"))
-    )
+    config.write_text(paths.replace("LABELS", str(tmp_path / "y.npy")))
     assert gendae("fit", "--config", config, "--trainer.default_root_dir", tmp_path / "runs") == 0
+
     best = tmp_path / "runs/0001/checkpoints/best.ckpt"
     assert load(best).facts["dataset"]["labels"] == str(tmp_path / "y.npy")
     assert gendae("predict", best, tmp_path / "test.npz", "--out", tmp_path / "p.npz") == 0
+
     with np.load(tmp_path / "p.npz") as arrays:
-        error = (arrays["label"] != digits.split("test").y.numpy()).mean()
+        error = (arrays["label"] != test.y.numpy()).mean()
     assert error < 0.2
     assert f"error rate {100 * error:.2f} %" in capsys.readouterr().out
 

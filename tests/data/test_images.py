@@ -2,7 +2,6 @@ import gzip
 import math
 import os
 import struct
-from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -27,17 +26,16 @@ def idx(path, array, opener=open):
 
 def small_mnist(folder, suffix=".gz", images=60_000):
     """Files of MNIST's shape with one bright pixel per image, so that each can be told apart."""
+    opener = {".gz": gzip.open, "": open}[suffix]
     folder.mkdir(parents=True)
     for part, count in (("train", images), ("t10k", 10_000)):
+        number = np.arange(count)
         pixels = np.zeros((count, 28, 28), np.uint8)
-        pixels.reshape(count, -1)[np.arange(count), np.arange(count) % 784] = 255
-        opener = gzip.open if suffix else open
+        pixels.reshape(count, -1)[number, number % 784] = 255
+        labels = (number % 10).astype(np.uint8)
+
         idx(folder / f"{part}-images-idx3-ubyte{suffix}", pixels, opener)
-        idx(
-            folder / f"{part}-labels-idx1-ubyte{suffix}",
-            (np.arange(count) % 10).astype(np.uint8),
-            opener,
-        )
+        idx(folder / f"{part}-labels-idx1-ubyte{suffix}", labels, opener)
 
 
 @pytest.fixture
@@ -49,8 +47,11 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def test_digits_split_is_seeded_disjoint_and_complete():
-    a, b, c = Digits(), Digits(), Digits(seed=1)
+    a = Digits()
+    b = Digits()
+    c = Digits(seed=1)
     sizes = [len(a.split(name).x) for name in ("train", "valid", "test")]
+
     assert sizes == [1199, 299, 299]
     assert torch.equal(a.split("train").x, b.split("train").x)
     assert not torch.equal(a.split("train").x, c.split("train").x)
@@ -70,12 +71,13 @@ def test_mnist_is_found_below_root(nowhere, place, suffix):
 def test_mnist_from_the_environment_and_with_a_drawn_split(nowhere, monkeypatch):
     small_mnist(nowhere / "env" / "mnist")
     monkeypatch.setenv("GENDAE_DATA", str(nowhere / "env"))
-    plain, drawn = MNIST(), MNIST(split_seed=3)
+    plain = MNIST()
+    drawn = MNIST(split_seed=3)
+
     assert torch.equal(plain.split("test").x, drawn.split("test").x)
-    both = torch.cat([drawn.split("train").x, drawn.split("valid").x])
-    assert torch.equal(
-        both.sum(0), torch.cat([plain.split("train").x, plain.split("valid").x]).sum(0)
-    )
+
+    both, again = (torch.cat([d.split("train").x, d.split("valid").x]) for d in (drawn, plain))
+    assert torch.equal(both.sum(0), again.sum(0))
     assert not torch.equal(plain.split("valid").x, drawn.split("valid").x)
 
 
@@ -100,6 +102,7 @@ def test_a_download_is_cached_atomically_and_used_once(nowhere, monkeypatch):
         data = MNIST()
         data.prepare_data()
         assert data.split("test").x[0, 5] == 1.0
+
     assert calls == ["mnist_784"]
     assert all(not f.name.startswith(".") for f in (nowhere / "cache/gendae/mnist").iterdir())
 
@@ -130,38 +133,47 @@ def test_idx_round_trip_and_damage(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     path = tmp_path / "a-ubyte.gz"
     write_idx(path, array)
+
     assert np.array_equal(read_idx(path), array)
     assert os.listdir(tmp_path) == ["a-ubyte.gz"]
+
     content = gzip.decompress(path.read_bytes())
     for name, bad in {"cut": content[:-3], "foreign": b"hello world", "short": b"\x00"}.items():
         (tmp_path / name).write_bytes(bad)
         with pytest.raises(ValueError, match=name):
             read_idx(tmp_path / name)
+
     (tmp_path / "cut.gz").write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="damaged"):
         read_idx(tmp_path / "cut.gz")
 
 
-def test_images_from_every_kind_of_file(tmp_path):
-    x = np.random.default_rng(0).random((6, 4, 4)).astype(np.float32)
-    np.save(tmp_path / "a.npy", x)
-    np.savez(tmp_path / "b.npz", samples=x.reshape(6, 16), other=np.zeros(3))
-    np.savez(tmp_path / "c.npz", anything=x.astype(np.float64))
-    (tmp_path / "folder").mkdir()
-    for i, image in enumerate(x):
-        Image.fromarray((image * 255).round().astype(np.uint8)).save(tmp_path / f"folder/{i}.png")
-    idx(tmp_path / "d-ubyte", (x * 255).round().astype(np.uint8))
-    for name, shape, atol in (
+@pytest.mark.parametrize(
+    ("name", "shape", "atol"),
+    [
         ("a.npy", (4, 4), 0),
         ("b.npz", None, 0),
         ("c.npz", (4, 4), 0),
         ("folder", (4, 4), 0.002),
         ("d-ubyte", (4, 4), 0.002),
-    ):
-        got, found = read_images(tmp_path / name)
-        assert got.dtype == torch.float32
-        assert found == shape
-        assert torch.allclose(got, torch.from_numpy(x.reshape(6, 16)), atol=atol), name
+    ],
+)
+def test_images_from_every_kind_of_file(tmp_path, name, shape, atol):
+    x = np.random.default_rng(0).random((6, 4, 4)).astype(np.float32)
+    pixels = (x * 255).round().astype(np.uint8)
+    np.save(tmp_path / "a.npy", x)
+    np.savez(tmp_path / "b.npz", samples=x.reshape(6, 16), other=np.zeros(3))
+    np.savez(tmp_path / "c.npz", anything=x.astype(np.float64))
+    idx(tmp_path / "d-ubyte", pixels)
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"folder/{i}.png")
+
+    images, shape_of_file = read_images(tmp_path / name)
+
+    assert images.dtype == torch.float32
+    assert shape_of_file == shape
+    assert torch.allclose(images, torch.from_numpy(x.reshape(6, 16)), atol=atol)
 
 
 def bad_files(folder):
@@ -219,11 +231,10 @@ def test_own_images_are_split(tmp_path):
 
 def test_loader_order_depends_on_seed_and_epoch_only():
     x = torch.arange(20.0)[:, None]
-    first, second = (
-        TensorLoader(Split(x), 6, True, seed=1),
-        TensorLoader(Split(x), 6, True, seed=1),
-    )
+    first = TensorLoader(Split(x), 6, True, seed=1)
+    second = TensorLoader(Split(x), 6, True, seed=1)
     epochs = [torch.cat([b[0] for b in first]) for _ in range(2)]
+
     assert len(first) == 3
     assert not torch.equal(*epochs)
     assert len(set(epochs[0].flatten().tolist())) == 18
@@ -232,10 +243,11 @@ def test_loader_order_depends_on_seed_and_epoch_only():
 
 def test_loader_shares_are_disjoint_and_equal_on_all_ranks():
     x = torch.arange(21.0)[:, None]
-    shares = [
-        torch.cat([b[0] for b in TensorLoader(Split(x), 2, True, 0, rank, 2)]).flatten().tolist()
-        for rank in (0, 1)
-    ]
+    shares = []
+    for rank in (0, 1):
+        loader = TensorLoader(Split(x), 2, True, 0, rank, 2)
+        shares.append(torch.cat([b[0] for b in loader]).flatten().tolist())
+
     assert len(shares[0]) == len(shares[1]) == 10
     assert not set(shares[0]) & set(shares[1])
 
@@ -306,34 +318,38 @@ def test_nothing_is_read_in_the_constructor_and_an_empty_path_is_no_folder(
 
 def test_loader_goes_over_the_same_order_in_every_pass_of_an_epoch():
     x = torch.arange(20.0)[:, None]
-    loader, single = (
-        TensorLoader(Split(x), 6, True, seed=1, passes=3),
-        TensorLoader(Split(x), 6, True, seed=1),
-    )
+    loader = TensorLoader(Split(x), 6, True, seed=1, passes=3)
+    single = TensorLoader(Split(x), 6, True, seed=1)
+
     assert (len(loader), len(single)) == (9, 3)
+
     for _ in range(3):  # epochs
-        batches, order = [b[0] for b in loader], [b[0] for b in single]
+        batches = [b[0] for b in loader]
+        order = [b[0] for b in single]
         assert len(batches) == 9
         assert all(torch.equal(a, b) for a, b in zip(batches, 3 * order, strict=True))
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-@pytest.mark.parametrize("taken", [1, 3, 4, 6, 8])
-def test_loader_resumes_in_the_middle_of_any_pass(taken, passes):
+@pytest.mark.parametrize(
+    ("passes", "taken"), [(1, 1), (1, 2), (2, 1), (2, 3), (2, 4), (2, 6), (2, 8)]
+)
+def test_loader_resumes_in_the_middle_of_any_pass(passes, taken):
     x = torch.arange(20.0)[:, None]
-    make = partial(TensorLoader, Split(x), 6, True, seed=1, passes=passes)
-    whole = make()
-    batches = [b[0] for loader in 4 * [whole] for b in loader]
-    stopped, again = make(), make()
-    source = chain.from_iterable(stopped for _ in range(4))
+    loader, stopped, again = (
+        TensorLoader(Split(x), 6, True, seed=1, passes=passes) for _ in range(3)
+    )
+    batches = [b[0] for _ in range(2) for b in loader]
+    source = chain.from_iterable(stopped for _ in range(2))
+
     assert all(torch.equal(next(source)[0], b) for b in batches[:taken])
+
     again.load_state_dict(stopped.state_dict())
     rest = [b[0] for b in again]
-    epoch = 3 * passes
-    assert len(rest) == epoch - taken % epoch
-    assert all(
-        torch.equal(a, b) for a, b in zip(rest, batches[taken : taken + len(rest)], strict=True)
-    )
+    expected = batches[taken : taken + len(rest)]
+    length = 3 * passes
+
+    assert len(rest) == length - taken % length
+    assert all(torch.equal(a, b) for a, b in zip(rest, expected, strict=True))
 
 
 def test_passes_are_for_training_only():
@@ -344,7 +360,7 @@ def test_passes_are_for_training_only():
 
 
 def test_an_epoch_that_is_left_early_is_over():
-    """A Trainer with limit_train_batches leaves the loader in the middle; the next epoch is whole again."""
+    """limit_train_batches leaves the loader in the middle; the next epoch is whole again."""
     loader = TensorLoader(Split(torch.arange(12.0)[:, None]), 3, shuffle=True)
     next(iter(loader))
     whole = torch.cat([batch.x for batch in loader])

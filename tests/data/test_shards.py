@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gendae import cli, load
-from gendae.data.images import Images
+from gendae.data.images import Digits, Images
 from gendae.data.loader import Split, TensorLoader
 from gendae.data.shards import Rows, Shards
 
@@ -20,91 +20,82 @@ def folder(tmp_path):
     values = np.arange(12, dtype=np.uint8)
     for name, part in zip("abc", np.split(values, [4, 9]), strict=True):
         np.save(tmp_path / f"{name}.npy", np.broadcast_to(part[:, None, None], (len(part), 3, 2)))
+
     return tmp_path
 
 
 def test_rows_of_several_shards_come_in_the_order_asked_for(folder):
     rows = Rows(sorted(folder.glob("*.npy")))
     index = torch.tensor([11, 0, 4, 3, 8, 4])
+
     assert rows.shape == (12, 6)
     assert torch.equal(rows[index], (index / 255).float()[:, None].expand(-1, 6))
     assert torch.equal(rows[2:4], (torch.tensor([2, 3]) / 255).float()[:, None].expand(-1, 6))
+
     again = rows.select(torch.tensor([5, 2, 9]))
     assert torch.equal(again[torch.tensor([2, 0])][:, 0] * 255, torch.tensor([9.0, 5.0]))
     assert rows[:0].shape == (0, 6)
 
 
-def test_batches_are_those_of_the_same_data_in_memory(folder):
-    """Also the share of each rank, and the order of every epoch."""
+def rows_of_shards(folder):
     rows = Rows(sorted(folder.glob("*.npy")))
-    for shuffle in (True, False):
-        for rank in (0, 1):
-            loaders = [
-                TensorLoader(Split(x), 2, shuffle, seed=3, rank=rank, ranks=2)
-                for x in (rows, rows[:])
-            ]
-            for _ in range(2):
-                a, b = (torch.cat([batch[0] for batch in loader]) for loader in loaders)
-                assert torch.equal(a, b)
+    return rows, rows[:]
+
+
+def rows_of_a_split(folder):
+    np.save(folder / "x.npy", np.random.default_rng(0).random((60, 64), np.float32))
+    data = Shards(str(folder / "x.npy"), shape=[8, 8])
+    return data.rows("train").x, data.split("train").x
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("rows", [rows_of_shards, rows_of_a_split])
+def test_batches_are_those_of_the_same_data_in_memory(folder, rows, rank, ranks, shuffle):
+    """Also the share of each rank, and the order of every epoch."""
+    options = {"shuffle": shuffle, "rank": rank, "ranks": ranks}
+    mapped, held = (TensorLoader(Split(x), 2, seed=3, **options) for x in rows(folder))
+
+    for _ in range(2):
+        for a, b in zip(mapped, held, strict=True):
+            assert torch.equal(a[0], b[0])
 
 
 def test_splits_hold_every_image_once_and_labels_follow(folder):
-    np.save(folder.parent / "y.npy", np.arange(12))
-    data = Shards(
-        str(folder), valid_fraction=0.25, test_fraction=0.25, labels=str(folder.parent / "y.npy")
-    )
+    labels = folder.parent / "y.npy"
+    np.save(labels, np.arange(12))
+    data = Shards(str(folder), valid_fraction=0.25, test_fraction=0.25, labels=str(labels))
     parts = [data.split(name) for name in ("train", "valid", "test")]
+
     assert [len(part.x) for part in parts] == [6, 3, 3]
     for x, y, _ in parts:
         assert torch.equal((x[:, 0] * 255).round().long(), y)
-    assert sorted(torch.cat([part.y for part in parts]).tolist()) == list(range(12))
+
+    assert sorted(torch.cat([y for _, y in parts]).tolist()) == list(range(12))
     assert data.shape == (3, 2)
 
 
-def test_batches_of_a_split_are_those_of_its_images_in_memory(tmp_path):
-    """Nothing but the place differs, whether an array is held or mapped."""
-    x = np.random.default_rng(0).random((60, 64), np.float32)
-    np.save(tmp_path / "x.npy", x)
-    data = Shards(str(tmp_path / "x.npy"), shape=[8, 8])
-    rows, held = data.rows("train").x, data.split("train").x
-    loaders = [TensorLoader(Split(part), 10, shuffle=True, seed=1) for part in (rows, held)]
-    for a, b in zip(*loaders, strict=True):
-        assert torch.equal(a[0], b[0])
-
-
 def test_the_command_line_trains_on_a_folder_of_shards(tmp_path):
-    from gendae.data.images import Digits
-
     x = Digits().split("train").x.numpy()
     (tmp_path / "shards").mkdir()
     for k, part in enumerate(np.array_split((x * 255).astype(np.uint8), 5)):
         np.save(tmp_path / "shards" / f"{k}.npy", part)
-    code = cli.main(
-        [
-            "fit",
-            "--config",
-            "configs/digits-variational-em.yaml",
-            "--data",
-            "Shards",
-            "--data.path",
-            str(tmp_path / "shards"),
-            "--trainer.max_epochs",
-            "2",
-            "--trainer.default_root_dir",
-            str(tmp_path),
-            "--trainer.enable_progress_bar",
-            "false",
-            "--trainer.enable_model_summary",
-            "false",
-        ]
-    )
-    assert code == 0
-    stack = load(tmp_path / "0001" / "checkpoints" / "last.ckpt")
-    assert stack.facts["dataset"]["type"] == "Shards"
-    assert (
-        cli.main(["evaluate", str(tmp_path / "0001" / "checkpoints" / "last.ckpt"), "--n", "200"])
-        == 0
-    )
+
+    options = {
+        "config": "configs/digits-variational-em.yaml",
+        "data": "Shards",
+        "data.path": tmp_path / "shards",
+        "trainer.max_epochs": 2,
+        "trainer.default_root_dir": tmp_path,
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert cli.main(["fit", *words]) == 0
+
+    checkpoint = tmp_path / "0001" / "checkpoints" / "last.ckpt"
+    assert load(checkpoint).facts["dataset"]["type"] == "Shards"
+    assert cli.main(["evaluate", str(checkpoint), "--n", "200"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -153,6 +144,7 @@ def test_a_bad_pixel_is_found_when_it_is_read(tmp_path, value, words):
     np.save(tmp_path / "x.npy", x)
     rows = Rows([tmp_path / "x.npy"])
     rows[:13]
+
     with pytest.raises(ValueError, match=rf"x\.npy holds.*{words}"):
         rows[10:15]
 
@@ -162,14 +154,25 @@ LIMITED = """
     import torch
     from pytorch_lightning import Trainer
     from gendae import Images, Shards, VariationalEMRule, deep_autoencoder
+
     data = {"Shards": Shards, "Images": Images}[sys.argv[1]](sys.argv[2], batch_size=100)
     limit = int(sys.argv[3]) * 2**20
     rule = VariationalEMRule(deep_autoencoder([784, 32, 16]))
-    options = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                   num_sanity_val_steps=0, accelerator="cpu")
-    Trainer(max_epochs=1, **options).fit(rule, torch.utils.data.DataLoader(torch.rand(200, 784).unsqueeze(1), 100))
-    used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+    options = dict(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+    )
+    loader = torch.utils.data.DataLoader(torch.rand(200, 784).unsqueeze(1), 100)
+    Trainer(max_epochs=1, **options).fit(rule, loader)
+
+    line = next(l for l in open("/proc/self/status") if l.startswith("VmData"))
+    used = int(line.split()[1]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))
+
     trainer = Trainer(max_epochs=1, limit_train_batches=20, **options)
     trainer.fit(rule, data)
     print("updates", trainer.global_step)
@@ -177,29 +180,16 @@ LIMITED = """
 
 
 def train_within(kind, path, limit_mb):
-    return subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            textwrap.dedent(LIMITED),
-            kind,
-            str(path),
-            str(limit_mb),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    script = textwrap.dedent(LIMITED)
+    command = [sys.executable, "-W", "ignore", "-c", script, kind, str(path), str(limit_mb)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.skipif(
     sys.platform != "linux", reason="RLIMIT_DATA counts mapped memory on Linux only"
 )
 def test_training_needs_less_memory_than_the_data(tmp_path):
-    """A 470 MB array under a limit of 160 MB more than an idle process: mapped it trains, held in memory it cannot.
+    """A 470 MB array under a limit of 160 MB above an idle process: only the mapped one trains.
 
     The file is sparse: it takes no room on disk, and reads as black images.
     """
@@ -208,9 +198,11 @@ def test_training_needs_less_memory_than_the_data(tmp_path):
     )
     array[:1000] = np.random.default_rng(0).random((1000, 784), np.float32)
     del array
+
     mapped = train_within("Shards", tmp_path / "x.npy", 160)
     assert mapped.returncode == 0, mapped.stderr[-1500:]
     assert "updates 20" in mapped.stdout
+
     held = train_within("Images", tmp_path / "x.npy", 160)
     assert held.returncode != 0
     assert "emory" in held.stderr or "alloc" in held.stderr
@@ -219,10 +211,11 @@ def test_training_needs_less_memory_than_the_data(tmp_path):
 def test_images_and_shards_agree_on_what_a_file_holds(tmp_path):
     x = np.random.default_rng(0).random((30, 5, 5), np.float32)
     np.save(tmp_path / "x.npy", x)
-    mapped, held = Shards(str(tmp_path / "x.npy")), Images(str(tmp_path / "x.npy"))
+    mapped = Shards(str(tmp_path / "x.npy"))
+    held = Images(str(tmp_path / "x.npy"))
     assert mapped.shape == held.shape == (5, 5)
-    a, b = (
-        torch.cat([data.split(name).x for name in ("train", "valid", "test")])
-        for data in (mapped, held)
-    )
+
+    names = ("train", "valid", "test")
+    a = torch.cat([mapped.split(name).x for name in names])
+    b = torch.cat([held.split(name).x for name in names])
     assert torch.equal(a.sort(0).values, b.sort(0).values)

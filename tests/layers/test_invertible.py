@@ -30,10 +30,12 @@ def trained(layer, steps=30, lr=0.01):
     x = torch.rand(64, layer.features, dtype=layer.bias.dtype)
     target = torch.rand_like(x) * 0.8 + 0.1
     optimizer = torch.optim.Adam(layer.parameters(), lr=lr)
+
     for _ in range(steps):
         optimizer.zero_grad()
         (0.1 * (layer(x) - target).square().sum(1).mean() + layer.penalty()).backward()
         optimizer.step()
+
     return layer
 
 
@@ -44,20 +46,24 @@ def test_the_inverse_inverts_before_and_after_training(form, activation, dtype, 
     layer = InvertibleAffine(12, form, activation, refinements=12).to(dtype)
     x = torch.rand(50, 12, dtype=dtype) - 0.5
     start = layer.bias.clone()
+
     for _ in range(2):
         assert torch.allclose(layer(x), layer.s(x @ dense(layer).T + layer.bias), atol=tolerance)
         assert (layer.inverse(layer(x)) - x).abs().max() < tolerance
         assert (layer(layer.inverse(layer(x))) - layer(x)).abs().max() < tolerance
         trained(layer)
+
     assert (layer.bias - start).abs().min() > 1e-3  # it did train
 
 
 def test_refinement_divides_the_error_by_a_constant():
     layer = trained(InvertibleAffine(8, "svd", "linear").double(), lr=0.02)
     x = torch.randn(20, 8, dtype=torch.float64)
+
     errors = []
     for layer.refinements in range(5):
         errors.append((layer.inverse(layer(x)) - x).norm().item())
+
     rate = layer.penalty().item() ** 0.5
     assert 1e-4 < rate < 0.5 and errors[0] > 1e-4
     assert errors[4] < errors[0] * 20 * rate**4
@@ -65,15 +71,19 @@ def test_refinement_divides_the_error_by_a_constant():
 
 def test_penalty_keeps_u_and_v_near_orthogonal():
     with_penalty, without = (InvertibleAffine(6, "svd", "linear") for _ in range(2))
-    x, target = torch.rand(40, 6), torch.rand(40, 6)
+    x = torch.rand(40, 6)
+    target = torch.rand(40, 6)
+
     for layer, weight in ((with_penalty, 1.0), (without, 0.0)):
         optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
         for _ in range(200):
             optimizer.zero_grad()
             ((layer(x) - target).square().mean() + weight * layer.penalty()).backward()
             optimizer.step()
+
     assert with_penalty.penalty() < 0.01
     assert without.penalty() > 0.1
+
     by_hand = sum((m.T @ m - torch.eye(6)).norm() ** 2 for m in (without.u, without.v))
     assert torch.allclose(without.penalty(), by_hand)
     assert InvertibleAffine(6, "cholesky").penalty() == 0
@@ -84,7 +94,8 @@ class Operations(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.names, self.products = set(), []
+        self.names = set()
+        self.products = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split("::")[1]
@@ -112,18 +123,25 @@ def test_up_and_down_cost_the_square_of_the_width_per_example(form):
     for use in ("forward", "invert"):
         flops = []
         for width in (20, 40):
-            layer, x = InvertibleAffine(width, form), torch.rand(1, width) - 0.5
+            layer = InvertibleAffine(width, form)
+            x = torch.rand(1, width) - 0.5
+
             with torch.no_grad(), Operations() as seen:
                 getattr(layer, use)(x)
+
             assert not seen.names & cubic
             assert all(
                 min(shape[0] for shape in shapes if len(shape) == 2) == 1
                 for shapes in seen.products
             ), "a product of two d x d matrices"
+
             with FlopCounterMode(display=False) as counter:
                 getattr(layer, use)(x)
+
             flops.append(counter.get_total_flops())
+
         assert flops[1] == 4 * flops[0]
+
     assert seen.names & {"linalg_solve_triangular"} or form == "svd"
 
 
@@ -168,6 +186,7 @@ def test_values_out_of_range_are_refused_by_inverse_and_clamped_by_g(activation,
     pair = InvertiblePair(4, activation=activation)
     h = torch.full((2, 4), 0.5)
     h[0, 0] = bad
+
     with pytest.raises(ValueError, match="clamp h") as error:
         pair.f.inverse(h)
     assert "\n" not in str(error.value) and f"{bad:g}"[:3] in str(error.value)
@@ -198,6 +217,7 @@ def test_the_pair_holds_its_parameters_once_and_its_copies_share_their_own(form)
     pair = InvertiblePair(5, form)
     assert not [name for name in pair.state_dict() if name.startswith("g")]
     assert len(list(pair.parameters())) == len(list(pair.f.parameters()))
+
     x = torch.rand(3, 5)
     for other in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
         with torch.no_grad():
@@ -205,6 +225,7 @@ def test_the_pair_holds_its_parameters_once_and_its_copies_share_their_own(form)
         assert torch.allclose(other.g(other.f(x)), x, atol=1e-5)
         assert torch.allclose(pair.g(pair.f(x)), x, atol=1e-5)
         assert not torch.equal(other.f.bias, pair.f.bias)
+
     wide = copy.deepcopy(pair).to(torch.double)
     assert (wide.g(wide.f(x.double())) - x.double()).abs().max() < 1e-12
 
@@ -223,9 +244,11 @@ def test_a_stack_with_an_invertible_pair_survives_its_file(tmp_path):
     )
     for pair in stack.pairs[:2]:
         trained(pair.f)
+
     x = torch.rand(8, 6)
     stack.prior.fit(stack.encode(x)[-1].detach())
     loaded = model_file.load(model_file.save(stack, tmp_path / "model.safetensors"))
+
     assert describe(loaded) == describe(stack)
     assert loaded.pairs[0].f.refinements == 7 and loaded.pairs[0].observation.sigma == 0.5
     assert torch.equal(loaded.encode(x)[-1], stack.encode(x)[-1])

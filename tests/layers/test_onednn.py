@@ -1,4 +1,7 @@
-"""Packed products: equal to the plain path within rounding, chosen by machine or variable, never for what they cannot do."""
+"""Packed products: equal to plain ones within rounding, and chosen by machine or variable.
+
+They are never chosen for what they cannot do.
+"""
 
 import copy
 
@@ -13,6 +16,7 @@ from gendae.layers.mlp import MLP
 from gendae.layers.onednn import PackedAffine, packed
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
+from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import small_stack
 
@@ -30,51 +34,64 @@ def forced(monkeypatch):
 @pytest.mark.parametrize("activation", ["softplus", "sigmoid", "tanh", "relu", "linear"])
 def test_a_packed_layer_is_the_layer_within_rounding(activation):
     layer = Affine(300, 200, activation)
+
     with torch.no_grad():
         layer.bias.normal_()
+
         for rows in (1, 7, 100):
             h = torch.randn(rows, 300)
             exact = copy.deepcopy(layer).double()(h.double())
-            found = PackedAffine(layer, 7)(h)
-            assert (found - exact).abs().max() < 1e-5
-            assert torch.allclose(found, layer(h), atol=1e-5)
+            product = PackedAffine(layer, 7)(h)
+
+            assert (product - exact).abs().max() < 1e-5
+            assert torch.allclose(product, layer(h), atol=1e-5)
 
 
 @needs_operators
 def test_inference_with_packed_products_equals_the_plain_one(monkeypatch):
-    stack, x = deep_autoencoder([784, 100, 20]), torch.rand(10, 784)
-    results, made = {}, []
+    stack = deep_autoencoder([784, 100, 20])
+    x = torch.rand(10, 784)
+    made = []
     monkeypatch.setattr(onednn, "PackedAffine", lambda *a: made.append(a) or PackedAffine(*a))
-    for way in ("plain", "packed"):
-        monkeypatch.setenv("GENDAE_PRODUCTS", way)
-        results[way] = TargetPropInference()(stack, x)
-        assert len(made) == (4 if way == "packed" else 0)
-    for a, b in zip(*results.values(), strict=True):
+
+    monkeypatch.setenv("GENDAE_PRODUCTS", "plain")
+    plain = TargetPropInference()(stack, x)
+    assert len(made) == 0
+
+    monkeypatch.setenv("GENDAE_PRODUCTS", "packed")
+    fast = TargetPropInference()(stack, x)
+    assert len(made) == 4
+
+    for a, b in zip(plain, fast, strict=True):
         assert torch.allclose(a, b, atol=2e-5)
 
 
 @needs_operators
-def test_a_training_step_with_packed_products_equals_a_plain_one_and_uses_the_new_weights(
-    monkeypatch,
-):
-    weights = {}
+def test_training_with_packed_products_equals_plain_training(monkeypatch):
+    """Three updates, so that the weights that were packed first are not used again."""
+    weights = []
     for way in ("plain", "packed"):
         monkeypatch.setenv("GENDAE_PRODUCTS", way)
         torch.manual_seed(0)
-        rule = VariationalEMRule(small_stack((40, 30, 10)), lr_f=1e-2, lr_g=1e-2)
+        rule = VariationalEMRule(small_stack((40, 30, 10)), rates=Rates(f=1e-2, g=1e-2))
         rule.generator = torch.Generator().manual_seed(0)
-        optimizer, x = rule.configure_optimizers(), torch.rand(20, 40)
+        optimizer = rule.configure_optimizers()
+        x = torch.rand(20, 40)
+
         for _ in range(3):
             optimizer.zero_grad()
             sum(rule.losses((x,)).values()).backward()
             optimizer.step()
-        weights[way] = torch.cat([p.detach().flatten() for p in rule.stack.parameters()])
-    assert torch.allclose(*weights.values(), atol=1e-4)
+
+        weights.append(torch.cat([p.detach().flatten() for p in rule.stack.parameters()]))
+
+    assert torch.allclose(*weights, atol=1e-4)
 
 
 @needs_operators
 def test_packed_products_repeat_bit_for_bit(forced):
-    stack, x = small_stack(), torch.rand(10, 8)
+    stack = small_stack()
+    x = torch.rand(10, 8)
     a, b = (TargetPropInference()(stack, x) for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
@@ -97,9 +114,8 @@ def test_the_way_is_chosen_by_processor_or_variable(monkeypatch, way, vendor, ex
 
 def test_an_unknown_way_is_named(monkeypatch):
     monkeypatch.setenv("GENDAE_PRODUCTS", "fast")
-    with pytest.raises(
-        ValueError, match="GENDAE_PRODUCTS='fast' is unknown; accepted: auto, packed, plain"
-    ):
+    words = "GENDAE_PRODUCTS='fast' is unknown; accepted: auto, packed, plain"
+    with pytest.raises(ValueError, match=words):
         TargetPropInference()(small_stack(), torch.rand(2, 8))
 
 
@@ -107,9 +123,12 @@ def test_an_unknown_way_is_named(monkeypatch):
     "change", ["gradients", "float64", "autocast", "empty", "mlp", "bits", "missing operators"]
 )
 def test_everything_else_takes_the_layers_themselves(forced, monkeypatch, change):
-    pair, h = Pair(Affine(4, 3, "tanh"), Affine(3, 4), Gaussian()), torch.rand(5, 4)
+    pair = Pair(Affine(4, 3, "tanh"), Affine(3, 4), Gaussian())
+    h = torch.rand(5, 4)
+
     if change == "float64":
-        pair, h = pair.double(), h.double()
+        pair = pair.double()
+        h = h.double()
     elif change == "empty":
         h = h[:0]
     elif change == "mlp":
@@ -118,15 +137,16 @@ def test_everything_else_takes_the_layers_themselves(forced, monkeypatch, change
         pair = Pair(Affine(4, 3, "tanh", receives="bits"), Affine(3, 4, receives="bits"))
     elif change == "missing operators":
         monkeypatch.setattr(onednn, "available", lambda: False)
-    with (
-        torch.set_grad_enabled(change == "gradients"),
-        torch.autocast("cpu", enabled=change == "autocast"),
-    ):
+
+    gradients = torch.set_grad_enabled(change == "gradients")
+    with gradients, torch.autocast("cpu", enabled=change == "autocast"):
         assert packed(pair, h) == (pair.f, pair.g)
 
 
 def test_operators_that_are_gone_are_noticed(monkeypatch):
     monkeypatch.setattr(onednn, "pack", lambda *_: torch.ops.mkldnn.no_such_operator())
     onednn.available.cache_clear()
+
     assert onednn.available() is False
+
     onednn.available.cache_clear()

@@ -24,17 +24,20 @@ def least_squares(pair, x):
 
 
 def test_a_linear_decoder_gives_the_least_squares_code():
-    pair, x = linear_pair(), torch.randn(20, 9, dtype=torch.float64)
+    pair = linear_pair()
+    x = torch.randn(20, 9, dtype=torch.float64)
     h = optimize_code(pair, x, pair.f(x), steps=300)
     assert torch.allclose(h, least_squares(pair, x), atol=1e-6)
     assert not torch.allclose(pair.f(x), h, atol=0.1)
 
 
 def test_an_orthonormal_decoder_gives_the_soft_thresholded_code():
-    pair, x = linear_pair(6, 6, sigma=0.5), torch.randn(30, 6, dtype=torch.float64)
+    pair = linear_pair(6, 6, sigma=0.5)
+    x = torch.randn(30, 6, dtype=torch.float64)
     with torch.no_grad():
         torch.nn.init.orthogonal_(pair.g.weight)
         projected = (x - pair.g.bias) @ pair.g.weight
+
     h = optimize_code(pair, x, pair.f(x), steps=200, sparsity=2.0)
     expected = projected.sign() * (projected.abs() - 2.0 * 0.25).clamp(min=0.0)
     assert torch.allclose(h, expected, atol=1e-8)
@@ -46,7 +49,8 @@ def test_an_orthonormal_decoder_gives_the_soft_thresholded_code():
     [("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0), ("softplus", 0.0, None), ("relu", 0.0, None)],
 )
 def test_codes_stay_in_the_range_of_the_encoder(activation, low, high):
-    pair, x = Pair(Affine(6, 4, activation), Affine(4, 6)), 5 * torch.randn(20, 6)
+    pair = Pair(Affine(6, 4, activation), Affine(4, 6))
+    x = 5 * torch.randn(20, 6)
     h = optimize_code(pair, x, pair.f(x), steps=30)
     assert h.min() == low and (high is None or h.max() == high)
 
@@ -58,22 +62,27 @@ def test_no_example_is_reconstructed_worse_than_from_the_guess(law):
     before = law.energy(x, pair.g(pair.f(x)))
     after = law.energy(x, pair.decode(pair.encode(x)))
     more = law.energy(x, pair.g(optimize_code(pair, x, pair.encode(x), steps=15)))
+
     assert (after <= before).all()
     assert after.mean() < 0.95 * before.mean()
     assert (more <= after).all()
 
 
 def test_a_far_too_long_first_step_does_no_harm():
-    pair, x = linear_pair(), torch.randn(20, 9, dtype=torch.float64)
+    pair = linear_pair()
+    x = torch.randn(20, 9, dtype=torch.float64)
     start = pair.f(x)
+
     few = optimize_code(pair, x, start, steps=3, lr=1e6)
     many = optimize_code(pair, x, start, steps=300, lr=1e6)
+
     assert torch.equal(few, start)  # three steps, all taken back
     assert torch.allclose(many, least_squares(pair, x), atol=1e-6)
 
 
 def test_examples_do_not_depend_on_the_batch():
-    pair, x = linear_pair(), torch.randn(7, 9, dtype=torch.float64)
+    pair = linear_pair()
+    x = torch.randn(7, 9, dtype=torch.float64)
     whole = optimize_code(pair, x, pair.f(x), steps=8)
     alone = torch.cat([optimize_code(pair, row[None], pair.f(row[None]), steps=8) for row in x])
     assert torch.allclose(whole, alone, atol=1e-10)
@@ -83,15 +92,19 @@ def test_the_code_is_a_constant_and_no_parameter_gets_a_gradient():
     pair = OptimizingPair(Affine(6, 4, "tanh"), Affine(4, 6))
     x = torch.rand(5, 6, requires_grad=True)
     h = pair.encode(x)
+
     assert not h.requires_grad and x.grad is None
     assert all(p.grad is None and p.requires_grad for p in pair.parameters())
+
     pair.recognition.energy(h, pair.f(x.detach())).mean().backward()  # it serves f as a target
     assert pair.f.weight.grad.abs().sum() > 0 and pair.g.weight.grad is None
 
 
 def test_it_works_where_autograd_is_off():
-    pair, x = OptimizingPair(Affine(6, 4, "tanh"), Affine(4, 6)), torch.rand(5, 6)
+    pair = OptimizingPair(Affine(6, 4, "tanh"), Affine(4, 6))
+    x = torch.rand(5, 6)
     expected = pair.encode(x)
+
     with torch.no_grad():
         assert torch.equal(pair.encode(x), expected)
     with torch.inference_mode():
@@ -112,6 +125,7 @@ def test_f_learns_what_the_optimisation_finds():
         optimizer.zero_grad()
         gap().backward()
         optimizer.step()
+
     assert gap() < 0.05 * start
 
 
@@ -123,6 +137,7 @@ def test_a_stack_with_an_optimizing_pair_survives_its_file(tmp_path):
     x = torch.rand(10, 6)
     stack.prior.fit(stack.encode(x)[-1].detach())
     loaded = model_file.load(model_file.save(stack, tmp_path / "model.safetensors"))
+
     assert describe(loaded) == describe(stack)
     assert (loaded.pairs[0].steps, loaded.pairs[0].lr, loaded.pairs[0].sparsity) == (7, 0.3, 0.01)
     assert torch.equal(loaded.encode(x)[-1], stack.encode(x)[-1])
@@ -146,7 +161,8 @@ def test_a_stack_with_an_optimizing_pair_survives_its_file(tmp_path):
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(make, words):
-    pair, x = linear_pair(), torch.randn(5, 9, dtype=torch.float64)
+    pair = linear_pair()
+    x = torch.randn(5, 9, dtype=torch.float64)
     with pytest.raises(ValueError, match=words) as error:
         make(pair, x, pair.f(x))
     assert "\n" not in str(error.value)

@@ -29,10 +29,12 @@ def ar1(phi, steps=2000, n=50, features=3):
 def test_autocorrelation_is_the_sum_over_pairs():
     values = torch.randn(12, 5, 3, dtype=torch.float64)
     centred = values - values.mean((0, 1))
-    direct = [
-        sum((centred[s] * centred[s + t]).sum() for s in range(12 - t)) / (12 - t)
-        for t in range(12)
-    ]
+
+    direct = []
+    for t in range(12):
+        pairs = [(centred[s] * centred[s + t]).sum() for s in range(12 - t)]
+        direct.append(sum(pairs) / (12 - t))
+
     assert torch.allclose(autocorrelation(values), torch.stack(direct) / direct[0], atol=1e-12)
 
 
@@ -40,8 +42,10 @@ def test_autocorrelation_is_the_sum_over_pairs():
 def test_ar1_chains_have_their_known_autocorrelation_and_sample_size(phi):
     values = ar1(phi)
     rho = autocorrelation(values)
+
     assert torch.allclose(rho[:10], torch.tensor([phi**t for t in range(10)]).double(), atol=0.02)
     assert rho[0] == 1.0
+
     tau = (1 + phi) / (1 - phi)
     assert autocorrelation_time(values) == pytest.approx(tau, rel=0.1)
     assert effective_sample_size(values) == pytest.approx(2000 * 50 / tau, rel=0.1)
@@ -64,23 +68,37 @@ def test_chains_stuck_in_their_modes_are_worth_one_draw_each():
     assert effective_sample_size(stuck - modes) == pytest.approx(500 * 40, rel=0.1)
 
 
-def test_class_switches_are_counted():
+def two_of_four_chains():
+    """Labels of four chains: one switches once, one at each of 100 steps."""
     labels = torch.zeros(101, 4, dtype=torch.long)
-    labels[50:, 0] = 1  # one switch
-    labels[::2, 1] = 3  # one at every step
-    assert class_switches(labels) == pytest.approx((1 + 100) / 4)
-    assert class_switches(labels, per=10) == pytest.approx((1 + 100) / 40)
+    labels[50:, 0] = 1
+    labels[::2, 1] = 3
+    return labels
 
 
-def test_a_fair_coin_for_a_label_switches_at_half_of_the_steps():
-    assert class_switches(torch.randint(2, (2001, 50))) == pytest.approx(50, abs=1)
+def coins():
+    return torch.randint(2, (2001, 50))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "switches"),
+    [
+        (two_of_four_chains, {}, pytest.approx((1 + 100) / 4)),
+        (two_of_four_chains, {"per": 10}, pytest.approx((1 + 100) / 40)),
+        (coins, {}, pytest.approx(50, abs=1)),
+    ],
+)
+def test_class_switches_are_counted(make, options, switches):
+    assert class_switches(make(), **options) == switches
 
 
 def test_the_report_names_every_number():
-    values, labels = ar1(0.5, steps=101, n=4), torch.zeros(101, 4, dtype=torch.long)
+    values = ar1(0.5, steps=101, n=4)
+    labels = torch.zeros(101, 4, dtype=torch.long)
     labels[30:, 2] = 1
     labels[60:, 3] = 5
     report = chain_report(values, labels)
+
     assert report["chains"] == 4 and report["steps"] == 100
     assert report["effective sample size"] == effective_sample_size(values)
     assert report["switches / 100 steps"] == pytest.approx(0.5)
@@ -114,28 +132,31 @@ def test_noise_of_that_level_moves_codes_as_far_as_their_neighbours_are():
 
 
 def test_signal_dimensions_of_a_linear_gaussian_model_are_its_rank():
-    # p(h) = N(0, I_10), p(x | h) = N(W h, 0.1^2 I): the optimal diagonal q has sigma_j^2 = 1 / (1 + w_j^2 / 0.01)
+    """Of x = W h + 0.1 noise with h ~ N(0, I): the best sigma_j^2 is 1 / (1 + w_j^2 / 0.01)."""
     w = torch.tensor([3.0, 2.0, 1.0, 0.5, 0, 0, 0, 0, 0, 0])
     sigma = (1 / (1 + w**2 / 0.01)).sqrt()
     order = torch.randperm(10)
     spectrum = signal_dimensions(sigma[order])
+
     assert spectrum.count == 4
     assert torch.allclose(spectrum.sigma, sigma.double(), atol=1e-6)
+
     means = torch.randn(100_000, 10) * (1 - sigma**2).sqrt()  # what its encoder gives on data
     measured = signal_dimensions(sigma[order], means[:, order])
+
     assert measured.count == 4
     assert torch.allclose(measured.information, spectrum.information, atol=0.01)
+
     kl = 0.5 * (means.double().square().mean(0) + sigma**2 - 1 - (sigma**2).log())  # Eq. 22
     assert torch.allclose(measured.information, kl.sort(descending=True).values, atol=0.01)
 
 
 def test_information_does_not_depend_on_units():
-    sigma, means, scale = (
-        torch.rand(5) + 0.1,
-        torch.randn(200, 5),
-        torch.tensor([1, 10, 0.1, 3, 7.0]),
-    )
-    a, b = signal_dimensions(sigma, means), signal_dimensions(sigma * scale, means * scale)
+    sigma = torch.rand(5) + 0.1
+    means = torch.randn(200, 5)
+    scale = torch.tensor([1, 10, 0.1, 3, 7.0])
+    a = signal_dimensions(sigma, means)
+    b = signal_dimensions(sigma * scale, means * scale)
     assert a.count == b.count and torch.allclose(a.information, b.information, atol=1e-6)
 
 
@@ -178,17 +199,18 @@ def test_figures(tmp_path):
     field = plots.vector_field(reconstruct, x, samples=x[:50], log_density=data.log_prob)
     assert calls and all(shape[1] == 2 for shape in calls)
     assert len(field.axes) == 1
+
     spectrum = signal_dimensions(torch.tensor([0.1, 0.2, 0.98, 1.0]))
+    curves = {"a": autocorrelation(ar1(0.9, 100)), "b": autocorrelation(ar1(0.1, 100))}
     figures = {
         "field": field,
         "spectrum": plots.spectrum(spectrum.sigma, spectrum.count),
         "bare": plots.spectrum(torch.rand(20)),
-        "chain": plots.autocorrelation(
-            {"a": autocorrelation(ar1(0.9, 100)), "b": autocorrelation(ar1(0.1, 100))}
-        ),
+        "chain": plots.autocorrelation(curves),
     }
     for name, figure in figures.items():
         assert plots.save(figure, tmp_path / f"{name}.png").stat().st_size > 5000
+
     (line,) = [line for line in figures["spectrum"].axes[0].lines if line.get_linestyle() == "--"]
     assert list(line.get_xdata()) == [2.5, 2.5]  # between the second and the third
     assert len(figures["chain"].axes[0].get_legend().get_texts()) == 2

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from safetensors.torch import save_file
 
 from gendae import load_feature_classifier, save
@@ -19,21 +18,27 @@ from gendae.metrics.features import (
 from gendae.storage.archive import CheckpointError
 from gendae.storage.model_file import shipped
 from tests.conftest import small_stack
+from tests.rules.test_base import trainer
 
 ROOT = Path(__file__).parents[2]
 
 
+def write(path):
+    network = FeatureClassifier([8, 8], [2, 3], 5)
+    return save_feature_classifier(network, path, {"seed": 1})
+
+
 @pytest.fixture
 def file(tmp_path):
-    return save_feature_classifier(
-        FeatureClassifier([8, 8], [2, 3], 5), tmp_path / "c.safetensors", {"seed": 1}
-    )
+    return write(tmp_path / "c.safetensors")
 
 
 def test_a_saved_network_is_the_same_network(file):
     network = load_feature_classifier(file)
-    original, x = FeatureClassifier([8, 8], [2, 3], 5), torch.rand(4, 64)
+    original = FeatureClassifier([8, 8], [2, 3], 5)
+    x = torch.rand(4, 64)
     original.load_state_dict(network.state_dict())
+
     assert torch.equal(network(x), original(x))
     assert (network.shape, network.channels, network.width) == ([8, 8], [2, 3], 5)
     assert network.facts == {"seed": 1}
@@ -49,48 +54,63 @@ def test_a_loaded_network_is_frozen(file):
 
 
 def test_training_mode_changes_nothing():
-    network, x = FeatureClassifier([8, 8]), torch.rand(3, 64)
+    network = FeatureClassifier([8, 8])
+    x = torch.rand(3, 64)
     assert torch.equal(network.train()(x), network.eval()(x))
 
 
 def test_normalising_scales_features_and_leaves_logits():
-    network, x = FeatureClassifier([8, 8]).double(), torch.rand(230, 64).double()
-    logits, features = network(x), network.features(x)
+    network = FeatureClassifier([8, 8]).double()
+    x = torch.rand(230, 64).double()
+    logits = network(x)
+    features = network.features(x)
     scale = network.normalise(x)
+
     assert torch.allclose(network(x), logits)
     assert torch.allclose(network.features(x) * scale, features)
     assert network.features(x).square().mean().item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda data: data[:200], "damaged"),
-        (lambda data: data[:-8] + bytes(8), "checksum"),
-        (lambda data: b"no", "damaged"),
-    ],
-)
-def test_a_damaged_file_is_refused(file, damage, words):
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(CheckpointError, match=words):
-        load_feature_classifier(file)
+def damaged(damage):
+    """A writer of a file whose bytes are then damaged."""
+
+    def write_damaged(path):
+        write(path)
+        path.write_bytes(damage(path.read_bytes()))
+
+    return write_damaged
 
 
-def test_foreign_files_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="not one that gendae wrote as gendae-classifier"):
-        load_feature_classifier(save(small_stack(), tmp_path / "stack.safetensors"))
-    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": FORMAT, "gendae": "{"})
-    with pytest.raises(CheckpointError, match="description"):
-        load_feature_classifier(tmp_path / "a.safetensors")
-    with pytest.raises(FileNotFoundError, match="mnist-classifier"):
-        load_feature_classifier("no-such")
+def without_description(path):
+    save_file({"a": torch.zeros(1)}, path, {"format": FORMAT, "gendae": "{"})
 
 
-def test_a_file_of_another_architecture_is_refused(tmp_path):
+def another_architecture(path):
     network = FeatureClassifier([8, 8], [2, 3], 5)
     network.width = 6  # what the description will say
-    with pytest.raises(CheckpointError, match="another architecture"):
-        load_feature_classifier(save_feature_classifier(network, tmp_path / "c.safetensors", {}))
+    save_feature_classifier(network, path, {})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (damaged(lambda data: data[:200]), "damaged"),
+        (damaged(lambda data: data[:-8] + bytes(8)), "checksum"),
+        (damaged(lambda data: b"no"), "damaged"),
+        (
+            lambda path: save(small_stack(), path),
+            "not one that gendae wrote as gendae-classifier",
+        ),
+        (without_description, "description"),
+        (another_architecture, "another architecture"),
+    ],
+)
+def test_damaged_and_foreign_files_are_refused(tmp_path, make, words):
+    path = tmp_path / "c.safetensors"
+    make(path)
+
+    with pytest.raises(CheckpointError, match=words):
+        load_feature_classifier(path)
 
 
 @pytest.mark.parametrize(
@@ -112,18 +132,11 @@ def test_bad_arguments(make, words):
 
 def test_training_learns_the_embedded_digits(digits):
     training = ClassifierTraining(FeatureClassifier([8, 8], [8, 16], 32), lr=5e-3)
-    trainer = Trainer(
-        max_epochs=30,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(training, digits)
-    assert trainer.test(training, digits, verbose=False)[0]["test/error"] < 0.06
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+    run = trainer(max_epochs=30)
+    run.fit(training, digits)
+
+    assert run.test(training, digits, verbose=False)[0]["test/error"] < 0.06
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
     with pytest.raises(ValueError, match="labels"):
         training.training_step((torch.rand(1, 64),), 0)
 
@@ -131,8 +144,13 @@ def test_training_learns_the_embedded_digits(digits):
 def test_the_shipped_network_is_no_stack_and_names_how_it_was_made():
     assert "mnist-classifier" in shipped_feature_classifiers()
     assert "mnist-classifier" not in shipped()
+
+    with pytest.raises(FileNotFoundError, match="mnist-classifier"):
+        load_feature_classifier("no-such")
+
     path = shipped_feature_classifiers()["mnist-classifier"]
     assert path.stat().st_size < 1e6
+
     facts = load_feature_classifier().facts
     assert json.loads(json.dumps(facts)) == facts
     assert (ROOT / facts["config"]).is_file()
@@ -141,12 +159,15 @@ def test_the_shipped_network_is_no_stack_and_names_how_it_was_made():
 def test_the_shipped_network_has_the_test_error_it_says(mnist):
     network = load_feature_classifier()
     x, y, _ = mnist.split("test")
+
     with torch.no_grad():
         wrong = sum(
             (network(a).argmax(1) != b).sum().item()
             for a, b in zip(x.split(100), y.split(100), strict=True)
         )
+
     assert wrong / len(x) == pytest.approx(network.facts["test_error"], abs=2e-4)
     assert network.facts["test_error"] < 0.01
+
     features = network.features(mnist.split("train").x[:500])
     assert features.square().mean().item() == pytest.approx(1.0, abs=0.15)

@@ -1,4 +1,4 @@
-"""Precision: every rule in float32, float64 and bf16-mixed; scores that no global switch can change."""
+"""Precision: every rule in float32, float64 and bf16-mixed; scores no global switch can change."""
 
 import pytest
 import torch
@@ -12,14 +12,14 @@ from gendae.metrics.quality import sample_quality
 from gendae.models.architectures import deep_autoencoder
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import parzen_log_prob
-from tests.contracts_rules import RULES as CASES
+from tests.roles import RULES as CASES
 from tests.rules.test_base import trainer
 from tests.training.test_determinism import RULES
 
 
 @pytest.fixture(params=["medium", "high"])
 def coarse(request):
-    """The global matmul precision, turned down; on some processors products then run in bfloat16."""
+    """The global matmul precision, turned down; some processors then multiply in bfloat16."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(request.param)
     yield
@@ -31,17 +31,24 @@ def scores():
     samples, train, held_out = (torch.rand(150, 64, generator=g) for _ in range(3))
     metric = ParzenLogLikelihood(samples, sigma=0.2)
     metric.update(train)
+
     torch.manual_seed(0)
     stack = deep_autoencoder([64, 8], ["linear"], noise=0.3, prior=GaussianPrior("identity", 1.0))
     quality = sample_quality(samples, train, held_out, FeatureClassifier((8, 8)))
-    return {
+
+    values = {
         "parzen": parzen_log_prob(train, samples, 0.2),
         "metric": metric.compute(),
         "sigma": torch.tensor(choose_sigma(held_out, samples)),
         "neighbours": torch.tensor(list(precision_recall_density_coverage(train, samples))),
         "copying": torch.tensor(data_copying(train, held_out, samples)),
         "bound": importance_weighted_bound(stack, train[:20], 10, generator=g),
-    } | {name: torch.tensor(value) for name, value in quality.items() if value is not None}
+    }
+    for name, value in quality.items():
+        if value is not None:
+            values[name] = torch.tensor(value)
+
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -60,37 +67,39 @@ def test_rules_train_in_each_supported_precision(name, precision):
     torch.manual_seed(0)
     rule = RULES[name]()
     before = torch.cat([p.detach().flatten() for p in rule.stack.parameters()]).clone()
+
     t = trainer(max_epochs=2, precision=precision)
     t.fit(rule, Digits())
     after = torch.cat([p.detach().flatten() for p in rule.stack.parameters()])
-    assert after.dtype == (torch.float64 if precision == "64-true" else torch.float32)
+
+    assert after.dtype == {"64-true": torch.float64}.get(precision, torch.float32)
     assert bool(torch.isfinite(after).all())
     assert not torch.equal(before.to(after), after)
     assert t.global_step == 2 * 11
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_losses_under_bfloat16_autocast_are_near_those_in_single_precision(case):
     """Each loss is finite, and of the size that it has without."""
     rule = case.built(torch.float32)
     batch = case.batch(6, torch.float32)
-    found = {}
+
+    losses = {}
     for autocast in (False, True):
         rule.generator = torch.Generator().manual_seed(0)
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found[autocast] = rule.losses(batch)
-    for name, value in found[False].items():
+            losses[autocast] = rule.losses(batch)
+
+    for name, value in losses[False].items():
         close = 0.15 * abs(value.item()) + 0.15  # noise is drawn in bfloat16, too: other draws
-        assert abs(found[True][name].float().item() - value.item()) < close, name
+        assert abs(losses[True][name].float().item() - value.item()) < close, name
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
 def test_half_precision_is_refused_with_what_is_accepted(precision):
     rule = RULES["VariationalEMRule"]()
     rule._trainer = type("T", (), {"precision": precision})()
-    with pytest.raises(
-        ValueError,
-        match=rf"precision='{precision}' is not supported; accepted: 32-true, 64-true, bf16-mixed",
-    ):
+    message = f"precision='{precision}' is not supported; accepted: 32-true, 64-true, bf16-mixed"
+    with pytest.raises(ValueError, match=message):
         rule.on_fit_start()

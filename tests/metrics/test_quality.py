@@ -1,4 +1,4 @@
-"""Sample quality against closed forms, the definitions written out, and sets whose answer is known."""
+"""Sample quality against closed forms, definitions written out, and sets of known answers."""
 
 import math
 
@@ -26,27 +26,32 @@ from gendae.metrics.quality import (
 
 def test_frechet_distance_of_gaussians_in_closed_form():
     """Diagonal covariances: |difference of means|^2 + sum (s_r - s_f)^2, with sample moments."""
-    real, fake = torch.randn(500, 4).double() * 2, torch.randn(300, 4).double() + 1
+    real = torch.randn(500, 4).double() * 2
+    fake = torch.randn(300, 4).double() + 1
 
     def white(x):  # exact identity covariance
         centred = x - x.mean(0)
         return centred @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))).T
 
-    s, t = torch.tensor([1.0, 2.0, 3.0, 0.5]), torch.tensor([2.0, 1.0, 3.0, 1.5])
+    s = torch.tensor([1.0, 2.0, 3.0, 0.5])
+    t = torch.tensor([2.0, 1.0, 3.0, 1.5])
     distance = frechet_distance(white(real) * s, white(fake) * t + torch.tensor([1.0, 0, 0, 2.0]))
     assert distance == pytest.approx(5.0 + 1 + 1 + 0 + 1, rel=1e-6)
     assert frechet_distance(real, real) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_kernel_distance_is_the_unbiased_estimate():
-    x, y = torch.randn(30, 3).double(), torch.randn(30, 3).double() + 0.5
+    x = torch.randn(30, 3).double()
+    y = torch.randn(30, 3).double() + 0.5
 
     def kernel(a, b):
         return (a @ b.T / 3 + 1) ** 3
 
     off = ~torch.eye(30, dtype=torch.bool)
-    expected = kernel(x, x)[off].mean() + kernel(y, y)[off].mean() - 2 * kernel(x, y).mean()
+    within = kernel(x, x)[off].mean() + kernel(y, y)[off].mean()
+    expected = within - 2 * kernel(x, y).mean()
     assert kernel_distance(x, y) == pytest.approx(expected.item(), rel=1e-6)
+
     same = [kernel_distance(torch.randn(200, 3), torch.randn(200, 3)) for _ in range(20)]
     assert min(same) < 0 < max(same)
 
@@ -62,6 +67,7 @@ def plain_manifold(real, fake, k):
     f = [radius(fake, j) for j in range(len(fake))]
     in_real = [[(a - b).norm().item() <= r[i] for i, b in enumerate(real)] for a in fake]
     in_fake = [[(a - b).norm().item() <= f[j] for j, b in enumerate(fake)] for a in real]
+
     return (
         sum(any(row) for row in in_real) / len(fake),
         sum(any(row) for row in in_fake) / len(real),
@@ -72,9 +78,11 @@ def plain_manifold(real, fake, k):
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_precision_recall_density_coverage_by_definition(k, monkeypatch):
-    real, fake = torch.randn(25, 3).double(), 0.7 * torch.randn(31, 3).double() + 0.6
+    real = torch.randn(25, 3).double()
+    fake = 0.7 * torch.randn(31, 3).double() + 0.6
     expected = plain_manifold(real, fake, k)
     assert precision_recall_density_coverage(real, fake, k) == pytest.approx(expected)
+
     monkeypatch.setattr(neighbours, "BLOCK_ENTRIES", 100)  # many blocks
     assert precision_recall_density_coverage(real, fake, k) == pytest.approx(expected)
 
@@ -83,6 +91,7 @@ def test_a_collapsed_and_a_spread_out_model():
     real = torch.randn(400, 2)
     collapsed = precision_recall_density_coverage(real, 0.05 * torch.randn(400, 2))
     spread = precision_recall_density_coverage(real, 20.0 * torch.randn(400, 2))
+
     assert collapsed.precision > 0.95
     assert collapsed.coverage < 0.3
     assert spread.precision < 0.3
@@ -96,9 +105,11 @@ def test_radii_do_not_count_the_row_itself():
 
 
 def test_rank_z_equals_scipy_with_ties():
-    a, b = torch.randint(0, 9, (40,)).double(), torch.randint(2, 11, (55,)).double()
+    a = torch.randint(0, 9, (40,)).double()
+    b = torch.randint(2, 11, (55,)).double()
     u = mannwhitneyu(a.numpy(), b.numpy()).statistic
     expected = (u - 40 * 55 / 2) / math.sqrt(40 * 55 * 96 / 12)
+
     assert rank_z(a, b).item() == pytest.approx(expected)
     assert rank_z(b, a).item() == pytest.approx(-expected)
 
@@ -108,20 +119,23 @@ def mixture(n, seed, sigma=0.3, modes=4):
     generator = torch.Generator().manual_seed(seed)
     corner = torch.randint(0, modes, (n,), generator=generator)
     centres = torch.tensor([[0.0, 0], [4, 0], [0, 4], [4, 4]])
+
     return centres[corner] + sigma * torch.randn(n, 2, generator=generator)
 
 
 def spread_of(test):
-    """Standard deviation of the statistic for fresh rows: root of the sum of squared held-out shares."""
+    """Standard deviation of the statistic for fresh rows: root of the sum of squared shares."""
     counts = torch.tensor([float(len(d)) for d in test.held_out])
     return (counts.square().sum().sqrt() / counts.sum()).item()
 
 
 @pytest.mark.parametrize("cells", [1, 4])
 def test_copying_is_negative_for_copies_zero_for_fresh_rows_positive_for_blur(cells):
-    train, held_out = mixture(800, 0), mixture(400, 1)
+    train = mixture(800, 0)
+    held_out = mixture(400, 1)
     test = DataCopying(train, held_out, cells)
     spread = spread_of(test)
+
     assert abs(test(mixture(400, 2))) < 3.5 * spread
     assert test(train[:400] + 1e-4) < -10 * spread
     assert test(mixture(400, 3, sigma=1.0)) > 8 * spread
@@ -130,11 +144,14 @@ def test_copying_is_negative_for_copies_zero_for_fresh_rows_positive_for_blur(ce
 def test_null_law_of_the_statistic():
     """Fresh rows: mean 0 and standard deviation sqrt(sum P^2), over many draws."""
     train = mixture(400, 0)
-    values, spreads = [], []
+
+    values = []
+    spreads = []
     for seed in range(1, 121):
         test = DataCopying(train, mixture(200, seed), cells=4)
         values.append(test(mixture(200, 1000 + seed)))
         spreads.append(spread_of(test))
+
     values = torch.tensor(values)
     expected = sum(spreads) / len(spreads)
     assert values.std().item() == pytest.approx(expected, rel=0.25)
@@ -143,10 +160,12 @@ def test_null_law_of_the_statistic():
 
 def test_copying_in_one_cell_is_seen_by_cells_not_by_the_global_test():
     """The authors' case: copies at one mode and blur at another cancel globally."""
-    train, held_out = mixture(1200, 0), mixture(600, 1)
+    train = mixture(1200, 0)
+    held_out = mixture(600, 1)
     copied = train[(train < 2).all(1)][:150] + 1e-4
     blurred = mixture(450, 2, sigma=0.45)
     generated = torch.cat([copied, blurred[~(blurred < 2).all(1)]])
+
     z, share = DataCopying(train, held_out, 4).per_cell(generated)
     assert (z < -8).sum() == 1
     assert (z > 2).sum() == 3
@@ -155,7 +174,9 @@ def test_copying_in_one_cell_is_seen_by_cells_not_by_the_global_test():
 
 
 def test_global_statistic_is_rank_z_of_nearest_distances():
-    train, held_out, generated = mixture(90, 0), mixture(50, 1), mixture(40, 2, sigma=0.5)
+    train = mixture(90, 0)
+    held_out = mixture(50, 1)
+    generated = mixture(40, 2, sigma=0.5)
 
     def nearest(x):
         return torch.cdist(x.double(), train.double()).min(1).values
@@ -165,16 +186,20 @@ def test_global_statistic_is_rank_z_of_nearest_distances():
 
 
 def test_halves_of_the_held_out_rows_equal_a_test_of_their_own():
-    train, held_out = mixture(800, 0), mixture(300, 1)
+    train = mixture(800, 0)
+    held_out = mixture(300, 1)
     halves = DataCopying(train, held_out, 4)(held_out[1::2], held_out[::2])
+
     assert halves == data_copying(train, held_out[::2], held_out[1::2], 4)
     assert abs(halves) < 3
 
 
 def test_cells_with_few_generated_rows_do_not_count():
-    train, held_out = mixture(400, 0), mixture(200, 1)
+    train = mixture(400, 0)
+    held_out = mixture(200, 1)
     test = DataCopying(train, held_out, 4)
     one_mode = mixture(100, 2, modes=1)
+
     z, share = test.per_cell(torch.cat([one_mode, mixture(8, 3)]))
     assert (len(z), len(share)) == (1, 1)
     assert math.isnan(test(mixture(8, 3)))
@@ -186,11 +211,15 @@ def images(n, seed):
 
 def test_sample_quality_has_all_measures_and_leaves_the_generator_alone():
     network = FeatureClassifier([8, 8], [4, 4], 8).freeze()
-    train, test, samples = images(200, 0), images(60, 1), images(50, 2)
+    train = images(200, 0)
+    test = images(60, 1)
+    samples = images(50, 2)
+
     state = torch.get_rng_state()
     row = sample_quality(samples, train, test, network)
     assert torch.equal(torch.get_rng_state(), state)
     assert row == sample_quality(samples, train, test, network)
+
     assert set(row) == {
         "n",
         "fid",
@@ -205,9 +234,9 @@ def test_sample_quality_has_all_measures_and_leaves_the_generator_alone():
         "confidence",
     }
     assert row["classes"] == (network(samples).argmax(1).bincount(minlength=10) / 50).tolist()
-    assert row["confidence"] == pytest.approx(
-        network(samples).softmax(1).max(1).values.mean().item()
-    )
+    confidence = network(samples).softmax(1).max(1).values.mean().item()
+    assert row["confidence"] == pytest.approx(confidence)
+
     features = [network.features(x) for x in (train, test, samples)]
     assert row["fid"] == pytest.approx(frechet_distance(features[1], features[2]), rel=1e-4)
     assert row["copying"] == pytest.approx(data_copying(*features), abs=1e-4)
@@ -222,10 +251,10 @@ def test_pixels_stand_in_where_there_is_no_classifier():
 
 def test_report_sets_real_rows_beside_the_model(digits):
     train, valid, test = (digits.split(n).x for n in ("train", "valid", "test"))
-    report = quality.quality_report(
-        {"model": torch.rand(300, 64)}, train, valid, test, PixelFeatures()
-    )
+    models = {"model": torch.rand(300, 64)}
+    report = quality.quality_report(models, train, valid, test, PixelFeatures())
     assert list(report) == ["model", "training images", "held-out images", "k-means centroids"]
+
     noise, held_out, copies = (report[n] for n in ("model", "held-out images", "training images"))
     assert copies["copying"] < -10
     assert abs(held_out["copying"]) < 3
@@ -260,5 +289,6 @@ def test_mnist_copies_are_seen(mnist):
     train, valid, test = (mnist.split(n).x for n in ("train", "valid", "test"))
     copying = DataCopying(train[:10_000], test[:2000], seed=0)
     spread = spread_of(copying)
+
     assert copying(train[:2000]) < -30 * spread
     assert abs(copying(valid[:2000])) < 8 * spread

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from gendae import cli
 from gendae.commands import evaluate
 from gendae.data.images import MNIST, Images
 from gendae.laws import Discrete
 from gendae.metrics import quality, report
 from gendae.storage import atomic
+from tests.commands.test_cli import gendae
 from tests.conftest import small_stack
 
 
@@ -21,37 +21,30 @@ def stack(digits):
     return stack
 
 
+ROWS = [
+    "model",
+    "ancestral",
+    "training images",
+    "held-out images",
+    "k-means centroids",
+    "mean image",
+]
+MEASURES = ["fid", "kid", "precision", "recall", "density", "coverage", "copying"]
+SCORES = ["copying_pixels", "iw_bound", "iw_bound_se", "parzen_ll", "ancestral_ll"]
+
+
 def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
     result = report.evaluation(stack, digits, 60)
-    assert list(result["parzen"]) == [
-        "model",
-        "ancestral",
-        "training images",
-        "held-out images",
-        "k-means centroids",
-        "mean image",
-    ]
-    assert list(result["quality"]) == list(result["parzen"])[:-1]
-    for key in (
-        "fid",
-        "kid",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "copying",
-        "copying_pixels",
-        "iw_bound",
-        "iw_bound_se",
-        "parzen_ll",
-        "ancestral_ll",
-    ):
-        assert isinstance(result[key], float)
+    assert list(result["parzen"]) == ROWS
+    assert list(result["quality"]) == ROWS[:-1]
+    assert all(isinstance(result[key], float) for key in (*MEASURES, *SCORES))
     assert result["fid"] == result["quality"]["model"]["fid"]
     assert (result["features"], result["classes"], result["confidence"]) == ("pixels", None, None)
+
     printed = "\n".join(evaluate.evaluation_table(result))
-    for name in (*result["parzen"], "FID", "copying", "log p(x) >=", "features: pixels"):
+    for name in (*ROWS, "FID", "copying", "log p(x) >=", "features: pixels"):
         assert name in printed
+
     path = atomic.write_json(tmp_path / "new" / "e.json", result | {"nan": float("nan")})
     stored = json.loads(path.read_text())
     assert stored["nan"] is None
@@ -59,7 +52,7 @@ def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
 
 
 def test_held_out_images_do_not_choose_their_own_bandwidth(stack, digits):
-    """Validation images as samples would take the narrowest sigma if it were chosen on themselves."""
+    """Validation images as samples would take the narrowest sigma, if chosen on themselves."""
     train, valid, test = (digits.split(n).x for n in ("train", "valid", "test"))
     rows = report.parzen_rows({"model": train[:299]}, train[:50], train, valid, test)
     assert rows["held-out images"]["sigma"] > 0.11
@@ -75,15 +68,16 @@ def test_a_prior_that_needs_a_chain_has_no_ancestral_row(stack, digits):
 
 def test_a_model_without_a_density_says_why_there_is_no_bound(stack, digits):
     stack.pairs[-1].recognition = Discrete("binary")
-    found = report.bound(stack, digits.split("test").x[:5])
-    assert list(found) == ["iw_bound", "iw_bound_missing"]
-    assert "deterministic" in found["iw_bound_missing"]
+    bound = report.bound(stack, digits.split("test").x[:5])
+    assert list(bound) == ["iw_bound", "iw_bound_missing"]
+    assert "deterministic" in bound["iw_bound_missing"]
 
 
 def test_sigma_x_is_stated(stack, digits):
-    found = report.bound(stack, digits.split("test").x[:5], sigma_x=0.3)
-    assert found["iw_bound_law"] == "N(x; g_1(h_1), 0.3^2)"
-    assert found["iw_bound"] != report.bound(stack, digits.split("test").x[:5])["iw_bound"]
+    x = digits.split("test").x[:5]
+    bound = report.bound(stack, x, sigma_x=0.3)
+    assert bound["iw_bound_law"] == "N(x; g_1(h_1), 0.3^2)"
+    assert bound["iw_bound"] != report.bound(stack, x)["iw_bound"]
 
 
 def test_too_few_images_leave_quality_out(stack, digits):
@@ -97,6 +91,7 @@ def test_classifier_features_for_mnist_pixels_for_all_else(tmp_path):
     network, words = report.feature_network(MNIST(download=False))
     assert network.classes == 10
     assert "0.77 % test error" in words
+
     network, words = report.feature_network(Images(str(tmp_path)))
     assert isinstance(network, quality.PixelFeatures)
     assert words == "pixels"
@@ -105,10 +100,8 @@ def test_classifier_features_for_mnist_pixels_for_all_else(tmp_path):
 def test_classes_are_printed_where_there_are_some(stack, digits):
     result = report.evaluation(stack, digits, 30)
     result["classes"] = [0.25, 0.75]
-    assert (
-        "classes 0 .. 1 of the model's samples, %: 25.0 75.0"
-        in evaluate.evaluation_table(result)[-5:]
-    )
+    line = "classes 0 .. 1 of the model's samples, %: 25.0 75.0"
+    assert line in evaluate.evaluation_table(result)[-5:]
 
 
 def test_evaluation_leaves_the_global_generator_alone(stack, digits):
@@ -117,8 +110,11 @@ def test_evaluation_leaves_the_global_generator_alone(stack, digits):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_sigma_x_on_the_command_line(capsys):
-    assert cli.main(["evaluate", "digits-variational-em", "--n", "30", "--sigma-x", "0"]) == 2
-    assert "--sigma-x=0.0" in capsys.readouterr().err
-    assert cli.main(["evaluate", "digits-variational-em", "--n", "30", "--sigma-x", "0.2"]) == 0
-    assert "N(x; g_1(h_1), 0.2^2)" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("sigma_x", "code", "words"), [("0", 2, "--sigma-x=0.0"), ("0.2", 0, "N(x; g_1(h_1), 0.2^2)")]
+)
+def test_sigma_x_on_the_command_line(capsys, sigma_x, code, words):
+    arguments = ["digits-variational-em", "--n", 30, "--sigma-x", sigma_x]
+    assert gendae("evaluate", *arguments) == code
+    printed = capsys.readouterr()
+    assert words in {0: printed.out, 2: printed.err}[code]

@@ -1,4 +1,4 @@
-"""Joint stacks: joining and separating, prediction by hand, files, the one-modality case, the 2015 rule."""
+"""Joint stacks: joining and separating, prediction by hand, files, one modality, the 2015 rule."""
 
 import copy
 import json
@@ -24,7 +24,8 @@ from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 
 NAN = torch.nan
-YES, NO = True, False
+YES = True
+NO = False
 
 
 def seeded(seed=0):
@@ -46,6 +47,7 @@ def three(top=(7, 5), **options):
         "sound": {"sizes": [5, 3], "kind": "real", "activations": ["relu"]},
         "label": {"sizes": [3], "kind": "onehot"},
     }
+
     return joint_autoencoder(members, list(top), **options).double()
 
 
@@ -62,14 +64,17 @@ def affine(layer, h):
     return h @ layer.weight.T + layer.bias
 
 
-# -- joining and separating --------------------------------------------------------------------------------
+# -- joining and separating -----------------------------------------------------------------------
 
 
 def test_join_and_separate_are_inverse():
-    stack, given = three(), values()
+    stack = three()
+    given = values()
     x, observed = stack.join({name: given[name] for name in ("label", "sound", "image")})
+
     assert x.dtype == torch.float64
     assert observed.all()
+
     parts = stack.separate(x)
     assert list(parts) == ["image", "sound", "label"]
     assert torch.equal(parts["image"], given["image"].double())
@@ -80,9 +85,12 @@ def test_join_and_separate_are_inverse():
 
 
 def test_rows_of_nan_and_label_minus_one_and_names_left_out_are_missing():
-    stack, given = three(), values()
-    given["image"][1], given["label"] = NAN, torch.tensor([0, 1, -1, 2])
+    stack = three()
+    given = values()
+    given["image"][1] = NAN
+    given["label"] = torch.tensor([0, 1, -1, 2])
     x, observed = stack.join({"image": given["image"], "label": given["label"]})
+
     assert observed.tolist() == [[YES, NO, YES], [NO, NO, YES], [YES, NO, NO], [YES, NO, YES]]
     assert not x[1, :8].any()
     assert not x[:, 8:13].any()
@@ -149,6 +157,13 @@ def test_what_cannot_be_joined(given, words):
             ),
             "latent modalities come after",
         ),
+        (
+            lambda: JointStack(
+                {"a": Modality(3), "b": Modality(2)},
+                [Junction(Affine(7, 5), Affine(5, 5)), Junction(Affine(7, 5), Affine(5, 5))],
+            ),
+            "Junction",
+        ),
         (lambda: two().index("face"), "'face' is no modality of this model; it has image, label"),
         (lambda: two().widths(2), "level=2: modalities are apart at levels 0 .. 1"),
         (
@@ -163,19 +178,18 @@ def test_what_cannot_be_joined(given, words):
             lambda: joint_autoencoder({"image": {"sizes": [8, 6], "colour": 3}}),
             "modality 'image': .*colour",
         ),
+        (
+            lambda: two().predict({"label": torch.tensor([1])}, "label"),
+            "all modalities are missing; give at least one of image, label",
+        ),
+        (lambda: two().predict({"image": torch.rand(2, 8)}, "face"), "'face' is no modality"),
+        (lambda: two().predict({"face": torch.rand(2, 8)}, "label"), "'face' is no modality"),
+        (lambda: two(top=()).predict({"image": torch.rand(2, 8)}, "label"), "top"),
     ],
 )
-def test_bad_stacks(make, words):
+def test_bad_stacks_and_predictions(make, words):
     with pytest.raises(ValueError, match=words):
         make()
-
-
-def test_only_the_first_pair_of_the_top_may_be_a_junction():
-    members = {"a": Modality(3), "b": Modality(2)}
-    with pytest.raises(ValueError, match="Junction"):
-        JointStack(
-            members, [Junction(Affine(7, 5), Affine(5, 5)), Junction(Affine(7, 5), Affine(5, 5))]
-        )
 
 
 def test_slices_masks_and_replacement_follow_the_level():
@@ -183,22 +197,29 @@ def test_slices_masks_and_replacement_follow_the_level():
     assert (stack.level, stack.depth) == (2, 4)
     assert [stack.widths(level) for level in range(3)] == [[8, 5, 3], [6, 3, 3], [4, 3, 3]]
     assert stack.sizes == [16, 12, 10, 7, 5]
+
     observed = torch.tensor([[YES, NO, YES]])
     assert stack.spread(observed, 2).tolist() == [[YES] * 4 + [NO] * 3 + [YES] * 3]
-    h, sound = torch.rand(1, 10), torch.rand(1, 3)
+
+    h = torch.rand(1, 10)
+    sound = torch.rand(1, 3)
+
     assert torch.equal(
         stack.replace(h, 2, {"sound": sound}), torch.cat([h[:, :4], sound, h[:, 7:]], 1)
     )
 
 
-# -- up, down and across, by hand --------------------------------------------------------------------------
+# -- up, down and across, by hand -----------------------------------------------------------------
 
 
 def by_hand(stack, x, observed, bits=YES):
     """Codes h_J, h_{J+1}, h_L and the top's reconstruction of the codes of `three`, in float64."""
-    (p1, p2), (s1,) = stack.modalities["image"].pairs, stack.modalities["sound"].pairs
+    p1, p2 = stack.modalities["image"].pairs
+    (s1,) = stack.modalities["sound"].pairs
     junction, upper = stack.top
-    m, s, y = x[:, :8], x[:, 8:13], x[:, 13:]
+    m = x[:, :8]
+    s = x[:, 8:13]
+    y = x[:, 13:]
     codes = torch.cat([affine(p2.f, affine(p1.f, m).tanh()).tanh(), affine(s1.f, s).relu(), y], 1)
     on = observed.double()
     shown = codes * torch.cat(
@@ -207,23 +228,29 @@ def by_hand(stack, x, observed, bits=YES):
     h3 = affine(junction.f, torch.cat([shown, on], 1) if bits else shown).relu()
     h4 = affine(upper.f, h3).relu()
     a = affine(junction.g, affine(upper.g, h4).relu())
+
     return codes, h3, h4, torch.cat([a[:, :4].tanh(), a[:, 4:7].relu(), a[:, 7:].softmax(1)], 1)
 
 
 @pytest.mark.parametrize("bits", [YES, NO])
 def test_the_way_up_with_masks_and_the_loop_are_the_formulas(bits):
-    """A deep top over modalities of different depths and kinds, with and without missingness bits."""
+    """A deep top over modalities of several depths and kinds, with or without missingness bits."""
     stack = three(missingness=bits)
     given = values()
-    given["label"][0], given["sound"][1] = -1, NAN
+    given["label"][0] = -1
+    given["sound"][1] = NAN
     x, observed = stack.join(given)
+
     assert stack.junction.f.sees_mask is bits
+
     codes, h3, h4, r = by_hand(stack, x, observed, bits)
     h = stack.feedforward(x, observed)
+
     assert torch.equal(h[0], x)
-    for found, expected in zip(h[2:], (codes, h3, h4), strict=True):
-        assert torch.allclose(found, expected)
+    for layer, expected in zip(h[2:], (codes, h3, h4), strict=True):
+        assert torch.allclose(layer, expected)
     assert torch.allclose(stack.loop(codes, observed), r)
+
     everything = torch.ones(4, 3, dtype=torch.bool)
     assert torch.allclose(stack.encode(x)[4], by_hand(stack, x, everything, bits)[2])
     assert torch.allclose(stack.loop(codes), by_hand(stack, x, everything, bits)[3])
@@ -233,83 +260,77 @@ def test_the_way_up_with_masks_and_the_loop_are_the_formulas(bits):
 
 @pytest.mark.parametrize("name", ["image", "sound", "label"])
 def test_prediction_is_algorithm_4(name):
-    stack, given = three(), values()
-    given["label"][3], given["image"][2] = -1, NAN
+    stack = three()
+    given = values()
+    given["label"][3] = -1
+    given["image"][2] = NAN
+
     if name == "sound":
         given["image"][2] = 0.5
+
     others = {key: value for key, value in given.items() if key != name}
     x, observed = stack.join(others)
     image, sound, label = by_hand(stack, x, observed)[3].split([4, 3, 3], 1)
-    (p1, p2), (s1,) = stack.modalities["image"].pairs, stack.modalities["sound"].pairs
+    p1, p2 = stack.modalities["image"].pairs
+    (s1,) = stack.modalities["sound"].pairs
+
     expected = {
         "image": affine(p1.g, affine(p2.g, image).tanh()).sigmoid(),
         "sound": affine(s1.g, sound),
         "label": label,
     }
-    found = stack.predict(given, name)  # what is given of the predicted modality has no influence
-    assert torch.allclose(found, expected[name])
-    assert torch.equal(found, stack.predict(others, name))
+    predicted = stack.predict(given, name)
+
+    assert torch.allclose(predicted, expected[name])
+
+    # what is given of the predicted modality has no influence
+    assert torch.equal(predicted, stack.predict(others, name))
 
 
 def test_predictions_do_not_depend_on_the_batch():
-    stack, image = two(), torch.rand(1203, 8)
-    found = stack.predict({"image": image}, "label")
-    assert found.shape == (1203, 3)
-    assert torch.allclose(found[990:1010], stack.predict({"image": image[990:1010]}, "label"))
+    stack = two()
+    image = torch.rand(1203, 8)
+    predicted = stack.predict({"image": image}, "label")
+    assert predicted.shape == (1203, 3)
+    assert torch.allclose(predicted[990:1010], stack.predict({"image": image[990:1010]}, "label"))
     assert stack.predict({"image": image[:0]}, "label").shape == (0, 3)
 
 
-@pytest.mark.parametrize(
-    ("given", "name", "words"),
-    [
-        (
-            {"label": torch.tensor([1])},
-            "label",
-            "all modalities are missing; give at least one of image, label",
-        ),
-        ({"image": torch.rand(2, 8)}, "face", "'face' is no modality"),
-        ({"face": torch.rand(2, 8)}, "label", "'face' is no modality"),
-    ],
-)
-def test_bad_predictions(given, name, words):
-    with pytest.raises(ValueError, match=words):
-        two().predict(given, name)
-
-
 def test_without_a_top_the_prior_alone_joins_the_codes():
-    stack, x = (
-        two(top=()),
-        torch.cat([torch.rand(60, 8), torch.eye(3)[torch.arange(60) % 3]], 1).double(),
-    )
+    stack = two(top=())
+    x = torch.cat([torch.rand(60, 8), torch.eye(3)[torch.arange(60) % 3]], 1).double()
+
     assert (stack.junction, stack.level, stack.depth, stack.sizes) == (None, 1, 1, [11, 9])
+
     codes = stack.lower(x)[-1]
     assert torch.equal(stack.loop(codes), codes)
     assert torch.equal(codes[:, 6:], x[:, 8:])
+
     stack.prior.fit(codes.detach())
-    found = complete(stack, {"image": x[:5, :8]}, completer=Completer.map(3), seed=0).values
-    assert torch.equal(found["image"], x[:5, :8])
-    assert found["label"].shape == (5, 3)
+    completed = complete(stack, {"image": x[:5, :8]}, completer=Completer.map(3), seed=0).values
+
+    assert torch.equal(completed["image"], x[:5, :8])
+    assert completed["label"].shape == (5, 3)
 
 
-def test_without_a_top_there_is_no_prediction_in_one_pass():
-    with pytest.raises(ValueError, match="top"):
-        two(top=()).predict({"image": torch.rand(2, 8)}, "label")
-
-
-# -- files -------------------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [two, three, lambda: three(missingness=NO), lambda: two(top=())])
 def test_files_keep_architecture_weights_and_predictions(tmp_path, make):
-    stack, given = make().float(), values()
+    stack = make().float()
+    given = values()
     given = {name: given[name] for name in stack.names}
     stack.settings = {"completer": Completer.map(4)}
     plain = json.loads(json.dumps(describe(stack)))
+
     assert describe(build(plain)) == plain
+
     again = load(save(stack, tmp_path / "m.safetensors"))
     assert type(again) is JointStack
     assert again.described() == stack.described()
     assert again.settings["completer"].rounds == 4
+
     x, _ = stack.join(given)
     assert all(torch.equal(a, b) for a, b in zip(stack.encode(x), again.encode(x), strict=True))
     for name in stack.names if stack.top else ():
@@ -330,7 +351,7 @@ def test_copies_keep_modalities_and_pairs_together():
     assert len(list(stack.parameters())) == 8
 
 
-# -- one modality is a stack -------------------------------------------------------------------------------
+# -- one modality is a stack ----------------------------------------------------------------------
 
 
 def same(split):
@@ -342,6 +363,7 @@ def same(split):
     joint = JointStack(
         {"image": Modality(8, "pixels", pairs[:split])}, pairs[split:], copy.deepcopy(plain.prior)
     )
+
     return plain, joint
 
 
@@ -350,8 +372,9 @@ def test_one_modality_is_its_stack_bit_for_bit(split):
     plain, joint = same(split)
     x, mask = joint.join({"image": torch.rand(6, 8)})
     h = plain.encode(x)
-    for found in (joint.encode(x), joint.feedforward(x, mask)):
-        assert all(torch.equal(a, b) for a, b in zip(h, found, strict=True))
+
+    for layers in (joint.encode(x), joint.feedforward(x, mask)):
+        assert all(torch.equal(a, b) for a, b in zip(h, layers, strict=True))
     assert torch.equal(joint.decode(h[-1]), plain.decode(h[-1]))
     assert torch.equal(joint.log_joint(h), plain.log_joint(h))
     assert torch.equal(joint.log_q(h), plain.log_q(h))
@@ -371,68 +394,80 @@ def step_of(stack, rule, x):
 @pytest.mark.parametrize("rule", [VariationalEMRule, TargetPropRule, KLRule])
 @pytest.mark.parametrize("split", [0, 2])
 def test_a_training_step_on_one_modality_is_that_on_its_stack(rule, split):
-    (plain, joint), x = same(split), torch.rand(20, 8)
+    plain, joint = same(split)
+    x = torch.rand(20, 8)
     before = copy.deepcopy(plain.state_dict())
-    a, b = step_of(plain, rule, x), step_of(joint, rule, x)
+    a = step_of(plain, rule, x)
+    b = step_of(joint, rule, x)
+
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["pairs.0.f.weight"], before["pairs.0.f.weight"])
 
 
 def test_the_helper_makes_one_modality_a_plain_stack_too():
     torch.manual_seed(1)
-    joint = joint_autoencoder(
-        {"image": {"sizes": [8, 6], "activations": ["softplus"]}}, [4], activation="sigmoid"
-    )
+    members = {"image": {"sizes": [8, 6], "activations": ["softplus"]}}
+    joint = joint_autoencoder(members, [4], activation="sigmoid")
     torch.manual_seed(1)
     plain = deep_autoencoder([8, 6, 4])
+
     assert [pair.g.activation for pair in joint.pairs] == [
         pair.g.activation for pair in plain.pairs
     ]
+
     x = torch.rand(3, 8)
     assert torch.equal(joint.reconstruct(x), plain.reconstruct(x))
 
 
-# -- the rule of 2015 ----------------------------------------------------------------------------------------
+# -- the rule of 2015 -----------------------------------------------------------------------------
+
+
+def rule_of_2015():
+    members = {
+        "image": {"sizes": [64, 60], "activations": ["softplus"]},
+        "label": {"sizes": [10], "kind": "onehot"},
+    }
+    stack = joint_autoencoder(members, [40], activation="linear")
+    quiet = GaussianNoise(0.3)
+    flips = FlipNoise(0.5, "binary")
+    noise = [
+        EachModality([quiet, None], [64, 10]),
+        EachModality([quiet, flips], [60, 10]),
+        GaussianNoise(0.1),
+    ]
+    inpainter = Inpainter(5, TargetPropInference(15, 0.4, 0.2), chains=1)
+    rates = {"lr_f": [1e-4, 2e-3], "lr_g": 4e-3}
+
+    return VariationalEMRule(
+        stack, TargetPropInference(5), corruption=noise, inpainter=inpainter, **rates
+    )
 
 
 def test_variational_em_learns_to_predict_the_label_of_a_digit(digits):
-    """From below 10 % before training to about 70 % of the labels, through the rule's own inpainter."""
+    """From below 10 % of the labels to about 70 %, through the rule's own inpainter."""
     data = Multimodal(digits, ["image", "label"])
-    x, valid = data.split("train").x, data.split("valid").x
-    stack = joint_autoencoder(
-        {
-            "image": {"sizes": [64, 60], "activations": ["softplus"]},
-            "label": {"sizes": [10], "kind": "onehot"},
-        },
-        [40],
-        activation="linear",
-    )
-    quiet, flips = GaussianNoise(0.3), FlipNoise(0.5, "binary")
-    rule = VariationalEMRule(
-        stack,
-        TargetPropInference(5),
-        lr_f=[1e-4, 2e-3],
-        lr_g=4e-3,
-        corruption=[
-            EachModality([quiet, None], [64, 10]),
-            EachModality([quiet, flips], [60, 10]),
-            GaussianNoise(0.1),
-        ],
-        inpainter=Inpainter(5, TargetPropInference(15, 0.4, 0.2), chains=1),
-    )
+    x = data.split("train").x
+    valid = data.split("valid").x
+    rule = rule_of_2015()
+    stack = rule.stack
 
     def accuracy():
-        found = complete(stack, {"image": valid[:, :64]}, seed=0)
+        completed = complete(stack, {"image": valid[:, :64]}, seed=0)
         assert stack.settings["inpainting"] is rule.inpainter
-        assert torch.equal(found.values["image"], valid[:, :64])
-        return (found.values["label"].argmax(1) == valid[:, 64:].argmax(1)).double().mean().item()
+        assert torch.equal(completed.values["image"], valid[:, :64])
+        right = completed.values["label"].argmax(1) == valid[:, 64:].argmax(1)
+        return right.double().mean().item()
 
-    optimizer, start, g = rule.configure_optimizers(), accuracy(), seeded(0)
+    optimizer = rule.configure_optimizers()
+    start = accuracy()
+    g = seeded(0)
     rule.generator = g
+
     for _ in range(250):
         losses = rule.losses((x[torch.randint(len(x), (50,), generator=g)],))
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
+
     assert start < 0.3
     assert accuracy() > 0.5

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from gendae.models.architectures import deep_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
+from gendae.priors.denoising import NearestNeighbour, Reconstruction
 from gendae.priors.gaussian import GaussianPrior
+from gendae.registry import build
 from gendae.sampling.samplers import AncestralSampler, seeded
 
 CENTRES = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 4.0]])
@@ -20,8 +22,20 @@ def clusters(n=1500):
     return CENTRES[torch.randint(4, (n,))] + 0.3 * torch.randn(n, 2)
 
 
-def small(**kwargs):
-    return AutoencoderPrior(**{"hidden": [64, 64], "code": 32, "epochs": 15, "lr": 2e-3, **kwargs})
+ONCE = Learning(epochs=1)
+
+
+def small(epochs=15, seed=0, **kwargs):
+    learning = Learning(epochs, lr=2e-3, seed=seed)
+    return AutoencoderPrior([64, 64], 32, learning=learning, **kwargs)
+
+
+def like(prior, **options):
+    """A prior with the same weights, and other options."""
+    names = ("hidden", "code", "sigma", "hidden_noise", "criterion", "learning", "walk")
+    other = AutoencoderPrior(**{**{name: getattr(prior, name) for name in names}, **options})
+    other.load_state_dict(prior.state_dict())
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +55,7 @@ def test_reconstruction_pulls_towards_the_data():
 
 def test_reconstruction_minus_input_estimates_the_score_of_a_gaussian():
     codes = 2 * torch.randn(4000, 2) + 1
-    prior = small(sigma=0.3, epochs=40, activation="softplus").fit(codes)
+    prior = small(40, sigma=0.3, activation="softplus").fit(codes)
     # the codes' own units: noise 0.3 * 2; the optimum is linear, mean + 1 / (1 + 0.09) (h - mean)
     x = 2 * torch.randn(500, 2) + 1
     expected = 1 + (x - 1) / 1.09
@@ -58,7 +72,7 @@ def test_one_chain_visits_all_clusters_in_proportion(trained):
 
 
 def test_samples_of_a_ring_are_on_the_ring_all_around():
-    prior = small(epochs=30).fit(ring())
+    prior = small(30).fit(ring())
     s = prior.sample(2000, seeded(0))
     radius, angle = s.norm(dim=1), torch.atan2(s[:, 1], s[:, 0])
     assert (radius > 1.2).float().mean() > 0.95 and (radius < 2.5).float().mean() > 0.99
@@ -67,17 +81,15 @@ def test_samples_of_a_ring_are_on_the_ring_all_around():
 
 
 def test_the_criterion_of_the_nearest_neighbour():
-    """One batch by hand: h' is the candidate whose code is nearest to f(h) - xi (2.2.8, steps 1 to 4)."""
+    """By hand: h' is the candidate whose code is nearest to f(h) - xi (2.2.8, steps 1 to 4)."""
     prior = (
         AutoencoderPrior(
             [6],
             code=3,
             sigma=0.0,
             hidden_noise=0.7,
-            criterion="nearest",
-            match=0.2,
-            epochs=1,
-            neighbours=5,
+            criterion=NearestNeighbour(match=0.2, neighbours=5),
+            learning=ONCE,
         )
         .fit(torch.randn(40, 2))
         .double()
@@ -91,12 +103,14 @@ def test_the_criterion_of_the_nearest_neighbour():
         nearest = min(range(5), key=lambda j: (codes[j] - (own - xi[row])).norm().item())
         end = prior.g(codes[nearest] + xi[row])
         total += ((end - z[row]) ** 2).sum() + 0.2 * 2 * ((own - codes[nearest]) ** 2).sum()
-    assert torch.allclose(prior.loss(z, candidates, seeded(3)), total / 4)
+    assert torch.allclose(
+        prior.criterion.loss(prior.transition, z, candidates, seeded(3)), total / 4
+    )
 
 
 def test_match_pulls_the_codes_of_neighbours_together():
     def spread(match):
-        prior = small(sigma=0.0, hidden_noise=0.5, criterion="nearest", match=match, epochs=10)
+        prior = small(10, sigma=0.0, hidden_noise=0.5, criterion=NearestNeighbour(match=match))
         code = prior.fit(ring(500)).f
         x = prior.recorded[:200]
         z = (x - prior.center) / prior.scale
@@ -111,22 +125,21 @@ def test_match_pulls_the_codes_of_neighbours_together():
 
 @pytest.mark.parametrize("space", ["code", "input"])
 def test_candidates_are_the_nearest_codes(space):
-    prior = AutoencoderPrior(
-        [6], code=3, criterion="nearest", hidden_noise=0.3, space=space, neighbours=4, epochs=1
-    ).fit(torch.randn(30, 2))
+    criterion = NearestNeighbour(space=space, neighbours=4)
+    prior = AutoencoderPrior([6], 3, criterion=criterion, hidden_noise=0.3, learning=ONCE)
+    prior.fit(torch.randn(30, 2))
     z = torch.randn(25, 2)
     points = prior.f(z) if space == "code" else z
     expected = torch.cdist(points, points).topk(4, largest=False).indices
-    got = prior._candidates(z)
+    got = criterion.nearest(prior.transition, z)
     assert torch.equal(got.sort(1).values, expected.sort(1).values)
     assert torch.equal(got[:, 0], torch.arange(25))  # h itself is among them
 
 
 def test_a_nearest_neighbour_chain_mixes_around_the_ring():
     torch.manual_seed(0)
-    prior = small(sigma=0.0, hidden_noise=1.0, criterion="nearest", match=0.01, refresh=100).fit(
-        ring()
-    )
+    criterion = NearestNeighbour(match=0.01, refresh=100)
+    prior = small(sigma=0.0, hidden_noise=1.0, criterion=criterion).fit(ring())
     states = prior.chain(ring(1).expand(300, 2), 150, seeded(0))[50::10].flatten(0, 1)
     share = (
         torch.histc(torch.atan2(states[:, 1], states[:, 0]), 6, -math.pi, math.pi)
@@ -138,13 +151,16 @@ def test_a_nearest_neighbour_chain_mixes_around_the_ring():
 
 
 def test_walkback_adds_transitions_with_the_same_target():
-    prior = AutoencoderPrior([6], code=3, walkback=2, epochs=1).fit(torch.randn(30, 2))
+    criterion = Reconstruction(walkback=2)
+    prior = AutoencoderPrior([6], 3, criterion=criterion, learning=ONCE).fit(torch.randn(30, 2))
     z, g = torch.randn(5, 2), seeded(1)
     end, errors = z, []
     for _ in range(3):
-        end = prior._move(end, g)
+        end = prior.transition(end, g)
         errors.append((end - z).square().sum(-1).mean())
-    assert torch.allclose(prior.loss(z, None, seeded(1)), torch.stack(errors).mean())
+    assert torch.allclose(
+        criterion.loss(prior.transition, z, None, seeded(1)), torch.stack(errors).mean()
+    )
 
 
 def test_the_chain_has_its_start_and_steps(trained):
@@ -160,7 +176,7 @@ def test_which_corruption_the_chain_uses():
     moves = {}
     for kind in ("both", "input", "code"):
         prior = AutoencoderPrior(
-            [6], 3, sigma=0.4, hidden_noise=0.5, epochs=1, chain_noise=kind
+            [6], 3, sigma=0.4, hidden_noise=0.5, learning=ONCE, walk=Walk(noise=kind)
         ).fit(h)
         z = (h - prior.center) / prior.scale
         g = seeded(2)
@@ -175,21 +191,15 @@ def test_which_corruption_the_chain_uses():
 
 def test_residual_noise_has_the_size_of_the_reconstruction_error(trained):
     h = clusters(4000)
-    wide = AutoencoderPrior(**{**vars_of(trained), "residual": 1.0})
-    wide.load_state_dict(trained.state_dict())
+    wide = like(trained, walk=Walk(residual=1.0))
     added = wide.chain(h, 1, seeded(0))[1].var(0) - trained.chain(h, 1, seeded(0))[1].var(0)
     expected = (trained.error * trained.scale).square()
     assert torch.allclose(added, expected, rtol=0.25)
 
 
-def vars_of(prior):
-    return {name: getattr(prior, name) for name in ("hidden", "code", "epochs", "lr", "sigma")}
-
-
 def test_few_chains_give_many_samples(trained):
     for chains, n in ((3, 10), (50, 10), (1, 2)):
-        prior = AutoencoderPrior(**vars_of(trained), steps=2, burn_in=3, chains=chains)
-        prior.load_state_dict(trained.state_dict())
+        prior = like(trained, walk=Walk(steps=2, burn_in=3, chains=chains))
         assert prior.sample(n, seeded(0)).shape == (n, 2)
     index = torch.randint(len(prior.recorded), (1,), generator=(g := seeded(0)))
     states = prior.chain(prior.recorded[index], 7, g)  # burn-in 3, then a sample every 2 steps
@@ -198,7 +208,7 @@ def test_few_chains_give_many_samples(trained):
 
 def test_a_second_fit_goes_on_from_the_first():
     codes = clusters(600)
-    prior = small(epochs=1).fit(codes)
+    prior = small(1).fit(codes)
     first = [p.clone() for p in prior.parameters()]
     error = prior.error.norm()
     prior.fit(codes)
@@ -210,7 +220,7 @@ def test_a_second_fit_goes_on_from_the_first():
 
 def test_training_is_reproducible_and_depends_on_the_seed():
     codes = clusters(200)
-    a, b, c = (small(epochs=1, seed=s).fit(codes).g.layers[0].weight for s in (0, 0, 1))
+    a, b, c = (small(1, seed=s).fit(codes).g.layers[0].weight for s in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
@@ -225,21 +235,22 @@ def test_no_parameter_wants_a_gradient_outside_fit_but_the_input_gets_one(traine
 
 
 def test_a_state_dict_brings_the_width_along(trained):
-    other = AutoencoderPrior(**vars_of(trained))  # never prepared
-    other.load_state_dict(trained.state_dict())
+    other = like(trained)  # never prepared
     h = clusters(4)
     assert torch.equal(other.reconstruct(h), trained.reconstruct(h))
 
 
 def test_recorded_codes_are_capped():
     codes = torch.randn(100, 2)
-    prior = AutoencoderPrior([4], 2, epochs=1, capacity=10).fit(codes)
+    prior = AutoencoderPrior([4], 2, learning=ONCE, walk=Walk(capacity=10)).fit(codes)
     assert prior.recorded.shape == (10, 2)
     assert all((codes == row).all(1).any() for row in prior.recorded)
 
 
 def test_it_serves_a_stack_s_sampler():
-    stack = deep_autoencoder([8, 6, 4], prior=AutoencoderPrior([8], 4, epochs=1, steps=2))
+    stack = deep_autoencoder(
+        [8, 6, 4], prior=AutoencoderPrior([8], 4, learning=ONCE, walk=Walk(2))
+    )
     stack.prior.fit(stack.encode(torch.rand(40, 8))[-1].detach())
     assert AncestralSampler()(stack, 5, seeded(0)).shape == (5, 8)
 
@@ -247,7 +258,7 @@ def test_it_serves_a_stack_s_sampler():
 def test_dead_units_are_no_trouble():
     codes = clusters(100)
     codes[:, 1] = 0.25
-    prior = small(epochs=1).fit(codes)
+    prior = small(1).fit(codes)
     assert (prior.sample(20)[:, 1] - 0.25).abs().max() < 0.1
 
 
@@ -267,32 +278,36 @@ def test_a_density_is_refused_with_the_way_out(use, trained):
     ("make", "words"),
     [
         (lambda: AutoencoderPrior(sigma=0.0), "without noise"),
-        (lambda: AutoencoderPrior(chain_noise="code"), "without noise"),
-        (lambda: AutoencoderPrior(criterion="nearest"), "hidden_noise=0.0"),
-        (lambda: AutoencoderPrior(criterion="mine"), "self, nearest"),
-        (lambda: AutoencoderPrior(space="pixel"), "code, input"),
+        (lambda: AutoencoderPrior(walk=Walk(noise="code")), "without noise"),
+        (lambda: Walk(noise="none"), "both, input, code"),
+        (lambda: AutoencoderPrior(criterion=NearestNeighbour()), "hidden_noise=0.0"),
+        (lambda: AutoencoderPrior(criterion="mine"), "criterion='mine': a Criterion"),
+        (lambda: build({"type": "AutoencoderPrior", "criterion": "mine"}), "AutoencoderPrior"),
+        (lambda: NearestNeighbour(space="pixel"), "code, input"),
         (lambda: AutoencoderPrior(activation="step"), "activation='step'"),
         (lambda: AutoencoderPrior(hidden=[0]), "hidden=0"),
-        (lambda: AutoencoderPrior(lr=0.0), "lr=0.0"),
+        (lambda: Learning(lr=0.0), "lr=0.0"),
         (
-            lambda: AutoencoderPrior([4], 2, lr=1e30, epochs=3, activation="linear").fit(
+            lambda: AutoencoderPrior([4], 2, "linear", learning=Learning(3, lr=1e30)).fit(
                 torch.randn(50, 2)
             ),
             "lr=1e.30: training of AutoencoderPrior diverged",
         ),
         (
-            lambda: AutoencoderPrior([4], 2, epochs=1).fit(torch.randn(9, 2)).prepare(3),
+            lambda: AutoencoderPrior([4], 2, learning=ONCE).fit(torch.randn(9, 2)).prepare(3),
             "width 2, not 3",
         ),
         (
             lambda: (
-                AutoencoderPrior([4], 2, epochs=1).fit(torch.randn(9, 2)).fit(torch.randn(9, 3))
+                AutoencoderPrior([4], 2, learning=ONCE)
+                .fit(torch.randn(9, 2))
+                .fit(torch.randn(9, 3))
             ),
             "width 3, the prior 2",
         ),
         (
             lambda: (
-                AutoencoderPrior([4], 2, epochs=1)
+                AutoencoderPrior([4], 2, learning=ONCE)
                 .fit(torch.randn(9, 2))
                 .chain(torch.zeros(1, 3), 1)
             ),

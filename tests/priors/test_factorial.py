@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -21,21 +22,16 @@ UNITS = [
 def draws(n=4000):
     """Codes with known parameters for UNITS."""
     u = torch.rand(n, 2, dtype=torch.float64)
-    laplace = Laplace(torch.tensor(-1.0).double(), torch.tensor(0.5).double()).sample((n, 1))
+    location = torch.tensor(-1.0).double()
+    laplace = Laplace(location, torch.tensor(0.5).double()).sample((n, 1))
     logistic = 2.0 + 0.3 * torch.logit(u[:, :1])
     bits = (torch.rand(n, 3) < torch.tensor([0.2, 0.9, 0.7])).double()
     kind = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), n, replacement=True)
-    return torch.cat(
-        [
-            torch.randn(n, 2, dtype=torch.float64) * torch.tensor([1.0, 3.0]) + 1.0,
-            laplace,
-            logistic,
-            bits[:, :2],
-            2 * bits[:, 2:] - 1,
-            torch.nn.functional.one_hot(kind, 3),
-        ],
-        1,
-    )
+    gaussian = torch.randn(n, 2, dtype=torch.float64) * torch.tensor([1.0, 3.0]) + 1.0
+
+    signs = 2 * bits[:, 2:] - 1
+    classes = torch.nn.functional.one_hot(kind, 3)
+    return torch.cat([gaussian, laplace, logistic, bits[:, :2], signs, classes], 1)
 
 
 @pytest.fixture
@@ -50,44 +46,42 @@ def test_fit_finds_the_parameters(prior):
     assert torch.allclose(prior.scale, scale, rtol=0.05)
 
 
-def test_maximum_likelihood(prior):
-    h = draws()
-    prior = FactorialPrior(UNITS[:2]).fit(h[:, :3])
-    best = prior.log_prob(h[:, :3]).mean()
-    for name in ("location", "scale"):
-        for unit in range(3):
-            for factor in (0.97, 1.03):
-                other = build(describe(prior)).double()
-                other.load_state_dict(prior.state_dict())
-                getattr(other, name)[unit] *= factor
-                assert other.log_prob(h[:, :3]).mean() <= best + 1e-6
+@pytest.mark.parametrize("name", ["location", "scale"])
+@pytest.mark.parametrize("unit", [0, 1, 2])
+@pytest.mark.parametrize("factor", [0.97, 1.03])
+def test_maximum_likelihood(name, unit, factor):
+    h = draws()[:, :3]
+    prior = FactorialPrior(UNITS[:2]).fit(h)
+    other = build(describe(prior)).double()
+    other.load_state_dict(prior.state_dict())
+    getattr(other, name)[unit] *= factor
+    assert other.log_prob(h).mean() <= prior.log_prob(h).mean() + 1e-6
 
 
 @pytest.mark.parametrize("law", ["gaussian", "laplace", "logistic"])
 def test_continuous_densities_integrate_to_one(law):
     prior = FactorialPrior(law).fit(draws()[:, 3:4])
     grid = torch.linspace(-15, 20, 40_001, dtype=torch.float64)[:, None]
-    assert torch.trapezoid(prior.log_prob(grid).exp(), grid[:, 0]).item() == pytest.approx(
-        1, abs=1e-5
-    )
+    total = torch.trapezoid(prior.log_prob(grid).exp(), grid[:, 0])
+    assert total.item() == pytest.approx(1, abs=1e-5)
 
 
 def test_discrete_probabilities_add_up_to_one():
     prior = FactorialPrior([["bernoulli", 2], ["sign", 1], ["categorical", 3]]).fit(draws()[:, 4:])
+    classes = torch.eye(3).tolist()
     states = [
-        torch.tensor([a, b, c, *row]).double()
-        for a in (0, 1)
-        for b in (0, 1)
-        for c in (-1, 1)
-        for row in torch.eye(3).tolist()
+        torch.tensor([*bits, sign, *row]).double()
+        for *bits, sign, row in itertools.product((0, 1), (0, 1), (-1, 1), classes)
     ]
     assert prior.log_prob(torch.stack(states)).exp().sum().item() == pytest.approx(1.0)
 
 
 def test_log_prob_is_the_sum_over_units(prior):
     h = draws(20)
-    m, s = prior.location, prior.scale
+    m = prior.location
+    s = prior.scale
     p = (-(h[:, 3] - m[3]) / s[3]).sigmoid()
+
     expected = (
         Normal(m[:2], s[:2]).log_prob(h[:, :2]).sum(-1)
         + Laplace(m[2], s[2]).log_prob(h[:, 2])
@@ -96,13 +90,14 @@ def test_log_prob_is_the_sum_over_units(prior):
     bits = torch.cat([h[:, 4:6], (h[:, 6:7] + 1) / 2], 1)
     expected += torch.where(bits == 1, m[4:7], 1 - m[4:7]).log().sum(-1)
     expected += (h[:, 7:] * m[7:]).sum(-1).log()
+
     assert torch.allclose(prior.log_prob(h), expected)
 
 
 def test_score_is_the_gradient_of_log_prob(prior):
-    inner = torch.cat(
-        [draws(8)[:, :4], torch.full((8, 3), 0.4).double(), torch.full((8, 3), 1 / 3).double()], 1
-    ).requires_grad_()
+    bits = torch.full((8, 3), 0.4).double()
+    classes = torch.full((8, 3), 1 / 3).double()
+    inner = torch.cat([draws(8)[:, :4], bits, classes], 1).requires_grad_()
     (gradient,) = torch.autograd.grad(prior.log_prob(inner).sum(), inner)
     assert torch.allclose(prior.score(inner), gradient)
 
@@ -118,10 +113,13 @@ def test_samples_follow_the_law(prior):
 def test_reconstruction_of_discrete_units(prior):
     h = draws(5)
     mode = prior.reconstruct(h)[:, 4:]
+
     assert torch.equal(mode, torch.tensor([0, 1, 1, 1, 0, 0]).double().expand(5, 6))
+
     prior.target = "probability"
     p = prior.location
     expected = torch.cat([p[4:6], 2 * p[6:7] - 1, p[7:]])
+
     assert torch.allclose(prior.reconstruct(h)[:, 4:], expected.expand(5, 6))
 
 
@@ -129,42 +127,56 @@ def test_reconstruction_of_continuous_units(prior):
     h = draws(5)
     gain = prior.scale[:2] ** 2 / (prior.scale[:2] ** 2 + 0.09)  # the optimal denoising
     expected = prior.location[:2] + gain * (h[:, :2] - prior.location[:2])
+
     assert torch.allclose(prior.reconstruct(h)[:, :2], expected)
+
     prior.noise = 1e-4
     moved = prior.reconstruct(h)[:, :4] - h[:, :4]
+
     assert torch.allclose(moved, 1e-8 * prior.score(h)[:, :4], rtol=1e-3, atol=1e-12)
 
 
 def test_flat_prior_is_usable_at_once_and_stays_flat():
     stack = deep_autoencoder([8, 6, 4], prior=FactorialPrior("bernoulli", flat=True))
     prior = stack.prior
+
     assert torch.allclose(prior.log_prob(torch.rand(3, 4)), torch.tensor(-4 * math.log(2.0)))
+
     prior.fit(torch.ones(5, 4))
     assert torch.equal(prior.location, torch.full((4,), 0.5))
+
     h = torch.tensor([[0.0, 1.0, 0.0, 1.0]])
     assert torch.equal(prior.reconstruct(h), h)  # no value is more probable than another
+
     mixed = FactorialPrior([["categorical", 4], ["gaussian", 1]], flat=True)
     assert torch.allclose(mixed.location, torch.tensor([0.25, 0.25, 0.25, 0.25, 0.0]))
+
     mixed.fit(torch.tensor([[1.0, 0, 0, 0, 3.0], [1, 0, 0, 0, 5]]))
     assert torch.equal(mixed.location, torch.tensor([0.25, 0.25, 0.25, 0.25, 4.0]))
 
 
 def test_bernoulli_cross_entropy_minus_entropy_is_the_kl_of_section_7_4():
-    p, q = torch.rand(3).double(), torch.rand(6, 3).double()
+    p = torch.rand(3).double()
+    q = torch.rand(6, 3).double()
     prior = FactorialPrior("bernoulli")
-    prior.location, prior.scale = p, torch.ones(3).double()
+    prior.location = p
+    prior.scale = torch.ones(3).double()
     entropy = -(q * q.log() + (1 - q) * (1 - q).log()).sum(-1)
     kl = prior.cross_entropy((q > 0.5).double(), q) - entropy
+
     assert torch.allclose(kl, (q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()).sum(-1))
     assert (kl > 0).all()
 
 
 def test_laplace_cross_entropy_is_closed():
     prior = FactorialPrior("laplace").fit(draws()[:, 2:3])
-    mean, v = torch.tensor([[-0.5]]).double(), torch.tensor([0.4]).double()
+    mean = torch.tensor([[-0.5]]).double()
+    v = torch.tensor([0.4]).double()
     grid = torch.linspace(-15, 15, 60_001, dtype=torch.float64)[:, None]
     weight = Normal(mean[0], v.sqrt()).log_prob(grid)[:, 0].exp()
+
     expected = torch.trapezoid(-weight * prior.log_prob(grid), grid[:, 0])
+
     assert prior.cross_entropy(mean + 3, mean, v).item() == pytest.approx(
         expected.item(), rel=1e-6
     )
@@ -174,6 +186,7 @@ def test_impossible_values_stay_improbable_but_possible():
     prior = FactorialPrior("bernoulli").fit(torch.zeros(9, 2))
     assert torch.allclose(prior.location, torch.full((2,), 0.05))
     assert torch.isfinite(prior.log_prob(torch.ones(1, 2))).all()
+
     prior = FactorialPrior("categorical").fit(torch.tensor([[1.0, 0.0, 0.0]]).expand(6, 3))
     assert torch.allclose(prior.location, torch.tensor([6.5, 0.5, 0.5]) / 7.5)
 
@@ -186,6 +199,13 @@ def test_dead_units_leave_the_prior_usable():
     assert ((prior.reconstruct(h + 1.0) - 0.3)[:, 1:].abs() < 0.1 + 1.0).all()
 
 
+SIGNS = FactorialPrior([["sign", 2]], flat=True)
+
+
+def fitted(units, codes):
+    return FactorialPrior(units).fit(codes)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -193,20 +213,11 @@ def test_dead_units_leave_the_prior_usable():
         (lambda: FactorialPrior([["gaussian", 0]]), "size of gaussian in units=0"),
         (lambda: FactorialPrior([["categorical", 1]]), ">= 2"),
         (lambda: FactorialPrior(target="median"), "mode, probability"),
-        (
-            lambda: FactorialPrior([["gaussian", 3]]).fit(torch.rand(4, 2)),
-            "3 features, but h_L has 2",
-        ),
-        (lambda: FactorialPrior("bernoulli").fit(torch.full((4, 2), 2.0)), "clamp or threshold"),
-        (lambda: FactorialPrior("categorical").fit(torch.ones(4, 2)), "add up to 1"),
-        (
-            lambda: FactorialPrior([["sign", 2]], flat=True).log_prob(torch.full((1, 2), -1.5)),
-            r"\[-1, 1\]",
-        ),
-        (
-            lambda: FactorialPrior([["sign", 2]], flat=True).log_prob(torch.zeros(1, 3)),
-            r"\(batch, 2\)",
-        ),
+        (lambda: fitted([["gaussian", 3]], torch.rand(4, 2)), "3 features, but h_L has 2"),
+        (lambda: fitted("bernoulli", torch.full((4, 2), 2.0)), "clamp or threshold"),
+        (lambda: fitted("categorical", torch.ones(4, 2)), "add up to 1"),
+        (lambda: SIGNS.log_prob(torch.full((1, 2), -1.5)), r"\[-1, 1\]"),
+        (lambda: SIGNS.log_prob(torch.zeros(1, 3)), r"\(batch, 2\)"),
         (lambda: FactorialPrior().log_prob(torch.zeros(1, 3)), "not fitted"),
     ],
 )

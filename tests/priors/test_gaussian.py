@@ -5,13 +5,16 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from gendae.models.architectures import deep_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
+from gendae.priors.bandwidth import HeldOut
 from gendae.priors.base import Prior
+from gendae.priors.denoising import NearestNeighbour, Reconstruction
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.linear import LinearAutoencoderPrior
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior, parzen_log_prob
-from gendae.registry import build, describe
+from gendae.registry import build, describe, upgraded
 from tests.conftest import small_stack
 
 COVARIANCES = ["diagonal", "full"]
@@ -96,7 +99,7 @@ def test_state_dict_brings_its_shapes_along():
     assert torch.equal(other.prior.mean, stack.prior.mean)
 
 
-# -- what every prior does ---------------------------------------------------------------------------
+# -- what every prior does ----------------------------------------
 
 MAKERS = {
     "diagonal": lambda: GaussianPrior(),
@@ -105,8 +108,8 @@ MAKERS = {
     "linear": lambda: LinearAutoencoderPrior(0.5),
     "factorial": lambda: FactorialPrior([["gaussian", 2], ["laplace", 1], ["logistic", 1]]),
     "parzen": lambda: ParzenPrior(),
-    "manifold": lambda: ParzenPrior(local="manifold", components=2),
-    "autoencoder": lambda: AutoencoderPrior([8], code=3, epochs=1, hidden_noise=0.1),
+    "manifold": lambda: ManifoldParzenPrior(components=2),
+    "autoencoder": lambda: AutoencoderPrior([8], 3, hidden_noise=0.1, learning=Learning(1)),
 }
 DENSITIES = [name for name in MAKERS if name != "autoencoder"]
 
@@ -163,6 +166,61 @@ def test_a_stack_keeps_its_prior_through_description_and_state_dict(name):
         other.prior.sample(3, torch.Generator().manual_seed(0)),
         stack.prior.sample(3, torch.Generator().manual_seed(0)),
     )
+
+
+def flat(kind, **options):
+    """A description of before 0.2, when all arguments were flat."""
+    shared = {"sigma": 0.4, "epochs": 2, "lr": 0.01, "batch_size": 30, "chain_noise": "input"}
+    windows = {"local": None, "neighbours": 7, "components": 2, "validation_fraction": 0.2}
+    return {
+        "AutoencoderPrior": {"type": kind, "hidden": [8], "code": 3, **shared, "seed": 3},
+        "ParzenPrior": {"type": kind, **windows, "stratified": False, "bandwidth_bonus": 0.5},
+    }[kind] | options
+
+
+LEARNT = {"sigma": 0.4, "learning": Learning(2, 0.01, 30, 3)}
+NEAR = {"space": "input", "neighbours": 4, "refresh": 5, "match": 0.3}
+NOISES = {"hidden_noise": 0.2, "walkback": 1, "burn_in": 2, "residual": 0.1, "capacity": 40}
+FORMER = [
+    (
+        flat("ParzenPrior", capacity=30),
+        ParzenPrior(None, 30, held_out=HeldOut(0.2, 0.5), stratified=False),
+    ),
+    (
+        flat("ParzenPrior", local="manifold"),
+        ManifoldParzenPrior(
+            neighbours=7, components=2, held_out=HeldOut(0.2, 0.5), stratified=False
+        ),
+    ),
+    (
+        flat("AutoencoderPrior", criterion="self", **NEAR, walkback=2, steps=5, chains=4),
+        AutoencoderPrior(
+            [8], 3, criterion=Reconstruction(2), walk=Walk(5, 0, 4, "input"), **LEARNT
+        ),
+    ),
+    (
+        flat("AutoencoderPrior", criterion="nearest", **NEAR, **NOISES),
+        AutoencoderPrior(
+            [8],
+            3,
+            hidden_noise=0.2,
+            criterion=NearestNeighbour(1, "input", 4, 5, 0.3),
+            walk=Walk(20, 2, None, "input", 0.1, 40),
+            **LEARNT,
+        ),
+    ),
+    ({"type": "AutoencoderPrior", "criterion": "self"}, AutoencoderPrior()),
+    (
+        {"type": "GaussianPrior", "covariance": "full", "variance_scale": 2.0},
+        GaussianPrior("full", 2.0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "prior"), FORMER)
+def test_descriptions_of_earlier_versions_build_the_same_prior(old, prior):
+    assert describe(build(old)) == describe(prior)
+    assert upgraded(describe(prior)) == describe(prior)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -223,7 +281,7 @@ def test_cross_entropy_is_the_mean_of_minus_log_prob_under_q(name):
         )
 
 
-# -- Gaussian ----------------------------------------------------------------------------------------
+# -- Gaussian ----------------------------------------
 
 
 def test_identity_prior_minus_entropy_is_equation_22():
@@ -254,6 +312,8 @@ def test_gaussian_reconstruction_is_the_optimal_denoising(covariance):
     sigma = 1.5 * factor @ factor.T
     gain = sigma @ torch.linalg.inv(sigma + noise**2 * torch.eye(4, dtype=torch.float64))
     assert torch.allclose(prior.reconstruct(x), prior.mean + (x - prior.mean) @ gain.T)
+    marginal = prior.marginal(torch.ones(4, dtype=torch.bool))  # which keeps the noise
+    assert torch.allclose(marginal.reconstruct(x), prior.reconstruct(x))
     prior.noise = 1e-4
     assert torch.allclose(prior.reconstruct(x) - x, 1e-8 * prior.score(x), rtol=1e-3, atol=1e-12)
 
@@ -280,7 +340,7 @@ def test_linear_autoencoder_with_a_dead_unit():
     assert (prior.reconstruct(h + torch.randn_like(h))[:, 2] - 0.5).abs().max() < 1e-3
 
 
-# -- the Parzen function -----------------------------------------------------------------------------
+# -- the Parzen function ----------------------------------------
 
 
 def oracle(x, samples, sigma):

@@ -10,8 +10,11 @@ from torch.distributions import (
     Normal,
 )
 
+from gendae.priors.bandwidth import HeldOut
 from gendae.priors.centres import choose
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior, parzen_log_prob
+from gendae.registry import build
 
 
 def curve(n=300, noise=0.02):
@@ -19,6 +22,13 @@ def curve(n=300, noise=0.02):
     angle = 2 * math.pi * torch.rand(n, dtype=torch.float64)
     flat = torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], 1)
     return flat + noise * torch.randn(n, 3, dtype=torch.float64)
+
+
+def windows(kind, *args, components=2, neighbours=10, **options):
+    """A prior with round windows, or with local ones."""
+    if kind == "round":
+        return ParzenPrior(*args, **options)
+    return ManifoldParzenPrior(*args, components=components, neighbours=neighbours, **options)
 
 
 def gaussian(n=200, d=4):
@@ -47,17 +57,15 @@ def test_density_is_the_mixture_and_that_of_the_score_function():
 
 def test_density_integrates_to_one():
     grid = torch.linspace(-30, 30, 9001, dtype=torch.float64)[:, None]
-    for kind in (None, "manifold"):
-        prior = ParzenPrior(bandwidth=0.3, local=kind, neighbours=3).fit(gaussian(20, 1))
+    for kind in ("round", "manifold"):
+        prior = windows(kind, 0.3, neighbours=3).fit(gaussian(20, 1))
         assert torch.trapezoid(prior.log_prob(grid).exp(), grid[:, 0]).item() == pytest.approx(
             1.0, 1e-6
         )
 
 
 def test_manifold_density_is_the_mixture_of_local_gaussians():
-    prior = ParzenPrior(bandwidth=0.05, local="manifold", neighbours=6, components=2).fit(
-        curve(60)
-    )
+    prior = ManifoldParzenPrior(bandwidth=0.05, neighbours=6, components=2).fit(curve(60))
     mixture = MixtureSameFamily(
         Categorical(torch.ones(60).double()), MultivariateNormal(prior.codes, covariances(prior))
     )
@@ -66,9 +74,7 @@ def test_manifold_density_is_the_mixture_of_local_gaussians():
 
 
 def test_local_directions_are_the_principal_ones_of_the_neighbours():
-    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=7, components=3).fit(
-        gaussian(40, 3)
-    )
+    prior = ManifoldParzenPrior(bandwidth=0.1, neighbours=7, components=3).fit(gaussian(40, 3))
     index = torch.cdist(prior.codes, prior.codes).argsort(1)[:, 1:8]
     difference = prior.codes[index] - prior.codes[:, None]
     expected = difference.mT @ difference / 7 + 0.01 * torch.eye(3, dtype=torch.float64)
@@ -76,13 +82,11 @@ def test_local_directions_are_the_principal_ones_of_the_neighbours():
 
 
 def test_fewer_directions_than_components():
-    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=2, components=5).fit(
-        gaussian(30, 4)
-    )
+    prior = ManifoldParzenPrior(bandwidth=0.1, neighbours=2, components=5).fit(gaussian(30, 4))
     assert prior.directions.shape == (30, 2, 4)
     h = torch.zeros(30, 3, dtype=torch.float64)
     h[:, 0] = torch.arange(30)  # codes on a line: one direction, the others nothing
-    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=4, components=3).fit(h)
+    prior = ManifoldParzenPrior(bandwidth=0.1, neighbours=4, components=3).fit(h)
     assert torch.allclose(prior.variances[:, 1:], torch.zeros(30, 2).double())
     assert torch.isfinite(prior.log_prob(h + 0.1)).all()
 
@@ -90,8 +94,7 @@ def test_fewer_directions_than_components():
 def test_manifold_windows_fit_a_curve_better_and_sample_nearer_to_it():
     codes, test = curve(150, 0.005), curve(400, 0.005)
     models = [
-        ParzenPrior(local=kind, neighbours=8, components=1).fit(codes)
-        for kind in (None, "manifold")
+        windows(kind, neighbours=8, components=1).fit(codes) for kind in ("round", "manifold")
     ]
     scores = [prior.log_prob(test).mean() for prior in models]
     assert scores[1] > scores[0] + 1.0
@@ -102,9 +105,9 @@ def test_manifold_windows_fit_a_curve_better_and_sample_nearer_to_it():
     assert off[1] < 0.7 * off[0]
 
 
-@pytest.mark.parametrize("kind", [None, "manifold"])
+@pytest.mark.parametrize("kind", ["round", "manifold"])
 def test_score_is_the_gradient_also_at_stored_codes(kind):
-    prior = ParzenPrior(bandwidth=0.5, local=kind, components=2).fit(gaussian(50))
+    prior = windows(kind, 0.5).fit(gaussian(50))
     x = torch.cat([gaussian(5), prior.codes[:5]]).requires_grad_()
     (gradient,) = torch.autograd.grad(prior.log_prob(x).sum(), x)
     assert torch.allclose(prior.score(x), gradient)
@@ -156,17 +159,17 @@ def test_cross_entropy_leaves_the_mean_s_own_code_out():
     assert not torch.allclose(prior.cross_entropy(draw, mean), -prior.log_prob(draw))
 
 
-@pytest.mark.parametrize("kind", [None, "manifold"])
+@pytest.mark.parametrize("kind", ["round", "manifold"])
 def test_the_chosen_bandwidth_is_the_best_on_held_out_codes(kind):
     codes = gaussian(500, 2)
-    prior = ParzenPrior(local=kind, components=1).fit(codes)
+    prior = windows(kind, components=1).fit(codes)
     assert len(prior.codes) == 450
     stored = {tuple(row) for row in prior.codes.tolist()}
     held = torch.stack([c for c in codes if tuple(c.tolist()) not in stored])
     assert len(held) == 50
 
     def likelihood(sigma):
-        other = ParzenPrior(sigma, local=kind, components=1)
+        other = windows(kind, sigma, components=1)
         other.load_state_dict(prior.state_dict())
         other.bandwidth_ = torch.tensor(sigma).double()
         return other.log_prob(held).mean().item()
@@ -178,7 +181,10 @@ def test_the_chosen_bandwidth_is_the_best_on_held_out_codes(kind):
 
 def test_a_bonus_enlarges_the_bandwidth():
     codes = gaussian(300, 2)
-    widths = [ParzenPrior(bandwidth_bonus=b).fit(codes).bandwidth_.item() for b in (0.0, 0.5, 1.0)]
+    widths = [
+        ParzenPrior(held_out=HeldOut(bonus=b)).fit(codes).bandwidth_.item()
+        for b in (0.0, 0.5, 1.0)
+    ]
     assert widths[0] < widths[1] < widths[2]
 
 
@@ -190,6 +196,8 @@ def test_samples_are_templates_plus_noise_of_the_bandwidth():
     assert (s - prior.codes[nearest]).std().item() == pytest.approx(0.01, rel=0.03)
     prior.stratified, prior.noise_scale = False, 0.0
     s = prior.sample(5000, torch.Generator().manual_seed(0))
+    whole = prior.marginal(torch.ones(3, dtype=torch.bool))  # which keeps all settings
+    assert torch.equal(whole.sample(5000, torch.Generator().manual_seed(0)), s)
     count = torch.bincount(torch.cdist(s, prior.codes).argmin(1), minlength=50)
     assert (
         count.min() < 100 < count.max() and torch.cdist(s, prior.codes).min(1).values.max() < 1e-4
@@ -203,7 +211,7 @@ def test_fewer_stratified_samples_than_templates_are_different_templates():
 
 
 def test_manifold_samples_have_the_mixture_s_covariance():
-    prior = ParzenPrior(bandwidth=0.1, local="manifold", neighbours=6, components=2).fit(curve(40))
+    prior = ManifoldParzenPrior(bandwidth=0.1, neighbours=6, components=2).fit(curve(40))
     s = prior.sample(200_000, torch.Generator().manual_seed(0))
     expected = covariances(prior).mean(0) + torch.cov(prior.codes.T, correction=0)
     assert torch.allclose(torch.cov(s.T), expected, atol=5e-3)
@@ -215,6 +223,8 @@ def test_capacity_keeps_a_subset_or_the_means_of_a_clustering():
     assert subset.shape == (20, 2) and (torch.cdist(subset, codes).min(1).values < 1e-6).all()
     means = ParzenPrior(bandwidth=0.3, capacity=20, choice="kmeans").fit(codes).codes
     assert means.shape == (20, 2)
+    few = codes[:10]
+    assert torch.equal(choose(few, 10, "kmeans", torch.Generator()), few)  # all of them fit
 
     def distortion(centres):
         return torch.cdist(codes, centres).min(1).values.square().mean()
@@ -228,14 +238,9 @@ def test_the_seed_chooses_the_codes():
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_kmeans_stores_all_codes_if_they_fit():
-    codes = gaussian(10)
-    assert torch.equal(choose(codes, 10, "kmeans", torch.Generator()), codes)
-
-
-@pytest.mark.parametrize("kind", [None, "manifold"])
+@pytest.mark.parametrize("kind", ["round", "manifold"])
 def test_blocks_make_no_difference(kind, monkeypatch):
-    prior, x = ParzenPrior(0.4, local=kind, components=2).fit(gaussian(50)), gaussian(11)
+    prior, x = windows(kind, 0.4).fit(gaussian(50)), gaussian(11)
     whole = prior.log_prob(x), prior.reconstruct(x), prior.cross_entropy(x, x)
     monkeypatch.setattr("gendae.priors.parzen.BLOCK_ENTRIES", 100)
     blocks = prior.log_prob(x), prior.reconstruct(x), prior.cross_entropy(x, x)
@@ -262,11 +267,13 @@ def test_autocast_does_not_reach_the_density():
         (lambda: ParzenPrior(bandwidth=-1.0), "bandwidth=-1.0"),
         (lambda: ParzenPrior(capacity=1), "capacity=1"),
         (lambda: ParzenPrior(choice="first"), "reservoir, kmeans"),
-        (lambda: ParzenPrior(local="global"), "None, manifold"),
-        (lambda: ParzenPrior(validation_fraction=1.0), "validation_fraction=1.0"),
+        (lambda: build({"type": "ParzenPrior", "local": "global"}), "local='global'"),
+        (lambda: ParzenPrior(held_out=0.1), "held_out=0.1: a HeldOut"),
+        (lambda: HeldOut(fraction=1.0), "fraction=1.0"),
+        (lambda: HeldOut(bonus=-1.0), "bonus=-1.0"),
         (lambda: ParzenPrior(noise_scale=-1.0), "noise_scale"),
         (
-            lambda: ParzenPrior(0.1, local="manifold").fit(gaussian(10)),
+            lambda: ManifoldParzenPrior(0.1).fit(gaussian(10)),
             "neighbours=10 but only 10 codes",
         ),
         (lambda: ParzenPrior().fit(gaussian(2)), "at least three"),

@@ -1,4 +1,4 @@
-"""Diagnostics of credit assignment against closed forms; they leave the rule they measure as it was."""
+"""Diagnostics of credit assignment against closed forms; they leave the rule as it was."""
 
 import math
 
@@ -16,7 +16,7 @@ from gendae.models.stack import Stack
 from gendae.rules import credit
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.targets import displacements, first_displacement
 from gendae.training.callbacks import CreditMonitor
@@ -27,147 +27,160 @@ NOISE = GaussianNoise(0.5)  # on x: none of the measures may see it
 def network(sizes=(8, 8, 8, 8), activation="linear", factor=1.0, **options):
     """Square layers with g = factor * f^-1 (f orthogonal or not); linear ones by default."""
     torch.manual_seed(1)
-    stack = deep_classifier(
-        list(sizes), classes=4, activation=activation, feedback="linear", **options
-    ).double()
+    options = {"activation": activation, "feedback": "linear", **options}
+    stack = deep_classifier(list(sizes), classes=4, **options).double()
+
     with torch.no_grad():
         for pair in stack.pairs:
             pair.f.bias.normal_()
             pair.g.weight.copy_(factor * torch.linalg.pinv(pair.f.weight))
             pair.g.bias.copy_(-pair.g.weight @ pair.f.bias)
+
     return stack
+
+
+def classifier(sizes=(8, 7, 6), **options):
+    torch.manual_seed(0)
+    return deep_classifier(list(sizes), classes=4, **options).double()
 
 
 def data(n=20, width=8, classes=4):
     g = torch.Generator().manual_seed(5)
-    return torch.rand(n, width, dtype=torch.float64, generator=g), torch.randint(
-        classes, (n,), generator=g
-    )
+    x = torch.rand(n, width, dtype=torch.float64, generator=g)
+    return x, torch.randint(classes, (n,), generator=g)
 
 
 def close(a, b, tolerance=1e-9):
-    return torch.allclose(
-        a, torch.as_tensor(b, dtype=a.dtype).expand_as(a), rtol=0, atol=tolerance
-    )
+    b = torch.as_tensor(b, dtype=a.dtype).expand_as(a)
+    return torch.allclose(a, b, rtol=0, atol=tolerance)
 
 
-# -- angles ---------------------------------------------------------------------------------------------
+# -- angles ---------------------------------------------------------------------------------------
 
 
 def test_back_propagation_has_no_angle_to_itself():
-    torch.manual_seed(0)
-    rule = BackpropRule(deep_classifier([8, 7, 6], classes=4).double(), input_corruption=NOISE)
-    found = credit.angles(rule, *data())
-    assert found.cosine.shape == (3,)
-    assert close(found.cosine, 1.0)
-    assert close(found.degrees, 0.0, 1e-5)
+    rule = BackpropRule(classifier(), input_corruption=NOISE)
+    angles = credit.angles(rule, *data())
+    assert angles.cosine.shape == (3,)
+    assert close(angles.cosine, 1.0)
+    assert close(angles.degrees, 0.0, 1e-5)
+
+
+class Turned(BackpropRule):
+    """The loss turns every layer's gradient by 60 degrees."""
+
+    def losses(self, batch):
+        loss = super().losses(batch)["label_f_3"]
+        total = loss
+        for f in self.stack.encoders:
+            parameters = list(f.parameters())
+            gradient = torch.autograd.grad(loss, parameters, retain_graph=True)
+            flat = torch.cat([g.flatten() for g in gradient])
+
+            other = torch.randn_like(flat)
+            other -= other @ flat / (flat @ flat) * flat
+            other *= math.sqrt(3.0) * flat.norm() / other.norm()
+            total = total + torch.cat([p.flatten() for p in parameters]) @ other
+
+        return {"label_f_3": total}
 
 
 def test_the_angle_is_that_of_weights_and_biases_together():
-    """60 degrees by hand: the rule's loss turns every layer's gradient."""
-
-    class Turned(BackpropRule):
-        def losses(self, batch):
-            loss = super().losses(batch)["label_f_3"]
-            total = loss
-            for f in self.stack.encoders:
-                parameters = list(f.parameters())
-                gradient = torch.autograd.grad(loss, parameters, retain_graph=True)
-                flat = torch.cat([g.flatten() for g in gradient])
-                other = torch.randn_like(flat)
-                other -= other @ flat / (flat @ flat) * flat
-                other *= math.sqrt(3.0) * flat.norm() / other.norm()
-                total = total + torch.cat([p.flatten() for p in parameters]) @ other
-            return {"label_f_3": total}
-
-    torch.manual_seed(0)
-    found = credit.angles(Turned(deep_classifier([8, 7, 6], classes=4).double()), *data())
-    assert close(found.cosine, 0.5)
-    assert close(found.degrees, 60.0, 1e-6)
+    angles = credit.angles(Turned(classifier()), *data())
+    assert close(angles.cosine, 0.5)
+    assert close(angles.degrees, 60.0, 1e-6)
 
 
 @pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}])
 def test_the_reference_of_bits_and_draws_is_straight_through_for_the_same_draws(options):
-    torch.manual_seed(0)
-    stack = deep_classifier([8, 7, 6], classes=4, **options).double()
+    stack = classifier(**options)
     rule = StraightThroughRule(stack, samples=3, input_corruption=NOISE)
+
     assert close(credit.angles(rule, *data()).cosine, 1.0)
-    targets = credit.angles(
-        DifferenceTargetPropRule(stack, samples=3, input_corruption=NOISE), *data()
-    )
+
+    rule = DifferenceTargetPropRule(stack, samples=3, input_corruption=NOISE)
+    targets = credit.angles(rule, *data())
     assert close(targets.cosine[-1], 1.0)
     assert (targets.cosine[:-1] < 0.999).any()
+
     twice = credit.angles(DifferenceTargetPropRule(stack, samples=3), *data())
     assert torch.equal(targets.cosine, twice.cosine)
 
 
 def test_feedback_alignment_is_exact_at_the_output_only():
-    torch.manual_seed(0)
-    found = credit.angles(
-        FeedbackAlignmentRule(deep_classifier([8, 7, 6], classes=4).double()), *data()
-    ).cosine
-    assert close(found[-1], 1.0)
-    assert (found[:-1].abs() < 0.95).all()
+    cosines = credit.angles(FeedbackAlignmentRule(classifier()), *data()).cosine
+    assert close(cosines[-1], 1.0)
+    assert (cosines[:-1].abs() < 0.95).all()
 
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_difference_target_propagation_is_exact_where_inverses_are_transposes(scaled):
-    rule = DifferenceTargetPropRule(network(), step=0.1, scaled=scaled, schedule="alternate")
-    rule.inverses, rule.encoders = True, False  # between two phases
+    rule = DifferenceTargetPropRule(
+        network(), step=0.1, scaled=scaled, inverses=Inverses(schedule="alternate")
+    )
+    # Between two phases.
+    rule.inverses = True
+    rule.encoders = False
+
     assert close(credit.angles(rule, *data()).cosine, 1.0)
     assert (rule.inverses, rule.encoders) == (True, False)
 
 
 def test_theorem_1_bounds_the_angle_of_one_example():
-    """cos >= smallest / largest singular value of the Jacobian above, for exact inverses of any linear f."""
+    """cos >= smallest / largest singular value of the Jacobian above, where inverses are exact."""
     stack = network(init="normal")
     x, y = data(1)
-    found = credit.angles(DifferenceTargetPropRule(stack, step=1e-3), x, y).cosine
+    cosines = credit.angles(DifferenceTargetPropRule(stack, step=1e-3), x, y).cosine
+
     for level in (1, 2):
         above = torch.eye(8, dtype=torch.float64)
         for pair in stack.pairs[level:]:
             above = pair.f.weight @ above
+
         values = torch.linalg.svdvals(above)
-        assert values[-1] / values[0] - 1e-9 <= found[level - 1] < 0.999
-    assert close(found[2:], 1.0)
+        assert values[-1] / values[0] - 1e-9 <= cosines[level - 1] < 0.999
+
+    assert close(cosines[2:], 1.0)
 
 
 def test_plain_target_propagation_with_bad_inverses_goes_anywhere():
     torch.manual_seed(0)
     stack = deep_classifier([400, 400, 400, 400], classes=10, activation="linear").double()
-    x, y = torch.randn(20, 400, dtype=torch.float64), torch.randint(10, (20,))
-    found = credit.angles(
-        DifferenceTargetPropRule(stack, difference=False, step=1e-3), x, y
-    ).cosine
-    assert (found[:2].abs() < 0.1).all()
-    assert close(found[2:], 1.0)
+    x = torch.randn(20, 400, dtype=torch.float64)
+    y = torch.randint(10, (20,))
+    rule = DifferenceTargetPropRule(stack, difference=False, step=1e-3)
+
+    cosines = credit.angles(rule, x, y).cosine
+
+    assert (cosines[:2].abs() < 0.1).all()
+    assert close(cosines[2:], 1.0)
 
 
 def test_layers_without_an_update_have_no_angle():
-    torch.manual_seed(0)
-    stack = deep_classifier([8, 7, 6], classes=4).double()
-    found = credit.angles(BackpropRule(stack, fixed=1), *data())
-    assert found.cosine.isnan().tolist() == found.degrees.isnan().tolist() == [True, False, False]
+    stack = classifier()
+    angles = credit.angles(BackpropRule(stack, fixed=1), *data())
+    assert angles.cosine.isnan().tolist() == [True, False, False]
+    assert angles.degrees.isnan().tolist() == [True, False, False]
+
     stack.pairs[1].f.requires_grad_(False)
-    assert credit.angles(BackpropRule(stack), *data()).cosine.isnan().tolist() == [
-        False,
-        True,
-        False,
-    ]
+    angles = credit.angles(BackpropRule(stack), *data())
+    assert angles.cosine.isnan().tolist() == [False, True, False]
 
 
 def test_layers_of_any_kind_are_measured():
     torch.manual_seed(0)
     pairs = [TiedPair(8, 7), Pair(MLP(7, [5], 6), Affine(6, 7, "sigmoid"))]
     stack = Classifier(*pairs, output=Affine(6, 4)).double()
+
     assert close(credit.angles(BackpropRule(stack), *data()).cosine, 1.0)
+
     rule = DifferenceTargetPropRule(stack)
     assert close(credit.angles(rule, *data()).cosine[-1], 1.0)
     assert credit.target_improvement(rule, *data()).improves[-1] == 1.0
     assert credit.theorem_2_eigenvalue(stack, data(3)[0]).shape == (1,)
 
 
-# -- targets --------------------------------------------------------------------------------------------
+# -- targets --------------------------------------------------------------------------------------
 
 
 class Flipped(DifferenceTargetPropRule):
@@ -179,56 +192,66 @@ class Flipped(DifferenceTargetPropRule):
 
 @pytest.mark.parametrize("difference", [True, False])
 def test_targets_improve_where_inverses_are_exact_and_steps_small(difference):
-    stack, (x, y) = network(), data()
+    stack = network()
+    x, y = data()
     options = {"step": 1e-4, "difference": difference, "input_corruption": NOISE}
     good = credit.target_improvement(DifferenceTargetPropRule(stack, **options), x, y)
+
     assert good.improves.tolist() == [1.0] * 3
     assert good.local.tolist() == [1.0] * 2
+
     bad = credit.target_improvement(Flipped(stack, **options), x, y)
     assert bad.improves.tolist() == [0.0] * 3
-    assert (
-        bad.local.tolist() == [1.0] * 2
-    )  # the layer above still gets closer to its own, wrong, target
+    # The layer above still gets closer to its own, wrong, target.
+    assert bad.local.tolist() == [1.0] * 2
+
+    # Orthogonal layers keep the gradient's length.
     gradient = first_displacement(stack, stack.encode(x)[-1], y, 1.0).square().sum(1).mean()
-    assert torch.allclose(
-        good.change, -1e-4 * gradient.expand(3), rtol=1e-3
-    )  # orthogonal: of equal length
-    assert torch.allclose(bad.change, 1e-4 * gradient.expand(3), rtol=1e-3)
+    change = 1e-4 * gradient.expand(3)
+    assert torch.allclose(good.change, -change, rtol=1e-3)
+    assert torch.allclose(bad.change, change, rtol=1e-3)
 
 
 def test_fractions_are_of_examples_and_changes_are_of_the_loss():
-    """Steps that are too large, through inverses that are none, by hand."""
-    torch.manual_seed(0)
-    stack, (x, y) = deep_classifier([8, 8, 7, 6], classes=4, init="normal").double(), data()
-    found = credit.target_improvement(DifferenceTargetPropRule(stack, step=10.0), x, y)
+    """Steps that are too large, through maps that are no inverses, by hand."""
+    stack = classifier([8, 8, 7, 6], init="normal")
+    x, y = data()
+    improvement = credit.target_improvement(DifferenceTargetPropRule(stack, step=10.0), x, y)
+
     h = stack.encode(x)
     d = displacements(stack.pairs, h, first_displacement(stack, h[-1], y, 10.0))
     before = F.cross_entropy(stack(x)[0], y, reduction="none")
     for level in (1, 2, 3):
         moved = h[level] + d[level - 1]
+        if level < 3:
+            error = (h[level + 1] + d[level] - stack.pairs[level].f(moved)).norm(dim=1)
+            closer = (error < d[level].norm(dim=1)).double().mean()
+            assert improvement.local[level - 1] == closer
+
         for pair in stack.pairs[level:]:
-            if pair is stack.pairs[level]:
-                error = (h[level + 1] + d[level] - pair.f(moved)).norm(dim=1)
-                assert found.local[level - 1] == (error < d[level].norm(dim=1)).double().mean()
             moved = pair.f(moved)
+
         change = F.cross_entropy(stack.output(moved), y, reduction="none") - before
-        assert found.improves[level - 1] == (change < 0).double().mean()
-        assert torch.allclose(found.change[level - 1], change.mean())
-    assert 0 < found.improves.min() < 1
-    assert 0 < found.local.max() < 1
+        assert improvement.improves[level - 1] == (change < 0).double().mean()
+        assert torch.allclose(improvement.change[level - 1], change.mean())
+
+    assert 0 < improvement.improves.min() < 1
+    assert 0 < improvement.local.max() < 1
 
 
 def test_single_precision_counts_the_improvements_of_confident_classifiers():
-    """Changes of a loss of 1e-6 nats are below the resolution of logits in single precision, and of 1e-12 in double."""
-    torch.manual_seed(0)
-    stack, (x, y) = network(), data()
+    """A loss of 1e-6 nats changes by less than the logits' resolution in single precision."""
+    stack = network()
+    x, y = data()
     with torch.no_grad():
         stack.output.bias.copy_(torch.tensor([25.0, 0.0, 1.0, 2.0]))
+
     y = torch.zeros_like(y)
     rule = DifferenceTargetPropRule(stack.float(), step=1e-4)
-    found = credit.target_improvement(rule, x.float(), y)
-    assert -1e-20 < found.change[-1] < 0
-    assert found.improves.tolist() == [1.0] * 3
+    improvement = credit.target_improvement(rule, x.float(), y)
+
+    assert -1e-20 < improvement.change[-1] < 0
+    assert improvement.improves.tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -236,73 +259,90 @@ def test_single_precision_counts_the_improvements_of_confident_classifiers():
 )
 def test_theorem_2_tells_where_the_next_layer_gets_closer(factor, eigenvalue, holds):
     """I - J_f J_g = (1 - factor) I."""
-    stack, (x, y) = network(factor=factor, init="normal"), data()
+    stack = network(factor=factor, init="normal")
+    x, y = data()
+
     assert close(credit.theorem_2_eigenvalue(stack, x[:3]), eigenvalue)
+
     rule = DifferenceTargetPropRule(stack, step=1e-3)
     assert credit.target_improvement(rule, x, y).local.tolist() == [holds] * 2
 
 
 def test_theorem_2_s_jacobians_are_those_at_h():
-    torch.manual_seed(0)
-    stack, x = deep_classifier([8, 6, 5], classes=4).double(), data(3)[0]
-    pair, expected = stack.pairs[1], []
+    stack = classifier([8, 6, 5])
+    x = data(3)[0]
+    pair = stack.pairs[1]
+
+    expected = []
     for h in stack.encode(x)[1]:
         j_f = torch.autograd.functional.jacobian(pair.f, h)
         j_g = torch.autograd.functional.jacobian(pair.g, pair.f(h))
         rest = torch.eye(5, dtype=torch.float64) - j_f @ j_g
         expected.append(torch.linalg.eigvalsh(rest.T @ rest)[-1])
+
     assert close(credit.theorem_2_eigenvalue(stack, x), torch.stack(expected).mean())
 
 
 def test_bits_that_do_not_flip_improve_nothing():
-    torch.manual_seed(0)
-    stack, (x, y) = deep_classifier([8, 7, 6], classes=4, bits=[1]).double(), data()
-    found = credit.target_improvement(DifferenceTargetPropRule(stack, step=1e-9), x, y)
-    assert found.improves.tolist() == [0.0, 1.0]
-    assert found.change[0] == 0.0
-    assert found.local.tolist() == [0.0]
+    stack = classifier(bits=[1])
+    x, y = data()
+    improvement = credit.target_improvement(DifferenceTargetPropRule(stack, step=1e-9), x, y)
+
+    assert improvement.improves.tolist() == [0.0, 1.0]
+    assert improvement.change[0] == 0.0
+    assert improvement.local.tolist() == [0.0]
 
 
 def test_draws_are_those_of_the_rule_and_the_same_on_both_sides():
-    """With displacements too small to flip a draw nothing changes, and the loss is that of the rule's own way up."""
-    torch.manual_seed(0)
-    stack, (x, y) = deep_classifier([8, 7, 6], classes=4, stochastic=True).double(), data()
+    """Displacements too small to flip a draw change nothing; the loss is the rule's own."""
+    stack = classifier(stochastic=True)
+    x, y = data()
+
     tiny = credit.target_improvement(DifferenceTargetPropRule(stack, step=1e-12, samples=4), x, y)
     assert tiny.change.tolist() == [0.0, 0.0]
+
     large = credit.target_improvement(DifferenceTargetPropRule(stack, step=1e2, samples=4), x, y)
     assert (large.change[-1] < 0) and (large.improves[-1] > 0.5)
+
     rule = DifferenceTargetPropRule(stack, samples=4)
     rule.generator = torch.Generator().manual_seed(credit.SEED)
     _, outputs = rule._up(x)
-    loss = (
-        credit._Above(stack, [o.detach() for o in outputs], 4)
-        .loss(1, outputs[0].detach(), y)
-        .mean()
-    )
-    assert torch.allclose(loss, rule.losses((x, y))["label_f_3"]) is False  # other draws by now
+    outputs = [output.detach() for output in outputs]
+    loss = credit._Above(stack, outputs, 4).loss(1, outputs[0], y).mean()
+    other_draws = rule.losses((x, y))["label_f_3"]
     rule.generator.manual_seed(credit.SEED)
-    assert torch.allclose(loss, rule.losses((x, y))["label_f_3"])
+    same_draws = rule.losses((x, y))["label_f_3"]
+
+    assert not torch.allclose(loss, other_draws)
+    assert torch.allclose(loss, same_draws)
 
 
-# -- inverses -------------------------------------------------------------------------------------------
+# -- inverses -------------------------------------------------------------------------------------
 
 
 def test_inverse_error_is_zero_for_inverses_and_one_for_the_mean():
-    stack, x = network(init="normal"), data()[0]
+    stack = network(init="normal")
+    x = data()[0]
+    h = stack.encode(x)
+    pair = stack.pairs[1]
+
     assert close(credit.inverse_error(stack, x), 0.0)
-    h, pair = stack.encode(x), stack.pairs[1]
+
     with torch.no_grad():
         pair.g.weight.zero_()
         pair.g.bias.copy_(h[1].mean(0))
+
     assert close(credit.inverse_error(stack, x), [1.0, 0.0])
+
     with torch.no_grad():
         pair.g.bias.add_(1.0)
+
     expected = (1.0 + 1.0 / h[1].var(0, correction=0).mean()).sqrt()
     assert close(credit.inverse_error(stack, x)[0], expected.item())
     assert credit.inverse_error(Stack(Pair(Affine(8, 4), Affine(4, 8))), x.float()).shape == (0,)
 
 
-# -- nothing is disturbed -------------------------------------------------------------------------------
+# -- nothing is disturbed -------------------------------------------------------------------------
 
 
 ALL = [
@@ -321,23 +361,27 @@ def test_a_rule_is_left_as_it_was(cls, generator):
     torch.manual_seed(0)
     rule = cls(deep_classifier([8, 7, 6], classes=4), input_corruption=NOISE)
     rule.generator = torch.Generator().manual_seed(3) if generator else None
-    x, y = (t.float() if t.is_floating_point() else t for t in data())
+    x, y = data()
+    x = x.float()
     sum(rule.losses((x, y)).values()).backward()
 
     def state():
         own = rule.generator.get_state() if generator else torch.empty(0)
         grads = [torch.zeros(1) if p.grad is None else p.grad for p in rule.parameters()]
-        return [
-            t.clone() for t in (torch.get_rng_state(), own, *rule.state_dict().values(), *grads)
-        ]
+        tensors = [torch.get_rng_state(), own, *rule.state_dict().values(), *grads]
+        return [t.clone() for t in tensors]
 
-    before, objects = state(), (rule.generator, rule.input_corruption, rule.training)
+    before = state()
+    objects = (rule.generator, rule.input_corruption, rule.training)
+
     with torch.no_grad():
         first = credit.by_layer(rule, x, y)
         torch.rand(3)  # what is measured depends on no one's random numbers
         assert str(credit.by_layer(rule, x, y)) == str(first)
+
     torch.set_rng_state(before[0])
     credit.by_layer(rule, x, y)
+
     assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
     assert (rule.generator, rule.input_corruption, rule.training) == objects
     assert list(first["cosine"]) == [1, 2, 3]
@@ -351,24 +395,36 @@ def test_a_rule_is_left_as_it_was_by_errors_too():
 
     rule = Failing(deep_classifier([8, 6], classes=4).double(), input_corruption=NOISE)
     before = torch.get_rng_state()
+
     with pytest.raises(RuntimeError, match="no"):
         credit.angles(rule, *data())
+
     assert rule.input_corruption is NOISE
     assert rule.generator is None
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_user_errors_name_what_is_wrong():
-    x, y = data()
-    rule = BackpropRule(deep_classifier([8, 6], classes=4).double())
-    with pytest.raises(ValueError, match="BackStepRule has no global loss"):
-        credit.angles(BackStepRule(Stack(TiedPair(8, 4))), x, y)
-    with pytest.raises(ValueError, match="BackpropRule has no targets"):
-        credit.target_improvement(rule, x, y)
-    with pytest.raises(ValueError, match=r"\(batch, 8\)"):
-        credit.angles(rule, x[:, :5], y)
-    with pytest.raises(ValueError, match="4 classes"):
-        credit.angles(rule, x, y + 1)
-    for arguments, word in (({"every": -1}, "every=-1"), ({"n": 0}, "n=0")):
-        with pytest.raises(ValueError, match=word):
-            CreditMonitor(**arguments)
+X, Y = data()
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (
+            lambda rule: credit.angles(BackStepRule(Stack(TiedPair(8, 4))), X, Y),
+            "BackStepRule has no global loss",
+        ),
+        (
+            lambda rule: credit.target_improvement(rule, X, Y),
+            "BackpropRule has no targets",
+        ),
+        (lambda rule: credit.angles(rule, X[:, :5], Y), r"\(batch, 8\)"),
+        (lambda rule: credit.angles(rule, X, Y + 1), "4 classes"),
+        (lambda rule: CreditMonitor(every=-1), "every=-1"),
+        (lambda rule: CreditMonitor(n=0), "n=0"),
+    ],
+)
+def test_user_errors_name_what_is_wrong(use, words):
+    rule = BackpropRule(classifier([8, 6]))
+    with pytest.raises(ValueError, match=words):
+        use(rule)

@@ -1,4 +1,4 @@
-"""Difference target propagation as a learning rule: Algorithm 1, locality, its relation to back-propagation."""
+"""Difference target propagation: Algorithm 1, locality, its relation to back-propagation."""
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, StraightThroughRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses, Iterations
+from gendae.rules.rates import Rates
+from tests.conftest import at
 
 KINDS = {"tanh": {}, "bits": {"bits": [1]}, "stochastic": {"stochastic": True}}
 SIZES = (6, 5, 4, 3)
@@ -24,15 +26,11 @@ def examples(n=8, features=6, classes=3):
     return torch.rand(n, features).double(), torch.randint(classes, (n,))
 
 
-def seeded(rule, seed=1):
-    rule.generator = torch.Generator().manual_seed(seed)
-    return rule
-
-
 def gradients(rule, batch, names=None):
     """d (sum of the losses) / d parameter, by name."""
     rule.zero_grad()
-    sum(rule.losses(batch).values()).backward()
+    sum(rule.losses(batch, at(1)).values()).backward()
+
     return {
         name: p.grad
         for name, p in rule.stack.named_parameters()
@@ -40,38 +38,40 @@ def gradients(rule, batch, names=None):
     }
 
 
-# -- Algorithm 1 -------------------------------------------------------------------------------------
+# -- Algorithm 1 ----------------------------------------------------------------------------------
 
 
 def algorithm_1(made, x, y, step, sigma, difference, generator):
     """Losses by the letter of the thesis; targets are values, not displacements."""
-    f, g = made.encoders, [pair.g for pair in made.pairs]
+    f = made.encoders
+    g = [pair.g for pair in made.pairs]
+
     h = [x]
     for layer in f[:-1]:
         h.append(layer(h[-1].detach()))
-    losses = {}
+
+    rows = torch.arange(len(y))
     logits = f[-1](h[-1].detach())
-    losses["label_f_4"] = -torch.log_softmax(logits, 1)[torch.arange(len(y)), y].mean()
+    losses = {"label_f_4": -torch.log_softmax(logits, 1)[rows, y].mean()}
+
     values = [layer.detach() for layer in h]
     top = values[3].clone().requires_grad_()
-    total = -torch.log_softmax(f[-1](top), 1)[
-        torch.arange(len(y)), y
-    ].sum()  # each example's own loss
+    total = -torch.log_softmax(f[-1](top), 1)[rows, y].sum()  # each example's own loss
     h_hat = {3: (top - step * torch.autograd.grad(total, top)[0]).detach()}
     for i in (3, 2):
         h_hat[i - 1] = g[i - 1](h_hat[i]).detach()
         if difference:
             h_hat[i - 1] += values[i - 1] - g[i - 1](values[i]).detach()
+
     for i in (1, 2, 3):
         losses[f"target_f_{i}"] = (h[i] - h_hat[i]).square().sum(1).mean()
+
     for i in (2, 3):
-        noisy = (
-            values[i - 1]
-            + sigma[i - 2] * torch.randn(values[i - 1].shape, generator=generator).double()
-        )
-        losses[f"inverse_g_{i}"] = (
-            (g[i - 1](f[i - 1](noisy).detach()) - noisy).square().sum(1).mean()
-        )
+        below = values[i - 1]
+        noisy = below + sigma[i - 2] * torch.randn(below.shape, generator=generator).double()
+        back = g[i - 1](f[i - 1](noisy).detach())
+        losses[f"inverse_g_{i}"] = (back - noisy).square().sum(1).mean()
+
     return losses
 
 
@@ -86,21 +86,24 @@ def double():
 @pytest.mark.parametrize("difference", [True, False])
 @pytest.mark.parametrize("kind", ["tanh", "bits"])
 def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
-    made, (x, y) = network(kind), examples()
-    rule = seeded(
-        DifferenceTargetPropRule(
-            made, step=0.7, difference=difference, sigma=[0.3, 0.2], scaled=False
-        )
+    made = network(kind)
+    x, y = examples()
+    sigma = [0.3, 0.2]
+    rule = DifferenceTargetPropRule(
+        made, step=0.7, difference=difference, scaled=False, inverses=Inverses(sigma)
     )
-    expected = algorithm_1(
-        made, x, y, 0.7, [0.3, 0.2], difference, torch.Generator().manual_seed(1)
-    )
-    found = rule.losses((x, y))
-    assert set(found) == set(expected)
+
+    g = torch.Generator().manual_seed(1)
+    expected = algorithm_1(made, x, y, 0.7, sigma, difference, g)
+    losses = rule.losses((x, y), at(1))
+
+    assert set(losses) == set(expected)
     for name, value in expected.items():
-        assert found[name].item() == pytest.approx(value.item(), rel=1e-10), name
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-10), name
+
     total = torch.autograd.grad(sum(expected.values()), list(made.parameters()), allow_unused=True)
-    again = gradients(seeded(rule), (x, y))
+    again = gradients(rule, (x, y))
+
     for (name, _), gradient in zip(made.named_parameters(), total, strict=True):
         if gradient is None:
             assert name not in again
@@ -110,62 +113,78 @@ def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_scaled_losses_are_divided_by_twice_the_step(rounds):
-    made, batch = network(), examples()
-    plain, scaled = (
-        seeded(DifferenceTargetPropRule(made, step=0.2, scaled=s, rounds=rounds)).losses(batch)
-        for s in (False, True)
-    )
+    made = network()
+    batch = examples()
+
+    def losses(scaled):
+        rule = DifferenceTargetPropRule(
+            made, step=0.2, scaled=scaled, iterations=Iterations(rounds=rounds)
+        )
+        return rule.losses(batch, at(1))
+
+    plain = losses(False)
+    scaled = losses(True)
     for name, value in plain.items():
         factor = 1.0 / 0.4 if name.startswith("target") else 1.0
         assert torch.allclose(scaled[name], factor * value, rtol=1e-12), name
 
 
 def test_targets_of_tiny_steps_keep_their_digits_in_single_precision():
-    made, (x, y) = deep_classifier(SIZES, 3), examples()
+    made = deep_classifier(SIZES, 3)
+    x, y = examples()
     twin = network()
     twin.load_state_dict(made.state_dict())
     small = DifferenceTargetPropRule(made, step=1e-6).losses((x.float(), y))
+
     exact = DifferenceTargetPropRule(twin, step=1e-6).losses((x, y))
+
     for level in (1, 2, 3):
         assert small[f"target_f_{level}"].item() == pytest.approx(
             exact[f"target_f_{level}"].item(), rel=1e-4
         )
 
 
-# -- locality ----------------------------------------------------------------------------------------
+# -- locality -------------------------------------------------------------------------------------
 
 
 def owner(name):
-    """'pairs.1.f.weight' -> 'f_2'."""
+    """'pairs.1.f.weight' -> 'f_2'; the output layer is f_4."""
     parts = name.split(".")
-    return "output" if parts[0] == "output" else f"{parts[2]}_{int(parts[1]) + 1}"
+    if parts[0] == "output":
+        return "f_4"
+    return f"{parts[2]}_{int(parts[1]) + 1}"
 
 
-@pytest.mark.parametrize("options", [{}, {"difference": False}, {"rounds": 3, "reconstruct": 0.2}])
+ROUNDS = Iterations(rounds=3, reconstruct=0.2)
+
+
+@pytest.mark.parametrize("options", [{}, {"difference": False}, {"iterations": ROUNDS}])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_gradient_crosses_a_layer(kind, options):
-    rule = seeded(DifferenceTargetPropRule(network(kind), samples=2, step=0.5, **options))
+    rule = DifferenceTargetPropRule(network(kind), samples=2, step=0.5, **options)
     names, parameters = zip(*rule.stack.named_parameters(), strict=True)
-    terms = rule.losses(examples())
+    terms = rule.losses(examples(), at(1))
+
     assert len(terms) == 6
+
     for term, loss in terms.items():
-        found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-        reached = {
-            owner(name)
-            for name, gradient in zip(names, found, strict=True)
-            if gradient is not None
-        }
-        assert reached == {"output" if term == "label_f_4" else term.split("_", 1)[1]}, term
+        of_loss = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+        pairs = zip(names, of_loss, strict=True)
+        reached = {owner(name) for name, gradient in pairs if gradient is not None}
+        assert reached == {term.split("_", 1)[1]}, term
 
 
-# -- relation to back-propagation --------------------------------------------------------------------
+# -- relation to back-propagation -----------------------------------------------------------------
 
 
 def test_the_output_layer_learns_by_back_propagation_and_so_does_the_top_hidden_layer():
-    made, batch = network(), examples()
+    made = network()
+    batch = examples()
     names = ("output.weight", "output.bias", "pairs.2.f.weight", "pairs.2.f.bias")
+
     local = gradients(DifferenceTargetPropRule(made, step=0.1), batch, names)
     expected = gradients(BackpropRule(made), batch, names)
+
     assert set(local) == set(names)
     for name in names:
         assert torch.allclose(local[name], expected[name], rtol=1e-10, atol=1e-15), name
@@ -190,68 +209,71 @@ def tied_linear_network():
 def test_where_decoders_are_transposes_of_linear_layers_all_gradients_are_back_propagation_s(
     made, step
 ):
-    made, batch = made(), examples(features=5)
-    names = [
-        name for name, _ in made.named_parameters() if ".f." in name or name.startswith("output")
-    ]
-    rule = DifferenceTargetPropRule(made, step=step, sigma=0.0)
-    terms = {k: v for k, v in rule.losses(batch).items() if not k.startswith("inverse")}
-    local = torch.autograd.grad(sum(terms.values()), [made.get_parameter(name) for name in names])
+    made = made()
+    batch = examples(features=5)
+    encoders = {name: p for name, p in made.named_parameters() if ".g." not in name}
+
+    rule = DifferenceTargetPropRule(made, step=step, inverses=Inverses(sigma=0.0))
+    terms = [v for name, v in rule.losses(batch).items() if not name.startswith("inverse")]
+    local = torch.autograd.grad(sum(terms), list(encoders.values()))
     expected = gradients(BackpropRule(made), batch)
-    for name, gradient in zip(names, local, strict=True):
+
+    for name, gradient in zip(encoders, local, strict=True):
         assert torch.allclose(gradient, expected[name], rtol=1e-9, atol=1e-14), name
 
 
 def test_gradients_tend_to_back_propagation_s_as_decoders_tend_to_transposes():
-    made, batch = orthogonal_linear_network(), examples(features=5)
-    exact, noise = made.pairs[1].g.weight.detach().clone(), torch.randn(5, 5).double()
+    made = orthogonal_linear_network()
+    batch = examples(features=5)
+    exact = made.pairs[1].g.weight.detach().clone()
+    noise = torch.randn(5, 5).double()
     expected = gradients(BackpropRule(made), batch)["pairs.0.f.weight"]
+
     errors = []
     for size in (1e-1, 1e-2, 1e-3):
         made.pairs[1].g.weight.data = exact + size * noise
-        found = gradients(DifferenceTargetPropRule(made), batch)["pairs.0.f.weight"]
-        errors.append((found - expected).norm().item())
+        computed = gradients(DifferenceTargetPropRule(made), batch)["pairs.0.f.weight"]
+        errors.append((computed - expected).norm().item())
+
     assert errors[0] / errors[1] == pytest.approx(10.0, rel=1e-6)
     assert errors[1] / errors[2] == pytest.approx(10.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("samples", [1, 4])
 def test_with_one_stochastic_layer_the_rule_is_the_straight_through_estimator(samples):
-    made, batch = network("stochastic", (6, 5)), examples()
-    found, expected = (
-        [
-            gradients(seeded(rule), batch)[f"{name}.{kind}"]
-            for name in ("pairs.0.f", "output")
-            for kind in ("weight", "bias")
-        ]
-        for rule in (
-            DifferenceTargetPropRule(made, samples=samples),
-            StraightThroughRule(made, samples=samples),
-        )
-    )
-    for a, b in zip(found, expected, strict=True):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)
+    made = network("stochastic", (6, 5))
+    batch = examples()
+    names = ("pairs.0.f.weight", "pairs.0.f.bias", "output.weight", "output.bias")
+
+    local = gradients(DifferenceTargetPropRule(made, samples=samples), batch, names)
+    expected = gradients(StraightThroughRule(made, samples=samples), batch, names)
+
+    assert set(local) == set(expected) == set(names)
+    for name in names:
+        assert torch.allclose(local[name], expected[name], rtol=1e-9, atol=1e-14), name
 
 
 def test_probabilities_have_targets_and_layers_above_see_draws():
-    made, (x, y) = network("stochastic", (6, 5, 4)), examples()
-    terms = seeded(DifferenceTargetPropRule(made, step=0.7, sigma=0.0, scaled=False)).losses(
-        (x, y)
-    )
+    made = network("stochastic", (6, 5, 4))
+    x, y = examples()
+    rule = DifferenceTargetPropRule(made, step=0.7, scaled=False, inverses=Inverses(sigma=0.0))
+    terms = rule.losses((x, y), at(1))
+
     generator = torch.Generator().manual_seed(1)
     p1 = made.pairs[0].f(x)
     h1 = (torch.rand(p1.shape, generator=generator, dtype=p1.dtype) < p1).double()
     p2 = made.pairs[1].f(h1)
     h2 = (torch.rand(p2.shape, generator=generator, dtype=p2.dtype) < p2).double().requires_grad_()
+
     loss = torch.nn.functional.cross_entropy(made.output(h2), y, reduction="sum")
     p2_hat = p2 - 0.7 * torch.autograd.grad(loss, h2)[0]
     g = made.pairs[1].g
     p1_hat = p1 + g(p2_hat) - g(p2)  # Eq. 3.30
-    assert torch.allclose(terms["target_f_2"], (p2_hat - p2).square().sum(1).mean(), rtol=1e-10)
-    assert torch.allclose(terms["target_f_1"], (p1_hat - p1).square().sum(1).mean(), rtol=1e-10)
-    assert torch.allclose(
-        terms["inverse_g_2"], (g(p2) - h1).square().sum(1).mean(), rtol=1e-10
-    )  # Eq. 3.31
+
+    # The last is Eq. 3.31.
+    errors = {"target_f_2": p2_hat - p2, "target_f_1": p1_hat - p1, "inverse_g_2": g(p2) - h1}
+    for name, error in errors.items():
+        assert torch.allclose(terms[name], error.square().sum(1).mean(), rtol=1e-10), name
 
 
 @pytest.mark.parametrize(
@@ -267,23 +289,23 @@ def test_probabilities_have_targets_and_layers_above_see_draws():
 )
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_any_pairs_will_do(pairs, rounds):
-    rule = DifferenceTargetPropRule(
-        Classifier(*pairs(), output=Affine(4, 3)).double(),
-        rounds=rounds,
-        reconstruct=0.1 * (rounds - 1),
-        lr_f=0.01,
-    )
-    batch, optimizer = examples(40), rule.configure_optimizers()
+    stack = Classifier(*pairs(), output=Affine(4, 3)).double()
+    iterations = Iterations(rounds, reconstruct=0.1 * (rounds - 1))
+    rule = DifferenceTargetPropRule(stack, iterations=iterations, rates=Rates(f=0.01))
+    batch = examples(40)
+    optimizer = rule.configure_optimizers()
     label = f"label_f_{rule.stack.depth + 1}"
     before = rule.losses(batch)[label].item()
+
     for _ in range(100):
         optimizer.zero_grad()
         sum(rule.losses(batch).values()).backward()
         optimizer.step()
+
     assert rule.losses(batch)[label].item() < before - 0.02
 
 
-# -- noise of the inverses ---------------------------------------------------------------------------
+# -- noise of the inverses ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,68 +313,58 @@ def test_any_pairs_will_do(pairs, rounds):
     [(None, 0.9, 0.4), (0.25, 0.0, 0.4), (0.25, 0.25, 0.2), (0.25, 1.0, 0.08)],
 )
 def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level):
-    rule = seeded(DifferenceTargetPropRule(network(), sigma=[0.9, 0.4], half_life=half_life))
-    rule.progress = progress
+    inverses = Inverses(sigma=[0.9, 0.4], half_life=half_life)
+    rule = DifferenceTargetPropRule(network(), inverses=inverses)
     g = rule.stack.pairs[2].g
+
     with torch.no_grad():
         g.weight.zero_()  # then |g - (0 + e)|^2 = |e|^2
-    loss = rule.inverse_loss(3, torch.zeros(20_000, 4).double())
+
+    loss = rule.inverse_loss(3, torch.zeros(20_000, 4).double(), at(1, progress=progress))
+
     assert loss.item() == pytest.approx(4 * level**2, rel=0.02)
 
 
-# -- errors ------------------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def inverses(**options):
+    """The argument as a description: it is built, and refused, by the rule."""
+    return {"inverses": {"type": "Inverses", **options}}
+
+
+def iterations(**options):
+    return {"iterations": {"type": "Iterations", **options}}
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("options", "words"),
     [
-        (
-            lambda: DifferenceTargetPropRule(deep_autoencoder([6, 4])),
-            "stack=Stack has no output layer",
-        ),
-        (
-            lambda: DifferenceTargetPropRule(network(), sigma=[0.1, 0.1, 0.1]),
-            "sigma has 3 entries.* the 2 layers",
-        ),
-        (lambda: DifferenceTargetPropRule(network(), sigma=-0.1), "sigma=-0.1"),
-        (lambda: DifferenceTargetPropRule(network(), sigma=[0.1, float("nan")]), "sigma=nan"),
-        (lambda: DifferenceTargetPropRule(network(), step=0), "step=0"),
-        (lambda: DifferenceTargetPropRule(network(), step=-0.1), "step=-0.1"),
-        (lambda: DifferenceTargetPropRule(network(), half_life=0), "half_life=0"),
-        (lambda: DifferenceTargetPropRule(network(), rounds=0), "rounds=0"),
-        (
-            lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False),
-            "rounds=2.*difference=True",
-        ),
-        (
-            lambda: DifferenceTargetPropRule(network(), rounds=2, difference=False),
-            "rounds=2 need difference=True",
-        ),
-        (lambda: DifferenceTargetPropRule(network(), reconstruct=0.1), "rounds >= 2"),
-        (lambda: DifferenceTargetPropRule(network(), reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
-        (lambda: DifferenceTargetPropRule(network(), schedule="alternate", warmup=5), "warmup=5"),
-        (
-            lambda: DifferenceTargetPropRule(deep_classifier([6, 4], 3), warmup=5),
-            "one hidden layer",
-        ),
-        (lambda: DifferenceTargetPropRule(network(), reconstruct=-1), "reconstruct=-1"),
-        (lambda: DifferenceTargetPropRule(network(), schedule="both"), "joint, alternate"),
-        (lambda: DifferenceTargetPropRule(network(), optimizer="lbfgs"), "adam, rmsprop, sgd"),
-        (lambda: DifferenceTargetPropRule(network(), samples=0), "samples=0"),
-        (lambda: DifferenceTargetPropRule(network(), eval_samples=0), "eval_samples=0"),
-        (
-            lambda: DifferenceTargetPropRule(network(), lr_f=[0.1] * 3),
-            "lr_f has 3 entries.* the 4 layers",
-        ),
-        (
-            lambda: DifferenceTargetPropRule(network(), lr_g=[0.1] * 4),
-            "lr_g has 4 entries.* the 3 layers",
-        ),
+        ({"stack": deep_autoencoder([6, 4])}, "stack=Stack has no output layer"),
+        (inverses(sigma=[0.1, 0.1, 0.1]), "inverses.sigma has 3 entries.* the 2 layers"),
+        (inverses(sigma=-0.1), "sigma=-0.1"),
+        (inverses(sigma=[0.1, float("nan")]), "sigma=nan"),
+        ({"step": 0}, "step=0"),
+        ({"step": -0.1}, "step=-0.1"),
+        (inverses(half_life=0), "half_life=0"),
+        (iterations(rounds=0), "iterations.rounds=0"),
+        ({**iterations(rounds=2), "difference": False}, "rounds=2 need difference=True"),
+        (iterations(reconstruct=0.1), "rounds >= 2"),
+        (iterations(reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
+        (inverses(schedule="alternate", warmup=5), "inverses.warmup=5"),
+        ({**inverses(warmup=5), "stack": deep_classifier([6, 4], 3)}, "one hidden layer"),
+        (iterations(reconstruct=-1), "iterations.reconstruct=-1"),
+        (inverses(schedule="both"), "joint, alternate"),
+        (inverses(warmup=-1), "inverses.warmup=-1"),
+        ({"samples": 0}, "samples=0"),
+        ({"rates": Rates(f=[0.1] * 3)}, "rates.f has 3 entries.* the 4 layers"),
+        ({"rates": Rates(g=[0.1] * 4)}, "rates.g has 4 entries.* the 3 layers"),
     ],
 )
-def test_bad_arguments_are_refused_in_one_line(make, words):
+def test_bad_arguments_are_refused_in_one_line(options, words):
     with pytest.raises(ValueError, match=words) as error:
-        make()
+        DifferenceTargetPropRule(**{"stack": network(), **options})
+
     assert "\n" not in str(error.value)
 
 
@@ -377,9 +389,9 @@ def test_bad_batches_are_refused_in_one_line(batch, words):
 
 
 def test_labels_of_any_integer_type_will_do():
-    rule, x = DifferenceTargetPropRule(deep_classifier(SIZES, 3), sigma=0.0), torch.rand(4, 6)
-    losses = [
-        rule.losses((x, torch.tensor([0, 1, 2, 1], dtype=kind)))
-        for kind in (torch.int64, torch.uint8, torch.int32)
-    ]
-    assert losses[0] == losses[1] == losses[2]
+    rule = DifferenceTargetPropRule(deep_classifier(SIZES, 3), inverses=Inverses(sigma=0.0))
+    x = torch.rand(4, 6)
+    y = torch.tensor([0, 1, 2, 1])
+    losses = rule.losses((x, y))
+    for kind in (torch.uint8, torch.int32):
+        assert rule.losses((x, y.to(kind))) == losses

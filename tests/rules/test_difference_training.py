@@ -10,7 +10,9 @@ from gendae.data.base import Data
 from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.models.architectures import deep_classifier
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.models.settings import Settings
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses, Iterations
+from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 from tests.rules.test_difference import KINDS
 
@@ -26,7 +28,9 @@ class Wrong(Data):
         splits, shape = Digits().read()
         if self.where == "none":
             return {name: Split(split.x) for name, split in splits.items()}, shape
-        splits[self.where] = Split(splits[self.where].x, splits[self.where].y + 5)
+
+        split = splits[self.where]
+        splits[self.where] = Split(split.x, split.y + 5)
         return splits, shape
 
 
@@ -40,9 +44,12 @@ class Wrong(Data):
 )
 def test_wrong_labels_stop_training_before_the_first_update(where, words):
     rule = DifferenceTargetPropRule(deep_classifier([64, 8, 8]))
+    run = trainer()
+
     with pytest.raises(ValueError, match=words):
-        trainer().fit(rule, Wrong(where))
-    assert rule.updates in (None, 0)
+        run.fit(rule, Wrong(where))
+
+    assert run.global_step == 0
 
 
 def snapshot(module):
@@ -53,18 +60,17 @@ class Watch(Callback):
     """What moved in each batch, and which images it held."""
 
     def __init__(self):
-        self.moved, self.images = [], []
+        self.moved = []
+        self.images = []
 
     def on_train_batch_start(self, trainer, rule, batch, batch_idx):
         self.images.append(batch[0].sum(1))
         self.before = [snapshot(m) for m in self.maps(rule)]
 
     def on_train_batch_end(self, trainer, rule, *args):
-        changed = [
-            not torch.equal(a, snapshot(m))
-            for a, m in zip(self.before, self.maps(rule), strict=True)
-        ]
-        self.moved.append(tuple(changed))
+        after = [snapshot(m) for m in self.maps(rule)]
+        pairs = zip(self.before, after, strict=True)
+        self.moved.append(tuple(not torch.equal(a, b) for a, b in pairs))
 
     @staticmethod
     def maps(rule):
@@ -73,19 +79,19 @@ class Watch(Callback):
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_images(optimizer):
-    watch, data = Watch(), Digits(batch_size=300)
+    watch = Watch()
+    stack = deep_classifier([64, 20, 20])
+    rates = Rates(optimizer=optimizer, decay_f=0.1, decay_g=0.1)
     rule = DifferenceTargetPropRule(
-        deep_classifier([64, 20, 20]),
-        schedule="alternate",
-        optimizer=optimizer,
-        weight_decay_f=0.1,
-        weight_decay_g=0.1,
-        log_every=2,
+        stack, inverses=Inverses(schedule="alternate"), rates=rates, log_every=2
     )
+
     t = trainer(max_epochs=2, callbacks=[watch])
-    t.fit(rule, data)
+    t.fit(rule, Digits(batch_size=300))
+
+    inverses = (False, False, False, True)
+    encoders = (True, True, True, False)
     assert t.global_step == 12
-    inverses, encoders = (False, False, False, True), (True, True, True, False)
     assert watch.moved == 2 * (3 * [inverses] + 3 * [encoders])
     for epoch in (watch.images[:6], watch.images[6:]):
         assert all(torch.equal(a, b) for a, b in zip(epoch[:3], epoch[3:], strict=True))
@@ -95,9 +101,8 @@ def test_alternate_phases_move_inverses_first_and_encoders_then_with_the_same_im
 
 def test_joint_training_moves_everything_in_every_batch():
     watch = Watch()
-    trainer(callbacks=[watch]).fit(
-        DifferenceTargetPropRule(deep_classifier([64, 20, 20])), Digits(batch_size=300)
-    )
+    rule = DifferenceTargetPropRule(deep_classifier([64, 20, 20]))
+    trainer(callbacks=[watch]).fit(rule, Digits(batch_size=300))
     assert watch.moved == 3 * [(True,) * 4]
 
 
@@ -105,20 +110,23 @@ def test_joint_training_moves_everything_in_every_batch():
 def test_alternate_training_resumes_in_the_middle_of_an_epoch(tmp_path, step):
     def fit(seed, path=None, **options):
         torch.manual_seed(seed)
+        stack = deep_classifier([64, 12, 8], stochastic=True)
+        inverses = Inverses(schedule="alternate", half_life=0.1)
+        noise = GaussianNoise(0.1)
         rule = DifferenceTargetPropRule(
-            deep_classifier([64, 12, 8], stochastic=True),
-            schedule="alternate",
-            samples=2,
-            half_life=0.1,
-            input_corruption=GaussianNoise(0.1),
+            stack, inverses=inverses, input_corruption=noise, samples=2
         )
+
         t = trainer(max_epochs=2, **options)
         t.fit(rule, Digits(batch_size=300), ckpt_path=path)
+
         assert t.global_step == 12
+
         return snapshot(rule)
 
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole = fit(1, callbacks=[keep], enable_checkpointing=True)
+
     assert torch.equal(fit(2, str(tmp_path / f"step={step}.ckpt")), whole)
 
 
@@ -132,9 +140,10 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
     weights = []
     for _ in range(2):
         torch.manual_seed(3)
-        rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60, 60]), lr_f=3e-3)
+        rule = DifferenceTargetPropRule(deep_classifier([64, 60, 60, 60]), rates=Rates(f=3e-3))
         error = fit_digits(rule, 15)
         weights.append(snapshot(rule))
+
     assert error < 0.06
     assert torch.equal(*weights)
 
@@ -142,16 +151,16 @@ def test_digits_are_learned_and_the_same_seed_gives_the_same_weights():
 @pytest.mark.parametrize(
     ("kind", "options", "epochs"),
     [
-        ("stochastic", {"samples": 3, "eval_samples": 10}, 25),
+        ("stochastic", {"samples": 3}, 25),
         ("bits", {"step": 0.3}, 15),
-        ("tanh", {"rounds": 3, "reconstruct": 0.1}, 8),
-        ("tanh", {"schedule": "alternate", "scaled": False}, 8),
+        ("tanh", {"iterations": Iterations(rounds=3, reconstruct=0.1)}, 8),
+        ("tanh", {"inverses": Inverses(schedule="alternate"), "scaled": False}, 8),
     ],
 )
 def test_every_kind_of_network_and_schedule_learns(kind, options, epochs):
-    rule = DifferenceTargetPropRule(
-        deep_classifier([64, 60, 60], **KINDS[kind]), lr_f=5e-3, **options
-    )
-    before = rule.stack.pairs[0].f.weight.detach().clone()
+    stack = deep_classifier([64, 60, 60], settings=Settings(samples=10), **KINDS[kind])
+    rule = DifferenceTargetPropRule(stack, rates=Rates(f=5e-3), **options)
+    before = stack.pairs[0].f.weight.detach().clone()
+
     assert fit_digits(rule, epochs) < 0.2
-    assert (rule.stack.pairs[0].f.weight - before).norm() > 0.1  # targets pass bits and draws
+    assert (stack.pairs[0].f.weight - before).norm() > 0.1  # targets pass bits and draws

@@ -1,4 +1,4 @@
-"""Algorithm 5 of 2014 over several modalities: every target in its place, missing values, inferred labels, training."""
+"""Algorithm 5 of 2014 over several modalities: targets, missing values, inferred labels, fits."""
 
 import pytest
 import torch
@@ -37,12 +37,14 @@ def batch_of(stack, labels=LABELS):
 
 
 def by_hand(stack, codes, seen):
-    """The top's reconstruction of codes of which some are seen: image means, label logits; from the weights."""
-    f, g = stack.junction.f.f, stack.junction.g.g
+    """The image means and label logits that the top's weights make of the seen codes."""
+    f = stack.junction.f.f
+    g = stack.junction.g.g
     seen = seen.to(codes)
     width = codes.shape[1] - 3
     shown = torch.cat([codes[:, :width] * seen[:, :1], codes[:, width:] * seen[:, 1:], seen], 1)
     a = torch.tanh(shown @ f.weight.T + f.bias) @ g.weight.T + g.bias
+
     return torch.tanh(a[:, :width]), a[:, width:]
 
 
@@ -64,6 +66,7 @@ def test_no_gradient_leaves_the_pair_of_its_loss(discriminant):
         discriminant=discriminant,
     )
     losses = rule.losses(batch_of(stack))
+
     assert set(losses) == {
         "pair_1",
         "pair_2",
@@ -74,15 +77,16 @@ def test_no_gradient_leaves_the_pair_of_its_loss(discriminant):
         "target_f_1",
         "target_f_2",
     }
+
     for name, loss in losses.items():
         for level, pair in enumerate(stack.pairs, 1):
             gradients = torch.autograd.grad(
                 loss, list(pair.parameters()), retain_graph=True, allow_unused=True
             )
             reached = any(g is not None and g.abs().max() > 0 for g in gradients)
-            own = (
-                level >= 3 if name.startswith("joint") else name.endswith(str(level))
-            )  # the top is one auto-encoder
+            # the top is one auto-encoder
+            own = level >= 3 if name.startswith("joint") else name.endswith(str(level))
+
             assert reached == own, (name, level)
 
 
@@ -90,12 +94,15 @@ def test_reach_full_is_back_propagation_of_the_joint_criterion():
     stack = stack_of()
     x, there = batch_of(stack)
     losses = rule_of(stack, hide=0.0, reach="full").losses((x, there))
+
     assert set(losses) == {"pair_1", "pair_2", "joint_image_3", "joint_label_3"}
+
     f1, f2 = (pair.f.maps[0] for pair in stack.pairs[:2])
     code = torch.tanh(
         f2.weight @ torch.tanh(f1.weight @ x[:, :6].T + f1.bias[:, None]) + f2.bias[:, None]
     ).T
     image, logits = by_hand(stack, torch.cat([code, x[:, 6:]], 1), there)
+
     expected = {
         "joint_image_3": ((code.detach() - image).square().sum(1) / 2 * there[:, 0]).mean(),
         "joint_label_3": -(x[:, 6:] * logits.log_softmax(1)).sum(1).mean(),
@@ -130,6 +137,7 @@ def test_without_noise_every_term_is_the_listing_s():
         "short_f_1": (h1, f1(g1(h1)), 2.0),
         "short_f_2": (h2, f2(g2(h2)), 2.0),
     }
+
     for name, (target, output, weight) in squares.items():
         assert torch.allclose(
             losses[name], weight * (target - output).square().sum(1).mean() / 2
@@ -137,6 +145,7 @@ def test_without_noise_every_term_is_the_listing_s():
     assert torch.allclose(
         losses["joint_label_3"], -0.5 * (x[:, 6:] * logits.log_softmax(1)).sum(1).mean()
     )
+
     d = loop_of(stack, codes, there) - codes
     assert torch.allclose(losses["target_f_2"], 3.0 * d.square().sum(1).mean() / 2)
 
@@ -146,7 +155,8 @@ def test_a_deeper_top_is_one_auto_encoder():
     x, there = batch_of(stack)
     losses = rule_of(stack, hide=0.0, weights={"label": 0.5}).losses((x, there))
     codes = stack.lower(x)[-1].detach()
-    f, g = stack.junction.f.f, stack.junction.g.g
+    f = stack.junction.f.f
+    g = stack.junction.g.g
     seen = there.to(x)
     h3 = torch.tanh(
         torch.cat([codes[:, :4] * seen[:, :1], codes[:, 4:] * seen[:, 1:], seen], 1) @ f.weight.T
@@ -155,6 +165,7 @@ def test_a_deeper_top_is_one_auto_encoder():
     (f4, g4), (f5, g5) = ((p.f, p.g) for p in stack.pairs[3:])
     a = g(g4(g5(f5(f4(h3)))))
     image = (torch.tanh(a[:, :4]) - codes[:, :4]).square().sum(1) / 2 * seen[:, 0]
+
     assert torch.allclose(losses["joint_image_3"], image.mean())
     assert torch.allclose(
         losses["joint_label_3"], -0.5 * (x[:, 6:] * a[:, 4:].log_softmax(1)).sum(1).mean()
@@ -170,14 +181,18 @@ def test_the_hybrid_target_is_equation_19(alpha, unlabelled, discriminant):
     x, there = batch_of(stack)
     h = stack.lower(x)[-1].detach()
     without = there & torch.tensor([True, False])
-    h_hat, h_minus = loop_of(stack, h, there), loop_of(stack, h, without)
+    h_hat = loop_of(stack, h, there)
+
+    h_minus = loop_of(stack, h, without)
     if discriminant == "inferred":
         h_minus = loop_of(stack, torch.cat([h[:, :4], h_minus[:, 4:]], 1), there)
+
     target = h_hat + (1.0 - alpha) * (h - h_minus)
     alone = alpha if unlabelled is None else unlabelled
     target = torch.where(there[:, 1:], target, h + alone * (h_hat - h))
     target = torch.where(stack.spread(there, 2), target, h)
     rule = rule_of(stack, joint_weight=alpha, unlabelled=unlabelled, discriminant=discriminant)
+
     assert torch.allclose(h + rule.hybrid(h, there), target)
 
 
@@ -189,6 +204,7 @@ def test_without_outputs_or_with_the_joint_weight_1_the_target_is_the_joint_one(
     x, there = batch_of(stack)
     h = stack.lower(x)[-1].detach()
     joint = (loop_of(stack, h, there) - h) * stack.spread(there, 2)
+
     assert torch.allclose(
         rule_of(stack, **{"joint_weight": 0.0, **options}).hybrid(h, there), joint
     )
@@ -197,28 +213,35 @@ def test_without_outputs_or_with_the_joint_weight_1_the_target_is_the_joint_one(
 def test_the_output_score_is_the_gradient_of_log_p_of_the_label():
     stack = stack_of()
     x, there = batch_of(stack)
-    h, without = stack.lower(x)[-1].detach(), there & torch.tensor([True, False])
+    h = stack.lower(x)[-1].detach()
+    without = there & torch.tensor([True, False])
     free = h.clone().requires_grad_()
     log_p = by_hand(stack, free, without)[1].log_softmax(1)
     (score,) = torch.autograd.grad(log_p[LABELS >= 0, LABELS[LABELS >= 0]].sum(), free)
     rule = rule_of(stack, joint_weight=0.25, discriminant="gradient")
+
     assert torch.allclose(output_score(stack, h, there, without, [1]), score)
     assert score[LABELS < 0].abs().max() == 0 < score.abs().max()
+
     joint = loop_of(stack, h, there) - h
     target = torch.where(there[:, 1:], 0.25 * joint + 0.75 * score, 0.25 * joint) * stack.spread(
         there, 2
     )
+
     assert torch.allclose(rule.hybrid(h, there), target)
 
 
 class PosteriorMean(nn.Module):
-    """E[(h, y) | what is seen of (h, y) + noise] for (h, y) ~ N(0, C): the optimal denoising auto-encoder."""
+    """The optimal denoiser of (h, y) ~ N(0, C): E[(h, y) | what is seen of (h, y) + noise]."""
 
-    in_features, out_features, activation = 5, 3, "linear"
+    in_features = 5
+    out_features = 3
+    activation = "linear"
 
     def __init__(self, c, noise):
         super().__init__()
-        self.c, self.noise = c, noise
+        self.c = c
+        self.noise = noise
 
     def forward(self, shown):
         rows = []
@@ -233,19 +256,23 @@ class PosteriorMean(nn.Module):
 def test_reconstructions_of_the_optimal_denoiser_give_the_scores_of_equations_16_and_17(
     discriminant,
 ):
-    """For (h, y) ~ N(0, C) the target's displacement is noise^2 times the exact score, up to O(noise^4)."""
+    """For (h, y) ~ N(0, C) the displacement is noise^2 times the exact score, up to O(noise^4)."""
     root = torch.randn(3, 3, dtype=torch.float64)
     c = root @ root.T + torch.eye(3)
-    codes, there = torch.randn(6, 3, dtype=torch.float64), torch.ones(6, 2, dtype=torch.bool)
-    h, y = codes[:, :2], codes[:, 2:]
+    codes = torch.randn(6, 3, dtype=torch.float64)
+    there = torch.ones(6, 2, dtype=torch.bool)
+    h = codes[:, :2]
+    y = codes[:, 2:]
     joint = -(codes @ torch.linalg.inv(c))[:, :2]
     b = c[2:, :2] @ torch.linalg.inv(c[:2, :2])
     conditional = (y - h @ b.T) / (c[2, 2] - b @ c[:2, 2:]) * b  # d log P(y | h) / dh
+
     misses = []
     for noise in (0.02, 0.01):
         identity = Affine(3, 3).double()
         with torch.no_grad():
             identity.weight.copy_(torch.eye(3))
+
         stack = JointStack(
             {"h": Modality(2), "y": Modality(1)}, [Junction(PosteriorMean(c, noise), identity)]
         )
@@ -257,6 +284,7 @@ def test_reconstructions_of_the_optimal_denoiser_give_the_scores_of_equations_16
             rule = rule_of(stack, outputs=["y"], joint_weight=alpha, discriminant=discriminant)
             misses.append((rule.hybrid(codes, there)[:, :2] / noise**2 - score).abs().max().item())
             assert misses[-1] < 0.02 * score.abs().max()
+
     assert all(
         0.2 < small / large < 0.3 for large, small in zip(misses[:3], misses[3:], strict=True)
     )
@@ -274,11 +302,14 @@ def test_targets_come_down_with_or_without_the_correction(difference):
     d2 = rule.hybrid(h2, there)
     g2 = stack.pairs[1].g
     d1 = (g2(h2 + d2) - (g2(h2) if difference else h1)).detach()
+
     for level, below, d in ((1, x, d1), (2, h1, d2)):
         f = stack.pairs[level - 1].f
         target = (f(below) + d).detach()
         error = 3.0 * (target - f(below.detach())).square().sum(1).mean() / 2
+
         assert torch.allclose(losses[f"target_f_{level}"], error)
+
         ours, expected = (
             torch.autograd.grad(v, f.maps[0].weight)[0]
             for v in (losses[f"target_f_{level}"], error)
@@ -287,7 +318,7 @@ def test_targets_come_down_with_or_without_the_correction(difference):
 
 
 def test_modalities_are_hidden_as_often_as_asked_and_one_always_stays():
-    """Where both would be hidden, the larger excess over the chance stays: here the image in 3 of 4 cases."""
+    """If both would be hidden, the larger excess over the chance stays: 3 in 4 times the image."""
     seen = hidden(torch.ones(100_000, 2, dtype=torch.bool), [0.3, 0.6], None)
     patterns = {
         "both": (seen.all(1), 0.28),
@@ -295,6 +326,7 @@ def test_modalities_are_hidden_as_often_as_asked_and_one_always_stays():
         "image": (~seen[:, 1], 0.7 * 0.6 + 0.18 * 3 / 4),
         "none": (~seen.any(1), 0.0),
     }
+
     for rows, expected in patterns.values():
         assert rows.double().mean().item() == pytest.approx(expected, abs=0.005)
     assert torch.equal(
@@ -307,6 +339,7 @@ def test_what_is_missing_is_never_revealed(hide):
     there = torch.rand(3000, 3) < 0.5
     there = there[there.any(1)]
     seen = hidden(there, [hide] * 3, None)
+
     assert not (seen & ~there).any()
     assert seen.any(1).all()
     assert torch.equal(seen, there) == (hide == 0.0)
@@ -340,7 +373,9 @@ def test_what_stands_in_missing_modalities_changes_no_loss(name, options):
     x, there = batch_of(stack)
     missing = stack.spread(~there) & stack.spread(torch.tensor([[n == name for n in stack.names]]))
     spoiled = torch.where(missing, torch.rand(x.shape).double(), x)
+
     assert not torch.equal(x, spoiled)
+
     rule = rule_of(stack, **options)
     assert losses_of(rule, (x, there)) == pytest.approx(
         losses_of(rule, (spoiled, there)), abs=1e-12
@@ -354,20 +389,24 @@ def test_labelled_and_unlabelled_rows_share_a_batch():
     rule = rule_of(stack, hide=0.0, joint_weight=0.0, recirculation=1.0)
     whole = losses_of(rule, (x, there))
     rows = [losses_of(rule, (x[i : i + 1], there[i : i + 1])) for i in range(len(x))]
+
     assert whole == pytest.approx(
         {name: sum(row[name] for row in rows) / len(x) for name in whole}
     )
     assert rows[2]["joint_label_3"] == rows[3]["joint_image_3"] == 0.0 < rows[2]["joint_image_3"]
-    assert losses_of(rule, (x[:2],)) == pytest.approx(
-        losses_of(rule, (x[:2], there[:2]))
-    )  # all there, if not told
+
+    # all are there, if not told
+    assert losses_of(rule, (x[:2],)) == pytest.approx(losses_of(rule, (x[:2], there[:2])))
 
 
 def test_weights_are_given_by_name():
-    stack, (x, there) = stack_of(), batch_of(stack_of())
+    stack = stack_of()
+    x, there = batch_of(stack_of())
     plain = losses_of(rule_of(stack), (x, there))
     weighted = losses_of(rule_of(stack, weights={"image": 0.0, "label": 3.0}), (x, there))
+
     assert weighted.pop("joint_label_3") == pytest.approx(3.0 * plain.pop("joint_label_3"))
+
     del plain["joint_image_3"]
     assert weighted == plain
     assert "joint_label_3" in losses_of(rule_of(stack, weights={"image": 0.0}), (x, there))
@@ -375,20 +414,22 @@ def test_weights_are_given_by_name():
 
 def test_outputs_are_what_the_error_counts():
     stack = stack_of()
-    rule, found = rule_of(stack, outputs=["image"]), {}
-    rule.log = lambda name, value, **_: found.update({name: value})
+    rule = rule_of(stack, outputs=["image"])
+    logged = {}
+    rule.log = lambda name, value, **_: logged.update({name: value})
     x, there = batch_of(stack)
     rule.validation_step((x, there), 0)
     guess = stack.predict({"label": x[:, 6:][LABELS >= 0]}, "image")
     rows = there[:, 0]
-    nothing = stack.down(stack.loop(torch.zeros(1, 7).double(), torch.tensor([[False, False]])))[
+    nothing = stack.x_of(stack.loop(torch.zeros(1, 7).double(), torch.tensor([[False, False]])))[
         0, :6
     ]
     everything = nothing.repeat(len(x), 1)
     everything[LABELS >= 0] = guess
     error = (everything - x[:, :6]).square().mean(1)[rows].mean()
-    assert torch.allclose(found["val/error"], error)
-    assert torch.allclose(found["val/error_image"], error)
+
+    assert torch.allclose(logged["val/error"], error)
+    assert torch.allclose(logged["val/error_image"], error)
 
 
 @pytest.mark.parametrize(
@@ -419,31 +460,37 @@ def test_bad_arguments(options, message):
         rule_of(**options)
 
 
-def test_stacks_without_several_modalities_and_a_top_are_refused():
-    alone = joint_autoencoder({"image": {"sizes": [6, 5]}}, [4])
-    for stack in (deep_autoencoder([6, 4]), alone, stack_of(top=())):
-        with pytest.raises(
-            ValueError,
-            match=f"stack={type(stack).__name__}: JointTargetPropRule trains a JointStack of several",
-        ):
-            JointTargetPropRule(stack)
-    with pytest.raises(ValueError, match="corruption has 2 entries; a stack of 3 pairs has 4"):
-        JointTargetPropRule(stack_of(), [GaussianNoise(0.1)] * 2)
+SEVERAL = "JointTargetPropRule trains a JointStack of several"
 
 
 @pytest.mark.parametrize(
-    ("batch", "message"),
+    ("call", "message"),
     [
+        (lambda: JointTargetPropRule(deep_autoencoder([6, 4])), f"stack=Stack: {SEVERAL}"),
         (
-            (torch.rand(4, 6).double(),),
-            r"x has shape \(4, 6\); the modalities \(image 6 pixels, label 3 onehot\) need rows of 9",
+            lambda: JointTargetPropRule(joint_autoencoder({"image": {"sizes": [6, 5]}}, [4])),
+            f"stack=JointStack: {SEVERAL}",
+        ),
+        (lambda: JointTargetPropRule(stack_of(top=())), f"stack=JointStack: {SEVERAL}"),
+        (
+            lambda: JointTargetPropRule(stack_of(), [GaussianNoise(0.1)] * 2),
+            "corruption has 2 entries; a stack of 3 pairs has 4",
         ),
         (
-            (torch.rand(4, 9).double(), torch.ones(4, 3, dtype=torch.bool)),
+            lambda: rule_of().losses((torch.rand(4, 6).double(),)),
+            (
+                r"x has shape \(4, 6\); the modalities \(image 6 pixels, label 3 onehot\) "
+                "need rows of 9"
+            ),
+        ),
+        (
+            lambda: rule_of().losses(
+                (torch.rand(4, 9).double(), torch.ones(4, 3, dtype=torch.bool))
+            ),
             r"the mask has shape \(4, 3\); .* \(4, 2\)",
         ),
     ],
 )
-def test_batches_of_another_shape_are_refused(batch, message):
+def test_stacks_and_batches_of_another_shape_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
-        rule_of().losses(batch)
+        call()

@@ -1,13 +1,13 @@
-"""Fits of joint stacks: data are compared with the model before they begin, and everything a run needs is there."""
+"""Fits of joint stacks: data are compared with the model first, and what a run needs is there."""
 
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
 
-from gendae import GaussianPrior, ParzenPrior, VariationalEMRule, cli
+from gendae import GaussianPrior, ParzenPrior, VariationalEMRule
 from gendae.data.images import Digits
 from gendae.data.multimodal import Arrays, FewLabels, Multimodal
 from gendae.layers.affine import Affine
@@ -18,8 +18,11 @@ from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction, Modality
 from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
+from gendae.rules.missing import Inferring
 from gendae.rules.targetprop import TargetPropRule
 from gendae.sampling.samplers import AncestralSampler, seeded
+from tests.commands.test_cli import QUICK, gendae
+from tests.rules.test_base import trainer
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "digits-joint-label.yaml")
 
@@ -30,111 +33,98 @@ def labelled(prior=None, **more):
     return joint_autoencoder(members, [6], prior=prior)
 
 
-def fit(rule, data, tmp_path, **options):
-    trainer = Trainer(
-        max_epochs=1,
-        limit_train_batches=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(tmp_path),
-        accelerator="cpu",
-        **options,
-    )
-    trainer.fit(rule, data)
+def fit(rule, data, tmp_path):
+    run = trainer(limit_train_batches=2, default_root_dir=str(tmp_path), num_sanity_val_steps=2)
+    run.fit(rule, data)
     return rule
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"),
+    ("rule", "parts", "count", "words"),
     [
         (
+            JointTargetPropRule,
             ["label", "image"],
-            "the data have the modalities {'label': 10, 'image': 64}, the model {'image': 64, 'label': 10}",
+            None,
+            (
+                "the data have the modalities {'label': 10, 'image': 64}, "
+                "the model {'image': 64, 'label': 10}"
+            ),
         ),
-        (["top", "bottom", "label"], "the same ones in the same order are needed"),
+        (
+            JointTargetPropRule,
+            ["top", "bottom", "label"],
+            None,
+            "the same ones in the same order are needed",
+        ),
+        *(  # rules that would take missing modalities for zeros
+            (rule, ["image", "label"], 10, "modalities are missing in the train data")
+            for rule in (VariationalEMRule, TargetPropRule, KLRule)
+        ),
     ],
 )
-def test_other_modalities_than_the_model_s_are_refused(parts, words, tmp_path):
+def test_modalities_that_the_rule_cannot_train_on_are_refused(rule, parts, count, words, tmp_path):
+    data = Multimodal(Digits(), parts, labelled=count)
     with pytest.raises(ValueError, match=words):
-        fit(JointTargetPropRule(labelled()), Multimodal(Digits(), parts), tmp_path)
+        fit(rule(labelled()), data, tmp_path)
 
 
-def test_values_of_another_kind_are_refused(tmp_path):
-    import numpy as np
+def never_complete():
+    """Images and labels of which no training example has both."""
+    image = np.random.default_rng(0).random((40, 64))
+    image[::2] = np.nan
+    label = np.arange(40) % 10
+    label[1::2] = -1
+    label[0] = 9
 
-    np.save(tmp_path / "image.npy", 255 * np.random.default_rng(0).random((40, 64)))
-    np.save(tmp_path / "label.npy", np.arange(40) % 10)
+    return image, label
+
+
+def of_another_kind():
+    """Images whose values are no pixels."""
+    return 255 * np.random.default_rng(0).random((40, 64)), np.arange(40) % 10
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (of_another_kind, "image of the train data holds values that are no pixels data"),
+        (never_complete, "no two training examples have all modalities"),
+    ],
+)
+def test_values_that_cannot_be_trained_on_are_refused_before_training(arrays, words, tmp_path):
+    for name, values in zip(("image", "label"), arrays(), strict=True):
+        np.save(tmp_path / f"{name}.npy", values)
+
     data = Arrays({name: str(tmp_path / f"{name}.npy") for name in ("image", "label")})
-    with pytest.raises(
-        ValueError, match=r"image of the train data holds values that are no pixels data"
-    ):
+
+    with pytest.raises(ValueError, match=words):
         fit(JointTargetPropRule(labelled()), data, tmp_path)
 
 
-@pytest.mark.parametrize("rule", [VariationalEMRule, TargetPropRule, KLRule])
-def test_rules_that_would_take_missing_modalities_for_zeros_refuse_them(rule, tmp_path):
-    with pytest.raises(ValueError, match="modalities are missing in the train data"):
-        fit(
-            rule(labelled()),
-            Multimodal(Digits(), ["image", "label"], labelled=FewLabels(10)),
-            tmp_path,
-        )
+ONE_EPOCH = ["--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1]
+SHORT = ["--config", CONFIG, *ONE_EPOCH, "--trainer.limit_train_batches", 3, *QUICK]
 
 
 def test_a_model_with_latents_is_fitted_and_scored_by_the_command_line(tmp_path):
-    modalities = "{image: {sizes: [64, 8]}, label: {sizes: [10], kind: onehot}, phi: {sizes: [3], kind: latent}}"
-    assert (
-        cli.main(
-            [
-                "fit",
-                "--config",
-                CONFIG,
-                "--trainer.max_epochs",
-                "1",
-                "--trainer.check_val_every_n_epoch",
-                "1",
-                "--trainer.limit_train_batches",
-                "3",
-                "--parzen.n",
-                "50",
-                "--trainer.enable_progress_bar",
-                "false",
-                "--trainer.default_root_dir",
-                str(tmp_path),
-                "--model.stack.init_args.modalities",
-                modalities,
-            ]
-        )
-        == 0
+    modalities = (
+        "{image: {sizes: [64, 8]}, label: {sizes: [10], kind: onehot}, "
+        "phi: {sizes: [3], kind: latent}}"
     )
+
+    root = ["--trainer.default_root_dir", tmp_path]
+
+    assert gendae("fit", *SHORT, *root, "--model.stack.init_args.modalities", modalities) == 0
+
     assert "val/parzen_ll" in (tmp_path / "0001" / "metrics.csv").read_text()
 
 
 def test_a_committed_configuration_tests_a_checkpoint(tmp_path, capsys):
-    config = ["--config", CONFIG, "--trainer.enable_progress_bar", "false"]
-    assert (
-        cli.main(
-            [
-                "fit",
-                *config,
-                "--trainer.max_epochs",
-                "1",
-                "--trainer.limit_train_batches",
-                "3",
-                "--trainer.check_val_every_n_epoch",
-                "1",
-                "--parzen.n",
-                "50",
-                "--trainer.default_root_dir",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    assert gendae("fit", *SHORT, "--trainer.default_root_dir", tmp_path) == 0
+
     checkpoint = tmp_path / "0001" / "checkpoints" / "best.ckpt"
-    assert cli.main(["test", *config, "--ckpt_path", str(checkpoint)]) == 0
+    quiet = ["--trainer.enable_progress_bar", "false"]
+    assert gendae("test", "--config", CONFIG, *quiet, "--ckpt_path", checkpoint) == 0
     assert "test/error_label" in capsys.readouterr().out
 
 
@@ -146,21 +136,6 @@ def test_repeated_images_count_once_for_the_prior(options, tmp_path):
     assert rule.stack.prior.bandwidth_ > 0.01 * rule.stack.prior.codes.std()
 
 
-def test_what_can_never_be_complete_is_refused_before_training(tmp_path):
-    import numpy as np
-
-    image = np.random.default_rng(0).random((40, 64))
-    image[::2] = np.nan
-    np.save(tmp_path / "image.npy", image)
-    label = np.arange(40) % 10
-    label[1::2] = -1
-    label[0] = 9
-    np.save(tmp_path / "label.npy", label)
-    data = Arrays({name: str(tmp_path / f"{name}.npy") for name in ("image", "label")})
-    with pytest.raises(ValueError, match="no two training examples have all modalities"):
-        fit(JointTargetPropRule(labelled()), data, tmp_path)
-
-
 def test_noise_of_ancestral_samples_reaches_each_modality_s_codes():
     stack = labelled(GaussianPrior())
     stack.prior.fit(torch.randn(20, 6))
@@ -168,6 +143,7 @@ def test_noise_of_ancestral_samples_reaches_each_modality_s_codes():
     quiet, noisy = (
         AncestralSampler(noise).start(stack, codes, seeded(0))[1] for noise in (0.0, 1.0)
     )
+
     assert (noisy - quiet)[:, :8].std().item() == pytest.approx(1.0, abs=0.05)
     assert torch.equal(noisy[:, 8:], quiet[:, 8:])
 
@@ -181,48 +157,45 @@ def test_penalties_of_encoders_side_by_side_add_up():
         },
         [Junction(Affine(10, 4), Affine(4, 8))],
     )
+
     assert torch.equal(joint.pairs[0].f.penalty(), pair.f.penalty())
     assert "penalty_f_1" in JointTargetPropRule(joint).losses((torch.randn(5, 9),))
 
 
 def test_validation_counts_examples_that_have_the_modality(tmp_path):
-    """Batches of different numbers of labels: the error is that of all labels together, an empty batch counts nothing."""
-    rule, found = JointTargetPropRule(labelled()), []
-    rule.log = lambda name, value, batch_size, **_: found.append((name, float(value), batch_size))
+    """The error is that of all labels together, and a batch without labels counts nothing."""
+    rule = JointTargetPropRule(labelled())
+    logged = []
+    rule.log = lambda name, value, batch_size, **_: logged.append((name, float(value), batch_size))
     x = torch.cat([torch.rand(6, 64), torch.eye(10)[:6]], 1)
     there = torch.ones(6, 2, dtype=torch.bool)
     there[2:, 1] = False
     rule.validation_step((x, there), 0)
-    sizes = {name: n for name, _, n in found}
+    sizes = {name: n for name, _, n in logged}
+
     assert sizes == {
         "val/error_image": 6,
         "val/error_label": 2,
         "val/error": 2,
         "val/reconstruction": 6,
     }
-    found.clear()
+
+    logged.clear()
     there[:, 1] = False
     rule.validation_step((x, there), 0)
-    assert {name for name, *_ in found} == {"val/error_image", "val/reconstruction"}
-    assert all(math.isfinite(value) for _, value, _ in found)
+
+    assert {name for name, *_ in logged} == {"val/error_image", "val/reconstruction"}
+    assert all(math.isfinite(value) for _, value, _ in logged)
 
 
 def test_how_often_one_validates_changes_no_weight(tmp_path):
     weights = []
     for every in (1, 3):
         torch.manual_seed(0)
-        rule = JointTargetPropRule(labelled(), inferred=1.0)
-        trainer = Trainer(
-            max_epochs=3,
-            limit_train_batches=3,
-            check_val_every_n_epoch=every,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            default_root_dir=str(tmp_path),
-        )
-        trainer.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=FewLabels(100)))
+        rule = JointTargetPropRule(labelled(), inferring=Inferring(weight=1.0))
+        limits = {"max_epochs": 3, "limit_train_batches": 3, "num_sanity_val_steps": 2}
+        run = trainer(check_val_every_n_epoch=every, default_root_dir=str(tmp_path), **limits)
+        run.fit(rule, Multimodal(Digits(), ["image", "label"], labelled=FewLabels(100)))
         weights.append(rule.stack.junction.f.f.weight)
+
     assert torch.equal(*weights)

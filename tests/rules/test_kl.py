@@ -1,11 +1,8 @@
 """Algorithm 1 of 2014: closed forms, names of terms, and how far gradients travel."""
 
-import copy
-import math
-
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 
 from gendae.data.images import Digits
 from gendae.laws import Bernoulli, Gaussian, LearnedGaussian
@@ -17,7 +14,10 @@ from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import build, describe
 from gendae.rules.kl import KLRule
-from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from tests.conftest import at
+from tests.rules.test_base import gradients_of, trainer
 
 
 def stack_of(sizes, alpha=1.0, prior=None, **options):
@@ -25,12 +25,6 @@ def stack_of(sizes, alpha=1.0, prior=None, **options):
     activations = ["softplus"] * (len(sizes) - 2) + ["linear"]
     prior = prior or GaussianPrior("identity", 1.0)
     return deep_autoencoder(sizes, activations, noise=0.5, prior=prior, **options).double()
-
-
-def seeded_rule(stack, **options):
-    rule = KLRule(stack, **options)
-    rule.generator = torch.Generator().manual_seed(1)
-    return rule
 
 
 @pytest.mark.parametrize("observation", [Bernoulli(), Gaussian(0.3)])
@@ -42,8 +36,8 @@ def test_one_mlp_pair_is_the_variational_auto_encoder(observation, conditional):
     pair = Pair(MLP(12, [9], 4), MLP(4, [9], 12, "sigmoid"), observation, law)
     stack = Stack(pair, prior=GaussianPrior("identity", 1.0)).double()
     x = torch.rand(7, 12, dtype=torch.float64)
-    rule = seeded_rule(stack)
-    ours = sum(rule.losses((x,)).values())
+
+    ours = sum(KLRule(stack).losses((x,), at(1)).values())
     ours.backward()
     gradients = [p.grad.clone() for p in stack.parameters()]
     stack.zero_grad()
@@ -53,13 +47,16 @@ def test_one_mlp_pair_is_the_variational_auto_encoder(observation, conditional):
     log_sigma = log_sigma.expand_as(mu)
     noise = torch.randn(7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x_hat = pair.g(mu + log_sigma.exp() * noise)
+
     if isinstance(observation, Bernoulli):
         reconstruction = -(x * x_hat.log() + (1 - x) * (1 - x_hat).log()).sum(1)
     else:
         reconstruction = (x - x_hat).square().sum(1) / (2 * 0.3**2)
+
     eq22 = -0.5 * (2 * log_sigma + 1 - mu**2 - (2 * log_sigma).exp()).sum(1)
     theirs = (reconstruction + eq22).mean()
     theirs.backward()
+
     assert torch.allclose(ours, theirs, rtol=1e-12)
     for ours_, p in zip(gradients, stack.parameters(), strict=True):
         assert torch.allclose(ours_, p.grad, rtol=1e-9, atol=1e-12)
@@ -71,9 +68,12 @@ def test_terms_are_named_by_name_and_layer():
     names = {
         f"{term}_{level}" for term in ("reconstruction", "entropy", "prior") for level in (1, 2, 3)
     }
+
     assert set(KLRule(stack).losses((x,))) == names
+
     local = set(KLRule(stack, reach="within_layer").losses((x,)))
     assert local == names | {"layer_2", "layer_3"}
+
     alone = set(KLRule(stack, intermediate=False).losses((x,)))
     assert alone == {"reconstruction_3", "entropy_3", "prior_3"}
 
@@ -81,100 +81,90 @@ def test_terms_are_named_by_name_and_layer():
 def test_alpha_weighs_entropy_and_prior_not_reconstruction():
     stack = stack_of([12, 8, 4])
     x = torch.rand(5, 12, dtype=torch.float64)
-    one, three = (seeded_rule(stack, alpha=a).losses((x,)) for a in (1.0, 3.0))
+    one, three = (KLRule(stack, alpha=a).losses((x,), at(1)) for a in (1.0, 3.0))
+
     for name, value in one.items():
         factor = 1.0 if name.startswith("reconstruction") else 3.0
         assert torch.allclose(three[name], factor * value)
 
 
-def gradient_reach(rule, x, name):
-    """Which of the stack's layers a term's gradient reaches."""
-    losses = rule.losses((x,))
-    parameters = {
-        f"{d}_{level}": getattr(pair, d)
-        for level, pair in enumerate(rule.stack.pairs, 1)
-        for d in "fg"
-    }
-    reached = set()
-    for key, layer in parameters.items():
-        grads = torch.autograd.grad(
-            losses[name], list(layer.parameters()), retain_graph=True, allow_unused=True
-        )
-        if any(g is not None and bool((g != 0).any()) for g in grads):
-            reached.add(key)
-    return reached
-
-
 @pytest.mark.parametrize(
-    ("name", "full", "local"),
+    ("reach", "name", "layers"),
     [
-        ("reconstruction_1", {"f_1", "g_1"}, {"f_1", "g_1"}),
-        ("reconstruction_2", {"f_1", "f_2", "g_1", "g_2"}, {"g_1"}),
-        ("reconstruction_3", {"f_1", "f_2", "f_3", "g_1", "g_2", "g_3"}, {"g_1"}),
-        ("prior_1", {"f_1", "f_2", "f_3", "g_2", "g_3"}, {"f_1", "g_2"}),
-        ("prior_2", {"f_1", "f_2", "f_3", "g_3"}, {"f_2", "f_3", "g_3"}),
-        ("prior_3", {"f_1", "f_2", "f_3"}, {"f_3"}),
+        ("full", "reconstruction_1", {"f_1", "g_1"}),
+        ("full", "reconstruction_2", {"f_1", "f_2", "g_1", "g_2"}),
+        ("full", "reconstruction_3", {"f_1", "f_2", "f_3", "g_1", "g_2", "g_3"}),
+        ("full", "prior_1", {"f_1", "f_2", "f_3", "g_2", "g_3"}),
+        ("full", "prior_2", {"f_1", "f_2", "f_3", "g_3"}),
+        ("full", "prior_3", {"f_1", "f_2", "f_3"}),
+        ("within_layer", "reconstruction_1", {"f_1", "g_1"}),
+        ("within_layer", "reconstruction_2", {"g_1"}),
+        ("within_layer", "reconstruction_3", {"g_1"}),
+        ("within_layer", "prior_1", {"f_1", "g_2"}),
+        ("within_layer", "prior_2", {"f_2", "f_3", "g_3"}),
+        ("within_layer", "prior_3", {"f_3"}),
+        ("within_layer", "layer_2", {"f_2", "g_2"}),
+        ("within_layer", "layer_3", {"f_3", "g_3"}),
     ],
 )
-def test_how_far_gradients_travel(name, full, local):
+def test_how_far_gradients_travel(reach, name, layers):
     x = torch.rand(5, 12, dtype=torch.float64)
-    stack = stack_of([12, 8, 6, 4])
-    assert gradient_reach(KLRule(stack), x, name) == full
-    assert gradient_reach(KLRule(stack, reach="within_layer"), x, name) == local
+    rule = KLRule(stack_of([12, 8, 6, 4]), reach=reach)
 
+    of_maps = gradients_of(rule.stack, rule.losses((x,))[name])
+    reached = {
+        key
+        for key, gradients in of_maps.items()
+        if any(g is not None and bool((g != 0).any()) for g in gradients)
+    }
 
-@pytest.mark.parametrize("level", [2, 3])
-def test_layer_terms_stay_in_their_pair(level):
-    x = torch.rand(5, 12, dtype=torch.float64)
-    rule = KLRule(stack_of([12, 8, 6, 4]), reach="within_layer")
-    assert gradient_reach(rule, x, f"layer_{level}") == {f"f_{level}", f"g_{level}"}
+    assert reached == layers
 
 
 def test_noise_grows_where_the_code_is_not_used():
-    """With a decoder that ignores h_2 of two units, log sigma_2 falls to the prior's, sigma_1 does not."""
+    """The decoder ignores h_2 of two units: log sigma_2 goes to the prior's, log sigma_1 not."""
     torch.manual_seed(0)
     pair = Pair(MLP(3, [8], 2), MLP(2, [8], 3), Gaussian(0.1), LearnedGaussian(2, 0.3))
     stack = Stack(pair, prior=GaussianPrior("identity", 1.0))
+
     with torch.no_grad():
         pair.g.layers[0].weight[:, 1] = 0.0
-    rule = KLRule(stack, lr_f=5e-3, lr_g=5e-3)
+
+    rule = KLRule(stack, rates=Rates(f=5e-3, g=5e-3, hold=0.5))
     optimizer = rule.configure_optimizers()
     x = torch.randn(256, 1) * torch.tensor([[1.0, -1.0, 0.5]])
+
     for _ in range(400):
         losses = rule.losses((x,))
         optimizer.zero_grad()
         sum(losses.values()).backward()
         pair.g.layers[0].weight.grad[:, 1] = 0.0
         optimizer.step()
+
     used, unused = pair.recognition.log_sigma.exp().tolist()
     assert unused > 0.85
     assert used < 0.3
 
 
-def test_parzen_top_is_followed_and_can_lend_its_bandwidth():
-    torch.manual_seed(0)
+def test_noise_tied_to_a_parzen_top_has_its_bandwidth_and_becomes_part_of_q():
     stack = deep_autoencoder([12, 4], ["linear"], prior=ParzenPrior(bandwidth=0.7)).double()
     x = torch.rand(30, 12, dtype=torch.float64)
-    rule = seeded_rule(stack, tie_noise=True)
-    losses = rule.losses((x,))
-    assert stack.prior.fitted
+    rule = KLRule(stack, tie_noise=True)
+
+    with pytest.raises(ValueError, match="ParzenPrior is not fitted"):
+        rule.losses((x,))
+
+    rule.fit_prior([(x,)])
+    losses = rule.losses((x,), at(1))
+
+    assert stack.pairs[0].recognition.sigma == pytest.approx(0.7)
     assert "entropy_1" not in losses
+
     noise = torch.randn(30, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x_hat = stack.pairs[0].g(stack.pairs[0].f(x) + 0.7 * noise)
     expected = stack.pairs[0].observation.energy(x, x_hat).mean()
+
     assert torch.allclose(losses["reconstruction_1"], expected)
-    with pytest.raises(ValueError, match="tie_noise=True needs a prior with a bandwidth"):
-        KLRule(stack_of([12, 4]), tie_noise=True)
-
-
-def test_tied_noise_becomes_part_of_q_and_excludes_learned_noise():
-    torch.manual_seed(0)
-    stack = deep_autoencoder([12, 4], ["linear"], prior=ParzenPrior(bandwidth=0.7))
-    rule = KLRule(stack, tie_noise=True)
-    rule.fit_prior([(torch.rand(30, 12),)])
-    assert stack.pairs[0].recognition.sigma == pytest.approx(0.7)
-    with pytest.raises(ValueError, match="must not be learned"):
-        KLRule(stack_of([12, 4], prior=ParzenPrior(bandwidth=0.7)), tie_noise=True)
 
 
 @pytest.mark.parametrize("own", [None, GaussianPrior("identity", 1.0)])
@@ -186,15 +176,20 @@ def test_a_rule_is_built_again_from_its_description(own):
 
 
 def test_prior_every_refits_on_the_latest_codes():
+    """And an unfitted prior at once: a training need not begin with a fit."""
     stack = stack_of([12, 4], prior=GaussianPrior("diagonal", 1.0))
-    rule = seeded_rule(stack, prior_every=2)
+    rule = KLRule(stack, prior_every=2)
+    batches = [torch.rand(10, 12, dtype=torch.float64) + step for step in range(4)]
+
     means = []
-    for step in range(4):
-        rule.updates = step
-        rule.losses((torch.rand(10, 12, dtype=torch.float64) + step,))
+    for step, x in enumerate(batches, 1):
+        rule.prior_fit.follow(rule, x, rule.prior_in_losses, at(update=step))
         means.append(stack.prior.mean.clone())
-    assert torch.equal(means[0], means[1]) and torch.equal(means[2], means[3])
-    assert not torch.equal(means[1], means[2])
+
+    assert not torch.equal(means[0], means[1])
+    assert torch.equal(means[1], means[2])
+    assert torch.equal(rule.prior_fit.recent, stack.encode(torch.cat(batches))[-1])
+    torch.testing.assert_close(means[3], rule.prior_fit.recent.mean(0))
 
 
 @pytest.mark.parametrize(
@@ -203,19 +198,13 @@ def test_prior_every_refits_on_the_latest_codes():
         ({"reach": "far"}, "reach='far' is unknown; accepted: full, within_layer"),
         ({"alpha": -1.0}, "alpha=-1.0"),
         ({"prior_every": -1}, "prior_every=-1"),
+        ({"tie_noise": True}, "tie_noise=True needs a prior with a bandwidth"),
+        ({"tie_noise": True, "training_prior": ParzenPrior()}, "must not be learned"),
     ],
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         KLRule(stack_of([12, 4]), **options)
-
-
-def test_losses_do_not_change_the_model():
-    stack = stack_of([12, 8, 4])
-    before = copy.deepcopy(stack.state_dict())
-    KLRule(stack).losses((torch.rand(5, 12, dtype=torch.float64),))
-    assert all(torch.equal(before[k], v) for k, v in stack.state_dict().items())
-    assert math.isfinite(sum(KLRule(stack).losses((torch.rand(1, 12).double(),)).values()).item())
 
 
 class Stop(Callback):
@@ -234,7 +223,9 @@ class Stop(Callback):
     "rule",
     [
         lambda stack: KLRule(stack, prior_every=3),
-        lambda stack: TargetPropRule(stack, top_target="prior", model=0.5, prior_every=3),
+        lambda stack: TargetPropRule(
+            stack, top_target="prior", prior_every=3, weights=LoopWeights(model=0.5)
+        ),
     ],
     ids=["KLRule", "TargetPropRule"],
 )
@@ -246,25 +237,16 @@ def test_resuming_is_bit_exact_with_a_prior_that_follows_the_codes(rule, tmp_pat
         stack = deep_autoencoder([64, 6], ["linear"], noise=0.5, prior=ParzenPrior(capacity=40))
         torch.manual_seed(7)
         callbacks = [Stop(stop)] if stop else []
-        trainer = Trainer(
-            max_steps=steps,
-            accelerator="cpu",
-            logger=False,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            limit_val_batches=0,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            max_epochs=-1,
-        )
+        limits = {"max_steps": steps, "max_epochs": -1, "limit_val_batches": 0}
+        run = trainer(callbacks=callbacks, default_root_dir=tmp_path, **limits)
         trained = rule(stack)
-        trainer.fit(trained, Digits(), ckpt_path=resume)
+        run.fit(trained, Digits(), ckpt_path=resume)
+
         return trained.stack.state_dict()
 
     whole = fit(14)
     fit(14, stop=8)
     resumed = fit(14, resume=str(tmp_path / "stop.ckpt"))
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole), [
-        k for k in whole if not torch.equal(whole[k], resumed[k])
-    ]
+
+    different = [name for name in whole if not torch.equal(whole[name], resumed[name])]
+    assert different == []

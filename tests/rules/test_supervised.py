@@ -1,4 +1,4 @@
-"""What the supervised baselines share: learning, seeds, checkpoints, refusals; and the small network of their tests."""
+"""What the supervised baselines share: learning, seeds, checkpoints and refusals."""
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ from gendae.models.architectures import deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 
 BASELINES = (
@@ -40,6 +42,7 @@ def network(sizes=(7, 6, 5), activation=None, **options):
     with torch.no_grad():
         for f in stack.encoders:
             f.bias.normal_(0.0, 0.3)
+
     return stack
 
 
@@ -47,10 +50,10 @@ def batch(n=12, width=7):
     return torch.rand(n, width, dtype=torch.float64) * 2 - 1, torch.randint(4, (n,))
 
 
-def gradients(rule, data):
+def gradients(rule, data, moment=Moment()):
     """(dW_l, db_l) for l = 1 .. M; None where there is none."""
     rule.zero_grad(set_to_none=True)
-    sum(rule.losses(data).values()).backward()
+    sum(rule.losses(data, moment).values()).backward()
     return [(f.weight.grad, f.bias.grad) for f in rule.stack.encoders]
 
 
@@ -59,10 +62,12 @@ def true_gradients(stack, data):
     h, y = data
     for f in stack.encoders[:-1]:
         h = getattr(F, f.activation, getattr(torch, f.activation, None))(h @ f.weight.T + f.bias)
+
     loss = F.cross_entropy(h @ stack.output.weight.T + stack.output.bias, y)
     parameters = [p for f in stack.encoders for p in (f.weight, f.bias)]
-    found = torch.autograd.grad(loss, parameters)
-    return list(zip(found[::2], found[1::2], strict=True))
+    grads = torch.autograd.grad(loss, parameters)
+
+    return list(zip(grads[::2], grads[1::2], strict=True))
 
 
 def cosine(a, b):
@@ -75,13 +80,14 @@ def random_feedback(stack):
 
 def fitted(rule, seed=0, epochs=10, **options):
     seed_everything(seed, verbose=False)
-    r = rule(deep_classifier([64, 40, 40]), lr_f=1e-2, **options)
+    r = rule(deep_classifier([64, 40, 40]), rates=Rates(f=1e-2), **options)
     run = trainer(max_epochs=epochs)
     run.fit(r, Digits(batch_size=50))
+
     return r, run
 
 
-# -- learning --------------------------------------------------------------------------------------------
+# -- learning ------------------------------------------------------------------------------------
 
 
 @rules
@@ -89,14 +95,15 @@ def test_learns_digits(rule, tmp_path, digits):
     r, run = fitted(rule)
     metrics = run.callback_metrics
     assert metrics["val/error"] < 0.08
+
     split = digits.split("valid")
     p = r.stack.predict(split.x)
-    assert metrics["val/error"].item() == pytest.approx(
-        (p.argmax(1) != split.y).float().mean().item()
-    )
-    assert metrics["val/loss"].item() == pytest.approx(
-        F.nll_loss(p.log(), split.y).item(), rel=1e-4
-    )
+    error = (p.argmax(1) != split.y).float().mean().item()
+    loss = F.nll_loss(p.log(), split.y).item()
+
+    assert metrics["val/error"].item() == pytest.approx(error)
+    assert metrics["val/loss"].item() == pytest.approx(loss, rel=1e-4)
+
     if rule in TWO_PHASES:
         assert metrics["val/residual"] < 0.1
 
@@ -111,37 +118,47 @@ def test_the_same_seed_gives_the_same_weights(rule):
     options = {"epochs": 1, "input_corruption": GaussianNoise(0.2)}
     if rule in TWO_PHASES:
         options["symmetric"] = False
+
     one, two, other = (fitted(rule, seed, **options)[0].state_dict() for seed in (1, 1, 2))
+
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert not torch.equal(one["stack.pairs.0.f.weight"], other["stack.pairs.0.f.weight"])
 
 
 @rules
 def test_a_plain_loop_trains(rule, digits):
-    rule = rule(deep_classifier([64, 40, 40]), lr_f=5e-3)
+    rule = rule(deep_classifier([64, 40, 40]), rates=Rates(f=5e-3))
     optimizer = rule.configure_optimizers()
+    train = digits.split("train")
+
     for step in range(60):
+        batch = train[20 * step : 20 * step + 20]
         optimizer.zero_grad()
-        sum(rule.losses(digits.split("train")[20 * step : 20 * step + 20]).values()).backward()
+        sum(rule.losses(batch).values()).backward()
         optimizer.step()
+
     x, y, _ = digits.split("valid")
     assert (rule.stack.predict(x).argmax(1) != y).float().mean() < 0.25
 
 
-# -- random feedback -------------------------------------------------------------------------------------
+# -- random feedback -----------------------------------------------------------------------------
 
 
-def test_feedback_weights_follow_the_seed_and_the_type_of_the_stack():
-    for index in range(3):
-        drawn = []
-        for seed in (1, 1, 2):
-            torch.manual_seed(seed)
-            rule = random_feedback(network())[index]
-            drawn.append({k: v for k, v in rule.state_dict().items() if k.startswith("feedback")})
-        assert sorted(drawn[0]) == ["feedback_2", "feedback_3"]
-        assert all(v.dtype == torch.float64 for v in drawn[0].values())
-        for name, weight in drawn[0].items():
-            assert torch.equal(weight, drawn[1][name]) and not torch.equal(weight, drawn[2][name])
+@pytest.mark.parametrize("index", range(3))
+def test_feedback_weights_follow_the_seed_and_the_type_of_the_stack(index):
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        rule = random_feedback(network())[index]
+        drawn.append({k: v for k, v in rule.state_dict().items() if k.startswith("feedback")})
+
+    one, same, other = drawn
+    assert sorted(one) == ["feedback_2", "feedback_3"]
+    assert all(v.dtype == torch.float64 for v in one.values())
+
+    for name, weight in one.items():
+        assert torch.equal(weight, same[name])
+        assert not torch.equal(weight, other[name])
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -151,32 +168,33 @@ def test_feedback_weights_travel_with_the_checkpoint(index, tmp_path):
     run = trainer(max_epochs=1)
     run.fit(first, Digits())
     run.save_checkpoint(tmp_path / "run.ckpt")
+
     seed_everything(2, verbose=False)
     second = random_feedback(deep_classifier([64, 10, 10]))[index]
     assert not torch.equal(second.feedback_2, first.feedback_2)
+
     trainer(max_epochs=2).fit(second, Digits(), ckpt_path=tmp_path / "run.ckpt")
     for level in (2, 3):
-        assert torch.equal(
-            getattr(second, f"feedback_{level}"), getattr(first, f"feedback_{level}")
-        )
+        name = f"feedback_{level}"
+        assert torch.equal(getattr(second, name), getattr(first, name))
 
 
-# -- arguments and networks ------------------------------------------------------------------------------
+# -- arguments and networks ----------------------------------------------------------------------
 
 
 @rules
 def test_refusals(rule):
     stack = network()
-    for arguments in ({"lr_f": [1e-3, 1e-3]}, {"weight_decay_f": [0.0] * 4}):
-        with pytest.raises(
-            ValueError, match=f"{next(iter(arguments))} has .* each of the 3 layers"
-        ):
-            rule(stack, **arguments)
-    assert [
-        g["lr"] for g in rule(stack, lr_f=[0.1, 0.2, 0.3]).configure_optimizers().param_groups
-    ][:3] == [0.1, 0.2, 0.3]
+    for name, values in {"f": [1e-3, 1e-3], "decay_f": [0.0] * 4}.items():
+        with pytest.raises(ValueError, match=f"rates.{name} has .* each of the 3 layers"):
+            rule(stack, rates=Rates(**{name: values}))
+
+    groups = rule(stack, rates=Rates(f=[0.1, 0.2, 0.3])).configure_optimizers().param_groups
+    assert [group["lr"] for group in groups][:3] == [0.1, 0.2, 0.3]
+
     with pytest.raises(ValueError, match="no output layer"):
         rule(gendae.Stack(*stack.pairs))
+
     x, y = batch()
     r = rule(stack)
     for data, complaint in (
@@ -193,25 +211,23 @@ def test_refusals(rule):
 @rules
 def test_hidden_layers_inside_an_encoder_are_for_backprop_alone(rule):
     pair = Pair(MLP(7, [9], 6, "tanh"), Affine(6, 7))
-    stack = Classifier(
-        pair, Pair(Affine(6, 5, "tanh"), Affine(5, 6)), output=Affine(5, 4)
-    ).double()
+    top = Pair(Affine(6, 5, "tanh"), Affine(5, 6))
+    stack = Classifier(pair, top, output=Affine(5, 4)).double()
+
     if rule in (BackpropRule, StraightThroughRule):
         sum(rule(stack).losses(batch()).values()).backward()
         assert all(p.grad.abs().sum() > 0 for p in pair.f.parameters())
     else:
-        with pytest.raises(
-            ValueError, match=f"{rule.__name__} does not support this network: f_1 is MLP"
-        ):
+        words = f"{rule.__name__} does not support this network: f_1 is MLP"
+        with pytest.raises(ValueError, match=words):
             rule(stack)
 
 
 @pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}], ids=["bits", "draws"])
 @pytest.mark.parametrize("rule", [FeedbackAlignmentRule, *TWO_PHASES])
 def test_bits_are_refused(rule, options):
-    with pytest.raises(
-        ValueError, match="h_1 is transmitted as bits.*accepted: DifferenceTargetPropRule"
-    ):
+    words = "h_1 is transmitted as bits.*accepted: DifferenceTargetPropRule"
+    with pytest.raises(ValueError, match=words):
         rule(network(**options))
 
 

@@ -10,14 +10,20 @@ from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
-from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from tests.conftest import at
+from tests.rules.test_base import gradients_of
 
-EVERYTHING = {"model": 0.5, "contractive": 0.2, "sparsity": 0.1, "top_target": "prior"}
+EXTRA_TERMS = LoopWeights(model=0.5, contractive=0.2, sparsity=0.1)
 
 
 def stack_of(sizes=(12, 8, 6), **options):
     torch.manual_seed(0)
-    activations = None if options.get("units") else ["tanh"] * (len(sizes) - 1)
+    activations = ["tanh"] * (len(sizes) - 1)
+    if options.get("units"):
+        activations = None
+
     return deep_autoencoder(list(sizes), activations, **options).double()
 
 
@@ -31,9 +37,13 @@ def data(n=7, width=12):
 
 def test_every_target_is_the_listing_s():
     """Without corruption all terms equal the squared errors of Algorithm 2 written out by hand."""
-    stack, x = stack_of(), data()
+    stack = stack_of()
+    x = data()
     (f1, g1), (f2, g2) = ((p.f, p.g) for p in stack.pairs)
-    losses = TargetPropRule(stack, clean(stack), target=0.3, denoise=2.0).losses((x,))
+    losses = TargetPropRule(
+        stack, clean(stack), weights=LoopWeights(target=0.3, denoise=2.0)
+    ).losses((x,))
+
     h1 = f1(x)
     h2 = f2(h1)
     h1_hat = g2(h2)
@@ -48,6 +58,7 @@ def test_every_target_is_the_listing_s():
         "denoise_f_1": (h1, f1(x), 2.0),
         "denoise_f_2": (h2, f2(h1), 2.0),
     }
+
     assert set(losses) == set(expected)
     for name, (target, output, weight) in expected.items():
         value = weight * (target - output).square().sum(1).mean() / 2
@@ -56,32 +67,32 @@ def test_every_target_is_the_listing_s():
 
 @pytest.mark.parametrize("units", [None, "sign", "binary"])
 def test_no_gradient_crosses_a_layer(units):
-    stack, x = stack_of(units=units), data()
+    stack = stack_of(units=units)
+    x = data()
     stack.prior.fit(stack.encode(x)[-1])
-    losses = TargetPropRule(stack, **EVERYTHING).losses((x,))
-    layers = {
-        f"{d}_{level}": getattr(pair, d) for level, pair in enumerate(stack.pairs, 1) for d in "fg"
-    }
-    reached = {}
+    losses = TargetPropRule(stack, weights=EXTRA_TERMS, top_target="prior").losses((x,))
+
+    reached = set()
     for name, loss in losses.items():
+        if not loss.requires_grad:
+            continue
+
         own = "_".join(name.split("_")[-2:])
-        for key, layer in layers.items():
-            if not loss.requires_grad:
-                continue
-            grads = torch.autograd.grad(
-                loss, list(layer.parameters()), retain_graph=True, allow_unused=True
-            )
-            if any(g is not None for g in grads):
+        for key, gradients in gradients_of(stack, loss).items():
+            if any(g is not None for g in gradients):
                 assert key == own, f"{name} reaches {key}"
-                reached[name] = True
-    assert {n for n in losses if not n.startswith("short_f")} <= set(reached)
+                reached.add(name)
+
+    assert {n for n in losses if not n.startswith("short_f")} <= reached
 
 
 def test_one_backward_of_the_sum_gives_each_layer_its_own_gradient():
-    stack, x = stack_of(), data()
+    stack = stack_of()
+    x = data()
     rule = TargetPropRule(stack, clean(stack))
     losses = rule.losses((x,))
     sum(losses.values()).backward()
+
     weight = stack.pairs[1].g.weight
     fresh = rule.losses((x,))
     (expected,) = torch.autograd.grad(fresh["short_g_2"] + fresh["long_g_2"], weight)
@@ -89,13 +100,16 @@ def test_one_backward_of_the_sum_gives_each_layer_its_own_gradient():
 
 
 def test_targets_of_the_top_are_the_prior_s_reconstruction():
-    stack, x = stack_of(prior=GaussianPrior("full", 1.0)), data(30)
+    stack = stack_of(prior=GaussianPrior("full", 1.0))
+    x = data(30)
     h = stack.encode(x)
     stack.prior.fit(h[-1])
     losses = TargetPropRule(stack, clean(stack), top_target="prior").losses((x,))
+
     wanted = stack.prior.reconstruct(h[-1])
     value = (wanted - h[-1]).square().sum(1).mean() / 2
     assert torch.allclose(losses["target_f_2"], value)
+
     h1_hat = stack.pairs[1].g(wanted)
     assert torch.allclose(losses["target_f_1"], (h1_hat - h[1]).square().sum(1).mean() / 2)
 
@@ -106,53 +120,66 @@ def test_contractive_penalty_is_the_jacobian_s_norm():
     stack = Stack(pair).double()
     x = data(1, 5)
     jacobian = torch.autograd.functional.jacobian(lambda v: pair.f(v[None])[0], x[0])
-    rule = TargetPropRule(stack, contractive=1.0)
-    rule.generator = torch.Generator().manual_seed(0)
+
+    rule = TargetPropRule(stack, weights=LoopWeights(contractive=1.0))
     many = (x.expand(20000, -1),)
-    value = rule.losses(many)["contractive_f_1"]
+    value = rule.losses(many, at(0))["contractive_f_1"]
+
     assert torch.allclose(value, jacobian.square().sum(), rtol=0.03)
 
 
 def test_linear_recirculation_is_at_rest_for_an_invertible_pair():
     """g(f(x)) = x: all short- and long-loop terms and their gradients vanish."""
     torch.manual_seed(0)
-    f, g = Affine(6, 6), Affine(6, 6)
+    f = Affine(6, 6)
+    g = Affine(6, 6)
     stack = Stack(Pair(f, g, Gaussian(), Gaussian())).double()
     with torch.no_grad():
         g.weight.copy_(torch.linalg.inv(f.weight))
+
     losses = TargetPropRule(stack, clean(stack)).losses((data(9, 6),))
     total = sum(losses.values())
     total.backward()
+
     assert total.item() < 1e-20
     assert all(p.grad.abs().max() < 1e-9 for p in stack.pairs.parameters())
 
 
-def test_model_terms_start_with_the_first_fit_and_use_samples_of_the_prior():
-    stack, x = stack_of(), data(30)
-    rule = TargetPropRule(stack, clean(stack), model=1.0)
-    rule.generator = torch.Generator().manual_seed(3)
-    losses = rule.losses((x,))
+def test_model_terms_need_a_fitted_prior_and_use_its_samples():
+    stack = stack_of()
+    x = data(30)
+    rule = TargetPropRule(stack, clean(stack), weights=LoopWeights(model=1.0))
+
+    with pytest.raises(ValueError, match="GaussianPrior is not fitted"):
+        rule.losses((x,))
+
+    rule.fit_prior([(x,)])
+    losses = rule.losses((x,), at(3))
+
     sample = stack.prior.sample(30, torch.Generator().manual_seed(3))
     h1 = stack.pairs[1].g(sample)
-    assert torch.allclose(
-        losses["model_f_2"], (sample - stack.pairs[1].f(h1)).square().sum(1).mean() / 2
-    )
+    value = (sample - stack.pairs[1].f(h1)).square().sum(1).mean() / 2
+
+    assert torch.allclose(losses["model_f_2"], value)
 
 
 @pytest.mark.parametrize("units", ["sign", "binary"])
 def test_discrete_units_learn_from_targets_alone(units):
-    """On two clusters a deterministic discrete stack learns to reconstruct far better than it starts."""
+    """A deterministic discrete stack reconstructs clusters far better than when it starts."""
     torch.manual_seed(0)
     centres = torch.rand(4, 12).round()
     x = centres[torch.randint(4, (400,))]
+
     stack = deep_autoencoder([12, 16, 8], units=units, observation="bernoulli", gain=2.0)
-    rule = TargetPropRule(stack, [GaussianNoise(0.05)] * 3, lr_f=1e-3, lr_g=1e-2)
+    rule = TargetPropRule(stack, [GaussianNoise(0.05)] * 3, rates=Rates(f=1e-3, g=1e-2))
     optimizer = rule.configure_optimizers()
+
     before = (stack.reconstruct(x) - x).square().sum(1).mean()
     for _ in range(300):
         optimizer.zero_grad()
         sum(rule.losses((x[torch.randint(400, (64,))],)).values()).backward()
         optimizer.step()
+
     assert stack.encode(x)[-1].unique().numel() == 2
     assert (stack.reconstruct(x) - x).square().sum(1).mean() < 0.15 * before
 
@@ -160,7 +187,10 @@ def test_discrete_units_learn_from_targets_alone(units):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": -1.0}, "target=-1.0"),
+        *(
+            ({"weights": {"type": "LoopWeights", name: -1.0}}, f"weights.{name}=-1.0")
+            for name in vars(LoopWeights())
+        ),
         ({"top_target": "none"}, "top_target='none' is unknown; accepted: flat, prior"),
         ({"corruption": [GaussianNoise(0.1)]}, "corruption has 1 entries"),
     ],

@@ -1,4 +1,4 @@
-"""Sampling from any level: against the exact stationary law of a linear chain, and what is refused."""
+"""Sampling from any level: the exact stationary law of a linear chain, and what is refused."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.sampling.level import LevelSampler, chain_states
 from gendae.sampling.samplers import AncestralSampler, seeded
@@ -17,10 +17,13 @@ from gendae.sampling.samplers import AncestralSampler, seeded
 
 def linear_stack(gain=0.5):
     """One 1-1 pair with g(f(h)) = gain * h."""
-    f, g = Affine(1, 1), Affine(1, 1)
+    f = Affine(1, 1)
+    g = Affine(1, 1)
+
     with torch.no_grad():
         f.weight.fill_(1.0)
         g.weight.fill_(gain)
+
     stack = Stack(Pair(f, g), prior=GaussianPrior("identity", 1.0))
     return stack.double()
 
@@ -28,13 +31,17 @@ def linear_stack(gain=0.5):
 @pytest.mark.parametrize("residual", [0.0, 1.0])
 def test_chain_has_the_stationary_law_of_its_autoregression(residual):
     """x <- a (x + s xi) + r eta: variance (a^2 s^2 + r^2) / (1 - a^2), autocorrelation a."""
-    a, s, r = 0.5, 0.7, 0.4
+    a = 0.5
+    s = 0.7
+    r = 0.4
     stack = linear_stack(a)
     stack.residuals = torch.tensor([r], dtype=torch.float64)
     sampler = LevelSampler(level=0, corruption=GaussianNoise(s), residual=residual)
     states = torch.stack(list(chain_states(stack, sampler, 20_000, 30, seeded(0))))[20:]
     variance = (a**2 * s**2 + (residual * r) ** 2) / (1 - a**2)
+
     assert states.var().item() == pytest.approx(variance, rel=0.03)
+
     lagged = (states[1:] * states[:-1]).mean() / states.square().mean()
     assert lagged.item() == pytest.approx(a, abs=0.02)
 
@@ -45,10 +52,12 @@ def test_residuals_are_what_reconstructions_from_the_top_miss_by():
     x = torch.rand(50, 9, dtype=torch.float64)
     h = stack.encode(x)
     h1 = stack.pairs[1].g(h[2])
+
     expected = [
         (stack.pairs[0].g(h1) - x).square().mean().sqrt(),
         (h1 - h[1]).square().mean().sqrt(),
     ]
+
     assert torch.allclose(stack.fit_residuals(x), torch.stack(expected))
 
 
@@ -56,9 +65,11 @@ def test_files_keep_residuals_and_older_files_need_none(tmp_path):
     stack = deep_autoencoder([9, 7, 5])
     old = {k: v for k, v in stack.state_dict().items() if k != "residuals"}
     deep_autoencoder([9, 7, 5]).load_state_dict(old)
+
     stack.prior.fit(torch.rand(20, 5))
     stack.fit_residuals(torch.rand(20, 9))
     again = load(save(stack, tmp_path / "a.safetensors"))
+
     assert torch.equal(again.residuals, stack.residuals)
 
 
@@ -67,7 +78,9 @@ def test_same_seed_same_samples_and_no_rounds_is_ancestral(level):
     stack = deep_autoencoder([9, 7, 5])
     stack.prior.fit(torch.rand(20, 5))
     sampler = LevelSampler(level, rounds=4)
+
     assert torch.equal(generate(stack, 6, sampler, seed=1), generate(stack, 6, sampler, seed=1))
+
     none = LevelSampler(level, rounds=0)
     assert torch.equal(
         generate(stack, 6, none, seed=1), generate(stack, 6, AncestralSampler(), seed=1)
@@ -76,12 +89,13 @@ def test_same_seed_same_samples_and_no_rounds_is_ancestral(level):
 
 def test_the_top_runs_the_prior_s_own_chain():
     torch.manual_seed(0)
-    prior = AutoencoderPrior(hidden=[8], code=4, epochs=1)
+    prior = AutoencoderPrior([8], 4, learning=Learning(1))
     stack = deep_autoencoder([9, 5], prior=prior)
     stack.prior.fit(torch.rand(50, 5))
     sampler = LevelSampler()
     h = sampler.start(stack, prior.sample(4, seeded(0)), None)
     new = sampler.step(stack, h, seeded(1))
+
     assert torch.equal(new[-1], prior.chain(h[-1], 1, seeded(1))[-1])
     assert torch.equal(new[0], stack.decode(new[-1]))
 

@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all; signals, full disks and divergence leave the last good ones."""
+"""Checkpoints are written whole or not at all; whatever fails leaves the last good one."""
 
 import errno
 import os
@@ -37,7 +37,20 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-# -- one file ------------------------------------------------------------------------------------------
+# -- one file -------------------------------------------------------------------------------------
+
+
+class FullFile:
+    """An open file that cannot be written to."""
+
+    def __init__(self, fail):
+        self.write = fail
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace", "write"])
@@ -50,28 +63,18 @@ def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, w
     def fail(*_):
         raise error
 
+    def open_full(name, mode):
+        open(name, mode).close()
+        return FullFile(fail)
+
     if where == "write":
-
-        class Full:
-            write = fail
-
-        class Opened:
-            def __enter__(self):
-                return Full
-
-            def __exit__(self, *_):
-                pass
-
-        monkeypatch.setattr(
-            atomic,
-            "open",
-            lambda name, mode: (open(name, mode).close(), Opened())[1],
-            raising=False,
-        )
+        monkeypatch.setattr(atomic, "open", open_full, raising=False)
     else:
         monkeypatch.setattr(os, where, fail)
+
     with pytest.raises(type(error)) as caught:
         write_whole(path, b"later")
+
     monkeypatch.undo()
     assert (names(tmp_path), path.read_bytes()) == (["m.bin"], b"earlier")
     if isinstance(error, OSError):
@@ -82,22 +85,32 @@ def test_a_failure_at_any_point_leaves_the_earlier_file(tmp_path, monkeypatch, w
 
 def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor, own=os.fsync: (done.append("flushed"), own(descriptor))[1]
-    )
-    monkeypatch.setattr(
-        os, "replace", lambda a, b, own=os.replace: (done.append("renamed"), own(a, b))[1]
-    )
+    flush = os.fsync
+    rename = os.replace
+
+    def flushed(descriptor):
+        done.append("flushed")
+        flush(descriptor)
+
+    def renamed(a, b):
+        done.append("renamed")
+        rename(a, b)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
     write_whole(tmp_path / "m.bin", b"x")
+
     assert done == ["flushed", "renamed", "flushed"]  # the content, its name, the folder
 
 
 def test_the_partial_file_lies_in_the_same_folder(tmp_path, monkeypatch):
     """Renaming across file systems would copy, which can be cut short."""
     seen = []
-    monkeypatch.setattr(
-        os, "replace", lambda a, b: seen.append((os.path.dirname(a), os.path.dirname(b)))
-    )
+
+    def replace(a, b):
+        seen.append((os.path.dirname(a), os.path.dirname(b)))
+
+    monkeypatch.setattr(os, "replace", replace)
     write_whole(tmp_path / "deep" / "m.bin", b"x")
     assert seen == [(str(tmp_path / "deep"),) * 2]
 
@@ -121,29 +134,36 @@ KILLED = """
 def test_what_a_killed_process_leaves_does_no_harm_and_is_removed_by_the_next(tmp_path):
     path = write_whole(tmp_path / "m.bin", b"earlier")
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(path)], check=False)
+
     assert done.returncode == -signal.SIGKILL
+
     partial = [name for name in names(tmp_path) if name != "m.bin"]
     assert len(partial) == 1 and partial[0].endswith(".partial")
     assert path.read_bytes() == b"earlier"
+
     number = int(partial[0].split("-")[-2])
     living = tmp_path / partial[0].replace(str(number), str(os.getppid()))
     other = tmp_path / ".gendae-another_machine-1-00000000.partial"
     living.write_bytes(b"being written")
     other.write_bytes(b"being written there")
     write_whole(tmp_path / "n.bin", b"x")
+
     assert names(tmp_path) == sorted(["m.bin", "n.bin", living.name, other.name])
 
 
 def test_a_sealed_archive_is_an_archive(tmp_path):
-    """Other programs read it: torch, with and without memory maps, and whatever reads ZIP files."""
+    """Other programs read it: torch, with or without memory maps, and all that read ZIP files."""
     tensor = torch.rand(100, 10)
     path = tmp_path / "m.ckpt"
     WholeFileIO().save_checkpoint({"a": tensor}, path)
+
     for options in ({}, {"mmap": True}):
         assert torch.equal(torch.load(path, weights_only=True, **options)["a"], tensor)
+
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         assert archive.comment.startswith(b"gendae sha256 ")
+
     assert torch.equal(read(path)["a"], tensor)
 
 
@@ -152,18 +172,27 @@ def test_checkpoint_errors_travel_between_processes():
     assert (str(error), str(error.path), error.reason) == ("a/m.ckpt: empty", "a/m.ckpt", "empty")
 
 
+def failing(error):
+    """A function that raises this error whatever it is given."""
+
+    def fail(*_):
+        raise error
+
+    return fail
+
+
 def test_saving_a_model_writes_whole_files(tmp_path, monkeypatch):
     path = save(deep_autoencoder([8, 4]), tmp_path / "m.safetensors")
     before = path.read_bytes()
-    monkeypatch.setattr(
-        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
-    )
+
+    monkeypatch.setattr(os, "fsync", failing(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match=r"m.safetensors was not written"):
         save(deep_autoencoder([8, 4]), path)
+
     assert (names(tmp_path), path.read_bytes()) == (["m.safetensors"], before)
 
 
-# -- with any Trainer --------------------------------------------------------------------------------------
+# -- with any Trainer -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["em", "backprop", "joint"])
@@ -172,8 +201,10 @@ def test_every_trainer_writes_whole_files(case, tmp_path):
 
     run = trainer()
     assert type(run.strategy.checkpoint_io) is TorchCheckpointIO
+
     run.fit(RULES[case](), data_of(case))
     assert type(run.strategy.checkpoint_io) is WholeFileIO
+
     run.save_checkpoint(tmp_path / "m.ckpt")
     assert b"gendae sha256 " in (tmp_path / "m.ckpt").read_bytes()[-100:]
 
@@ -190,31 +221,30 @@ def test_plugins_of_the_user_are_left_alone():
 
     own = trainer(plugins=[Own()])
     install(own.strategy)
+
     assert type(own.strategy.checkpoint_io) is Own
+
     wrapped = trainer(plugins=[AsyncCheckpointIO()])
     install(wrapped.strategy)
+
     assert type(wrapped.strategy.checkpoint_io.checkpoint_io) is WholeFileIO
 
 
 def test_a_disk_that_is_full_while_a_trainer_saves(tmp_path, monkeypatch):
-    """The first two checkpoints are there, the third fails: one line, and the second is as it was."""
-    keep, kept = (
-        ModelCheckpoint(tmp_path, "m", every_n_train_steps=1, enable_version_counter=False),
-        {},
-    )
+    """Two checkpoints are written, the third fails: one line, and the second is as it was."""
+    keep = ModelCheckpoint(tmp_path, "m", every_n_train_steps=1, enable_version_counter=False)
+    kept = {}
 
     class Full(Callback):
         def on_train_batch_start(self, trainer, *_):
             if trainer.global_step == 2:
                 kept["m.ckpt"] = (tmp_path / "m.ckpt").read_bytes()
-                monkeypatch.setattr(
-                    os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
-                )
+                monkeypatch.setattr(os, "fsync", failing(OSError(errno.ENOSPC, "full")))
 
+    run = trainer(callbacks=[Full(), keep], enable_checkpointing=True)
     with pytest.raises(OSError, match=r"m.ckpt was not written \(full\)") as caught:
-        trainer(callbacks=[Full(), keep], enable_checkpointing=True).fit(
-            RULES["em"](), FewDigits()
-        )
+        run.fit(RULES["em"](), FewDigits())
+
     assert "\n" not in str(caught.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == kept
     assert load(tmp_path / "m.ckpt").facts["updates"] == 2
@@ -234,11 +264,16 @@ def test_a_diverged_stack_is_never_saved(tmp_path, options, log_every):
         tmp_path, "m", every_n_train_steps=3, enable_version_counter=False, **options
     )
     rule = Poisoned(deep_autoencoder([64, 30, 10]), log_every=log_every)
+    run = trainer(max_epochs=2, callbacks=[keep], enable_checkpointing=True)
+
     with pytest.raises(TrainingDiverged, match="step 7"):
-        trainer(max_epochs=2, callbacks=[keep], enable_checkpointing=True).fit(
-            rule, Digits(batch_size=100)
-        )
-    assert names(tmp_path) == (["last.ckpt", "m.ckpt"] if "save_last" in options else ["m.ckpt"])
+        run.fit(rule, Digits(batch_size=100))
+
+    expected = ["m.ckpt"]
+    if "save_last" in options:
+        expected = ["last.ckpt", "m.ckpt"]
+
+    assert names(tmp_path) == expected
     for path in tmp_path.iterdir():
         assert load(path).facts["updates"] == 6
 
@@ -246,19 +281,23 @@ def test_a_diverged_stack_is_never_saved(tmp_path, options, log_every):
 @pytest.mark.parametrize("what", ["weights", "optimizer"])
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, what):
     """Even where no loss says so."""
-    run, rule = trainer(), RULES["backprop"]()
+    run = trainer()
+    rule = RULES["backprop"]()
     run.fit(rule, FewDigits())
     run.save_checkpoint(tmp_path / "m.ckpt")
     before = (tmp_path / "m.ckpt").read_bytes()
+
+    if what == "weights":
+        part = rule.stack.pairs[0].f.weight
+    else:
+        part = next(iter(run.optimizers[0].state.values()))["momentum_buffer"]
+
     with torch.no_grad():
-        part = (
-            rule.stack.pairs[0].f.weight
-            if what == "weights"
-            else next(iter(run.optimizers[0].state.values()))["momentum_buffer"]
-        )
         part[0, 0] = float("inf")
+
     with pytest.raises(TrainingDiverged, match="nothing is saved"):
         run.save_checkpoint(tmp_path / "m.ckpt")
+
     assert (tmp_path / "m.ckpt").read_bytes() == before
 
 
@@ -280,4 +319,5 @@ def test_a_crash_leaves_no_map_frozen():
     rule = RULES["backprop"]()
     with pytest.raises(RuntimeError, match="stopped by the test"):
         trainer(callbacks=[Crash()]).fit(rule, FewDigits())
+
     assert all(p.requires_grad for p in rule.parameters())

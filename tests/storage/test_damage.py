@@ -1,11 +1,13 @@
-"""Damaged, foreign and evil files end in one line that names the file; nothing of them is loaded, no code of them runs."""
+"""Damaged and evil files end in one line that names the file; nothing is loaded, no code runs."""
 
 import copy
+import hashlib
 import io
 import json
 import os
 import shutil
 import zipfile
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from gendae import load, save
 from gendae.models.architectures import deep_autoencoder
 from gendae.rules.targetprop import TargetPropRule
-from gendae.storage import model_file
+from gendae.storage import model_file, shipped
 from gendae.storage.archive import END, END_SIZE, SEALED, CheckpointError, WholeFileIO, read, seal
 from tests.rules.test_base import trainer
 from tests.training.resuming import FewDigits, quiet
@@ -28,21 +30,21 @@ def good(tmp_path_factory):
     """A folder with m.ckpt and m.safetensors of one trained stack."""
     quiet()
     torch.manual_seed(0)
-    folder, rule, run = (
-        tmp_path_factory.mktemp("good"),
-        TargetPropRule(deep_autoencoder(SIZES)),
-        trainer(),
-    )
+    folder = tmp_path_factory.mktemp("good")
+    rule = TargetPropRule(deep_autoencoder(SIZES))
+    run = trainer()
     run.fit(rule, FewDigits())
     run.save_checkpoint(folder / "m.ckpt")
     save(rule.stack, folder / "m.safetensors")
+
     return folder
 
 
 def resume(path, rule=None):
-    """Take a file as the checkpoint of a fit, into a rule that must stay as it is where that fails."""
+    """Take a file as the checkpoint of a fit; where that fails, the rule must stay as it is."""
     rule = rule or TargetPropRule(deep_autoencoder(SIZES))
     before = copy.deepcopy(rule.state_dict())
+
     try:
         trainer(max_epochs=2).fit(rule, FewDigits(), ckpt_path=str(path))
     except (ValueError, FileNotFoundError):
@@ -54,6 +56,7 @@ def resume(path, rule=None):
 def refused(call, path, words="", kind=CheckpointError):
     with pytest.raises(kind) as caught:
         call(path)
+
     message = str(caught.value)
     assert Path(path).name in message and words in message
     assert "\n" not in message and "weights_only" not in message
@@ -72,13 +75,25 @@ def inside(content, name):
     """Where an entry of a ZIP archive has its middle byte."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entry = next(i for i in archive.infolist() if i.filename.endswith(name))
+
     at = entry.header_offset + 26
-    lengths = int.from_bytes(content[at : at + 2], "little") + int.from_bytes(
-        content[at + 2 : at + 4], "little"
-    )
-    return at + 4 + lengths + entry.file_size // 2
+    of_name = int.from_bytes(content[at : at + 2], "little")
+    of_extra = int.from_bytes(content[at + 2 : at + 4], "little")
+
+    return at + 4 + of_name + of_extra + entry.file_size // 2
 
 
+def setting(content):
+    if b"steps" in content:
+        return content.index(b"steps") + 9
+    return content.index(b"sigma")
+
+
+def another_architecture(content):
+    return content.replace(b"sigmoid", b"softmax", 1).replace(b"tanh", b"tanj", 1)
+
+
+UPDATES = b'\\"updates\\": '
 #: Damage to the bytes of any file.
 BYTES = {
     "empty": lambda c: b"",
@@ -97,9 +112,8 @@ BYTES = {
 CKPT = {
     "flipped in a tensor": lambda c: flip(c, inside(c, "data/0")),
     "flipped in the pickle": lambda c: flip(c, inside(c, "data.pkl")),
-    "flipped in the directory": lambda c: flip(
-        c, c.rindex(b"PK\x01\x02") + 14
-    ),  # a time: no reader looks at it
+    # A time: no reader looks at it.
+    "flipped in the directory": lambda c: flip(c, c.rindex(b"PK\x01\x02") + 14),
     "flipped in the end": lambda c: flip(c, c.rindex(END) + 20),
     "flipped in the seal": lambda c: flip(c, len(c) - 70),
     "flipped in the checksum": lambda c: flip(c, len(c) - 3),
@@ -107,47 +121,41 @@ CKPT = {
 SAFETENSORS = {
     "flipped in a tensor": lambda c: flip(c, len(c) - 300),
     "flipped in the length": lambda c: flip(c, 0),
-    "flipped in a setting": lambda c: flip(
-        c, c.index(b"steps") + 9 if b"steps" in c else c.index(b"sigma")
-    ),
-    "flipped in the architecture": lambda c: c.replace(b"sigmoid", b"softmax", 1).replace(
-        b"tanh", b"tanj", 1
-    ),
-    "another number in the description": lambda c: c.replace(
-        b'\\"updates\\": 4', b'\\"updates\\": 5'
-    ),
+    "flipped in a setting": lambda c: flip(c, setting(c)),
+    "flipped in the architecture": another_architecture,
+    "another number in the description": lambda c: c.replace(UPDATES + b"4", UPDATES + b"5"),
     "flipped in a name": lambda c: flip(c, c.rindex(b'"pairs.0.f.weight"') + 3),
     "a shape turned": lambda c: c.replace(b"[12,64]", b"[64,12]", 1),
     "a type changed": lambda c: c.replace(b'"F32"', b'"I32"', 1),
 }
 
 
-@pytest.mark.parametrize("kind", [*BYTES, *CKPT])
-def test_damaged_ckpt(good, tmp_path, kind):
-    content = (good / "m.ckpt").read_bytes()
-    damaged = (BYTES | CKPT)[kind](content)
+DAMAGE = {"m.ckpt": BYTES | CKPT, "m.safetensors": BYTES | SAFETENSORS}
+CASES = chain.from_iterable(product([name], kinds) for name, kinds in DAMAGE.items())
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_damaged_files(good, tmp_path, name, kind):
+    content = (good / name).read_bytes()
+    damaged = DAMAGE[name][kind](content)
+
     assert damaged != content
-    path = tmp_path / "m.ckpt"
-    path.write_bytes(damaged)
-    refused(load, path)
-    refused(resume, path)
 
-
-@pytest.mark.parametrize("kind", [*BYTES, *SAFETENSORS])
-def test_damaged_safetensors(good, tmp_path, kind):
-    content = (good / "m.safetensors").read_bytes()
-    damaged = (BYTES | SAFETENSORS)[kind](content)
-    assert damaged != content, kind
-    path = tmp_path / "m.safetensors"
+    path = tmp_path / name
     path.write_bytes(damaged)
+
     refused(load, path)
+    if name == "m.ckpt":
+        refused(resume, path)
 
 
 def test_no_flipped_byte_of_a_ckpt_goes_unnoticed(good, tmp_path):
-    """300 places spread over the file, and all of the archive's directory; CRCs of entries would miss half of those."""
-    content, path = (good / "m.ckpt").read_bytes(), tmp_path / "m.ckpt"
+    """300 places of the file, and the archive's directory; half of them are in no entry's CRC."""
+    content = (good / "m.ckpt").read_bytes()
+    path = tmp_path / "m.ckpt"
     directory = content.index(b"PK\x01\x02")
     places = {*range(0, len(content), len(content) // 300), *range(directory, len(content), 7)}
+
     for at in places:
         path.write_bytes(flip(content, at))
         with pytest.raises(CheckpointError):
@@ -155,18 +163,22 @@ def test_no_flipped_byte_of_a_ckpt_goes_unnoticed(good, tmp_path):
 
 
 def test_archives_of_others_have_the_checksums_of_their_entries_compared(good, tmp_path):
-    """Without the seal, as plain Lightning writes them: loaded, unless an entry is damaged or the file does not end."""
-    content, path = (good / "m.ckpt").read_bytes(), tmp_path / "m.ckpt"
+    """Without the seal, as Lightning writes them: loaded unless an entry or the end is damaged."""
+    content = (good / "m.ckpt").read_bytes()
+    path = tmp_path / "m.ckpt"
     plain = content[: -SEALED - 2] + b"\0\0"
+
     assert plain[-END_SIZE:][:4] == END and seal(plain) == content
+
     path.write_bytes(plain)
     assert torch.equal(load(path).pairs[0].f.weight, load(good / "m.ckpt").pairs[0].f.weight)
+
     for damaged in (flip(plain, inside(plain, "data/0")), plain + b"more", plain[:-1]):
         path.write_bytes(damaged)
         refused(load, path)
 
 
-# -- code, places that are no files, and swapped models --------------------------------------------------------------
+# -- code, places that are no files, and swapped models -------------------------------------------
 
 
 class Evil:
@@ -182,45 +194,51 @@ class Evil:
 @pytest.mark.parametrize("place", ["gendae", "state_dict", "optimizer_states", "callbacks"])
 @pytest.mark.parametrize("sealed", [True, False])
 def test_a_pickle_that_would_run_code_is_refused(good, tmp_path, place, sealed):
-    content, path, owned = read(good / "m.ckpt"), tmp_path / "m.ckpt", tmp_path / "owned"
+    content = read(good / "m.ckpt")
+    path = tmp_path / "m.ckpt"
+    owned = tmp_path / "owned"
     content[place] = Evil(owned)
+
     if sealed:
         WholeFileIO().save_checkpoint(content, path)
     else:
         torch.save(content, path)
+
     refused(load, path, "mkdir, which could run code")
     refused(resume, path, "mkdir, which could run code")
+
     rule = TargetPropRule(deep_autoencoder(SIZES))
     with pytest.raises(CheckpointError):  # not even where the user asks for it
         trainer().fit(rule, FewDigits(), ckpt_path=str(path), weights_only=False)
+
     shutil.copy(path, tmp_path / "m.safetensors")
     refused(load, tmp_path / "m.safetensors")
     assert not owned.exists()
+
     torch.load(path, weights_only=False)  # the file is what it is said to be
     assert owned.exists()
 
 
 def test_pickles_of_the_old_format_are_refused(good, tmp_path):
-    torch.save(
-        {"gendae": Evil(tmp_path / "owned")},
-        tmp_path / "m.ckpt",
-        _use_new_zipfile_serialization=False,
-    )
-    refused(load, tmp_path / "m.ckpt", "not a Lightning checkpoint")
-    refused(resume, tmp_path / "m.ckpt", "not a Lightning checkpoint")
+    content = {"gendae": Evil(tmp_path / "owned")}
+    path = tmp_path / "m.ckpt"
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+    refused(load, path, "not a Lightning checkpoint")
+    refused(resume, path, "not a Lightning checkpoint")
     assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("call", [load, resume])
 def test_what_is_no_file(tmp_path, suffix, call):
-    folder, pipe, link, loop = (
-        tmp_path / f"{name}{suffix}" for name in ("folder", "pipe", "link", "loop")
-    )
+    names = ("folder", "pipe", "link", "loop")
+    folder, pipe, link, loop = (tmp_path / f"{name}{suffix}" for name in names)
     folder.mkdir()
     os.mkfifo(pipe)
     link.symlink_to(tmp_path / "nothing")
     loop.symlink_to(loop)
+
     refused(call, folder, "a folder")
     refused(call, pipe, "not a regular file")
     refused(call, link, "link", FileNotFoundError)
@@ -237,19 +255,24 @@ def test_what_may_not_be_read(good, tmp_path, suffix):
 
 
 def test_a_shipped_model_must_be_the_one_in_the_manifest(good, tmp_path, monkeypatch):
-    """A whole file of another model under the same name, of the same shape, is noticed; likewise a lost manifest."""
-    monkeypatch.setattr(model_file, "shipped_folders", lambda: [tmp_path])
-    path, manifest = tmp_path / "ours.safetensors", tmp_path / "manifest.json"
+    """Another model of the same name and shape is noticed; so is a lost manifest."""
+    monkeypatch.setattr(shipped, "ROOTS", [tmp_path])
+    monkeypatch.setattr(model_file, "MODELS", "*.safetensors")
+    path = tmp_path / "ours.safetensors"
+    manifest = tmp_path / "manifest.json"
     shutil.copy(good / "m.safetensors", path)
+
     refused(load_as(path), manifest)
-    import hashlib
 
     entry = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     manifest.write_text(json.dumps([entry]))
+
     assert load("ours").sizes == SIZES
+
     save(deep_autoencoder(SIZES), path)
     refused(load_as(path), path, "not the file that was shipped")
     assert load(path).sizes == SIZES  # by its path it is a file like any other
+
     for text in ("", "[1]", '[{"file": 3}]', "[]"):
         manifest.write_text(text)
         with pytest.raises(CheckpointError):
@@ -261,9 +284,10 @@ def load_as(path):
 
 
 def test_a_stack_is_returned_whole(good):
-    a, b = load(good / "m.ckpt"), load(good / "m.safetensors")
+    a = load(good / "m.ckpt")
+    b = load(good / "m.safetensors")
     tensors = load_file(good / "m.safetensors")
-    assert all(
-        torch.equal(v, a.state_dict()[k]) and torch.equal(v, b.state_dict()[k])
-        for k, v in tensors.items()
-    )
+
+    for name, value in tensors.items():
+        assert torch.equal(value, a.state_dict()[name])
+        assert torch.equal(value, b.state_dict()[name])

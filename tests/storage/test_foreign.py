@@ -1,4 +1,4 @@
-"""Whole files of another model, rule, optimizer or program are refused in one line, before anything of them is loaded."""
+"""Whole files of another model, rule, optimizer or program are refused before they are loaded."""
 
 import json
 
@@ -26,14 +26,15 @@ def change(name, edit):
     return lambda c: c["state_dict"].update({name: edit(c["state_dict"][name])})
 
 
-WEIGHT, ADAM = "stack.pairs.0.f.weight", "exp_avg"
+WEIGHT = "stack.pairs.0.f.weight"
+ADAM = "exp_avg"
 
 
 def optimizer(c):
     return c["optimizer_states"][0]
 
 
-#: Edits of a checkpoint's content, what the error says, and whether only a resumed fit would notice.
+#: Edits of a checkpoint's content, what the error says, and whether only a resumed fit notices.
 EDITS = {
     "a key removed": (lambda c: c["state_dict"].pop(WEIGHT), "missing", False),
     "a key added": (
@@ -126,31 +127,31 @@ EDITS = {
 @pytest.mark.parametrize("kind", EDITS)
 def test_a_whole_file_of_another_model(good, tmp_path, kind):
     edit, words, only_resumed = EDITS[kind]
-    content, path = read(good / "m.ckpt"), tmp_path / "m.ckpt"
+    content = read(good / "m.ckpt")
+    path = tmp_path / "m.ckpt"
     edit(content)
     WholeFileIO().save_checkpoint(content, path)
+
     refused(resume, path, words)
+
     if only_resumed:
         load(path)
     else:
         refused(load, path, words)
 
 
-@pytest.mark.parametrize("sizes", [[64, 12], [64, 12, 6, 4], [64, 13, 6], [32, 12, 6]])
-def test_other_widths_and_depths_are_refused(good, sizes):
-    refused(
-        lambda path: resume(path, TargetPropRule(deep_autoencoder(sizes))),
-        good / "m.ckpt",
-        "another architecture",
-    )
-
-
-def test_the_wrong_rule_is_refused_before_its_weights_are_looked_at(good):
-    refused(
-        lambda path: resume(path, BackStepRule(deep_autoencoder(SIZES))),
-        good / "m.ckpt",
-        "not BackStepRule",
-    )
+@pytest.mark.parametrize(
+    ("rule", "sizes", "words"),
+    [
+        (TargetPropRule, [64, 12], "another architecture"),
+        (TargetPropRule, [64, 12, 6, 4], "another architecture"),
+        (TargetPropRule, [64, 13, 6], "another architecture"),
+        (TargetPropRule, [32, 12, 6], "another architecture"),
+        (BackStepRule, SIZES, "not BackStepRule"),
+    ],
+)
+def test_other_widths_depths_and_rules_are_refused(good, rule, sizes, words):
+    refused(lambda path: resume(path, rule(deep_autoencoder(sizes))), good / "m.ckpt", words)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
@@ -158,7 +159,9 @@ def test_validation_and_test_check_as_well(good, tmp_path, command):
     path = tmp_path / "m.ckpt"
     path.write_bytes(flip((good / "m.ckpt").read_bytes(), 5000))
     rule = TargetPropRule(deep_autoencoder(SIZES))
+
     refused(lambda p: getattr(trainer(), command)(rule, FewDigits(), ckpt_path=str(p)), path)
+
     wrong = BackStepRule(deep_autoencoder(SIZES))
     refused(
         lambda p: getattr(trainer(), command)(wrong, FewDigits(), ckpt_path=str(p)),
@@ -182,6 +185,7 @@ def test_validation_and_test_check_as_well(good, tmp_path, command):
 def test_a_whole_safetensors_of_another_model(good, tmp_path, edit, words):
     content, tensors = model_file.read_checked(good / "m.safetensors", model_file.FORMAT)
     edit(content, tensors)
+
     refused(
         load,
         model_file.write_checked(tmp_path / "m.safetensors", model_file.FORMAT, content, tensors),
@@ -200,10 +204,12 @@ def test_files_of_earlier_versions_are_read_without_the_checksum_of_their_descri
             "sha256": model_file.digest(tensors),
         }
     )
-    path, metadata = tmp_path / "m.safetensors", {"format": model_file.FORMAT, "gendae": text}
+    path = tmp_path / "m.safetensors"
+    metadata = {"format": model_file.FORMAT, "gendae": text}
     save_file(tensors, path, metadata)
+
     assert load(path).sizes == [8, 4]
-    save_file(
-        tensors, path, {**metadata, "sha257": "0"}
-    )  # but not one whose checksum has lost its name
+
+    # but not one whose checksum has lost its name
+    save_file(tensors, path, {**metadata, "sha257": "0"})
     refused(load, path, "description")

@@ -18,6 +18,7 @@ from gendae.models.classifier import Classifier
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import build, describe, register, upgraded
 from gendae.rules.backprop import BackpropRule
+from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
 from gendae.sampling.samplers import JointChainSampler, LatentChainSampler
 from gendae.storage.archive import CheckpointError
@@ -42,6 +43,7 @@ def trained(tmp_path):
     t.fit(rule, Digits())
     t.save_checkpoint(tmp_path / "m.ckpt")
     save(stack, tmp_path / "m.safetensors")
+
     return stack
 
 
@@ -49,13 +51,16 @@ def trained(tmp_path):
 def test_round_trip_keeps_weights_prior_settings_and_facts(tmp_path, suffix):
     stack = trained(tmp_path)
     again = load(tmp_path / f"m{suffix}")
+
     assert isinstance(again.pairs[0].observation, Bernoulli)
     assert again.prior.variance_scale == 2.5
     assert describe(again.settings) == describe(stack.settings)
     assert again.facts["dataset"]["type"] == "Digits"
     assert again.facts["seed"] == torch.initial_seed()
     assert torch.allclose(generate(again, 5, seed=0), generate(stack, 5, seed=0), atol=1e-5)
-    x, mask = torch.rand(2, 64), torch.arange(64) < 32
+
+    x = torch.rand(2, 64)
+    mask = torch.arange(64) < 32
     assert torch.allclose(
         inpaint(again, x, mask, seed=0), inpaint(stack, x, mask, seed=0), atol=1e-5
     )
@@ -66,6 +71,7 @@ def test_lightning_s_own_loading_works_with_plain_hyper_parameters(tmp_path):
     content = torch.load(tmp_path / "m.ckpt", weights_only=True)
     json.dumps(content["hyper_parameters"])  # plain data throughout
     rule = VariationalEMRule.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+
     assert torch.equal(rule.stack.pairs[0].f.weight, stack.pairs[0].f.weight)
     assert rule.corruption[1].decay == 0.5
     assert rule.inference.delta == 0.2
@@ -81,7 +87,7 @@ def test_lightning_s_own_loading_works_with_plain_hyper_parameters(tmp_path):
         Inpainter(4),
         Digits(seed=3),
         small_stack(),
-        VariationalEMRule(small_stack(), lr_f=[1e-3, 2e-3, 3e-3]),
+        VariationalEMRule(small_stack(), rates=Rates(f=[1e-3, 2e-3, 3e-3])),
     ],
     ids=lambda o: type(o).__name__,
 )
@@ -144,6 +150,7 @@ def damage(path, kind):
         content[len(content) * 2 // 3] ^= 0x10
     else:
         content = torch.randint(0, 256, (5000,), dtype=torch.uint8).numpy().tobytes()
+
     path.write_bytes(bytes(content))
 
 
@@ -153,6 +160,7 @@ def test_damaged_files_give_one_clear_error(tmp_path, suffix, kind):
     trained(tmp_path)
     path = tmp_path / f"m{suffix}"
     damage(path, kind)
+
     with pytest.raises(CheckpointError, match=f"m{suffix}") as error:
         load(path)
     assert "\n" not in str(error.value)
@@ -197,18 +205,16 @@ def test_nan_weights_are_refused(tmp_path):
     stack = small_stack()
     with torch.no_grad():
         stack.pairs[1].f.weight[0, 0] = float("nan")
+
     with pytest.raises(
         ValueError, match=r"m.safetensors is not written: pairs.1.f.weight hold NaN"
     ):
         save(stack, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
     content = {"stack": describe(stack), "settings": {}, "facts": {}}
-    write_checked(
-        tmp_path / "m.safetensors",
-        FORMAT,
-        content,
-        {k: v for k, v in stack.state_dict().items() if v.numel()},
-    )
+    tensors = {k: v for k, v in stack.state_dict().items() if v.numel()}
+    write_checked(tmp_path / "m.safetensors", FORMAT, content, tensors)
     with pytest.raises(CheckpointError, match=r"NaN or infinite weights in pairs.1.f.weight"):
         load(tmp_path / "m.safetensors")
 
@@ -255,16 +261,20 @@ def test_a_trained_stack_becomes_a_classifier_that_lives_without_its_file(tmp_pa
     save(stack, tmp_path / "m.safetensors")
     network = pretrained_classifier(str(tmp_path / "m.safetensors"), classes=10)
     assert isinstance(network, Classifier)
+
     x = torch.rand(7, 64)
     h = stack.encode(x)[-1]
     assert torch.equal(network(x)[0], h @ network.output.weight.T + network.output.bias)
+
     w = network.output.weight.detach()
     assert network.output.init == "orthogonal"
     assert torch.allclose(w.T @ w, torch.eye(8), atol=1e-5)
+
     t = trainer()
     t.fit(BackpropRule(network), Digits())
     t.save_checkpoint(tmp_path / "fine.ckpt")
     assert not torch.equal(network.pairs[0].f.weight, stack.pairs[0].f.weight)  # fine-tuned too
+
     (tmp_path / "m.safetensors").unlink()
     again = load(tmp_path / "fine.ckpt")
     assert torch.equal(again(x), network(x))
@@ -299,50 +309,34 @@ def test_a_pretrained_classifier_is_named_in_a_configuration(tmp_path):
         "class_path": "gendae.pretrained_classifier",
         "init_args": {"model": str(tmp_path / "m.safetensors")},
     }
-    (tmp_path / "c.yaml").write_text(
-        json.dumps(
-            {
-                "seed_everything": 0,
-                "trainer": {
-                    "max_epochs": 2,
-                    "enable_progress_bar": False,
-                    "enable_model_summary": False,
-                },
-                "model": {
-                    "class_path": "gendae.BackpropRule",
-                    "init_args": {"stack": stack},
-                },
-                "data": {"class_path": "gendae.Digits"},
-            }
-        )
-    )
-    assert (
-        cli.main(
-            [
-                "fit",
-                "--config",
-                str(tmp_path / "c.yaml"),
-                "--trainer.default_root_dir",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    config = {
+        "seed_everything": 0,
+        "trainer": {"max_epochs": 2, **quiet},
+        "model": {"class_path": "gendae.BackpropRule", "init_args": {"stack": stack}},
+        "data": {"class_path": "gendae.Digits"},
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+
+    place = ["--trainer.default_root_dir", str(tmp_path)]
+    assert cli.main(["fit", "--config", str(tmp_path / "c.yaml"), *place]) == 0
+
     (tmp_path / "m.safetensors").unlink()
     assert load(tmp_path / "0001/checkpoints/best.ckpt").classes == 10
 
 
 def test_half_precision_halves_the_file_and_refuses_what_it_cannot_hold(tmp_path):
     stack = small_stack()
-    whole, half = (
-        save(stack, tmp_path / "a.safetensors"),
-        save(stack, tmp_path / "b.safetensors", half=True),
-    )
+    whole = save(stack, tmp_path / "a.safetensors")
+    half = save(stack, tmp_path / "b.safetensors", half=True)
+
     assert half.stat().st_size < whole.stat().st_size
+
     again = load(half)
     assert again.dtype == torch.float32
     for name, value in stack.state_dict().items():
         assert torch.allclose(again.state_dict()[name], value, rtol=1e-3, atol=1e-6), name
+
     with torch.no_grad():
         stack.pairs[0].f.bias[0] = 1e5
     with pytest.raises(ValueError, match="f.bias hold numbers above 65504"):

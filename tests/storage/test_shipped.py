@@ -21,6 +21,7 @@ def test_manifest_readme_and_folder_agree():
     names = sorted(e["name"] for e in MANIFEST)
     assert names == sorted(f.stem for f in FOLDER.glob("*.safetensors")) == shipped()
     assert {"mnist-variational-em", "digits-variational-em"} <= set(names)
+
     readme = (FOLDER / "README.md").read_text()
     for entry in MANIFEST:
         assert entry["name"] in readme
@@ -32,12 +33,15 @@ def test_shipped_model(entry):
     path = FOLDER / entry["file"]
     assert path.stat().st_size < 8_000_000
     assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+
     stack = load(entry["name"])
     assert stack.facts["seed"] == entry["seed"]
     assert stack.facts["command"] == entry["command"]
     assert (FOLDER.parent / entry["config"]).is_file()
+
     if isinstance(stack, Classifier) or entry["rule"] == "BackStepRule":
         return  # made for labels, or for its features: see below
+
     x = generate(stack, 64, seed=0)
     assert x.shape == (64, stack.sizes[0])
     assert 0.0 <= x.min() <= x.max() <= 1.0
@@ -48,36 +52,45 @@ def test_shipped_model(entry):
     "entry", [e for e in MANIFEST if "test_error" in e["metrics"]], ids=lambda e: e["name"]
 )
 def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
-    network, (x, y, _) = load(entry["name"]), mnist.split("test")
-    joint = isinstance(network, JointStack)
-    p = network.predict({"image": x[:2000]}, "label") if joint else network.predict(x[:2000])
-    errors = (p.argmax(1) != y[:2000]).float().mean().item()
-    assert (
-        abs(errors - entry["metrics"]["test_error"]) < 0.02
-    )  # the first 2,000 are harder than the rest
+    network = load(entry["name"])
+    x, y, _ = mnist.split("test")
+
+    if isinstance(network, JointStack):
+        p = network.predict({"image": x[:2000]}, "label")
+    else:
+        p = network.predict(x[:2000])
+
+    error = (p.argmax(1) != y[:2000]).float().mean().item()
+    # The first 2,000 are harder than the rest.
+    assert abs(error - entry["metrics"]["test_error"]) < 0.02
 
 
 def test_shipped_joint_model_draws_the_class_asked_for_and_completes_halves(mnist):
-    joint, (x, y, _) = load("mnist-joint-label"), mnist.split("test")
+    joint = load("mnist-joint-label")
+    x, y, _ = mnist.split("test")
     classes = torch.arange(10).repeat_interleave(10)
     chain = Completer.mcmc(5, begin="prior")
     samples = complete(joint, {"label": classes}, completer=chain, seed=0).values["image"]
+
     assert (joint.predict({"image": samples}, "label").argmax(1) == classes).float().mean() > 0.95
     assert samples.view(10, 10, -1).std(1).mean() > 0.1
+
     left = named_mask("left", (28, 28))
-    found = complete(joint, {"image": x[:200]}, {"image": left}, seed=0).values
-    assert torch.equal(found["image"][:, left], x[:200][:, left])
-    assert (found["label"].argmax(1) == y[:200]).float().mean() > 0.7
+    completed = complete(joint, {"image": x[:200]}, {"image": left}, seed=0).values
+
+    assert torch.equal(completed["image"][:, left], x[:200][:, left])
+    assert (completed["label"].argmax(1) == y[:200]).float().mean() > 0.7
 
 
 def test_shipped_auto_encoder_reconstructs_digits(mnist):
     """Squared error of test images far below that of the mean image, 52."""
-    stack, x = load("mnist-backstep"), mnist.split("test").x[:500]
+    stack = load("mnist-backstep")
+    x = mnist.split("test").x[:500]
     assert (stack.reconstruct(x) - x).square().sum(1).mean() < 12
 
 
 def test_shipped_mnist_samples_are_digits_of_many_classes(mnist):
-    """Scored as in docs/results.md but with 1,000 samples: far above ancestral, close to the record."""
+    """Scored as in docs/results.md, with 1,000 samples: far above ancestral samples."""
     from sklearn.neighbors import KNeighborsClassifier
 
     from gendae.metrics.parzen import choose_sigma
@@ -86,10 +99,13 @@ def test_shipped_mnist_samples_are_digits_of_many_classes(mnist):
     stack = load("mnist-variational-em")
     x = generate(stack, 1000, seed=0)
     valid = mnist.split("valid").x[:1000]
+
     assert parzen_log_prob(valid, x, choose_sigma(valid, x)).mean() > 150
+
     train = mnist.split("train")
     classifier = KNeighborsClassifier(3).fit(train.x[:5000].numpy(), train.y[:5000].numpy())
     labels = classifier.predict(x.numpy())
     shares = [(labels == digit).mean() for digit in range(10)]
+
     assert min(shares) > 0
     assert max(shares) < 0.3

@@ -1,6 +1,7 @@
-"""Every rule on a small problem, trained alike in one process and in several: what tests of processes share.
+"""Every rule on a small problem, trained alike in one process and in several.
 
-`python -m tests.training.processes FOLDER` runs everything in two processes; each writes what it found into FOLDER.
+`python -m tests.training.processes FOLDER` runs all cases in two processes; each writes its results into
+FOLDER.
 """
 
 import logging
@@ -29,7 +30,7 @@ from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.metrics.parzen import ParzenLogLikelihood
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
@@ -44,6 +45,9 @@ from gendae.rules import (
     targetprop,
     variational_em,
 )
+from gendae.rules.difference import Inverses, Iterations
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 
 PICTURES = TemporaryDirectory()  # what monitors draw
@@ -93,8 +97,8 @@ class NoneComplete(FewModalities):
         for name, split in splits.items():
             seen = split.observed.clone()
             seen[1::2, 1] = False
-            there = seen.repeat_interleave(torch.tensor([64, 10]), 1)
-            splits[name] = Split(split.x * there, observed=seen)
+            splits[name] = Split(x * seen.repeat_interleave(torch.tensor([64, 10]), 1), observed=seen)
+
         return splits, shape
 
 
@@ -103,8 +107,12 @@ class Diverges(backstep.BackStepRule):
 
     def losses(self, batch):
         terms = super().losses(batch)
-        broken = self.updates == 2 and self.global_rank == self.trainer.world_size - 1
-        return {name: term * float("nan") for name, term in terms.items()} if broken else terms
+        last = self.global_rank == self.trainer.world_size - 1
+
+        if last and self.updates == 2:
+            return {name: term * float("nan") for name, term in terms.items()}
+
+        return terms
 
 
 def stack(prior=None, sizes=(64, 20, 8), **options):
@@ -117,13 +125,15 @@ def network(**options):
 
 def recognised():
     """A stack whose encoders learn the width of their law."""
-    found = stack(GaussianPrior("full", 1.0))
-    for pair in found.pairs:
+    model = stack(GaussianPrior("full", 1.0))
+    for pair in model.pairs:
         pair.recognition = LearnedGaussian(pair.f.out_features)
-    return found
+
+    return model
 
 
-#: Rules by name of the case: all of gendae.rules that can be trained, and options that add terms, priors or phases.
+#: Rules by name of the case: all of gendae.rules that can be trained, and options that add terms,
+#: priors or phases.
 RULES = {
     "em": lambda: variational_em.VariationalEMRule(
         stack(),
@@ -141,13 +151,11 @@ RULES = {
         stack(GaussianPrior()),
         [GaussianNoise(0.2)] * 3,
         top_target="prior",
-        model=1.0,
-        contractive=0.1,
-        sparsity=0.1,
         prior_every=4,
+        weights=LoopWeights(model=1.0, contractive=0.1, sparsity=0.1),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
-        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        stack(AutoencoderPrior([16], 8, learning=Learning(1), walk=Walk(2))),
         [GaussianNoise(0.2)] * 3,
         top_target="prior",
         prior_every=4,
@@ -159,32 +167,31 @@ RULES = {
     ),
     "difference": lambda: difference.DifferenceTargetPropRule(network()),
     "difference in phases": lambda: difference.DifferenceTargetPropRule(
-        network(), schedule="alternate", optimizer="rmsprop"
+        network(), rates=Rates(optimizer="rmsprop"), inverses=Inverses(schedule="alternate")
     ),
     "difference after a warm-up": lambda: difference.DifferenceTargetPropRule(
-        network(), warmup=3, rounds=2, reconstruct=0.1
+        network(), iterations=Iterations(rounds=2, reconstruct=0.1), inverses=Inverses(warmup=3)
     ),
     "difference of draws": lambda: difference.DifferenceTargetPropRule(
         network(stochastic=True), samples=3, eval_samples=5
     ),
     "backprop": lambda: backprop.BackpropRule(network(), input_corruption=GaussianNoise(0.1)),
     "backprop above a fixed layer": lambda: backprop.BackpropRule(
-        network(), fixed=1, optimizer="sgd"
+        network(), fixed=1, rates=Rates(optimizer="sgd")
     ),
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }
-MEASURED = (
-    "difference",
-    "generec",
-)  # whose credit assignment is measured on the way, which takes time
+#: Cases whose credit assignment is measured on the way, which takes time.
+MEASURED = ("difference", "generec")
 DATA = {
     "joint": FewModalities,
     "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20)),
 }
-#: Cases of a rule on other data: numbers that processes cannot share out evenly, shares without any (complete) example.
+#: Cases of a rule on other data: numbers that processes cannot share out evenly, or shares without
+#: any (complete) example.
 ODD = {
     "em": lambda rows: Few(rows, 201, 101, 61),
     "difference": lambda rows: Few(rows, 203, 3, 3),
@@ -193,7 +200,8 @@ ODD = {
     "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20, share=0.5)),
 }
 RESUMED = ("em", "kl", "difference of draws")
-#: Numbers of training and validation images that leave a process without any, or with too few for a batch.
+#: Numbers of training and validation images that leave a process with none, or with too few for a
+#: batch.
 STARVED = {
     "one image": (1, 10),
     "no validation image for one": (50, 1),
@@ -211,27 +219,26 @@ class Place:
 
 @contextmanager
 def noise_of_rows(rule, place):
-    """A rule's noise becomes a function of the row among all processes' rows: the same however they are shared out."""
-    source, rows = Generator().manual_seed(1), ROWS // place.ranks
-    originals = {name: getattr(corruption, name) for name in ("normal_like", "uniform_like")}
+    """A rule's noise becomes a function of the row among the rows of all processes.
+
+    So the noise is the same however rows are shared out.
+    """
+    source = Generator().manual_seed(1)
+    rows = ROWS // place.ranks
+    draws = {"normal_like": torch.randn, "uniform_like": torch.rand}
+    originals = {name: getattr(corruption, name) for name in draws}
     modules = [m for name, m in sys.modules.items() if name.startswith("gendae.")]
 
     def indexed(name):
-        draw = torch.randn if name == "normal_like" else torch.rand
-
         def like(h, generator=None):
-            training = (
-                generator is not None
-                and generator is rule.generator
-                and generator.initial_seed() > 0
-            )
-            if (
-                not training or h.shape[:-1].numel() % rows
-            ):  # seed 0: validation and prior, with draws of their own
+            own = generator is not None and generator is rule.generator
+            sets, left = divmod(h.shape[:-1].numel(), rows)
+
+            # a generator of seed 0 is that of validation and prior, which draw for themselves
+            if not own or generator.initial_seed() == 0 or left:
                 return originals[name](h, generator)
-            whole = draw(
-                h.shape[:-1].numel() // rows, ROWS, h.shape[-1], generator=source, dtype=h.dtype
-            )
+
+            whole = draws[name](sets, ROWS, h.shape[-1], generator=source, dtype=h.dtype)
             return whole[:, place.rank :: place.ranks].reshape(h.shape)
 
         return like
@@ -240,6 +247,7 @@ def noise_of_rows(rule, place):
         for module in modules:
             for name in originals.keys() & vars(module).keys():
                 setattr(module, name, indexed(name))
+
         yield
     finally:
         for module in modules:
@@ -249,30 +257,31 @@ def noise_of_rows(rule, place):
 
 def trainer(ranks, **options):
     """A quiet trainer; `ranks` processes of it where there are several."""
-    several = {"devices": ranks, "strategy": "ddp"} if ranks > 1 else {"devices": 1}
-    return Trainer(
-        **{
-            "max_epochs": 2,
-            "limit_train_batches": 5,
-            "default_root_dir": PICTURES.name,
-            **QUIET,
-            **several,
-            **options,
-        }
-    )
+    defaults = {
+        "max_epochs": 2,
+        "limit_train_batches": 5,
+        "default_root_dir": PICTURES.name,
+        "devices": ranks,
+        **QUIET,
+    }
+    if ranks > 1:
+        defaults["strategy"] = "ddp"
+
+    return Trainer(**{**defaults, **options})
 
 
 def state_of(rule, t):
     """All that training leaves behind, and what it logged."""
     optimizer = rule.optimizers(use_pl_optimizer=False)
+    moments = {}
+    for i, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if value is not None:
+                moments[f"{i} {name}"] = torch.as_tensor(value).clone()
+
     return {
         "weights": {name: value.clone() for name, value in rule.stack.state_dict().items()},
-        "optimizer": {
-            f"{i} {name}": torch.as_tensor(value).clone()
-            for i, found in optimizer.state_dict()["state"].items()
-            for name, value in found.items()
-            if value is not None
-        },
+        "optimizer": moments,
         "rates": [group["lr"] for group in optimizer.param_groups],
         "metrics": {name: value.item() for name, value in t.callback_metrics.items()},
         "noise": torch.randn(3, generator=rule.generator),
@@ -282,13 +291,26 @@ def state_of(rule, t):
 
 
 def fitted(name, ranks, indexed=True, data=None, **options):
-    """A rule after ten updates, its trainer and its state; `indexed` noise is the same however rows are shared out."""
+    """A rule after ten updates, its trainer and its state.
+
+    `indexed` noise is the same however rows are shared out.
+    """
     torch.manual_seed(1)
     rule = RULES[name]()
     monitors = [ParzenMonitor(300, picture=False), CreditMonitor(int(name in MEASURED), 50)]
-    t = trainer(ranks, **{"precision": 64 if indexed else 32, "callbacks": monitors, **options})
-    with noise_of_rows(rule, Place(t.global_rank, t.world_size)) if indexed else nullcontext():
-        t.fit(rule, (data or DATA.get(name, Few))(ROWS // ranks))
+    defaults = {"precision": 32, "callbacks": monitors}
+    if indexed:
+        defaults["precision"] = 64
+
+    t = trainer(ranks, **{**defaults, **options})
+    noise = nullcontext()
+    if indexed:
+        noise = noise_of_rows(rule, Place(t.global_rank, t.world_size))
+
+    make = data or DATA.get(name, Few)
+    with noise:
+        t.fit(rule, make(ROWS // ranks))
+
     return rule, t, state_of(rule, t)
 
 
@@ -297,9 +319,11 @@ def tested(name, ranks):
     rule, t, state = fitted(name, ranks, data=ODD[name])
     data = t.datamodule
     t.test(rule, data, verbose=False)
+
     metric = ParzenLogLikelihood(data.split("train").x[:50], sigma=0.4)
     for x, *_ in data.val_dataloader():
         metric.update(x)
+
     return state | {
         "test": {name: value.item() for name, value in t.callback_metrics.items()},
         "ll": metric.compute().item(),
@@ -323,16 +347,20 @@ def diverged(ranks):
         trainer(ranks, max_epochs=1).fit(rule, Few(ROWS // ranks))
     except ledger.TrainingDiverged as error:
         return str(error)
+
     return "no error"
 
 
 def resumed(name, folder):
-    """The state of a rule that two processes train for one epoch, and two others, so to speak, for the next."""
+    """The state of a rule that two processes train for an epoch, and two new ones for the next."""
     keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
     fitted(name, 2, False, callbacks=[keep], enable_checkpointing=True)
+
     torch.manual_seed(99)
-    rule, t = RULES[name](), trainer(2)
+    rule = RULES[name]()
+    t = trainer(2)
     t.fit(rule, DATA.get(name, Few)(ROWS // 2), ckpt_path=f"{folder}/epoch=0.ckpt")
+
     return state_of(rule, t)
 
 
@@ -343,6 +371,7 @@ def plain(ranks):
     loaders = [DataLoader(TensorDataset(x), ROWS // ranks) for _ in range(2)]
     t = trainer(ranks, callbacks=[ParzenMonitor(300, picture=False)])
     t.fit(RULES["back step"](), *loaders)
+
     return {name: value.item() for name, value in t.callback_metrics.items()}
 
 
@@ -350,22 +379,26 @@ def everything(ranks):
     """All cases, in this process and those beside it."""
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    found = {"indexed": {name: fitted(name, ranks)[2] for name in RULES}}
+    results = {"indexed": {name: fitted(name, ranks)[2] for name in RULES}}
+
     if ranks > 1:  # ranks are compared with each other
-        found["free"] = {name: fitted(name, ranks, False)[2] for name in RULES}
-        found["bf16"] = {
+        results["free"] = {name: fitted(name, ranks, False)[2] for name in RULES}
+        results["bf16"] = {
             name: fitted(name, ranks, False, precision="bf16-mixed")[2]
             for name in ("em", "kl", "difference")
         }
-    found["odd"] = {name: tested(name, ranks) for name in ODD}
-    found["starved"] = {name: starved(name, ranks) for name in STARVED}
-    found["diverged"], found["plain"] = diverged(ranks), plain(ranks)
-    return found
+
+    results["odd"] = {name: tested(name, ranks) for name in ODD}
+    results["starved"] = {name: starved(name, ranks) for name in STARVED}
+    results["diverged"] = diverged(ranks)
+    results["plain"] = plain(ranks)
+
+    return results
 
 
 @cache
 def alone():
-    """What one process finds."""
+    """The results of one process."""
     return everything(1)
 
 
@@ -374,6 +407,7 @@ def launched():
     """How the script below ended, and what it left."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     environment.pop("PL_GLOBAL_SEED", None)  # of another test, which processes would go by
+
     with TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "tests.training.processes", folder],
@@ -384,17 +418,19 @@ def launched():
             env=environment,
             cwd=Path(__file__).parents[2],
         )
+
         files = [Path(folder) / f"rank{rank}.pt" for rank in (0, 1)]
-        return done, [torch.load(file) for file in files] if all(
-            file.is_file() for file in files
-        ) else []
+        if all(file.is_file() for file in files):
+            return done, [torch.load(file) for file in files]
+
+    return done, []
 
 
 def two():
-    """What two processes find."""
-    done, found = launched()
-    assert found, done.stderr[-3000:]
-    return found
+    """The results of two processes."""
+    done, results = launched()
+    assert results, done.stderr[-3000:]
+    return results
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Every rule on a small problem, stopped and resumed: what the tests and benchmarks/resume.py share.
+"""Every rule on a small problem, stopped and resumed: for tests and benchmarks/resume.py.
 
-`python -m tests.training.resuming CASE FOLDER STOP` trains a case with a checkpoint after each batch, and kills itself by SIGKILL
-after STOP updates; with STOP = -1 it goes on from FOLDER/last.ckpt and writes what came out to FOLDER/end.pt.
+`python -m tests.training.resuming CASE FOLDER STOP` trains a case with a checkpoint after each batch, and
+kills itself by SIGKILL after STOP updates. With STOP = -1 it goes on from FOLDER/last.ckpt and
+writes the end of the training to FOLDER/end.pt.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from gendae.data.images import Digits
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
-from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
@@ -37,8 +38,12 @@ from gendae.rules import (
     targetprop,
     variational_em,
 )
+from gendae.rules.difference import Inverses
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights
 
-EPOCHS, BATCHES = 2, 4
+EPOCHS = 2
+BATCHES = 4
 UPDATES = EPOCHS * BATCHES
 QUIET = {
     "logger": False,
@@ -59,9 +64,8 @@ class FewDigits(Digits):
 
     def read(self):
         splits, shape = super().read()
-        return {
-            name: splits[name][:n] for name, n in zip(SPLITS, (200, 60, 60), strict=True)
-        }, shape
+        numbers = zip(SPLITS, (200, 60, 60), strict=True)
+        return {name: splits[name][:n] for name, n in numbers}, shape
 
 
 def stack(prior=None, sizes=(64, 20, 8), **options):
@@ -73,10 +77,11 @@ def network(**options):
 
 
 def learned():
-    found = stack(GaussianPrior("full", 1.0))
-    for pair in found.pairs:
+    model = stack(GaussianPrior("full", 1.0))
+    for pair in model.pairs:
         pair.recognition = LearnedGaussian(pair.f.out_features)
-    return found
+
+    return model
 
 
 def joint_rule(**options):
@@ -106,13 +111,17 @@ RULES = {
         stack(ParzenPrior(capacity=70)), tie_noise=True, prior_every=3
     ),
     "target prop": lambda: targetprop.TargetPropRule(
-        stack(), [NOISE] * 3, warmup=6, contractive=0.1
+        stack(), [NOISE] * 3, warmup=6, weights=LoopWeights(contractive=0.1)
     ),
     "target prop under a prior": lambda: targetprop.TargetPropRule(
-        stack(ParzenPrior(capacity=70)), [NOISE] * 3, top_target="prior", model=0.5, prior_every=3
+        stack(ParzenPrior(capacity=70)),
+        [NOISE] * 3,
+        top_target="prior",
+        prior_every=3,
+        weights=LoopWeights(model=0.5),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
-        stack(AutoencoderPrior([16], 8, epochs=1, steps=2)),
+        stack(AutoencoderPrior([16], 8, learning=Learning(1), walk=Walk(2))),
         [NOISE] * 3,
         top_target="prior",
         prior_every=3,
@@ -120,28 +129,36 @@ RULES = {
     "back step": lambda: backstep.BackStepRule(stack()),
     "joint": lambda: joint_rule(walkback=1, inferred=1.0, confidence=0.2, recirculation=0.1),
     "difference": lambda: difference.DifferenceTargetPropRule(
-        network(stochastic=True), samples=3, half_life=0.1, warmup=3
+        network(stochastic=True), samples=3, inverses=Inverses(half_life=0.1, warmup=3)
     ),
     "difference in phases": lambda: difference.DifferenceTargetPropRule(
-        network(stochastic=True), schedule="alternate", optimizer="rmsprop", hold=0.2
+        network(stochastic=True),
+        rates=Rates(optimizer="rmsprop", hold=0.2),
+        inverses=Inverses(schedule="alternate"),
     ),
     "backprop": lambda: backprop.BackpropRule(
-        network(), input_corruption=NOISE, optimizer="sgd", hold=0.5
+        network(), input_corruption=NOISE, rates=Rates(optimizer="sgd", hold=0.5)
     ),
     "straight through": lambda: backprop.StraightThroughRule(network(stochastic=True), samples=2),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(
         network(), input_corruption=NOISE
     ),
-    "generec": lambda: hebbian.GeneRecRule(network(), symmetric=False, optimizer="rmsprop"),
+    "generec": lambda: hebbian.GeneRecRule(
+        network(), symmetric=False, rates=Rates(optimizer="rmsprop")
+    ),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), input_corruption=NOISE),
 }
 
 
 def data_of(case):
-    """Its batches; half as many images in each where an epoch goes over them twice, so that all cases have as many updates."""
+    """Its batches, larger where an epoch goes over them twice: all cases have as many updates."""
     if case == "joint":
         return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=FewLabels(80))
-    return FewDigits(100 if case == "difference in phases" else 50)
+
+    if case == "difference in phases":
+        return FewDigits(100)
+
+    return FewDigits(50)
 
 
 def digest(tensor):
@@ -181,17 +198,22 @@ class Kill(Callback):
 
 
 def train(case, seed=1, resume=None, callbacks=(), **options):
-    """Everything at the end of a training: weights, prior, optimizer, noise, latest codes, counters, and the diary."""
+    """The end of a training: weights, prior, optimizer, noise, latest codes, counters, diary."""
     seed_everything(seed, verbose=False)
-    rule, diary = RULES[case](), Diary()
+    rule = RULES[case]()
+    diary = Diary()
     trainer = Trainer(
         callbacks=[diary, *callbacks],
         enable_checkpointing=bool(callbacks),
         **{**QUIET, "max_epochs": EPOCHS, **options},
     )
     trainer.fit(rule, data_of(case), ckpt_path=resume)
+
     optimizer = rule.optimizers().state_dict()
-    state = {f"{i}.{k}": v for i, values in optimizer["state"].items() for k, v in values.items()}
+    state = {}
+    for i, values in optimizer["state"].items():
+        state.update({f"{i}.{k}": v for k, v in values.items()})
+
     return {
         "weights": {k: v.clone() for k, v in rule.state_dict().items()},
         "state": state,
@@ -221,27 +243,28 @@ def keepers(folder):
 
 
 def differences(whole, resumed):
-    """Names of all that is not bit-equal; of the diary, the pages that were written after resuming."""
-    found = [
-        f"weights {k}" for k, v in whole["weights"].items() if not same(v, resumed["weights"][k])
-    ]
-    found += [
-        f"state {k}" for k, v in whole["state"].items() if not same(v, resumed["state"].get(k))
-    ]
-    found += [k for k in ("groups", "step", "epoch") if whole[k] != resumed[k]]
-    found += [k for k in ("noise", "recent") if not same(whole[k], resumed[k])]
-    found += [
-        f"update {step}" for step, page in resumed["diary"].items() if whole["diary"][step] != page
-    ]
-    return found
+    """Names of all that is not bit-equal; of the diary, the pages written after resuming."""
+    names = []
+    for kind in ("weights", "state"):
+        for name, value in whole[kind].items():
+            if not same(value, resumed[kind].get(name)):
+                names.append(f"{kind} {name}")
+
+    names += [k for k in ("groups", "step", "epoch") if whole[k] != resumed[k]]
+    names += [k for k in ("noise", "recent") if not same(whole[k], resumed[k])]
+
+    for step, page in resumed["diary"].items():
+        if whole["diary"][step] != page:
+            names.append(f"update {step}")
+
+    return names
 
 
 def same(a, b):
-    return (
-        torch.equal(a, b) and a.dtype == b.dtype
-        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
-        else a is b
-    )
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+
+    return a is b
 
 
 def quiet():
@@ -251,10 +274,14 @@ def quiet():
 
 if __name__ == "__main__":
     quiet()
-    name, place, stop = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+
+    name = sys.argv[1]
+    place = Path(sys.argv[2])
+    stop = int(sys.argv[3])
     keep = ModelCheckpoint(
         place, every_n_train_steps=1, save_last=True, save_top_k=0, enable_version_counter=False
     )
     if stop >= 0:
         train(name, 1, callbacks=[keep, Kill(stop)])
+
     torch.save(train(name, 99, place / "last.ckpt", [keep]), place / "end.pt")

@@ -6,48 +6,42 @@ import math
 import pytest
 import torch
 import yaml
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from gendae import cli, plots
+from gendae import plots
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.rules import credit
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.supervised import SupervisedRule
 from gendae.training.callbacks import CreditMonitor
-from tests.commands.test_cli import DIGITS
+from tests.commands.test_cli import DIGITS, gendae
+from tests.rules.test_base import trainer
 
-# -- the monitor ----------------------------------------------------------------------------------------
+# -- the monitor ----------------------------------------------------------------------------------
 
 
 def trained(folder, monitor, loaders=False, **options):
     torch.manual_seed(0)
+    noise = GaussianNoise(0.1)
     stack = deep_classifier([64, 12, 10], **options)
     rule = DifferenceTargetPropRule(
-        stack, samples=2, input_corruption=GaussianNoise(0.1), schedule="alternate"
+        stack, samples=2, input_corruption=noise, inverses=Inverses(schedule="alternate")
     )
-    trainer = Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        limit_train_batches=8,
-        callbacks=[CreditMonitor(monitor, 50)],
-    )
+    limits = {"max_epochs": 2, "limit_train_batches": 8, "num_sanity_val_steps": 2}
+    run = trainer(callbacks=[CreditMonitor(monitor, 50)], default_root_dir=folder, **limits)
+
     if loaders:
         splits = (Digits().split(name) for name in ("train", "valid"))
         train, valid = (TensorDataset(split.x, split.y) for split in splits)
-        trainer.fit(rule, DataLoader(train, 100, shuffle=True), DataLoader(valid, 40))
+        run.fit(rule, DataLoader(train, 100, shuffle=True), DataLoader(valid, 40))
     else:
-        trainer.fit(rule, Digits())
+        run.fit(rule, Digits())
+
     random = [torch.get_rng_state(), rule.generator.get_state()]
-    return trainer, [*rule.state_dict().values(), *random]
+    return run, [*rule.state_dict().values(), *random]
 
 
 @pytest.mark.parametrize("loaders", [True, False])
@@ -55,17 +49,11 @@ def trained(folder, monitor, loaders=False, **options):
 def test_training_is_the_same_with_and_without_the_monitor(tmp_path, stochastic, loaders):
     with_it, a = trained(tmp_path / "a", 1, loaders, stochastic=stochastic)
     without, b = trained(tmp_path / "b", 0, loaders, stochastic=stochastic)
+
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
-    expected = {
-        f"credit/{name}_{level}"
-        for name, levels in {
-            "cosine": (1, 2, 3),
-            "improves": (1, 2),
-            "local": (1,),
-            "inverse": (2,),
-        }.items()
-        for level in levels
-    }
+
+    of_levels = "cosine_1 cosine_2 cosine_3 improves_1 improves_2 local_1 inverse_2"
+    expected = {f"credit/{name}" for name in of_levels.split()}
     assert {key for key in with_it.callback_metrics if key.startswith("credit")} == expected
     assert not [key for key in without.callback_metrics if key.startswith("credit")]
     assert (tmp_path / "a/credit.png").is_file()
@@ -73,34 +61,28 @@ def test_training_is_the_same_with_and_without_the_monitor(tmp_path, stochastic,
 
 
 def test_the_monitor_logs_what_credit_measures_on_the_first_validation_images(tmp_path):
-    trainer, _ = trained(tmp_path, 2)
+    run, _ = trained(tmp_path, 2)
     x, y, _ = Digits().split("valid")[:50]
-    found = credit.by_layer(trainer.lightning_module, x, y)
-    for name, values in found.items():
+    measured = credit.by_layer(run.lightning_module, x, y)
+
+    for name, values in measured.items():
         for level, value in values.items():
-            assert trainer.callback_metrics[f"credit/{name}_{level}"].item() == pytest.approx(
-                value, abs=1e-6
-            )
+            logged = run.callback_metrics[f"credit/{name}_{level}"].item()
+            assert logged == pytest.approx(value, abs=1e-6)
 
 
 def test_the_monitor_refuses_rules_without_a_global_loss(tmp_path):
-    options = {
-        "max_epochs": 1,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": tmp_path,
-        "limit_train_batches": 1,
-    }
+    rule = BackStepRule(deep_autoencoder([64, 8]))
+
+    def fit(every):
+        limits = {"limit_train_batches": 1, "num_sanity_val_steps": 2}
+        run = trainer(callbacks=[CreditMonitor(every)], default_root_dir=tmp_path, **limits)
+        run.fit(rule, Digits())
+
     with pytest.raises(ValueError, match=r"credit\.every=1: rule=BackStepRule has no global loss"):
-        Trainer(callbacks=[CreditMonitor(1)], **options).fit(
-            BackStepRule(deep_autoencoder([64, 8])), Digits()
-        )
-    Trainer(callbacks=[CreditMonitor(0)], **options).fit(
-        BackStepRule(deep_autoencoder([64, 8])), Digits()
-    )
+        fit(1)
+
+    fit(0)
 
 
 def test_the_figure_has_a_curve_for_each_measure():
@@ -110,7 +92,7 @@ def test_the_figure_has_a_curve_for_each_measure():
     assert [float(tick) for tick in axes.get_xticks()] == [1.0, 2.0, 3.0]
 
 
-# -- the command line -----------------------------------------------------------------------------------
+# -- the command line -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -119,20 +101,17 @@ def config(tmp_path):
     stack = {"class_path": "gendae.deep_classifier", "init_args": {"sizes": [64, 12, 10]}}
     noise = {"class_path": "gendae.GaussianNoise", "init_args": {"sigma": 0.1}}
     rule = {"stack": stack, "sigma": 0.2, "input_corruption": noise, "lr_f": 0.02, "lr_g": 0.01}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    root = str(tmp_path / "runs")
     content = {
         "seed_everything": 0,
-        "trainer": {
-            "max_epochs": 3,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "default_root_dir": str(tmp_path / "runs"),
-            "accelerator": "cpu",
-        },
+        "trainer": {"max_epochs": 3, "default_root_dir": root, "accelerator": "cpu", **quiet},
         "model": {"class_path": "gendae.DifferenceTargetPropRule", "init_args": rule},
         "data": {"class_path": "gendae.Digits"},
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(content))
+
     return str(path)
 
 
@@ -143,75 +122,59 @@ def columns(run):
 
 
 def test_one_flag_measures_credit(config, tmp_path):
-    assert cli.main(["fit", "--config", config, "--credit.every", "2", "--credit.n", "100"]) == 0
+    assert gendae("fit", "--config", config, "--credit.every", 2, "--credit.n", 100) == 0
+
     run = tmp_path / "runs/0001"
-    found = columns(run)
-    assert len(found["val/error"]) == 3
-    assert len(found["credit/cosine_1"]) == len(found["credit/inverse_2"]) == 2  # epochs 2 and 3
-    assert found["credit/cosine_3"] == pytest.approx([1.0, 1.0])
+    logged = columns(run)
+
+    assert len(logged["val/error"]) == 3
+    assert len(logged["credit/cosine_1"]) == len(logged["credit/inverse_2"]) == 2  # epochs 2 and 3
+    assert logged["credit/cosine_3"] == pytest.approx([1.0, 1.0])
     assert (run / "credit.png").stat().st_size > 1000
-    assert cli.main(["fit", "--config", config]) == 0
+
+    assert gendae("fit", "--config", config) == 0
+
     plain = columns(tmp_path / "runs/0002")
     assert not [name for name in plain if name.startswith("credit")]
-    assert plain["val/loss"] == found["val/loss"]
+    assert plain["val/loss"] == logged["val/loss"]
 
 
 def test_one_flag_changes_the_rule_alone(config, tmp_path, capsys):
-    """Arguments that the new rule does not take are dropped; the rest, network and data are the configuration's."""
-    assert (
-        cli.main(["fit", "--config", config, "--model", "BackpropRule", "--credit.every", "1"])
-        == 0
-    )
+    """Arguments that the new rule does not take are dropped; all else is the configuration's."""
+    rule = ["--model", "BackpropRule", "--credit.every", 1]
+    assert gendae("fit", "--config", config, *rule) == 0
+
     run = tmp_path / "runs/0001"
     saved = yaml.safe_load((run / "config.yaml").read_text())
     arguments = saved["model"]["init_args"]
+
     assert saved["model"]["class_path"].endswith(".BackpropRule")
     assert arguments["stack"]["init_args"]["sizes"] == [64, 12, 10]
     assert arguments["lr_f"] == 0.02
     assert arguments["input_corruption"]["init_args"]["sigma"] == 0.1
     assert not {"sigma", "lr_g", "step"} & set(arguments)
-    assert (
-        (saved["best"]["monitor"], saved["best"]["mode"])
-        == SupervisedRule.score
-        == ("val/error", "min")
-    )
-    found = columns(run)
-    assert found["credit/cosine_1"] == pytest.approx([1.0] * 3)
-    assert "credit/improves_1" not in found
+    assert SupervisedRule.score == ("val/error", "min")
+    assert (saved["best"]["monitor"], saved["best"]["mode"]) == SupervisedRule.score
+
+    logged = columns(run)
+    assert logged["credit/cosine_1"] == pytest.approx([1.0] * 3)
+    assert "credit/improves_1" not in logged
+
     best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
-    assert best["epoch"] == found["val/error"].index(min(found["val/error"])) != 0
+    assert best["epoch"] == logged["val/error"].index(min(logged["val/error"])) != 0
+
     capsys.readouterr()
-    assert (
-        cli.main(
-            [
-                "test",
-                "--config",
-                str(run / "config.yaml"),
-                "--ckpt_path",
-                str(run / "checkpoints/best.ckpt"),
-            ]
-        )
-        == 0
-    )
+    arguments = ["--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"]
+    assert gendae("test", *arguments) == 0
+
     assert "test/error" in capsys.readouterr().out
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_the_flag_is_refused_in_one_line_where_it_means_nothing(tmp_path, capsys):
-    assert (
-        cli.main(
-            [
-                "fit",
-                "--config",
-                DIGITS,
-                "--credit.every",
-                "1",
-                "--trainer.default_root_dir",
-                str(tmp_path / "runs"),
-            ]
-        )
-        == 2
-    )
+    root = ["--trainer.default_root_dir", tmp_path / "runs"]
+    assert gendae("fit", "--config", DIGITS, "--credit.every", 1, *root) == 2
+
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "credit.every=1: rule=VariationalEMRule has no global loss" in error
     assert not list((tmp_path / "runs").iterdir())

@@ -1,4 +1,4 @@
-"""Every committed configuration builds a rule that trains and a stack that files can hold; the small ones are run."""
+"""Every committed configuration trains and is kept by files; the small ones are run."""
 
 import json
 import re
@@ -9,32 +9,17 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from gendae import Digits, ParzenPrior, cli, deep_autoencoder, generate, load, save
+from gendae import Digits, ParzenPrior, deep_autoencoder, generate, load, save
 from gendae.rules.base import Rule
+from tests.commands.test_cli import QUICK, gendae
 
 FOLDER = Path(__file__).parents[2] / "configs"
 MODELS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.name != "mnist-classifier.yaml")
-CLASSIFIERS = sorted(
-    f.name
-    for f in FOLDER.glob("*.yaml")
-    if f.name in MODELS and re.search(r"class_path: .*_classifier$", f.read_text(), re.MULTILINE)
-)
-FAST = [
-    "--trainer.max_epochs",
-    "1",
-    "--trainer.check_val_every_n_epoch",
-    "1",
-    "--trainer.limit_train_batches",
-    "3",
-    "--trainer.enable_progress_bar",
-    "false",
-    "--trainer.enable_model_summary",
-    "false",
-    "--seed_everything",
-    "0",
-    "--parzen.n",
-    "50",
-]
+IS_CLASSIFIER = re.compile(r"class_path: .*_classifier$", re.MULTILINE)
+CLASSIFIERS = [name for name in MODELS if IS_CLASSIFIER.search((FOLDER / name).read_text())]
+ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
+SHORT = ["--trainer.limit_train_batches", "3", "--trainer.enable_model_summary", "false"]
+FAST = [*ONE_EPOCH, *SHORT, *QUICK, "--seed_everything", "0"]
 
 
 def rule_of(name):
@@ -48,12 +33,14 @@ def two_updates(rule, batch):
     """Names of all parameters, and of those that two updates move."""
     optimizer = rule.configure_optimizers()
     before = {k: v.clone() for k, v in rule.stack.named_parameters() if not k.startswith("prior.")}
+
     for _ in range(2):  # a map that starts at zero hides what is below it from the first step
         losses = rule.losses(batch)
         assert all(torch.isfinite(v) for v in losses.values())
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
+
     now = dict(rule.stack.named_parameters())
     return set(before), {k for k in before if not torch.equal(now[k], before[k])}
 
@@ -64,10 +51,14 @@ def test_configuration_trains_and_is_kept_by_files(name, tmp_path):
     rule = rule_of(name)
     x = torch.rand(64, rule.stack.sizes[0])
     parameters, moved = two_updates(rule, (x,))
+
     assert moved == parameters, parameters - moved
+
     rule.fit_prior([(x,)])
     samples = generate(rule.stack, 5, seed=0)
+
     assert samples.shape == x[:5].shape
+
     again = load(save(rule.stack, tmp_path / "stack.safetensors"))
     assert torch.equal(again.reconstruct(x), rule.stack.reconstruct(x))
     assert torch.equal(generate(again, 5, seed=0), samples)
@@ -77,59 +68,46 @@ def test_configuration_trains_and_is_kept_by_files(name, tmp_path):
 def test_classifier_trains_and_is_kept_by_files(name, tmp_path):
     torch.manual_seed(0)
     rule = rule_of(name)
-    x, y = torch.rand(64, rule.stack.sizes[0]), torch.randint(10, (64,))
+    x = torch.rand(64, rule.stack.sizes[0])
+    y = torch.randint(10, (64,))
     parameters, moved = two_updates(rule, (x, y))
     idle = {id(p) for module in rule.idle() for p in module.parameters()}
-    assert moved == {
-        k for k, p in rule.stack.named_parameters() if id(p) not in idle and k in parameters
-    }
+    busy = {name for name, p in rule.stack.named_parameters() if id(p) not in idle}
+
+    assert moved == busy & parameters
+
     again = load(save(rule.stack, tmp_path / "classifier.safetensors"))
     assert torch.equal(again.predict(x, samples=2), rule.stack.predict(x, samples=2))
 
 
+def fit(name, folder, *arguments):
+    """The last checkpoint of a short fit."""
+    root = ["--trainer.default_root_dir", folder]
+    assert gendae("fit", "--config", FOLDER / name, *root, *FAST, *arguments) == 0
+    return next(folder.glob("*/checkpoints/last.ckpt"))
+
+
 @pytest.fixture(scope="module", params=["digits-kl.yaml", "digits-targetprop.yaml"])
 def trained(request, tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    code = cli.main(
-        [
-            "fit",
-            "--config",
-            str(FOLDER / request.param),
-            "--trainer.default_root_dir",
-            str(root),
-            *FAST,
-        ]
-    )
-    assert code == 0
-    return next(root.glob("*/checkpoints/last.ckpt"))
+    return fit(request.param, tmp_path_factory.mktemp("runs"))
 
 
 def test_commands_work_on_every_kind(trained, tmp_path, capsys):
-    model = str(trained)
-    assert cli.main(["sample", model, "--n", "9", "--out", str(tmp_path / "a.png")]) == 0
-    assert cli.main(["inpaint", model, "--n", "3", "--out", str(tmp_path / "b.png")]) == 0
-    level = ["--sampler", "level", "--level", "0", "--steps", "5", "--n", "4"]
-    assert cli.main(["chain", model, *level, "--out", str(tmp_path / "c.png")]) == 0
+    assert gendae("sample", trained, "--n", 9, "--out", tmp_path / "a.png") == 0
+    assert gendae("inpaint", trained, "--n", 3, "--out", tmp_path / "b.png") == 0
+
+    level = ["--sampler", "level", "--level", 0, "--steps", 5, "--n", 4]
+    assert gendae("chain", trained, *level, "--out", tmp_path / "c.png") == 0
     assert "effective sample size" in capsys.readouterr().out
-    assert {f.name for f in tmp_path.iterdir()} == {
-        "a.png",
-        "b.png",
-        "c.png",
-        "c-autocorrelation.png",
-    }
-    report = tmp_path / "e.json"
-    assert cli.main(["evaluate", model, "--n", "100", "--json", str(report)]) == 0
-    found = json.loads(report.read_text())
-    assert {
-        "parzen_ll",
-        "fid",
-        "kid",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "copying",
-    } <= set(found)
+
+    files = sorted(f.name for f in tmp_path.iterdir())
+    assert files == ["a.png", "b.png", "c-autocorrelation.png", "c.png"]
+
+    assert gendae("evaluate", trained, "--n", 100, "--json", tmp_path / "e.json") == 0
+
+    scores = json.loads((tmp_path / "e.json").read_text())
+    names = {"parzen_ll", "fid", "kid", "precision", "recall", "density", "coverage", "copying"}
+    assert names <= set(scores)
 
 
 @pytest.mark.parametrize(
@@ -143,26 +121,34 @@ def test_discrete_stacks_are_evaluated_too(options, tmp_path):
     )
     stack.prior.fit(stack.encode(Digits().split("train").x)[-1])
     stack.facts = {"dataset": {"type": "Digits"}, "shape": [8, 8]}
-    model, report = str(save(stack, tmp_path / "m.safetensors")), tmp_path / "e.json"
-    assert cli.main(["evaluate", model, "--n", "100", "--json", str(report)]) == 0
-    found = json.loads(report.read_text())
-    assert found["iw_bound"] is None and found["log_joint"] is None
-    assert found["fid"] > 0
-    assert cli.main(["inpaint", model, "--n", "2", "--out", str(tmp_path / "i.png")]) == 0
+    model = save(stack, tmp_path / "m.safetensors")
+
+    assert gendae("evaluate", model, "--n", 100, "--json", tmp_path / "e.json") == 0
+
+    scores = json.loads((tmp_path / "e.json").read_text())
+    assert scores["iw_bound"] is None and scores["log_joint"] is None
+    assert scores["fid"] > 0
+    assert gendae("inpaint", model, "--n", 2, "--out", tmp_path / "i.png") == 0
 
 
 def test_spectrum_reads_learned_noise_and_refuses_where_there_is_none(trained, tmp_path, capsys):
     learned = "KLRule" in str(load(trained).facts["rule"])
-    code = cli.main(["spectrum", str(trained), "--out", str(tmp_path / "s.png")])
-    out = capsys.readouterr()
-    assert code == (0 if learned else 2)
-    assert ("signal dimensions" in out.out) if learned else ("needs learned noise" in out.err)
+    code = gendae("spectrum", trained, "--out", tmp_path / "s.png")
+    printed = capsys.readouterr()
+
+    if learned:
+        assert code == 0
+        assert "signal dimensions" in printed.out
+    else:
+        assert code == 2
+        assert "needs learned noise" in printed.err
 
 
 def test_a_chain_of_a_direct_prior_is_refused_in_one_line(trained, tmp_path, capsys):
     for sampler in ("level", "ancestral"):
-        out = str(tmp_path / "c.png")
-        assert cli.main(["chain", str(trained), "--sampler", sampler, "--out", out]) == 2
+        out = tmp_path / "c.png"
+        assert gendae("chain", trained, "--sampler", sampler, "--out", out) == 2
+
         error = capsys.readouterr().err
         assert "level" in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -170,19 +156,5 @@ def test_a_chain_of_a_direct_prior_is_refused_in_one_line(trained, tmp_path, cap
 
 @pytest.mark.parametrize("name", ["toy-kl.yaml", "toy-targetprop.yaml"])
 def test_toys_train_from_the_command_line(name, tmp_path):
-    code = cli.main(
-        [
-            "fit",
-            "--config",
-            str(FOLDER / name),
-            "--trainer.default_root_dir",
-            str(tmp_path),
-            "--data.n",
-            "600",
-            "--data.distribution",
-            "rings",
-            *FAST,
-        ]
-    )
-    assert code == 0
-    assert list(tmp_path.glob("*/checkpoints/last.ckpt"))
+    last = fit(name, tmp_path, "--data.n", 600, "--data.distribution", "rings")
+    assert last.is_file()

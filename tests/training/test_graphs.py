@@ -1,4 +1,4 @@
-"""Updates as static functions: equal to plain ones, of one shape, and without a question to the device."""
+"""Updates as static functions: equal to plain ones, of one shape, never waiting for the device."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.kl import KLRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
@@ -30,7 +30,9 @@ RULES = {
         )
     ),
     "TargetPropRule": lambda: TargetPropRule(deep_autoencoder(SIZES), warmup=5),
-    "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(deep_classifier(SIZES), warmup=4),
+    "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(
+        deep_classifier(SIZES), inverses=Inverses(warmup=4)
+    ),
     "BackStepRule": lambda: BackStepRule(deep_autoencoder([64, 20], ["sigmoid"])),
     "BackpropRule": lambda: BackpropRule(deep_classifier(SIZES)),
     "FeedbackAlignmentRule": lambda: FeedbackAlignmentRule(deep_classifier(SIZES)),
@@ -39,7 +41,8 @@ RULES = {
 
 def trained(make, *callbacks):
     torch.manual_seed(0)
-    rule, seen = make(), []
+    rule = make()
+    seen = []
 
     class Losses(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
@@ -51,15 +54,17 @@ def trained(make, *callbacks):
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_static_fit_equals_a_plain_one(name):
-    """Also through warm-ups, where phases change; decaying noise follows a tensor instead of a number."""
-    (plain, losses), (static, static_losses) = trained(RULES[name]), trained(RULES[name], Graphs())
+    """Also through warm-ups and their phases; decaying noise follows a tensor, not a number."""
+    plain, losses = trained(RULES[name])
+    static, static_losses = trained(RULES[name], Graphs())
+
     assert torch.allclose(plain, static, atol=2e-5)
     assert not torch.equal(plain, torch.zeros_like(plain))
     assert [list(row) for row in losses] == [list(row) for row in static_losses]
 
 
 class Watch(TorchDispatchMode):
-    """Records operations with their shapes; those that wait for a value of the device are refused."""
+    """Records operations and their shapes; refuses those that wait for a value of the device."""
 
     WAITING = (
         "_local_scalar_dense",
@@ -78,10 +83,12 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         assert name not in self.WAITING, f"{func} waits for the device"
+
         out = func(*args, **(kwargs or {}))
         self.operations.append(
             (str(func), tuple(out.shape) if isinstance(out, torch.Tensor) else None)
         )
+
         return out
 
 
@@ -89,18 +96,20 @@ class Watch(TorchDispatchMode):
 def test_two_updates_of_a_phase_launch_the_same_operations_and_wait_for_nothing(name):
     rule = RULES[name]()
     rule.generator = torch.Generator().manual_seed(0)
-    rule._trainer = type(
-        "T", (), {"world_size": 1}
-    )()  # labels of a Trainer's batches have been looked at before
+    # labels of a Trainer's batches have been looked at before
+    rule._trainer = type("T", (), {"world_size": 1})()
     rule.updates = 100
     rule.manual_backward = lambda loss: loss.backward()
-    update, seen = StaticUpdate(rule), []
+    update = StaticUpdate(rule)
+
+    seen = []
     for progress in (0.1, 0.3, 0.7):
         rule.progress = progress
         batch = (torch.rand(10, 64), torch.randint(10, (10,)))
         with Watch() as watch:
             update(batch)
         seen.append(watch.operations)
+
     assert len(seen[1]) > 20
     assert seen[1] == seen[2]  # the first also clones the batch
     assert len(update._recordings) == 1
@@ -115,16 +124,21 @@ def test_the_watch_sees_what_waits():
 def test_each_phase_has_a_recording_and_batches_are_copied_into_it():
     rule = VariationalEMRule(small_stack(), warmup=30, corruption=[GaussianNoise(0.0)] * 4)
     rule.manual_backward = lambda loss: loss.backward()
-    update, x = StaticUpdate(rule), torch.rand(5, 8)
+    update = StaticUpdate(rule)
+    x = torch.rand(5, 8)
+
     for updates, steps in ((0, 0), (10, 5), (11, 5), (30, 15), (1000, 15)):
         rule.updates = updates
         expected = {name: loss.item() for name, loss in rule.losses((x,)).items()}
-        found = update((x,))
+        losses = update((x,))
         assert rule.inference_steps() == steps
-        assert {name: loss.item() for name, loss in found.items()} == pytest.approx(expected)
+        assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
+
     assert len(update._recordings) == 3
+
     kept = next(iter(update._recordings.values()))
     kept(Split(x + 1))
+
     assert torch.equal(kept.batch[0], x + 1)
     assert kept.batch[0] is not x
 
@@ -133,9 +147,11 @@ def test_what_cannot_be_repeated_runs_as_it_is():
     """A prior that is fitted anew has other tensors after each epoch."""
     rule = KLRule(deep_autoencoder([8, 4], ["linear"], noise=0.3, prior=GaussianPrior("full")))
     assert rule.phase() is None
+
     rule.manual_backward = lambda loss: loss.backward()
     update = StaticUpdate(rule)
     losses = update((torch.rand(20, 8),))
+
     assert torch.isfinite(sum(losses.values()))
     assert update._recordings == {}
     assert TargetPropRule(small_stack(), top_target="prior").phase() is None
@@ -182,12 +198,16 @@ def test_a_fit_leaves_the_rule_as_it_was():
 
 def test_compiled_inference_runs_the_same_loop():
     """With the eager backend: the same operations through torch.compile's front end."""
-    stack, x = small_stack(), torch.rand(7, 8)
+    stack = small_stack()
+    x = torch.rand(7, 8)
     plain = TargetPropInference(4)
     compiled = CompiledInference(plain, backend="eager")
+
     for steps in (4, 2):
-        a, b = plain(stack, x, steps=steps), compiled(stack, x, steps=steps)
+        a = plain(stack, x, steps=steps)
+        b = compiled(stack, x, steps=steps)
         assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(a, b, strict=True))
+
     mask = torch.arange(8) < 4
     assert all(
         torch.equal(p, q)

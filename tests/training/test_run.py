@@ -1,4 +1,4 @@
-"""`gendae fit` that is interrupted, resumed, given a checkpoint it cannot use, or meets a full disk."""
+"""`gendae fit` that is interrupted, resumed, given a useless checkpoint, or meets a full disk."""
 
 import os
 import signal
@@ -42,6 +42,7 @@ def fit(folder, *arguments, command="fit"):
     config = folder / "c.yaml"
     if not config.exists():
         config.write_text(CONFIG)
+
     return cli.main(
         [
             command,
@@ -56,7 +57,8 @@ def fit(folder, *arguments, command="fit"):
 
 def signals(monkeypatch, rule, hook, *at):
     """Send signals to this process at hooks of a rule: (number of the update, signal)."""
-    own, left = getattr(rule, hook), list(at)
+    own = getattr(rule, hook)
+    left = list(at)
 
     def hooked(self, *arguments):
         own(self, *arguments)
@@ -85,25 +87,35 @@ def test_signals_leave_a_last_checkpoint_that_goes_on_bit_equal(
     tmp_path, monkeypatch, capfd, number, code, hook, at, saved
 ):
     assert fit(tmp_path) == 0
+
     capfd.readouterr()
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
     with monkeypatch.context() as patch:
         signals(patch, BackStepRule, hook, (at, number))
         with pytest.raises(SystemExit) as caught:
             fit(tmp_path)
+
     assert caught.value.code == code
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
     run = tmp_path / "0002"
     last = run / "checkpoints/last.ckpt"
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("gendae")]
     name = signal.Signals(number).name
+
     assert said == [
-        f"gendae: {name} ended the run; to go on: gendae fit --config {run}/config.yaml --ckpt_path {last}"
+        (
+            f"gendae: {name} ended the run; to go on: "
+            f"gendae fit --config {run}/config.yaml --ckpt_path {last}"
+        )
     ]
     assert load(last).facts["updates"] == saved
     assert cli.main(["fit", "--config", f"{run}/config.yaml", "--ckpt_path", str(last)]) == 0
+
     if saved < 9:  # else there was nothing left to do
         last = tmp_path / "0003/checkpoints/last.ckpt"
+
     assert torch.equal(weights(last), weights(tmp_path / "0001/checkpoints/last.ckpt"))
 
 
@@ -119,12 +131,13 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch, capfd):
     signals(
         monkeypatch, BackStepRule, "on_validation_start", (3, signal.SIGINT), (3, signal.SIGTERM)
     )
+
     with pytest.raises(SystemExit) as caught:
         fit(tmp_path)
+
+    # without a checkpoint to go on with
     assert caught.value.code == 143
-    assert (
-        "gendae: SIGTERM ended the run\n" in capfd.readouterr().err
-    )  # without a checkpoint to go on with
+    assert "gendae: SIGTERM ended the run\n" in capfd.readouterr().err
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -141,23 +154,27 @@ def test_control_c_before_the_first_update(tmp_path, monkeypatch):
 def test_the_best_of_an_earlier_run_is_carried_over_and_only_a_better_one_replaces_it(
     tmp_path, monkeypatch, capsys
 ):
-    """Scores of four runs of one epoch more each; the second is worse than the first, the third better."""
+    """Scores of four runs of one epoch more each; the second is worse, the third better."""
     scores = iter([5.0, 4.0, 6.0, 1.0])
     monkeypatch.setattr(
         "gendae.training.callbacks.ParzenMonitor.on_validation_epoch_end",
         lambda self, trainer, module: module.log("val/parzen_ll", next(scores)),
     )
+
     best = {}
     for run, (expected, epochs) in enumerate([(5.0, 1), (5.0, 1), (6.0, 3), (6.0, 3)], 1):
         resume = (
             ["--ckpt_path", tmp_path / f"{run - 1:04d}/checkpoints/last.ckpt"] if run > 1 else []
         )
         assert fit(tmp_path, "--trainer.max_epochs", run, *resume) == 0
+
         folder = tmp_path / f"{run:04d}/checkpoints"
         assert names(folder) == ["best.ckpt", "last.ckpt"]
+
         best[run] = (folder / "best.ckpt").read_bytes()
         assert load(folder / "best.ckpt").facts["epochs"] == epochs
         assert load(folder / "last.ckpt").facts["epochs"] == run
+
         states = read(folder / "best.ckpt")["callbacks"]
         assert (
             max(
@@ -167,6 +184,7 @@ def test_the_best_of_an_earlier_run_is_carried_over_and_only_a_better_one_replac
             )
             == expected
         )
+
     assert best[1] == best[2] != best[3] == best[4]
     assert "carried over" not in capsys.readouterr().err
 
@@ -180,8 +198,10 @@ def test_the_best_of_an_earlier_run_is_carried_over_and_only_a_better_one_replac
 )
 def test_a_best_that_is_lost_is_said(tmp_path, capsys, damage, words):
     assert fit(tmp_path, "--trainer.max_epochs", 1) == 0
+
     damage(tmp_path / "0001/checkpoints/best.ckpt")
     capsys.readouterr()
+
     assert (
         fit(
             tmp_path,
@@ -192,6 +212,7 @@ def test_a_best_that_is_lost_is_said(tmp_path, capsys, damage, words):
         )
         == 0
     )
+
     said = [line for line in capsys.readouterr().err.splitlines() if "carried over" in line]
     assert len(said) == 1 and "0001/checkpoints/best.ckpt" in said[0] and words in said[0]
     assert load(tmp_path / "0002/checkpoints/best.ckpt").facts["epochs"] == 2
@@ -204,21 +225,28 @@ def test_a_best_that_is_lost_is_said(tmp_path, capsys, damage, words):
 def test_a_ckpt_path_that_cannot_be_used_ends_in_one_line_and_leaves_nothing(
     tmp_path, capsys, command, kind
 ):
-    path, options = tmp_path / "m.ckpt", []
+    path = tmp_path / "m.ckpt"
+    options = []
     rule = RULES["em"]() if kind == "another rule" else BackStepRule(deep_autoencoder([64, 12, 8]))
+
     if kind == "safetensors":
         path = save(rule.stack, tmp_path / "m.safetensors")
     elif kind not in ("missing", "the word last"):
         run = trainer()
         run.fit(rule, FewDigits())
         run.save_checkpoint(path)
+
     if kind == "damaged":
         path.write_bytes(path.read_bytes()[:-1])
+
     if kind == "the word last":
         path = "last"
+
     before = set(names(tmp_path)) | {"c.yaml"}
     capsys.readouterr()
+
     assert fit(tmp_path, "--ckpt_path", path, *options, command=command) == 2
+
     said = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("gendae: error")
     ]
@@ -240,30 +268,20 @@ FULL = """
 
 
 def test_a_full_disk_ends_fit_with_one_line_and_the_checkpoints_of_the_epoch_before(tmp_path):
-    """The limit of a file's size stands for the disk's: in the second epoch, no checkpoint fits any more."""
+    """A limit of the size of files stands for the disk's: no checkpoint of epoch 2 fits."""
     (tmp_path / "c.yaml").write_text(CONFIG)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            textwrap.dedent(FULL),
-            "fit",
-            "--config",
-            str(tmp_path / "c.yaml"),
-            "--trainer.default_root_dir",
-            str(tmp_path),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    python = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FULL)]
+    root = ["--trainer.default_root_dir", str(tmp_path)]
+    command = [*python, "fit", "--config", str(tmp_path / "c.yaml"), *root]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
     assert done.returncode == 2, done.stderr[-2000:]
+
     said = [line for line in done.stderr.splitlines() if "was not written" in line]
     assert len(said) == 1 and ".ckpt was not written (File too large)" in said[0]
     assert "Traceback" not in done.stderr
+
     folder = tmp_path / "0001/checkpoints"
     assert names(folder) == ["best.ckpt", "last.ckpt"]
     for name in names(folder):

@@ -1,0 +1,131 @@
+"""Small models that commands and calls are given, and valid descriptions of all classes."""
+
+import atexit
+import functools
+import inspect
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gendae
+from gendae.registry import REGISTRY, import_public
+
+import_public()
+
+
+@functools.cache
+def shared_folder() -> Path:
+    """A folder for models of all cases, gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def models() -> dict[str, str]:
+    """Paths of small models: of digits, of digits with labels, and a classifier."""
+    torch.manual_seed(0)
+    digits = gendae.Digits()
+    both = gendae.Multimodal(gendae.Digits(), ["image", "label"])
+    modalities = {
+        "image": {"sizes": [64, 12], "observation": "bernoulli"},
+        "label": {"sizes": [10], "kind": "onehot"},
+    }
+    made = {
+        "plain": (gendae.deep_autoencoder([64, 12, 6]), digits),
+        "joint": (gendae.joint_autoencoder(modalities, top=[8]), both),
+        "classifier": (gendae.deep_classifier([64, 12]), digits),
+    }
+
+    dataset = {"type": "Digits", "batch_size": 100, "seed": 0}
+    paths = {}
+    for name, (stack, data) in made.items():
+        x = data.split("train").x
+        with torch.no_grad():
+            stack.prior.fit(stack.encode(x)[-1])
+            stack.fit_residuals(x)
+
+        stack.facts = {"dataset": dataset, "shape": [8, 8], "seed": 0}
+        if name == "joint":
+            stack.facts["shapes"] = {"image": [8, 8]}
+        paths[name] = str(gendae.save(stack, shared_folder() / f"{name}.safetensors"))
+
+    return paths
+
+
+# -- descriptions --------------------------------------------------------------------------------
+
+OUTPUT = {"type": "Affine", "in_features": 3, "out_features": 2}
+LAYERS = {
+    "f": {"type": "Affine", "in_features": 4, "out_features": 3},
+    "g": {"type": "Affine", "in_features": 3, "out_features": 4},
+}
+PAIR = {"type": "Pair", **LAYERS}
+STACK = {"type": "Stack", "pairs": [PAIR]}
+CLASSIFIER = {"type": "Classifier", "pairs": [PAIR], "output": OUTPUT}
+JUNCTION = {
+    "type": "Junction",
+    "f": {"type": "Affine", "in_features": 7, "out_features": 3},
+    "g": {"type": "Affine", "in_features": 3, "out_features": 5},
+}
+JOINT = {
+    "type": "JointStack",
+    "top": [JUNCTION],
+    "modalities": {
+        "a": {"type": "Modality", "width": 4, "pairs": [PAIR]},
+        "b": {"type": "Modality", "width": 2, "kind": "onehot"},
+    },
+}
+NOISE = {"type": "GaussianNoise", "sigma": 0.1}
+#: What a constructor needs, beside its defaults.
+NEEDED: dict[str, dict[str, Any]] = {
+    "Affine": OUTPUT,
+    "Arrays": {"files": {"a": "a.npy"}},
+    "Classifier": CLASSIFIER,
+    "Pair": LAYERS,
+    "OptimizingPair": LAYERS,
+    "EachModality": {"corruptions": [None, NOISE], "widths": [1, 2]},
+    "FlipNoise": {"probability": 0.1},
+    "GaussianNoise": {"sigma": 0.1},
+    "RelativeNoise": {"sigma": 0.1},
+    "Images": {"path": "x.npy"},
+    "Shards": {"path": "x.npy"},
+    "InvertibleAffine": {"features": 3},
+    "InvertiblePair": {"features": 3},
+    "JointStack": JOINT,
+    "Junction": JUNCTION,
+    "LearnedGaussian": {"features": 3, "hidden": [2], "given": 4},
+    "MLP": {"in_features": 2, "hidden": [3], "out_features": 2},
+    "Modality": {"width": 3, "pairs": []},
+    "Multimodal": {"source": {"type": "Digits"}, "parts": ["image", "label"]},
+    "Stack": STACK,
+    "TiedPair": {"in_features": 3, "out_features": 2},
+}
+#: Rules of other stacks than a Stack.
+STACKS = {
+    "BackpropRule": CLASSIFIER,
+    "ContrastiveHebbianRule": CLASSIFIER,
+    "DifferenceTargetPropRule": CLASSIFIER,
+    "FeedbackAlignmentRule": CLASSIFIER,
+    "GeneRecRule": CLASSIFIER,
+    "StraightThroughRule": CLASSIFIER,
+    "JointTargetPropRule": JOINT,
+}
+
+
+def description_of(name: str) -> dict[str, Any]:
+    """A valid description of a registered class: what it needs, and its plain defaults."""
+    needed = NEEDED.get(name, {})
+    if name.endswith("Rule"):
+        needed = {"stack": STACKS.get(name, STACK)}
+
+    description = {"type": name, **needed}
+    for parameter in inspect.signature(REGISTRY[name]).parameters.values():
+        plain = isinstance(parameter.default, bool | int | float | str | None)
+        if plain and parameter.name not in description:
+            description[parameter.name] = parameter.default
+
+    return description | {"type": name}

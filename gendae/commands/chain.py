@@ -1,0 +1,74 @@
+"""`gendae chain`."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gendae import checks, plots
+from gendae.commands.common import Table, dataset_of, load_generative, shape_of
+from gendae.metrics import chains
+from gendae.metrics.features import load_feature_classifier
+from gendae.models.stack import Stack
+from gendae.sampling.level import LevelSampler, chain_states
+from gendae.sampling.samplers import sampler_named, seeded
+
+
+def chain(
+    model: str,
+    sampler: str = "level",
+    level: int | None = None,
+    steps: int = 100,
+    n: int = 100,
+    seed: int = 0,
+    out: str = "chain.png",
+    device: str = "cpu",
+) -> Table:
+    """How well a Markov chain mixes: autocorrelation, effective samples, class switches.
+
+    One picture shows states, a row for each of ten chains, the other their autocorrelation.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        sampler: level, generate, chain or joint.
+        level: with --sampler level, l of the chain over h_l; by default the top, the prior's own.
+        steps: transitions.
+        n: how many chains.
+        seed: the same seed gives the same result.
+        out: FILE.png; the autocorrelation is drawn beside it.
+        device: cpu, cuda, cuda:0, mps.
+    """
+    checks.whole("--n", n, 1)
+    checks.whole("--steps", steps, 1)
+    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+
+    stack = load_generative(model, device)
+    chosen = sampler_named(stack, sampler)
+    if level is not None:
+        chosen = LevelSampler(level)
+    states = torch.stack([x.cpu() for x in chain_states(stack, chosen, n, steps, seeded(seed))])
+    labels = _digit_labels(stack, states)
+
+    shown = states[:20, :10].transpose(0, 1)
+    tiles = plots.tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])
+    written = plots.save(plots.picture(tiles), out)
+
+    rho = chains.autocorrelation(states)
+    curve = Path(out).with_name(f"{Path(out).stem}-autocorrelation.png")
+    curve_written = plots.save(plots.autocorrelation({sampler: rho}), curve)
+
+    report = chains.chain_report(states, labels)
+    return [
+        *chains.report_lines(report),
+        f"written: {written}",
+        f"written: {curve_written}",
+    ]
+
+
+def _digit_labels(stack: Stack, states: Tensor) -> Tensor | None:
+    """The digits that states of a model of MNIST show; None for other models."""
+    if dataset_of(stack) != "MNIST":
+        return None
+
+    network = load_feature_classifier()
+    return torch.stack([network(x.clamp(0.0, 1.0)).argmax(1) for x in states])

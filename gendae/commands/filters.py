@@ -1,0 +1,48 @@
+"""`gendae filters`."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gendae import checks, plots
+from gendae.commands.common import Table, shape_of
+from gendae.data.files import image_shape
+from gendae.sampling.samplers import seeded
+from gendae.storage import model_file
+
+
+@torch.no_grad()
+def filters(
+    model: str, n: int = 100, level: int = 1, seed: int = 0, out: str = "filters.png"
+) -> Table:
+    """Incoming weights of random units as images, each on its own scale.
+
+    Source: Lee 2018, Figure 3.4.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        n: how many units.
+        level: l of the units' layer; only the weights of h_1 are over images.
+        seed: the same seed gives the same result.
+        out: FILE.png.
+    """
+    checks.whole("--n", n, 1)
+    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+
+    stack = model_file.load(model)
+    if not 1 <= level <= stack.depth:
+        raise ValueError(f"--level {level} is not in 1 .. {stack.depth}")
+
+    f = stack.pairs[level - 1].f
+    weight = getattr(f, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise ValueError(
+            f"{model}: f_{level} is {type(f).__name__}, which has no weight matrix to show; "
+            "filters need an affine layer"
+        )
+
+    chosen = weight[torch.randperm(len(weight), generator=seeded(seed))[:n]]
+    shape = shape_of(stack) if level == 1 else image_shape(weight.shape[1])
+    written = plots.save(plots.filters(chosen, shape), out)
+    return [f"{len(chosen)} of {len(weight)} units of h_{level}: {written}"]

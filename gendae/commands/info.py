@@ -1,0 +1,60 @@
+"""`gendae info`."""
+
+import json
+
+from gendae.commands.common import Table, settings_of
+from gendae.laws import Discrete
+from gendae.models.classifier import Classifier
+from gendae.models.joint import JointStack
+from gendae.models.stack import Stack
+from gendae.storage import model_file
+
+
+def info(model: str) -> Table:
+    """What a model file holds: layers, prior, settings, and facts of its training.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+    """
+    path = model_file.locate(model)
+    stack = model_file.load(path)
+    lines = [
+        f"file        {path} ({path.stat().st_size / 1e6:.1f} MB)",
+        f"layers      {_layers_in_words(stack)}",
+        f"parameters  {sum(p.numel() for p in stack.parameters()):,}",
+    ]
+
+    if isinstance(stack, Classifier):
+        lines += _discrete_lines(stack)
+    else:
+        lines.append(f"prior       {stack.prior!r}")
+
+    for name, value in settings_of(stack).items():
+        lines.append(f"{name:<11} {json.dumps(value)}")
+    for name, value in stack.facts.items():
+        lines.append(f"{name:<11} {value if isinstance(value, str) else json.dumps(value)}")
+    return lines
+
+
+def _layers_in_words(stack: Stack) -> str:
+    """Sizes and activations of all layers, from x upwards."""
+    layers = [f"{pair.f.out_features} {pair.f.activation}" for pair in stack.pairs]
+    words = " - ".join([str(stack.sizes[0]), *layers])
+    if isinstance(stack, Classifier):
+        words += f" - {stack.classes} classes"
+    if isinstance(stack, JointStack):
+        words += f" (level {stack.level} holds the codes of {stack.described()})"
+    return words
+
+
+def _discrete_lines(stack: Classifier) -> Table:
+    """The levels whose units send bits or draws, if there are any."""
+    kinds = []
+    for level in stack.discrete_levels:
+        law = stack.pairs[level - 1].recognition
+        drawn = isinstance(law, Discrete) and law.stochastic
+        kinds.append(f"h_{level} {'drawn' if drawn else 'as bits'}")
+
+    if not kinds:
+        return []
+    return [f"discrete    {', '.join(kinds)}"]

@@ -1,0 +1,56 @@
+"""`gendae list`."""
+
+import json
+
+import gendae
+from gendae.commands.fit import first_comment
+from gendae.priors.base import Prior
+from gendae.rules.base import Rule
+from gendae.sampling.samplers import SAMPLERS
+from gendae.storage.shipped import shipped_files
+
+
+def list() -> list[str]:
+    """Rules, priors, samplers, configurations and models that come with gendae, a line each."""
+    configurations = shipped_files("configs/*.yaml").values()
+    folder = next(iter(configurations)).parent
+    (manifest,) = shipped_files("checkpoints/manifest.json").values()
+    samplers = {name: getattr(gendae, kind) for name, kind in SAMPLERS.items()}
+
+    tables = {
+        "rules: gendae fit --model RULE": _described(_public(Rule)),
+        "priors: class_path of a stack's prior": _described(_public(Prior)),
+        "samplers: gendae sample MODEL --sampler NAME": _described(samplers),
+        f"configurations, in {folder}: gendae fit --config FILE": {
+            file.name: first_comment(file) for file in configurations
+        },
+        "models: gendae sample MODEL, or predict": {
+            entry["name"]: _model(entry) for entry in json.loads(manifest.read_text())
+        },
+    }
+
+    lines = []
+    for title, table in tables.items():
+        lines += [title, *(f"  {name:<29}{text}" for name, text in table.items()), ""]
+    return lines[:-1]
+
+
+def _public(base: type) -> dict[str, type]:
+    """Public classes of a kind, by name."""
+    classes = {name: getattr(gendae, name) for name in gendae.__all__}
+    return {
+        name: cls
+        for name, cls in classes.items()
+        if isinstance(cls, type) and issubclass(cls, base)
+    }
+
+
+def _described(classes: dict[str, type]) -> dict[str, str]:
+    """First lines of docstrings."""
+    return {name: cls.__doc__.splitlines()[0] for name, cls in classes.items()}
+
+
+def _model(entry: dict[str, str]) -> str:
+    """What the manifest says of a shipped model."""
+    facts = [entry["rule"], entry.get("prior"), entry["dataset"]]
+    return ", ".join(fact for fact in facts if fact)

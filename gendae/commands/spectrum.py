@@ -1,0 +1,50 @@
+"""`gendae spectrum`."""
+
+from pathlib import Path
+
+import torch
+
+from gendae import checks, plots
+from gendae.commands.common import Table, data_of, load_generative
+from gendae.laws import LearnedGaussian
+from gendae.metrics import chains
+
+
+@torch.no_grad()
+def spectrum(
+    model: str, root: str | None = None, out: str = "spectrum.png", device: str = "cpu"
+) -> Table:
+    """Learned noise of each top-level dimension, and how many of them carry signal.
+
+    Source: Bengio 2014, 7.4.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        root: folder of the model's data set.
+        out: FILE.png.
+        device: cpu, cuda, cuda:0, mps.
+    """
+    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+
+    stack = load_generative(model, device)
+    x = data_of(stack, root=root).split("valid").x.to(stack.device)
+    law = stack.pairs[-1].recognition
+    if not isinstance(law, LearnedGaussian):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{model}: the top's noise is {type(law).__name__}; a spectrum needs learned noise, "
+            "recognition=LearnedGaussian (KLRule with noise)"
+        )
+
+    below = stack.encode(x)[-2]
+    mean = stack.pairs[-1].f(below)
+    sigma = law.variance(mean, below).mean(0).sqrt()
+    signal = chains.signal_dimensions(sigma, mean)
+    path = plots.save(plots.spectrum(signal.sigma, signal.count), out)
+
+    shares = " ".join(f"{share:.3f}" for share in signal.sigma.tolist())
+    total = f"{signal.information.sum():.1f} nats in all"
+    return [
+        f"noise as a share of each dimension's deviation: {shares}",
+        f"signal dimensions: {signal.count} of {len(signal.sigma)}, {total}",
+        f"written: {path}",
+    ]

@@ -1,0 +1,117 @@
+"""When P(h_L) is fitted, and on which codes: the last lines of TRAIN (2015, Algorithm 2)."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gendae.priors.base import Prior
+from gendae.rules.moment import Moment
+from gendae.rules.processes import like_parameters
+
+if TYPE_CHECKING:
+    from gendae.rules.base import Rule
+
+MEMORY = 5000  # latest codes on which a prior is fitted in the middle of training
+EXAMPLES = 200_000  # most examples of each process on whose codes a prior is fitted after an epoch
+
+
+class PriorFit:
+    """Keeps a rule's priors in step with its codes.
+
+    Args:
+        every: updates between two fits on the latest codes, of a prior that the losses use; 0
+            leaves such a prior as it is until the next validation.
+
+    Attributes:
+        recent: latest codes, (n, features).
+        step: number of updates at the latest fit on all codes; -1 before it.
+    """
+
+    def __init__(self, every: int = 0) -> None:
+        self.every = every
+        self.begin()
+
+    def begin(self, recent: Tensor | None = None, step: int = -1) -> None:
+        """Start from nothing, or from where an earlier training was."""
+        self.recent = recent
+        self.step = step
+
+    @torch.no_grad()
+    def follow(self, rule: "Rule", x: Tensor, prior: Prior, moment: Moment) -> None:
+        """Fit a prior on the latest codes where that is due; one that was never fitted, always."""
+        if prior.fitted and (self.every == 0 or prior.fixed):
+            return
+
+        codes = rule.of_all_ranks(rule.codes(x))
+        earlier = codes[:0]
+        if self.recent is not None:
+            earlier = self.recent.to(codes)
+        self.recent = torch.cat([earlier, codes])[-MEMORY:]
+
+        if self._due(moment) or not prior.fitted:
+            prior.fit(self.recent)
+
+    def _due(self, moment: Moment) -> bool:
+        if self.every == 0 or moment.update is None:
+            return False
+
+        return moment.update % self.every == 0
+
+    @torch.no_grad()
+    def fit(self, rule: "Rule", batches: Iterable[Sequence[Tensor]]) -> None:
+        """Fit P(h_L) on the codes of all batches, and residuals of P(h_l | h_L) on the first.
+
+        Of very large data the first `EXAMPLES` of their (random) order are taken. Under DDP the
+        codes are those of all processes.
+
+        Raises:
+            ValueError: where no example has all of its modalities.
+        """
+        first, codes = self._encoded(rule, batches)
+        if first is not None:
+            first = rule.of_all_ranks(first)
+            codes = rule.of_all_ranks(codes)
+
+        if first is None or len(first) == 0:
+            raise ValueError(
+                "no training example is complete: the prior is fitted on codes of examples of "
+                "which all modalities are observed"
+            )
+
+        rule.stack.fit_residuals(first)
+        rule.stack.prior.fit(codes)
+
+    def _encoded(
+        self, rule: "Rule", batches: Iterable[Sequence[Tensor]]
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """x of the first batch with examples, and all batches' codes; None without batches."""
+        first = None
+        codes: list[Tensor] = []
+        for batch in batches:
+            if sum(map(len, codes)) >= EXAMPLES:
+                break
+
+            x = rule.examples(like_parameters(rule.stack, batch))
+            if first is None or len(first) == 0:
+                first = x
+            if len(x) > 0:
+                append_in_few(codes, rule.codes(x))
+
+        if first is None:
+            return None, None
+        if not codes:  # a process may have none
+            return first, first.new_empty(0, rule.stack.sizes[-1])
+
+        return first, torch.cat(codes)
+
+
+def append_in_few(tensors: list[Tensor], new: Tensor) -> None:
+    """Append rows to a list of tensors, joining the last ones so that few large tensors remain.
+
+    Many small ones between those of the batches would keep freed memory from being used again.
+    """
+    tensors.append(new)
+    while len(tensors) > 1 and len(tensors[-2]) <= len(tensors[-1]):
+        tensors[-2:] = [torch.cat(tensors[-2:])]

@@ -1,0 +1,252 @@
+"""The LightningModule around a rule's losses: one training loop, and Lightning's hooks.
+
+What a training needs besides losses is owned by small objects: `Noise`, `PriorFit`, `LossLedger`,
+`Resume` and `Record`. Lightning's `global_step` counts the steps of the one optimizer.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule
+from torch import Tensor
+
+from gendae.models.joint import check_modalities
+from gendae.priors.base import Prior
+from gendae.registry import Plain, arguments, describe
+from gendae.rules.ledger import LossLedger
+from gendae.rules.moment import Moment
+from gendae.rules.noise import Noise
+from gendae.rules.prior_fit import PriorFit
+from gendae.rules.processes import log_means, of_all_ranks
+from gendae.rules.record import Record
+from gendae.rules.resume import Resume, before_validation
+from gendae.storage import archive, verify
+
+Gradients = Callable[[Sequence[Tensor], Moment], dict[str, Tensor]]
+
+
+class Shell(LightningModule):
+    """What every rule does under a Trainer; works on `self.stack` and `self.losses`.
+
+    Args:
+        log_every: updates between two readings of the losses.
+        prior_every: updates between two fits of a prior that the losses use.
+    """
+
+    def __init__(self, log_every: int, prior_every: int) -> None:
+        super().__init__()
+        self.noise = Noise()
+        self.prior_fit = PriorFit(prior_every)
+        self.ledger = LossLedger(log_every)
+        self.resume = Resume()
+        self.record = Record()
+
+        #: Computes losses and gradients in the place of `gradients`: `gendae.Graphs` sets it.
+        self.recorded: Gradients | None = None
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def moment(self, batch_idx: int) -> Moment:
+        """The moment of the update that a Trainer is at."""
+        update = self.global_step
+        progress = min(1.0, update / self.trainer.estimated_stepping_batches)
+
+        return Moment(progress, self.noise.generator, update, self.learning(update, batch_idx))
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        moment = self.moment(batch_idx)
+        if self.prior_in_losses is not None:
+            self.prior_fit.follow(self, batch[0], self.prior_in_losses, moment)
+
+        if self.recorded is not None:
+            losses = self.recorded(batch, moment)
+        else:
+            losses = self.gradients(batch, moment, first=self.begins_update(batch_idx))
+
+        if self.ends_update(batch_idx):
+            optimizer = self.optimizers()
+            self.rates.set(optimizer, moment.progress)
+            self.rates.clip_gradients(optimizer)
+            optimizer.step()
+
+        self.ledger.note(self, moment.update, losses)
+
+    def gradients(
+        self, batch: Sequence[Tensor], moment: Moment, first: bool = True
+    ) -> dict[str, Tensor]:
+        """The losses of a batch; their gradients are left in the parameters.
+
+        Args:
+            batch: x, and what else the rule takes.
+            moment: of the update.
+            first: whether these are the first gradients of the update; others are added to them.
+        """
+        if first:
+            # before the losses, which find room in the memory that this frees
+            for parameter in self.parameters():
+                parameter.grad = None
+
+        losses = self.losses(batch, moment)
+        total = sum(losses.values())
+        if self.batches_of_update > 1:
+            total = total / self.batches_of_update
+
+        self.manual_backward(total)
+        return losses
+
+    # -- accumulate_grad_batches ---------------------------------------------------------------
+
+    @property
+    def batches_of_update(self) -> int:
+        """How many batches' gradients make an update; 1 without a Trainer."""
+        return 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+
+    def begins_update(self, batch_idx: int) -> bool:
+        """Whether a batch is the first of an update."""
+        return batch_idx % self.batches_of_update == 0
+
+    def ends_update(self, batch_idx: int) -> bool:
+        """Whether a batch is the last of an update."""
+        return (batch_idx + 1) % self.batches_of_update == 0 or self.trainer.is_last_batch
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Called before Lightning checks the Trainer: it lets no manual rule accumulate."""
+        self.automatic_optimization = True
+        return []
+
+    def setup(self, stage: str) -> None:
+        """From here on the rule itself makes the steps."""
+        self.automatic_optimization = False
+
+        clip = self.trainer.gradient_clip_val
+        if stage == "fit" and clip:
+            raise ValueError(
+                f"gradient_clip_val={clip} would clip all layers by one norm; use "
+                f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
+            )
+
+    # -- validation and the prior --------------------------------------------------------------
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_reconstruction("val", batch[0])
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        self._log_reconstruction("test", batch[0])
+
+    def _log_reconstruction(self, split: str, x: Tensor) -> None:
+        """Squared error of x up to each level and back, summed over pixels, mean over images."""
+        errors = {}
+        for level in range(1, self.stack.depth + 1):
+            difference = self.stack.reconstruct(x, level) - x
+            errors[f"{split}/reconstruction_{level}"] = difference.square().sum(-1).mean()
+
+        log_means(self, errors, len(x))
+
+    def fit_prior(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Fit P(h_L) on the codes of all batches; see `PriorFit.fit`."""
+        self.prior_fit.fit(self, batches)
+
+    def training_batches(self) -> Iterable[Sequence[Tensor]]:
+        """The training data in order, for the prior."""
+        loader = self.trainer.train_dataloader
+        if hasattr(loader, "sequential"):
+            return loader.sequential()
+
+        return loader
+
+    def of_all_ranks(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, so that each fits the same prior."""
+        if self._trainer is None:
+            return rows
+
+        return of_all_ranks(self.trainer, rows)
+
+    def _fit_prior_now(self) -> None:
+        self.fit_prior(self.training_batches())
+        self.prior_fit.step = self.global_step
+
+    def on_validation_start(self) -> None:
+        if self.generative and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._fit_prior_now()
+
+    def on_train_end(self) -> None:
+        # there may have been no validation after the last update
+        if self.generative and self.prior_fit.step != self.global_step:
+            self.fit_prior(self.training_batches())
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Make any Trainer write whole files, and load them in the precision of their writing."""
+        if self._trainer is None:
+            return
+
+        archive.install(self.trainer.strategy)
+        if self.trainer.precision == "64-true":
+            self.trainer.precision_plugin.convert_module(self)
+
+    def on_fit_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if self.trainer.precision.startswith("16"):
+            raise ValueError(
+                f"precision={self.trainer.precision!r} is not supported; accepted: "
+                "32-true, 64-true, bf16-mixed"
+            )
+        check_modalities(self.stack, data, self.handles_missing)
+
+        earlier = self.resume.content
+        self.noise.begin(self, earlier.get("generator"))
+        self.prior_fit.begin(earlier.get("recent_codes"), earlier.get("prior_fitted_at", -1))
+        self.ledger.clear()
+        self.record.begin(self, data, self.resume.facts)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == "fit":
+            self.ledger.refuse_diverged(self, checkpoint)
+
+        self.record.update(self)
+        checkpoint["hyper_parameters"] = arguments(self)
+        checkpoint["gendae"] = {
+            "rule": type(self).__name__,
+            "facts": self.stack.facts,
+            "settings": describe(self.stack.settings.chosen()),
+        }
+
+        if self.noise.generator is not None:
+            checkpoint["generator"] = self.noise.states(self)
+
+        due = self.generative and self.prior_fit.step != self.global_step
+        checkpoint["prior_fitted_at"] = self.prior_fit.step
+        checkpoint["prior_due"] = due and before_validation(self.trainer)
+        if self.prior_fit.recent is not None:
+            checkpoint["recent_codes"] = self.prior_fit.recent.clone()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        path = "the checkpoint"
+        fitting = False
+        if self._trainer is not None:
+            path = self.trainer.ckpt_path
+            fitting = self.trainer.state.fn == "fit"
+
+        verify.check(path, checkpoint, self, fitting)
+        self.take(checkpoint)
+        if fitting:
+            self.resume.take(checkpoint)
+
+    def priors(self) -> dict[str, Prior]:
+        """Priors that a checkpoint holds, by the beginning of their names there."""
+        return {"stack.prior.": self.stack.prior}
+
+    def described(self, stack: Plain) -> Plain:
+        """A described stack without what training changes, so that two of one model are equal."""
+        return stack
+
+    def take(self, checkpoint: dict[str, Any]) -> None:
+        """Take from a checkpoint what training changes, and is no tensor."""
+
+    def on_train_epoch_start(self) -> None:
+        self.resume.continue_order(self.trainer)
+
+    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        if self.resume.prior_is_due(self.global_step):
+            self._fit_prior_now()

@@ -1,0 +1,280 @@
+"""The members of each role: `test_roles.py` runs every test of a role over all of them.
+
+A new member is one line in its role's list: a name, how it is made, and what its batch is made of.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.functional import one_hot
+
+import gendae
+from gendae.layers.activations import ACTIVATIONS
+from gendae.rules.base import Rule
+
+ROWS = 6
+WIDTH = 8  # of everything that a batch is given to
+CLASSES = 3  # a joint x is an image of 5 pixels with one of 3 labels
+
+
+def rows(kind: str, n: int = ROWS, dtype: torch.dtype = torch.float64, first: int = 0):
+    """n rows of one kind of values, (n, WIDTH); fewer rows are the first of more."""
+    g = torch.Generator().manual_seed(1)
+    real = torch.randn(100, WIDTH, generator=g, dtype=torch.float64)
+    labels = torch.randint(CLASSES, (100,), generator=g)
+    kinds = {
+        "real": real,
+        "means": real.tanh(),
+        "unit": real.sigmoid(),
+        "signs": real.sign(),
+        "bits": (real > 0).double(),
+        "shares": real.softmax(1),
+        "onehot": one_hot(real.argmax(1), WIDTH).double(),
+        "joint": torch.cat([real[:, CLASSES:].sigmoid(), one_hot(labels, CLASSES)], 1),
+        "mask": real > 0,
+        "labels": labels,
+    }
+    values = kinds[kind][first : first + n].clone()
+    if values.is_floating_point():
+        return values.to(dtype)
+
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One member of a role.
+
+    takes: kinds of `rows` that a batch is made of.
+    draws: names of the calls with random results, where they are not those of the role.
+    of_batch: the result for a row depends on the other rows, as the docstring of the member says.
+    local: no loss of a rule reaches another layer than its own.
+    """
+
+    name: str
+    make: Callable[[], object]
+    takes: str = "real"
+    draws: str | None = None
+    of_batch: bool = False
+    local: bool = True
+
+    def built(self, dtype: torch.dtype = torch.float64):
+        """The object, with the same weights each time and in each type."""
+        torch.manual_seed(0)
+        thing = self.make()
+        if isinstance(thing, nn.Module):
+            thing = thing.to(dtype)
+        if isinstance(thing, Rule):
+            thing.generator = torch.Generator().manual_seed(0)
+
+        return thing
+
+    def batch(self, n: int = ROWS, dtype: torch.dtype = torch.float64):
+        return [rows(kind, n, dtype) for kind in self.takes.split()]
+
+
+# -- models, fitted and measured --------------------------------------------------------------
+
+
+def pair(**options):
+    return gendae.Pair(gendae.Affine(WIDTH, 4, "tanh"), gendae.Affine(4, WIDTH), **options)
+
+
+def ready(model, kind):
+    x = rows(kind, 30, torch.float32, first=ROWS)
+    model.prior.fit(model.encode(x)[-1].detach())
+    model.fit_residuals(x)
+
+    return model
+
+
+def stack(**options):
+    return ready(gendae.deep_autoencoder([WIDTH, 6, 4], **options), "unit")
+
+
+def joint_stack():
+    image = {"sizes": [5, 5]}  # the codes of both modalities are as wide as x
+    label = {"sizes": [CLASSES], "kind": "onehot"}
+    return ready(gendae.joint_autoencoder({"image": image, "label": label}, [4]), "joint")
+
+
+def tied():
+    return gendae.stack_of([gendae.TiedPair(WIDTH, 6), gendae.TiedPair(6, 4)])
+
+
+def identity_top():
+    return stack(noise=0.3, prior=gendae.GaussianPrior("identity", 1.0))
+
+
+def classifier(**options):
+    return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
+
+
+def fitted(cls, *arguments, codes="real", **options):
+    prior = cls(*arguments, **options)
+    prior.prepare(WIDTH)
+    return prior.fit(rows(codes, 60, torch.float32, first=ROWS))
+
+
+# -- the roles -------------------------------------------------------------------------------
+
+CORRUPTIONS = [
+    Member("GaussianNoise", lambda: gendae.GaussianNoise(0.5, decay=0.5)),
+    Member("half-life", lambda: gendae.GaussianNoise(0.5, half_life=0.1)),
+    Member("SpikeNoise", lambda: gendae.SpikeNoise(2), "unit"),
+    Member("RelativeNoise", lambda: gendae.RelativeNoise(0.2, 0.5), of_batch=True),
+    Member("FlipNoise", lambda: gendae.FlipNoise(0.4), "signs"),
+    Member("FlipNoise binary", lambda: gendae.FlipNoise(0.4, "binary"), "bits"),
+    Member("NeighbourNoise", lambda: gendae.NeighbourNoise(0.3), of_batch=True),
+    Member("EachModality", lambda: gendae.EachModality([None, SPIKES], [5, 3]), "unit"),
+]
+
+LEARNED = partial(gendae.LearnedGaussian, WIDTH)
+LAWS = [  # values, means, and the input of the layer
+    Member("Gaussian", lambda: gendae.Gaussian(0.7), "real real real"),
+    Member("LearnedGaussian", lambda: LEARNED(given=WIDTH, hidden=[3]), "real real real"),
+    Member("one sigma", lambda: LEARNED(0.2, "layer"), "real real real"),
+    Member("Bernoulli", gendae.Bernoulli, "bits unit real"),
+    Member("Categorical", gendae.Categorical, "onehot shares real"),
+    Member("Discrete", lambda: SIGNS, "signs means real", "sample transmit"),
+]
+SIGNS = gendae.Discrete("sign", stochastic=True)
+
+LAYERS = [
+    *(Member(f"Affine {s}", partial(gendae.Affine, WIDTH, 4, s)) for s in ACTIVATIONS),
+    Member("Affine bits", lambda: gendae.Affine(WIDTH, 4, "tanh", receives="bits")),
+    Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
+    Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
+    Member("InvertibleAffine svd", lambda: gendae.InvertibleAffine(WIDTH, "svd", "sigmoid")),
+]
+
+PAIRS = [
+    Member("Pair", pair),
+    Member("drawn codes", lambda: pair(recognition=SIGNS), draws="encode decode"),
+    Member("TiedPair", lambda: gendae.TiedPair(WIDTH, 4)),
+    Member("InvertiblePair", lambda: gendae.InvertiblePair(WIDTH)),
+    Member("InvertiblePair svd", lambda: gendae.InvertiblePair(WIDTH, "svd")),
+    Member("OptimizingPair", lambda: gendae.OptimizingPair(pair().f, pair().g, steps=3)),
+]
+
+STACKS = [
+    Member("Stack", stack, "unit"),
+    Member("Stack of MLPs", lambda: stack(hidden_f=[5], hidden_g=[5]), "unit"),
+    Member("Stack with noise", lambda: stack(noise=0.3, noise_of_x=True), "unit"),
+    Member("JointStack", joint_stack, "joint"),
+]
+CLASSIFIERS = [
+    Member("Classifier", classifier, "unit"),
+    Member("drawn units", partial(classifier, stochastic=True), "unit", "logits log_p"),
+]
+
+FACTORIAL = partial(fitted, gendae.FactorialPrior)
+WINDOWS = partial(fitted, gendae.ParzenPrior)
+DENSE = [
+    Member("GaussianPrior", partial(fitted, gendae.GaussianPrior)),
+    Member("GaussianPrior full", partial(fitted, gendae.GaussianPrior, "full")),
+    Member("GaussianPrior identity", partial(fitted, gendae.GaussianPrior, "identity", 1.0)),
+    Member("LinearAutoencoderPrior", partial(fitted, gendae.LinearAutoencoderPrior, 1.0)),
+    Member("laplace", lambda: FACTORIAL("laplace")),
+    Member("logistic", lambda: FACTORIAL("logistic")),
+    Member("bernoulli", lambda: FACTORIAL("bernoulli", "probability", codes="unit"), "unit"),
+    Member("sign", lambda: FACTORIAL("sign", codes="signs"), "signs"),
+    Member("categorical", lambda: FACTORIAL("categorical", codes="onehot"), "onehot"),
+    Member("ParzenPrior", WINDOWS),
+    Member("manifold", lambda: WINDOWS(0.5, local="manifold", neighbours=4, components=2)),
+]
+CHAINED = [
+    Member("AutoencoderPrior", partial(fitted, gendae.AutoencoderPrior, [6], 5, epochs=1, steps=2))
+]
+PRIORS = [*DENSE, *CHAINED]
+
+SPIKES = gendae.SpikeNoise(2)
+SAMPLERS = [
+    Member("AncestralSampler", gendae.AncestralSampler),
+    Member("AncestralSampler noise", lambda: gendae.AncestralSampler(1.0)),
+    Member("GenerateSampler", lambda: gendae.GenerateSampler(2, gendae.GradientInference(2))),
+    Member("LatentChainSampler", lambda: gendae.LatentChainSampler(2, corruption=SPIKES)),
+    Member("JointChainSampler", lambda: gendae.JointChainSampler(2, [SPIKES] * 3)),
+    Member("LevelSampler", lambda: gendae.LevelSampler(1, 2, residual=1.0)),
+]
+
+LANGEVIN = partial(gendae.TargetPropInference, 3, temperature=0.1)
+GRADIENT = partial(gendae.GradientInference, 3, q_weight=0.1, every_q=True, use_prior=True)
+INFERENCES = [  # x, and which of it is observed
+    Member("TargetPropInference", lambda: gendae.TargetPropInference(3), "unit mask"),
+    Member("Langevin", LANGEVIN, "unit mask", "infer masked"),
+    Member("GradientInference", GRADIENT, "unit mask"),
+]
+
+COMPLETERS = [
+    Member("map", lambda: gendae.Completer.map(3, tolerance=0.0), "unit mask", "complete"),
+    Member("mcmc", lambda: gendae.Completer.mcmc(3), "unit mask"),
+    Member("annealed", lambda: gendae.Completer.annealed(4), "unit mask", "complete"),
+    Member("from prior", lambda: gendae.Completer.mcmc(2, begin="prior"), "unit mask"),
+    Member("own noise", lambda: gendae.Completer.mcmc(2, corruption=SPIKES), "unit mask"),
+    Member("Inpainter", lambda: gendae.Inpainter(2, chains=2), "unit mask"),
+    Member("encode_decode", lambda: gendae.Inpainter.encode_decode(2, 2), "unit mask"),
+]
+
+ALL_TERMS = {"contractive": 0.1, "sparsity": 0.1, "model": 0.5, "top_target": "prior"}
+ALL_JOINT_TERMS = {"joint_weight": 0.5, "recirculation": 0.5, "walkback": 1, "inferred": 0.5}
+INFERRED = {"decoder_corruption": [gendae.GaussianNoise(0.1)] * 2, "prior_codes": "inferred"}
+NOISY = {"samples": 3, "input_corruption": gendae.GaussianNoise(0.1)}
+
+
+def rule(name, of, takes="unit", variant="", local=True, **options):
+    """A rule over what `of` makes."""
+    make = getattr(gendae, name)
+    return Member(name + variant, lambda: make(of(), **options), takes, local=local)
+
+
+DRAWN = partial(classifier, stochastic=True)
+BITS = partial(classifier, bits=[1])
+EXAMPLES = "unit labels"
+RULES = [
+    rule("VariationalEMRule", stack),
+    rule("VariationalEMRule", stack, variant=" inferred", **INFERRED),
+    rule("TargetPropRule", stack),
+    rule("TargetPropRule", stack, variant=" all terms", **ALL_TERMS),
+    rule("TargetPropRule", lambda: stack(units="sign"), variant=" signs"),
+    rule("BackStepRule", tied),
+    rule("KLRule", identity_top, local=False),
+    rule("KLRule", identity_top, variant=" within_layer", local=False, reach="within_layer"),
+    rule("JointTargetPropRule", joint_stack, "joint"),
+    rule("JointTargetPropRule", joint_stack, "joint", " all terms", **ALL_JOINT_TERMS),
+    rule("BackpropRule", classifier, EXAMPLES, local=False),
+    rule("StraightThroughRule", DRAWN, EXAMPLES, local=False),
+    rule("FeedbackAlignmentRule", classifier, EXAMPLES),
+    rule("GeneRecRule", classifier, EXAMPLES),
+    rule("ContrastiveHebbianRule", classifier, EXAMPLES),
+    rule("DifferenceTargetPropRule", classifier, EXAMPLES),
+    rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
+    rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", rounds=3, reconstruct=0.5),
+    rule("DifferenceTargetPropRule", BITS, EXAMPLES, " plain", difference=False),
+]
+
+FILES = {"a": "numbers.npy", "b": "images.npy"}  # in the current folder
+PARTS = ["image", "label"]
+DATA = [
+    Member("Digits", lambda: gendae.Digits(50, 3)),
+    Member("Toys2D", lambda: gendae.Toys2D("gaussians", 200, noise=0.2, batch_size=50)),
+    Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
+    Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
+    Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
+    Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=50)),
+]
+
+OTHERS = [  # parts of models, and what needs files that are not everywhere
+    Member("Modality", lambda: gendae.Modality(WIDTH, "pixels", [pair()])),
+    Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),
+    Member("FeatureClassifier", lambda: gendae.FeatureClassifier((8, 8), (2, 3), 5)),
+    Member("MNIST", lambda: gendae.MNIST("data", 3, download=False)),
+]
+
+EVERYTHING = [
+    *(*CORRUPTIONS, *LAWS, *LAYERS, *PAIRS, *STACKS, *CLASSIFIERS, *PRIORS),
+    *(*SAMPLERS, *INFERENCES, *COMPLETERS, *RULES, *DATA, *OTHERS),
+]

@@ -1,0 +1,221 @@
+"""Hostile input that once did harm, each case as small as the fuzz harness made it.
+
+Random sweeps are run by hand: `python -m benchmarks.fuzz`.
+"""
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.fuzz.content import header_only, idx, npy, picture, zipped
+from benchmarks.fuzz.models import description_of, models
+from benchmarks.fuzz.oracle import bounded_memory, command
+from benchmarks.fuzz.targets import CONFIGS, checked, fuzz
+from benchmarks.fuzz.values import nested
+from gendae import Arrays, generate, load
+from gendae.data.files import read_images, read_labels
+from gendae.data.multimodal import read_modality
+from gendae.registry import REGISTRY, build
+
+
+def refused(path, content, *readers):
+    """Each reader refuses a file of this content in one line that names it."""
+    path.write_bytes(content)
+    for read in readers:
+        with bounded_memory(), pytest.raises(ValueError, match=path.name) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+# -- data files ----------------------------------------------------------------------------------
+
+
+def test_complex_numbers_lost_their_imaginary_part(tmp_path):
+    content = npy(np.ones((4, 64), "c8") * (0.5 + 0.5j))
+    refused(tmp_path / "x.npy", content, read_images, read_modality)
+
+
+def test_spans_of_time_counted_as_numbers(tmp_path):
+    refused(tmp_path / "x.npy", npy(np.zeros((4, 64), "m8[s]")), read_images, read_modality)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8, 3), (4, 1, 8, 8)])
+def test_images_in_colour_ended_in_words_about_axes(tmp_path, shape):
+    refused(tmp_path / "x.npy", npy(np.zeros(shape, "f4")), read_images)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.npy", header_only((10**6, 10**6))),
+        ("overflow.npy", header_only((2**40, 2**40), version=(2, 0))),
+        ("negative.npy", header_only((-1, 64), tail=bytes(256))),
+        ("x.npz", zipped("x.npy", header_only((10**5, 10**5)))),
+        ("x-ubyte.gz", gzip.compress(idx(np.zeros(4), (2**31, 1000)))),
+        ("wrapped-ubyte", idx(np.zeros(4), (2**32 - 1,) * 3)),  # the product of sizes overflowed
+    ],
+)
+def test_a_header_promised_more_than_the_memory_holds(tmp_path, name, content):
+    refused(tmp_path / name, content, read_images)
+    if name.endswith(".npy"):
+        refused(tmp_path / name, content, read_modality)
+
+
+HEADER = npy(np.zeros((2, 2), "f4"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEADER.replace(b"'descr'", b"'descr "),  # SyntaxError
+        HEADER.replace(b"}", b"("),  # tokenize.TokenError
+    ],
+)
+def test_a_damaged_header_ended_in_an_error_of_the_python_parser(tmp_path, content):
+    refused(tmp_path / "x.npy", content, read_images, read_modality)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rank-ubyte", b"\x00\x00\x08\xff"),  # struct.error
+        ("short-ubyte", b"\x00\x00\x08\x03\x00"),
+        ("x-ubyte.gz", gzip.compress(idx(np.zeros((2, 8, 8))))[:10] + b"\xff" * 40),  # zlib.error
+        ("cut.png", picture(np.full(64, 9.0))[:45]),
+        ("crc.png", picture(np.full(64, 9.0)).replace(b"IDAT", b"IDAX")),
+    ],
+)
+def test_a_damaged_file_ended_in_an_error_of_the_library_that_read_it(tmp_path, name, content):
+    refused(tmp_path / name, content, read_images)
+
+
+def test_pickled_objects_were_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "run",)
+
+    (tmp_path / "x.npy").write_bytes(npy(np.array([[Evil()]], object)))
+    for read in (read_images, read_modality, lambda path: read_labels(path, 1)):
+        with pytest.raises(ValueError, match="pickled objects"):
+            read(tmp_path / "x.npy")
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_sixteen_bits_lost_their_grey(tmp_path):
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+
+    x, shape = read_images(tmp_path / "x.png")
+    assert shape == (8, 8)
+    assert torch.allclose(x[0], torch.from_numpy(grey.reshape(-1).astype(np.float32)) / 65535)
+
+
+def test_images_of_an_unknown_range_were_read(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "x.tiff")
+    with pytest.raises(ValueError, match="mode F"):
+        read_images(tmp_path / "x.tiff")
+
+
+def test_a_huge_label_made_as_many_columns(tmp_path):
+    np.save(tmp_path / "y.npy", np.array([0, 10**12] * 10))
+    with pytest.raises(ValueError, match="the label 1000000000000; class indices below 100,000"):
+        Arrays({"label": tmp_path / "y.npy"}).setup()
+
+
+# -- descriptions, configurations, commands ------------------------------------------------------
+
+
+def affine(in_features, out_features=2):
+    return {"type": "Affine", "in_features": in_features, "out_features": out_features}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (nested(3000), "nested too deep"),
+        (affine(math.inf), "in_features=inf"),
+        (affine(10**400), "Affine: "),
+        (affine(2**40, 2**20), "Affine: "),
+        ({"type": "Stack", "pairs": [3]}, "Stack: "),
+        ({"type": "Stack", "pairs": 3}, "Stack: "),
+        ({"type": "FlipNoise", "probability": "x"}, "FlipNoise: "),
+        ({"type": "Junction"}, "Junction: "),
+        ({**affine("x"), "type": "MLP", "hidden": []}, "in_features='x'"),
+    ],
+)
+def test_a_description_ended_in_an_error_of_python(data, words):
+    with bounded_memory(), pytest.raises(ValueError, match=words):
+        build(data)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sample", "digits-variational-em", "--seed", str(2**70)],
+        ["filters", "digits-variational-em", "--seed", str(-(2**70))],
+        ["sample", "digits-variational-em", "--device", "meta"],
+    ],
+)
+def test_a_seed_or_device_that_nothing_can_use_ended_in_a_traceback(arguments, tmp_path):
+    assert command("commands", tmp_path, arguments) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"model: {class_path: [1]}\ndata: 1",
+        b"model: {class_path: x}\ndata: 1\ntrainer: null",
+        b"[" * 3000 + b"]" * 3000,
+        b"a: \x00",
+        b"a: 2020-99-99",
+    ],
+)
+def test_a_configuration_of_other_things_ended_in_an_error_of_python(text, tmp_path):
+    refused(tmp_path / "c.yaml", text, checked)
+
+
+def test_a_configuration_that_is_no_text_was_not_named(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\x80")
+    assert command("trainings", tmp_path, ["fit", "--config", "c.yaml"]) == 2
+
+
+def test_a_model_of_another_width_than_the_data_ended_in_a_traceback(tmp_path):
+    config = str(CONFIGS / "digits-variational-em.yaml")
+    fit = ["fit", "--config", config, "--trainer.enable_progress_bar", "false"]
+    fit += ["--model.stack.sizes", "[63, 9, 4]"]
+    assert command("trainings", tmp_path, fit, ["x has shape"]) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n": 1.5}, {"n": 1, "seed": 2**70}, {"n": 1, "seed": True}, {"n": 1, "sampler": True}],
+)
+def test_an_argument_of_another_type_was_rounded_or_ended_in_a_type_error(options):
+    name = list(options)[-1]
+    with pytest.raises(ValueError, match=f"{name}="):
+        generate(load(models()["plain"]), **options)
+
+
+# -- the harness ---------------------------------------------------------------------------------
+
+
+def test_the_harness_passes_good_readers_and_finds_a_planted_fault(monkeypatch):
+    fuzz("labels", cases=200)
+
+    monkeypatch.setattr(
+        "benchmarks.fuzz.targets.read_labels", lambda path, n: torch.full((n,), -1)
+    )
+    with pytest.raises(AssertionError):
+        fuzz("labels", cases=200)
+
+
+def test_the_descriptions_that_the_harness_mutates_are_valid():
+    for name, cls in REGISTRY.items():
+        if cls.__module__.startswith("gendae."):
+            assert type(build(description_of(name))) is cls
