@@ -71,7 +71,7 @@ def errors(classifier, data, n):
     """Fractions of wrong labels."""
     rates = {}
     for name, split in (("validation", "valid"), ("test", "test")):
-        x, y = data.split(split)
+        x, y, _ = data.split(split)
         rates[f"{name}_error"] = round(error_rate(classifier.predict(x), y), 4)
 
     return rates

@@ -72,8 +72,9 @@ def test_parts_of_images_are_put_side_by_side(odd):
     assert data.shape == (5, 7)
 
     for name in ("train", "valid", "test"):
-        x, observed = data.split(name)
-        image, y = odd.split(name)
+        x, y, observed = data.split(name)
+        assert y is None
+        image, y, _ = odd.split(name)
         values = dict(zip(parts, x.split(list(data.modalities.values()), 1), strict=True))
         part = {key: values[key].view(-1, *shape) for key, shape in data.shapes.items()}
 
@@ -88,12 +89,11 @@ def test_parts_of_images_are_put_side_by_side(odd):
 
 def classes_of(x, observed, source, name="train"):
     """How many rows of each class have their label; hidden ones are 0, others the image's own."""
+    images, classes, _ = source.split(name)
     labels = x[:, 64:]
     assert not labels[~observed[:, 1]].any()
 
-    truth = {
-        tuple(image.tolist()): label for image, label in zip(*source.split(name), strict=True)
-    }
+    truth = {tuple(image.tolist()): y for image, y in zip(images, classes, strict=True)}
     kept = [truth[tuple(row.tolist())].item() for row in x[observed[:, 1], :64]]
 
     assert labels[observed[:, 1]].argmax(1).tolist() == kept
@@ -139,13 +139,13 @@ def test_labelled_images_are_repeated_to_make_up_their_share(digits, share):
 
 
 def test_the_supervised_baseline_sees_labelled_images_only(digits):
-    data = Multimodal(digits, ["label", "image"], labelled=70, only_labelled=True)
-    x, observed = data.split("train")
+    data = Multimodal(digits, ["label", "image"], labelled=FewLabels(70, only=True))
+    x, _, observed = data.split("train")
     assert observed.all()
     assert len(x) == 1199
 
     alone = Multimodal(digits, ["label", "image"], labelled=FewLabels(70)).split("train")
-    assert torch.equal(x.unique(dim=0), alone.x[alone.y[:, 0]].unique(dim=0))
+    assert torch.equal(x.unique(dim=0), alone.x[alone.observed[:, 0]].unique(dim=0))
 
     copies = x.unique(dim=0, return_counts=True)[1]
     assert int(copies.max() - copies.min()) <= 1
@@ -174,15 +174,14 @@ def test_data_sets_are_plain_data_and_back(digits, former, present, tmp_path):
         again = build(old)
         assert describe(again) == describe(data)
         for name in ("train", "valid", "test"):
-            assert all(
-                torch.equal(a, b) for a, b in zip(data.split(name), again.split(name), strict=True)
-            )
+            found, expected = again.split(name), data.split(name)
+            assert torch.equal(found.x, expected.x)
+            assert torch.equal(found.observed, expected.observed)
 
-        x, observed = next(iter(data.train_dataloader()))
-        y, seen = next(iter(again.train_dataloader()))
-        assert torch.equal(x, y)
-        assert torch.equal(observed, seen)
-        assert len(x) == data.batch_size
+        found, expected = (next(iter(d.train_dataloader())) for d in (again, data))
+        assert torch.equal(found.x, expected.x)
+        assert torch.equal(found.observed, expected.observed)
+        assert len(found.x) == data.batch_size
 
 
 @pytest.mark.parametrize(
@@ -197,14 +196,18 @@ def test_data_sets_are_plain_data_and_back(digits, former, present, tmp_path):
             r"parts=\['image', 'image'\]: one or several different names",
         ),
         ({"parts": []}, r"parts=\[\]: one or several"),
-        ({"labelled": 75}, "labelled=75: a multiple of 10 is needed"),
-        ({"labelled": 0}, "labelled=0: a multiple of 10"),
+        ({"count": 75}, "count=75: a multiple of 10 is needed"),
+        ({"count": 0}, "count=0: a whole number >= 1"),
+        ({"labelled": 70}, "labelled=70: FewLabels or None is needed"),
         ({"classes": 1}, "classes=1: a whole number >= 2"),
-        ({"share": 0.5}, r"share=0.5, only_labelled=False need labelled=N and a part 'label'"),
-        ({"only_labelled": True}, "only_labelled=True need labelled=N"),
-        ({"labelled": 70, "share": 1.0}, "share=1.0: a number between 0 and 1"),
-        ({"parts": ["top"], "labelled": 70}, r"labelled=70 needs a part 'label'; parts=\['top'\]"),
-        ({"labelled": 2000}, "labelled=2000: class 0 has only 114 training images"),
+        ({"count": 70, "share": 1.0}, "share=1.0: a number between 0 and 1"),
+        ({"count": 70, "share": 0.0}, "share=0.0: a number between 0 and 1"),
+        (
+            {"parts": ["top"], "count": 70},
+            r"FewLabels\(count=70, .*\) needs a part 'label'; parts=\['top'\]",
+        ),
+        ({"parts": ["label"], "count": 70}, "images without a label have no other part"),
+        ({"count": 2000}, "count=2000: class 0 has only 114 training images"),
         (
             {"classes": 5},
             "labels of the train images holds labels from 0 to 9; the model has 5 classes",
@@ -259,7 +262,7 @@ def test_arrays_are_modalities_with_missing_rows(tmp_path):
 
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3)).numpy()
     for name, rows in {"test": order[:4], "valid": order[4:6], "train": order[6:]}.items():
-        x, observed = data.split(name)
+        x, _, observed = data.split(name)
 
         there = np.stack([rows % 5 != 0, ~np.isin(rows, (6, 7)), rows != 3, rows >= 0], 1)
         assert np.array_equal(observed.numpy(), there)
@@ -296,7 +299,7 @@ def with_nan(value):
         ({"a": np.ones((0, 3))}, "a.npy: an array of numbers"),
         ({"a": np.ones((20, 3), complex)}, "a.npy: an array of numbers"),
         ({"a": np.array([[{}]])}, "a.npy is damaged or not a .npy of numbers"),
-        ({"a": np.ones((5, 3))}, "Arrays valid images: no examples"),
+        ({"a": np.ones((5, 3))}, r"Arrays valid examples are none \(shape \(0, 3\)\)"),
         ({"a": b"no array"}, "a.npy is damaged or not a .npy of numbers"),
         ({"none": None}, "no such file: .*none.npy"),
     ],
@@ -304,7 +307,11 @@ def with_nan(value):
 def test_files_that_are_refused(tmp_path, arrays, message):
     error = FileNotFoundError if message.startswith("no such file") else ValueError
     with pytest.raises(error, match=message):
-        Arrays(files(tmp_path, **arrays)).split("train")
+        data = Arrays(files(tmp_path, **arrays))
+        data.split("train")
+    if arrays:  # bad data are not kept
+        with pytest.raises(error, match=message):
+            data.split("train")
 
 
 # -- labels that are inferred --------------------------------------------------------------------

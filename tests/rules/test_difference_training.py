@@ -29,8 +29,8 @@ class Wrong(Data):
         if self.where == "none":
             return {name: Split(split.x) for name, split in splits.items()}, shape
 
-        x, y = splits[self.where]
-        splits[self.where] = Split(x, y + 5)
+        split = splits[self.where]
+        splits[self.where] = Split(split.x, split.y + 5)
         return splits, shape
 
 

@@ -156,5 +156,5 @@ def test_a_chain_of_a_direct_prior_is_refused_in_one_line(trained, tmp_path, cap
 
 @pytest.mark.parametrize("name", ["toy-kl.yaml", "toy-targetprop.yaml"])
 def test_toys_train_from_the_command_line(name, tmp_path):
-    last = fit(name, tmp_path, "--data.n", 600, "--data.kind", "rings")
+    last = fit(name, tmp_path, "--data.n", 600, "--data.distribution", "rings")
     assert last.is_file()

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gendae.corruption import GaussianNoise, RelativeNoise
 from gendae.data.images import Digits
+from gendae.data.loader import Split
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.priors.gaussian import GaussianPrior
@@ -136,7 +137,7 @@ def test_each_phase_has_a_recording_and_batches_are_copied_into_it():
     assert len(update._recordings) == 3
 
     kept = next(iter(update._recordings.values()))
-    kept((x + 1,))
+    kept(Split(x + 1))
 
     assert torch.equal(kept.batch[0], x + 1)
     assert kept.batch[0] is not x
