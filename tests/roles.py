@@ -13,7 +13,13 @@ from torch.nn.functional import one_hot
 
 import gendae
 from gendae.layers.activations import ACTIVATIONS
-from gendae.rules.base import Rule
+from gendae.models.settings import Settings
+from gendae.rules.difference import Inverses, Iterations
+from gendae.rules.joint import JointWeights
+from gendae.rules.missing import Hiding, Inferring
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights
+from gendae.rules.targets import Hybrid
 
 ROWS = 6
 WIDTH = 8  # of everything that a batch is given to
@@ -67,8 +73,6 @@ class Member:
         thing = self.make()
         if isinstance(thing, nn.Module):
             thing = thing.to(dtype)
-        if isinstance(thing, Rule):
-            thing.generator = torch.Generator().manual_seed(0)
 
         return thing
 
@@ -219,9 +223,16 @@ COMPLETERS = [
     Member("encode_decode", lambda: gendae.Inpainter.encode_decode(2, 2), "unit mask"),
 ]
 
-ALL_TERMS = {"contractive": 0.1, "sparsity": 0.1, "model": 0.5, "top_target": "prior"}
-ALL_JOINT_TERMS = {"joint_weight": 0.5, "recirculation": 0.5, "walkback": 1, "inferred": 0.5}
+LOOPS = LoopWeights(contractive=0.1, sparsity=0.1, model=0.5)
+ALL_TERMS = {"weights": LOOPS, "top_target": "prior"}
+ALL_JOINT_TERMS = {
+    "weights": JointWeights(recirculation=0.5),
+    "hiding": Hiding(walkback=1),
+    "hybrid": Hybrid(joint_weight=0.5),
+    "inferring": Inferring(weight=0.5),
+}
 INFERRED = {"decoder_corruption": [gendae.GaussianNoise(0.1)] * 2, "prior_codes": "inferred"}
+ROUNDS = Iterations(rounds=3, reconstruct=0.5)
 NOISY = {"samples": 3, "input_corruption": gendae.GaussianNoise(0.1)}
 
 
@@ -252,7 +263,7 @@ RULES = [
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
-    rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", rounds=3, reconstruct=0.5),
+    rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", iterations=ROUNDS),
     rule("DifferenceTargetPropRule", BITS, EXAMPLES, " plain", difference=False),
 ]
 
@@ -267,7 +278,15 @@ DATA = [
     Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=50)),
 ]
 
-OTHERS = [  # parts of models, and what needs files that are not everywhere
+RATES = partial(Rates, [0.1, 0.2], hold=0.5, clip=1.0)
+OTHERS = [  # parts of models and rules, and what needs files that are not everywhere
+    Member("Settings", lambda: Settings(gendae.AncestralSampler(), samples=5)),
+    Member("Rates", RATES),
+    Member("Rates of classes", lambda: RATES(optimizer={"class_path": "torch.optim.NAdam"})),
+    Member("LoopWeights", lambda: LOOPS),
+    *(Member(type(part).__name__, lambda part=part: part) for part in ALL_JOINT_TERMS.values()),
+    Member("Inverses", lambda: Inverses([0.3, 0.1], half_life=0.2, warmup=4)),
+    Member("Iterations", lambda: ROUNDS),
     Member("Modality", lambda: gendae.Modality(WIDTH, "pixels", [pair()])),
     Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),
     Member("FeatureClassifier", lambda: gendae.FeatureClassifier((8, 8), (2, 3), 5)),

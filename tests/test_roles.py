@@ -21,8 +21,10 @@ import gendae
 from gendae.metrics.neighbours import data_copying, precision_recall_density_coverage
 from gendae.metrics.parzen import choose_sigma
 from gendae.metrics.quality import frechet_distance, kernel_distance
+from gendae.models.settings import Settings
 from gendae.registry import REGISTRY, build, describe
 from tests import roles
+from tests.conftest import at
 from tests.roles import ROWS, Member, rows
 
 PACKAGE = Path(gendae.__file__).parent
@@ -100,7 +102,8 @@ def test_every_class_has_a_role():
     classes = {c for c in public if inspect.isclass(c) and c.__module__.startswith("gendae.")}
     members = {type(member.built()) for member in roles.EVERYTHING}
 
-    assert classes - members == {gendae.ParzenLogLikelihood}  # it is among the scores below
+    # one is among the scores below, the other a callback
+    assert classes - members == {gendae.ParzenLogLikelihood, gendae.Graphs}
 
 
 def described(member):
@@ -406,39 +409,70 @@ def test_a_score_of_sets(score):
 @pytest.mark.parametrize("n", [0, 1, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_step_of_a_rule(member, n, dtype):
-    """Losses in the stack's type; a step that changes weights; an empty batch is refused."""
+    """Losses in the stack's type; a loop that changes weights; an empty batch is refused."""
     rule = member.built(dtype)
     if n == 0:
-        assert refusal(rule.losses, member.batch(n, dtype))
+        assert refusal(rule.losses, member.batch(n, dtype), at())
         return
 
-    losses = rule.losses(member.batch(n, dtype))
+    losses = rule.losses(member.batch(n, dtype), at())
     assert {(loss.shape, loss.dtype) for loss in losses.values()} == {((), dtype)}
 
     before = [p.detach().clone() for p in rule.parameters()]
     optimizer = rule.configure_optimizers()
-    sum(losses.values()).backward()
-    optimizer.step()
+    for _ in range(3):
+        optimizer.zero_grad()
+        sum(rule.losses(member.batch(n, dtype)).values()).backward()
+        optimizer.step()
+
     assert all(torch.isfinite(p).all() for p in rule.parameters())
     assert not same(before, [p.detach() for p in rule.parameters()])
 
 
 @over(roles.RULES)
-def test_losses_change_nothing_but_the_generator_of_the_rule(member):
-    """Neither x, nor weights, nor the global generators; the same seed gives the same."""
+@pytest.mark.parametrize("moment", [{}, {"progress": 0.6, "update": 9}], ids=["alone", "fitting"])
+def test_losses_change_nothing_but_the_generator_of_the_moment(member, moment):
+    """Neither x, nor weights, nor the rule's objects, nor global generators; seeds alone count."""
     rule = member.built()
+    attributes = dict(vars(rule))
     weights = {name: value.clone() for name, value in rule.state_dict().items()}
+    described = describe(rule)
+    settings = rule.stack.settings
+    random = global_state()
     batch = member.batch()
-    before = global_state()
-    losses = flat(rule.losses(batch))
-    assert global_state() == before
+
+    losses = flat(rule.losses(batch, at(**moment)))
+
+    assert global_state() == random
     assert same(batch, member.batch())
     assert all(torch.equal(value, weights[name]) for name, value in rule.state_dict().items())
     assert all(parameter.grad is None for parameter in rule.parameters())
+    assert vars(rule) == attributes
+    assert describe(rule) == described
+    assert rule.stack.settings is settings
+    assert rule.prior_fit.recent is None
 
-    assert same(losses, flat(member.built().losses(batch)))
+    assert same(losses, flat(rule.losses(batch, at(**moment))))
+    assert same(losses, flat(member.built().losses(batch, at(**moment))))
     for views in zip(*map(strided, batch), strict=True):
-        close(flat(member.built().losses(views)), losses)
+        close(flat(member.built().losses(views, at(**moment))), losses)
+
+
+@over(roles.RULES)
+def test_a_rule_fills_what_is_unset_in_the_settings_and_nothing_else(member):
+    """A second rule over a stack keeps what the first, or the user, has chosen."""
+    rule = member.built()
+    first = rule.stack.settings
+    assert first == rule.DEFAULT_SETTINGS
+
+    other = gendae.VariationalEMRule if rule.generative else gendae.StraightThroughRule
+    other(rule.stack)
+    assert all(getattr(rule.stack.settings, name) is own for name, own in first.chosen().items())
+
+    own = {"sampler": gendae.LevelSampler(1, 2), "samples": 7}
+    rule.stack.settings = Settings(**own)
+    type(rule)(rule.stack)
+    assert rule.stack.settings.chosen() == {**rule.DEFAULT_SETTINGS.chosen(), **own}
 
 
 @over(roles.DATA)

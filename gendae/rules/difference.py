@@ -44,6 +44,8 @@ class Inverses:
     warmup: int = 0
 
     def __post_init__(self) -> None:
+        if self.half_life is not None:
+            checks.at_least("inverses.half_life", self.half_life, 0.0, strict=True)
         checks.one_of("inverses.schedule", self.schedule, SCHEDULES)
         checks.whole("inverses.warmup", self.warmup, 0)
         if self.warmup and self.schedule == "alternate":

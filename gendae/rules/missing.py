@@ -42,6 +42,8 @@ class Hiding:
     walkback: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.chances, Mapping):
+            checks.share("hiding.chances", self.chances)
         checks.whole("hiding.walkback", self.walkback, 0)
 
     def of_each(self, stack: JointStack) -> list[float]:

@@ -20,6 +20,7 @@ from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.targets import displacements, first_displacement
 from gendae.training.callbacks import CreditMonitor
+from tests.conftest import at
 
 NOISE = GaussianNoise(0.5)  # on x: none of the measures may see it
 
@@ -69,8 +70,8 @@ def test_back_propagation_has_no_angle_to_itself():
 class Turned(BackpropRule):
     """The loss turns every layer's gradient by 60 degrees."""
 
-    def losses(self, batch):
-        loss = super().losses(batch)["label_f_3"]
+    def losses_of(self, x, y, moment):
+        loss = super().losses_of(x, y, moment)["label_f_3"]
         total = loss
         for f in self.stack.encoders:
             parameters = list(f.parameters())
@@ -115,15 +116,10 @@ def test_feedback_alignment_is_exact_at_the_output_only():
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_difference_target_propagation_is_exact_where_inverses_are_transposes(scaled):
-    rule = DifferenceTargetPropRule(
-        network(), step=0.1, scaled=scaled, inverses=Inverses(schedule="alternate")
-    )
-    # Between two phases.
-    rule.inverses = True
-    rule.encoders = False
+    inverses = Inverses(schedule="alternate")
+    rule = DifferenceTargetPropRule(network(), step=0.1, scaled=scaled, inverses=inverses)
 
     assert close(credit.angles(rule, *data()).cosine, 1.0)
-    assert (rule.inverses, rule.encoders) == (True, False)
 
 
 def test_theorem_1_bounds_the_angle_of_one_example():
@@ -305,13 +301,10 @@ def test_draws_are_those_of_the_rule_and_the_same_on_both_sides():
     assert (large.change[-1] < 0) and (large.improves[-1] > 0.5)
 
     rule = DifferenceTargetPropRule(stack, samples=4)
-    rule.generator = torch.Generator().manual_seed(credit.SEED)
-    _, outputs = rule._up(x)
-    outputs = [output.detach() for output in outputs]
+    outputs, _ = rule.targets(x, y, at(credit.SEED))
     loss = credit._Above(stack, outputs, 4).loss(1, outputs[0], y).mean()
-    other_draws = rule.losses((x, y))["label_f_3"]
-    rule.generator.manual_seed(credit.SEED)
-    same_draws = rule.losses((x, y))["label_f_3"]
+    other_draws = rule.losses((x, y), at(credit.SEED + 1))["label_f_3"]
+    same_draws = rule.losses((x, y), at(credit.SEED))["label_f_3"]
 
     assert not torch.allclose(loss, other_draws)
     assert torch.allclose(loss, same_draws)
@@ -356,23 +349,24 @@ ALL = [
 
 
 @pytest.mark.parametrize("cls", ALL)
-@pytest.mark.parametrize("generator", [True, False])
-def test_a_rule_is_left_as_it_was(cls, generator):
+@pytest.mark.parametrize("training", [True, False])
+def test_a_rule_is_left_as_it_was(cls, training):
+    """In the middle of a training it has a generator of its own, which is not touched."""
     torch.manual_seed(0)
     rule = cls(deep_classifier([8, 7, 6], classes=4), input_corruption=NOISE)
-    rule.generator = torch.Generator().manual_seed(3) if generator else None
+    noise = torch.Generator().manual_seed(3)
+    rule.noise.generator = noise if training else None
     x, y = data()
     x = x.float()
     sum(rule.losses((x, y)).values()).backward()
 
     def state():
-        own = rule.generator.get_state() if generator else torch.empty(0)
         grads = [torch.zeros(1) if p.grad is None else p.grad for p in rule.parameters()]
-        tensors = [torch.get_rng_state(), own, *rule.state_dict().values(), *grads]
+        tensors = [torch.get_rng_state(), noise.get_state(), *rule.state_dict().values(), *grads]
         return [t.clone() for t in tensors]
 
     before = state()
-    objects = (rule.generator, rule.input_corruption, rule.training)
+    objects = (rule.noise.generator, rule.input_corruption, rule.training)
 
     with torch.no_grad():
         first = credit.by_layer(rule, x, y)
@@ -383,14 +377,14 @@ def test_a_rule_is_left_as_it_was(cls, generator):
     credit.by_layer(rule, x, y)
 
     assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
-    assert (rule.generator, rule.input_corruption, rule.training) == objects
+    assert (rule.noise.generator, rule.input_corruption, rule.training) == objects
     assert list(first["cosine"]) == [1, 2, 3]
     assert ("improves" in first) == (cls is DifferenceTargetPropRule)
 
 
 def test_a_rule_is_left_as_it_was_by_errors_too():
     class Failing(BackpropRule):
-        def losses(self, batch):
+        def losses_of(self, x, y, moment):
             raise RuntimeError("no")
 
     rule = Failing(deep_classifier([8, 6], classes=4).double(), input_corruption=NOISE)
@@ -400,7 +394,7 @@ def test_a_rule_is_left_as_it_was_by_errors_too():
         credit.angles(rule, *data())
 
     assert rule.input_corruption is NOISE
-    assert rule.generator is None
+    assert rule.noise.generator is None
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -9,9 +9,12 @@ from gendae.layers.affine import Affine
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction, Modality
-from gendae.rules.joint import JointTargetPropRule
-from gendae.rules.missing import hidden
-from gendae.rules.targets import DISCRIMINANT, output_score
+from gendae.registry import build
+from gendae.rules.joint import JointTargetPropRule, JointWeights
+from gendae.rules.missing import Hiding, Inferring, hidden
+from gendae.rules.rates import Rates
+from gendae.rules.targets import DISCRIMINANT, Hybrid, output_score
+from tests.conftest import at
 
 LABELS = torch.tensor([0, 2, -1, 1, -1, 2, 0])
 
@@ -24,9 +27,10 @@ def stack_of(sizes=(6, 5, 4), top=(5,)):
 
 def rule_of(stack=None, corrupt=0.0, **options):
     stack = stack or stack_of()
-    rule = JointTargetPropRule(stack, [GaussianNoise(corrupt)] * (stack.depth + 1), **options)
-    rule.generator = torch.Generator().manual_seed(0)
-    return rule
+    return JointTargetPropRule(stack, [GaussianNoise(corrupt)] * (stack.depth + 1), **options)
+
+
+SEEN = Hiding(chances=0.0)  # nothing is hidden
 
 
 def batch_of(stack, labels=LABELS):
@@ -59,13 +63,11 @@ def test_no_gradient_leaves_the_pair_of_its_loss(discriminant):
     rule = rule_of(
         stack,
         0.1,
-        recirculation=1.0,
-        inferred=1.0,
-        confidence=0.3,
-        joint_weight=0.3,
-        discriminant=discriminant,
+        weights=JointWeights(recirculation=1.0),
+        inferring=Inferring(weight=1.0, confidence=0.3),
+        hybrid=Hybrid(joint_weight=0.3, discriminant=discriminant),
     )
-    losses = rule.losses(batch_of(stack))
+    losses = rule.losses(batch_of(stack), at(0))
 
     assert set(losses) == {
         "pair_1",
@@ -93,7 +95,7 @@ def test_no_gradient_leaves_the_pair_of_its_loss(discriminant):
 def test_reach_full_is_back_propagation_of_the_joint_criterion():
     stack = stack_of()
     x, there = batch_of(stack)
-    losses = rule_of(stack, hide=0.0, reach="full").losses((x, there))
+    losses = rule_of(stack, hiding=SEEN, reach="full").losses((x, there))
 
     assert set(losses) == {"pair_1", "pair_2", "joint_image_3", "joint_label_3"}
 
@@ -122,9 +124,8 @@ def test_without_noise_every_term_is_the_listing_s():
     x, there = stack.join(
         {"image": torch.rand(4, 6).double(), "label": torch.tensor([0, 1, 2, 0])}
     )
-    losses = rule_of(
-        stack, hide=0.0, pair=0.3, recirculation=2.0, weights={"label": 0.5}, target=3.0
-    ).losses((x, there))
+    weights = JointWeights(target=3.0, pair=0.3, recirculation=2.0, modalities={"label": 0.5})
+    losses = rule_of(stack, weights=weights, hiding=SEEN).losses((x, there))
     (f1, g1), (f2, g2) = ((p.f.maps[0], p.g.maps[0]) for p in stack.pairs[:2])
     h1 = f1(x[:, :6])
     h2 = f2(h1)
@@ -153,7 +154,8 @@ def test_without_noise_every_term_is_the_listing_s():
 def test_a_deeper_top_is_one_auto_encoder():
     stack = stack_of(top=(5, 4, 3))
     x, there = batch_of(stack)
-    losses = rule_of(stack, hide=0.0, weights={"label": 0.5}).losses((x, there))
+    weights = JointWeights(modalities={"label": 0.5})
+    losses = rule_of(stack, weights=weights, hiding=SEEN).losses((x, there))
     codes = stack.lower(x)[-1].detach()
     f = stack.junction.f.f
     g = stack.junction.g.g
@@ -191,9 +193,9 @@ def test_the_hybrid_target_is_equation_19(alpha, unlabelled, discriminant):
     alone = alpha if unlabelled is None else unlabelled
     target = torch.where(there[:, 1:], target, h + alone * (h_hat - h))
     target = torch.where(stack.spread(there, 2), target, h)
-    rule = rule_of(stack, joint_weight=alpha, unlabelled=unlabelled, discriminant=discriminant)
+    hybrid = Hybrid(joint_weight=alpha, unlabelled=unlabelled, discriminant=discriminant)
 
-    assert torch.allclose(h + rule.hybrid(h, there), target)
+    assert torch.allclose(h + hybrid(stack, h, there), target)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +207,9 @@ def test_without_outputs_or_with_the_joint_weight_1_the_target_is_the_joint_one(
     h = stack.lower(x)[-1].detach()
     joint = (loop_of(stack, h, there) - h) * stack.spread(there, 2)
 
-    assert torch.allclose(
-        rule_of(stack, **{"joint_weight": 0.0, **options}).hybrid(h, there), joint
-    )
+    hybrid = Hybrid(**{"joint_weight": 0.0, **options})
+
+    assert torch.allclose(hybrid(stack, h, there), joint)
 
 
 def test_the_output_score_is_the_gradient_of_log_p_of_the_label():
@@ -218,7 +220,7 @@ def test_the_output_score_is_the_gradient_of_log_p_of_the_label():
     free = h.clone().requires_grad_()
     log_p = by_hand(stack, free, without)[1].log_softmax(1)
     (score,) = torch.autograd.grad(log_p[LABELS >= 0, LABELS[LABELS >= 0]].sum(), free)
-    rule = rule_of(stack, joint_weight=0.25, discriminant="gradient")
+    hybrid = Hybrid(joint_weight=0.25, discriminant="gradient")
 
     assert torch.allclose(output_score(stack, h, there, without, [1]), score)
     assert score[LABELS < 0].abs().max() == 0 < score.abs().max()
@@ -228,7 +230,7 @@ def test_the_output_score_is_the_gradient_of_log_p_of_the_label():
         there, 2
     )
 
-    assert torch.allclose(rule.hybrid(h, there), target)
+    assert torch.allclose(hybrid(stack, h, there), target)
 
 
 class PosteriorMean(nn.Module):
@@ -281,8 +283,9 @@ def test_reconstructions_of_the_optimal_denoiser_give_the_scores_of_equations_16
             (0.0, conditional),
             (0.3, 0.3 * joint + 0.7 * conditional),
         ):
-            rule = rule_of(stack, outputs=["y"], joint_weight=alpha, discriminant=discriminant)
-            misses.append((rule.hybrid(codes, there)[:, :2] / noise**2 - score).abs().max().item())
+            hybrid = Hybrid(outputs=["y"], joint_weight=alpha, discriminant=discriminant)
+            moved = hybrid(stack, codes, there)[:, :2]
+            misses.append((moved / noise**2 - score).abs().max().item())
             assert misses[-1] < 0.02 * score.abs().max()
 
     assert all(
@@ -296,10 +299,12 @@ def test_targets_come_down_with_or_without_the_correction(difference):
     x, there = stack.join(
         {"image": torch.rand(5, 6).double(), "label": torch.tensor([0, 2, -1, 1, -1])}
     )
-    rule = rule_of(stack, joint_weight=0.4, difference=difference, target=3.0)
-    losses = rule.losses((x, there))
+    hybrid = Hybrid(joint_weight=0.4)
+    weights = JointWeights(target=3.0)
+    rule = rule_of(stack, weights=weights, hybrid=hybrid, difference=difference)
+    losses = rule.losses((x, there), at(0))
     x, h1, h2 = stack.lower(x)
-    d2 = rule.hybrid(h2, there)
+    d2 = hybrid(stack, h2, there)
     g2 = stack.pairs[1].g
     d1 = (g2(h2 + d2) - (g2(h2) if difference else h1)).detach()
 
@@ -353,19 +358,22 @@ def test_nothing_is_revealed_where_nothing_is_observed():
 
 
 def losses_of(rule, batch):
-    rule.generator.manual_seed(0)
-    return {name: value.item() for name, value in rule.losses(batch).items()}
+    return {name: value.item() for name, value in rule.losses(batch, at(0)).items()}
+
+
+HALF = {"hybrid": Hybrid(joint_weight=0.5)}
+NO_PAIRS = JointWeights(pair=0.0)
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("label", {"joint_weight": 0.5, "recirculation": 1.0}),
-        ("label", {"joint_weight": 0.5, "discriminant": "gradient"}),
-        ("image", {"pair": 0.0, "joint_weight": 0.5}),
+        ("label", {**HALF, "weights": JointWeights(recirculation=1.0)}),
+        ("label", {"hybrid": Hybrid(joint_weight=0.5, discriminant="gradient")}),
+        ("image", {**HALF, "weights": NO_PAIRS}),
         ("image", {}),
-        ("image", {"pair": 0.0, "recirculation": 1.0}),
-        ("image", {"pair": 0.0, "difference": False}),
+        ("image", {"weights": JointWeights(pair=0.0, recirculation=1.0)}),
+        ("image", {"weights": NO_PAIRS, "difference": False}),
     ],
 )
 def test_what_stands_in_missing_modalities_changes_no_loss(name, options):
@@ -386,7 +394,12 @@ def test_labelled_and_unlabelled_rows_share_a_batch():
     """Every loss of a batch is the mean of its rows' losses."""
     stack = stack_of(top=(5, 4))
     x, there = batch_of(stack)
-    rule = rule_of(stack, hide=0.0, joint_weight=0.0, recirculation=1.0)
+    rule = rule_of(
+        stack,
+        weights=JointWeights(recirculation=1.0),
+        hiding=SEEN,
+        hybrid=Hybrid(joint_weight=0.0),
+    )
     whole = losses_of(rule, (x, there))
     rows = [losses_of(rule, (x[i : i + 1], there[i : i + 1])) for i in range(len(x))]
 
@@ -403,18 +416,21 @@ def test_weights_are_given_by_name():
     stack = stack_of()
     x, there = batch_of(stack_of())
     plain = losses_of(rule_of(stack), (x, there))
-    weighted = losses_of(rule_of(stack, weights={"image": 0.0, "label": 3.0}), (x, there))
+    weights = JointWeights(modalities={"image": 0.0, "label": 3.0})
+    weighted = losses_of(rule_of(stack, weights=weights), (x, there))
 
     assert weighted.pop("joint_label_3") == pytest.approx(3.0 * plain.pop("joint_label_3"))
 
     del plain["joint_image_3"]
     assert weighted == plain
-    assert "joint_label_3" in losses_of(rule_of(stack, weights={"image": 0.0}), (x, there))
+
+    weights = JointWeights(modalities={"image": 0.0})
+    assert "joint_label_3" in losses_of(rule_of(stack, weights=weights), (x, there))
 
 
 def test_outputs_are_what_the_error_counts():
     stack = stack_of()
-    rule = rule_of(stack, outputs=["image"])
+    rule = rule_of(stack, hybrid=Hybrid(outputs=["image"]))
     logged = {}
     rule.log = lambda name, value, **_: logged.update({name: value})
     x, there = batch_of(stack)
@@ -432,32 +448,58 @@ def test_outputs_are_what_the_error_counts():
     assert torch.allclose(logged["val/error_image"], error)
 
 
+def part(argument, cls):
+    """Describes an argument of the rule: what builds it refuses it, or else the rule does."""
+    return lambda **options: {argument: {"type": cls.__name__, **options}}
+
+
+weights = part("weights", JointWeights)
+hiding = part("hiding", Hiding)
+hybrid = part("hybrid", Hybrid)
+inferring = part("inferring", Inferring)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hide": 1.5}, r"hide\['image'\]=1.5: a number in \[0, 1\]"),
-        ({"hide": {"label": -0.1}}, r"hide\['label'\]=-0.1: a number >= 0"),
-        ({"hide": {"face": 0.1}}, "'face' is no modality of this model; it has image, label"),
-        ({"weights": {"face": 1.0}}, "'face' is no modality of this model"),
-        ({"weights": {"image": -1.0}}, r"weights\['image'\]=-1.0: a number >= 0"),
-        ({"outputs": ["y"]}, "'y' is no modality of this model"),
-        ({"joint_weight": 1.1}, r"joint_weight=1.1: a number in \[0, 1\] is needed"),
-        ({"unlabelled": -0.1}, r"unlabelled=-0.1: a number in \[0, 1\]"),
+        (hiding(chances=1.5), r"hiding.chances=1.5: a number in \[0, 1\]"),
+        (hiding(chances={"image": 1.5}), r"hiding.chances\['image'\]=1.5: a number in \[0, 1\]"),
+        (hiding(chances={"label": -0.1}), r"hiding.chances\['label'\]=-0.1: a number >= 0"),
         (
-            {"discriminant": "score"},
-            "discriminant='score' is unknown; accepted: missing, inferred, gradient",
+            hiding(chances={"face": 0.1}),
+            "'face' is no modality of this model; it has image, label",
+        ),
+        (hiding(walkback=-1), "hiding.walkback=-1: a whole number >= 0"),
+        (weights(modalities={"face": 1.0}), "'face' is no modality of this model"),
+        (
+            weights(modalities={"image": -1.0}),
+            r"weights.modalities\['image'\]=-1.0: a number >= 0",
+        ),
+        *(
+            (weights(**{name: -1.0}), f"weights.{name}=-1.0")
+            for name in ("target", "pair", "recirculation")
+        ),
+        (hybrid(outputs=["y"]), "'y' is no modality of this model"),
+        (hybrid(joint_weight=1.1), r"hybrid.joint_weight=1.1: a number in \[0, 1\] is needed"),
+        (hybrid(unlabelled=-0.1), r"hybrid.unlabelled=-0.1: a number in \[0, 1\]"),
+        (
+            hybrid(discriminant="score"),
+            "hybrid.discriminant='score' is unknown; accepted: missing, inferred, gradient",
+        ),
+        (inferring(weight=-1.0), "inferring.weight=-1.0"),
+        (inferring(ramp=-1.0), "inferring.ramp=-1.0"),
+        (inferring(confidence=1.5), "inferring.confidence=1.5"),
+        (
+            {**inferring(weight=1.0), **hybrid(outputs=["image"])},
+            r"hybrid.outputs=\['image'\], inferring.weight=1.0: .*only labels are inferred",
         ),
         ({"reach": "none"}, "reach='none' is unknown; accepted: pair, full"),
-        *(
-            ({name: -1.0}, f"{name}=-1.0")
-            for name in ("target", "pair", "recirculation", "inferred", "ramp", "lr_f")
-        ),
-        ({"confidence": 1.5}, "confidence=1.5"),
+        ({"rates": Rates(g=[0.1] * 2)}, "rates.g has 2 entries.* the 3 layers"),
     ],
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
-        rule_of(**options)
+        rule_of(**build(options))
 
 
 SEVERAL = "JointTargetPropRule trains a JointStack of several"

@@ -30,6 +30,7 @@ from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.metrics.parzen import ParzenLogLikelihood
 from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
+from gendae.models.settings import Settings
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
@@ -46,6 +47,9 @@ from gendae.rules import (
     variational_em,
 )
 from gendae.rules.difference import Inverses, Iterations
+from gendae.rules.joint import JointWeights
+from gendae.rules.missing import Hiding, Inferring
+from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import LoopWeights
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
@@ -105,11 +109,11 @@ class NoneComplete(FewModalities):
 class Diverges(backstep.BackStepRule):
     """A rule whose loss becomes NaN in one of several processes."""
 
-    def losses(self, batch):
-        terms = super().losses(batch)
+    def losses(self, batch, moment=Moment()):
+        terms = super().losses(batch, moment)
         last = self.global_rank == self.trainer.world_size - 1
 
-        if last and self.updates == 2:
+        if last and moment.update == 2:
             return {name: term * float("nan") for name, term in terms.items()}
 
         return terms
@@ -163,7 +167,9 @@ RULES = {
     "back step": lambda: backstep.BackStepRule(stack()),
     "joint": both,
     "joint with few labels": lambda: both(
-        inferred=1.0, ramp=0.0, confidence=0.2, recirculation=0.1, walkback=1
+        weights=JointWeights(recirculation=0.1),
+        hiding=Hiding(walkback=1),
+        inferring=Inferring(weight=1.0, confidence=0.2, ramp=0.0),
     ),
     "difference": lambda: difference.DifferenceTargetPropRule(network()),
     "difference in phases": lambda: difference.DifferenceTargetPropRule(
@@ -173,7 +179,7 @@ RULES = {
         network(), iterations=Iterations(rounds=2, reconstruct=0.1), inverses=Inverses(warmup=3)
     ),
     "difference of draws": lambda: difference.DifferenceTargetPropRule(
-        network(stochastic=True), samples=3, eval_samples=5
+        network(stochastic=True, settings=Settings(samples=5)), samples=3
     ),
     "backprop": lambda: backprop.BackpropRule(network(), input_corruption=GaussianNoise(0.1)),
     "backprop above a fixed layer": lambda: backprop.BackpropRule(
@@ -231,7 +237,7 @@ def noise_of_rows(rule, place):
 
     def indexed(name):
         def like(h, generator=None):
-            own = generator is not None and generator is rule.generator
+            own = generator is not None and generator is rule.noise.generator
             sets, left = divmod(h.shape[:-1].numel(), rows)
 
             # a generator of seed 0 is that of validation and prior, which draw for themselves
@@ -284,8 +290,8 @@ def state_of(rule, t):
         "optimizer": moments,
         "rates": [group["lr"] for group in optimizer.param_groups],
         "metrics": {name: value.item() for name, value in t.callback_metrics.items()},
-        "noise": torch.randn(3, generator=rule.generator),
-        "recent": rule._recent,
+        "noise": torch.randn(3, generator=rule.noise.generator),
+        "recent": rule.prior_fit.recent,
         "residuals": rule.stack.residuals,
     }
 

@@ -39,6 +39,8 @@ from gendae.rules import (
     variational_em,
 )
 from gendae.rules.difference import Inverses
+from gendae.rules.joint import JointWeights
+from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import LoopWeights
 
@@ -127,7 +129,11 @@ RULES = {
         prior_every=3,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
-    "joint": lambda: joint_rule(walkback=1, inferred=1.0, confidence=0.2, recirculation=0.1),
+    "joint": lambda: joint_rule(
+        weights=JointWeights(recirculation=0.1),
+        hiding=Hiding(walkback=1),
+        inferring=Inferring(weight=1.0, confidence=0.2),
+    ),
     "difference": lambda: difference.DifferenceTargetPropRule(
         network(stochastic=True), samples=3, inverses=Inverses(half_life=0.1, warmup=3)
     ),
@@ -173,13 +179,15 @@ class Diary(Callback):
 
     def on_train_batch_end(self, trainer, rule, outputs, batch, index):
         rates = [group["lr"] for group in rule.optimizers().param_groups]
+        moment = rule.moment(index)
         self.pages[trainer.global_step] = (
             index,
             digest(batch[0]),
             rates,
-            digest(rule.generator.get_state()),
-            rule.updates,
-            rule.progress,
+            digest(rule.noise.generator.get_state()),
+            moment.update,
+            moment.progress,
+            moment.learn,
         )
 
 
@@ -218,8 +226,8 @@ def train(case, seed=1, resume=None, callbacks=(), **options):
         "weights": {k: v.clone() for k, v in rule.state_dict().items()},
         "state": state,
         "groups": optimizer["param_groups"],
-        "noise": rule.generator.get_state(),
-        "recent": rule._recent,
+        "noise": rule.noise.generator.get_state(),
+        "recent": rule.prior_fit.recent,
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "diary": diary.pages,

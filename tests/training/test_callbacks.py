@@ -40,7 +40,7 @@ def trained(folder, monitor, loaders=False, **options):
     else:
         run.fit(rule, Digits())
 
-    random = [torch.get_rng_state(), rule.generator.get_state()]
+    random = [torch.get_rng_state(), rule.noise.generator.get_state()]
     return run, [*rule.state_dict().values(), *random]
 
 
@@ -100,7 +100,12 @@ def config(tmp_path):
     """A small configuration: a network, its rule, and data."""
     stack = {"class_path": "gendae.deep_classifier", "init_args": {"sizes": [64, 12, 10]}}
     noise = {"class_path": "gendae.GaussianNoise", "init_args": {"sigma": 0.1}}
-    rule = {"stack": stack, "sigma": 0.2, "input_corruption": noise, "lr_f": 0.02, "lr_g": 0.01}
+    rule = {
+        "stack": stack,
+        "inverses": {"sigma": 0.2},
+        "input_corruption": noise,
+        "rates": {"f": 0.02, "g": 0.01},
+    }
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     root = str(tmp_path / "runs")
     content = {
@@ -150,9 +155,9 @@ def test_one_flag_changes_the_rule_alone(config, tmp_path, capsys):
 
     assert saved["model"]["class_path"].endswith(".BackpropRule")
     assert arguments["stack"]["init_args"]["sizes"] == [64, 12, 10]
-    assert arguments["lr_f"] == 0.02
+    assert (arguments["rates"]["f"], arguments["rates"]["g"]) == (0.02, 0.01)
     assert arguments["input_corruption"]["init_args"]["sigma"] == 0.1
-    assert not {"sigma", "lr_g", "step"} & set(arguments)
+    assert not {"inverses", "iterations", "step"} & set(arguments)
     assert SupervisedRule.score == ("val/error", "min")
     assert (saved["best"]["monitor"], saved["best"]["mode"]) == SupervisedRule.score
 

@@ -1,5 +1,7 @@
 """Updates as static functions: equal to plain ones, of one shape, never waiting for the device."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from pytorch_lightning import Callback
@@ -15,10 +17,11 @@ from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.difference import DifferenceTargetPropRule, Inverses
 from gendae.rules.kl import KLRule
+from gendae.rules.moment import Moment
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
-from gendae.training.graphs import CompiledInference, Graphs, StaticUpdate
-from tests.conftest import small_stack
+from gendae.training.graphs import CompiledLoop, Graphs, StaticUpdate
+from tests.conftest import at, small_stack
 from tests.rules.test_base import trainer
 
 SIZES = [64, 20, 8]
@@ -95,25 +98,22 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("name", RULES)
 def test_two_updates_of_a_phase_launch_the_same_operations_and_wait_for_nothing(name):
     rule = RULES[name]()
-    rule.generator = torch.Generator().manual_seed(0)
     # labels of a Trainer's batches have been looked at before
-    rule._trainer = type("T", (), {"world_size": 1})()
-    rule.updates = 100
+    rule._trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=1)
     rule.manual_backward = lambda loss: loss.backward()
     update = StaticUpdate(rule)
+    noise = torch.Generator().manual_seed(0)
 
     seen = []
     for progress in (0.1, 0.3, 0.7):
-        rule.progress = progress
         batch = (torch.rand(10, 64), torch.randint(10, (10,)))
         with Watch() as watch:
-            update(batch)
+            update(batch, Moment(progress, noise, 100))
         seen.append(watch.operations)
 
     assert len(seen[1]) > 20
     assert seen[1] == seen[2]  # the first also clones the batch
     assert len(update._recordings) == 1
-    assert rule.progress == 0.7
 
 
 def test_the_watch_sees_what_waits():
@@ -127,11 +127,12 @@ def test_each_phase_has_a_recording_and_batches_are_copied_into_it():
     update = StaticUpdate(rule)
     x = torch.rand(5, 8)
 
-    for updates, steps in ((0, 0), (10, 5), (11, 5), (30, 15), (1000, 15)):
-        rule.updates = updates
-        expected = {name: loss.item() for name, loss in rule.losses((x,)).items()}
-        losses = update((x,))
-        assert rule.inference_steps() == steps
+    for number, steps in ((0, 0), (10, 5), (11, 5), (30, 15), (1000, 15)):
+        moment = Moment(update=number)
+        expected = {name: loss.item() for name, loss in rule.losses((x,), moment).items()}
+        losses = update((x,), moment)
+
+        assert rule.inference_steps(moment) == steps
         assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
 
     assert len(update._recordings) == 3
@@ -146,16 +147,19 @@ def test_each_phase_has_a_recording_and_batches_are_copied_into_it():
 def test_what_cannot_be_repeated_runs_as_it_is():
     """A prior that is fitted anew has other tensors after each epoch."""
     rule = KLRule(deep_autoencoder([8, 4], ["linear"], noise=0.3, prior=GaussianPrior("full")))
-    assert rule.phase() is None
-
+    x = torch.rand(20, 8)
+    rule.fit_prior([(x,)])
     rule.manual_backward = lambda loss: loss.backward()
     update = StaticUpdate(rule)
-    losses = update((torch.rand(20, 8),))
 
+    losses = update((x,), at(0))
+
+    assert rule.phase(Moment()) is None
     assert torch.isfinite(sum(losses.values()))
     assert update._recordings == {}
-    assert TargetPropRule(small_stack(), top_target="prior").phase() is None
-    assert TargetPropRule(small_stack()).phase() == ()
+    assert TargetPropRule(small_stack(), top_target="prior").phase(Moment()) is None
+    assert TargetPropRule(small_stack()).phase(Moment()) == ()
+    assert TargetPropRule(small_stack(), warmup=9).phase(Moment(update=3)) is None
 
 
 @pytest.mark.parametrize(
@@ -181,6 +185,7 @@ def test_noise_follows_progress_as_a_tensor(noise):
     [
         ({"precision": "bf16-mixed"}, "precision='bf16-mixed'"),
         ({"precision": "16-mixed"}, "static updates"),
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2: static updates"),
     ],
 )
 def test_what_a_recording_cannot_hold_is_refused(options, words):
@@ -192,24 +197,27 @@ def test_a_fit_leaves_the_rule_as_it_was():
     rule = RULES["VariationalEMRule"]()
     t = trainer(callbacks=[Graphs(compile=True)], max_epochs=0)
     t.fit(rule, Digits())
-    assert "gradients" not in rule.__dict__
-    assert type(rule.inference) is TargetPropInference
+
+    assert rule.recorded is None
+    assert rule.inference.compiled is None
 
 
-def test_compiled_inference_runs_the_same_loop():
+def test_a_compiled_loop_is_the_same_loop():
     """With the eager backend: the same operations through torch.compile's front end."""
     stack = small_stack()
     x = torch.rand(7, 8)
-    plain = TargetPropInference(4)
-    compiled = CompiledInference(plain, backend="eager")
-
-    for steps in (4, 2):
-        a = plain(stack, x, steps=steps)
-        b = compiled(stack, x, steps=steps)
-        assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(a, b, strict=True))
-
     mask = torch.arange(8) < 4
-    assert all(
-        torch.equal(p, q)
-        for p, q in zip(plain(stack, x, mask), compiled(stack, x, mask), strict=True)
-    )
+    inference = TargetPropInference(4)
+    plain = [inference(stack, x, steps=steps) for steps in (4, 2)]
+    masked = inference(stack, x, mask)
+
+    inference.compiled = CompiledLoop(TargetPropInference(4), backend="eager")
+    compiled = [inference(stack, x, steps=steps) for steps in (4, 2)]
+
+    for a, b in zip(plain, compiled, strict=True):
+        assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(a, b, strict=True))
+    assert sorted(inference.compiled._loops) == [2, 4]
+    assert all(map(torch.equal, masked, inference(stack, x, mask)))  # masks take the plain loop
+
+    with pytest.raises(ValueError, match="temperature=0.1"):
+        CompiledLoop(TargetPropInference(4, temperature=0.1))

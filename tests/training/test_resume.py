@@ -1,22 +1,25 @@
 """A training that was stopped and resumed ends as if it had not been: bit for bit, every rule."""
 
-import inspect
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from gendae import load, rules
+from gendae import load
 from gendae.data.images import Digits
 from gendae.data.loader import Split, TensorLoader
-from gendae.rules import base, supervised
-from gendae.rules.resume import continue_noise
+from gendae.registry import REGISTRY, import_public
+from gendae.rules.base import Rule
+from gendae.rules.noise import RANK_STRIDE, Noise
+from tests import roles
 from tests.rules.test_base import trainer
+from tests.training import processes
 from tests.training.resuming import (
     BATCHES,
     EPOCHS,
@@ -57,10 +60,16 @@ def test_every_rule_resumes_bit_equal(case, tmp_path):
         assert len(resumed["diary"]) == UPDATES - updates
 
 
-def test_every_rule_is_among_the_cases():
-    classes = {c for c in vars(rules).values() if inspect.isclass(c) and issubclass(c, base.Rule)}
-    bases = {base.Rule, supervised.SupervisedRule}
-    assert classes - bases == {type(make()) for make in RULES.values()}
+@pytest.mark.parametrize(
+    "trained",
+    [RULES.values(), processes.RULES.values(), [member.make for member in roles.RULES]],
+    ids=["here", "in several processes", "among the roles"],
+)
+def test_every_rule_is_among_the_cases(trained):
+    import_public()
+    own = [cls for cls in REGISTRY.values() if cls.__module__.startswith("gendae.")]
+
+    assert {cls for cls in own if issubclass(cls, Rule)} == {type(make()) for make in trained}
 
 
 def test_another_seed_trains_otherwise():
@@ -141,12 +150,14 @@ def test_a_second_fit_of_a_resumed_rule_starts_anew(tmp_path):
     first.fit(rule, FewDigits())
     first.save_checkpoint(tmp_path / "m.ckpt")
     trainer(max_epochs=2).fit(rule, FewDigits(), ckpt_path=tmp_path / "m.ckpt")
-    assert rule._ledger.filled == 0
+    assert rule.ledger.filled == 0
 
     torch.manual_seed(5)
     start = trainer(max_epochs=1, limit_train_batches=0)
     start.fit(rule, FewDigits())
-    assert torch.equal(rule.generator.get_state(), torch.Generator().manual_seed(5).get_state())
+    assert torch.equal(
+        rule.noise.generator.get_state(), torch.Generator().manual_seed(5).get_state()
+    )
 
 
 def test_facts_of_a_resumed_training_are_those_of_all_of_it(tmp_path):
@@ -167,21 +178,35 @@ def test_facts_of_a_resumed_training_are_those_of_all_of_it(tmp_path):
     assert b["updates"] == 8
 
 
-def test_each_process_goes_on_with_its_own_noise():
-    states = torch.stack([torch.Generator().manual_seed(seed).get_state() for seed in (3, 4)])
-    for rank, seed in enumerate((3, 4, 99)):  # a third process has no noise to go on with
-        generator = torch.Generator().manual_seed(99)
-        continue_noise(generator, states, rank)
-        expected = torch.rand(5, generator=torch.Generator().manual_seed(seed))
-        assert torch.equal(torch.rand(5, generator=generator), expected)
+def state(seed):
+    return torch.Generator().manual_seed(seed).get_state()
 
 
-def test_noise_of_another_device_starts_anew():
-    generator = torch.Generator().manual_seed(99)
-    with pytest.warns(UserWarning, match="another kind of device"):
-        continue_noise(generator, torch.zeros(16, dtype=torch.uint8), 0)
+#: Of two processes; of one on another kind of device.
+OF_TWO = torch.stack([state(3), state(4)])
+ELSEWHERE = torch.zeros(16, dtype=torch.uint8)
 
-    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(99).get_state())
+
+@pytest.mark.parametrize(
+    ("states", "rank", "seed"),
+    [
+        (None, 0, 99),
+        (state(3), 0, 3),
+        (OF_TWO, 0, 3),
+        (OF_TWO, 1, 4),
+        (OF_TWO, 2, 99 + 2 * RANK_STRIDE),  # a third process has no noise to go on with
+        (ELSEWHERE, 0, 99),
+    ],
+)
+def test_each_process_goes_on_with_its_own_noise(states, rank, seed, recwarn):
+    torch.manual_seed(99)
+    noise = Noise()
+
+    noise.begin(SimpleNamespace(device="cpu", global_rank=rank), states)
+
+    assert torch.equal(noise.generator.get_state(), state(seed))
+    warned = any("another kind of device" in str(warning.message) for warning in recwarn)
+    assert warned == (states is ELSEWHERE)
 
 
 # -- the order of the data -----------------------------------------------------------------------
