@@ -117,8 +117,14 @@ def _welcome(array: np.ndarray) -> bool:
     return array.flags.writeable and min(array.strides, default=0) >= 0
 
 
+def flat(x: Tensor) -> Tensor:
+    """Images (batch, channels, height, width) as rows; any other tensor as it is."""
+    return x.flatten(1) if x.ndim == 4 else x
+
+
 def width(name: str, x: Tensor, features: int) -> Tensor:
-    """`x` if it is a batch of rows with `features` columns."""
+    """`x` as a batch of rows with `features` columns; NCHW images are flattened."""
+    x = flat(x)
     if x.ndim != 2 or x.shape[1] != features:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; the model takes (batch, {features})")
 
@@ -126,7 +132,8 @@ def width(name: str, x: Tensor, features: int) -> Tensor:
 
 
 def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
-    """`x` if it has at least so many rows: a mean over none would be NaN."""
+    """`x`, NCHW images flattened, if it has so many rows: a mean over none would be NaN."""
+    x = flat(x)
     if len(x) < least:
         verb = "is" if least == 1 else "are"
         raise ValueError(f"{name} has {len(x)} rows; at least {least} {verb} needed")

@@ -102,7 +102,7 @@ def _parameters(cls: type) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
 
-def arguments(obj: object) -> dict[str, Plain]:
+def arguments(obj: object, foreign: bool = False) -> dict[str, Plain]:
     """Constructor arguments of `obj` as plain data, by name, without its class's UNDESCRIBED ones.
 
     An object keeps an argument under the argument's name, or as given_NAME where the constructor
@@ -110,7 +110,7 @@ def arguments(obj: object) -> dict[str, Plain]:
     """
     skip = getattr(obj, "UNDESCRIBED", ())
     names = [p.name for p in _parameters(type(obj)) if p.name not in skip]
-    return {name: describe(_kept_argument(obj, name)) for name in names}
+    return {name: describe(_kept_argument(obj, name), foreign) for name in names}
 
 
 def _kept_argument(obj: object, name: str) -> Any:  # noqa: ANN401 - any argument
@@ -121,8 +121,13 @@ def _kept_argument(obj: object, name: str) -> Any:  # noqa: ANN401 - any argumen
     return getattr(obj, name)
 
 
-def describe(obj: object) -> Plain:
+def describe(obj: object, foreign: bool = False) -> Plain:
     """Plain data from which `build` makes an equal object.
+
+    Args:
+        obj: plain data, a registered object, or lists and dictionaries of them.
+        foreign: describe objects of other classes by the class's name, from which nothing can be
+            built; otherwise they are refused.
 
     Raises:
         ValueError: where `obj` holds something that is neither plain nor registered.
@@ -138,14 +143,16 @@ def describe(obj: object) -> Plain:
         return obj
 
     if REGISTRY.get(type(obj).__name__) is type(obj):
-        return {"type": type(obj).__name__, **arguments(obj)}
+        return {"type": type(obj).__name__, **arguments(obj, foreign)}
 
     if isinstance(obj, dict):
-        return {str(key): describe(value) for key, value in obj.items()}
+        return {str(key): describe(value, foreign) for key, value in obj.items()}
+    if foreign and hasattr(obj, "state_dict") and not hasattr(obj, "append"):
+        return {"type": type(obj).__name__}
     if hasattr(obj, "__iter__"):
-        return [describe(item) for item in obj]
+        return [describe(item, foreign) for item in obj]
 
-    raise ValueError(f"{obj!r} cannot be stored: register its class with gendae.register")
+    raise ValueError(f"a {type(obj).__name__} cannot be stored: use gendae.register on its class")
 
 
 def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class

@@ -9,7 +9,7 @@ from gendae import checks
 from gendae.laws import Bernoulli, Gaussian, Law
 from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
 from gendae.layers.affine import Affine
-from gendae.layers.mlp import MLP
+from gendae.layers.wrapped import as_layer
 from gendae.registry import register
 
 
@@ -50,8 +50,8 @@ class Pair(nn.Module):
     the decoder of the other, trained on the same pairs (h_{l-1}, h_l) with roles reversed.
 
     Args:
-        f: encoder, mean of Q(h_l | h_{l-1}).
-        g: decoder, mean of P(h_{l-1} | h_l).
+        f: encoder, mean of Q(h_l | h_{l-1}); any module, see `Wrapped`.
+        g: decoder, mean of P(h_{l-1} | h_l); any module.
         observation: law of h_{l-1} around g; Gaussian(1) if None.
         recognition: law of h_l around f; Gaussian(1) if None.
 
@@ -63,16 +63,21 @@ class Pair(nn.Module):
         >>> pair = Pair(Affine(4, 2, "sigmoid"), Affine(2, 4))
         >>> pair.p(pair.f(torch.zeros(3, 4))).mean.shape
         torch.Size([3, 4])
+        >>> mine = Pair(nn.Sequential(nn.Linear(4, 2), nn.Tanh()), nn.Linear(2, 4))
+        >>> mine.encode(torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(
         self,
-        f: "Affine | MLP",
-        g: "Affine | MLP",
+        f: nn.Module,
+        g: nn.Module,
         observation: Law | None = None,
         recognition: Law | None = None,
     ) -> None:
         super().__init__()
+        f = as_layer(f)
+        g = as_layer(g)
         if (f.in_features, f.out_features) != (g.out_features, g.in_features):
             raise ValueError(
                 f"f maps {f.in_features} -> {f.out_features} units but g maps {g.in_features} -> "
@@ -104,7 +109,7 @@ class Pair(nn.Module):
         return self.observation.distribution(self.g(h_above))
 
 
-def _check_activation(name: str, law: Law, layer: "Affine | MLP") -> None:
+def _check_activation(name: str, law: Law, layer: nn.Module) -> None:
     if isinstance(law, Bernoulli):
         needed = "sigmoid"
     else:

@@ -10,6 +10,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor
 
+from gendae import checks
+from gendae.data.loader import Split
 from gendae.models.joint import check_modalities
 from gendae.priors.base import Prior
 from gendae.registry import Plain, arguments, describe
@@ -125,6 +127,16 @@ class Shell(LightningModule):
                 f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
             )
 
+    def on_after_batch_transfer(
+        self, batch: Sequence[Tensor], dataloader_idx: int
+    ) -> Sequence[Tensor]:
+        """A stack is flat: images of a user's own loader become rows."""
+        x = batch[0]
+        if x.ndim != 4:
+            return batch
+
+        return Split.of(batch)._replace(x=checks.flat(x))
+
     # -- validation and the prior --------------------------------------------------------------
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -205,7 +217,7 @@ class Shell(LightningModule):
             self.ledger.refuse_diverged(self, checkpoint)
 
         self.record.update(self)
-        checkpoint["hyper_parameters"] = arguments(self)
+        checkpoint["hyper_parameters"] = arguments(self, foreign=True)
         checkpoint["gendae"] = {
             "rule": type(self).__name__,
             "facts": self.stack.facts,

@@ -51,7 +51,7 @@ def check(path: str | Path, checkpoint: Any, rule: Any, training: bool) -> None:
 
 def _check_architecture(path: str | Path, theirs: Plain, rule: Any) -> None:  # noqa: ANN401
     """Raise a CheckpointError unless a described stack is built like that of the rule."""
-    ours = describe(rule.stack)
+    ours = describe(rule.stack, foreign=True)
     try:
         theirs = upgraded(theirs)
     except ValueError as error:

@@ -1,0 +1,100 @@
+"""Any nn.Module as an encoder or a decoder.
+
+A stack is flat: representations are rows, (batch, features). A module of one's own may take and give
+tensors of any other shape, such as NCHW images; its rows are shaped before it and flattened after.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gendae import checks
+from gendae.errors import reason
+
+#: What a `Pair` asks of a layer.
+LAYER = ("in_features", "out_features", "activation")
+
+
+class Wrapped(nn.Module):
+    """A module as a map of rows, (batch, in_features) -> (batch, out_features).
+
+    Args:
+        module: the map.
+        in_shape: shape of one example that it takes, such as (1, 28, 28); if None, the width of
+            its first layer, which must be linear.
+        activation: name of the function that its output has been through, such as "sigmoid", where
+            a law needs that; None if it is none of gendae's.
+
+    Raises:
+        ValueError: if the width of the input is not to be found, or the module does not take it.
+
+    Example:
+        >>> images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh())
+        >>> f = Wrapped(images, in_shape=(1, 8, 8))
+        >>> f.in_features, f.out_features, f(torch.rand(2, 64)).shape
+        (64, 144, torch.Size([2, 144]))
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        in_shape: int | Sequence[int] | None = None,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        if in_shape is None:
+            in_shape = _first_width(module)
+        if isinstance(in_shape, int):
+            in_shape = [in_shape]
+
+        self.module = module
+        self.in_shape = tuple(checks.whole("in_shape", size, 1) for size in in_shape)
+        self.activation = activation
+        self.in_features = math.prod(self.in_shape)
+        self.out_features = self._probe()
+
+    @torch.no_grad()
+    def _probe(self) -> int:
+        """The width of the output, found by sending zeros through the module."""
+        example = next(self.module.parameters(), torch.empty(0))
+        training = self.module.training
+
+        self.module.eval()
+        try:
+            output = self(example.new_zeros(2, self.in_features))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"in_shape={self.in_shape}: {type(self.module).__name__} does not take batches of "
+                f"it: {reason(error)}"
+            ) from None
+        finally:
+            self.module.train(training)
+
+        return output.shape[1]
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.module(h.unflatten(1, self.in_shape)).flatten(1)
+
+
+def as_layer(module: nn.Module) -> nn.Module:
+    """A module that says its widths and activation as it is, any other one wrapped."""
+    if all(hasattr(module, name) for name in LAYER):
+        return module
+
+    return Wrapped(module)
+
+
+def _first_width(module: nn.Module) -> int:
+    """The width that a module's first layer with parameters takes."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            return part.in_features
+        if next(part.parameters(recurse=False), None) is not None:
+            break
+
+    raise ValueError(
+        f"in_shape=None: {type(module).__name__} does not begin with a linear layer; give the "
+        "shape of one example: gendae.Wrapped(module, in_shape=(channels, height, width))"
+    )
