@@ -97,7 +97,8 @@ class NoneComplete(FewModalities):
         for name, split in splits.items():
             seen = split.observed.clone()
             seen[1::2, 1] = False
-            splits[name] = Split(x * seen.repeat_interleave(torch.tensor([64, 10]), 1), observed=seen)
+            there = seen.repeat_interleave(torch.tensor([64, 10]), 1)
+            splits[name] = Split(split.x * there, observed=seen)
 
         return splits, shape
 
