@@ -3,11 +3,19 @@
 A registered object is described by its class name and its constructor's arguments, which it keeps
 as attributes of the same names. `build` is the inverse and calls registered classes only, so that
 reading a file written by somebody else runs no code of theirs.
+
+Files outlive names. A renamed class keeps its former names as aliases, and a class whose arguments
+were renamed turns the old ones into the present ones by a classmethod `upgrade`:
+
+    @register(aliases=["FormerName"])
+    class Name:
+        @classmethod
+        def upgrade(cls, arguments): ...
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
 
 import gendae
 from gendae.errors import reason
@@ -15,18 +23,58 @@ from gendae.errors import reason
 T = TypeVar("T", bound=type)
 Plain = Any  # None, bool, int, float, str, or lists and dictionaries of them: what JSON can hold
 REGISTRY: dict[str, type] = {}
+#: Registered classes by the names that they had in earlier versions.
+ALIASES: dict[str, type] = {}
 #: What constructors raise for values of another type or of absurd size.
 UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError)
 
 
-def register(cls: T) -> T:
-    """Class decorator: instances can be described and built from plain data."""
-    REGISTRY[cls.__name__] = cls
-    return cls
+@overload
+def register(cls: T) -> T: ...
+
+
+@overload
+def register(*, aliases: Sequence[str]) -> Callable[[T], T]: ...
+
+
+def register(cls: T | None = None, *, aliases: Sequence[str] = ()) -> T | Callable[[T], T]:
+    """Class decorator, bare or called: instances can be described and built from plain data.
+
+    Args:
+        cls: the class; it keeps each argument of its constructor under the argument's name.
+        aliases: its names in earlier versions, which old files still say.
+
+    Example:
+        >>> import gendae
+        >>> @gendae.register(aliases=["Hue"])
+        ... class Colour:
+        ...     def __init__(self, rgb):
+        ...         self.rgb = rgb
+        ...
+        ...     @classmethod
+        ...     def upgrade(cls, arguments):                # `rgb` was once called `value`
+        ...         if "value" in arguments:
+        ...             arguments["rgb"] = arguments.pop("value")
+        ...         return arguments
+        >>> describe(build({"type": "Hue", "value": "red"}))
+        {'type': 'Colour', 'rgb': 'red'}
+    """
+
+    def enter(cls: T) -> T:
+        REGISTRY[cls.__name__] = cls
+        ALIASES.update(dict.fromkeys(aliases, cls))
+        return cls
+
+    if cls is None:
+        return enter
+    return enter(cls)
 
 
 def registered(name: str) -> type | None:
-    """The registered class of this name; a public one of gendae's is imported where it was not yet.
+    """The registered class of this name, present or former; None if there is none.
+
+    A public class of gendae's is imported where it was not yet. All of them are where nothing else
+    has the name, since it may be the former name of any.
 
     Example:
         >>> registered("Toys2D").__name__, registered("Unheard")
@@ -34,8 +82,10 @@ def registered(name: str) -> type | None:
     """
     if name not in REGISTRY and name in gendae.__all__:
         getattr(gendae, name)
+    if name not in REGISTRY and name not in ALIASES:
+        import_public()
 
-    return REGISTRY.get(name)
+    return REGISTRY.get(name) or ALIASES.get(name)
 
 
 def import_public() -> None:
@@ -90,20 +140,64 @@ def describe(obj: object) -> Plain:
     if hasattr(obj, "__iter__"):
         return [describe(item) for item in obj]
 
-    raise ValueError(f"{obj!r} cannot be stored: register its class with gendae.spec.register")
+    raise ValueError(f"{obj!r} cannot be stored: register its class with gendae.register")
 
 
 def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class
     """The object that `data` describes; anything that is not a description is returned unchanged.
+
+    Descriptions of earlier versions are `upgraded` first.
 
     Raises:
         ValueError: for an unknown type name, arguments its constructor does not take, and data too
             deep to follow.
     """
     try:
-        return _build(data)
+        return _build(upgraded(data))
     except RecursionError:
         raise ValueError("the description is nested too deep to be followed") from None
+
+
+def upgraded(data: Plain) -> Plain:
+    """A description by the names of the present version; `data` itself is left as it is.
+
+    Raises:
+        ValueError: for arguments that no version has written, and data too deep to follow.
+    """
+    try:
+        return _upgraded(data)
+    except RecursionError:
+        raise ValueError("the description is nested too deep to be followed") from None
+
+
+def _upgraded(data: Plain) -> Plain:
+    if isinstance(data, list | tuple):
+        return type(data)(_upgraded(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+
+    if isinstance(data.get("type"), str):
+        data = _by_present_names(data)
+    return {key: _upgraded(value) for key, value in data.items()}
+
+
+def _by_present_names(data: dict[str, Plain]) -> dict[str, Plain]:
+    """A description whose class and own arguments have their present names."""
+    cls = registered(data["type"])
+    if cls is None:
+        return data
+
+    arguments = {key: value for key, value in data.items() if key != "type"}
+    if hasattr(cls, "upgrade"):
+        try:
+            arguments = cls.upgrade(arguments)
+        except UNFIT as error:
+            raise ValueError(f"{cls.__name__}: {reason(error)}") from None
+
+    present = {"type": cls.__name__, **arguments}
+    if present["type"] != cls.__name__:  # the description of a class that took over
+        return _by_present_names(present)
+    return present
 
 
 def _build(data: Plain) -> Any:  # noqa: ANN401

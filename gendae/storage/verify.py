@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gendae.registry import Plain, describe
+from gendae.registry import Plain, describe, upgraded
 from gendae.storage.archive import CheckpointError
 
 #: What a .ckpt needs to be a model of gendae, and further to be trained on.
@@ -57,6 +57,11 @@ def check(path: str | Path, checkpoint: Any, rule: Any, training: bool) -> None:
 def _check_architecture(path: str | Path, theirs: Plain, rule: Any) -> None:  # noqa: ANN401
     """Raise a CheckpointError unless a described stack is built like that of the rule."""
     ours = describe(rule.stack)
+    try:
+        theirs = upgraded(theirs)
+    except ValueError as error:
+        raise CheckpointError(path, f"holds another architecture: {error}") from None
+
     if getattr(rule, "tie_noise", False):
         theirs = untied(theirs)
         ours = untied(ours)

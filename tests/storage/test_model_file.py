@@ -1,3 +1,4 @@
+import copy
 import json
 import zipfile
 
@@ -15,7 +16,7 @@ from gendae.laws import Bernoulli
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.priors.gaussian import GaussianPrior
-from gendae.registry import build, describe, register
+from gendae.registry import build, describe, register, upgraded
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.variational_em import VariationalEMRule
 from gendae.sampling.samplers import JointChainSampler, LatentChainSampler
@@ -98,12 +99,35 @@ def test_only_registered_classes_with_their_own_arguments_are_built():
         describe(object())
 
 
-def test_a_user_s_own_class_travels_once_registered(tmp_path):
+def test_a_user_s_own_class_travels_once_registered_also_under_former_names():
     @register
     class LoudNoise(GaussianNoise):
         pass
 
+    @register(aliases=["Roar", "Din"])
+    class Shout(GaussianNoise):
+        def __init__(self, volume=1.0):
+            super().__init__(volume)
+            self.volume = volume
+
+        @classmethod
+        def upgrade(cls, arguments):
+            if arguments.pop("quiet", False):
+                return {"type": "LoudNoise", "sigma": 0.0}
+            if "loudness" in arguments:
+                arguments["volume"] = arguments.pop("loudness") / 10
+            return arguments
+
     assert isinstance(build(describe(LoudNoise(2.0))), LoudNoise)
+    old = [{"type": "Roar", "loudness": 30}, {"type": "Din", "quiet": True, "more": 1}]
+    kept = copy.deepcopy(old)
+    shout, quiet = build(old)
+    assert type(shout) is Shout and shout.volume == 3.0 and type(quiet) is LoudNoise
+    assert old == kept and describe(shout) == {"type": "Shout", "volume": 3.0}
+    assert upgraded({"a": (old[0],)}) == {"a": (describe(shout),)}
+    assert upgraded(describe(shout)) == describe(shout)
+    with pytest.raises(ValueError, match="Shout: .*str"):
+        build({"type": "Roar", "loudness": "x"})
 
 
 def damage(path, kind):
