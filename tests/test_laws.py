@@ -1,14 +1,16 @@
 """Laws around a layer's mean: densities, draws, entropies, and what the next layer sees."""
 
 import math
+import pickle
 
 import pytest
 import torch
 
-from gendae.laws import Bernoulli, Discrete, Gaussian, LearnedGaussian
+from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
+from gendae.registry import REGISTRY, build, describe
 
 
 def seeded(seed=0):
@@ -23,7 +25,15 @@ def learned(**options):
     return law
 
 
+class Laplace(Law):
+    """What a user defines: all but the distribution is the base class's."""
+
+    def distribution(self, mean, given=None):
+        return torch.distributions.Laplace(mean, 0.7, validate_args=False)
+
+
 LAWS = {
+    "a user's own": (Laplace(), torch.tensor([[0.3, -1.0, 2.0]]), None),
     "gaussian": (Gaussian(0.7), torch.tensor([[0.3, -1.0, 2.0]]), None),
     "learned": (learned(), torch.tensor([[0.3, -1.0, 2.0]]), None),
     "learned, one for the layer": (learned(per="layer"), torch.tensor([[0.3, -1.0, 2.0]]), None),
@@ -74,6 +84,20 @@ def test_gradients_of_draws_reach_the_mean(case):
     leaf = mean.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(law.sample(leaf, seeded(), given).sum(), leaf)
     assert torch.allclose(gradient, torch.ones_like(mean))
+
+
+def test_laws_are_modules_that_add_no_keys_unless_they_learn_and_travel_as_plain_data(case):
+    law, mean, given = case
+    assert bool(law.state_dict()) == law.learnable == isinstance(law, LearnedGaussian)
+    again = pickle.loads(pickle.dumps(law))
+    assert torch.equal(again.sample(mean, seeded(), given), law.sample(mean, seeded(), given))
+    assert law.drawn == (law.hard and law.stochastic)
+    assert law.continuous != law.distribution(mean, given).support.is_discrete
+    if type(law).__name__ in REGISTRY:
+        copy = build(describe(law)).double()
+        copy.load_state_dict(law.state_dict())
+        assert torch.equal(copy.sample(mean, seeded(), given), law.sample(mean, seeded(), given))
+        assert repr(copy) == repr(law)
 
 
 def test_energy_is_minus_log_density_up_to_a_constant_in_the_mean(case):
@@ -139,6 +163,14 @@ def test_gaussian_density_integrates_to_one():
         (
             lambda: Pair(Affine(3, 2), Affine(2, 3), recognition=Discrete("sign")),
             "needs a tanh layer",
+        ),
+        (
+            lambda: Pair(Affine(4, 3, "tanh"), Affine(3, 4), recognition=Categorical()),
+            "recognition=Categorical needs a softmax layer, not 'tanh'",
+        ),
+        (
+            lambda: Pair(Affine(4, 3), Affine(3, 4), observation=Bernoulli()),
+            "observation=Bernoulli needs a sigmoid layer, not 'linear'",
         ),
         (lambda: deep_autoencoder([4, 2], units="spin"), "units='spin' is unknown"),
     ],

@@ -9,7 +9,6 @@ from torch import Tensor
 from gendae import checks, plots, registry
 from gendae.commands.common import Table, data_of, load_generative, shape_of
 from gendae.data.files import image_shape
-from gendae.laws import Discrete, LearnedGaussian
 from gendae.metrics import chains
 from gendae.metrics.features import load_feature_classifier
 from gendae.models.classifier import Classifier
@@ -81,15 +80,16 @@ def spectrum(
     stack = load_generative(model, device)
     x = data_of(stack, root=root).split("valid").x.to(stack.device)
     law = stack.pairs[-1].recognition
-    if not isinstance(law, LearnedGaussian):
-        raise ValueError(  # noqa: TRY004 - a choice of the user
+    below = stack.encode(x)[-2]
+    mean = stack.pairs[-1].f(below)
+    variance = law.variance(mean, below)
+    if not law.learnable or variance is None:
+        raise ValueError(
             f"{model}: the top's noise is {type(law).__name__}; a spectrum needs learned noise, "
             "recognition=LearnedGaussian (KLRule with noise)"
         )
 
-    below = stack.encode(x)[-2]
-    mean = stack.pairs[-1].f(below)
-    sigma = law.variance(mean, below).mean(0).sqrt()
+    sigma = variance.mean(0).sqrt()
     signal = chains.signal_dimensions(sigma, mean)
     path = plots.save(plots.spectrum(signal.sigma, signal.count), out)
 
@@ -169,8 +169,7 @@ def discrete_lines(stack: Classifier) -> Table:
     kinds = []
     for level in stack.discrete_levels:
         law = stack.pairs[level - 1].recognition
-        drawn = isinstance(law, Discrete) and law.stochastic
-        kinds.append(f"h_{level} {'drawn' if drawn else 'as bits'}")
+        kinds.append(f"h_{level} {'drawn' if law.hard and law.drawn else 'as bits'}")
 
     if not kinds:
         return []

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.laws import Bernoulli, Conditional, Discrete, Gaussian
+from gendae.laws import Gaussian, Law
 from gendae.layers.pair import Pair
 from gendae.metrics.precision import full_precision
 from gendae.models.stack import Stack
@@ -62,10 +62,10 @@ def _require_same_units(stack: Stack) -> None:
             )
 
 
-def of_bits(law: Conditional | Prior) -> bool:
+def of_bits(law: Law | Prior) -> bool:
     """Whether a law gives probabilities of discrete values, not a density."""
     if not isinstance(law, FactorialPrior):
-        return isinstance(law, Bernoulli | Discrete)
+        return not getattr(law, "continuous", True)  # other priors are densities
 
     if isinstance(law.units, str):
         return law.units not in CONTINUOUS

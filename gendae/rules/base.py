@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.data.base import facts_of
@@ -165,8 +165,7 @@ class Rule(LightningModule):
         for level, parts in enumerate(maps, 1):
             parameters = []
             for part in parts:
-                if isinstance(part, nn.Module):
-                    parameters += part.parameters()
+                parameters += part.parameters()
 
             groups.append(
                 {

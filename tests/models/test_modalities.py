@@ -16,6 +16,7 @@ from gendae.models.modalities import (
     KINDS,
     EachModality,
     Heads,
+    Identity,
     Junction,
     Laws,
     Masked,
@@ -89,13 +90,6 @@ def test_a_class_of_probability_zero_is_never_drawn(monkeypatch):
     largest = 1.0 - 2.0**-24
     monkeypatch.setattr(laws, "uniform_like", lambda h, generator: torch.full_like(h, largest))
     assert Categorical().sample(p)[0, 0] == 0.0
-
-
-def test_a_categorical_law_needs_a_softmax_layer():
-    with pytest.raises(
-        ValueError, match="recognition=Categorical needs a softmax layer, not 'tanh'"
-    ):
-        pair(4, 3, recognition=Categorical())
 
 
 # -- one modality ----------------------------------------------------------------------------------------
@@ -334,6 +328,10 @@ def test_joint_laws_are_sums_and_concatenations_of_their_members():
     assert torch.equal(joint.transmit(mean), torch.cat([m1, m2, c.transmit(m3)], 1))
     sent = joint.transmit(mean, seeded(3))
     assert torch.equal(sent[:, 5:], c.transmit(m3, seeded(3)))
+    real = Laws([Gaussian(2.0), Identity(), b], [2, 2, 3])
+    noise = torch.randn(5, 2, dtype=torch.float64, generator=seeded(3))
+    moved = real.noisy(torch.cat([m1, m3, m2], 1), 0.5, seeded(3))
+    assert torch.allclose(moved, torch.cat([m1 + 0.5 * 2.0 * noise, m3, m2], 1))
 
 
 def test_learned_laws_register_their_parameters():
@@ -348,6 +346,7 @@ def test_learned_laws_register_their_parameters():
 def test_joint_laws_are_stochastic_if_a_member_is_and_have_no_single_distribution():
     quiet = Discrete("sign")
     assert not Laws([quiet, quiet], [2, 2]).stochastic
+    assert (Laws([quiet, quiet], [2, 2]).hard, Laws([quiet, Gaussian()], [2, 2]).hard) == (YES, NO)
     assert Laws([quiet, Categorical()], [2, 2]).stochastic
     with pytest.raises(ValueError, match="no single torch distribution; use log_prob, sample"):
         Laws([Gaussian()], [2]).distribution(normal(1, 2))

@@ -12,6 +12,7 @@ from gendae.sampling.samplers import (
     JointChainSampler,
     LatentChainSampler,
     generate,
+    sampler_named,
     seeded,
 )
 from tests.conftest import exact_encoder, linear_stack, posterior, small_stack
@@ -24,7 +25,8 @@ def test_a_seed_fixes_the_samples_and_batches_bound_memory(name):
     assert a.shape == (7, 8)
     assert torch.equal(a, b)
     assert not torch.equal(a, generate(stack, 7, name, seed=4))
-    sizes = [len(x) for x in SAMPLERS[name]().stream(stack, 7, seeded(0), batch_size=3)]
+    sampler = sampler_named(stack, name)
+    sizes = [len(x) for x in sampler.stream(stack, 7, seeded(0), batch_size=3)]
     assert sizes == [3, 3, 1]
     assert ((a >= 0) & (a <= 1)).all()
 
