@@ -25,6 +25,9 @@ from gendae.storage import model_file
 #: (docs/results.md).
 ROUNDS = 5
 MODES = {"map": Completer.map, "mcmc": Completer.mcmc, "annealed": Completer.annealed}
+#: What no array of a modality can be called in a .npz of answers: the arrays beside it, and
+#: arguments of the functions that write it.
+RESERVED = ("path", "file", "args", "kwds", "converged", "residual")
 
 
 def load_joint(model: str | Path, device: str = "cpu") -> JointStack:
@@ -128,6 +131,16 @@ def _as_rows(array: np.ndarray, modality: Modality) -> Tensor:
     return torch.from_numpy(array[None].astype(np.float32))
 
 
+def check_names(stack: JointStack) -> None:
+    """Raise a ValueError unless a .npz of answers can hold each modality under its name."""
+    for name in stack.names:
+        if name in RESERVED:
+            raise ValueError(
+                f"modality {name!r}: this name is taken in files of answers; accepted: any but "
+                f"{', '.join(RESERVED)} (or call gendae.complete, gendae.generate)"
+            )
+
+
 def written(found: Values, out: Path) -> Path:
     """A .npz with an array for each modality, and `converged` and `residual`."""
     arrays = {name: value.float().numpy() for name, value in found.values.items()}
@@ -168,23 +181,21 @@ def completer_of(
         return own
 
     base = own if isinstance(own, Completer) else Completer()
-    kind = base
+    annealing = base.annealing
     if mode is not None:
         checks.one_of("--mode", mode, MODES)
-        kind = MODES[mode]()
+        annealing = MODES[mode]().annealing
     if rounds is None:
         rounds = base.rounds
 
     return Completer(
         rounds,
-        kind.start,
-        kind.end,
+        annealing,
         base.corruption,
         begin or base.begin,
         base.level,
         base.use_prior,
         base.tolerance,
-        kind.settle,
     )
 
 
@@ -207,6 +218,8 @@ def sample(
     texts = not_written_over(path, assignments(given))
 
     stack = load_joint(model, device)
+    check_names(stack)
+
     values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
     completer = completer_of(stack, "mcmc", rounds, "prior")
     samples = complete(stack, values, completer=completer, seed=seed)
@@ -219,6 +232,9 @@ def unconditional(
 ) -> list[str]:
     """n samples of all modalities, as arrays in a .npz; or only their images, as a PNG grid."""
     checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
+    if out.suffix == ".npz":
+        check_names(stack)
+
     x = generate(stack, n, sampler, seed)
     if out.suffix == ".npz":
         arrays = {name: value.float().numpy() for name, value in stack.separate(x).items()}
@@ -249,6 +265,8 @@ def completion(
     texts = not_written_over(path, assignments(given))
 
     stack = load_joint(model, device)
+    check_names(stack)
+
     values = {name: value_of(stack, name, text) for name, text in texts.items()}
     length = max(len(value) for value in values.values())
     for name, value in values.items():

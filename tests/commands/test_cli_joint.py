@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gendae import load
+from gendae import joint_autoencoder, load, save
 from gendae.completion.inpainting import named_mask
 from gendae.completion.modalities import complete
 from gendae.data.images import Digits
@@ -327,7 +327,10 @@ def test_what_cannot_be_given(model, own, tmp_path, capsys, command, given, mess
         ),
         (["sample", "--out", "c.npy"], "suffix of --out='.npy' is unknown; accepted: .npz, .png"),
         (["sample", "--n", "0", "--out", "c.npz"], "n=0: a whole number >= 1"),
-        (["sample", "--given", "label=3", "--n", "0", "--out", "c.npz"], "--n=0: a number >= 1"),
+        (
+            ["sample", "--given", "label=3", "--n", "0", "--out", "c.npz"],
+            "--n=0: a whole number >= 1",
+        ),
         (
             ["sample", "--given", "image=x.npy", "--n", "5", "--out", "c.npz"],
             "--given image=x.npy has 6 rows; one is needed, or --n 5",
@@ -337,7 +340,7 @@ def test_what_cannot_be_given(model, own, tmp_path, capsys, command, given, mess
             "--sampler chain and --given exclude each other",
         ),
         (["complete", "--given", "label=3", "--n", "0"], "n=0: a whole number >= 1"),
-        (["complete", "--given", "label=3", "--rounds", "-1"], "rounds=-1: a number >= 0"),
+        (["complete", "--given", "label=3", "--rounds", "-1"], "rounds=-1: a whole number >= 0"),
         (
             ["complete", "--given", "label=3", "--mode", "best"],
             "--mode='best' is unknown; accepted: map, mcmc, annealed",
@@ -427,17 +430,24 @@ def test_commands_for_images_refuse_a_joint_model(model, own, tmp_path, capsys, 
 @pytest.mark.parametrize("command", ["complete", "sample"])
 def test_a_model_of_one_kind_of_data_cannot_be_given_any(own, tmp_path, capsys, command):
     error = refused(tmp_path, capsys, command, PLAIN, "--given", "image=x.npy", "--out", "c.npz")
+    assert refused(tmp_path, capsys, command, "none.ckpt", "--given", "label=3").startswith(
+        "no model 'none.ckpt': there is no such file, and the shipped models are "
+    )
     assert error == (
         f"{PLAIN} is a Stack of one kind of data; a JointStack of named modalities is needed, which "
         "JointTargetPropRule trains"
     )
 
 
-def test_a_model_that_is_not_there(own, tmp_path, capsys):
-    error = refused(tmp_path, capsys, "complete", "none.ckpt", "--given", "label=3")
-    assert error.startswith(
-        "no model 'none.ckpt': there is no such file, and the shipped models are "
-    )
+@pytest.mark.parametrize("arguments", [["complete", "--given"], ["sample", "--given"], ["sample"]])
+def test_names_that_a_file_of_answers_cannot_hold(own, tmp_path, capsys, arguments):
+    stack = joint_autoencoder({"file": {"sizes": [4, 3]}, "label": {"sizes": [2]}}, top=[3])
+    stack.prior.fit(torch.randn(9, 3))
+    save(stack, "m.safetensors")
+
+    command, *given = [*arguments, "label=y.npy"] if len(arguments) > 1 else arguments
+    error = refused(tmp_path, capsys, command, "m.safetensors", *given, "--out", "c.npz")
+    assert error.startswith("modality 'file': this name is taken in files of answers; accepted: ")
 
 
 def test_complete_needs_something_given(model, own, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`complete`: any modalities or elements given others; exact conditional densities; the Inpainter as a completer."""
+"""`complete`: any modalities or elements given others; exact conditional densities; inpainters complete too."""
 
 import itertools
 import math
@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import distributions as laws
 
+from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter, inpaint
 from gendae.completion.modalities import complete, log_conditional
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import joint_autoencoder
 from gendae.priors import autoencoder, factorial, gaussian, linear, parzen
+from gendae.registry import build, describe
 from gendae.sampling.samplers import seeded
 from tests.conftest import small_stack
 
@@ -161,7 +163,7 @@ def test_n_answers_of_a_chain_follow_each_other_and_differ():
     image = found["image"].view(5, 3, 6)
     assert ((image[:, 1:] - image[:, :1]).abs().amax(-1) > 1e-3).all()
     same = complete(stack, given, n=3, completer=fixed()).values["image"].view(5, 3, 6)
-    assert torch.equal(same, same[:, :1].expand(5, 3, 6))
+    assert torch.allclose(same, same[:, :1].expand(5, 3, 6), rtol=0.0, atol=1e-15)
     masked = complete(
         stack, {"image": image[:, 0]}, {"image": HALF.expand(5, 6)}, 2, fixed()
     ).values["image"]
@@ -354,19 +356,22 @@ def test_priors_without_closed_marginals_refuse(prior):
 
 def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
     def schedule(start, end, rounds=5):
-        return [Completer(rounds, start, end).temperature(t) for t in range(rounds)]
+        return Annealing(start, end).temperatures(rounds)
 
     assert schedule(1.0, 0.0625) == pytest.approx([1.0, 0.5, 0.25, 0.125, 0.0625])
     assert schedule(1.0, 0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
     assert schedule(0.0, 2.0, 3) == pytest.approx([0.0, 1.0, 2.0])
     assert schedule(0.5, 0.1, 1) == pytest.approx([0.1])
-    settled = [Completer(8, 1.0, 0.0, settle=0.5).temperature(t) for t in range(8)]
+    settled = Annealing(1.0, 0.0, settle=0.5).temperatures(8)
     assert settled == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0, 0.0, 0.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="settle=1.5"):
-        Completer(settle=1.5)
     for name, ends in (("map", (0.0, 0.0)), ("mcmc", (1.0, 1.0)), ("annealed", (1.0, 0.0))):
         made = getattr(Completer, name)(7, tolerance=0.5)
-        assert (made.rounds, made.start, made.end, made.tolerance) == (7, *ends, 0.5)
+        assert (made.rounds, made.tolerance) == (7, 0.5)
+        assert (made.annealing.start, made.annealing.end) == ends
+        former = {"start": ends[0], "end": ends[1], "settle": made.annealing.settle}
+        plain = {**describe(made), **former}
+        assert plain.pop("annealing") == {"type": "Annealing", **former}
+        assert describe(build(plain)) == describe(made)
 
 
 def test_use_prior_reconstructs_the_top_under_the_prior():
@@ -384,7 +389,6 @@ def test_inpaint_is_the_written_out_loop_with_langevin_noise_and_several_chains(
     for _ in range(2):
         h = inpainter.inference(stack, filled, mask.expand(12, 8), g)
         filled = torch.where(mask, given, stack.decode(h[2], 2).detach())
-    assert isinstance(inpainter, Completer)
     assert torch.allclose(inpaint(stack, x, mask, inpainter, seed=1), filled.view(4, 3, 8).mean(0))
     found = inpainter(stack, x, mask, generator=seeded(1))
     assert torch.allclose(found.h, filled.view(4, 3, 8).mean(0))
@@ -416,6 +420,6 @@ def test_a_joint_stack_s_inpainter_completes_labels():
     assert torch.allclose(found.values["label"], filled.view(2, 5, 13).mean(0)[:, 9:])
     assert torch.equal(found.values["image"], image)
     assert found.completion.residuals.shape == (3, 5)
-    assert inpainter.at(1) is inpainter
+    assert inpainter.clamped_level(stack) == 0
     masked = complete(stack, {"image": image}, {"image": HALF}, seed=5).values
     assert torch.equal(masked["image"][:, :3], image[:, :3])
