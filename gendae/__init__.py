@@ -10,11 +10,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Corruption": "corruption",
     "FlipNoise": "corruption",
     "GaussianNoise": "corruption",
     "NeighbourNoise": "corruption",
     "RelativeNoise": "corruption",
     "SpikeNoise": "corruption",
+    "Law": "laws",
     "Bernoulli": "laws",
     "Discrete": "laws",
     "Gaussian": "laws",
@@ -41,9 +43,11 @@ _HOME = {
     "Modality": "models.modalities",
     "Junction": "models.modalities",
     "JointStack": "models.joint",
+    "Inference": "inference",
     "GradientInference": "inference",
     "TargetPropInference": "inference",
     "targetprop_gradient": "inference",
+    "Sampler": "sampling.samplers",
     "AncestralSampler": "sampling.samplers",
     "GenerateSampler": "sampling.samplers",
     "JointChainSampler": "sampling.samplers",
@@ -54,6 +58,7 @@ _HOME = {
     "chain_report": "metrics.chains",
     "nearest_neighbour_sigma": "metrics.chains",
     "signal_dimensions": "metrics.chains",
+    "Annealing": "completion.annealing",
     "Completer": "completion.completer",
     "complete": "completion.modalities",
     "Inpainter": "completion.inpainting",
