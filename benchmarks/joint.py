@@ -24,6 +24,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from gendae import complete, load, plots
 from gendae.commands.common import checkpoint_of, data_of
 from gendae.commands.predict import error_rate
+from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.modalities import log_conditional
 from gendae.data.images import MNIST
@@ -403,7 +404,8 @@ class Fixed(Completer):
     """A completer that starts where it is told."""
 
     def __init__(self, rounds, begin_at, start=0.0, settle=0.0):
-        super().__init__(rounds, start, 0.0, tolerance=0.0, begin="prior", settle=settle)
+        annealing = Annealing(start, 0.0, settle)
+        super().__init__(rounds, annealing, tolerance=0.0, begin="prior")
         self.begin_at = begin_at
 
     def first(self, *_):

@@ -58,7 +58,9 @@ def steepen(prior):
 def draw_priors(n, epochs):
     """One panel for each distribution (rows) and prior (columns)."""
     titles = list(priors(epochs))
-    figure = Figure(figsize=(3 * len(titles), 3 * len(DISTRIBUTIONS)), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(3 * len(titles), 3 * len(DISTRIBUTIONS)), dpi=100, layout="constrained"
+    )
     axes = figure.subplots(len(DISTRIBUTIONS), len(titles), squeeze=False)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title)

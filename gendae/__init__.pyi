@@ -1,6 +1,7 @@
 """The public names of gendae, each with its home: `gendae/__init__.py` imports it from there."""
 
 from gendae import plots as plots
+from gendae.completion.annealing import Annealing as Annealing
 from gendae.completion.completer import Completer as Completer
 from gendae.completion.inpainting import Inpainter as Inpainter
 from gendae.completion.inpainting import inpaint as inpaint

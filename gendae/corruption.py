@@ -38,7 +38,21 @@ def _drawing_device(h: Tensor, generator: Generator | None) -> torch.device:
 
 
 class Corruption:
-    """Base class: a stochastic map h -> h~ of the same shape."""
+    """Base class: a stochastic map h -> h~ of the same shape; a variant defines `__call__`.
+
+    Files and configurations hold a corruption whose class is registered, and which keeps each
+    argument of its constructor under the argument's name (`gendae.register`).
+
+    Example:
+        >>> class Dropout(Corruption):
+        ...     def __init__(self, p=0.5):
+        ...         self.p = p
+        ...
+        ...     def __call__(self, h, progress=0.0, generator=None):
+        ...         return h * (uniform_like(h, generator) >= self.p)
+        >>> Dropout(0.5)(torch.ones(1, 5), generator=torch.Generator().manual_seed(0))
+        tensor([[0., 1., 0., 0., 0.]])
+    """
 
     def __call__(
         self, h: Tensor, progress: float = 0.0, generator: Generator | None = None

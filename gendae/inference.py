@@ -54,7 +54,7 @@ def fill(x: Tensor, mask: Tensor | None, reconstruction: Tensor) -> Tensor:
 
 
 class Inference:
-    """Base class: owns the loop h <- step(h); a variant defines `step`.
+    """Base class: owns the loop h <- step(h); a variant's `begin` gives the step.
 
     Args:
         steps: number N of updates.
@@ -64,6 +64,17 @@ class Inference:
 
     Raises:
         ValueError: for negative numbers.
+
+    Example:
+        >>> class UpAndDown(Inference):                        # h <- h + delta (f(x) - h)
+        ...     def begin(self, stack, h, mask, generator):
+        ...         def step(h):
+        ...             up = stack.feedforward(fill(h[0], mask, stack.down(h[-1])[0]))
+        ...             return tuple(torch.lerp(a, b, self.delta) for a, b in zip(h, up))
+        ...         return step
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> [len(h) for h in UpAndDown(steps=3)(deep_autoencoder([8, 6, 4]), torch.rand(2, 8))]
+        [2, 2, 2]
     """
 
     #: Runs the loop of batches without masks: `gendae.Graphs` sets it, files do not keep it.

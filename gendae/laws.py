@@ -1,9 +1,10 @@
-"""Conditionals: the law of a representation around the mean that a layer computes.
+"""Laws: how a representation varies around the mean that a layer computes.
 
 Q(h_l | h_{l-1}) lies around f_l, and P(h_{l-1} | h_l) around g_l. A law says how likely a value is
 (`log_prob`), what a layer's loss is (`energy`), how noise is injected (`sample`, Algorithm 1 of
 2014) and what the next layer sees where no noise is wanted (`transmit`): the mean itself for real
-units, a sign or a bit for discrete ones.
+units, a sign or a bit for discrete ones. A clamped chain further asks whether it draws the values
+(`drawn`), and how well observed elements fit many means at once (`pool_log_prob`).
 """
 
 import math
@@ -33,36 +34,54 @@ def cross_entropy(p: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy(p, target.to(p), reduction="none")
 
 
-class Conditional:
-    """Base class. `given` is the layer's input, for laws whose width depends on it."""
+class Law(nn.Module):
+    """Base class: independent units around a mean.
 
+    A variant defines `distribution`; the rest follows from it where that is one of real units with
+    an inverse distribution function. `given` is always the layer's input, for laws whose width
+    depends on it. Files hold a law whose class is registered (`gendae.register`).
+
+    Example:
+        >>> class Laplace(Law):
+        ...     def distribution(self, mean, given=None):
+        ...         return torch.distributions.Laplace(mean, 1.0, validate_args=False)
+        >>> law, mean = Laplace(), torch.zeros(1, 2)
+        >>> law.energy(mean + 1.0, mean).round(decimals=4)                     # 2 (1 + log 2)
+        tensor([3.3863])
+        >>> law.sample(mean).shape, law.entropy(mean).round(decimals=4)
+        (torch.Size([1, 2]), tensor([3.3863]))
+    """
+
+    #: The activation that gives means in the range of the values; None where any layer does.
+    activation: str | None = None
     #: Whether `sample` is noisy, so that log q(h | x) and an entropy exist.
     stochastic = True
+    #: Whether `log_prob` is a density, and not the probability of a discrete value.
+    continuous = True
+    #: Whether `transmit` sends discrete values, along which there is no derivative.
+    hard = False
+    #: Whether a clamped chain draws the values, instead of adding noise to them.
+    drawn = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def learnable(self) -> bool:
+        """Whether the law has parameters."""
+        return next(self.parameters(), None) is not None
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
-        """The law as a torch distribution (independent units)."""
+        """The law as a torch distribution."""
         raise NotImplementedError(f"{type(self).__name__} must define distribution")
-
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        """The loss of a layer: -log p(h), summed over features.
-
-        A constant in h and the mean is left out.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define energy")
 
     def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         """log p(h) in nats, summed over features, (batch,)."""
         return self.distribution(mean, given).log_prob(h).sum(-1)
 
-    def sample(
-        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
-    ) -> Tensor:
-        """A draw through which gradients reach the mean."""
-        raise NotImplementedError(f"{type(self).__name__} must define sample")
-
-    def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
-        """What the next layer sees of the mean."""
-        return mean
+    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+        """The loss of a layer: -log p(h), summed over features; a constant may be left out."""
+        return -self.log_prob(h, mean)
 
     def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         """Entropy in nats, summed over features, (batch,)."""
@@ -72,9 +91,51 @@ class Conditional:
         """Variance of each unit if the law is Gaussian, else None; for priors' closed forms."""
         return None
 
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        """A draw through which gradients reach the mean."""
+        epsilon = torch.finfo(mean.dtype).eps
+        uniform = uniform_like(mean, generator).clamp(epsilon, 1.0 - epsilon)
+
+        return self.distribution(mean, given).icdf(uniform)
+
+    def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
+        """What the next layer sees of the mean."""
+        return mean
+
+    def noisy(self, mean: Tensor, scale: float, generator: Generator | None = None) -> Tensor:
+        """The mean with `scale` times the noise of Gaussian units; what other units transmit."""
+        variance = self.variance(mean)
+        if variance is None or not self.stochastic:
+            return self.transmit(mean, generator)
+
+        return mean + scale * variance.sqrt() * normal_like(mean, generator)
+
+    def pool_log_prob(
+        self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
+    ) -> Tensor:
+        """log p of the observed elements of each h around each mean of a pool, (batch, pool).
+
+        It is known up to a constant. Real values deviate from the mean by the noise of a chain:
+
+        -1 / (2 noise^2) sum_j (h_j - mean_j)^2
+
+        Args:
+            h: (batch, width).
+            seen: 1 where an element of h is observed, 0 elsewhere, (batch, width).
+            pool: the means, (pool, width).
+            noise: deviation of the chain's noise, in units of h.
+        """
+        squares = (h.square() * seen).sum(1, keepdim=True)
+        distance = squares - 2.0 * (h * seen) @ pool.T
+        distance = distance + seen @ pool.square().T
+
+        return distance / -(2.0 * noise**2)
+
 
 @register
-class Gaussian(Conditional):
+class Gaussian(Law):
     """N(h; mean, sigma^2 I), the same sigma for all units; the papers take sigma = 1.
 
     Args:
@@ -87,6 +148,7 @@ class Gaussian(Conditional):
     """
 
     def __init__(self, sigma: float = 1.0) -> None:
+        super().__init__()
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
@@ -105,9 +167,12 @@ class Gaussian(Conditional):
     def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return torch.full_like(mean, self.sigma**2)
 
+    def extra_repr(self) -> str:
+        return f"{self.sigma:g}"
+
 
 @register
-class LearnedGaussian(nn.Module, Conditional):
+class LearnedGaussian(Law):
     """N(h; mean, diag sigma^2) with a learned log sigma: corruption that is learned (2014, 7.4).
 
     The criterion balances sigma: the entropy, the sum of log sigma_j, pushes it up. The
@@ -211,7 +276,7 @@ class LearnedGaussian(nn.Module, Conditional):
 
 
 @register
-class Bernoulli(Conditional):
+class Bernoulli(Law):
     """Independent binary units with p(h = 1) = mean; values in [0, 1] count as probabilities.
 
     Args:
@@ -223,8 +288,13 @@ class Bernoulli(Conditional):
         tensor([1.3863])
     """
 
+    activation = "sigmoid"
+    continuous = False
+
     def __init__(self, binary: bool = False) -> None:
+        super().__init__()
         self.binary = bool(binary)
+        self.drawn = self.binary
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return BernoulliLaw(probs=mean, validate_args=False)
@@ -238,13 +308,26 @@ class Bernoulli(Conditional):
         draw = (uniform_like(mean, generator) < mean).to(mean.dtype)
         return draw + (mean - mean.detach())
 
+    def pool_log_prob(
+        self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
+    ) -> Tensor:
+        """sum_j h_j log p_j + (1 - h_j) log(1 - p_j) over the observed elements, (batch, pool)."""
+        p = pool.clamp(1e-6, 1.0 - 1e-6)
+        ones = (h * seen) @ p.log().T
+        zeros = ((1.0 - h) * seen) @ (1.0 - p).log().T
+
+        return ones + zeros
+
+    def extra_repr(self) -> str:
+        return f"binary={self.binary}"
+
 
 #: For each kind of discrete unit, the lower end of its mean's range and the activation with it.
 UNITS = {"sign": (-1.0, "tanh"), "binary": (0.0, "sigmoid")}
 
 
 @register
-class Discrete(Conditional):
+class Discrete(Law):
     """Units that send one of two values.
 
     The values are -1 and 1 ("sign", a tanh layer), or 0 and 1 ("binary", a sigmoid layer).
@@ -272,10 +355,14 @@ class Discrete(Conditional):
     """
 
     EPSILON = 1e-6
+    continuous = False
+    hard = True
 
     def __init__(self, unit: str = "sign", stochastic: bool = False) -> None:
+        super().__init__()
         self.unit = checks.one_of("unit", unit, UNITS)
         self.stochastic = bool(stochastic)
+        self.drawn = self.stochastic
         self.low, self.activation = UNITS[unit]
 
     def probability(self, h: Tensor) -> Tensor:
@@ -327,9 +414,12 @@ class Discrete(Conditional):
         bits = (threshold < self.probability(mean)).to(mean.dtype)
         return bits * (1.0 - self.low) + self.low
 
+    def extra_repr(self) -> str:
+        return f"{self.unit!r}, stochastic={self.stochastic}"
+
 
 @register
-class Categorical(Conditional):
+class Categorical(Law):
     """One of several classes, as a one-hot row.
 
     The mean, of a softmax layer, holds the probabilities of the classes. A row of probabilities
@@ -344,6 +434,8 @@ class Categorical(Conditional):
     """
 
     activation = "softmax"
+    continuous = False
+    drawn = True
     EPSILON = 1e-30  # below any probability that matters of a softmax in single precision
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
@@ -372,5 +464,8 @@ class Categorical(Conditional):
     def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return self.energy(mean, mean)
 
-
-Law = Gaussian | LearnedGaussian | Bernoulli | Discrete | Categorical
+    def pool_log_prob(
+        self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
+    ) -> Tensor:
+        """sum_j h_j log p_j over the observed elements, (batch, pool)."""
+        return (h * seen) @ pool.clamp_min(1e-6).log().T

@@ -1,14 +1,16 @@
 """Laws around a layer's mean: densities, draws, entropies, and what the next layer sees."""
 
 import math
+import pickle
 
 import pytest
 import torch
 
-from gendae.laws import Bernoulli, Discrete, Gaussian, LearnedGaussian
+from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
+from gendae.registry import REGISTRY, build, describe
 
 
 def seeded(seed=0):
@@ -149,6 +151,14 @@ def test_gaussian_density_integrates_to_one():
         (
             lambda: Pair(Affine(3, 2), Affine(2, 3), recognition=Discrete("sign")),
             "needs a tanh layer",
+        ),
+        (
+            lambda: Pair(Affine(4, 3, "tanh"), Affine(3, 4), recognition=Categorical()),
+            "recognition=Categorical needs a softmax layer, not 'tanh'",
+        ),
+        (
+            lambda: Pair(Affine(4, 3), Affine(3, 4), observation=Bernoulli()),
+            "observation=Bernoulli needs a sigmoid layer, not 'linear'",
         ),
         (lambda: deep_autoencoder([4, 2], units="spin"), "units='spin' is unknown"),
     ],

@@ -20,6 +20,9 @@ from gendae.models.modalities import Modality
 from gendae.storage import model_file
 
 MODES = {"map": Completer.map, "mcmc": Completer.mcmc, "annealed": Completer.annealed}
+#: What no array of a modality can be called in a .npz of answers: the arrays beside it, and
+#: arguments of the functions that write it.
+RESERVED = ("path", "file", "args", "kwds", "converged", "residual")
 
 
 def complete(
@@ -53,6 +56,8 @@ def complete(
     texts = not_written_over(path, assignments(given))
 
     stack = load_joint(model, device)
+    check_names(stack)
+
     values = {name: value_of(stack, name, text) for name, text in texts.items()}
     length = max(len(value) for value in values.values())
     for name, value in values.items():
@@ -168,6 +173,16 @@ def _as_rows(array: np.ndarray, modality: Modality) -> Tensor:
     return torch.from_numpy(array[None].astype(np.float32))
 
 
+def check_names(stack: JointStack) -> None:
+    """Raise a ValueError unless a .npz of answers can hold each modality under its name."""
+    for name in stack.names:
+        if name in RESERVED:
+            raise ValueError(
+                f"modality {name!r}: this name is taken in files of answers; accepted: any but "
+                f"{', '.join(RESERVED)} (or call gendae.complete, gendae.generate)"
+            )
+
+
 def written(found: Values, out: Path) -> Path:
     """A .npz with an array for each modality, and `converged` and `residual`."""
     arrays = {name: value.float().numpy() for name, value in found.values.items()}
@@ -208,23 +223,21 @@ def chosen_completer(
         return own
 
     base = own if isinstance(own, Completer) else Completer()
-    kind = base
+    annealing = base.annealing
     if mode is not None:
         checks.one_of("--mode", mode, MODES)
-        kind = MODES[mode]()
+        annealing = MODES[mode]().annealing
     if rounds is None:
         rounds = base.rounds
 
     return Completer(
         rounds,
-        kind.start,
-        kind.end,
+        annealing,
         base.corruption,
         begin or base.begin,
         base.level,
         base.use_prior,
         base.tolerance,
-        kind.settle,
     )
 
 

@@ -3,7 +3,6 @@
 import json
 
 from gendae.commands.common import Table, settings_of
-from gendae.laws import Discrete
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
@@ -52,8 +51,7 @@ def _discrete_lines(stack: Classifier) -> Table:
     kinds = []
     for level in stack.discrete_levels:
         law = stack.pairs[level - 1].recognition
-        drawn = isinstance(law, Discrete) and law.stochastic
-        kinds.append(f"h_{level} {'drawn' if drawn else 'as bits'}")
+        kinds.append(f"h_{level} {'drawn' if law.hard and law.drawn else 'as bits'}")
 
     if not kinds:
         return []

@@ -10,6 +10,7 @@ from gendae import checks, plots
 from gendae.commands.common import Table, has_several_modalities, only_generative, shape_of
 from gendae.commands.complete import (
     assignments,
+    check_names,
     chosen_completer,
     load_joint,
     not_written_over,
@@ -92,6 +93,8 @@ def _sample_given(
     texts = not_written_over(out, assignments(given))
 
     stack = load_joint(model, device)
+    check_names(stack)
+
     values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
     completer = chosen_completer(stack, "mcmc", rounds, "prior")
     samples = modalities.complete(stack, values, completer=completer, seed=seed)
@@ -102,6 +105,9 @@ def _sample_given(
 def _sample_all(stack: JointStack, n: int, sampler: str | None, seed: int, out: Path) -> list[str]:
     """n samples of all modalities, as arrays in a .npz; or only their images, as a PNG grid."""
     checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
+    if out.suffix == ".npz":
+        check_names(stack)
+
     x = generate(stack, n, sampler, seed)
     if out.suffix == ".npz":
         arrays = {name: value.float().numpy() for name, value in stack.separate(x).items()}

@@ -6,7 +6,6 @@ import torch
 
 from gendae import checks, plots
 from gendae.commands.common import Table, data_of, load_generative
-from gendae.laws import LearnedGaussian
 from gendae.metrics import chains
 
 
@@ -29,15 +28,16 @@ def spectrum(
     stack = load_generative(model, device)
     x = data_of(stack, root=root).split("valid").x.to(stack.device)
     law = stack.pairs[-1].recognition
-    if not isinstance(law, LearnedGaussian):
-        raise ValueError(  # noqa: TRY004 - a choice of the user
+    below = stack.encode(x)[-2]
+    mean = stack.pairs[-1].f(below)
+    variance = law.variance(mean, below)
+    if not law.learnable or variance is None:
+        raise ValueError(
             f"{model}: the top's noise is {type(law).__name__}; a spectrum needs learned noise, "
             "recognition=LearnedGaussian (KLRule with noise)"
         )
 
-    below = stack.encode(x)[-2]
-    mean = stack.pairs[-1].f(below)
-    sigma = law.variance(mean, below).mean(0).sqrt()
+    sigma = variance.mean(0).sqrt()
     signal = chains.signal_dimensions(sigma, mean)
     path = plots.save(plots.spectrum(signal.sigma, signal.count), out)
 

@@ -2,7 +2,9 @@
 
 | file | holds |
 |---|---|
-| `completer` | `Completer`: clamped rounds of encoding and decoding, MAP, MCMC or annealed |
+| `chain` | `ClampedChain`: rounds that move what is missing; where it ended, a `Completion` |
+| `annealing` | the temperatures of its rounds |
+| `completer` | `Completer`: rounds of encoding and decoding, MAP, MCMC or annealed |
 | `moves` | the parts of a round, and where missing elements start |
 | `inpainting` | missing pixels by clamped inference (2015, section 8), named masks |
 | `modalities` | missing modalities of a joint model, and parts of them |

@@ -11,54 +11,32 @@ Source: Bengio 2014, Algorithm 6, sections 3.2, 4 and 7.5.
 
 import copy
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.completion.moves import around, chain_noise, change, draw, drawn, from_prior, laws_of
+from gendae.completion.annealing import Annealing
+from gendae.completion.chain import ClampedChain, Completion
+from gendae.completion.moves import around, chain_noise, draw, from_prior, laws_of
 from gendae.corruption import Corruption, normal_like, uniform_like
-from gendae.inference import fill
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
-from gendae.registry import build, register
+from gendae.registry import Plain, build, register
 
 BEGIN = ("auto", "mask", "prior", "noise")
-
-
-class Completion(NamedTuple):
-    """What a completer found, and whether it had settled.
-
-    Attributes:
-        h: (batch, width), observed elements as given.
-        residuals: root mean square of the change of missing elements, in units of h,
-            (rounds, batch).
-        converged: whether the last change was below the tolerance, (batch,).
-    """
-
-    h: Tensor
-    residuals: Tensor
-    converged: Tensor
-
-    @property
-    def rounds(self) -> int:
-        """Rounds made."""
-        return len(self.residuals)
 
 
 @register
 class Completer:
     """Clamped rounds of encoding and decoding at one level of a stack.
 
-    It owns the loop; a variant overrides `step`.
+    A variant overrides `step`, one round, or `first`, where missing elements start.
     Source: Bengio 2014, Algorithm 6 (MAP), section 3.2 (sampling P(Y | x)) and 7.5.
 
     Args:
         rounds: K, most rounds.
-        start, end: temperature in the first and in the last round, between which it falls
-            geometrically (linearly if one of them is 0): 0 and 0 is MAP, 1 and 1 MCMC.
-        settle: fraction of the rounds, the last ones, at the temperature `end`.
+        annealing: temperature of each round; MAP, temperature 0 throughout, if None.
         corruption: noise on h at temperature 1; if None, Gaussian with the deviation of the top's
             reconstruction error (`Stack.residuals`), or at the top's own level that of a Langevin
             step of its density.
@@ -89,60 +67,47 @@ class Completer:
     def __init__(
         self,
         rounds: int = 50,
-        start: float = 0.0,
-        end: float = 0.0,
+        annealing: Annealing | None = None,
         corruption: Corruption | None = None,
         begin: str = "auto",
         level: int | None = None,
         use_prior: bool = False,
         tolerance: float = 1e-3,
-        settle: float = 0.0,
     ) -> None:
         self.rounds = checks.whole("rounds", rounds, 0)
-        self.start = checks.at_least("start", start, 0.0)
-        self.end = checks.at_least("end", end, 0.0)
+        self.annealing: Annealing = build(annealing) or Annealing()
         self.corruption: Corruption | None = build(corruption)
         self.begin = checks.one_of("begin", begin, BEGIN)
         self.level = level
         self.use_prior = bool(use_prior)
         self.tolerance = checks.at_least("tolerance", tolerance, 0.0)
 
-        if not 0.0 <= settle <= 1.0:
-            raise ValueError(
-                f"settle={settle}: a fraction of the rounds, between 0 and 1, is needed"
-            )
+    @classmethod
+    def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
+        """Arguments of earlier versions, in which the schedule's stood among the completer's."""
+        names = ("start", "end", "settle")
+        schedule = {name: arguments.pop(name) for name in names if name in arguments}
+        if schedule:
+            arguments["annealing"] = {"type": Annealing.__name__, **schedule}
 
-        self.settle = settle
+        return arguments
 
     @classmethod
     def map(cls, rounds: int = 50, **options: object) -> "Completer":
         """Deterministic ascent until nothing changes (Algorithm 6)."""
-        return cls(rounds, 0.0, 0.0, **options)
+        return cls(rounds, Annealing(0.0, 0.0), **options)
 
     @classmethod
     def mcmc(cls, rounds: int = 50, **options: object) -> "Completer":
         """A Markov chain over what is missing."""
-        return cls(rounds, 1.0, 1.0, **options)
+        return cls(rounds, Annealing(1.0, 1.0), **options)
 
     @classmethod
-    def annealed(cls, rounds: int = 50, **options: object) -> "Completer":
+    def annealed(cls, rounds: int = 50, settle: float = 0.25, **options: object) -> "Completer":
         """From a chain to ascent, which has the last quarter of the rounds."""
-        return cls(rounds, 1.0, 0.0, **{"settle": 0.25, **options})
+        return cls(rounds, Annealing(1.0, 0.0, settle), **options)
 
-    def temperature(self, t: int) -> float:
-        """Scale of the noise in round t = 0 .. rounds - 1."""
-        cooling = round(self.rounds * (1.0 - self.settle))
-        if cooling > 1:
-            share = min(1.0, t / (cooling - 1))
-        else:
-            share = float(self.start != self.end)
-
-        if self.start > 0 and self.end > 0:
-            return self.start * (self.end / self.start) ** share
-
-        return self.start + (self.end - self.start) * share
-
-    def level_of(self, stack: Stack) -> int:
+    def clamped_level(self, stack: Stack) -> int:
         """l."""
         level = self.level
         if level is None:
@@ -160,8 +125,9 @@ class Completer:
 
         return other
 
-    # -- the loop ---------------------------------------------------------------------------------
+    # -- the chain --------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def __call__(
         self,
         stack: Stack,
@@ -181,21 +147,11 @@ class Completer:
                 input of the start.
             generator: source of noise.
         """
-        states = self.trajectory(stack, h, mask, observed, generator)
-        last = next(states)
+        mask = mask.expand_as(h)
+        given = h.masked_fill(~mask, 0.0)
+        start = self.first(stack, given, mask, observed, generator)
 
-        changes = []
-        for state in states:
-            changes.append(change(last, state, mask))
-            last = state
-
-        if not changes:
-            converged = torch.zeros(len(h), dtype=torch.bool, device=h.device)
-            return Completion(last, h.new_zeros(0, len(h)), converged)
-
-        converged = changes[-1] <= self.tolerance
-
-        return Completion(last, torch.stack(changes), converged)
+        return self._chain(stack, mask, generator)(start, given, mask)
 
     @torch.no_grad()
     def trajectory(
@@ -209,18 +165,15 @@ class Completer:
         """h at the start and after each round: at most K + 1 of them."""
         mask = mask.expand_as(h)
         given = h.masked_fill(~mask, 0.0)
-        h = fill(given, mask, self.first(stack, given, mask, observed, generator))
-        yield h
+        start = self.first(stack, given, mask, observed, generator)
 
-        for t in range(self.rounds):
-            temperature = self.temperature(t)
-            new = fill(given, mask, self.step(stack, h, mask, temperature, generator))
-            yield new
+        return self._chain(stack, mask, generator).trajectory(start, given, mask)
 
-            if temperature == 0.0 and bool((change(h, new, mask) <= self.tolerance).all()):
-                return
+    def _chain(self, stack: Stack, mask: Tensor, generator: Generator | None) -> ClampedChain:
+        def step(h: Tensor, temperature: float) -> Tensor:
+            return self.step(stack, h, mask, temperature, generator)
 
-            h = new
+        return ClampedChain(step, self.annealing.temperatures(self.rounds), self.tolerance)
 
     def step(
         self,
@@ -231,7 +184,7 @@ class Completer:
         generator: Generator | None,
     ) -> Tensor:
         """One round: corrupt, up, down, and draw discrete values."""
-        level = self.level_of(stack)
+        level = self.clamped_level(stack)
         if temperature <= 0.0:
             return around(stack, level, h, self.use_prior)
 
@@ -251,10 +204,9 @@ class Completer:
         if laws is None:
             return noisy
 
-        parts = list(noisy.split(laws.widths, -1))
-        for t, (law, clean) in enumerate(laws.parts(h)):
-            if drawn(law):
-                parts[t] = clean
+        parts = []
+        for law, clean, disturbed in laws.parts(h, noisy):
+            parts.append(clean if law.drawn else disturbed)
 
         return torch.cat(parts, -1)
 
@@ -269,7 +221,7 @@ class Completer:
         generator: Generator | None,
     ) -> Tensor:
         """Values of missing elements before the first round."""
-        level = self.level_of(stack)
+        level = self.clamped_level(stack)
         takes_mask = observed is not None and _has_junction_above(stack, level)
 
         begin = self.begin
@@ -315,11 +267,12 @@ class Completer:
         means = stack.loop(codes, observed)
 
         laws = stack.laws(level).laws
-        discrete = torch.tensor([drawn(law) for law in laws], device=codes.device)
-        if self.start == 0.0 or not bool((discrete & ~observed).any()):
+        discrete = torch.tensor([law.drawn for law in laws], device=codes.device)
+        start = self.annealing.start
+        if start == 0.0 or not bool((discrete & ~observed).any()):
             return means
 
-        draws = draw(stack, level, means, self.start, generator)
+        draws = draw(stack, level, means, start, generator)
         seen = stack.spread(observed, level)
         values = torch.where(seen, codes, draws)
 
@@ -343,6 +296,3 @@ def _automatic_begin(level: int, takes_mask: bool) -> str:
         return "noise"
 
     return "prior"
-
-
-# -- parts of a round -----------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.completion.completer import Completer, Completion
+from gendae.completion.chain import ClampedChain, Completion
+from gendae.corruption import uniform_like
 from gendae.inference import Inference, TargetPropInference, fill
 from gendae.models.stack import Stack
 from gendae.registry import build, register
@@ -15,7 +16,7 @@ from gendae.sampling.samplers import BATCH, seeded
 
 
 @register
-class Inpainter(Completer):
+class Inpainter:
     """Filling in missing pixels by clamped inference.
 
     Missing pixels start as uniform noise; each of K rounds calls INFERENCE, in which x presses on
@@ -44,7 +45,7 @@ class Inpainter(Completer):
         chains: int = 32,
         level: int | None = 1,
     ) -> None:
-        super().__init__(rounds, begin="noise", tolerance=0.0)
+        self.rounds = checks.whole("rounds", rounds, 0)
         self.inference = build(inference) or TargetPropInference(15, 0.4, 0.2, temperature=0.05)
         self.chains = checks.whole("chains", chains, 1)
         self.level = level
@@ -57,51 +58,46 @@ class Inpainter(Completer):
         """
         return cls(rounds, TargetPropInference(steps=0), chains, level=None)
 
-    def level_of(self, stack: Stack) -> int:
-        """x is clamped, whatever `level` it is decoded from."""
+    def clamped_level(self, stack: Stack) -> int:
+        """0: x is clamped, whatever level it is decoded from."""
         return 0
-
-    def at(self, level: int) -> "Inpainter":
-        """Itself: it is always at x."""
-        return self
 
     def __call__(
         self,
         stack: Stack,
-        h: Tensor,
+        x: Tensor,
         mask: Tensor,
         observed: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Completion:
-        """The mean of the chains, (batch, width); observed elements are returned as given."""
-        mask = mask.expand_as(h)
-        h_copies = h.repeat(self.chains, 1)
-        mask_copies = mask.repeat(self.chains, 1)
-        if observed is not None:
-            observed = observed.repeat(self.chains, 1)
+        """The mean of the chains, (batch, width); observed elements are returned as given.
 
-        ends = super().__call__(stack, h_copies, mask_copies, observed, generator)
+        Args:
+            stack: the model.
+            x: (batch, width); the values of missing elements are ignored.
+            mask: True where an element is observed, broadcast against x.
+            observed: not used; completers take it, whose start depends on it.
+            generator: source of noise.
+        """
+        mask = mask.expand_as(x)
+        given = x.masked_fill(~mask, 0.0).repeat(self.chains, 1)
+        clamped = mask.repeat(self.chains, 1)
 
-        chains = (self.chains, len(h))
-        mean = ends.h.view(*chains, h.shape[1]).mean(0)
-        residuals = ends.residuals.view(ends.rounds, *chains).mean(1)
-        converged = ends.converged.view(chains).all(0)
+        def step(x: Tensor, temperature: float) -> Tensor:
+            return self.step(stack, x, clamped, generator)
 
-        return Completion(fill(h, mask, mean), residuals, converged)
+        chain = ClampedChain(step, temperatures=[0.0] * self.rounds)
+        ends = chain(uniform_like(given, generator), given, clamped)
+        mean = ends.mean_over(self.chains)
 
-    def step(
-        self,
-        stack: Stack,
-        h: Tensor,
-        mask: Tensor,
-        temperature: float,
-        generator: Generator | None,
-    ) -> Tensor:
+        return mean._replace(h=fill(x, mask, mean.h))
+
+    def step(self, stack: Stack, x: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:
         """INFERENCE under the clamp, and x decoded from its h_level."""
-        representations = self.inference(stack, h, mask=mask, generator=generator)
+        h = self.inference(stack, x, mask=mask, generator=generator)
         level = stack.depth if self.level is None else self.level
 
-        return stack.decode(representations[level], level)
+        return stack.decode(h[level], level)
 
 
 def inpaint(

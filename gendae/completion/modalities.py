@@ -10,7 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.completion.completer import Completer, Completion
+from gendae.completion.chain import Completion
+from gendae.completion.completer import Completer
+from gendae.completion.inpainting import Inpainter
 from gendae.completion.moves import whole
 from gendae.inference import fill
 from gendae.models.joint import JointStack, present
@@ -31,7 +33,7 @@ def complete(
     given: Mapping[str, Tensor],
     masks: Mapping[str, Tensor] | None = None,
     n: int = 1,
-    completer: Completer | None = None,
+    completer: Completer | Inpainter | None = None,
     seed: int | None = None,
     batch_size: int = BATCH,
 ) -> Values:
@@ -43,7 +45,7 @@ def complete(
         masks: for modalities of which only a part is given, True where an element is given,
             (width,) or (batch, width).
         n: answers for each row; they follow each other.
-        completer: the stack's own if None.
+        completer: the stack's own if None, or else its inpainter.
         seed: of noise and draws.
         batch_size: rows computed at a time.
 
@@ -84,18 +86,18 @@ def complete(
 
 
 def _completer_for(
-    stack: JointStack, completer: Completer | None, observed: Tensor, mask: Tensor
-) -> Completer:
+    stack: JointStack, completer: Completer | Inpainter | None, observed: Tensor, mask: Tensor
+) -> Completer | Inpainter:
     """The completer, the stack's own if None; at level 0 if a modality is observed in part.
 
     A ValueError for a completer at a level where modalities are not clamped.
     """
     completer = completer or stack.settings.completer or stack.settings.inpainter or Completer()
 
-    if bool((mask != stack.spread(observed)).any()):
-        completer = completer.at(0)
+    level = completer.clamped_level(stack)
+    if level > 0 and bool((mask != stack.spread(observed)).any()):
+        return completer.at(0)
 
-    level = completer.level_of(stack)
     if level not in (0, stack.level):
         raise ValueError(
             f"level={level}: modalities are clamped at level 0 (their values) or {stack.level} "
@@ -107,14 +109,14 @@ def _completer_for(
 
 def _complete_batch(
     stack: JointStack,
-    completer: Completer,
+    completer: Completer | Inpainter,
     x: Tensor,
     observed: Tensor,
     mask: Tensor,
     generator: Generator | None,
 ) -> tuple[Completion, Tensor]:
     """The completion at the completer's level, and x decoded from it."""
-    level = completer.level_of(stack)
+    level = completer.clamped_level(stack)
     h = x
     if level == stack.level:
         h = stack.lower(x)[-1]

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae.corruption import uniform_like
-from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law
+from gendae.laws import Gaussian, Law
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Laws
 from gendae.models.stack import Stack
@@ -38,15 +38,6 @@ def whole(prior: Prior) -> Prior:
     return prior
 
 
-def change(old: Tensor, new: Tensor, mask: Tensor) -> Tensor:
-    """Root mean square of the change of missing elements, (batch,)."""
-    missing = ~mask.expand_as(new)
-    squares = ((new - old).square() * missing).sum(1)
-    elements = missing.sum(1).clamp_min(1)
-
-    return squares.div(elements).sqrt()
-
-
 def laws_of(stack: Stack, level: int) -> Laws | None:
     """The laws of the modalities' slices of h_level; None without slices."""
     if isinstance(stack, JointStack) and level <= stack.level and len(stack.names) > 1:
@@ -55,26 +46,17 @@ def laws_of(stack: Stack, level: int) -> Laws | None:
     return None
 
 
-def drawn(law: object) -> bool:
-    """Whether a chain draws values from this law, a discrete one, instead of adding noise."""
-    return (
-        isinstance(law, Categorical)
-        or (isinstance(law, Bernoulli) and law.binary)
-        or (isinstance(law, Discrete) and law.stochastic)
-    )
-
-
 def draw(
     stack: Stack, level: int, mean: Tensor, temperature: float, generator: Generator | None
 ) -> Tensor:
     """Discrete slices moved from their mean towards a draw, by the temperature, at most 1."""
     laws = laws_of(stack, level)
-    if laws is None or not any(drawn(law) for law in laws.laws):
+    if laws is None or not laws.drawn:
         return mean
 
     parts = []
     for law, part in laws.parts(mean):
-        if drawn(law):
+        if law.drawn:
             part = torch.lerp(part, law.sample(part, generator), min(1.0, temperature))
         parts.append(part)
 
@@ -138,54 +120,16 @@ def agreement(stack: Stack, level: int, h: Tensor, seen: Tensor, pool: Tensor) -
             "give the prior a noise, or choose another start: mask, noise"
         )
 
-    laws = laws_of(stack, level) or _law_of_all(stack, level, h.shape[1])
-    means = pool.split(laws.widths, -1)
-
-    total = h.new_zeros(len(h), len(pool))
-    for (law, values, weights), mean in zip(laws.parts(h, seen), means, strict=True):
-        total += _agreement_under(law, values, weights, mean, noise)
-
-    return total
+    return _law_of(stack, level).pool_log_prob(h, seen, pool, noise)
 
 
-def _law_of_all(stack: Stack, level: int, width: int) -> Laws:
-    """The law of a h_level without slices; Gaussian at the top, where no layer predicts it."""
+def _law_of(stack: Stack, level: int) -> Law:
+    """The law of h_level around its mean; Gaussian at the top, where no layer predicts it."""
+    laws = laws_of(stack, level)
+    if laws is not None:
+        return laws
+
     if level == stack.depth:
-        return Laws([Gaussian()], [width])
+        return Gaussian()
 
-    return Laws([stack.pairs[level].observation], [width])
-
-
-def _agreement_under(
-    law: Law, values: Tensor, seen: Tensor, means: Tensor, noise: Tensor | float
-) -> Tensor:
-    """See `agreement`, of one slice; the deviation of a law of real values is the noise."""
-    if isinstance(law, Categorical):
-        return _agreement_of_classes(values, seen, means)
-
-    if isinstance(law, Bernoulli):
-        return _agreement_of_bits(values, seen, means)
-
-    return _squared_distance(values, seen, means) / -(2.0 * noise**2)
-
-
-def _agreement_of_classes(values: Tensor, seen: Tensor, means: Tensor) -> Tensor:
-    """sum_j x_j log p_j over the observed elements, (batch, pool)."""
-    return (values * seen) @ means.clamp_min(1e-6).log().T
-
-
-def _agreement_of_bits(values: Tensor, seen: Tensor, means: Tensor) -> Tensor:
-    """sum_j x_j log p_j + (1 - x_j) log(1 - p_j) over the observed elements, (batch, pool)."""
-    p = means.clamp(1e-6, 1.0 - 1e-6)
-    ones = (values * seen) @ p.log().T
-    zeros = ((1.0 - values) * seen) @ (1.0 - p).log().T
-
-    return ones + zeros
-
-
-def _squared_distance(values: Tensor, seen: Tensor, means: Tensor) -> Tensor:
-    """sum_j (x_j - m_j)^2 over the observed elements, (batch, pool)."""
-    squares = (values.square() * seen).sum(1, keepdim=True)
-    distance = squares - 2.0 * (values * seen) @ means.T
-
-    return distance + seen @ means.square().T
+    return stack.pairs[level].observation

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.laws import Discrete, Law
+from gendae.laws import Law
 from gendae.layers.activations import RANGES
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
@@ -175,11 +175,10 @@ class OptimizingPair(Pair):
     ) -> None:
         super().__init__(f, g, observation, recognition)
 
-        discrete = isinstance(recognition, Discrete)
-        if discrete:
+        if self.recognition.hard:
             raise ValueError(
-                "recognition=Discrete: a code is found by gradient steps, which need real units; "
-                "use Gaussian or LearnedGaussian"
+                f"recognition={type(self.recognition).__name__}: a code is found by gradient "
+                "steps, which need real units; use Gaussian or LearnedGaussian"
             )
 
         self.steps = checks.whole("steps", steps, 0)

@@ -6,7 +6,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 from gendae import checks
-from gendae.laws import Bernoulli, Gaussian, Law
+from gendae.laws import Gaussian, Law
 from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
 from gendae.layers.affine import Affine
 from gendae.layers.wrapped import as_layer
@@ -110,14 +110,9 @@ class Pair(nn.Module):
 
 
 def _check_activation(name: str, law: Law, layer: nn.Module) -> None:
-    if isinstance(law, Bernoulli):
-        needed = "sigmoid"
-    else:
-        needed = getattr(law, "activation", None)
-
-    if needed and layer.activation != needed:
+    if law.activation not in (None, layer.activation):
         raise ValueError(
-            f"{name}={type(law).__name__} needs a {needed} layer, not "
+            f"{name}={type(law).__name__} needs a {law.activation} layer, not "
             f"{layer.activation!r}: its mean lies in the range of its values"
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.laws import Bernoulli, Conditional, Discrete, Gaussian
+from gendae.laws import Gaussian, Law
 from gendae.layers.pair import Pair
 from gendae.metrics.precision import full_precision
 from gendae.models.stack import Stack
@@ -61,11 +61,12 @@ def _require_same_units(stack: Stack) -> None:
             )
 
 
-def of_bits(law: Conditional | Prior) -> bool:
+def of_bits(law: Law | Prior) -> bool:
     """Whether a law gives probabilities of discrete values, not a density."""
     if isinstance(law, Prior):
         return law.discrete
-    return isinstance(law, Bernoulli | Discrete)
+
+    return not law.continuous
 
 
 def with_sigma_x(stack: Stack, sigma_x: float) -> Stack:

@@ -6,7 +6,6 @@ from torch import Generator, Tensor, nn
 
 from gendae.data.base import Data
 from gendae.data.images import MNIST
-from gendae.laws import Discrete
 from gendae.metrics import bounds, parzen, quality, traces
 from gendae.metrics.features import load_feature_classifier
 from gendae.models.stack import Stack
@@ -90,7 +89,7 @@ def evaluation(
 def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
     """log p(x, h) for each inference step; None for discrete units, which cannot be moved."""
     for pair in stack.pairs:
-        if isinstance(pair.observation, Discrete) or isinstance(pair.recognition, Discrete):
+        if pair.observation.hard or pair.recognition.hard:
             return None
 
     return traces.log_joint_trace(stack, x).mean(1).tolist()

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.laws import Discrete
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.settings import Settings
@@ -121,14 +120,14 @@ class Classifier(Stack):
         levels = []
         for level, pair in enumerate(self.pairs, 1):
             receives = getattr(encoders[level], "receives", "real")
-            if isinstance(pair.recognition, Discrete) or receives != "real":
+            if pair.recognition.hard or receives != "real":
                 levels.append(level)
 
         return levels
 
     @staticmethod
     def _draws(pair: Pair) -> bool:
-        return isinstance(pair.recognition, Discrete) and pair.recognition.stochastic
+        return pair.recognition.hard and pair.recognition.stochastic
 
     @staticmethod
     def send(pair: Pair, mean: Tensor, generator: Generator | None = None) -> Tensor:
@@ -137,7 +136,7 @@ class Classifier(Stack):
         Discrete values have the straight-through gradient.
         """
         law = pair.recognition
-        if isinstance(law, Discrete):
+        if law.hard:
             return law.sample(mean, generator)
 
         return law.transmit(mean)

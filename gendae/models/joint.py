@@ -31,8 +31,6 @@ from gendae.priors.base import Prior
 from gendae.registry import register
 
 BATCH = 1000  # examples computed at a time
-#: Names of arrays and arguments of files of answers.
-RESERVED = ("path", "file", "args", "kwds", "converged", "residual")
 
 
 @register
@@ -69,8 +67,10 @@ class JointStack(Stack):
         prior: Prior | None = None,
         settings: Settings | None = None,
     ) -> None:
+        if not modalities:
+            raise ValueError("a JointStack needs at least one modality")
+
         members = list(modalities.values())
-        _check_names(modalities)
         _check_top(top, len(members))
         _check_latents(members)
 
@@ -342,19 +342,6 @@ class JointStack(Stack):
 
 
 # -- checks of a joint stack's parts --------------------------------------------------------------
-
-
-def _check_names(modalities: Mapping[str, Modality]) -> None:
-    """Raise a ValueError unless there are modalities, under names that files can hold."""
-    if not modalities:
-        raise ValueError("a JointStack needs at least one modality")
-
-    for name in modalities:
-        if name in RESERVED:
-            raise ValueError(
-                f"modality {name!r}: this name is taken in files of answers; accepted: any but "
-                f"{', '.join(RESERVED)}"
-            )
 
 
 def _check_top(top: Sequence[Junction | Pair], modalities: int) -> None:

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from gendae import checks
 from gendae.corruption import Corruption
-from gendae.laws import Bernoulli, Categorical, Conditional, Discrete, Gaussian, Law
+from gendae.laws import Bernoulli, Categorical, Gaussian, Law
 from gendae.layers.activations import ACTIVATIONS
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
@@ -105,7 +105,7 @@ class Modality:
             return law()
 
         recognition = self.pairs[-1].recognition
-        if isinstance(recognition, Discrete):
+        if recognition.hard:
             return recognition
 
         return Gaussian()
@@ -348,7 +348,7 @@ class Identity(Gaussian):
         return mean
 
 
-class Laws(nn.Module, Conditional):
+class Laws(Law):
     """Independent laws of the slices of a representation.
 
     Args:
@@ -364,8 +364,10 @@ class Laws(nn.Module, Conditional):
         self.laws = list(laws)
         self.widths = list(widths)
         self.inputs = inputs and list(inputs)
-        self.learned = nn.ModuleList(law for law in laws if isinstance(law, nn.Module))
+        self.learned = nn.ModuleList(law for law in laws if law.learnable)
         self.stochastic = any(law.stochastic for law in laws)
+        self.hard = all(law.hard for law in laws)
+        self.drawn = any(law.drawn for law in laws)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         raise ValueError(
@@ -418,6 +420,18 @@ class Laws(nn.Module, Conditional):
         for (law, m), c in zip(self.parts(mean), self._given(given), strict=True):
             if law.stochastic:
                 total = total + law.entropy(m, c)
+
+        return total
+
+    def noisy(self, mean: Tensor, scale: float, generator: Generator | None = None) -> Tensor:
+        return torch.cat([law.noisy(m, scale, generator) for law, m in self.parts(mean)], -1)
+
+    def pool_log_prob(
+        self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
+    ) -> Tensor:
+        total = h.new_zeros(len(h), len(pool))
+        for law, *parts in self.parts(h, seen, pool):
+            total += law.pool_log_prob(*parts, noise)
 
         return total
 

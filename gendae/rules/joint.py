@@ -11,7 +11,6 @@ from gendae import checks
 from gendae.completion.completer import Completer
 from gendae.corruption import Corruption, uniform_like
 from gendae.data.loader import Split
-from gendae.laws import Discrete
 from gendae.models.joint import JointStack
 from gendae.models.noise import corruption_of_each, noise_of_all_but_labels
 from gendae.models.settings import Settings
@@ -526,7 +525,7 @@ def check_stack(stack: object) -> None:
     pairs = []
     for modality in stack.modalities.values():
         pairs += modality.pairs
-    if any(isinstance(pair.recognition, Discrete) for pair in pairs):
+    if any(pair.recognition.hard for pair in pairs):
         raise ValueError(
             "the modalities' codes are discrete units, which JointTargetPropRule does not train; "
             "accepted: real ones, or TargetPropRule"

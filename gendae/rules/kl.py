@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.laws import Gaussian, Law, LearnedGaussian
+from gendae.laws import Gaussian, Law
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, build, register
@@ -113,7 +113,7 @@ class KLRule(Rule):
             raise ValueError(
                 f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not {name}"
             )
-        if self.tie_noise and isinstance(self.stack.pairs[-1].recognition, LearnedGaussian):
+        if self.tie_noise and self.stack.pairs[-1].recognition.learnable:
             raise ValueError(
                 "tie_noise=True: the top's noise is the Parzen bandwidth, so its recognition law "
                 "must not be learned; leave it out, or set tie_noise=False"

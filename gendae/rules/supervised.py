@@ -153,7 +153,7 @@ class SupervisedRule(Rule):
         for pair in self.stack.pairs:
             laws += [pair.recognition, pair.observation]
 
-        return [law for law in laws if isinstance(law, nn.Module)]
+        return laws
 
     def setup(self, stage: str) -> None:
         """Stop gradients of idle maps while the rule trains.

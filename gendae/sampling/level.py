@@ -94,8 +94,7 @@ class LevelSampler(Sampler):
         return h
 
     def _encode_to_top(self, top: Pair, h: Tensor, generator: Generator | None) -> Tensor:
-        if isinstance(top.recognition, torch.nn.Module):
-            # a learned law is drawn from: the default of Algorithm 3
+        if top.recognition.learnable:  # drawn from: the default of Algorithm 3
             return top.recognition.sample(top.f(h), generator, h)
 
         return top.encode(h, generator)

@@ -11,11 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.corruption import Corruption, GaussianNoise, normal_like, uniform_like
+from gendae.corruption import Corruption, GaussianNoise, uniform_like
 from gendae.inference import Inference, Representations, TargetPropInference
-from gendae.laws import Law
 from gendae.layers.pair import Pair
-from gendae.models.modalities import Laws
 from gendae.models.noise import corruption_of_each
 from gendae.models.stack import Stack
 from gendae.registry import build, register, registered
@@ -41,6 +39,18 @@ class Sampler:
 
     Raises:
         ValueError: for a negative number of rounds; when called, for a prior that is not fitted.
+
+    Example:
+        >>> class ShortLoopSampler(Sampler):                   # x <- g_1(f_1(x)), without noise
+        ...     def step(self, stack, h, generator):
+        ...         bottom = stack.pairs[0]
+        ...         h_1 = bottom.encode(h[0], generator)
+        ...         return (bottom.decode(h_1), h_1, *h[2:])
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> stack = deep_autoencoder([8, 6, 4])
+        >>> _ = stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+        >>> ShortLoopSampler(rounds=5)(stack, 3, seeded(0)).shape
+        torch.Size([3, 8])
     """
 
     def __init__(self, rounds: int = 0) -> None:
@@ -117,22 +127,8 @@ class AncestralSampler(Sampler):
         return tuple(reversed(h))
 
     def _draw(self, pair: Pair, h: Tensor, generator: Generator | None) -> Tensor:
-        """A draw from P(h_{l-1} | h_l): Gaussian noise on real units, a coin for others."""
-        return self._around(pair.observation, pair.g(h), generator)
-
-    def _around(self, law: Law, mean: Tensor, generator: Generator | None) -> Tensor:
-        if isinstance(law, Laws):  # each modality's slice has its own
-            draws = [self._around(own, part, generator) for own, part in law.parts(mean)]
-            return torch.cat(draws, -1)
-
-        if not law.stochastic:
-            return law.transmit(mean, generator)
-
-        variance = law.variance(mean)
-        if variance is None:
-            return law.transmit(mean, generator)
-
-        return mean + self.noise * variance.sqrt() * normal_like(mean, generator)
+        """A draw from P(h_{l-1} | h_l): Gaussian noise on real units, a coin for discrete ones."""
+        return pair.observation.noisy(pair.g(h), self.noise, generator)
 
 
 @register

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gendae import load
+from gendae import joint_autoencoder, load, save
 from gendae.completion.inpainting import named_mask
 from gendae.completion.modalities import complete
 from gendae.data.images import Digits
@@ -331,6 +331,9 @@ def test_models_that_a_command_refuses(model, own, tmp_path, capsys, line, messa
 @pytest.mark.parametrize("command", ["complete", "sample"])
 def test_a_model_of_one_kind_of_data_cannot_be_given_any(own, tmp_path, capsys, command):
     error = refused(tmp_path, capsys, command, PLAIN, "--given", "image=x.npy", "--out", "c.npz")
+    assert refused(tmp_path, capsys, command, "none.ckpt", "--given", "label=3").startswith(
+        "no model 'none.ckpt': there is no such file, and the shipped models are "
+    )
     assert error == (
         f"{PLAIN} is a Stack of one kind of data; a JointStack of named modalities is needed, "
         "which JointTargetPropRule trains"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
 
+from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.modalities import log_conditional
 from gendae.completion.moves import agreement, around, chain_noise, from_prior
@@ -261,7 +262,8 @@ def test_convergence_is_told_row_by_row_and_rounds_are_bounded():
     assert 0 < told.converged.sum() < 4
     assert (run(0).residuals.shape, run(0).converged.any()) == ((0, 4), False)
     assert run(9, seen=5).rounds == 1
-    assert run(9, 1.0, 1.0, corruption=GaussianNoise(0.1), tolerance=1e9).rounds == 9
+    noisy = Annealing(1.0, 1.0)
+    assert run(9, noisy, corruption=GaussianNoise(0.1), tolerance=1e9).rounds == 9
 
 
 @pytest.mark.parametrize(
@@ -449,20 +451,24 @@ def noiseless():
 
 
 def run_top(prior, begin):
-    return run(top_of(prior, 3), 1, start=1.0, begin=begin)
+    return run(top_of(prior, 3), 1, annealing=Annealing(1.0), begin=begin)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: Completer(rounds=-1), "rounds=-1"),
-        (lambda: Completer(end=math.nan), "end=nan"),
+        (lambda: Annealing(end=math.nan), "end=nan"),
+        (lambda: Annealing(settle=1.5), "settle=1.5"),
         (lambda: Completer(begin="zeros"), "auto, mask, prior, noise"),
         (lambda: run(labelled()[0], level=3), r"level=3 is not in 0 \.\. 2"),
         (lambda: run(labelled()[0], observed=False, begin="mask"), "prior, noise"),
         (lambda: run(labelled()[0], level=2, begin="mask"), "prior, noise"),
         (lambda: run_top(parzen(torch.randn(9, 3)), begin="mask"), "prior, noise"),
-        (lambda: run(linear_joint()[0], start=1.0), r"fit_residuals.* a corruption"),
+        (
+            lambda: run(linear_joint()[0], annealing=Annealing(1.0)),
+            r"fit_residuals.* a corruption",
+        ),
         (lambda: run_top(ParzenPrior(), begin="prior"), "not fitted"),
         (lambda: run_top(ParzenPrior(), begin="noise"), "not fitted"),
         (lambda: run_top(noiseless(), begin="prior"), "noise"),

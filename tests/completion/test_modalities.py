@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import distributions as laws
 
+from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter, inpaint
 from gendae.completion.modalities import complete, log_conditional
@@ -380,7 +381,7 @@ def test_priors_without_closed_marginals_refuse(prior):
 
 def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
     def schedule(start, end, rounds=5):
-        return [Completer(rounds, start, end).temperature(t) for t in range(rounds)]
+        return Annealing(start, end).temperatures(rounds)
 
     assert schedule(1.0, 0.0625) == pytest.approx([1.0, 0.5, 0.25, 0.125, 0.0625])
     assert schedule(1.0, 0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
@@ -394,7 +395,12 @@ def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
 
     for name, ends in (("map", (0.0, 0.0)), ("mcmc", (1.0, 1.0)), ("annealed", (1.0, 0.0))):
         made = getattr(Completer, name)(7, tolerance=0.5)
-        assert (made.rounds, made.start, made.end, made.tolerance) == (7, *ends, 0.5)
+        assert (made.rounds, made.tolerance) == (7, 0.5)
+        assert (made.annealing.start, made.annealing.end) == ends
+        former = {"start": ends[0], "end": ends[1], "settle": made.annealing.settle}
+        plain = {**describe(made), **former}
+        assert plain.pop("annealing") == {"type": "Annealing", **former}
+        assert describe(build(plain)) == describe(made)
 
 
 def test_use_prior_reconstructs_the_top_under_the_prior():

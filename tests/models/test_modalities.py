@@ -16,6 +16,7 @@ from gendae.models.modalities import (
     KINDS,
     EachModality,
     Heads,
+    Identity,
     Junction,
     Laws,
     Masked,
@@ -387,6 +388,10 @@ def test_joint_laws_are_sums_and_concatenations_of_their_members():
 
     sent = joint.transmit(mean, seeded(3))
     assert torch.equal(sent[:, 5:], c.transmit(m3, seeded(3)))
+    real = Laws([Gaussian(2.0), Identity(), b], [2, 2, 3])
+    noise = torch.randn(5, 2, dtype=torch.float64, generator=seeded(3))
+    moved = real.noisy(torch.cat([m1, m3, m2], 1), 0.5, seeded(3))
+    assert torch.allclose(moved, torch.cat([m1 + 0.5 * 2.0 * noise, m3, m2], 1))
 
 
 def test_learned_laws_register_their_parameters():
@@ -401,6 +406,7 @@ def test_learned_laws_register_their_parameters():
 def test_joint_laws_are_stochastic_if_a_member_is():
     quiet = Discrete("sign")
     assert not Laws([quiet, quiet], [2, 2]).stochastic
+    assert (Laws([quiet, quiet], [2, 2]).hard, Laws([quiet, Gaussian()], [2, 2]).hard) == (YES, NO)
     assert Laws([quiet, Categorical()], [2, 2]).stochastic
 
 

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from gendae import cli, generate, inpaint, load, save
+from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
@@ -85,6 +86,7 @@ def test_lightning_s_own_loading_works_with_plain_hyper_parameters(tmp_path):
         GradientInference(every_q=True),
         JointChainSampler(corruption=[GaussianNoise(0.1)] * 3),
         Inpainter(4),
+        Completer.annealed(4),
         Digits(seed=3),
         small_stack(),
         VariationalEMRule(small_stack(), rates=Rates(f=[1e-3, 2e-3, 3e-3])),
