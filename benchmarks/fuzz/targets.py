@@ -85,7 +85,7 @@ def require_pixels(x: torch.Tensor) -> None:
 def splits(data: Images) -> list:
     """All splits of a data set, which are finite and have as many labels as images."""
     parts = [data.split(name) for name in ("train", "valid", "test")]
-    for x, y in parts:
+    for x, y, _ in parts:
         assert bool(torch.isfinite(x).all())
         assert y is None or len(y) == len(x)
 
@@ -298,7 +298,7 @@ CLASSIFIER = {
     "data": {"class_path": "gendae.Digits"},
     "model": {
         "class_path": "gendae.DifferenceTargetPropRule",
-        "init_args": {"lr_f": [0.01, 0.01], "stack": CLASSIFIER_STACK},
+        "init_args": {"rates": {"f": [0.01, 0.01]}, "stack": CLASSIFIER_STACK},
     },
 }
 
