@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from gendae.registry import REGISTRY
+from gendae.registry import REGISTRY, import_public
 from tests.fuzz import models
 from tests.fuzz_files import npy, npz, picture
+
+import_public()  # all classes, whatever was used before
 
 # -- descriptions ------------------------------------------------------------------------------------------------
 
