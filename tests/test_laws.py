@@ -1,16 +1,14 @@
 """Laws around a layer's mean: densities, draws, entropies, and what the next layer sees."""
 
 import math
-import pickle
 
 import pytest
 import torch
 
-from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law, LearnedGaussian
+from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
-from gendae.registry import REGISTRY, build, describe
 
 
 def seeded(seed=0):

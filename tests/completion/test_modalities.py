@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import distributions as laws
 
+from gendae.registry import build, describe
 from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter, inpaint

@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file
 
 from gendae import cli, generate, inpaint, load, save
-from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
