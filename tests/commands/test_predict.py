@@ -9,6 +9,7 @@ from gendae.commands.predict import error_rate, load_classifier, predict
 from gendae.data.files import labels_of, read_labels, write_idx
 from gendae.data.images import Images
 from gendae.models.architectures import deep_classifier
+from gendae.models.settings import Settings
 from tests.conftest import small_stack
 
 
@@ -78,8 +79,7 @@ def test_predict_writes_what_the_network_says(model, own, digits, capsys, name):
 
 
 def test_draws_follow_seed_and_samples(tmp_path, own):
-    network = deep_classifier([64, 12, 12], stochastic=True)
-    network.settings = {"samples": 7}
+    network = deep_classifier([64, 12, 12], stochastic=True, settings=Settings(samples=7))
     path = save(network, tmp_path / "s.safetensors")
 
     def probabilities(*arguments):

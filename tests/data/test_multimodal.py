@@ -13,11 +13,22 @@ from gendae.data.multimodal import Arrays, Multimodal, edge_map
 from gendae.models.architectures import joint_autoencoder
 from gendae.registry import build, describe
 from gendae.rules.joint import JointTargetPropRule, JointWeights
-from gendae.rules.missing import Hiding
+from gendae.rules.missing import Hiding, Inferring
+from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.targets import Hybrid
+from tests.conftest import at
 from tests.rules.test_base import trainer
-from tests.rules.test_joint import LABELS, batch_of, by_hand, loop_of, losses_of, rule_of, stack_of
+from tests.rules.test_joint import (
+    LABELS,
+    SEEN,
+    batch_of,
+    by_hand,
+    loop_of,
+    losses_of,
+    rule_of,
+    stack_of,
+)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 7)])
@@ -309,7 +320,8 @@ def test_only_confident_labels_are_filled_in_and_observed_ones_stay():
     ] + 2 * [[1.0, 0.0, 0.0]]
     stack = confident(stack_of(), p)
     x, there = batch_of(stack)
-    h, now, certainty, _ = rule_of(stack, inferred=0.4)._fill_in(stack.lower(x), there)
+    rule = rule_of(stack, inferring=Inferring(weight=0.4))
+    h, now, certainty, _ = rule._fill_in(stack.lower(x), there, at())
 
     expected = x.clone()
     expected[2, 6] = 1.0
@@ -329,10 +341,8 @@ def test_only_confident_labels_are_filled_in_and_observed_ones_stay():
 def test_the_weight_of_inferred_labels_grows(ramp, progress, weight):
     stack = confident(stack_of(), [[1.0, 0.0, 0.0]] * 7)
     x, there = batch_of(stack)
-    rule = rule_of(stack, inferred=0.8, ramp=ramp)
-    rule.updates = 1
-    rule.progress = progress
-    certainty = rule._fill_in(stack.lower(x), there)[2]
+    rule = rule_of(stack, inferring=Inferring(weight=0.8, ramp=ramp))
+    certainty = rule._fill_in(stack.lower(x), there, at(progress=progress, update=1)).certainty
 
     assert certainty[LABELS < 0, 1].tolist() == pytest.approx([weight] * 2)
     assert torch.equal(certainty[LABELS >= 0], there[LABELS >= 0].double())
@@ -344,8 +354,8 @@ def test_inferred_labels_weigh_in_the_label_s_own_term():
     guess = loop_of(stack, stack.lower(x)[-1].detach(), there)[:, 4:].argmax(1)
     filled = x.clone()
     filled[LABELS < 0, 6:] = one_hot(guess, 3).double()[LABELS < 0]
-    rule = rule_of(stack, hide=0.0, inferred=0.25, confidence=0.0)
-    loss = rule.losses((x, there))["joint_label_3"]
+    rule = rule_of(stack, hiding=SEEN, inferring=Inferring(weight=0.25, confidence=0.0))
+    loss = rule.losses((x, there), at())["joint_label_3"]
 
     everything = there | torch.tensor([False, True])
     logits = by_hand(stack, stack.lower(filled)[-1], everything)[1]
@@ -358,12 +368,12 @@ def test_nothing_changes_without_inferred_labels():
     batch = batch_of(stack)
     plain = losses_of(rule_of(stack, 0.1), batch)
 
-    assert losses_of(rule_of(stack, 0.1, inferred=1.0, confidence=1.0), batch) == plain
-    assert losses_of(rule_of(stack, 0.1, inferred=1.0, confidence=0.0), batch) != plain
+    unsure = rule_of(stack, 0.1, inferring=Inferring(weight=1.0, confidence=1.0))
+    assert losses_of(unsure, batch) == plain
 
-    start = rule_of(stack, 0.1, inferred=1.0, confidence=0.0)
-    start.updates = 0
-    assert losses_of(start, batch) == plain
+    rule = rule_of(stack, 0.1, inferring=Inferring(weight=1.0, confidence=0.0))
+    assert losses_of(rule, batch) != plain
+    assert losses_of(rule, batch, update=0) == plain  # the start of a training
 
 
 @pytest.mark.parametrize("term", ["joint_label_3", "target_f_2"])
@@ -371,7 +381,7 @@ def test_inferred_labels_of_no_weight_do_not_count(term):
     stack = stack_of(top=(5, 4))
     batch = batch_of(stack)
     plain, tiny = (
-        losses_of(rule_of(stack, hide=0.0, inferred=w, confidence=0.0), batch)[term]
+        losses_of(rule_of(stack, hiding=SEEN, inferring=Inferring(w, confidence=0.0)), batch)[term]
         for w in (0.0, 1e-9)
     )
 
@@ -394,18 +404,23 @@ def blob_error(inferred, updates=200):
         {"x": {"sizes": [2], "kind": "real"}, "y": {"sizes": [2], "kind": "onehot"}}, [16]
     )
     rule = rule_of(
-        stack, 0.5, hide={"y": 0.9}, weights={"x": 0.0}, inferred=inferred, lr_f=1e-2, lr_g=1e-2
+        stack,
+        0.5,
+        weights=JointWeights(modalities={"x": 0.0}),
+        hiding=Hiding(chances={"y": 0.9}),
+        inferring=Inferring(weight=inferred),
+        rates=Rates(f=1e-2, g=1e-2),
     )
 
     rows = torch.cat([torch.arange(2).repeat(25), torch.arange(200)])
     batch = stack.join({"x": x[rows], "y": torch.where(torch.arange(250) < 50, y[rows], -1)})
     optimizer = rule.configure_optimizers()
-    rule.updates = 0
+    noise = torch.Generator().manual_seed(0)
 
     for update in range(updates):
-        rule.progress = update / updates
         optimizer.zero_grad()
-        sum(rule.losses(batch).values()).backward()
+        moment = Moment(update / updates, noise, update)
+        sum(rule.losses(batch, moment).values()).backward()
         optimizer.step()
 
     return (stack.predict({"x": x}, "y").argmax(1) != y).double().mean().item()
@@ -446,7 +461,7 @@ def test_a_fit_logs_the_error_of_one_pass_and_its_best_checkpoint_predicts(tmp_p
     image = stack.predict({"label": y}, "image")
     mse = (image - x).square().mean().item()
     assert t.callback_metrics["val/error_image"].item() == pytest.approx(mse, rel=1e-5)
-    assert {"sampler", "completer"} <= set(best.settings)
+    assert {"sampler", "completer"} <= set(best.settings.chosen())
     assert best.prior.fitted
 
 

@@ -125,9 +125,9 @@ def test_places_that_cannot_be_written_to_are_named(tmp_path, place):
 
 KILLED = """
     import os, signal, sys
-    from gendae import writing
+    from gendae.storage.atomic import write_whole
     os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-    writing.write_whole(sys.argv[1], b"later" * 1000)
+    write_whole(sys.argv[1], b"later" * 1000)
 """
 
 
