@@ -2,19 +2,21 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import distributions as laws
 
-from gendae.registry import build, describe
 from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter, inpaint
 from gendae.completion.modalities import complete, log_conditional
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import joint_autoencoder
+from gendae.models.settings import Settings
 from gendae.priors import autoencoder, factorial, gaussian, linear, manifold, parzen
+from gendae.registry import build, describe
 from gendae.sampling.samplers import seeded
 from tests.conftest import small_stack
 
@@ -110,10 +112,10 @@ def test_the_completer_is_the_stack_s_own_unless_one_is_given():
 
     assert complete(stack, given).completion.rounds <= 50
 
-    stack.settings["inpainting"] = Inpainter(2, QUIET, chains=1)
+    stack.settings = Settings(inpainter=Inpainter(2, QUIET, chains=1))
     assert complete(stack, given, seed=0).completion.h.shape == (5, 13)  # x
 
-    stack.settings["completer"] = fixed(7)
+    stack.settings = replace(stack.settings, completer=fixed(7))
     assert complete(stack, given).completion.rounds == 7
     assert complete(stack, given, completer=fixed(3)).completion.rounds == 3
 
@@ -450,7 +452,7 @@ def test_a_joint_stack_s_inpainter_completes_labels():
     stack = three()
     image = values()["image"]
     inpainter = Inpainter(3, QUIET, chains=2)
-    stack.settings["inpainting"] = inpainter
+    stack.settings = Settings(inpainter=inpainter)
     completed = complete(stack, {"image": image}, seed=5)
 
     mask = torch.arange(13) < 6

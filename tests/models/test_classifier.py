@@ -12,6 +12,7 @@ from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_classifier
 from gendae.models.classifier import Classifier, label_loss, mean_log_probability
+from gendae.models.settings import Settings
 from gendae.storage.model_file import load, save
 
 KINDS = {"tanh": {}, "bits": {"bits": [1]}, "stochastic": {"stochastic": True}}
@@ -148,7 +149,7 @@ def test_predictions_of_stochastic_networks_are_seeded_and_leave_the_global_gene
     assert not torch.equal(a, c)
     assert torch.equal(before, torch.get_rng_state())
 
-    made.settings["samples"] = 3
+    made.settings = Settings(samples=3)
     assert torch.equal(made.predict(x, seed=1), a)  # the number it is meant to be used with
 
 
@@ -156,11 +157,11 @@ def test_predictions_of_stochastic_networks_are_seeded_and_leave_the_global_gene
 def test_classifiers_come_back_from_disk(tmp_path, kind):
     made = network(kind).float()
     x = torch.randn(5, 6)
-    made.settings = {"samples": 4}
+    made.settings = Settings(samples=4)
     again = load(save(made, tmp_path / "model.safetensors"))
 
     assert type(again) is Classifier
-    assert again.settings == {"samples": 4}
+    assert again.settings == Settings(samples=4)
     assert again.discrete_levels == made.discrete_levels
     assert torch.equal(again.predict(x), made.predict(x))
 

@@ -357,8 +357,8 @@ def test_nothing_is_revealed_where_nothing_is_observed():
     assert not hidden(torch.zeros(4, 2, dtype=torch.bool), [0.5, 0.5], None).any()
 
 
-def losses_of(rule, batch):
-    return {name: value.item() for name, value in rule.losses(batch, at(0)).items()}
+def losses_of(rule, batch, **moment):
+    return {name: value.item() for name, value in rule.losses(batch, at(0, **moment)).items()}
 
 
 HALF = {"hybrid": Hybrid(joint_weight=0.5)}
