@@ -22,7 +22,7 @@ from gendae.completion.moves import around, chain_noise, draw, from_prior, laws_
 from gendae.corruption import Corruption, normal_like, uniform_like
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
-from gendae.registry import Plain, build, register
+from gendae.registry import Plain, build, grouped, register
 
 BEGIN = ("auto", "mask", "prior", "noise")
 
@@ -85,12 +85,12 @@ class Completer:
     @classmethod
     def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
         """Arguments of earlier versions, in which the schedule's stood among the completer's."""
-        names = ("start", "end", "settle")
-        schedule = {name: arguments.pop(name) for name in names if name in arguments}
-        if schedule:
-            arguments["annealing"] = {"type": Annealing.__name__, **schedule}
-
-        return arguments
+        return grouped(
+            arguments,
+            "annealing",
+            Annealing.__name__,
+            {"start": "start", "end": "end", "settle": "settle"},
+        )
 
     @classmethod
     def map(cls, rounds: int = 50, **options: object) -> "Completer":

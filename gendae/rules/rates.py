@@ -162,9 +162,8 @@ class Rates:
         decays = checks.per_layer(f"rates.decay_{direction}", decay, len(layers))
 
         for level, parts in enumerate(layers, 1):
-            modules = [part for part in parts if isinstance(part, nn.Module)]  # laws may be none
             yield {
-                "params": [parameter for module in modules for parameter in module.parameters()],
+                "params": [parameter for part in parts for parameter in part.parameters()],
                 "lr": rates[level - 1],
                 "initial_lr": rates[level - 1],
                 "weight_decay": decays[level - 1],

@@ -234,6 +234,7 @@ def test_what_cannot_be_given(model, own, tmp_path, capsys, command, given, mess
 SEVERAL = (
     "{model} has several modalities (image 64 pixels, label 10 onehot); use `gendae sample`, "
 )
+TAKEN = "modality 'file': this name is taken in files of answers; accepted: any but path, file, "
 NO_MODEL = "no model 'none.ckpt': there is no such file, and the shipped models are "
 ONE_KIND = (
     f"{PLAIN} is a Stack of one kind of data; a JointStack of named modalities is needed, "
@@ -315,10 +316,15 @@ ONE_KIND = (
         ("complete none.ckpt --given label=3", NO_MODEL),
         (f"complete {PLAIN} --given image=x.npy --out c.npz", ONE_KIND),
         (f"sample {PLAIN} --given image=x.npy --out c.npz", ONE_KIND),
+        ("complete file.safetensors --given label=0", TAKEN),
+        ("sample file.safetensors --given label=0", TAKEN),
+        ("sample file.safetensors --out c.npz", TAKEN),
     ],
 )
 def test_what_cannot_be_asked(model, own, tmp_path, monkeypatch, capsys, line, message):
     monkeypatch.setenv("HOME", os.fspath(tmp_path))
+    label = {"sizes": [2], "kind": "onehot"}
+    save(joint_autoencoder({"file": {"sizes": [4, 3]}, "label": label}, [3]), "file.safetensors")
     np.save("short.npy", own[1][:2].numpy())
     names = {"model": model, "folder": tmp_path}
     arguments = [word.format(**names) for word in line.split()]

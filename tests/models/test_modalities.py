@@ -388,13 +388,14 @@ def test_joint_laws_are_sums_and_concatenations_of_their_members():
 
     sent = joint.transmit(mean, seeded(3))
     assert torch.equal(sent[:, 5:], c.transmit(m3, seeded(3)))
-    real = Laws([Gaussian(2.0), Identity(), b], [2, 2, 3])
+
+    real = Laws([Gaussian(2.0), b, Identity()], [2, 3, 2])
     noise = torch.randn(5, 2, dtype=torch.float64, generator=seeded(3))
-    moved = real.noisy(torch.cat([m1, m3, m2], 1), 0.5, seeded(3))
-    assert torch.allclose(moved, torch.cat([m1 + 0.5 * 2.0 * noise, m3, m2], 1))
+    expected = torch.cat([m1 + 0.5 * 2.0 * noise, m2, m3], 1)
+    assert torch.allclose(real.noisy(mean, 0.5, seeded(3)), expected)
 
 
-def test_learned_laws_register_their_parameters():
+def test_joint_laws_have_the_parameters_and_the_kind_of_their_members():
     laws, joint, _, mean, given = laws_of_three()
     assert set(joint.parameters()) == set(laws[0].parameters())
     both = side_by_side([pair(4, 2, recognition=laws[0]), None], [2, 3])
@@ -402,12 +403,11 @@ def test_learned_laws_register_their_parameters():
     (gradient,) = torch.autograd.grad(joint.entropy(mean, given).sum(), laws[0].log_sigma)
     assert torch.allclose(gradient, torch.full((2,), 5.0).double())
 
-
-def test_joint_laws_are_stochastic_if_a_member_is():
     quiet = Discrete("sign")
-    assert not Laws([quiet, quiet], [2, 2]).stochastic
-    assert (Laws([quiet, quiet], [2, 2]).hard, Laws([quiet, Gaussian()], [2, 2]).hard) == (YES, NO)
-    assert Laws([quiet, Categorical()], [2, 2]).stochastic
+    signs = Laws([quiet, quiet], [2, 2])
+    assert (signs.stochastic, signs.hard, signs.drawn, signs.learnable) == (NO, YES, NO, NO)
+    mixed = Laws([quiet, Categorical()], [2, 2])
+    assert (mixed.stochastic, mixed.hard, mixed.drawn, mixed.learnable) == (YES, NO, YES, NO)
 
 
 def test_kl_trains_discrete_units_beside_a_modality_with_noise():
