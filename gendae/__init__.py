@@ -1,8 +1,8 @@
 """gendae: deep generative models and classifiers as stacks of auto-encoders.
 
-They are trained by target propagation. Names are imported when first used, so that `import gendae`
-and the command line stay quick. The list of public names, with their homes, is `__init__.pyi`: type
-checkers and editors read it, and so does this file.
+They are trained by target propagation. Names are imported when first used, so that `import
+gendae` and the command line stay quick. The list of public names, with their homes, is
+`__init__.pyi`: type checkers and editors read it, and so does this file.
 """
 
 import ast

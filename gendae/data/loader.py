@@ -68,13 +68,13 @@ class TensorLoader:
         batch_size: examples per batch, on each rank.
         shuffle: a new order in each epoch, and no incomplete last batch unless it is the only one.
         seed: seed of the order.
-        rank, ranks: this process's share: every `ranks`-th example of the order. All ranks take the
-            same number of training steps; `sequential` leaves no example out.
+        rank, ranks: this process's share: every `ranks`-th example of the order. All ranks take
+            the same number of training steps; `sequential` leaves no example out.
         passes: how often an epoch goes over the order, for rules that train in phases.
 
     Raises:
-        ValueError: if there are fewer examples than ranks: a rank without data would keep the others
-            waiting.
+        ValueError: if there are fewer examples than ranks: a rank without data would keep the
+            others waiting.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Any nn.Module as an encoder or a decoder.
 
-A stack is flat: representations are rows, (batch, features). A module of one's own may take and give
-tensors of any other shape, such as NCHW images; its rows are shaped before it and flattened after.
+A stack is flat: representations are rows, (batch, features). A module of one's own may take and
+give tensors of any other shape, such as NCHW images; its rows are shaped before it and flattened
+after.
 """
 
 import math

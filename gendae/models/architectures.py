@@ -80,12 +80,8 @@ def deep_autoencoder(
 
     names = [visible, *activations]
     pairs = []
+    below: Law | None = law_of_x()
     for level, (low, high) in enumerate(pairwise(sizes)):
-        if level == 0:
-            below = law_of_x()
-        else:
-            below = _law_of_code(units, stochastic)
-
         above = _law_of_code(units, stochastic)
         if noise is not None:
             above = _learned_noise(low, high, noise, noise_of_x)
@@ -93,6 +89,7 @@ def deep_autoencoder(
         f = layer(low, hidden_f, high, names[level + 1], gain)
         g = layer(high, hidden_g, low, names[level], gain)
         pairs.append(Pair(f, g, observation=below, recognition=above))
+        below = _law_of_code(units, stochastic)
 
     return Stack(*pairs, prior=prior, settings=settings)
 
@@ -185,7 +182,9 @@ def deep_classifier(
             "probability"
         )
 
+    units = None
     if stochastic:
+        units = "binary"
         activation = "sigmoid"
         feedback = feedback or "tanh"
     activation = activation or "tanh"
@@ -196,11 +195,7 @@ def deep_classifier(
         receives = "bits" if level - 1 in bits else "real"
         f = Affine(low, high, activation, gain, init, receives)
         g = Affine(high, low, feedback, feedback_gain, init, receives)
-
-        recognition = None
-        if stochastic:
-            recognition = Discrete("binary", stochastic=True)
-        pairs.append(Pair(f, g, recognition=recognition))
+        pairs.append(Pair(f, g, recognition=_law_of_code(units, stochastic)))
 
     output = Affine(sizes[-1], classes, "linear", gain, init)
     return Classifier(*pairs, output=output, settings=settings)

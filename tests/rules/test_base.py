@@ -39,7 +39,7 @@ def trainer(**kwargs):
 
 
 def gradients_of(stack, loss):
-    """The gradients of a loss by the parameters of each map, f_1, g_1 ..; None where it has none."""
+    """The gradients of a loss by the parameters of each map, f_1, g_1 ..; None for none."""
     gradients = {}
     for level, pair in enumerate(stack.pairs, 1):
         for direction in "fg":

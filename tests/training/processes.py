@@ -1,7 +1,7 @@
 """Every rule on a small problem, trained alike in one process and in several.
 
-`python -m tests.training.processes FOLDER` runs all cases in two processes; each writes its results into
-FOLDER.
+`python -m tests.training.processes FOLDER` runs all cases in two processes; each writes its
+results into FOLDER.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Every rule on a small problem, stopped and resumed: for tests and benchmarks/resume.py.
 
-`python -m tests.training.resuming CASE FOLDER STOP` trains a case with a checkpoint after each batch, and
-kills itself by SIGKILL after STOP updates. With STOP = -1 it goes on from FOLDER/last.ckpt and
-writes the end of the training to FOLDER/end.pt.
+`python -m tests.training.resuming CASE FOLDER STOP` trains a case with a checkpoint after each
+batch, and kills itself by SIGKILL after STOP updates. With STOP = -1 it goes on from
+FOLDER/last.ckpt and writes the end of the training to FOLDER/end.pt.
 """
 
 import hashlib
