@@ -294,6 +294,8 @@ def test_user_errors_are_one_line_exit_2_and_write_nothing(
 
 
 KL = f"fit --config {ROOT}/configs/digits-kl.yaml"
+TOYS = KL.replace("digits-kl", "toy-kl")
+FEW = KL.replace("digits-kl", "mnist-joint-semi")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +332,10 @@ KL = f"fit --config {ROOT}/configs/digits-kl.yaml"
         (KL + " --parzen.nn 3", "accepted: n, grid, every, picture; did you mean --parzen.n?"),
         (KL + " stray", "'stray' is one argument too many"),
         (KL + " --model.eval_samples 3", "is model.stack.settings.samples since gendae 0.2"),
+        (TOYS + " --data.kind rings", "data.kind is data.distribution since gendae 0.2"),
+        (FEW + " --data.label_seed 3", "label_seed is data.labelled.seed since gendae 0.2"),
+        (FEW + " --data.labelled 600", "data.labelled='600' is no FewLabels; set data.labelled.c"),
+        (KL + " --data Images --data.path=", "path='': the name of a file or folder is needed"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_nearest_name(
