@@ -242,6 +242,8 @@ def bad_files(folder, model):
 
 FIT = f"fit --config {DIGITS} --trainer.default_root_dir runs"
 KL = f"fit --config {ROOT}/configs/digits-kl.yaml"
+TOYS = KL.replace("digits-kl", "toy-kl")
+FEW = KL.replace("digits-kl", "mnist-joint-semi")
 BITS = f"fit --config {ROOT}/configs/mnist-dtp-sign.yaml --model gendae.BackpropRule"
 NO_MNIST = "--data MNIST --data.root none --data.download false"
 
@@ -312,6 +314,10 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         (KL + " --model.lr_f [0.1]", "is model.rates.f since gendae 0.2"),
         (BITS, "error: BackpropRule does not support this network"),
         (BITS, "fixed=1"),
+        (TOYS + " --data.kind rings", "data.kind is data.distribution since gendae 0.2"),
+        (FEW + " --data.label_seed 3", "label_seed is data.labelled.seed since gendae 0.2"),
+        (FEW + " --data.labelled 600", "data.labelled='600' is no FewLabels; set data.labelled.c"),
+        (KL + " --data Images --data.path=", "path='': the name of a file or folder is needed"),
     ],
 )
 def test_a_mistake_is_one_line_exit_2_and_writes_nothing(

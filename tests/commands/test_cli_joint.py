@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gendae import load
+from gendae import joint_autoencoder, load, save
 from gendae.completion.inpainting import named_mask
 from gendae.completion.modalities import complete
 from gendae.data.images import Digits

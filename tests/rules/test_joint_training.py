@@ -64,7 +64,7 @@ def fit(rule, data, tmp_path):
     ],
 )
 def test_modalities_that_the_rule_cannot_train_on_are_refused(rule, parts, count, words, tmp_path):
-    data = Multimodal(Digits(), parts, labelled=count)
+    data = Multimodal(Digits(), parts, labelled=count and FewLabels(count))
     with pytest.raises(ValueError, match=words):
         fit(rule(labelled()), data, tmp_path)
 
