@@ -13,6 +13,7 @@ from gendae.inference import GradientInference, TargetPropInference
 from gendae.laws import Bernoulli
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import build, describe, register, upgraded
 from gendae.rules.backprop import BackpropRule
@@ -25,14 +26,19 @@ from tests.rules.test_base import trainer
 
 def trained(tmp_path):
     """A .ckpt and a .safetensors of one trained stack with settings unlike the defaults."""
+    settings = Settings(
+        inpainter=Inpainter(rounds=3, chains=2),
+        sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
+    )
     stack = deep_autoencoder(
-        [64, 20, 8], observation="bernoulli", prior=GaussianPrior("full", 2.5)
+        [64, 20, 8],
+        observation="bernoulli",
+        prior=GaussianPrior("full", 2.5),
+        settings=settings,
     )
     rule = VariationalEMRule(
         stack,
         inference=TargetPropInference(7, 0.2),
-        inpainter=Inpainter(rounds=3, chains=2),
-        sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
         corruption=[GaussianNoise(0.4), GaussianNoise(0.2, decay=0.5), GaussianNoise(0.1)],
     )
     t = trainer()
