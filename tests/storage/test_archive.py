@@ -53,7 +53,6 @@ class FullFile:
 
 def write_model(path, content):
     """Models are written whole, too: the length of the content is the width of a stack."""
-    torch.manual_seed(0)
     return save(deep_autoencoder([len(content), 4]), path)
 
 
@@ -91,9 +90,11 @@ def test_a_failure_at_any_point_leaves_the_earlier_file(
         assert caught.value.errno == errno.ENOSPC
         assert f"{name} was not written (No space left on device)" in str(caught.value)
 
-    after = write(path, b"later").read_bytes()
-    assert after == write(tmp_path / f"new-{name}", b"later").read_bytes() != before
-    assert write is write_model or (before, after) == (b"earlier", b"later")
+    write(path, b"later")
+    if write is write_model:
+        assert load(path).sizes == [len(b"later"), 4]
+    else:
+        assert path.read_bytes() == b"later"
 
 
 def test_the_content_is_on_the_disk_before_the_name_is_and_in_the_same_folder(

@@ -27,11 +27,14 @@ from tests.rules.test_base import trainer
 def trained(tmp_path):
     """A .ckpt and a .safetensors of one trained stack with settings unlike the defaults."""
     settings = Settings(
-        sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
         inpainter=Inpainter(rounds=3, chains=2),
+        sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
     )
     stack = deep_autoencoder(
-        [64, 20, 8], observation="bernoulli", prior=GaussianPrior("full", 2.5), settings=settings
+        [64, 20, 8],
+        observation="bernoulli",
+        prior=GaussianPrior("full", 2.5),
+        settings=settings,
     )
     rule = VariationalEMRule(
         stack,
