@@ -114,18 +114,19 @@ class Shell(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Called before Lightning checks the Trainer: it lets no manual rule accumulate."""
         self.automatic_optimization = True
+
+        clip = self.trainer.gradient_clip_val
+        if clip and self.trainer.state.fn == "fit":
+            raise ValueError(
+                f"gradient_clip_val={clip} would clip all layers by one norm; use "
+                f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
+            )
+
         return []
 
     def setup(self, stage: str) -> None:
         """From here on the rule itself makes the steps."""
         self.automatic_optimization = False
-
-        clip = self.trainer.gradient_clip_val
-        if stage == "fit" and clip:
-            raise ValueError(
-                f"gradient_clip_val={clip} would clip all layers by one norm; use "
-                f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
-            )
 
     def on_after_batch_transfer(
         self, batch: Sequence[Tensor], dataloader_idx: int
