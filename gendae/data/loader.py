@@ -5,7 +5,7 @@ arrays on disk).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast, overload
 
 import torch
 from torch import Tensor
@@ -41,7 +41,13 @@ class Split(NamedTuple):
 
         return cls(x, next(iter(labels), None), next(iter(masks), None))
 
-    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore
+    @overload  # type: ignore[override]  # a slice of a Split is a Split, of a tuple a tuple
+    def __getitem__(self, index: int) -> Tensor | None: ...
+
+    @overload
+    def __getitem__(self, index: slice | Tensor) -> "Split": ...
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":
         """Some of the rows; by a number, x, y or observed."""
         if isinstance(index, int):
             return tuple.__getitem__(self, index)
@@ -50,14 +56,27 @@ class Split(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Split":
         """What a function makes of each part; absent parts stay absent."""
-        return Split(*(None if part is None else function(part) for part in self))
+        x = function(self.x)
+        y, observed = (
+            None if part is None else function(part) for part in (self.y, self.observed)
+        )
+
+        return Split(x, y, observed)
 
 
 def joined(splits: Sequence[Split]) -> Split:
     """The rows of several splits with the same parts, in order."""
-    columns = zip(*splits, strict=True)
+    x, y, observed = (_joined(column) for column in zip(*splits, strict=True))
 
-    return Split(*(None if column[0] is None else torch.cat(column) for column in columns))
+    return Split(cast(Tensor, x), y, observed)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One part of several splits, which all have it, or none of them does."""
+    if parts[0] is None:
+        return None
+
+    return torch.cat(cast(Sequence[Tensor], parts))
 
 
 class TensorLoader:
