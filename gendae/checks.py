@@ -15,10 +15,10 @@ from gendae.errors import choice
 T = TypeVar("T")
 
 
-def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
+def one_of(name: str, value: str | None, accepted: Iterable[str]) -> str:
     """`value` if it is among `accepted`, else a ValueError with all of them and the nearest."""
     accepted = list(accepted)
-    if value not in accepted:
+    if value is None or value not in accepted:
         raise ValueError(f"{name}={value!r} is unknown; {choice(str(value), accepted)}")
 
     return value

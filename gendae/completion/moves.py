@@ -63,7 +63,7 @@ def draw(
     return torch.cat(parts, -1)
 
 
-def chain_noise(stack: Stack, level: int) -> Tensor | float:
+def chain_noise(stack: Stack, level: int) -> float:
     """Deviation of a chain's noise at temperature 1."""
     if level == stack.depth:
         # a step of Langevin's, together with the denoising that follows

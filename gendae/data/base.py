@@ -165,9 +165,9 @@ def shuffled_splits(
 
     examples = Split(x, y, observed)
     return {
-        "train": examples[order[first_training:]],
-        "valid": examples[order[n_test:first_training]],
-        "test": examples[order[:n_test]],
+        "train": examples.rows(order[first_training:]),
+        "valid": examples.rows(order[n_test:first_training]),
+        "test": examples.rows(order[:n_test]),
     }
 
 

@@ -5,7 +5,7 @@ arrays on disk).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, cast, overload
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -41,17 +41,16 @@ class Split(NamedTuple):
 
         return cls(x, next(iter(labels), None), next(iter(masks), None))
 
-    @overload  # type: ignore[override]  # a slice of a Split is a Split, of a tuple a tuple
-    def __getitem__(self, index: int) -> Tensor | None: ...
-
-    @overload
-    def __getitem__(self, index: slice | Tensor) -> "Split": ...
-
-    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":
+    # by a number it is what a tuple is, but a slice of a Split is a Split
+    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore[override]
         """Some of the rows; by a number, x, y or observed."""
         if isinstance(index, int):
             return tuple.__getitem__(self, index)
 
+        return self.rows(index)
+
+    def rows(self, index: slice | Tensor) -> "Split":
+        """Some of the rows, under a name by which type checkers see no tuple's item."""
         return self.map(lambda part: part[index])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Split":
@@ -71,12 +70,12 @@ def joined(splits: Sequence[Split]) -> Split:
     return Split(cast(Tensor, x), y, observed)
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     """One part of several splits, which all have it, or none of them does."""
     if parts[0] is None:
         return None
 
-    return torch.cat(cast(Sequence[Tensor], parts))
+    return torch.cat(cast(tuple[Tensor, ...], parts))
 
 
 class TensorLoader:
@@ -152,7 +151,7 @@ class TensorLoader:
         while self.position < len(self):
             start = self.position % self._batches_of_a_pass * self.batch_size
             self.position += 1
-            yield self.split[share[start : start + self.batch_size]]
+            yield self.split.rows(share[start : start + self.batch_size])
 
     def _order(self) -> Tensor:
         """The order of all examples in this epoch."""
@@ -168,7 +167,7 @@ class TensorLoader:
         # as many batches on each rank, though one may hold an example more than another
         batches = -(-n // (self.ranks * self.batch_size))
         for index in share.tensor_split(batches):
-            yield self.split[index.to(self.split.x.device)]
+            yield self.split.rows(index.to(self.split.x.device))
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and position, for resuming in the middle of an epoch."""

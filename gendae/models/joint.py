@@ -12,7 +12,7 @@ Source: Bengio 2014, sections 3 and 4, Figures 4 and 5.
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -258,7 +258,8 @@ class JointStack(Stack):
         if observed is None or self.junction is None:
             return self.up(codes, self.level)[1:]
 
-        mean = self.junction.f(codes, observed)
+        f = cast(Masked, self.junction.f)
+        mean = f(codes, observed)
         joined = self.junction.recognition.transmit(mean)
 
         return self.up(joined, self.level + 1)

@@ -91,7 +91,7 @@ class Modality:
         return self.pairs[-1].f.out_features
 
     @property
-    def head(self) -> str:
+    def head(self) -> str | None:
         """Activation of the layer that predicts the code."""
         if not self.pairs:
             activation, _ = KINDS[self.kind]
@@ -255,7 +255,9 @@ class Slices(nn.Module):
 
         An AttributeError if no map has one.
         """
-        penalties = [m.penalty for m in self.maps if hasattr(m, "penalty")]
+        penalties = [
+            cast(Callable[[], Tensor], m.penalty) for m in self.maps if hasattr(m, "penalty")
+        ]
         if not penalties:
             raise AttributeError("penalty")
 
@@ -328,7 +330,7 @@ class Heads(nn.Module):
 
     g: Layer
 
-    def __init__(self, g: Layer, activations: Sequence[str], widths: Sequence[int]) -> None:
+    def __init__(self, g: Layer, activations: Sequence[str | None], widths: Sequence[int]) -> None:
         super().__init__()
         names = [checks.one_of("activation", name, HEADS) for name in activations]
 
