@@ -98,7 +98,7 @@ def import_public() -> None:
         getattr(gendae, name)
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+def _parameters(cls: Callable[..., object]) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
 
