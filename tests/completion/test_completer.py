@@ -13,7 +13,9 @@ from gendae.completion.moves import agreement, around, chain_noise, from_prior
 from gendae.corruption import GaussianNoise
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Learning
+from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.samplers import seeded
 
@@ -401,7 +403,7 @@ def test_a_corruption_takes_the_place_of_the_stack_s_own_noise_and_temperature_s
 ):
     stack, r, c = linear_joint()
     h = torch.randn(4, 5, dtype=torch.float64)
-    completer = Completer(1, temperature, temperature, GaussianNoise(0.2))
+    completer = Completer(1, Annealing(temperature, temperature), GaussianNoise(0.2))
 
     new = completer.step(stack, h, None, temperature, seeded(1))
     z = torch.randn(4, 5, dtype=torch.float64, generator=seeded(1))
@@ -454,6 +456,9 @@ def run_top(prior, begin):
     return run(top_of(prior, 3), 1, annealing=Annealing(1.0), begin=begin)
 
 
+NO_MARGINAL = "{} has no closed marginal.*GaussianPrior, ParzenPrior"
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -472,6 +477,9 @@ def run_top(prior, begin):
         (lambda: run_top(ParzenPrior(), begin="prior"), "not fitted"),
         (lambda: run_top(ParzenPrior(), begin="noise"), "not fitted"),
         (lambda: run_top(noiseless(), begin="prior"), "noise"),
+        (lambda: FactorialPrior().marginal(SEEN), NO_MARGINAL.format("FactorialPrior")),
+        (lambda: AutoencoderPrior().marginal(SEEN), NO_MARGINAL.format("AutoencoderPrior")),
+        (lambda: ManifoldParzenPrior().marginal(SEEN), NO_MARGINAL.format("ManifoldParzenPrior")),
     ],
 )
 def test_bad_requests(call, words):
