@@ -41,8 +41,10 @@ class Split(NamedTuple):
 
         return cls(x, next(iter(labels), None), next(iter(masks), None))
 
-    # by a number it is what a tuple is, but a slice of a Split is a Split
-    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore[override]
+    # a slice of a tuple is a tuple, but a slice of a Split is a Split
+    def __getitem__(  # type: ignore[override]
+        self, index: int | slice | Tensor
+    ) -> "Split | Tensor | None":
         """Some of the rows; by a number, x, y or observed."""
         if isinstance(index, int):
             return tuple.__getitem__(self, index)
