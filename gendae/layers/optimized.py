@@ -19,9 +19,12 @@ from gendae.registry import register
 SHORTEN = 0.25
 
 
-def code_range(activation: str) -> tuple[float, float]:
-    """Closed interval of the codes that a layer with this activation gives: S of Eq. 20."""
-    return RANGES.get(activation, (0.0, float("inf")))
+def code_range(activation: str | None) -> tuple[float, float]:
+    """Closed interval of the codes that a layer with this activation gives: S of Eq. 20.
+
+    Without one, codes may be any numbers.
+    """
+    return RANGES.get(activation or "linear", (0.0, float("inf")))
 
 
 def optimize_code(
