@@ -22,11 +22,11 @@ NO_RANGE = (0.0, float("inf"))
 
 
 def code_range(activation: str | None) -> tuple[float, float]:
-    """Closed interval of the codes that a layer with this activation gives: S of Eq. 20."""
-    if activation is None:
-        return NO_RANGE
+    """Closed interval of the codes that a layer with this activation gives: S of Eq. 20.
 
-    return RANGES.get(activation, NO_RANGE)
+    Without one, codes may be any numbers.
+    """
+    return RANGES.get(activation or "linear", NO_RANGE)
 
 
 def optimize_code(

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from gendae import checks
 from gendae.errors import reason
+from gendae.layers.activations import ACTIVATIONS
+from gendae.registry import register
 
+#: Functions that laws ask for, or that give a layer its range.
+KNOWN = (*ACTIVATIONS, "softmax")
 #: What a `Pair` asks of a layer.
 LAYER = ("in_features", "out_features", "activation")
 
@@ -41,8 +45,12 @@ class Layer(Protocol):
         """What learns."""
 
 
+@register
 class Wrapped(nn.Module):
     """A module as a map of rows, (batch, in_features) -> (batch, out_features).
+
+    Files hold no code: a model with a wrapped module is saved where the module's class is known,
+    by `gendae.register`.
 
     Args:
         module: the map.
@@ -52,7 +60,8 @@ class Wrapped(nn.Module):
             a law needs that; None if it is none of gendae's.
 
     Raises:
-        ValueError: if the width of the input is not to be found, or the module does not take it.
+        ValueError: if the width of the input is not to be found, the module does not take it, or
+            the activation is unknown.
 
     Example:
         >>> images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh())
@@ -76,6 +85,8 @@ class Wrapped(nn.Module):
         self.module = module
         self.in_shape = tuple(checks.whole("in_shape", size, 1) for size in in_shape)
         self.activation = activation
+        if activation is not None:
+            checks.one_of("activation", activation, KNOWN)
         self.in_features = math.prod(self.in_shape)
         self.out_features = self._probe()
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from gendae.completion.modalities import complete, log_conditional
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import joint_autoencoder
 from gendae.models.settings import Settings
-from gendae.priors import autoencoder, factorial, gaussian, linear, manifold, parzen
+from gendae.priors import gaussian, linear, parzen
 from gendae.registry import build, describe
 from gendae.sampling.samplers import seeded
 from tests.conftest import small_stack
