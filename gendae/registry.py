@@ -98,7 +98,7 @@ def import_public() -> None:
         getattr(gendae, name)
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+def _parameters(cls: Callable[..., object]) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
 
@@ -147,12 +147,18 @@ def describe(obj: object, foreign: bool = False) -> Plain:
 
     if isinstance(obj, dict):
         return {str(key): describe(value, foreign) for key, value in obj.items()}
-    if foreign and hasattr(obj, "state_dict") and not hasattr(obj, "append"):
-        return {"type": type(obj).__name__}
-    if hasattr(obj, "__iter__"):
+    if _is_module(obj):
+        if foreign:
+            return {"type": type(obj).__name__}
+    elif hasattr(obj, "__iter__"):
         return [describe(item, foreign) for item in obj]
 
     raise ValueError(f"a {type(obj).__name__} cannot be stored: use gendae.register on its class")
+
+
+def _is_module(obj: object) -> bool:
+    """Whether an object is a module that computes, not a list of them."""
+    return hasattr(obj, "state_dict") and type(obj).__name__ != "ModuleList"
 
 
 def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class

@@ -147,10 +147,25 @@ LAWS = [  # values, means, and the input of the layer
 ]
 SIGNS = gendae.Discrete("sign", stochastic=True)
 
+
+@gendae.register
+class Edges(nn.Module):
+    """A module of one's own, over images of 2 x 4 pixels."""
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.channels = channels
+        self.filters = nn.Conv2d(1, channels, 2)
+
+    def forward(self, images):
+        return self.filters(images).tanh()
+
+
 LAYERS = [
     *(Member(f"Affine {s}", partial(gendae.Affine, WIDTH, 4, s)) for s in ACTIVATIONS),
     Member("Affine bits", lambda: gendae.Affine(WIDTH, 4, "tanh", receives="bits")),
     Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
+    Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
     Member("InvertibleAffine svd", lambda: gendae.InvertibleAffine(WIDTH, "svd", "sigmoid")),
 ]
@@ -188,10 +203,18 @@ DENSE = [
     Member("sign", lambda: FACTORIAL("sign", codes="signs"), "signs"),
     Member("categorical", lambda: FACTORIAL("categorical", codes="onehot"), "onehot"),
     Member("ParzenPrior", WINDOWS),
-    Member("manifold", lambda: WINDOWS(0.5, local="manifold", neighbours=4, components=2)),
+    Member("ParzenPrior held out", lambda: WINDOWS(held_out=gendae.HeldOut(0.2, bonus=0.5))),
+    Member(
+        "ManifoldParzenPrior",
+        partial(fitted, gendae.ManifoldParzenPrior, 0.5, neighbours=4, components=2),
+    ),
 ]
+BRIEF = {"learning": gendae.Learning(epochs=1), "walk": gendae.Walk(steps=2)}
+DENOISER = partial(fitted, gendae.AutoencoderPrior, [6], 5, **BRIEF)
+NEAREST = {"criterion": gendae.NearestNeighbour()}
 CHAINED = [
-    Member("AutoencoderPrior", partial(fitted, gendae.AutoencoderPrior, [6], 5, epochs=1, steps=2))
+    Member("AutoencoderPrior", DENOISER),
+    Member("AutoencoderPrior nearest", partial(DENOISER, hidden_noise=0.5, **NEAREST)),
 ]
 PRIORS = [*DENSE, *CHAINED]
 
@@ -242,6 +265,7 @@ def rule(name, of, takes="unit", variant="", local=True, **options):
     return Member(name + variant, lambda: make(of(), **options), takes, local=local)
 
 
+IDENTITY = gendae.GaussianPrior("identity", 1.0)
 DRAWN = partial(classifier, stochastic=True)
 BITS = partial(classifier, bits=[1])
 EXAMPLES = "unit labels"
@@ -254,6 +278,7 @@ RULES = [
     rule("BackStepRule", tied),
     rule("KLRule", identity_top, local=False),
     rule("KLRule", identity_top, variant=" within_layer", local=False, reach="within_layer"),
+    rule("KLRule", stack, variant=" training prior", local=False, training_prior=IDENTITY),
     rule("JointTargetPropRule", joint_stack, "joint"),
     rule("JointTargetPropRule", joint_stack, "joint", " all terms", **ALL_JOINT_TERMS),
     rule("BackpropRule", classifier, EXAMPLES, local=False),
@@ -269,16 +294,23 @@ RULES = [
 
 FILES = {"a": "numbers.npy", "b": "images.npy"}  # in the current folder
 PARTS = ["image", "label"]
+FEW = gendae.FewLabels(50)
 DATA = [
     Member("Digits", lambda: gendae.Digits(50, 3)),
     Member("Toys2D", lambda: gendae.Toys2D("gaussians", 200, noise=0.2, batch_size=50)),
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
     Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
-    Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=50)),
+    Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=FEW)),
 ]
 
 RATES = partial(Rates, [0.1, 0.2], hold=0.5, clip=1.0)
+PARTS_OF_PRIORS = [
+    *BRIEF.values(),
+    *NEAREST.values(),
+    gendae.Reconstruction(),
+    gendae.HeldOut(0.2),
+]
 OTHERS = [  # parts of models and rules, and what needs files that are not everywhere
     Member("Settings", lambda: Settings(gendae.AncestralSampler(), samples=5)),
     Member("Rates", RATES),
@@ -287,6 +319,9 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     *(Member(type(part).__name__, lambda part=part: part) for part in ALL_JOINT_TERMS.values()),
     Member("Inverses", lambda: Inverses([0.3, 0.1], half_life=0.2, warmup=4)),
     Member("Iterations", lambda: ROUNDS),
+    *(Member(type(part).__name__, lambda part=part: part) for part in PARTS_OF_PRIORS),
+    Member("FewLabels", lambda: FEW),
+    Member("Annealing", lambda: gendae.Annealing(2.0, 0.1, 0.5)),
     Member("Modality", lambda: gendae.Modality(WIDTH, "pixels", [pair()])),
     Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),
     Member("FeatureClassifier", lambda: gendae.FeatureClassifier((8, 8), (2, 3), 5)),

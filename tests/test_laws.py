@@ -85,7 +85,7 @@ def test_laws_are_modules_that_add_no_keys_unless_they_learn_and_travel_as_plain
     law, mean, given
 ):
     assert bool(law.state_dict()) == law.learnable == isinstance(law, LearnedGaussian)
-    assert law.continuous != law.distribution(mean, given).support.is_discrete
+    assert law.discrete == law.distribution(mean, given).support.is_discrete
     assert law.hard == isinstance(law, Discrete)
     assert law.drawn == (law.hard or isinstance(law, Categorical))
 

@@ -17,11 +17,16 @@ from gendae.registry import register
 
 #: A refused step is shortened to this fraction.
 SHORTEN = 0.25
+#: Codes of a layer whose activation has no open range, such as relu.
+NO_RANGE = (0.0, float("inf"))
 
 
-def code_range(activation: str) -> tuple[float, float]:
-    """Closed interval of the codes that a layer with this activation gives: S of Eq. 20."""
-    return RANGES.get(activation, (0.0, float("inf")))
+def code_range(activation: str | None) -> tuple[float, float]:
+    """Closed interval of the codes that a layer with this activation gives: S of Eq. 20.
+
+    Without one, codes may be any numbers.
+    """
+    return RANGES.get(activation or "linear", NO_RANGE)
 
 
 def optimize_code(

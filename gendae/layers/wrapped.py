@@ -6,20 +6,51 @@ after.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from gendae import checks
 from gendae.errors import reason
+from gendae.layers.activations import ACTIVATIONS
+from gendae.registry import register
 
+#: Functions that laws ask for, or that give a layer its range.
+KNOWN = (*ACTIVATIONS, "softmax")
 #: What a `Pair` asks of a layer.
 LAYER = ("in_features", "out_features", "activation")
 
 
+class Layer(Protocol):
+    """An encoder or a decoder of a `Pair`: an nn.Module that says its widths and activation."""
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+
+    @property
+    def activation(self) -> str | None:
+        """Name of the function that the output has been through; None if it is not gendae's."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """The output, (batch, out_features)."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What learns."""
+
+
+@register
 class Wrapped(nn.Module):
     """A module as a map of rows, (batch, in_features) -> (batch, out_features).
+
+    Files hold no code: a model with a wrapped module is saved where the module's class is known,
+    by `gendae.register`.
 
     Args:
         module: the map.
@@ -29,7 +60,8 @@ class Wrapped(nn.Module):
             a law needs that; None if it is none of gendae's.
 
     Raises:
-        ValueError: if the width of the input is not to be found, or the module does not take it.
+        ValueError: if the width of the input is not to be found, the module does not take it, or
+            the activation is unknown.
 
     Example:
         >>> images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh())
@@ -53,6 +85,8 @@ class Wrapped(nn.Module):
         self.module = module
         self.in_shape = tuple(checks.whole("in_shape", size, 1) for size in in_shape)
         self.activation = activation
+        if activation is not None:
+            checks.one_of("activation", activation, KNOWN)
         self.in_features = math.prod(self.in_shape)
         self.out_features = self._probe()
 
@@ -79,10 +113,10 @@ class Wrapped(nn.Module):
         return self.module(h.unflatten(1, self.in_shape)).flatten(1)
 
 
-def as_layer(module: nn.Module) -> nn.Module:
+def as_layer(module: nn.Module) -> Layer:
     """A module that says its widths and activation as it is, any other one wrapped."""
     if all(hasattr(module, name) for name in LAYER):
-        return module
+        return cast(Layer, module)
 
     return Wrapped(module)
 

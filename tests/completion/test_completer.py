@@ -13,7 +13,9 @@ from gendae.completion.moves import agreement, around, chain_noise, from_prior
 from gendae.corruption import GaussianNoise
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Learning
+from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.samplers import seeded
 
@@ -454,6 +456,9 @@ def run_top(prior, begin):
     return run(top_of(prior, 3), 1, annealing=CHAIN, begin=begin)
 
 
+NO_MARGINAL = "{} has no closed marginal.*GaussianPrior, ParzenPrior"
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -469,6 +474,9 @@ def run_top(prior, begin):
         (lambda: run_top(ParzenPrior(), begin="prior"), "not fitted"),
         (lambda: run_top(ParzenPrior(), begin="noise"), "not fitted"),
         (lambda: run_top(noiseless(), begin="prior"), "noise"),
+        (lambda: FactorialPrior().marginal(SEEN), NO_MARGINAL.format("FactorialPrior")),
+        (lambda: AutoencoderPrior().marginal(SEEN), NO_MARGINAL.format("AutoencoderPrior")),
+        (lambda: ManifoldParzenPrior().marginal(SEEN), NO_MARGINAL.format("ManifoldParzenPrior")),
     ],
 )
 def test_bad_requests(call, words):

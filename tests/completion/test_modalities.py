@@ -1,8 +1,7 @@
-"""`complete`: modalities or elements given others; conditional densities; the Inpainter."""
+"""`complete`: modalities or elements given others; conditional densities; inpainters."""
 
 import itertools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from gendae.completion.modalities import complete, log_conditional
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import joint_autoencoder
 from gendae.models.settings import Settings
-from gendae.priors import autoencoder, factorial, gaussian, linear, manifold, parzen
+from gendae.priors import gaussian, linear, parzen
 from gendae.registry import build, describe
 from gendae.sampling.samplers import seeded
 from tests.conftest import small_stack
@@ -115,7 +114,7 @@ def test_the_completer_is_the_stack_s_own_unless_one_is_given():
     stack.settings = Settings(inpainter=Inpainter(2, QUIET, chains=1))
     assert complete(stack, given, seed=0).completion.h.shape == (5, 13)  # x
 
-    stack.settings = replace(stack.settings, completer=fixed(7))
+    stack.settings = Settings(inpainter=Inpainter(2, QUIET, chains=1), completer=fixed(7))
     assert complete(stack, given).completion.rounds == 7
     assert complete(stack, given, completer=fixed(3)).completion.rounds == 3
 
@@ -141,6 +140,9 @@ def test_masked_elements_are_completed_at_level_0_whatever_the_completer_s_level
     assert torch.equal(completed["image"][:, :3], given["image"][:, :3])
     assert not torch.equal(completed["image"][:, 3:], given["image"][:, 3:])
 
+    everything = complete(stack, given, {"image": WHOLE}, completer=fixed()).completion
+    assert torch.equal(everything.h, complete(stack, given, completer=fixed()).completion.h)
+
 
 @pytest.mark.parametrize("spoiled", [math.nan, 9.0])
 def test_what_stands_in_hidden_elements_is_ignored_and_masks_may_differ_by_row(spoiled):
@@ -162,15 +164,6 @@ def test_what_stands_in_hidden_elements_is_ignored_and_masks_may_differ_by_row(s
     assert torch.allclose(a["image"], torch.cat(rows))
 
 
-def test_a_mask_that_hides_nothing_changes_nothing():
-    stack = three()
-    given = {"image": values()["image"]}
-    full = torch.ones(6, dtype=torch.bool)
-    a = complete(stack, given, completer=fixed())
-    b = complete(stack, given, {"image": full}, completer=fixed())
-    assert torch.equal(a.completion.h, b.completion.h)
-
-
 def test_n_answers_of_a_chain_follow_each_other_and_differ():
     stack = three()
     given = {"label": values()["label"]}
@@ -187,6 +180,9 @@ def test_n_answers_of_a_chain_follow_each_other_and_differ():
     half = {"image": HALF.expand(5, 6)}
     masked = complete(stack, {"image": image[:, 0]}, half, 2, fixed()).values["image"]
     assert torch.equal(masked[::2, :3], image[:, 0, :3])
+
+    with pytest.raises(ValueError, match="n=0"):
+        complete(stack, given, n=0)
 
 
 @pytest.mark.parametrize("begin", ["auto", "mask", "prior", "noise"])
@@ -275,14 +271,12 @@ WHOLE = torch.ones(6, dtype=torch.bool)
 def test_bad_input_is_refused_by_name(given, masks, words):
     with pytest.raises(ValueError, match=words[0]) as caught:
         complete(three(), given, masks)
+
     for word in words[1:]:
         caught.match(word)
 
 
-def test_no_answers_and_levels_between_values_and_codes_are_refused():
-    with pytest.raises(ValueError, match="n=0"):
-        complete(three(), {"image": IMAGE}, n=0)
-
+def test_completers_clamp_values_or_codes_and_no_level_between():
     members = {"image": {"sizes": [6, 5, 4]}, "label": {"sizes": [3], "kind": "onehot"}}
     deep = joint_autoencoder(members, top=[4])
     with pytest.raises(ValueError, match=r"level=1.*level 0 .*or 2"):
@@ -367,21 +361,6 @@ def test_conditionals_integrate_to_one(prior, stored, tolerance):
     assert total.item() == pytest.approx(1.0, abs=tolerance)
 
 
-@pytest.mark.parametrize(
-    "prior",
-    [
-        factorial.FactorialPrior(),
-        autoencoder.AutoencoderPrior([4], 2, learning=autoencoder.Learning(1)),
-        manifold.ManifoldParzenPrior(0.5, components=1),
-    ],
-)
-def test_priors_without_closed_marginals_refuse(prior):
-    prior.fit(torch.randn(30, 3))
-    words = rf"{type(prior).__name__} has no closed marginal.*GaussianPrior, ParzenPrior"
-    with pytest.raises(ValueError, match=words):
-        prior.marginal(SEEN)
-
-
 def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
     def schedule(start, end, rounds=5):
         return Annealing(start, end).temperatures(rounds)
@@ -394,6 +373,8 @@ def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
     settled = Annealing(1.0, 0.0, settle=0.5).temperatures(8)
     assert settled == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0, 0.0, 0.0, 0.0, 0.0])
 
+
+def test_completers_by_name_and_the_flat_arguments_of_earlier_files():
     for name, ends in (("map", (0.0, 0.0)), ("mcmc", (1.0, 1.0)), ("annealed", (1.0, 0.0))):
         made = getattr(Completer, name)(7, tolerance=0.5)
         assert (made.rounds, made.tolerance) == (7, 0.5)

@@ -107,12 +107,14 @@ def test_discrete_levels(kind, levels, second):
     assert made.stochastic == (kind == "stochastic")
     assert [f.receives for f in made.encoders] == ["real", second, "real"]
     assert [p.g.receives for p in made.pairs] == ["real", second]  # both ways
+    assert {p.g.activation for p in made.pairs} == {"tanh"}
+    for pair in made.pairs:
+        drawn = isinstance(pair.recognition, Discrete) and pair.recognition.stochastic
+        assert drawn == (kind == "stochastic")
+        assert pair.f.activation == ("sigmoid" if drawn else "tanh")
 
-
-def test_an_output_layer_that_receives_bits_makes_the_top_discrete():
-    pair = Pair(Affine(4, 3, "tanh"), Affine(3, 4))
-    made = Classifier(pair, output=Affine(3, 2, receives="bits"))
-    assert made.discrete_levels == [1]
+    above = Affine(4, 3, receives="bits")  # an output layer makes the top discrete, too
+    assert Classifier(*made.pairs, output=above).discrete_levels == sorted({*levels, 2})
 
 
 def test_draws_send_a_straight_through_gradient():
@@ -167,15 +169,6 @@ def test_classifiers_come_back_from_disk(tmp_path, kind):
 
     h = torch.randn(5, 4)
     assert torch.equal(again.pairs[1].g(h), made.pairs[1].g(h))
-
-
-def test_stochastic_units_have_sigmoid_encoders_and_tanh_decoders():
-    made = network("stochastic")
-    assert [p.f.activation for p in made.pairs] == ["sigmoid", "sigmoid"]
-    assert [p.g.activation for p in made.pairs] == ["tanh", "tanh"]
-    assert all(
-        isinstance(p.recognition, Discrete) and p.recognition.stochastic for p in made.pairs
-    )
 
 
 def under(output):

@@ -178,14 +178,3 @@ def test_sweeps_compute_only_what_moves(rule, monkeypatch):
 
     assert len(calls) == 4 + 5 * (3 + 3) + 5 * (3 + 2)
     assert calls.count(7) == 1  # x is fixed
-
-
-@two_phases
-def test_two_phase_arguments(rule):
-    for arguments in ({"gamma": 0.0}, {"gamma": 1.5}, {"gamma": float("nan")}, {"sweeps": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(arguments))}="):
-            rule(network(), **arguments)
-    with pytest.raises(
-        ValueError, match=r"gamma=1e-06: a weight of the feedback in \[5.2e-05, 1\]"
-    ):
-        rule(network((7, *[6] * 7)), gamma=1e-6)

@@ -68,14 +68,6 @@ def test_data_know_nothing_of_latents_and_fits_need_none():
     assert stack.prior.fitted
 
 
-@pytest.mark.parametrize(
-    "modalities", [{"phi": SIZES["phi"], "x": SIZES["x"]}, {"phi": SIZES["phi"]}]
-)
-def test_latents_come_last_and_not_alone(modalities):
-    with pytest.raises(ValueError, match="latent|labels alone"):
-        joint_autoencoder(modalities, [4])
-
-
 def test_latents_find_the_modes_of_what_the_rest_leaves_open():
     """y is s (1, -1, 1), and x says nothing of the sign s.
 

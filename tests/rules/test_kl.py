@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from pytorch_lightning import Callback
 
-from gendae.data.images import Digits
 from gendae.laws import Bernoulli, Gaussian, LearnedGaussian
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
@@ -12,12 +10,9 @@ from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
-from gendae.registry import build, describe
 from gendae.rules.kl import KLRule
 from gendae.rules.rates import Rates
-from gendae.rules.targetprop import LoopWeights, TargetPropRule
 from tests.conftest import at
-from tests.rules.test_base import gradients_of, trainer
 
 
 def stack_of(sizes, alpha=1.0, prior=None, **options):
@@ -88,39 +83,6 @@ def test_alpha_weighs_entropy_and_prior_not_reconstruction():
         assert torch.allclose(three[name], factor * value)
 
 
-@pytest.mark.parametrize(
-    ("reach", "name", "layers"),
-    [
-        ("full", "reconstruction_1", {"f_1", "g_1"}),
-        ("full", "reconstruction_2", {"f_1", "f_2", "g_1", "g_2"}),
-        ("full", "reconstruction_3", {"f_1", "f_2", "f_3", "g_1", "g_2", "g_3"}),
-        ("full", "prior_1", {"f_1", "f_2", "f_3", "g_2", "g_3"}),
-        ("full", "prior_2", {"f_1", "f_2", "f_3", "g_3"}),
-        ("full", "prior_3", {"f_1", "f_2", "f_3"}),
-        ("within_layer", "reconstruction_1", {"f_1", "g_1"}),
-        ("within_layer", "reconstruction_2", {"g_1"}),
-        ("within_layer", "reconstruction_3", {"g_1"}),
-        ("within_layer", "prior_1", {"f_1", "g_2"}),
-        ("within_layer", "prior_2", {"f_2", "f_3", "g_3"}),
-        ("within_layer", "prior_3", {"f_3"}),
-        ("within_layer", "layer_2", {"f_2", "g_2"}),
-        ("within_layer", "layer_3", {"f_3", "g_3"}),
-    ],
-)
-def test_how_far_gradients_travel(reach, name, layers):
-    x = torch.rand(5, 12, dtype=torch.float64)
-    rule = KLRule(stack_of([12, 8, 6, 4]), reach=reach)
-
-    of_maps = gradients_of(rule.stack, rule.losses((x,))[name])
-    reached = {
-        key
-        for key, gradients in of_maps.items()
-        if any(g is not None and bool((g != 0).any()) for g in gradients)
-    }
-
-    assert reached == layers
-
-
 def test_noise_grows_where_the_code_is_not_used():
     """The decoder ignores h_2 of two units: log sigma_2 goes to the prior's, log sigma_1 not."""
     torch.manual_seed(0)
@@ -167,14 +129,6 @@ def test_noise_tied_to_a_parzen_top_has_its_bandwidth_and_becomes_part_of_q():
     assert torch.allclose(losses["reconstruction_1"], expected)
 
 
-@pytest.mark.parametrize("own", [None, GaussianPrior("identity", 1.0)])
-def test_a_rule_is_built_again_from_its_description(own):
-    rule = KLRule(stack_of([12, 4]), training_prior=own)
-    again = build(describe(rule))
-    again.load_state_dict(rule.state_dict())
-    assert (again.training_prior is None) == (own is None)
-
-
 def test_prior_every_refits_on_the_latest_codes():
     """And an unfitted prior at once: a training need not begin with a fit."""
     stack = stack_of([12, 4], prior=GaussianPrior("diagonal", 1.0))
@@ -190,63 +144,3 @@ def test_prior_every_refits_on_the_latest_codes():
     assert torch.equal(means[1], means[2])
     assert torch.equal(rule.prior_fit.recent, stack.encode(torch.cat(batches))[-1])
     torch.testing.assert_close(means[3], rule.prior_fit.recent.mean(0))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reach": "far"}, "reach='far' is unknown; accepted: full, within_layer"),
-        ({"alpha": -1.0}, "alpha=-1.0"),
-        ({"prior_every": -1}, "prior_every=-1"),
-        ({"tie_noise": True}, "tie_noise=True needs a prior with a bandwidth"),
-        ({"tie_noise": True, "training_prior": ParzenPrior()}, "must not be learned"),
-    ],
-)
-def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        KLRule(stack_of([12, 4]), **options)
-
-
-class Stop(Callback):
-    """Ends the fit after a number of updates, as a crash would, once a checkpoint is there."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(f"{trainer.default_root_dir}/stop.ckpt")
-            trainer.should_stop = True
-
-
-@pytest.mark.parametrize(
-    "rule",
-    [
-        lambda stack: KLRule(stack, prior_every=3),
-        lambda stack: TargetPropRule(
-            stack, top_target="prior", prior_every=3, weights=LoopWeights(model=0.5)
-        ),
-    ],
-    ids=["KLRule", "TargetPropRule"],
-)
-def test_resuming_is_bit_exact_with_a_prior_that_follows_the_codes(rule, tmp_path):
-    """Weights, prior, noise and the codes it was fitted on continue where they stopped."""
-
-    def fit(steps, stop=None, resume=None):
-        torch.manual_seed(7)
-        stack = deep_autoencoder([64, 6], ["linear"], noise=0.5, prior=ParzenPrior(capacity=40))
-        torch.manual_seed(7)
-        callbacks = [Stop(stop)] if stop else []
-        limits = {"max_steps": steps, "max_epochs": -1, "limit_val_batches": 0}
-        run = trainer(callbacks=callbacks, default_root_dir=tmp_path, **limits)
-        trained = rule(stack)
-        run.fit(trained, Digits(), ckpt_path=resume)
-
-        return trained.stack.state_dict()
-
-    whole = fit(14)
-    fit(14, stop=8)
-    resumed = fit(14, resume=str(tmp_path / "stop.ckpt"))
-
-    different = [name for name in whole if not torch.equal(whole[name], resumed[name])]
-    assert different == []

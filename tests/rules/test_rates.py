@@ -112,41 +112,6 @@ def test_optimizers_by_name_and_by_class_path(choice, kind, options):
     assert build(describe(rates)) == rates
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"g": -1.0}, "rates.g=-1.0: a number >= 0"),
-        ({"f": [0.1, math.nan]}, "rates.f=nan"),
-        ({"decay_f": [-0.1, 0.1]}, "rates.decay_f=-0.1"),
-        ({"decay_g": math.inf}, "rates.decay_g=inf"),
-        ({"hold": 2.0}, "rates.hold=2.0: a fraction"),
-        ({"hold": math.nan}, "rates.hold=nan"),
-        ({"clip": 0.0}, "rates.clip=0.0: a number > 0"),
-        ({"clip": -1.0}, "rates.clip=-1.0"),
-        (
-            {"optimizer": "lbfgs"},
-            "rates.optimizer='lbfgs' is unknown; accepted: adam, rmsprop, sgd",
-        ),
-        ({"optimizer": "torch.optim.Nope"}, "'torch.optim.Nope' cannot be imported"),
-        ({"optimizer": "no.such.Thing"}, "'no.such.Thing' cannot be imported"),
-        ({"optimizer": "torch.nn.Linear"}, "is no subclass of torch.optim.Optimizer"),
-        ({"optimizer": "math.cos"}, "is no subclass of torch.optim.Optimizer"),
-        ({"optimizer": {"init_args": {}}}, "class_path, and init_args where needed"),
-        (
-            {"decline": "steps"},
-            "rates.decline='steps' is unknown; accepted: linear, cosine, const",
-        ),
-        ({"decline": "math.nope"}, "'math.nope' cannot be imported"),
-        ({"decline": "math.pi"}, "rates.decline='math.pi' is no function"),
-    ],
-)
-def test_refusals(options, words):
-    with pytest.raises(ValueError, match=words) as error:
-        Rates(**options)
-
-    assert "\n" not in str(error.value)
-
-
 def test_clipping_scales_each_layer_and_direction_by_itself():
     """A long gradient is cut to the norm, the others keep every bit; one does not see another."""
 

@@ -257,8 +257,8 @@ def test_a_ckpt_path_that_cannot_be_used_ends_in_one_line_and_leaves_nothing(
 FULL = """
     import resource, signal, sys
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    from gendae import cli, checkpointing
-    from gendae.rules import BackStepRule
+    from gendae import cli
+    from gendae.rules.backstep import BackStepRule
     def limit(self):
         if self.current_epoch == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))

@@ -1,0 +1,193 @@
+"""What each loss reaches: that of a local rule has d loss / d theta = 0 outside of its own map."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from gendae.layers.pair import TiedPair
+from gendae.models.architectures import deep_autoencoder
+from gendae.rules.backstep import BackStepRule
+from gendae.rules.difference import DifferenceTargetPropRule, Iterations
+from gendae.rules.joint import JointWeights
+from gendae.rules.kl import KLRule
+from gendae.rules.missing import Inferring
+from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from gendae.rules.targets import DISCRIMINANT, Hybrid
+from gendae.rules.variational_em import VariationalEMRule
+from tests import roles
+from tests.conftest import at, small_stack
+from tests.rules import test_backstep, test_difference, test_joint, test_kl
+
+
+def maps_of(rule):
+    """The parameters of each map, f_1, g_1 ..; both maps of a tied pair share W."""
+    maps = {}
+    for direction, layers in rule.maps().items():
+        for level, (layer, *_) in enumerate(layers, 1):
+            maps[f"{direction}_{level}"] = list(layer.parameters())
+
+    for level, pair in enumerate(rule.stack.pairs, 1):
+        if isinstance(pair, TiedPair):
+            maps[f"g_{level}"].append(pair.f.weight)
+
+    return maps
+
+
+def gradients(rule, loss):
+    """The gradients of a loss that it has, by the number of the parameter."""
+    parameters = list(rule.stack.parameters())
+    values = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return {id(p): g for p, g in zip(parameters, values, strict=True) if g is not None}
+
+
+def own(term):
+    """The map of a loss: reconstruct_g_1 is that of g_1."""
+    return "_".join(term.split("_")[-2:])
+
+
+# -- local rules ---------------------------------------------------------------------------------
+
+
+def levels_of(rule, loss):
+    """The layers that a loss reaches, 1 .. L, and M = L + 1 for an output layer."""
+    reached = gradients(rule, loss)
+    levels = set()
+    for name, parameter in rule.stack.named_parameters():
+        if id(parameter) in reached and reached[id(parameter)].abs().max() > 0:
+            part, level, *_ = name.split(".")
+            levels.add(int(level) + 1 if part == "pairs" else rule.stack.depth + 1)
+
+    return levels
+
+
+@pytest.mark.parametrize("member", roles.RULES, ids=lambda member: member.name)
+def test_losses_of_local_rules_stay_in_their_layer(member):
+    """And those of the others do not: what roles.py says of each rule is true."""
+    rule = member.built()
+    losses = rule.losses(member.batch(), at(1))
+
+    far = [t for t, loss in losses.items() if levels_of(rule, loss) - {int(t.split("_")[-1])}]
+
+    assert (far == []) == member.local
+
+
+def images(n=10, width=8, dtype=torch.float32):
+    return (torch.rand(n, width, dtype=dtype),)
+
+
+def target_prop(units):
+    """With every term; a fitted prior gives the top its target."""
+    stack = deep_autoencoder([8, 6, 5], None if units else ["tanh"] * 2, units=units)
+    stack.prior.fit(stack.encode(*images())[-1])
+    weights = LoopWeights(model=0.5, contractive=0.2, sparsity=0.1)
+
+    return TargetPropRule(stack, weights=weights, top_target="prior")
+
+
+def difference(kind, options):
+    network = test_difference.network(kind)
+    return DifferenceTargetPropRule(network, samples=2, step=0.5, **options)
+
+
+def back_step(make):
+    return BackStepRule(make(7, 6, 5))
+
+
+ROUNDS = Iterations(rounds=3, reconstruct=0.2)
+LOCAL = [
+    (lambda: VariationalEMRule(small_stack()), images),
+    *((partial(target_prop, units), images) for units in (None, "sign", "binary")),
+    *(
+        (partial(difference, kind, options), test_difference.examples)
+        for kind in test_difference.KINDS
+        for options in ({}, {"difference": False}, {"iterations": ROUNDS})
+    ),
+    *(
+        (partial(back_step, make), lambda: (test_backstep.images(),))
+        for make in (test_backstep.tied, test_backstep.free)
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "batch"), LOCAL)
+def test_no_gradient_crosses_a_layer(make, batch):
+    """A loss has gradients for all parameters of its own map, and for no other."""
+    rule = make()
+    maps = maps_of(rule)
+
+    for term, loss in rule.losses(batch(), at(1)).items():
+        reached = gradients(rule, loss)
+
+        assert reached.keys() == {id(p) for p in maps[own(term)]}, term
+        assert loss == 0 or all(g.abs().sum() > 0 for g in reached.values()), term
+
+
+# -- rules whose losses reach several maps -------------------------------------------------------
+
+KL_FULL = {
+    "reconstruction_1": "f_1 g_1",
+    "reconstruction_2": "f_1 f_2 g_1 g_2",
+    "reconstruction_3": "f_1 f_2 f_3 g_1 g_2 g_3",
+    "prior_1": "f_1 f_2 f_3 g_2 g_3",
+    "prior_2": "f_1 f_2 f_3 g_3",
+    "prior_3": "f_1 f_2 f_3",
+}
+KL_WITHIN_LAYER = {
+    "reconstruction_1": "f_1 g_1",
+    "reconstruction_2": "g_1",
+    "reconstruction_3": "g_1",
+    "prior_1": "f_1 g_2",
+    "prior_2": "f_2 f_3 g_3",
+    "prior_3": "f_3",
+    "layer_2": "f_2 g_2",
+    "layer_3": "f_3 g_3",
+}
+#: The top is one auto-encoder, and so is each pair below it.
+JOINT = {
+    "pair_1": "f_1 g_1",
+    "pair_2": "f_2 g_2",
+    "short_f_1": "f_1",
+    "short_f_2": "f_2",
+    "joint_image_3": "f_3 f_4 g_3 g_4",
+    "joint_label_3": "f_3 f_4 g_3 g_4",
+    "target_f_1": "f_1",
+    "target_f_2": "f_2",
+}
+
+
+def kl(reach):
+    rule = KLRule(test_kl.stack_of([12, 8, 6, 4]), reach=reach)
+    return rule, images(5, 12, torch.float64)
+
+
+def joint(discriminant):
+    stack = test_joint.stack_of(top=(5, 4))
+    rule = test_joint.rule_of(
+        stack,
+        0.1,
+        weights=JointWeights(recirculation=1.0),
+        inferring=Inferring(weight=1.0, confidence=0.3),
+        hybrid=Hybrid(joint_weight=0.3, discriminant=discriminant),
+    )
+    return rule, test_joint.batch_of(stack)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (partial(kl, "full"), KL_FULL),
+        (partial(kl, "within_layer"), KL_WITHIN_LAYER),
+        *((partial(joint, discriminant), JOINT) for discriminant in DISCRIMINANT),
+    ],
+)
+def test_how_far_gradients_travel(make, expected):
+    rule, batch = make()
+    maps = maps_of(rule)
+    losses = rule.losses(batch, at(0))
+
+    assert {term for term in losses if not term.startswith("entropy")} == set(expected)
+    for term, names in expected.items():
+        moved = {key for key, g in gradients(rule, losses[term]).items() if g.abs().max() > 0}
+        reached = [name for name, parameters in maps.items() if moved & set(map(id, parameters))]
+        assert reached == names.split(), term

@@ -1,0 +1,351 @@
+"""What the rules refuse: arguments, stacks and batches, each in one line that says what is wrong."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+import gendae
+from gendae.corruption import GaussianNoise
+from gendae.data.images import Digits
+from gendae.layers.affine import Affine
+from gendae.layers.mlp import MLP
+from gendae.layers.pair import Pair, TiedPair
+from gendae.models.architectures import deep_autoencoder, joint_autoencoder
+from gendae.models.classifier import Classifier
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.registry import build
+from gendae.rules import credit
+from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule
+from gendae.rules.backstep import BackStepRule
+from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.joint import JointTargetPropRule
+from gendae.rules.kl import KLRule
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from gendae.rules.variational_em import VariationalEMRule
+from gendae.training.callbacks import CreditMonitor
+from tests.conftest import small_stack
+from tests.rules.test_base import trainer
+from tests.rules.test_joint import rule_of, stack_of
+from tests.rules.test_supervised import BASELINES, TWO_PHASES, batch, network
+
+LOUD = GaussianNoise(0.1)
+
+
+def made(cls, stack, **options):
+    """A rule over a stack, once it is called."""
+    return lambda: cls(stack(), **options)
+
+
+def part(argument, cls, **options):
+    """An argument as a description: it is built, and refused, by the rule or before."""
+    return {argument: {"type": cls, **options}}
+
+
+# -- rates, which are the same for all rules -----------------------------------------------------
+
+OF_RATES = [
+    ({"g": -1.0}, "rates.g=-1.0: a number >= 0"),
+    ({"f": [0.1, math.nan]}, "rates.f=nan"),
+    ({"decay_f": [-0.1, 0.1]}, "rates.decay_f=-0.1"),
+    ({"decay_g": math.inf}, "rates.decay_g=inf"),
+    ({"hold": 2.0}, "rates.hold=2.0: a fraction"),
+    ({"hold": math.nan}, "rates.hold=nan"),
+    ({"clip": 0.0}, "rates.clip=0.0: a number > 0"),
+    ({"clip": -1.0}, "rates.clip=-1.0"),
+    ({"optimizer": "lbfgs"}, "rates.optimizer='lbfgs' is unknown; accepted: adam, rmsprop, sgd"),
+    ({"optimizer": "torch.optim.Nope"}, "'torch.optim.Nope' cannot be imported"),
+    ({"optimizer": "no.such.Thing"}, "'no.such.Thing' cannot be imported"),
+    ({"optimizer": "torch.nn.Linear"}, "is no subclass of torch.optim.Optimizer"),
+    ({"optimizer": "math.cos"}, "is no subclass of torch.optim.Optimizer"),
+    ({"optimizer": {"init_args": {}}}, "class_path, and init_args where needed"),
+    ({"decline": "steps"}, "rates.decline='steps' is unknown; accepted: linear, cosine, const"),
+    ({"decline": "math.nope"}, "'math.nope' cannot be imported"),
+    ({"decline": "math.pi"}, "rates.decline='math.pi' is no function"),
+]
+
+
+def fit_clipped():
+    """Lightning's clipping is over all layers."""
+    rule = VariationalEMRule(deep_autoencoder([64, 8]))
+    trainer(gradient_clip_val=0.5).fit(rule, Digits())
+
+
+# -- rules over a stack --------------------------------------------------------------------------
+
+OF_EM = [
+    ({"rates": Rates(f=[0.1])}, "rates.f has 1 entries.* the 3 layers"),
+    ({"rates": Rates(decay_g=[0.1] * 4)}, "rates.decay_g has 4 entries.* the 3 layers"),
+    ({"corruption": [LOUD]}, "4 representations"),
+    ({"decoder_corruption": [LOUD]}, "3 decoders"),
+    ({"prior_codes": "both"}, "feedforward, inferred"),
+    ({"warmup": -1}, "warmup=-1"),
+]
+OF_BACK_STEPS = [
+    ({"corruption": [LOUD]}, "corruption has 1 entries"),
+    ({"rates": Rates(f=[0.1] * 2)}, "rates.f has 2 entries"),
+]
+OF_TARGET_PROP = [
+    *(
+        (part("weights", "LoopWeights", **{name: -1.0}), f"weights.{name}=-1.0")
+        for name in vars(LoopWeights())
+    ),
+    ({"top_target": "none"}, "top_target='none' is unknown; accepted: flat, prior"),
+    ({"corruption": [LOUD]}, "corruption has 1 entries"),
+]
+OF_KL = [
+    ({"reach": "far"}, "reach='far' is unknown; accepted: full, within_layer"),
+    ({"alpha": -1.0}, "alpha=-1.0"),
+    ({"prior_every": -1}, "prior_every=-1"),
+    ({"tie_noise": True}, "tie_noise=True needs a prior with a bandwidth"),
+    ({"tie_noise": True, "training_prior": ParzenPrior()}, "must not be learned"),
+]
+
+
+def tied():
+    return gendae.Stack(TiedPair(7, 5))
+
+
+def noisy():
+    prior = GaussianPrior("identity", 1.0)
+    return deep_autoencoder([12, 4], ["linear"], noise=0.5, prior=prior)
+
+
+# -- the joint rule ------------------------------------------------------------------------------
+
+UNKNOWN = "'face' is no modality of this model"
+OF_JOINT = [
+    (part("hiding", "Hiding", chances=1.5), r"hiding.chances=1.5: a number in \[0, 1\]"),
+    (
+        part("hiding", "Hiding", chances={"image": 1.5}),
+        r"hiding.chances\['image'\]=1.5: a number in \[0, 1\]",
+    ),
+    (
+        part("hiding", "Hiding", chances={"label": -0.1}),
+        r"hiding.chances\['label'\]=-0.1: a number >= 0",
+    ),
+    (part("hiding", "Hiding", chances={"face": 0.1}), f"{UNKNOWN}; it has image, label"),
+    (part("hiding", "Hiding", walkback=-1), "hiding.walkback=-1: a whole number >= 0"),
+    (part("weights", "JointWeights", modalities={"face": 1.0}), UNKNOWN),
+    (
+        part("weights", "JointWeights", modalities={"image": -1.0}),
+        r"weights.modalities\['image'\]=-1.0: a number >= 0",
+    ),
+    *(
+        (part("weights", "JointWeights", **{name: -1.0}), f"weights.{name}=-1.0")
+        for name in ("target", "pair", "recirculation")
+    ),
+    (part("hybrid", "Hybrid", outputs=["y"]), "'y' is no modality of this model"),
+    (
+        part("hybrid", "Hybrid", joint_weight=1.1),
+        r"hybrid.joint_weight=1.1: a number in \[0, 1\] is needed",
+    ),
+    (part("hybrid", "Hybrid", unlabelled=-0.1), r"hybrid.unlabelled=-0.1: a number in \[0, 1\]"),
+    (
+        part("hybrid", "Hybrid", discriminant="score"),
+        "hybrid.discriminant='score' is unknown; accepted: missing, inferred, gradient",
+    ),
+    (part("inferring", "Inferring", weight=-1.0), "inferring.weight=-1.0"),
+    (part("inferring", "Inferring", ramp=-1.0), "inferring.ramp=-1.0"),
+    (part("inferring", "Inferring", confidence=1.5), "inferring.confidence=1.5"),
+    (
+        part("inferring", "Inferring", weight=1.0) | part("hybrid", "Hybrid", outputs=["image"]),
+        r"hybrid.outputs=\['image'\], inferring.weight=1.0: .*only labels are inferred",
+    ),
+    ({"reach": "none"}, "reach='none' is unknown; accepted: pair, full"),
+    ({"rates": Rates(g=[0.1] * 2)}, "rates.g has 2 entries.* the 3 layers"),
+]
+
+
+def joint_of(options):
+    return rule_of(**build(options))
+
+
+SEVERAL = "JointTargetPropRule trains a JointStack of several"
+ALONE = {"image": {"sizes": [6, 5]}}
+LATENT = {"sizes": [2], "kind": "latent"}
+REAL = {"sizes": [2], "kind": "real"}
+OF_JOINT_STACKS = [
+    (lambda: JointTargetPropRule(deep_autoencoder([6, 4])), f"stack=Stack: {SEVERAL}"),
+    (lambda: JointTargetPropRule(joint_autoencoder(ALONE, [4])), f"stack=JointStack: {SEVERAL}"),
+    (lambda: JointTargetPropRule(stack_of(top=())), f"stack=JointStack: {SEVERAL}"),
+    (
+        lambda: JointTargetPropRule(stack_of(), [LOUD] * 2),
+        "corruption has 2 entries; a stack of 3 pairs has 4",
+    ),
+    (
+        lambda: rule_of().losses((torch.rand(4, 6).double(),)),
+        r"x has shape \(4, 6\); the modalities \(image 6 pixels, label 3 onehot\) need rows of 9",
+    ),
+    (
+        lambda: rule_of().losses((torch.rand(4, 9).double(), torch.ones(4, 3).bool())),
+        r"the mask has shape \(4, 3\); .* \(4, 2\)",
+    ),
+    (lambda: joint_autoencoder({"phi": LATENT, "x": REAL}, [4]), "latent"),
+    (lambda: joint_autoencoder({"phi": LATENT}, [4]), "latent|labels alone"),
+]
+
+
+# -- rules of classifiers ------------------------------------------------------------------------
+
+SUPERVISED = (*BASELINES, DifferenceTargetPropRule)
+#: Batches of 12 images of width 7, and labels of 4 classes, with a mistake.
+OF_BATCHES = [
+    (lambda x, y: (x,), "no labels"),
+    (lambda x, y: (x, x[:, 0]), "torch.float64; class indices of an integer type"),
+    (lambda x, y: (x, y.float()), "torch.float32"),
+    (lambda x, y: (x, y > 1), "torch.bool"),
+    (lambda x, y: (x, y - y.min() + 2), "from 2 to [45]; the model has 4 classes"),
+    (lambda x, y: (x, y - y.max() - 1), "holds labels from -"),
+    (lambda x, y: (x, y[:5]), r"y has shape \(5,\).*\(12,\)"),
+    (lambda x, y: (x, y[:, None]), r"\(12, 1\)"),
+    (lambda x, y: (x[:, :5], y), r"x has shape \(12, 5\)"),
+]
+
+
+def losses_of(cls, change):
+    x, y = batch()
+    y[:2] = torch.tensor([0, 3])  # the least and the largest label
+    return cls(network()).losses(change(x, y))
+
+
+def shallow():
+    return gendae.Stack(*network().pairs)
+
+
+def with_an_mlp():
+    pairs = [Pair(MLP(7, [9], 6, "tanh"), Affine(6, 7)), Pair(Affine(6, 5, "tanh"), Affine(5, 6))]
+    return Classifier(*pairs, output=Affine(5, 4)).double()
+
+
+OF_NETWORKS = [
+    ({"bits": [1]}, "h_1 is transmitted as bits.*accepted: DifferenceTargetPropRule"),
+    ({"stochastic": True}, "h_1 is transmitted as bits.*accepted: DifferenceTargetPropRule"),
+]
+#: Networks of 4 layers, and how many of the lowest must be fixed.
+FIXED = [({"bits": [1]}, 1), ({"bits": [2]}, 2), ({"stochastic": True}, 3)]
+OF_PHASES = [
+    ({"gamma": 0.0}, "gamma="),
+    ({"gamma": 1.5}, "gamma="),
+    ({"gamma": math.nan}, "gamma="),
+    ({"sweeps": 0}, "sweeps="),
+]
+OF_DIFFERENCE = [
+    (part("inverses", "Inverses", sigma=[0.1] * 3), "inverses.sigma has 3 entries.* the 2 layers"),
+    (part("inverses", "Inverses", sigma=-0.1), "sigma=-0.1"),
+    (part("inverses", "Inverses", sigma=[0.1, math.nan]), "sigma=nan"),
+    ({"step": 0}, "step=0"),
+    ({"step": -0.1}, "step=-0.1"),
+    (part("inverses", "Inverses", half_life=0), "half_life=0"),
+    (part("iterations", "Iterations", rounds=0), "iterations.rounds=0"),
+    (
+        part("iterations", "Iterations", rounds=2) | {"difference": False},
+        "rounds=2 need difference=True",
+    ),
+    (part("iterations", "Iterations", reconstruct=0.1), "rounds >= 2"),
+    (part("iterations", "Iterations", reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
+    (part("iterations", "Iterations", reconstruct=-1), "iterations.reconstruct=-1"),
+    (part("inverses", "Inverses", schedule="alternate", warmup=5), "inverses.warmup=5"),
+    (part("inverses", "Inverses", schedule="both"), "joint, alternate"),
+    (part("inverses", "Inverses", warmup=-1), "inverses.warmup=-1"),
+    ({"samples": 0}, "samples=0"),
+    ({"rates": Rates(f=[0.1] * 3)}, "rates.f has 3 entries.* the 4 layers"),
+    ({"rates": Rates(g=[0.1] * 4)}, "rates.g has 4 entries.* the 3 layers"),
+]
+
+
+WARM = part("inverses", "Inverses", warmup=5)
+
+
+def deep(**options):
+    return network((7, 6, 5, 5), **options)
+
+
+def one_hidden():
+    return network((7, 6))
+
+
+def credit_of(measure, change=lambda x, y: (x, y)):
+    return measure(BackpropRule(network()), *change(*batch()))
+
+
+OF_CREDIT = [
+    (lambda: credit.angles(BackStepRule(tied()), *batch()), "BackStepRule has no global loss"),
+    (lambda: credit_of(credit.target_improvement), "BackpropRule has no targets"),
+    (lambda: credit_of(credit.angles, lambda x, y: (x[:, :5], y)), r"\(batch, 7\)"),
+    (lambda: credit_of(credit.angles, lambda x, y: (x, y + 4)), "4 classes"),
+    (lambda: CreditMonitor(every=-1), "every=-1"),
+    (lambda: CreditMonitor(n=0), "n=0"),
+]
+
+
+# -- all of them ---------------------------------------------------------------------------------
+
+
+def of_supervised(rule):
+    """The refusals that rules for classifiers have in common."""
+    of_layers = "has .* each of the 3 layers"
+    return [
+        (made(rule, network, rates=Rates(f=[1e-3] * 2)), f"rates.f {of_layers}"),
+        (made(rule, network, rates=Rates(decay_f=[0.0] * 4)), f"rates.decay_f {of_layers}"),
+        (made(rule, shallow), "stack=Stack has no output layer"),
+        *((partial(losses_of, rule, change), words) for change, words in OF_BATCHES),
+    ]
+
+
+def of_affine(rule):
+    """The refusals of rules that are stated for affine layers without bits."""
+    return [
+        *((made(rule, partial(network, **options)), words) for options, words in OF_NETWORKS),
+        (made(rule, with_an_mlp), f"{rule.__name__} does not support this network: f_1 is MLP"),
+    ]
+
+
+def of_two_phases(rule):
+    words = r"gamma=1e-06: a weight of the feedback in \[5.2e-05, 1\]"
+    return [
+        *((made(rule, network, **options), words) for options, words in OF_PHASES),
+        (made(rule, partial(network, (7, *[6] * 7)), gamma=1e-6), words),
+    ]
+
+
+def of_fixed(options, enough):
+    """Back-propagation refuses layers that learn below bits, and says what it accepts."""
+    words = f"StraightThroughRule, or BackpropRule with fixed={enough}$"
+    below = partial(deep, **options)
+    return [(made(BackpropRule, below, fixed=fixed), words) for fixed in range(enough)]
+
+
+CASES = [
+    *((partial(Rates, **options), words) for options, words in OF_RATES),
+    (fit_clipped, r"gradient_clip_val=0\.5 .* use rates\.clip=0\.5"),
+    *((made(VariationalEMRule, small_stack, **options), words) for options, words in OF_EM),
+    *((made(BackStepRule, tied, **options), words) for options, words in OF_BACK_STEPS),
+    (lambda: BackStepRule(tied()).losses((torch.rand(12, 5),)), r"x has shape \(12, 5\)"),
+    *((made(TargetPropRule, small_stack, **options), words) for options, words in OF_TARGET_PROP),
+    *((made(KLRule, noisy, **options), words) for options, words in OF_KL),
+    *((partial(joint_of, options), words) for options, words in OF_JOINT),
+    *OF_JOINT_STACKS,
+    *(row for rule in SUPERVISED for row in of_supervised(rule)),
+    *(row for rule in (FeedbackAlignmentRule, *TWO_PHASES) for row in of_affine(rule)),
+    *(row for rule in TWO_PHASES for row in of_two_phases(rule)),
+    *(row for options, enough in FIXED for row in of_fixed(options, enough)),
+    *(
+        (made(BackpropRule, deep, fixed=fixed), f"fixed={fixed}: .*(>= 0|accepted: 0 .. 3)")
+        for fixed in (-1, 4, 5)
+    ),
+    *((made(DifferenceTargetPropRule, deep, **o), words) for o, words in OF_DIFFERENCE),
+    (made(DifferenceTargetPropRule, one_hidden, **WARM), "one hidden layer"),
+    *OF_CREDIT,
+]
+
+
+@pytest.mark.parametrize(("call", "words"), CASES)
+def test_what_is_refused(call, words):
+    with pytest.raises(ValueError, match=words) as error:
+        call()
+
+    assert "\n" not in str(error.value)
