@@ -23,6 +23,7 @@ from benchmarks.floor import MatrixProducts, wait
 from gendae import MNIST, VariationalEMRule, deep_autoencoder, generate, parzen_log_prob
 from gendae.data.base import Data
 from gendae.data.loader import Split
+from gendae.rules.moment import Moment
 from gendae.training.graphs import Graphs, StaticUpdate
 
 SIZES = (784, 1000, 100)
@@ -102,20 +103,20 @@ def batches(device, sizes, repeats, peak):
 
 def batch_row(device, n, repeats, peak):
     rule = VariationalEMRule(deep_autoencoder(SIZES)).to(device)
-    rule.generator = torch.Generator(device).manual_seed(0)
+    moment = Moment(generator=torch.Generator(device).manual_seed(0))
     rule.manual_backward = lambda loss: loss.backward()
     x = torch.rand(n, SIZES[0], device=device)
     optimizer = rule.configure_optimizers()
     static = StaticUpdate(rule)
 
     with MatrixProducts() as products:
-        rule.gradients((x,))
+        rule.gradients((x,), moment)
 
     row = {"batch": n}
     for name, update in (("plain", rule.gradients), ("static", static)):
 
         def step(update=update):
-            update((x,))
+            update((x,), moment)
             optimizer.step()
 
         row[f"{name}_ms"] = 1e3 * timed(step, repeats, device)

@@ -443,7 +443,8 @@ def errors_by_weight(folder):
     points = {}
     for run in sorted(Path(folder).iterdir()):
         stack = model_at(run)
-        weight = float(stack.facts["command"].split("--model.joint_weight ")[1].split()[0])
+        # runs of version 0.1 say --model.joint_weight
+        weight = float(stack.facts["command"].split("joint_weight ")[1].split()[0])
         points.setdefault(weight, []).append(label_error(stack, "test"))
 
     return dict(sorted(points.items()))

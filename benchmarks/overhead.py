@@ -24,6 +24,7 @@ from pytorch_lightning.loggers import CSVLogger
 from benchmarks.steps import RULES
 from gendae import MNIST
 from gendae.cli import keep_freed_memory
+from gendae.rules.moment import Moment
 
 SKIPPED = 20  # updates before the clock starts
 
@@ -63,12 +64,12 @@ def with_trainer(name, data, steps):
 
 def plain_loop(name, data, steps):
     rule = RULES[name]()
-    rule.generator = torch.Generator().manual_seed(0)
+    moment = Moment(generator=torch.Generator().manual_seed(0))
     optimizer = rule.configure_optimizers()
 
     for index, batch in enumerate(data.train_dataloader()):
         optimizer.zero_grad(set_to_none=True)
-        sum(rule.losses(batch).values()).backward()
+        sum(rule.losses(batch, moment).values()).backward()
         optimizer.step()
 
         if index + 1 == SKIPPED:

@@ -63,7 +63,7 @@ QUESTIONS = {
         "corruption of the code only": (TARGETPROP, corruption(0.0, 0.7), KMEANS),
         "code only, contractive penalty": (
             TARGETPROP,
-            [*corruption(0.0, 0.7), f"{MODEL}contractive=0.01"],
+            [*corruption(0.0, 0.7), f"{MODEL}weights.contractive=0.01"],
             KMEANS,
         ),
         "no corruption at all": (TARGETPROP, corruption(0.0, 0.0), KMEANS),

@@ -18,7 +18,8 @@ import torch
 import gendae
 from benchmarks.floor import MatrixProducts, interleaved
 from gendae.cli import keep_freed_memory
-from gendae.training.graphs import StaticUpdate
+from gendae.rules.moment import Moment
+from gendae.training.graphs import CompiledLoop, StaticUpdate
 
 SIZES = (784, 1000, 100)
 BATCH = 100
@@ -64,14 +65,19 @@ def step_of(name, device="cpu", compile=False):
     """
     torch.manual_seed(0)
     rule = RULES[name]().to(device)
-    rule.generator = torch.Generator(device).manual_seed(0)
+    moment = Moment(generator=torch.Generator(device).manual_seed(0))
     optimizer = rule.configure_optimizers()
     batch = batch_for(name, device)
     rule.manual_backward = lambda loss: loss.backward()
-    gradients = StaticUpdate(rule, compile=True) if compile else rule.gradients
+
+    gradients = rule.gradients
+    if compile:
+        gradients = StaticUpdate(rule)
+        if hasattr(rule, "inference"):
+            rule.inference.compiled = CompiledLoop(rule.inference)
 
     def step():
-        gradients(batch)
+        gradients(batch, moment)
         optimizer.step()
 
     return rule, step

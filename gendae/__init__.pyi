@@ -119,3 +119,4 @@ from gendae.storage.model_file import save as save
 from gendae.training.graphs import Graphs as Graphs
 
 __version__: str
+__all__: list[str]  # noqa: PYI035 - `__init__.py` makes it of this file

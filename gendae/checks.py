@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from gendae.errors import choice
 T = TypeVar("T")
 
 
-def one_of(name: str, value: str, accepted: Iterable[str]) -> str:
+def one_of(name: str, value: str | None, accepted: Iterable[str]) -> str:
     """`value` if it is among `accepted`, else a ValueError with all of them and the nearest."""
     accepted = list(accepted)
-    if value not in accepted:
+    if value is None or value not in accepted:
         raise ValueError(f"{name}={value!r} is unknown; {choice(str(value), accepted)}")
 
     return value
@@ -241,6 +241,14 @@ def image_shape(shape: Iterable[int]) -> tuple[int, int]:
 
 def _side(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+@overload
+def seed(name: str, value: int) -> int: ...
+
+
+@overload
+def seed(name: str, value: int | None) -> int | None: ...
 
 
 def seed(name: str, value: int | None) -> int | None:

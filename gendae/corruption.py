@@ -55,7 +55,7 @@ class Corruption:
     """
 
     def __call__(
-        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
         """Corrupted copy of h.
 
@@ -104,7 +104,7 @@ class GaussianNoise(Corruption):
                     f"decay={decay} and half_life={half_life} exclude each other: give one of them"
                 )
 
-    def level(self, progress: float) -> float:
+    def level(self, progress: float | Tensor) -> float | Tensor:
         """sigma_t."""
         if self.half_life is not None:
             return self.sigma / (1.0 + progress / self.half_life)
@@ -112,7 +112,7 @@ class GaussianNoise(Corruption):
         return self.sigma * (1.0 - (1.0 - self.decay) * progress)
 
     def __call__(
-        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
         if self.sigma == 0.0:
             return h
@@ -150,7 +150,7 @@ class SpikeNoise(Corruption):
         self.draws = checks.whole("draws", draws, 1)
 
     def __call__(
-        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
         copies = h.expand(self.draws, *h.shape)
         spikes = uniform_like(copies, generator) < copies
@@ -178,7 +178,7 @@ class RelativeNoise(GaussianNoise):
     """
 
     def __call__(
-        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
         if len(h) < 2:  # one example has no spread
             return h
@@ -217,7 +217,7 @@ class FlipNoise(Corruption):
         self.unit = checks.one_of("unit", unit, ("sign", "binary"))
 
     def __call__(
-        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
         if self.unit == "sign":
             flipped = -h
@@ -254,7 +254,7 @@ class NeighbourNoise(Corruption):
         self.scale = checks.at_least("scale", scale, 0.0)
 
     def __call__(
-        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
         if len(h) < 2 or self.scale == 0.0:  # one example has no neighbour
             return h

@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+#: Most names that a message lists; of more, the nearest few stand for all.
+MANY = 30
+FEW = 5
+
 
 def reason(error: BaseException) -> str:
     """The message of an error, without what jsonargparse wraps around a constructor's message.
@@ -59,12 +63,22 @@ def nearest(name: str, accepted: Iterable[str]) -> str | None:
 def choice(name: str, accepted: Iterable[str]) -> str:
     """What a message says after a wrong name: all that is accepted, and the nearest of it.
 
+    Of more than `MANY` names, the nearest few are listed.
+
     Example:
         >>> choice("rigth", ["left", "right"])
         'accepted: left, right; did you mean right?'
+        >>> choice("32", map(str, range(100)))
+        'accepted: 32, 3, 2, 93, 92 and 95 more; did you mean 32?'
     """
     accepted = list(accepted)
-    words = f"accepted: {', '.join(accepted)}"
+    listed = accepted
+    if len(accepted) > MANY:
+        listed = get_close_matches(name, accepted, n=FEW, cutoff=0.0)
+
+    words = f"accepted: {', '.join(listed)}"
+    if len(listed) < len(accepted):
+        words += f" and {len(accepted) - len(listed)} more"
 
     near = nearest(name, accepted)
     if near is not None:

@@ -9,6 +9,7 @@ with its missing pixels filled in by g_1(h_1) (2015, Figure 5).
 
 import math
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Generator, Tensor
@@ -299,7 +300,7 @@ class GradientInference(Inference):
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
         x = h[0]
-        iterates = []
+        iterates: list[Representations] = []
 
         def step(h: Representations) -> Representations:
             # inference_mode(False): Trainer.test runs in inference mode, where autograd is off
@@ -325,7 +326,8 @@ class GradientInference(Inference):
 
 def _log_near(h: Representations, past: Representations) -> Tensor:
     """log N(h_1 .. h_L; h_1 .. h_L of the past, I) in nats, (batch,)."""
-    return sum(
+    terms = (
         torch.distributions.Normal(centre, 1.0).log_prob(layer).sum(-1)
         for layer, centre in zip(h[1:], past[1:], strict=True)
     )
+    return cast(Tensor, sum(terms))

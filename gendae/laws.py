@@ -56,8 +56,8 @@ class Law(nn.Module):
     activation: str | None = None
     #: Whether `sample` is noisy, so that log q(h | x) and an entropy exist.
     stochastic = True
-    #: Whether `log_prob` is a density, and not the probability of a discrete value.
-    continuous = True
+    #: Whether the values are discrete, so that `log_prob` is no density, but a probability.
+    discrete = False
     #: Whether `transmit` sends discrete values, along which there is no derivative.
     hard = False
     #: Whether a clamped chain draws the values, instead of adding noise to them.
@@ -289,7 +289,7 @@ class Bernoulli(Law):
     """
 
     activation = "sigmoid"
-    continuous = False
+    discrete = True
 
     def __init__(self, binary: bool = False) -> None:
         super().__init__()
@@ -355,7 +355,7 @@ class Discrete(Law):
     """
 
     EPSILON = 1e-6
-    continuous = False
+    discrete = True
     hard = True
 
     def __init__(self, unit: str = "sign", stochastic: bool = False) -> None:
@@ -434,7 +434,7 @@ class Categorical(Law):
     """
 
     activation = "softmax"
-    continuous = False
+    discrete = True
     drawn = True
     EPSILON = 1e-30  # below any probability that matters of a softmax in single precision
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import gendae
-from gendae.errors import reason
+from gendae.errors import choice, reason, shortened
 
 T = TypeVar("T", bound=type)
 Plain = Any  # None, bool, int, float, str, or lists and dictionaries of them: what JSON can hold
@@ -98,7 +98,7 @@ def import_public() -> None:
         getattr(gendae, name)
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+def _parameters(cls: Callable[..., object]) -> list[inspect.Parameter]:
     return list(inspect.signature(cls).parameters.values())
 
 
@@ -251,8 +251,10 @@ def _build(data: Plain) -> Any:  # noqa: ANN401
 
     cls = registered(data["type"])
     if cls is None:
-        known = sorted({*REGISTRY, *gendae.__all__})
-        raise ValueError(f"unknown type {data['type']!r}; known are {', '.join(known)}")
+        name = data["type"]
+        raise ValueError(
+            f"unknown type {shortened(repr(name), 60)}; {choice(name, sorted(REGISTRY))}"
+        )
 
     values = {key: _build(value) for key, value in data.items() if key != "type"}
     return _call(cls, values)

@@ -88,6 +88,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Pair": LAYERS,
     "OptimizingPair": LAYERS,
     "EachModality": {"corruptions": [None, NOISE], "widths": [1, 2]},
+    "FewLabels": {"count": 10},
     "FlipNoise": {"probability": 0.1},
     "GaussianNoise": {"sigma": 0.1},
     "RelativeNoise": {"sigma": 0.1},

@@ -298,7 +298,7 @@ CLASSIFIER = {
     "data": {"class_path": "gendae.Digits"},
     "model": {
         "class_path": "gendae.DifferenceTargetPropRule",
-        "init_args": {"lr_f": [0.01, 0.01], "stack": CLASSIFIER_STACK},
+        "init_args": {"rates": {"f": [0.01, 0.01]}, "stack": CLASSIFIER_STACK},
     },
 }
 

@@ -19,6 +19,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
+import gendae
 from gendae import checks, plots
 from gendae.commands.predict import error_rate, load_classifier
 from gendae.data.base import SPLITS, Data
@@ -188,8 +189,10 @@ def configurations(config: Config, rules: Sequence[str]) -> dict[str, Config]:
 def _model_of(cls: type[SupervisedRule], arguments: Config) -> Config:
     """The configuration of a rule's class, with the arguments that it takes."""
     accepted = inspect.signature(cls).parameters
+    home = "gendae" if cls.__name__ in gendae.__all__ else cls.__module__
+
     return {
-        "class_path": f"{cls.__module__}.{cls.__qualname__}",
+        "class_path": f"{home}.{cls.__qualname__}",
         "init_args": {name: value for name, value in arguments.items() if name in accepted},
     }
 

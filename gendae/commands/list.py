@@ -36,12 +36,12 @@ def list() -> list[str]:
 
 
 def _public(base: type) -> dict[str, type]:
-    """Public classes of a kind, by name."""
+    """Public classes of a kind, by name, without the base class."""
     classes = {name: getattr(gendae, name) for name in gendae.__all__}
     return {
         name: cls
         for name, cls in classes.items()
-        if isinstance(cls, type) and issubclass(cls, base)
+        if isinstance(cls, type) and issubclass(cls, base) and cls is not base
     }
 
 

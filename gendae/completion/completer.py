@@ -11,6 +11,7 @@ Source: Bengio 2014, Algorithm 6, sections 3.2, 4 and 7.5.
 
 import copy
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypedDict, TypeGuard
 
 import torch
 from torch import Generator, Tensor
@@ -22,9 +23,22 @@ from gendae.completion.moves import around, chain_noise, draw, from_prior, laws_
 from gendae.corruption import Corruption, normal_like, uniform_like
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
-from gendae.registry import Plain, build, register
+from gendae.registry import Plain, build, grouped, register
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 BEGIN = ("auto", "mask", "prior", "noise")
+
+
+class Options(TypedDict, total=False):
+    """Arguments of a `Completer` beside its rounds and annealing."""
+
+    corruption: Corruption | None
+    begin: str
+    level: int | None
+    use_prior: bool
+    tolerance: float
 
 
 @register
@@ -85,25 +99,27 @@ class Completer:
     @classmethod
     def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
         """Arguments of earlier versions, in which the schedule's stood among the completer's."""
-        names = ("start", "end", "settle")
-        schedule = {name: arguments.pop(name) for name in names if name in arguments}
-        if schedule:
-            arguments["annealing"] = {"type": Annealing.__name__, **schedule}
-
-        return arguments
+        return grouped(
+            arguments,
+            "annealing",
+            Annealing.__name__,
+            {"start": "start", "end": "end", "settle": "settle"},
+        )
 
     @classmethod
-    def map(cls, rounds: int = 50, **options: object) -> "Completer":
+    def map(cls, rounds: int = 50, **options: "Unpack[Options]") -> "Completer":
         """Deterministic ascent until nothing changes (Algorithm 6)."""
         return cls(rounds, Annealing(0.0, 0.0), **options)
 
     @classmethod
-    def mcmc(cls, rounds: int = 50, **options: object) -> "Completer":
+    def mcmc(cls, rounds: int = 50, **options: "Unpack[Options]") -> "Completer":
         """A Markov chain over what is missing."""
         return cls(rounds, Annealing(1.0, 1.0), **options)
 
     @classmethod
-    def annealed(cls, rounds: int = 50, settle: float = 0.25, **options: object) -> "Completer":
+    def annealed(
+        cls, rounds: int = 50, settle: float = 0.25, **options: "Unpack[Options]"
+    ) -> "Completer":
         """From a chain to ascent, which has the last quarter of the rounds."""
         return cls(rounds, Annealing(1.0, 0.0, settle), **options)
 
@@ -234,7 +250,7 @@ class Completer:
         if begin == "prior":
             return from_prior(stack, level, h, mask, generator)
 
-        if not takes_mask:
+        if observed is None or not _has_junction_above(stack, level):
             raise ValueError(
                 "begin='mask' needs a joint stack with missingness inputs, and `observed`; "
                 "accepted here: prior, noise"
@@ -282,7 +298,7 @@ class Completer:
         return torch.where(settled, values, rest)
 
 
-def _has_junction_above(stack: Stack, level: int) -> bool:
+def _has_junction_above(stack: Stack, level: int) -> TypeGuard[JointStack]:
     """Whether missingness inputs stand above h_level."""
     return isinstance(stack, JointStack) and stack.junction is not None and level <= stack.level
 

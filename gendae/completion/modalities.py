@@ -95,7 +95,11 @@ def _completer_for(
     completer = completer or stack.settings.completer or stack.settings.inpainter or Completer()
 
     level = completer.clamped_level(stack)
-    if level > 0 and bool((mask != stack.spread(observed)).any()):
+    if (
+        isinstance(completer, Completer)
+        and level > 0
+        and bool((mask != stack.spread(observed)).any())
+    ):
         return completer.at(0)
 
     if level not in (0, stack.level):

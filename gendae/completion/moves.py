@@ -29,7 +29,7 @@ def around(stack: Stack, level: int, h: Tensor, use_prior: bool = False) -> Tens
 
 def whole(prior: Prior) -> Prior:
     """The prior, a Parzen window with all of its terms: a chain may come across a stored code."""
-    if not getattr(prior, "leave_one_out", False):
+    if not prior.leave_one_out:
         return prior
 
     prior = copy.copy(prior)
@@ -63,7 +63,7 @@ def draw(
     return torch.cat(parts, -1)
 
 
-def chain_noise(stack: Stack, level: int) -> Tensor | float:
+def chain_noise(stack: Stack, level: int) -> float:
     """Deviation of a chain's noise at temperature 1."""
     if level == stack.depth:
         # a step of Langevin's, together with the denoising that follows

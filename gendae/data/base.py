@@ -117,6 +117,7 @@ class Data(LightningDataModule):
         """The split of this name: train, valid or test."""
         checks.one_of("split", name, SPLITS)
         self.setup()
+        assert self._splits is not None  # `setup` has read them
         return self._splits[name]
 
     def rows(self, name: str) -> Split:
@@ -125,7 +126,7 @@ class Data(LightningDataModule):
 
     def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
         device = torch.device("cpu")
-        share = {}
+        share: dict[str, int] = {}
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             share = {
@@ -164,9 +165,9 @@ def shuffled_splits(
 
     examples = Split(x, y, observed)
     return {
-        "train": examples[order[first_training:]],
-        "valid": examples[order[n_test:first_training]],
-        "test": examples[order[:n_test]],
+        "train": examples.rows(order[first_training:]),
+        "valid": examples.rows(order[n_test:first_training]),
+        "test": examples.rows(order[:n_test]),
     }
 
 
@@ -184,7 +185,7 @@ def facts_of(data: Any) -> dict[str, Plain]:  # noqa: ANN401 - any data module, 
     if not isinstance(data, Data):
         return {}
 
-    facts = {"kind": data.kind, "shape": list(data.shape)}
+    facts: dict[str, Plain] = {"kind": data.kind, "shape": list(data.shape)}
     if hasattr(data, "shapes"):
         facts["shapes"] = data.shapes
     if REGISTRY.get(type(data).__name__) is type(data):

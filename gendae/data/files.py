@@ -246,6 +246,9 @@ def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
             f"class indices of an integer type and shape ({n},), one for each image, are needed"
         )
 
+    if n == 0:
+        raise ValueError(f"{path} holds no labels; one for each image is needed")
+
     y = torch.from_numpy(array.astype(np.int64))
     if int(y.min()) < 0:
         raise ValueError(

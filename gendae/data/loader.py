@@ -5,7 +5,7 @@ arrays on disk).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -41,23 +41,43 @@ class Split(NamedTuple):
 
         return cls(x, next(iter(labels), None), next(iter(masks), None))
 
-    def __getitem__(self, index: int | slice | Tensor) -> "Split | Tensor | None":  # type: ignore
+    # a slice of a tuple is a tuple, but a slice of a Split is a Split
+    def __getitem__(  # type: ignore[override]
+        self, index: int | slice | Tensor
+    ) -> "Split | Tensor | None":
         """Some of the rows; by a number, x, y or observed."""
         if isinstance(index, int):
             return tuple.__getitem__(self, index)
 
+        return self.rows(index)
+
+    def rows(self, index: slice | Tensor) -> "Split":
+        """Some of the rows, under a name by which type checkers see no tuple's item."""
         return self.map(lambda part: part[index])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Split":
         """What a function makes of each part; absent parts stay absent."""
-        return Split(*(None if part is None else function(part) for part in self))
+        x = function(self.x)
+        y, observed = (
+            None if part is None else function(part) for part in (self.y, self.observed)
+        )
+
+        return Split(x, y, observed)
 
 
 def joined(splits: Sequence[Split]) -> Split:
     """The rows of several splits with the same parts, in order."""
-    columns = zip(*splits, strict=True)
+    x, y, observed = (_joined(column) for column in zip(*splits, strict=True))
 
-    return Split(*(None if column[0] is None else torch.cat(column) for column in columns))
+    return Split(cast(Tensor, x), y, observed)
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    """One part of several splits, which all have it, or none of them does."""
+    if parts[0] is None:
+        return None
+
+    return torch.cat(cast(tuple[Tensor, ...], parts))
 
 
 class TensorLoader:
@@ -133,7 +153,7 @@ class TensorLoader:
         while self.position < len(self):
             start = self.position % self._batches_of_a_pass * self.batch_size
             self.position += 1
-            yield self.split[share[start : start + self.batch_size]]
+            yield self.split.rows(share[start : start + self.batch_size])
 
     def _order(self) -> Tensor:
         """The order of all examples in this epoch."""
@@ -149,7 +169,7 @@ class TensorLoader:
         # as many batches on each rank, though one may hold an example more than another
         batches = -(-n // (self.ranks * self.batch_size))
         for index in share.tensor_split(batches):
-            yield self.split[index.to(self.split.x.device)]
+            yield self.split.rows(index.to(self.split.x.device))
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and position, for resuming in the middle of an epoch."""

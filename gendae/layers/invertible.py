@@ -5,6 +5,8 @@ has to make the distribution simpler on the way up. Both forms of W need O(d^2) 
 example, up and down, and hold their parameters once: g reads those of f.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -138,7 +140,7 @@ class InvertibleAffine(nn.Module):
             return self.bias.new_zeros(())
 
         identity = torch.eye(self.features, dtype=self.u.dtype, device=self.u.device)
-        return sum((m.T @ m - identity).square().sum() for m in (self.u, self.v))
+        return cast(Tensor, sum((m.T @ m - identity).square().sum() for m in (self.u, self.v)))
 
     def extra_repr(self) -> str:
         return f"{self.features}, {self.form!r}, {self.activation!r}"

@@ -16,6 +16,7 @@ import platform
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ def _packed_layer(layer: Map, rows: int) -> Map:
     return layer
 
 
-def plain_affine(layer: object) -> bool:
+def plain_affine(layer: object) -> TypeGuard[Affine]:
     """Whether a layer is nothing but s(W h + b) in single precision."""
     if type(layer) is not Affine:
         return False

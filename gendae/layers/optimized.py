@@ -17,6 +17,8 @@ from gendae.registry import register
 
 #: A refused step is shortened to this fraction.
 SHORTEN = 0.25
+#: Codes of a layer whose activation has no open range, such as relu.
+NO_RANGE = (0.0, float("inf"))
 
 
 def code_range(activation: str | None) -> tuple[float, float]:
@@ -24,7 +26,7 @@ def code_range(activation: str | None) -> tuple[float, float]:
 
     Without one, codes may be any numbers.
     """
-    return RANGES.get(activation or "linear", (0.0, float("inf")))
+    return RANGES.get(activation or "linear", NO_RANGE)
 
 
 def optimize_code(

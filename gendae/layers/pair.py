@@ -1,5 +1,8 @@
 """Layer pairs: an encoder f_l and a decoder g_l that learn to invert each other."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, overload
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -9,7 +12,7 @@ from gendae import checks
 from gendae.laws import Gaussian, Law
 from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
 from gendae.layers.affine import Affine
-from gendae.layers.wrapped import as_layer
+from gendae.layers.wrapped import Layer, as_layer
 from gendae.registry import register
 
 
@@ -68,6 +71,11 @@ class Pair(nn.Module):
         torch.Size([3, 2])
     """
 
+    f: Layer
+    g: Layer
+    observation: Law
+    recognition: Law
+
     def __init__(
         self,
         f: nn.Module,
@@ -76,21 +84,22 @@ class Pair(nn.Module):
         recognition: Law | None = None,
     ) -> None:
         super().__init__()
-        f = as_layer(f)
-        g = as_layer(g)
-        if (f.in_features, f.out_features) != (g.out_features, g.in_features):
+        up = as_layer(f)
+        down = as_layer(g)
+        if (up.in_features, up.out_features) != (down.out_features, down.in_features):
             raise ValueError(
-                f"f maps {f.in_features} -> {f.out_features} units but g maps {g.in_features} -> "
-                f"{g.out_features}; g must map {f.out_features} -> {f.in_features}"
+                f"f maps {up.in_features} -> {up.out_features} units but g maps "
+                f"{down.in_features} -> {down.out_features}; g must map {up.out_features} -> "
+                f"{up.in_features}"
             )
 
-        self.f = f
-        self.g = g
+        self.f = up
+        self.g = down
         self.observation = observation or Gaussian()
         self.recognition = recognition or Gaussian()
 
-        _check_activation("observation", self.observation, g)
-        _check_activation("recognition", self.recognition, f)
+        _check_activation("observation", self.observation, down)
+        _check_activation("recognition", self.recognition, up)
 
     def encode(self, h_below: Tensor, generator: Generator | None = None) -> Tensor:
         """h_l as the next layer sees it; stochastic units are drawn if a generator is given."""
@@ -109,12 +118,28 @@ class Pair(nn.Module):
         return self.observation.distribution(self.g(h_above))
 
 
-def _check_activation(name: str, law: Law, layer: nn.Module) -> None:
+def _check_activation(name: str, law: Law, layer: Layer) -> None:
     if law.activation not in (None, layer.activation):
         raise ValueError(
             f"{name}={type(law).__name__} needs a {law.activation} layer, not "
             f"{layer.activation!r}: its mean lies in the range of its values"
         )
+
+
+if TYPE_CHECKING:
+
+    class Pairs(nn.ModuleList):
+        """Layer pairs, bottom first."""
+
+        @overload
+        def __getitem__(self, idx: slice) -> "Pairs": ...
+        @overload
+        def __getitem__(self, idx: int) -> Pair: ...
+        def __getitem__(self, idx: int | slice) -> "Pair | Pairs": ...
+        def __iter__(self) -> Iterator[Pair]: ...
+
+else:
+    Pairs = nn.ModuleList
 
 
 @register

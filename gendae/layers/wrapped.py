@@ -6,7 +6,8 @@ after.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,28 @@ from gendae.registry import register
 KNOWN = (*ACTIVATIONS, "softmax")
 #: What a `Pair` asks of a layer.
 LAYER = ("in_features", "out_features", "activation")
+
+
+class Layer(Protocol):
+    """An encoder or a decoder of a `Pair`: an nn.Module that says its widths and activation."""
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input."""
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output."""
+
+    @property
+    def activation(self) -> str | None:
+        """Name of the function that the output has been through; None if it is not gendae's."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """The output, (batch, out_features)."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What learns."""
 
 
 @register
@@ -90,10 +113,10 @@ class Wrapped(nn.Module):
         return self.module(h.unflatten(1, self.in_shape)).flatten(1)
 
 
-def as_layer(module: nn.Module) -> nn.Module:
+def as_layer(module: nn.Module) -> Layer:
     """A module that says its widths and activation as it is, any other one wrapped."""
     if all(hasattr(module, name) for name in LAYER):
-        return module
+        return cast(Layer, module)
 
     return Wrapped(module)
 

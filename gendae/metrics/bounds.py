@@ -11,11 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.laws import Gaussian, Law
+from gendae.laws import Gaussian
 from gendae.layers.pair import Pair
 from gendae.metrics.precision import full_precision
 from gendae.models.stack import Stack
-from gendae.priors.base import Prior
 
 #: Rows (images x importance samples) computed at a time; more do not run faster on a CPU.
 ROWS = 1000
@@ -53,20 +52,12 @@ def _require_same_units(stack: Stack) -> None:
     """Raise a NoDensityError where one law of h_l is a density and the other is not."""
     above = [*(pair.observation for pair in stack.pairs[1:]), stack.prior]
     for level, (pair, law) in enumerate(zip(stack.pairs, above, strict=True), 1):
-        if of_bits(pair.recognition) != of_bits(law):
+        if pair.recognition.discrete != law.discrete:
             raise NoDensityError(
                 f"h_{level} has a density on one side and probabilities of bits on the other "
                 f"({type(pair.recognition).__name__}, {type(law).__name__}): p / q means "
                 "nothing; give both the same kind of units"
             )
-
-
-def of_bits(law: Law | Prior) -> bool:
-    """Whether a law gives probabilities of discrete values, not a density."""
-    if isinstance(law, Prior):
-        return law.discrete
-
-    return not law.continuous
 
 
 def with_sigma_x(stack: Stack, sigma_x: float) -> Stack:

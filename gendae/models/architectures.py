@@ -265,7 +265,7 @@ def joint_autoencoder(
             pairs.append(Junction(f, g))
         else:
             f = layer(low, hidden_f, high, activation, gain)
-            g = layer(high, hidden_g, low, alone.head, gain)
+            g = layer(high, hidden_g, low, alone.head or "linear", gain)
             pairs.append(Pair(f, g, observation=alone.law))
 
     return JointStack(members, pairs, prior, settings)
@@ -294,7 +294,7 @@ def _modality(name: str, given: dict[str, Any]) -> Modality:
     except TypeError as error:
         raise ValueError(f"modality {name!r}: {error}") from None
 
-    return Modality(sizes[0], kind, stack.pairs)
+    return Modality(sizes[0], kind, list(stack.pairs))
 
 
 def stack_of(

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from gendae import checks
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
+from gendae.layers.wrapped import Layer
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
@@ -70,6 +71,8 @@ class Classifier(Stack):
         (torch.Size([1, 5, 3]), tensor([1., 1., 1., 1., 1.]))
     """
 
+    output: Affine
+
     def __init__(
         self,
         *pairs: Pair,
@@ -100,7 +103,7 @@ class Classifier(Stack):
         return self.output.out_features
 
     @property
-    def encoders(self) -> list[Affine]:
+    def encoders(self) -> list[Layer]:
         """f_1 .. f_M."""
         return [*(pair.f for pair in self.pairs), self.output]
 

@@ -12,6 +12,7 @@ Source: Bengio 2014, sections 3 and 4, Figures 4 and 5.
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -78,9 +79,7 @@ class JointStack(Stack):
         levels = zip_longest(*(m.pairs for m in members))  # None above a modality's own pairs
         below = [side_by_side(pairs, widths) for pairs in levels]
 
-        above = list(top)
-        if above and isinstance(above[0], Junction):
-            above[0] = above[0].pair(members)
+        above = [part.pair(members) if isinstance(part, Junction) else part for part in top]
 
         super().__init__(*below, *above, prior=prior, settings=settings)
         self.modalities = dict(modalities)
@@ -259,7 +258,8 @@ class JointStack(Stack):
         if observed is None or self.junction is None:
             return self.up(codes, self.level)[1:]
 
-        mean = self.junction.f(codes, observed)
+        f = cast(Masked, self.junction.f)
+        mean = f(codes, observed)
         joined = self.junction.recognition.transmit(mean)
 
         return self.up(joined, self.level + 1)
@@ -421,12 +421,25 @@ def _images_of_modalities(
     return stack.separate(x)[name], tuple(shapes[name])
 
 
+class _OfModalities(Protocol):
+    """A data set of modalities: their widths by name, and splits (x, y, observed)."""
+
+    modalities: dict[str, int]
+
+    def split(self, name: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The split of this name."""
+
+
+def _has_modalities(data: object) -> TypeGuard[_OfModalities]:
+    return hasattr(data, "modalities")
+
+
 def check_modalities(stack: Stack, data: object, handles_missing: bool) -> None:
     """Raise a ValueError unless a data set's modalities are those of a joint stack.
 
     Their order and their kinds must agree too.
     """
-    if not isinstance(stack, JointStack) or not hasattr(data, "modalities"):
+    if not isinstance(stack, JointStack) or not _has_modalities(data):
         return
 
     expected = {name: m.width for name, m in stack.modalities.items() if name not in stack.latents}

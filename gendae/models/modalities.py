@@ -9,6 +9,7 @@ Source: Bengio 2014, sections 3.1 and 4.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,6 +22,7 @@ from gendae.layers.activations import ACTIVATIONS
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
+from gendae.layers.wrapped import Layer
 from gendae.registry import register
 
 #: For each kind of data, the activation that has its range, and the law of values around a
@@ -89,7 +91,7 @@ class Modality:
         return self.pairs[-1].f.out_features
 
     @property
-    def head(self) -> str:
+    def head(self) -> str | None:
         """Activation of the layer that predicts the code."""
         if not self.pairs:
             activation, _ = KINDS[self.kind]
@@ -227,11 +229,11 @@ class Slices(nn.Module):
         widths: of the slices, where the map is None.
     """
 
-    def __init__(self, maps: Sequence[nn.Module | None], widths: Sequence[int]) -> None:
+    def __init__(self, maps: Sequence[Layer | None], widths: Sequence[int]) -> None:
         super().__init__()
         self.maps = nn.ModuleList()
-        self.inputs = []
-        self.outputs = []
+        self.inputs: list[int] = []
+        self.outputs: list[int] = []
 
         for f, width in zip(maps, widths, strict=True):
             if f is None:
@@ -239,7 +241,7 @@ class Slices(nn.Module):
                 self.inputs.append(width)
                 self.outputs.append(width)
             else:
-                self.maps.append(f)
+                self.maps.append(cast(nn.Module, f))
                 self.inputs.append(f.in_features)
                 self.outputs.append(f.out_features)
 
@@ -253,11 +255,13 @@ class Slices(nn.Module):
 
         An AttributeError if no map has one.
         """
-        penalties = [m.penalty for m in self.maps if hasattr(m, "penalty")]
+        penalties = [
+            cast(Callable[[], Tensor], m.penalty) for m in self.maps if hasattr(m, "penalty")
+        ]
         if not penalties:
             raise AttributeError("penalty")
 
-        return lambda: sum(penalty() for penalty in penalties)
+        return lambda: cast(Tensor, sum(penalty() for penalty in penalties))
 
     def forward(self, h: Tensor) -> Tensor:
         parts = h.split(self.inputs, -1)
@@ -275,7 +279,10 @@ class Masked(nn.Module):
         ValueError: if the input of f is neither as wide as the slices nor N wider.
     """
 
-    def __init__(self, f: nn.Module, widths: Sequence[int]) -> None:
+    f: Layer
+    owner: Tensor
+
+    def __init__(self, f: Layer, widths: Sequence[int]) -> None:
         super().__init__()
         self.in_features = sum(widths)
         self.out_features = f.out_features
@@ -321,7 +328,9 @@ class Masked(nn.Module):
 class Heads(nn.Module):
     """g with a separate activation for each slice of its linear output."""
 
-    def __init__(self, g: nn.Module, activations: Sequence[str], widths: Sequence[int]) -> None:
+    g: Layer
+
+    def __init__(self, g: Layer, activations: Sequence[str | None], widths: Sequence[int]) -> None:
         super().__init__()
         names = [checks.one_of("activation", name, HEADS) for name in activations]
 
@@ -459,7 +468,7 @@ class EachModality(Corruption):
             )
 
     def __call__(
-        self, h: Tensor, progress: float = 0.0, generator: Generator | None = None
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
         parts = list(h.split(self.widths, -1))
 
@@ -489,7 +498,7 @@ def side_by_side(pairs: Sequence[Pair | None], widths: Sequence[int]) -> Pair:
     return Pair(f, g, observation, recognition)
 
 
-def _parts_of(pair: Pair | None) -> tuple[nn.Module | None, nn.Module | None, Law, Law]:
+def _parts_of(pair: Pair | None) -> tuple[Layer | None, Layer | None, Law, Law]:
     """f, g and the laws around them; of None, those of the identity."""
     if pair is None:
         return None, None, Identity(), Identity()

@@ -18,7 +18,7 @@ def default_corruption(stack: Stack) -> list[Corruption]:
     paper averages three) makes codes that a Gaussian top fits better.
     """
     middle = [0.7] * (stack.depth - 2) + [0.3] * (stack.depth > 1)
-    below = [GaussianNoise(sigma, decay=0.6) for sigma in [0.5, *middle]]
+    below: list[Corruption] = [GaussianNoise(sigma, decay=0.6) for sigma in [0.5, *middle]]
 
     if stack.pairs[-1].f.activation == "sigmoid":
         return [*below, SpikeNoise(1)]
@@ -45,14 +45,16 @@ def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) ->
 
 def noise_of_all_but_labels(stack: JointStack, sigma: float = 0.25) -> list[Corruption]:
     """Gaussian noise on h_0 .. h_L in units of their spread, none on one-hot rows."""
-    each = []
+    each: list[Corruption | None] = []
     for modality in stack.modalities.values():
         if modality.kind in ONE_HOT:
             each.append(None)
         else:
             each.append(RelativeNoise(sigma))
 
-    below = [EachModality(each, stack.widths(level)) for level in range(stack.level + 1)]
+    below: list[Corruption] = [
+        EachModality(each, stack.widths(level)) for level in range(stack.level + 1)
+    ]
     above = [RelativeNoise(sigma) for _ in range(stack.depth - stack.level)]
 
     return [*below, *above]

@@ -79,8 +79,10 @@ class Facts(TypedDict, total=False):
     updates: int
     seconds: float
 
-    #: The data set as a description, height and width of its images, and those of each modality.
+    #: The data set as a description, the kind of its examples (see `Data`), height and width of
+    #: its images, and those of each modality.
     dataset: dict[str, Any]
+    kind: str
     shape: list[int]
     shapes: dict[str, list[int]]
 

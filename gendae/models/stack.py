@@ -7,12 +7,13 @@ Representations are tuples h[0] .. h[L] of tensors, batch first, with h[0] = x.
 """
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gendae import checks
-from gendae.layers.pair import Pair
+from gendae.layers.pair import Pair, Pairs
 from gendae.models.settings import Facts, Settings
 from gendae.priors.base import Prior
 from gendae.priors.gaussian import GaussianPrior
@@ -50,6 +51,10 @@ class Stack(nn.Module):
     #: Files hold settings beside the architecture.
     UNDESCRIBED = ("settings",)
 
+    pairs: Pairs
+    prior: Prior
+    residuals: Tensor
+
     def __init__(
         self, *pairs: Pair, prior: Prior | None = None, settings: Settings | None = None
     ) -> None:
@@ -66,7 +71,7 @@ class Stack(nn.Module):
 
         if prior is None:
             prior = GaussianPrior()
-        self.pairs = nn.ModuleList(pairs)
+        self.pairs = Pairs(pairs)
         self.prior = prior
         self.prior.prepare(pairs[-1].f.out_features)
 
@@ -181,7 +186,8 @@ class Stack(nn.Module):
         Source: 2015, Eq. 7. Training and Figure 4 ignore the top-level prior: `prior=False`.
         """
         levels = zip(self.pairs, h, h[1:], strict=False)
-        total = sum(pair.observation.log_prob(low, pair.g(high)) for pair, low, high in levels)
+        terms = (pair.observation.log_prob(low, pair.g(high)) for pair, low, high in levels)
+        total = cast(Tensor, sum(terms))
         if prior:
             total = total + self.prior.log_prob(h[-1])
 
@@ -190,7 +196,8 @@ class Stack(nn.Module):
     def log_q(self, h: tuple[Tensor, ...]) -> Tensor:
         """log q(h | x) = sum_l log q(h_l | h_{l-1}), in nats, (batch,) (2015, Eq. 7)."""
         levels = zip(self.pairs, h, h[1:], strict=False)
-        return sum(pair.recognition.log_prob(high, pair.f(low), low) for pair, low, high in levels)
+        terms = (pair.recognition.log_prob(high, pair.f(low), low) for pair, low, high in levels)
+        return cast(Tensor, sum(terms))
 
     def sample_q(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, ...]:
         """h_0 = x, h_l ~ Q(h_l | h_{l-1}): the noisy way up (2014, Eq. 2)."""

@@ -25,6 +25,8 @@ class Prior(nn.Module):
         fixed: whether `fit` changes nothing, so that rules need not call it.
         analytic: whether `sample` draws exactly and independently, without a chain.
         discrete: whether p(h) is a probability of discrete values, and no density.
+        leave_one_out: whether the density at a code leaves out that code's own term, if the prior
+            stores it.
         noise: level sigma of the denoising that `reconstruct` stands for, in units of h.
 
     Example:
@@ -52,6 +54,7 @@ class Prior(nn.Module):
     fixed: bool = False
     analytic: bool = True
     discrete: bool = False
+    leave_one_out: bool = False
     noise: float = 0.1
 
     @property

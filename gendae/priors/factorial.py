@@ -49,6 +49,9 @@ class FactorialPrior(Prior):
         tensor([[2., 1.]])
     """
 
+    location: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         units: Sequence[Sequence] | str = "gaussian",

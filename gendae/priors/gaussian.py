@@ -45,6 +45,9 @@ class GaussianPrior(Prior):
         tensor([[-0.0000, -0.7500]])
     """
 
+    mean: Tensor
+    factor: Tensor
+
     def __init__(
         self, covariance: str = "diagonal", variance_scale: float = 4.0, noise: float = 0.1
     ) -> None:

@@ -39,6 +39,9 @@ class LinearAutoencoderPrior(GaussianPrior):
         True
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(
         self, noise: float = 0.1, variance_scale: float = 1.0, iterations: int = 500
     ) -> None:

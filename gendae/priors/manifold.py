@@ -45,6 +45,9 @@ class ManifoldParzenPrior(ParzenPrior):
         True
     """
 
+    directions: Tensor
+    variances: Tensor
+
     def __init__(
         self,
         bandwidth: float | None = None,

@@ -152,6 +152,9 @@ class ParzenPrior(Prior):
         tensor([[1.]])
     """
 
+    codes: Tensor
+    bandwidth_: Tensor
+
     def __init__(
         self,
         bandwidth: float | None = None,

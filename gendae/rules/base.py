@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gendae import checks
 from gendae.completion.inpainting import Inpainter
@@ -19,7 +19,7 @@ from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import build
 from gendae.rules.moment import Moment
-from gendae.rules.rates import Rates
+from gendae.rules.rates import Maps, Rates
 from gendae.rules.shell import Shell
 from gendae.sampling.samplers import AncestralSampler
 
@@ -90,7 +90,7 @@ class Rule(Shell):
 
     # -- what a rule may define ----------------------------------------------------------------
 
-    def maps(self) -> dict[str, list[list[nn.Module]]]:
+    def maps(self) -> Maps:
         """Encoders "f" and decoders "g" of the layers, each with the law around it."""
         pairs = self.stack.pairs
         return {

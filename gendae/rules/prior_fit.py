@@ -11,7 +11,7 @@ from gendae.rules.moment import Moment
 from gendae.rules.processes import like_parameters
 
 if TYPE_CHECKING:
-    from gendae.rules.base import Rule
+    from gendae.rules.shell import Shell
 
 MEMORY = 5000  # latest codes on which a prior is fitted in the middle of training
 EXAMPLES = 200_000  # most examples of each process on whose codes a prior is fitted after an epoch
@@ -39,7 +39,7 @@ class PriorFit:
         self.step = step
 
     @torch.no_grad()
-    def follow(self, rule: "Rule", x: Tensor, prior: Prior, moment: Moment) -> None:
+    def follow(self, rule: "Shell", x: Tensor, prior: Prior, moment: Moment) -> None:
         """Fit a prior on the latest codes where that is due; one that was never fitted, always."""
         if prior.fitted and (self.every == 0 or prior.fixed):
             return
@@ -60,7 +60,7 @@ class PriorFit:
         return moment.update % self.every == 0
 
     @torch.no_grad()
-    def fit(self, rule: "Rule", batches: Iterable[Sequence[Tensor]]) -> None:
+    def fit(self, rule: "Shell", batches: Iterable[Sequence[Tensor]]) -> None:
         """Fit P(h_L) on the codes of all batches, and residuals of P(h_l | h_L) on the first.
 
         Of very large data the first `EXAMPLES` of their (random) order are taken. Under DDP the
@@ -84,7 +84,7 @@ class PriorFit:
         rule.stack.prior.fit(codes)
 
     def _encoded(
-        self, rule: "Rule", batches: Iterable[Sequence[Tensor]]
+        self, rule: "Shell", batches: Iterable[Sequence[Tensor]]
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """x of the first batch with examples, and all batches' codes; None without batches."""
         first = None

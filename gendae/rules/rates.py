@@ -6,10 +6,10 @@ one layer does never depends on the gradient of another.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -54,6 +54,17 @@ DECLINES: dict[str, Callable[[float], float]] = {
     "cosine": cosine,
     "constant": constant,
 }
+
+
+class Trained(Protocol):
+    """What an optimizer moves: a layer, or the law around it."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What learns."""
+
+
+#: Encoders "f" and decoders "g", bottom first, each with the laws that learn with it.
+Maps = Mapping[str, Sequence[Sequence[Trained]]]
 
 
 @register
@@ -137,13 +148,13 @@ class Rates:
 
     # -- the optimizer -------------------------------------------------------------------------
 
-    def check(self, maps: dict[str, list[list[nn.Module]]]) -> None:
+    def check(self, maps: Maps) -> None:
         """Raise a ValueError unless there is one rate, or one for each layer."""
         for direction, layers in maps.items():
             for name in (direction, f"decay_{direction}"):
                 checks.per_layer(f"rates.{name}", getattr(self, name), len(layers))
 
-    def optimizer_of(self, maps: dict[str, list[list[nn.Module]]]) -> torch.optim.Optimizer:
+    def optimizer_of(self, maps: Maps) -> torch.optim.Optimizer:
         """The optimizer over the maps of each direction, bottom layer first."""
         groups = [
             group for direction in maps for group in self._groups(direction, maps[direction])
@@ -156,15 +167,16 @@ class Rates:
 
         return cls(groups, **options)
 
-    def _groups(self, direction: str, layers: list[list[nn.Module]]) -> Iterator[dict[str, Any]]:
+    def _groups(
+        self, direction: str, layers: Sequence[Sequence[Trained]]
+    ) -> Iterator[dict[str, Any]]:
         rates = checks.per_layer(f"rates.{direction}", getattr(self, direction), len(layers))
         decay = getattr(self, f"decay_{direction}")
         decays = checks.per_layer(f"rates.decay_{direction}", decay, len(layers))
 
         for level, parts in enumerate(layers, 1):
-            modules = [part for part in parts if isinstance(part, nn.Module)]  # laws may be none
             yield {
-                "params": [parameter for module in modules for parameter in module.parameters()],
+                "params": [parameter for part in parts for parameter in part.parameters()],
                 "lr": rates[level - 1],
                 "initial_lr": rates[level - 1],
                 "weight_decay": decays[level - 1],

@@ -5,7 +5,7 @@ What a training needs besides losses is owned by small objects: `Noise`, `PriorF
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from gendae import checks
 from gendae.data.loader import Split
 from gendae.models.joint import check_modalities
+from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, arguments, describe
 from gendae.rules.ledger import LossLedger
@@ -20,6 +21,7 @@ from gendae.rules.moment import Moment
 from gendae.rules.noise import Noise
 from gendae.rules.prior_fit import PriorFit
 from gendae.rules.processes import log_means, of_all_ranks
+from gendae.rules.rates import Rates
 from gendae.rules.record import Record
 from gendae.rules.resume import Resume, before_validation
 from gendae.storage import archive, verify
@@ -34,6 +36,27 @@ class Shell(LightningModule):
         log_every: updates between two readings of the losses.
         prior_every: updates between two fits of a prior that the losses use.
     """
+
+    #: What a `Rule` has.
+    stack: Stack
+    rates: Rates
+    generative: ClassVar[bool]
+    handles_missing: ClassVar[bool]
+
+    if TYPE_CHECKING:
+
+        @property
+        def prior_in_losses(self) -> Prior | None: ...
+
+        def losses(
+            self, batch: Sequence[Tensor], moment: Moment = Moment()
+        ) -> dict[str, Tensor]: ...
+
+        def codes(self, x: Tensor) -> Tensor: ...
+
+        def examples(self, batch: Sequence[Tensor]) -> Tensor: ...
+
+        def learning(self, update: int, batch_idx: int) -> tuple[str, ...]: ...
 
     def __init__(self, log_every: int, prior_every: int) -> None:
         super().__init__()
@@ -57,7 +80,7 @@ class Shell(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         moment = self.moment(batch_idx)
-        if self.prior_in_losses is not None:
+        if self.prior_in_losses is not None and self.begins_update(batch_idx):
             self.prior_fit.follow(self, batch[0], self.prior_in_losses, moment)
 
         if self.recorded is not None:
@@ -114,18 +137,19 @@ class Shell(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Called before Lightning checks the Trainer: it lets no manual rule accumulate."""
         self.automatic_optimization = True
+
+        clip = self.trainer.gradient_clip_val
+        if clip and self.trainer.state.fn == "fit":
+            raise ValueError(
+                f"gradient_clip_val={clip} would clip all layers by one norm; use "
+                f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
+            )
+
         return []
 
     def setup(self, stage: str) -> None:
         """From here on the rule itself makes the steps."""
         self.automatic_optimization = False
-
-        clip = self.trainer.gradient_clip_val
-        if stage == "fit" and clip:
-            raise ValueError(
-                f"gradient_clip_val={clip} would clip all layers by one norm; use "
-                f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
-            )
 
     def on_after_batch_transfer(
         self, batch: Sequence[Tensor], dataloader_idx: int

@@ -16,7 +16,7 @@ from gendae.registry import build
 from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
-from gendae.rules.rates import Rates
+from gendae.rules.rates import Maps, Rates
 
 
 class Thaw(Callback):
@@ -97,7 +97,7 @@ class SupervisedRule(Rule):
 
     # -- the hole that Rule leaves -------------------------------------------------------------
 
-    def maps(self) -> dict[str, list[list[nn.Module]]]:
+    def maps(self) -> Maps:
         maps = super().maps()
         return {"f": [*maps["f"], [self.stack.output]], "g": maps["g"]}
 

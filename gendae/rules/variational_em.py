@@ -113,7 +113,7 @@ class VariationalEMRule(Rule):
         if self.decoder_corruption is not None:
             g_inputs = corrupted(self.decoder_corruption, h[1:], moment)
 
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs, 1):
             losses |= own_penalty(pair, level)
             f = pair.f(h_tilde[level - 1])

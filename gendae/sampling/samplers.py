@@ -264,12 +264,12 @@ SAMPLERS = {
 
 def sampler_named(stack: Stack, name: str) -> Sampler:
     """The stack's own sampler where it is of that kind, otherwise one with default settings."""
-    cls = registered(SAMPLERS[checks.one_of("sampler", name, SAMPLERS)])
+    kind = SAMPLERS[checks.one_of("sampler", name, SAMPLERS)]
     own = stack.settings.sampler
-    if type(own) is cls:
+    if own is not None and type(own) is registered(kind):
         return own
 
-    return cls()
+    return build({"type": kind})
 
 
 def generate(

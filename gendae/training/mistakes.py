@@ -16,18 +16,26 @@ import gendae
 from gendae.errors import choice, nearest, reason, shortened
 from gendae.storage.shipped import shipped_files
 
-#: Arguments of learning rules in 0.1, and where they stand now, below `model`.
+#: Arguments in 0.1, and where they stand now, by the section that they are of.
 RENAMED = {
-    "lr_f": "rates.f",
-    "lr_g": "rates.g",
-    "weight_decay_f": "rates.decay_f",
-    "weight_decay_g": "rates.decay_g",
-    "hold": "rates.hold",
-    "optimizer": "rates.optimizer",
-    "sampler": "stack.settings.sampler",
-    "inpainter": "stack.settings.inpainter",
-    "completer": "stack.settings.completer",
-    "eval_samples": "stack.settings.samples",
+    "model": {
+        "lr_f": "rates.f",
+        "lr_g": "rates.g",
+        "weight_decay_f": "rates.decay_f",
+        "weight_decay_g": "rates.decay_g",
+        "hold": "rates.hold",
+        "optimizer": "rates.optimizer",
+        "sampler": "stack.settings.sampler",
+        "inpainter": "stack.settings.inpainter",
+        "completer": "stack.settings.completer",
+        "eval_samples": "stack.settings.samples",
+    },
+    "data": {
+        "kind": "distribution",
+        "label_seed": "labelled.seed",
+        "share": "labelled.share",
+        "only_labelled": "labelled.only",
+    },
 }
 #: Python's types as a user writes them.
 TYPES = {
@@ -111,8 +119,9 @@ def _argument(message: str, _: ArgumentParser) -> str | None:
         place += f".{names[0]}"
         holder = _kind(holder, names.pop(0))
 
-    if place == "model" and names[0] in RENAMED:
-        return f"model.{names[0]} is model.{RENAMED[names[0]]} since gendae 0.2"
+    present = RENAMED.get(place, {}).get(names[0])
+    if present is not None and present.split(".")[0] in _arguments(holder):
+        return f"{place}.{names[0]} is {place}.{present} since gendae 0.2"
 
     owner = getattr(holder, "__name__", place)
     return f"{place}.{names[0]}: no argument of {owner}; {choice(names[0], _arguments(holder))}"
@@ -172,6 +181,9 @@ def _class(message: str, _: ArgumentParser) -> str | None:
     place = _place(before) or before.partition(":")[0]
 
     base = _base(before)
+    if base is not None and not _public(base):  # one class, which its arguments tell of
+        arguments = ", ".join(f"{place}.{name}" for name in _arguments(base))
+        return f"{place}={path!r} is no {base.__name__}; set {arguments}"
     if base is not None:
         return f"{place}={path!r} is unknown; {choice(name, sorted(_public(base)))}"
 

@@ -139,8 +139,18 @@ class StopAtSignal(Callback):
 
         self.received = number
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        if self.received is None or before_validation(trainer):
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        # gradients that wait for the rest of their update are in no checkpoint
+        if self.received is None or not pl_module.ends_update(batch_idx):
+            return
+        if before_validation(trainer):
             return
 
         for callback in trainer.checkpoint_callbacks:

@@ -205,10 +205,16 @@ def test_inpaint_with_names_files_and_own_images(model, tmp_path, monkeypatch, d
     assert (tmp_path / "out.png").stat().st_size > 100
 
 
-def test_evaluate_prints_a_table_and_writes_json(model, tmp_path, capsys):
-    assert gendae("evaluate", model, "--n", 100, "--json", tmp_path / "e.json") == 0
+@pytest.mark.parametrize("data", [[], ["--data", "own.npz"]])
+def test_evaluate_prints_a_table_and_writes_json(
+    model, tmp_path, monkeypatch, capsys, digits, data
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("own.npz", x=digits.split("train").x[:200].numpy())
 
-    result = json.loads((tmp_path / "e.json").read_text())
+    assert gendae("evaluate", model, "--n", 100, "--json", "e.json", *data) == 0
+
+    result = json.loads(Path("e.json").read_text())
     for key in ("parzen_ll", "parzen_se", "sigma", "ancestral_ll"):
         assert isinstance(result[key], float)
     assert len(result["log_joint"]) == 21
@@ -217,11 +223,6 @@ def test_evaluate_prints_a_table_and_writes_json(model, tmp_path, capsys):
     for name in ("model", "ancestral", "training images", "k-means centroids", "mean image"):
         assert name in printed
         assert name in result["parzen"]
-
-
-def test_evaluate_own_images(model, tmp_path, digits):
-    np.savez(tmp_path / "own.npz", x=digits.split("train").x[:200].numpy())
-    assert gendae("evaluate", model, "--n", 50, "--data", tmp_path / "own.npz") == 0
 
 
 def bad_files(folder, model):
@@ -239,7 +240,11 @@ def bad_files(folder, model):
     save(elsewhere, folder / "elsewhere.safetensors")
 
 
-FIT = "fit --config {config} --trainer.default_root_dir runs"
+FIT = f"fit --config {DIGITS} --trainer.default_root_dir runs"
+KL = f"fit --config {ROOT}/configs/digits-kl.yaml"
+TOYS = KL.replace("digits-kl", "toy-kl")
+FEW = KL.replace("digits-kl", "mnist-joint-semi")
+BITS = f"fit --config {ROOT}/configs/mnist-dtp-sign.yaml --model gendae.BackpropRule"
 NO_MNIST = "--data MNIST --data.root none --data.download false"
 
 
@@ -266,7 +271,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         ("sample m.safetensors --device abacus", "abacus"),
         ("nonsense", "nonsense"),
         ("fit --config none.yaml", "none.yaml"),
-        (FIT + " --model.lr_f [0.1]", "lr_f"),
+        (FIT + " --model.rates.f [0.1]", "rates.f"),
         (FIT + " --model.stack.activations [swish,sigmoid]", "swish"),
         (FIT + " " + NO_MNIST, "looked"),
         ("filters mlp.safetensors", "f_1 is MLP, which has no weight matrix"),
@@ -274,31 +279,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         ("filters plain.safetensors --level 0", "--level 0"),
         ("filters plain.safetensors --n 0", "--n=0"),
         ("filters plain.safetensors --out f.pdf", ".png"),
-    ],
-)
-def test_user_errors_are_one_line_exit_2_and_write_nothing(
-    model, tmp_path, capsys, monkeypatch, command, words
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("GENDAE_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
-    bad_files(tmp_path, model)
-    before = {p for p in tmp_path.rglob("*") if p.is_file()}
-
-    arguments = [word.format(config=DIGITS) for word in command.split()]
-    assert gendae(*arguments) == 2
-
-    assert words in one_line(capsys)
-    assert {p for p in tmp_path.rglob("*") if p.is_file()} == before
-    assert not list((tmp_path / "runs").glob("*"))
-
-
-KL = f"fit --config {ROOT}/configs/digits-kl.yaml"
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
+        # the nearest name
         ("sampel x", "no command 'sampel'; accepted: fit, validate, test, "),
         ("sampel x", "did you mean sample?"),
         ("sample m --sampels 3", "sample: no option --sampels; accepted: --help, --n"),
@@ -330,15 +311,29 @@ KL = f"fit --config {ROOT}/configs/digits-kl.yaml"
         (KL + " --parzen.nn 3", "accepted: n, grid, every, picture; did you mean --parzen.n?"),
         (KL + " stray", "'stray' is one argument too many"),
         (KL + " --model.eval_samples 3", "is model.stack.settings.samples since gendae 0.2"),
+        (KL + " --model.lr_f [0.1]", "is model.rates.f since gendae 0.2"),
+        (BITS, "error: BackpropRule does not support this network"),
+        (BITS, "fixed=1"),
+        (TOYS + " --data.kind rings", "data.kind is data.distribution since gendae 0.2"),
+        (FEW + " --data.label_seed 3", "label_seed is data.labelled.seed since gendae 0.2"),
+        (FEW + " --data.labelled 600", "data.labelled='600' is no FewLabels; set data.labelled.c"),
+        (KL + " --data Images --data.path=", "path='': the name of a file or folder is needed"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_nearest_name(
-    tmp_path, monkeypatch, capsys, command, words
+def test_a_mistake_is_one_line_exit_2_and_writes_nothing(
+    model, tmp_path, capsys, monkeypatch, command, words
 ):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GENDAE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
+    bad_files(tmp_path, model)
+    before = {p for p in tmp_path.rglob("*") if p.is_file()}
+
     assert gendae(*command.split()) == 2
+
     assert words in one_line(capsys)
-    assert list(tmp_path.iterdir()) == []
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 STACK = "model.init_args.stack"
@@ -397,7 +392,7 @@ def test_every_argument_is_an_option_with_a_help_text(name):
 
 
 def test_divergence_ends_with_one_line(tmp_path, capsys):
-    assert fit(tmp_path, "--model.lr_g", "1e30", "--model.lr_f", "1e30") == 1
+    assert fit(tmp_path, "--model.rates.g", "1e30", "--model.rates.f", "1e30") == 1
     error = capsys.readouterr().err
     assert "training stopped" in error
     assert "Traceback" not in error

@@ -70,15 +70,3 @@ def test_a_classifier_s_run_is_exported_without_a_prior(tmp_path, digits, capsys
     x = digits.split("test").x
     best = load(run / "checkpoints/best.ckpt")
     assert torch.equal(load(out).predict(x), best.predict(x))
-
-
-def test_a_rule_that_refuses_the_network_ends_in_its_own_line(tmp_path, capsys):
-    config = ROOT / "configs/mnist-dtp-sign.yaml"
-    rule = ["--model", "gendae.BackpropRule"]
-    root = ["--trainer.default_root_dir", tmp_path]
-
-    assert gendae("fit", "--config", config, *rule, *root) == 2
-
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("gendae: error: BackpropRule does not support this network")
-    assert error.endswith("fixed=1")

@@ -13,7 +13,7 @@ from gendae import load
 from gendae.commands import compare
 from gendae.rules.backprop import BackpropRule
 from gendae.training import fit
-from tests.commands.test_cli import ROOT, gendae
+from tests.commands.test_cli import gendae
 
 
 def network(**options):
@@ -30,10 +30,15 @@ DTP = "DifferenceTargetPropRule"
 CONFIG = {
     "seed_everything": 5,
     "trainer": {"max_epochs": 9, "accelerator": "cpu"},
-    "model": rule(f"gendae.{DTP}", stack=NETWORK, sigma=0.1, lr_f=2e-3, lr_g=1e-3),
+    "model": rule(
+        f"gendae.{DTP}",
+        stack=NETWORK,
+        inverses={"sigma": 0.1},
+        rates={"f": 2e-3, "g": 1e-3},
+    ),
     "data": {"class_path": "gendae.Digits", "init_args": {"batch_size": 50}},
 }
-ALIGNMENT = rule("FeedbackAlignmentRule", stack=network(activation="relu"), lr_f=5e-3)
+ALIGNMENT = rule("FeedbackAlignmentRule", stack=network(activation="relu"), rates={"f": 5e-3})
 NAMES = [DTP, "BackpropRule", "alignment"]
 
 
@@ -148,7 +153,10 @@ def test_what_a_rule_gets_of_the_configuration(compared):
 
     assert models[NAMES[0]]["init_args"] == CONFIG["model"]["init_args"]
     assert models["BackpropRule"]["class_path"].endswith(".BackpropRule")
-    assert models["BackpropRule"]["init_args"] == {"stack": NETWORK, "lr_f": 2e-3}
+    assert models["BackpropRule"]["init_args"] == {
+        "stack": NETWORK,
+        "rates": {"f": 2e-3, "g": 1e-3},
+    }
     assert models["alignment"] == ALIGNMENT
 
     for name in NAMES:
@@ -162,17 +170,15 @@ def test_what_a_rule_gets_of_the_configuration(compared):
 
 
 def test_seeds_draw_the_same_first_weights_for_every_rule():
+    """Rules of one's own are named by an import path."""
     weights = []
-    for name in NAMES[:2]:
+    for name in (DTP, "gendae.BackpropRule"):
         torch.manual_seed(3)
-        entry = compare.configurations(CONFIG, [name])[name]
+        (entry,) = compare.configurations(CONFIG, [name]).values()
         weights.append(compare.build(entry, [])[0].stack.pairs[0].f.weight)
 
+    assert entry["model"]["class_path"] == f"{BackpropRule.__module__}.BackpropRule"
     assert torch.equal(*weights)
-
-
-def test_rules_of_one_s_own_by_import_path():
-    assert compare.named_rule("gendae.BackpropRule") is BackpropRule
 
 
 def images(path):
@@ -184,7 +190,7 @@ CONFIGS = {
     "bits": {"model": rule(f"gendae.{DTP}", stack=network(bits=[1]))},
     "wide": {"model": rule(f"gendae.{DTP}", stack=network(sizes=[64, 13, 12]))},
     "kl": {"model": rule("gendae.KLRule", stack=rule("gendae.deep_autoencoder", sizes=[64, 8]))},
-    "rate": {"model": rule(f"gendae.{DTP}", stack=NETWORK, lr_f=-1.0)},
+    "rate": {"model": rule(f"gendae.{DTP}", stack=NETWORK, rates={"f": -1.0})},
     "bare": {"data": images("x.npy")},
     "narrow": {"data": images("narrow.npz")},
     "eleven": {"data": images("eleven.npz")},
@@ -208,6 +214,7 @@ def bad_files(folder):
 NO_DERIVATIVE = (
     "error: BackpropRule: BackpropRule does not support this network: h_1 is transmitted as bits"
 )
+ONE_PROCESS = "a comparison runs in one process; accepted: 1"
 ONE_RULE = f"--config c.yaml --rules {DTP}"
 
 
@@ -221,7 +228,7 @@ ONE_RULE = f"--config c.yaml --rules {DTP}"
         (f"--config bits.yaml --rules {DTP} BackpropRule", NO_DERIVATIVE),
         (f"{ONE_RULE} wide.yaml", "wide: its network has the sizes [64, 13, 12, 10]"),
         (f"{ONE_RULE} kl.yaml", "kl: KLRule trains no classifier"),
-        (f"{ONE_RULE} rate.yaml", "error: rate: lr_f=-1.0: a number >= 0.0 is needed"),
+        (f"{ONE_RULE} rate.yaml", "error: rate: rates.f=-1.0: a number >= 0.0 is needed"),
         (f"--config none.yaml --rules {DTP}", "none.yaml"),
         ("--config c.yaml --rules none.yaml", "none.yaml"),
         (f"--config no.yaml --rules {DTP}", "no.yaml is not a YAML file"),
@@ -233,6 +240,8 @@ ONE_RULE = f"--config c.yaml --rules {DTP}"
             f"{ONE_RULE} --max-epochs 2 --trainer.check_val_every_n_epoch 3",
             "max_epochs=2 ends before the first validation",
         ),
+        (f"{ONE_RULE} --trainer.devices 2", ONE_PROCESS),  # each would run the whole comparison
+        (f"{ONE_RULE} --trainer.num_nodes=3", ONE_PROCESS),
         (f"{ONE_RULE} --trainer.nonsense 3", "--trainer.nonsense"),
         (f"{ONE_RULE} --max-epoch 3", "did you mean --max-epochs?"),
         ("--config c.yaml --rules BackpropRul", "did you mean BackpropRule?"),
@@ -264,7 +273,7 @@ def test_refusals_are_one_line_before_any_training(tmp_path, monkeypatch, capsys
 
 def test_a_diverged_run_counts_in_no_mean(tmp_path, capsys):
     stack = network(activation="linear")
-    bad = rule("gendae.BackpropRule", stack=stack, lr_f=1e30, optimizer="sgd")
+    bad = rule("gendae.BackpropRule", stack=stack, rates={"f": 1e30, "optimizer": "sgd"})
     config = write(tmp_path, model=bad)
     good = write(tmp_path, "good.yaml", model=rule("BackpropRule", stack=stack))
     arguments = ["--config", config, "--rules", "BackpropRule", good]
@@ -281,14 +290,3 @@ def test_a_diverged_run_counts_in_no_mean(tmp_path, capsys):
     assert "0 (1 diverged)" in printed.out
     assert "±" not in printed.out  # one seed has no deviation
     assert "BackpropRule, seed 4: diverged" in printed.err
-
-
-@pytest.mark.parametrize("options", [["--trainer.devices", "2"], ["--trainer.num_nodes=3"]])
-def test_several_processes_are_refused(tmp_path, capsys, options):
-    """Each of them would run the whole comparison."""
-    arguments = ["--config", ROOT / "configs/mnist-dtp-tanh.yaml", "--rules", "BackpropRule"]
-
-    assert gendae("compare", *arguments, "--out", tmp_path / "c", *options) == 2
-
-    assert "a comparison runs in one process; accepted: 1" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from gendae import cli, load, save
-from gendae.commands.predict import error_rate, load_classifier, predict
 from gendae.data.files import labels_of, read_labels, write_idx
 from gendae.data.images import Images
 from gendae.models.architectures import deep_classifier
+from gendae.models.settings import Settings
 from tests.conftest import small_stack
 
 
@@ -79,7 +79,7 @@ def test_predict_writes_what_the_network_says(model, own, digits, capsys, name):
 
 def test_draws_follow_seed_and_samples(tmp_path, own):
     network = deep_classifier([64, 12, 12], stochastic=True)
-    network.settings = {"samples": 7}
+    network.settings = Settings(samples=7)
     path = save(network, tmp_path / "s.safetensors")
 
     def probabilities(*arguments):
@@ -98,18 +98,11 @@ def test_draws_follow_seed_and_samples(tmp_path, own):
     assert np.allclose(default.sum(1), 1, atol=1e-5)
 
 
-def test_the_error_rate_counts_wrong_labels(tmp_path, digits):
-    x, y, _ = digits.split("test")
-    network = load_classifier(save(deep_classifier([64, 12]), tmp_path / "m.safetensors"))
-    probability = network.predict(x)
-    expected = sum(int(p.argmax() != t) for p, t in zip(probability, y, strict=True)) / len(y)
-    assert error_rate(probability, y) == expected
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
         (["predict", "m.safetensors", "x.npy", "--out", "p.npy"], "accepted: .npz"),
+        (["predict", "no-such-model", "no-such-data", "--out", "p.csv"], "suffix of --out"),
         (
             ["predict", "stack.safetensors", "x.npy"],
             "stack.safetensors is a Stack without output layer",
@@ -147,11 +140,6 @@ def test_what_predict_refuses_in_one_line(
     assert words in error
     assert "\n" not in error
     assert {p: p.read_bytes() for p in own.rglob("*") if p.is_file()} == before
-
-
-def test_the_suffix_is_looked_at_before_the_model():
-    with pytest.raises(ValueError, match="suffix of --out"):
-        predict("no-such-model", "no-such-data", "p.csv")
 
 
 def test_a_failed_write_leaves_nothing(model, own, monkeypatch):
@@ -199,16 +187,13 @@ def test_labels_stay_with_their_images(own, digits, images, labels):
             assert label == y[(x - image).square().sum(1).argmin()]
 
 
-def test_images_without_labels_have_none(own):
-    assert Images(str(own / "x.npy")).split("train").y is None
-    assert labels_of(own / "x.npy", 20) is None
-
-
-def test_an_array_y_that_is_no_label_is_nobody_s_business(own, digits):
+def test_what_is_no_label_is_nobody_s_business(own, digits):
     """One-hot or real y may lie beside images of generative users; a .npy file has any name."""
     x, y, _ = digits.split("test")[:20]
     np.savez(own / "onehot.npz", x=x.numpy(), y=np.eye(10)[y.numpy()])
-    assert Images(own / "onehot.npz").split("train").y is None
+    for name in ("x.npy", "onehot.npz"):
+        assert Images(str(own / name)).split("train").y is None
+    assert labels_of(own / "x.npy", 20) is None
 
     (own / "x.npy").rename(own / "plain.npz")
     assert labels_of(own / "plain.npz", 20) is None
@@ -264,8 +249,8 @@ model:
     stack:
       class_path: gendae.deep_classifier
       init_args: {sizes: [64, 30, 30], classes: 10}
-    sigma: 0.1
-    lr_f: 3.0e-3
+    inverses: {sigma: 0.1}
+    rates: {f: 3.0e-3}
 data: {class_path: gendae.Images, init_args: {path: PATH, labels: LABELS, batch_size: 50}}
 """
 

@@ -13,11 +13,14 @@ from gendae.completion.moves import agreement, around, chain_noise, from_prior
 from gendae.corruption import GaussianNoise
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Learning
+from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.sampling.samplers import seeded
 
 SEEN = torch.tensor([True, False, True, False])
+CHAIN = Annealing(1.0, 1.0)
 THERE = torch.tensor([[True, False]])  # the first of two modalities
 
 
@@ -262,8 +265,7 @@ def test_convergence_is_told_row_by_row_and_rounds_are_bounded():
     assert 0 < told.converged.sum() < 4
     assert (run(0).residuals.shape, run(0).converged.any()) == ((0, 4), False)
     assert run(9, seen=5).rounds == 1
-    noisy = Annealing(1.0, 1.0)
-    assert run(9, noisy, corruption=GaussianNoise(0.1), tolerance=1e9).rounds == 9
+    assert run(9, CHAIN, corruption=GaussianNoise(0.1), tolerance=1e9).rounds == 9
 
 
 @pytest.mark.parametrize(
@@ -401,7 +403,7 @@ def test_a_corruption_takes_the_place_of_the_stack_s_own_noise_and_temperature_s
 ):
     stack, r, c = linear_joint()
     h = torch.randn(4, 5, dtype=torch.float64)
-    completer = Completer(1, temperature, temperature, GaussianNoise(0.2))
+    completer = Completer(1, Annealing(temperature, temperature), GaussianNoise(0.2))
 
     new = completer.step(stack, h, None, temperature, seeded(1))
     z = torch.randn(4, 5, dtype=torch.float64, generator=seeded(1))
@@ -451,7 +453,10 @@ def noiseless():
 
 
 def run_top(prior, begin):
-    return run(top_of(prior, 3), 1, annealing=Annealing(1.0), begin=begin)
+    return run(top_of(prior, 3), 1, annealing=CHAIN, begin=begin)
+
+
+NO_MARGINAL = "{} has no closed marginal.*GaussianPrior, ParzenPrior"
 
 
 @pytest.mark.parametrize(
@@ -465,13 +470,13 @@ def run_top(prior, begin):
         (lambda: run(labelled()[0], observed=False, begin="mask"), "prior, noise"),
         (lambda: run(labelled()[0], level=2, begin="mask"), "prior, noise"),
         (lambda: run_top(parzen(torch.randn(9, 3)), begin="mask"), "prior, noise"),
-        (
-            lambda: run(linear_joint()[0], annealing=Annealing(1.0)),
-            r"fit_residuals.* a corruption",
-        ),
+        (lambda: run(linear_joint()[0], annealing=CHAIN), r"fit_residuals.* a corruption"),
         (lambda: run_top(ParzenPrior(), begin="prior"), "not fitted"),
         (lambda: run_top(ParzenPrior(), begin="noise"), "not fitted"),
         (lambda: run_top(noiseless(), begin="prior"), "noise"),
+        (lambda: FactorialPrior().marginal(SEEN), NO_MARGINAL.format("FactorialPrior")),
+        (lambda: AutoencoderPrior().marginal(SEEN), NO_MARGINAL.format("AutoencoderPrior")),
+        (lambda: ManifoldParzenPrior().marginal(SEEN), NO_MARGINAL.format("ManifoldParzenPrior")),
     ],
 )
 def test_bad_requests(call, words):

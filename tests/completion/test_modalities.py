@@ -1,4 +1,4 @@
-"""`complete`: modalities or elements given others; conditional densities; the Inpainter."""
+"""`complete`: modalities or elements given others; conditional densities; inpainters."""
 
 import itertools
 import math
@@ -13,7 +13,9 @@ from gendae.completion.inpainting import Inpainter, inpaint
 from gendae.completion.modalities import complete, log_conditional
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import joint_autoencoder
-from gendae.priors import autoencoder, factorial, gaussian, linear, manifold, parzen
+from gendae.models.settings import Settings
+from gendae.priors import gaussian, linear, parzen
+from gendae.registry import build, describe
 from gendae.sampling.samplers import seeded
 from tests.conftest import small_stack
 
@@ -109,10 +111,10 @@ def test_the_completer_is_the_stack_s_own_unless_one_is_given():
 
     assert complete(stack, given).completion.rounds <= 50
 
-    stack.settings["inpainting"] = Inpainter(2, QUIET, chains=1)
+    stack.settings = Settings(inpainter=Inpainter(2, QUIET, chains=1))
     assert complete(stack, given, seed=0).completion.h.shape == (5, 13)  # x
 
-    stack.settings["completer"] = fixed(7)
+    stack.settings = Settings(inpainter=Inpainter(2, QUIET, chains=1), completer=fixed(7))
     assert complete(stack, given).completion.rounds == 7
     assert complete(stack, given, completer=fixed(3)).completion.rounds == 3
 
@@ -138,6 +140,9 @@ def test_masked_elements_are_completed_at_level_0_whatever_the_completer_s_level
     assert torch.equal(completed["image"][:, :3], given["image"][:, :3])
     assert not torch.equal(completed["image"][:, 3:], given["image"][:, 3:])
 
+    everything = complete(stack, given, {"image": WHOLE}, completer=fixed()).completion
+    assert torch.equal(everything.h, complete(stack, given, completer=fixed()).completion.h)
+
 
 @pytest.mark.parametrize("spoiled", [math.nan, 9.0])
 def test_what_stands_in_hidden_elements_is_ignored_and_masks_may_differ_by_row(spoiled):
@@ -159,15 +164,6 @@ def test_what_stands_in_hidden_elements_is_ignored_and_masks_may_differ_by_row(s
     assert torch.allclose(a["image"], torch.cat(rows))
 
 
-def test_a_mask_that_hides_nothing_changes_nothing():
-    stack = three()
-    given = {"image": values()["image"]}
-    full = torch.ones(6, dtype=torch.bool)
-    a = complete(stack, given, completer=fixed())
-    b = complete(stack, given, {"image": full}, completer=fixed())
-    assert torch.equal(a.completion.h, b.completion.h)
-
-
 def test_n_answers_of_a_chain_follow_each_other_and_differ():
     stack = three()
     given = {"label": values()["label"]}
@@ -179,11 +175,14 @@ def test_n_answers_of_a_chain_follow_each_other_and_differ():
     assert ((image[:, 1:] - image[:, :1]).abs().amax(-1) > 1e-3).all()
 
     same = complete(stack, given, n=3, completer=fixed()).values["image"].view(5, 3, 6)
-    assert torch.equal(same, same[:, :1].expand(5, 3, 6))
+    assert torch.allclose(same, same[:, :1].expand(5, 3, 6), rtol=0.0, atol=1e-15)
 
     half = {"image": HALF.expand(5, 6)}
     masked = complete(stack, {"image": image[:, 0]}, half, 2, fixed()).values["image"]
     assert torch.equal(masked[::2, :3], image[:, 0, :3])
+
+    with pytest.raises(ValueError, match="n=0"):
+        complete(stack, given, n=0)
 
 
 @pytest.mark.parametrize("begin", ["auto", "mask", "prior", "noise"])
@@ -272,14 +271,12 @@ WHOLE = torch.ones(6, dtype=torch.bool)
 def test_bad_input_is_refused_by_name(given, masks, words):
     with pytest.raises(ValueError, match=words[0]) as caught:
         complete(three(), given, masks)
+
     for word in words[1:]:
         caught.match(word)
 
 
-def test_no_answers_and_levels_between_values_and_codes_are_refused():
-    with pytest.raises(ValueError, match="n=0"):
-        complete(three(), {"image": IMAGE}, n=0)
-
+def test_completers_clamp_values_or_codes_and_no_level_between():
     members = {"image": {"sizes": [6, 5, 4]}, "label": {"sizes": [3], "kind": "onehot"}}
     deep = joint_autoencoder(members, top=[4])
     with pytest.raises(ValueError, match=r"level=1.*level 0 .*or 2"):
@@ -364,21 +361,6 @@ def test_conditionals_integrate_to_one(prior, stored, tolerance):
     assert total.item() == pytest.approx(1.0, abs=tolerance)
 
 
-@pytest.mark.parametrize(
-    "prior",
-    [
-        factorial.FactorialPrior(),
-        autoencoder.AutoencoderPrior([4], 2, learning=autoencoder.Learning(1)),
-        manifold.ManifoldParzenPrior(0.5, components=1),
-    ],
-)
-def test_priors_without_closed_marginals_refuse(prior):
-    prior.fit(torch.randn(30, 3))
-    words = rf"{type(prior).__name__} has no closed marginal.*GaussianPrior, ParzenPrior"
-    with pytest.raises(ValueError, match=words):
-        prior.marginal(SEEN)
-
-
 def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
     def schedule(start, end, rounds=5):
         return Annealing(start, end).temperatures(rounds)
@@ -388,15 +370,16 @@ def test_the_temperature_falls_geometrically_and_linearly_to_or_from_zero():
     assert schedule(0.0, 2.0, 3) == pytest.approx([0.0, 1.0, 2.0])
     assert schedule(0.5, 0.1, 1) == pytest.approx([0.1])
 
-    settled = [Completer(8, 1.0, 0.0, settle=0.5).temperature(t) for t in range(8)]
+    settled = Annealing(1.0, 0.0, settle=0.5).temperatures(8)
     assert settled == pytest.approx([1.0, 2 / 3, 1 / 3, 0.0, 0.0, 0.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="settle=1.5"):
-        Completer(settle=1.5)
 
+
+def test_completers_by_name_and_the_flat_arguments_of_earlier_files():
     for name, ends in (("map", (0.0, 0.0)), ("mcmc", (1.0, 1.0)), ("annealed", (1.0, 0.0))):
         made = getattr(Completer, name)(7, tolerance=0.5)
         assert (made.rounds, made.tolerance) == (7, 0.5)
         assert (made.annealing.start, made.annealing.end) == ends
+
         former = {"start": ends[0], "end": ends[1], "settle": made.annealing.settle}
         plain = {**describe(made), **former}
         assert plain.pop("annealing") == {"type": "Annealing", **former}
@@ -424,7 +407,6 @@ def test_inpaint_is_the_written_out_loop_with_langevin_noise_and_several_chains(
         h = inpainter.inference(stack, filled, mask.expand(12, 8), g)
         filled = torch.where(mask, given, stack.decode(h[2], 2).detach())
 
-    assert isinstance(inpainter, Completer)
     assert torch.allclose(inpaint(stack, x, mask, inpainter, seed=1), filled.view(4, 3, 8).mean(0))
 
     completion = inpainter(stack, x, mask, generator=seeded(1))
@@ -449,7 +431,7 @@ def test_a_joint_stack_s_inpainter_completes_labels():
     stack = three()
     image = values()["image"]
     inpainter = Inpainter(3, QUIET, chains=2)
-    stack.settings["inpainting"] = inpainter
+    stack.settings = Settings(inpainter=inpainter)
     completed = complete(stack, {"image": image}, seed=5)
 
     mask = torch.arange(13) < 6
@@ -462,7 +444,7 @@ def test_a_joint_stack_s_inpainter_completes_labels():
     assert torch.allclose(completed.values["label"], filled.view(2, 5, 13).mean(0)[:, 9:])
     assert torch.equal(completed.values["image"], image)
     assert completed.completion.residuals.shape == (3, 5)
-    assert inpainter.at(1) is inpainter
+    assert inpainter.clamped_level(stack) == 0
 
     masked = complete(stack, {"image": image}, {"image": HALF}, seed=5).values
     assert torch.equal(masked["image"][:, :3], image[:, :3])

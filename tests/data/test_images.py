@@ -11,7 +11,7 @@ from PIL import Image
 
 from gendae.data import images
 from gendae.data.base import Data, facts_of
-from gendae.data.files import image_shape, read_idx, read_images, write_idx
+from gendae.data.files import read_idx, read_images, write_idx
 from gendae.data.images import MNIST, Digits, Images
 from gendae.data.loader import Split, TensorLoader, joined
 from gendae.data.multimodal import Arrays
@@ -81,13 +81,6 @@ def test_mnist_from_the_environment_and_with_a_drawn_split(nowhere, monkeypatch)
     assert not torch.equal(plain.split("valid").x, drawn.split("valid").x)
 
 
-def test_missing_mnist_names_every_place(nowhere):
-    with pytest.raises(FileNotFoundError) as error:
-        MNIST(root="/no/such/folder", download=False).split("train")
-    for place in ("/no/such/folder", "MNIST/raw", str(nowhere / "cache"), "--data.root"):
-        assert place in str(error.value)
-
-
 def test_a_download_is_cached_atomically_and_used_once(nowhere, monkeypatch):
     calls = []
 
@@ -107,19 +100,40 @@ def test_a_download_is_cached_atomically_and_used_once(nowhere, monkeypatch):
     assert all(not f.name.startswith(".") for f in (nowhere / "cache/gendae/mnist").iterdir())
 
 
-def test_a_failed_download_says_where_it_looked(nowhere, monkeypatch):
-    def fetch(name, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
-    with pytest.raises(FileNotFoundError, match="no network"):
-        MNIST().prepare_data()
+def no_network(name, **options):
+    raise OSError("no network")
 
 
-def test_mnist_of_another_size_is_refused(nowhere):
-    small_mnist(nowhere / "root", images=59_999)
-    with pytest.raises(ValueError, match="59999"):
-        MNIST(root=str(nowhere / "root")).split("train")
+def mnist_of_another_size(folder):
+    small_mnist(folder, images=59_999)
+    MNIST(root=str(folder)).split("train")
+
+
+PLACES = ["MNIST/raw", "{folder}/cache", "--data.root"]
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "words"),
+    [
+        (
+            lambda folder: MNIST("/no/such/folder", download=False).split("train"),
+            FileNotFoundError,
+            ["/no/such/folder", *PLACES],
+        ),
+        (lambda folder: MNIST().prepare_data(), FileNotFoundError, ["no network", *PLACES]),
+        (mnist_of_another_size, ValueError, ["59999"]),
+    ],
+    ids=["missing", "failed download", "another size"],
+)
+def test_mnist_that_cannot_be_used_says_why_and_where_it_was_looked_for(
+    nowhere, monkeypatch, use, error, words
+):
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", no_network)
+
+    with pytest.raises(error) as caught:
+        use(nowhere / "root")
+    for word in words:
+        assert word.format(folder=nowhere) in str(caught.value)
 
 
 def test_real_mnist(mnist):
@@ -220,15 +234,6 @@ def test_bad_files_are_named_in_one_line(tmp_path, name, words):
     assert name in str(error.value)
 
 
-def test_own_images_are_split(tmp_path):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 12)))
-    data = Images(str(tmp_path / "x.npy"), shape=[3, 4], valid_fraction=0.2, test_fraction=0.1)
-    assert [len(data.split(n).x) for n in ("train", "valid", "test")] == [35, 10, 5]
-    assert data.shape == (3, 4)
-    with pytest.raises(ValueError, match="12 pixels"):
-        image_shape(12, (5, 5))
-
-
 def test_loader_order_depends_on_seed_and_epoch_only():
     x = torch.arange(20.0)[:, None]
     first = TensorLoader(Split(x), 6, True, seed=1)
@@ -316,7 +321,7 @@ def test_nothing_is_read_in_the_constructor_and_an_empty_path_is_no_folder(
             make(path).split("train")
 
 
-def test_loader_goes_over_the_same_order_in_every_pass_of_an_epoch():
+def test_loader_goes_over_the_same_order_in_every_pass_of_a_training_epoch():
     x = torch.arange(20.0)[:, None]
     loader = TensorLoader(Split(x), 6, True, seed=1, passes=3)
     single = TensorLoader(Split(x), 6, True, seed=1)
@@ -328,6 +333,11 @@ def test_loader_goes_over_the_same_order_in_every_pass_of_an_epoch():
         order = [b[0] for b in single]
         assert len(batches) == 9
         assert all(torch.equal(a, b) for a, b in zip(batches, 3 * order, strict=True))
+
+    evaluation = TensorLoader(Split(x), 6, passes=2)
+    incomplete = TensorLoader(Split(x), 50, True, passes=2)
+    assert len(evaluation) == len(list(evaluation)) == 4
+    assert len(list(incomplete)) == 2  # the one batch of each pass
 
 
 @pytest.mark.parametrize(
@@ -350,13 +360,6 @@ def test_loader_resumes_in_the_middle_of_any_pass(passes, taken):
 
     assert len(rest) == length - taken % length
     assert all(torch.equal(a, b) for a, b in zip(rest, expected, strict=True))
-
-
-def test_passes_are_for_training_only():
-    x = torch.arange(20.0)[:, None]
-    loader = TensorLoader(Split(x), 6, passes=2)
-    assert len(loader) == len(list(loader)) == 4
-    assert len(list(TensorLoader(Split(x), 50, True, passes=2))) == 2  # an incomplete batch, twice
 
 
 def test_an_epoch_that_is_left_early_is_over():

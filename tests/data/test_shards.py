@@ -71,7 +71,7 @@ def test_splits_hold_every_image_once_and_labels_follow(folder):
     for x, y, _ in parts:
         assert torch.equal((x[:, 0] * 255).round().long(), y)
 
-    assert sorted(torch.cat([y for _, y in parts]).tolist()) == list(range(12))
+    assert sorted(torch.cat([part.y for part in parts]).tolist()) == list(range(12))
     assert data.shape == (3, 2)
 
 
@@ -208,14 +208,23 @@ def test_training_needs_less_memory_than_the_data(tmp_path):
     assert "emory" in held.stderr or "alloc" in held.stderr
 
 
-def test_images_and_shards_agree_on_what_a_file_holds(tmp_path):
-    x = np.random.default_rng(0).random((30, 5, 5), np.float32)
+@pytest.mark.parametrize(
+    ("stored", "given", "shape"), [((50, 5, 5), None, (5, 5)), ((50, 12), [3, 4], (3, 4))]
+)
+def test_images_and_shards_agree_on_what_a_file_holds(tmp_path, stored, given, shape):
+    x = np.random.default_rng(0).random(stored, np.float32)
     np.save(tmp_path / "x.npy", x)
-    mapped = Shards(str(tmp_path / "x.npy"))
-    held = Images(str(tmp_path / "x.npy"))
-    assert mapped.shape == held.shape == (5, 5)
+    shares = {"valid_fraction": 0.2, "test_fraction": 0.1}
+    sets = [cls(str(tmp_path / "x.npy"), shape=given, **shares) for cls in (Images, Shards)]
 
-    names = ("train", "valid", "test")
-    a = torch.cat([mapped.split(name).x for name in names])
-    b = torch.cat([held.split(name).x for name in names])
-    assert torch.equal(a.sort(0).values, b.sort(0).values)
+    rows = []
+    for data in sets:
+        splits = [data.split(name).x for name in ("train", "valid", "test")]
+        assert [len(part) for part in splits] == [35, 10, 5]
+        assert data.shape == shape
+        with pytest.raises(ValueError, match=f"does not make {x[0].size} pixels"):
+            type(data)(str(tmp_path / "x.npy"), shape=[7, 7]).setup()
+        rows.append(torch.cat(splits).sort(0).values)
+
+    assert torch.equal(*rows)
+    assert torch.equal(rows[0], torch.from_numpy(x.reshape(50, -1)).sort(0).values)

@@ -123,14 +123,6 @@ def test_only_the_queries_are_drawn_not_their_neighbours():
     assert few == again == pytest.approx(nearest_neighbour_sigma(codes, queries=5000), rel=0.1)
 
 
-def test_noise_of_that_level_moves_codes_as_far_as_their_neighbours_are():
-    codes = torch.randn(500, 50)
-    sigma = nearest_neighbour_sigma(codes)
-    moved = (sigma * torch.randn(500, 50)).norm(dim=1).median()
-    distance = torch.cdist(codes, codes).fill_diagonal_(math.inf).min(1).values.median()
-    assert moved.item() == pytest.approx(distance.item(), rel=0.05)
-
-
 def test_signal_dimensions_of_a_linear_gaussian_model_are_its_rank():
     """Of x = W h + 0.1 noise with h ~ N(0, I): the best sigma_j^2 is 1 / (1 + w_j^2 / 0.01)."""
     w = torch.tensor([3.0, 2.0, 1.0, 0.5, 0, 0, 0, 0, 0, 0])

@@ -45,18 +45,19 @@ def test_a_saved_network_is_the_same_network(file):
     assert load_feature_classifier(str(file)).features(x).shape == (4, 5)
 
 
-def test_a_loaded_network_is_frozen(file):
+def test_a_loaded_network_is_frozen_and_its_mode_changes_nothing(file):
     network = load_feature_classifier(file)
+    x = torch.rand(3, 64)
+    before = network(x)
     torch.nn.Sequential(network).train()
+
     assert not any(m.training for m in network.modules())
     assert not any(p.requires_grad for p in network.parameters())
-    assert FeatureClassifier([8, 8]).train().training
+    assert torch.equal(network(x), before)
 
-
-def test_training_mode_changes_nothing():
-    network = FeatureClassifier([8, 8])
-    x = torch.rand(3, 64)
-    assert torch.equal(network.train()(x), network.eval()(x))
+    free = FeatureClassifier([8, 8])
+    assert free.train().training
+    assert torch.equal(free.train()(x), free.eval()(x))
 
 
 def test_normalising_scales_features_and_leaves_logits():

@@ -34,14 +34,17 @@ SCORES = ["copying_pixels", "iw_bound", "iw_bound_se", "parzen_ll", "ancestral_l
 
 
 def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
+    state = torch.get_rng_state()
     result = report.evaluation(stack, digits, 60)
+    assert torch.equal(torch.get_rng_state(), state)
     assert list(result["parzen"]) == ROWS
     assert list(result["quality"]) == ROWS[:-1]
     assert all(isinstance(result[key], float) for key in (*MEASURES, *SCORES))
     assert result["fid"] == result["quality"]["model"]["fid"]
     assert (result["features"], result["classes"], result["confidence"]) == ("pixels", None, None)
 
-    printed = "\n".join(evaluate.evaluation_table(result))
+    printed = "\n".join(evaluate.evaluation_table(result | {"classes": [0.25, 0.75]}))
+    assert "classes 0 .. 1 of the model's samples, %: 25.0 75.0" in printed.splitlines()[-5:]
     for name in (*ROWS, "FID", "copying", "log p(x) >=", "features: pixels"):
         assert name in printed
 
@@ -95,19 +98,6 @@ def test_classifier_features_for_mnist_pixels_for_all_else(tmp_path):
     network, words = report.feature_network(Images(str(tmp_path)))
     assert isinstance(network, quality.PixelFeatures)
     assert words == "pixels"
-
-
-def test_classes_are_printed_where_there_are_some(stack, digits):
-    result = report.evaluation(stack, digits, 30)
-    result["classes"] = [0.25, 0.75]
-    line = "classes 0 .. 1 of the model's samples, %: 25.0 75.0"
-    assert line in evaluate.evaluation_table(result)[-5:]
-
-
-def test_evaluation_leaves_the_global_generator_alone(stack, digits):
-    state = torch.get_rng_state()
-    report.evaluation(stack, digits, 30)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(

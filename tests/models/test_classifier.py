@@ -12,6 +12,7 @@ from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_classifier
 from gendae.models.classifier import Classifier, label_loss, mean_log_probability
+from gendae.models.settings import Settings
 from gendae.storage.model_file import load, save
 
 KINDS = {"tanh": {}, "bits": {"bits": [1]}, "stochastic": {"stochastic": True}}
@@ -106,12 +107,14 @@ def test_discrete_levels(kind, levels, second):
     assert made.stochastic == (kind == "stochastic")
     assert [f.receives for f in made.encoders] == ["real", second, "real"]
     assert [p.g.receives for p in made.pairs] == ["real", second]  # both ways
+    assert {p.g.activation for p in made.pairs} == {"tanh"}
+    for pair in made.pairs:
+        drawn = isinstance(pair.recognition, Discrete) and pair.recognition.stochastic
+        assert drawn == (kind == "stochastic")
+        assert pair.f.activation == ("sigmoid" if drawn else "tanh")
 
-
-def test_an_output_layer_that_receives_bits_makes_the_top_discrete():
-    pair = Pair(Affine(4, 3, "tanh"), Affine(3, 4))
-    made = Classifier(pair, output=Affine(3, 2, receives="bits"))
-    assert made.discrete_levels == [1]
+    above = Affine(4, 3, receives="bits")  # an output layer makes the top discrete, too
+    assert Classifier(*made.pairs, output=above).discrete_levels == sorted({*levels, 2})
 
 
 def test_draws_send_a_straight_through_gradient():
@@ -148,7 +151,7 @@ def test_predictions_of_stochastic_networks_are_seeded_and_leave_the_global_gene
     assert not torch.equal(a, c)
     assert torch.equal(before, torch.get_rng_state())
 
-    made.settings["samples"] = 3
+    made.settings = Settings(samples=3)
     assert torch.equal(made.predict(x, seed=1), a)  # the number it is meant to be used with
 
 
@@ -156,25 +159,16 @@ def test_predictions_of_stochastic_networks_are_seeded_and_leave_the_global_gene
 def test_classifiers_come_back_from_disk(tmp_path, kind):
     made = network(kind).float()
     x = torch.randn(5, 6)
-    made.settings = {"samples": 4}
+    made.settings = Settings(samples=4)
     again = load(save(made, tmp_path / "model.safetensors"))
 
     assert type(again) is Classifier
-    assert again.settings == {"samples": 4}
+    assert again.settings == Settings(samples=4)
     assert again.discrete_levels == made.discrete_levels
     assert torch.equal(again.predict(x), made.predict(x))
 
     h = torch.randn(5, 4)
     assert torch.equal(again.pairs[1].g(h), made.pairs[1].g(h))
-
-
-def test_stochastic_units_have_sigmoid_encoders_and_tanh_decoders():
-    made = network("stochastic")
-    assert [p.f.activation for p in made.pairs] == ["sigmoid", "sigmoid"]
-    assert [p.g.activation for p in made.pairs] == ["tanh", "tanh"]
-    assert all(
-        isinstance(p.recognition, Discrete) and p.recognition.stochastic for p in made.pairs
-    )
 
 
 def under(output):

@@ -17,11 +17,15 @@ from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.models.joint import JointStack
 from gendae.models.modalities import EachModality, Junction, Modality
+from gendae.models.settings import Settings
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import build, describe
 from gendae.rules.kl import KLRule
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
+from tests.conftest import at
 
 NAN = torch.nan
 YES = True
@@ -316,12 +320,21 @@ def test_without_a_top_the_prior_alone_joins_the_codes():
 # -- files ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [two, three, lambda: three(missingness=NO), lambda: two(top=())])
+def of_any_name():
+    label = {"sizes": [3], "kind": "onehot"}
+    return joint_autoencoder({"type": {"sizes": [8, 6]}, "label": label}, [4]).double()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [two, three, lambda: three(missingness=NO), lambda: two(top=()), of_any_name],
+    ids=["two", "three", "no missingness", "no top", "any name"],
+)
 def test_files_keep_architecture_weights_and_predictions(tmp_path, make):
     stack = make().float()
-    given = values()
+    given = {"type": values()["image"], **values()}
     given = {name: given[name] for name in stack.names}
-    stack.settings = {"completer": Completer.map(4)}
+    stack.settings = Settings(completer=Completer.map(4))
     plain = json.loads(json.dumps(describe(stack)))
 
     assert describe(build(plain)) == plain
@@ -329,19 +342,13 @@ def test_files_keep_architecture_weights_and_predictions(tmp_path, make):
     again = load(save(stack, tmp_path / "m.safetensors"))
     assert type(again) is JointStack
     assert again.described() == stack.described()
-    assert again.settings["completer"].rounds == 4
+    assert again.names == stack.names
+    assert again.settings.completer.rounds == 4
 
     x, _ = stack.join(given)
     assert all(torch.equal(a, b) for a, b in zip(stack.encode(x), again.encode(x), strict=True))
     for name in stack.names if stack.top else ():
         assert torch.equal(again.predict(given, name), stack.predict(given, name))
-
-
-def test_any_name_that_is_accepted_can_be_stored():
-    stack = joint_autoencoder(
-        {"type": {"sizes": [8, 6]}, "label": {"sizes": [3], "kind": "onehot"}}, [4]
-    )
-    assert build(describe(stack)).names == ["type", "label"]
 
 
 def test_copies_keep_modalities_and_pairs_together():
@@ -384,10 +391,10 @@ def test_one_modality_is_its_stack_bit_for_bit(split):
 
 def step_of(stack, rule, x):
     rule = rule(stack)
-    rule.generator = seeded(5)
     optimizer = rule.configure_optimizers()
-    sum(rule.losses((x,)).values()).backward()
+    sum(rule.losses((x,), at(5)).values()).backward()
     optimizer.step()
+
     return stack.state_dict()
 
 
@@ -436,24 +443,24 @@ def rule_of_2015():
         GaussianNoise(0.1),
     ]
     inpainter = Inpainter(5, TargetPropInference(15, 0.4, 0.2), chains=1)
-    rates = {"lr_f": [1e-4, 2e-3], "lr_g": 4e-3}
+    stack.settings = Settings(inpainter=inpainter)
+    rates = Rates(f=[1e-4, 2e-3], g=4e-3, hold=0.3)
 
-    return VariationalEMRule(
-        stack, TargetPropInference(5), corruption=noise, inpainter=inpainter, **rates
-    )
+    return VariationalEMRule(stack, TargetPropInference(5), corruption=noise, rates=rates)
 
 
 def test_variational_em_learns_to_predict_the_label_of_a_digit(digits):
-    """From below 10 % of the labels to about 70 %, through the rule's own inpainter."""
+    """From below 10 % of the labels to about 70 %, through the stack's own inpainter."""
     data = Multimodal(digits, ["image", "label"])
     x = data.split("train").x
     valid = data.split("valid").x
     rule = rule_of_2015()
     stack = rule.stack
+    inpainter = stack.settings.inpainter
 
     def accuracy():
         completed = complete(stack, {"image": valid[:, :64]}, seed=0)
-        assert stack.settings["inpainting"] is rule.inpainter
+        assert stack.settings.inpainter is inpainter
         assert torch.equal(completed.values["image"], valid[:, :64])
         right = completed.values["label"].argmax(1) == valid[:, 64:].argmax(1)
         return right.double().mean().item()
@@ -461,10 +468,10 @@ def test_variational_em_learns_to_predict_the_label_of_a_digit(digits):
     optimizer = rule.configure_optimizers()
     start = accuracy()
     g = seeded(0)
-    rule.generator = g
 
     for _ in range(250):
-        losses = rule.losses((x[torch.randint(len(x), (50,), generator=g)],))
+        rows = torch.randint(len(x), (50,), generator=g)
+        losses = rule.losses((x[rows],), Moment(generator=g))
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()

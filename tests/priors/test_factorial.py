@@ -191,14 +191,6 @@ def test_impossible_values_stay_improbable_but_possible():
     assert torch.allclose(prior.location, torch.tensor([6.5, 0.5, 0.5]) / 7.5)
 
 
-def test_dead_units_leave_the_prior_usable():
-    h = draws(50)[:, :4]
-    h[:, 1:] = 0.3
-    prior = FactorialPrior(UNITS[:3]).fit(h)
-    assert torch.isfinite(prior.log_prob(h)).all()
-    assert ((prior.reconstruct(h + 1.0) - 0.3)[:, 1:].abs() < 0.1 + 1.0).all()
-
-
 SIGNS = FactorialPrior([["sign", 2]], flat=True)
 
 

@@ -5,6 +5,7 @@ from gendae.completion.inpainting import MASKS, Inpainter, inpaint, named_mask
 from gendae.corruption import GaussianNoise
 from gendae.inference import GradientInference, TargetPropInference
 from gendae.models.architectures import deep_autoencoder
+from gendae.sampling.level import LevelSampler
 from gendae.sampling.samplers import (
     SAMPLERS,
     AncestralSampler,
@@ -20,7 +21,7 @@ from tests.conftest import exact_encoder, linear_stack, posterior, small_stack
 ALL = torch.ones(8, dtype=torch.bool)  # a mask that observes every pixel
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLERS if n != "level"])  # tests/test_levels.py
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n != "level"])  # see test_level.py
 def test_a_seed_fixes_the_samples_and_batches_bound_memory(name):
     """Also the global generator is left alone."""
     stack = small_stack()
@@ -111,6 +112,13 @@ def test_joint_chain_denoises_each_layer_from_a_neighbour():
             "4 representations",
         ),
         (lambda: GenerateSampler(rounds=-1), "rounds=-1"),
+        (lambda: TargetPropInference(alpha=-0.1), "alpha=-0.1"),
+        (lambda: generate(small_stack(), 2, LevelSampler(rounds=2)), "GaussianPrior .* sample"),
+        (lambda: generate(small_stack(), 2, LevelSampler(5, 1)), r"level=5 is not in 0 .. 3"),
+        (
+            lambda: generate(small_stack(), 2, LevelSampler(1, 1, residual=1.0)),
+            "call stack.fit_residuals",
+        ),
         (lambda: inpaint(small_stack(), torch.rand(2, 7), ALL[:7]), r"\(2, 7\)"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), torch.ones(8)), "boolean"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), ALL[:7]), "does not fit"),

@@ -169,6 +169,11 @@ def test_validation_and_test_check_as_well(good, tmp_path, command):
     )
 
 
+def other_width(content, tensors):
+    content["stack"]["pairs"][0]["f"]["in_features"] = 65
+    content["stack"]["pairs"][0]["g"]["out_features"] = 65
+
+
 @pytest.mark.parametrize(
     "edit, words",
     [
@@ -178,9 +183,12 @@ def test_validation_and_test_check_as_well(good, tmp_path, command):
         (lambda c, t: c.update(facts=[]), "facts"),
         (lambda c, t: c.pop("settings"), "settings"),
         (lambda c, t: c["stack"]["pairs"].pop(), "another architecture"),
-        (lambda c, t: t.update({"prior.mean": t["prior.mean"] / 0}), "NaN or infinite"),
+        (other_width, "another architecture"),
+        (lambda c, t: c["stack"].update(type="Transformer"), "unknown type 'Transformer'"),
+        (lambda c, t: t.update({"prior.mean": t["prior.mean"] / 0}), "NaN or infinite weights"),
+        (lambda c, t: t["pairs.0.f.weight"].fill_(torch.nan), "weights in pairs.0.f.weight"),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_a_whole_safetensors_of_another_model(good, tmp_path, edit, words):
     content, tensors = model_file.read_checked(good / "m.safetensors", model_file.FORMAT)
@@ -210,6 +218,8 @@ def test_files_of_earlier_versions_are_read_without_the_checksum_of_their_descri
 
     assert load(path).sizes == [8, 4]
 
-    # but not one whose checksum has lost its name
+    # but not one whose checksum has lost its name, nor one without any description
     save_file(tensors, path, {**metadata, "sha257": "0"})
     refused(load, path, "description")
+    save_file(tensors, path)
+    refused(load, path, "not one that gendae wrote")

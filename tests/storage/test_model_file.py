@@ -1,14 +1,11 @@
 import copy
 import json
-import zipfile
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
 from gendae import cli, generate, inpaint, load, save
-from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
@@ -16,28 +13,32 @@ from gendae.inference import GradientInference, TargetPropInference
 from gendae.laws import Bernoulli
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import build, describe, register, upgraded
 from gendae.rules.backprop import BackpropRule
-from gendae.rules.rates import Rates
 from gendae.rules.variational_em import VariationalEMRule
-from gendae.sampling.samplers import JointChainSampler, LatentChainSampler
-from gendae.storage.archive import CheckpointError
-from gendae.storage.model_file import FORMAT, locate, pretrained_classifier, shipped, write_checked
+from gendae.sampling.samplers import LatentChainSampler
+from gendae.storage.model_file import pretrained_classifier
 from tests.conftest import small_stack
 from tests.rules.test_base import trainer
 
 
 def trained(tmp_path):
     """A .ckpt and a .safetensors of one trained stack with settings unlike the defaults."""
+    settings = Settings(
+        inpainter=Inpainter(rounds=3, chains=2),
+        sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
+    )
     stack = deep_autoencoder(
-        [64, 20, 8], observation="bernoulli", prior=GaussianPrior("full", 2.5)
+        [64, 20, 8],
+        observation="bernoulli",
+        prior=GaussianPrior("full", 2.5),
+        settings=settings,
     )
     rule = VariationalEMRule(
         stack,
         inference=TargetPropInference(7, 0.2),
-        inpainter=Inpainter(rounds=3, chains=2),
-        sampler=LatentChainSampler(4, GradientInference(3, 0.01), GaussianNoise(0.1)),
         corruption=[GaussianNoise(0.4), GaussianNoise(0.2, decay=0.5), GaussianNoise(0.1)],
     )
     t = trainer()
@@ -58,6 +59,8 @@ def test_round_trip_keeps_weights_prior_settings_and_facts(tmp_path, suffix):
     assert describe(again.settings) == describe(stack.settings)
     assert again.facts["dataset"]["type"] == "Digits"
     assert again.facts["seed"] == torch.initial_seed()
+    for name, value in load_file(tmp_path / "m.safetensors").items():
+        assert torch.equal(value, again.state_dict()[name])
     assert torch.allclose(generate(again, 5, seed=0), generate(stack, 5, seed=0), atol=1e-5)
 
     x = torch.rand(2, 64)
@@ -76,35 +79,6 @@ def test_lightning_s_own_loading_works_with_plain_hyper_parameters(tmp_path):
     assert torch.equal(rule.stack.pairs[0].f.weight, stack.pairs[0].f.weight)
     assert rule.corruption[1].decay == 0.5
     assert rule.inference.delta == 0.2
-
-
-@pytest.mark.parametrize(
-    "obj",
-    [
-        GaussianNoise(0.3, 0.5),
-        TargetPropInference(3, 0.2, 0.1, 0.5),
-        GradientInference(every_q=True),
-        JointChainSampler(corruption=[GaussianNoise(0.1)] * 3),
-        Inpainter(4),
-        Completer.annealed(4),
-        Digits(seed=3),
-        small_stack(),
-        VariationalEMRule(small_stack(), rates=Rates(f=[1e-3, 2e-3, 3e-3])),
-    ],
-    ids=lambda o: type(o).__name__,
-)
-def test_describe_and_build_are_inverse(obj):
-    plain = json.loads(json.dumps(describe(obj)))
-    assert describe(build(plain)) == plain
-
-
-def test_only_registered_classes_with_their_own_arguments_are_built():
-    with pytest.raises(ValueError, match="unknown type 'system'"):
-        build({"type": "system", "command": "true"})
-    with pytest.raises(ValueError, match="GaussianNoise"):
-        build({"type": "GaussianNoise", "sigma": 0.1, "colour": "pink"})
-    with pytest.raises(ValueError, match="register"):
-        describe(object())
 
 
 def test_a_user_s_own_class_travels_once_registered_also_under_former_names():
@@ -136,126 +110,31 @@ def test_a_user_s_own_class_travels_once_registered_also_under_former_names():
     assert upgraded(describe(shout)) == describe(shout)
     with pytest.raises(ValueError, match="Shout: .*str"):
         build({"type": "Roar", "loudness": "x"})
+    with pytest.raises(ValueError, match="register"):
+        describe(object())
 
 
-def damage(path, kind):
-    content = bytearray(path.read_bytes())
-    if kind == "empty":
-        content = b""
-    elif kind == "cut":
-        content = content[: len(content) // 2]
-    elif kind == "extended":
-        content += b"more"
-    elif kind == "text":
-        content = b"<html>not found</html>" * 50
-    elif kind == "flipped":
-        content[len(content) * 2 // 3] ^= 0x10
-    else:
-        content = torch.randint(0, 256, (5000,), dtype=torch.uint8).numpy().tobytes()
-
-    path.write_bytes(bytes(content))
-
-
-@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
-@pytest.mark.parametrize("kind", ["empty", "cut", "extended", "text", "flipped", "random"])
-def test_damaged_files_give_one_clear_error(tmp_path, suffix, kind):
-    trained(tmp_path)
-    path = tmp_path / f"m{suffix}"
-    damage(path, kind)
-
-    with pytest.raises(CheckpointError, match=f"m{suffix}") as error:
-        load(path)
-    assert "\n" not in str(error.value)
-    assert "weights_only=False" not in str(error.value)
-
-
-def test_foreign_files_are_named(tmp_path):
-    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
-    for name in ("other.ckpt", "other.safetensors"):
-        with pytest.raises(CheckpointError, match="not one that gendae wrote"):
-            load(tmp_path / name)
-
-
-def rewrite(path, edit):
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    content = json.loads(metadata["gendae"])
-    edit(content)
-    write_checked(path, metadata["format"], content, tensors)  # as if it had been saved like this
-
-
-def test_another_architecture_is_named(tmp_path):
-    trained(tmp_path)
-    path = tmp_path / "m.safetensors"
-
-    def other_width(content):
-        content["stack"]["pairs"][0]["f"]["in_features"] = 65
-        content["stack"]["pairs"][0]["g"]["out_features"] = 65
-
-    rewrite(path, other_width)
-    with pytest.raises(CheckpointError, match="another architecture"):
-        load(path)
-
-    rewrite(path, lambda content: content["stack"].update(type="Transformer"))
-    with pytest.raises(CheckpointError, match="unknown type 'Transformer'"):
-        load(path)
-
-
-def test_nan_weights_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "weight", "half", "words"),
+    [
+        (
+            "m.safetensors",
+            float("nan"),
+            False,
+            "m.safetensors is not written: pairs.1.f.weight hold NaN",
+        ),
+        ("m.safetensors", 1e5, True, "f.weight hold numbers above 65504"),
+        ("m.pt", 1.0, False, r"\.safetensors"),
+    ],
+)
+def test_what_cannot_be_saved_leaves_no_file(tmp_path, name, weight, half, words):
     stack = small_stack()
     with torch.no_grad():
-        stack.pairs[1].f.weight[0, 0] = float("nan")
+        stack.pairs[1].f.weight[0, 0] = weight
 
-    with pytest.raises(
-        ValueError, match=r"m.safetensors is not written: pairs.1.f.weight hold NaN"
-    ):
-        save(stack, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=words):
+        save(stack, tmp_path / name, half=half)
     assert not list(tmp_path.iterdir())
-
-    content = {"stack": describe(stack), "settings": {}, "facts": {}}
-    tensors = {k: v for k, v in stack.state_dict().items() if v.numel()}
-    write_checked(tmp_path / "m.safetensors", FORMAT, content, tensors)
-    with pytest.raises(CheckpointError, match=r"NaN or infinite weights in pairs.1.f.weight"):
-        load(tmp_path / "m.safetensors")
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "owned"), "w"))
-
-    torch.save({"gendae": Evil()}, tmp_path / "evil.ckpt")
-    with pytest.raises(CheckpointError):
-        load(tmp_path / "evil.ckpt")
-    assert not (tmp_path / "owned").exists()
-
-
-def test_missing_models_are_named_with_those_that_ship():
-    with pytest.raises(FileNotFoundError, match="no-such-model"):
-        load("no-such-model")
-    for name in shipped():
-        assert name in str(pytest.raises(FileNotFoundError, load, "no-such-model").value)
-
-
-def test_saving_is_atomic_and_only_safetensors(tmp_path):
-    with pytest.raises(ValueError, match=r"\.safetensors"):
-        save(small_stack(), tmp_path / "m.pt")
-    save(small_stack(), tmp_path / "m.safetensors")
-    assert [f.name for f in tmp_path.iterdir()] == ["m.safetensors"]
-
-
-def test_an_unfitted_stack_can_be_saved(tmp_path):
-    save(deep_autoencoder([8, 4]), tmp_path / "m.safetensors")
-    assert not load(tmp_path / "m.safetensors").prior.fitted
-
-
-def test_ckpt_is_a_zip_whose_checksums_are_checked(tmp_path):
-    trained(tmp_path)
-    with zipfile.ZipFile(tmp_path / "m.ckpt") as archive:
-        assert archive.testzip() is None
-    assert locate(tmp_path / "m.ckpt") == tmp_path / "m.ckpt"
 
 
 def test_a_trained_stack_becomes_a_classifier_that_lives_without_its_file(tmp_path):
@@ -327,20 +206,15 @@ def test_a_pretrained_classifier_is_named_in_a_configuration(tmp_path):
     assert load(tmp_path / "0001/checkpoints/best.ckpt").classes == 10
 
 
-def test_half_precision_halves_the_file_and_refuses_what_it_cannot_hold(tmp_path):
+def test_half_precision_halves_the_file(tmp_path):
     stack = small_stack()
     whole = save(stack, tmp_path / "a.safetensors")
     half = save(stack, tmp_path / "b.safetensors", half=True)
 
+    assert sorted(tmp_path.iterdir()) == [whole, half]
     assert half.stat().st_size < whole.stat().st_size
 
     again = load(half)
     assert again.dtype == torch.float32
     for name, value in stack.state_dict().items():
         assert torch.allclose(again.state_dict()[name], value, rtol=1e-3, atol=1e-6), name
-
-    with torch.no_grad():
-        stack.pairs[0].f.bias[0] = 1e5
-    with pytest.raises(ValueError, match="f.bias hold numbers above 65504"):
-        save(stack, tmp_path / "c.safetensors", half=True)
-    assert not (tmp_path / "c.safetensors").exists()

@@ -27,6 +27,11 @@ def test_manifest_readme_and_folder_agree():
         assert entry["name"] in readme
         assert entry["sha256"] in readme
 
+    with pytest.raises(FileNotFoundError, match="no model 'no-such-model'") as error:
+        load("no-such-model")
+    for name in names:
+        assert name in str(error.value)
+
 
 @pytest.mark.parametrize("entry", MANIFEST, ids=lambda e: e["name"])
 def test_shipped_model(entry):
