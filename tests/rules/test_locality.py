@@ -54,6 +54,9 @@ def own(term):
 
 def levels_of(rule, loss):
     """The layers that a loss reaches, 1 .. L, and M = L + 1 for an output layer."""
+    if not loss.requires_grad:  # the entropy of a fixed law
+        return set()
+
     reached = gradients(rule, loss)
     levels = set()
     for name, parameter in rule.stack.named_parameters():
