@@ -35,8 +35,8 @@ def maps_of(rule):
 
 
 def gradients(rule, loss):
-    """The gradients of a loss that it has, by the number of the parameter; a constant has none."""
-    if not loss.requires_grad:
+    """The gradients of a loss that it has, by the number of the parameter."""
+    if not loss.requires_grad:  # the entropy of a fixed law
         return {}
 
     parameters = list(rule.stack.parameters())
@@ -54,9 +54,6 @@ def own(term):
 
 def levels_of(rule, loss):
     """The layers that a loss reaches, 1 .. L, and M = L + 1 for an output layer."""
-    if not loss.requires_grad:  # the entropy of a fixed law
-        return set()
-
     reached = gradients(rule, loss)
     levels = set()
     for name, parameter in rule.stack.named_parameters():
