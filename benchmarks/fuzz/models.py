@@ -104,6 +104,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Multimodal": {"source": {"type": "Digits"}, "parts": ["image", "label"]},
     "Stack": STACK,
     "TiedPair": {"in_features": 3, "out_features": 2},
+    "Wrapped": {"module": OUTPUT, "in_shape": 3},
 }
 #: Rules of other stacks than a Stack.
 STACKS = {

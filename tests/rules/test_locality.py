@@ -36,6 +36,9 @@ def maps_of(rule):
 
 def gradients(rule, loss):
     """The gradients of a loss that it has, by the number of the parameter."""
+    if not loss.requires_grad:  # the entropy of a fixed law
+        return {}
+
     parameters = list(rule.stack.parameters())
     values = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     return {id(p): g for p, g in zip(parameters, values, strict=True) if g is not None}

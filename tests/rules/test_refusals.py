@@ -1,4 +1,4 @@
-"""What the rules refuse: arguments, stacks and batches, each in one line that says what is wrong."""
+"""What rules refuse: arguments, stacks and batches, each in a line that says what is wrong."""
 
 import math
 from functools import partial

@@ -152,7 +152,9 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
-    "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), input_corruption=NOISE),
+    "hebbian": lambda: hebbian.ContrastiveHebbianRule(
+        network(), symmetric=False, input_corruption=NOISE
+    ),
 }
 
 

@@ -7,15 +7,18 @@ from pytorch_lightning.loggers import CSVLogger
 
 from gendae import load
 from gendae.data.images import Digits
+from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.features import FeatureClassifier
 from gendae.metrics.quality import sample_quality
-from gendae.models.architectures import deep_autoencoder, deep_classifier
+from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Walk
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
+from gendae.rules.missing import Inferring
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from gendae.sampling.samplers import generate
@@ -82,10 +85,31 @@ def test_watching_does_not_change_the_weights(tmp_path, name):
         assert (tmp_path / "samples.png").is_file()
 
 
-def test_how_often_losses_are_read_does_not_change_the_weights():
-    _, often = weights_of(lambda: VariationalEMRule(deep_autoencoder(SIZES), log_every=1))
-    _, rarely = weights_of(lambda: VariationalEMRule(deep_autoencoder(SIZES), log_every=50))
-    assert torch.equal(often, rarely)
+def few_labels(**options):
+    torch.manual_seed(0)
+    members = {"image": {"sizes": [64, 8]}, "label": {"sizes": [10], "kind": "onehot"}}
+    rule = JointTargetPropRule(joint_autoencoder(members, [6]), inferring=Inferring(weight=1.0))
+    data = Multimodal(Digits(), ["image", "label"], labelled=FewLabels(100))
+    limits = {"max_epochs": 3, "limit_train_batches": 3, "num_sanity_val_steps": 2}
+    trainer(**limits, **options).fit(rule, data)
+
+    return torch.cat([p.detach().flatten() for p in rule.stack.parameters()])
+
+
+def read_every(updates):
+    return weights_of(lambda: VariationalEMRule(deep_autoencoder(SIZES), log_every=updates))[1]
+
+
+@pytest.mark.parametrize(
+    ("often", "rarely"),
+    [
+        (lambda: read_every(1), lambda: read_every(50)),
+        (lambda: few_labels(), lambda: few_labels(check_val_every_n_epoch=3)),
+    ],
+    ids=["losses are read", "one validates"],
+)
+def test_how_often_one_looks_does_not_change_the_weights(often, rarely):
+    assert torch.equal(often(), rarely())
 
 
 def test_two_runs_of_the_command_line_are_bit_equal_and_another_seed_is_not(tmp_path):
