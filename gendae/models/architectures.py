@@ -273,10 +273,13 @@ def joint_autoencoder(
 
 def _modality(name: str, given: dict[str, Any]) -> Modality:
     options = dict(given)
-    sizes = list(options.pop("sizes", []))
+    sizes = options.pop("sizes", None)
     kind = options.pop("kind", "pixels")
-    if not sizes:
-        raise ValueError(f"modality {name!r} has no sizes; give at least the width of its data")
+    if not isinstance(sizes, list | tuple) or not sizes:
+        raise ValueError(
+            f"modality {name!r}: sizes={sizes!r} is no list of widths; give at least the width of "
+            "its data, such as [784]"
+        )
     if len(sizes) == 1 and options:
         raise ValueError(
             f"modality {name!r}: {', '.join(options)} are options of a stack, and sizes={sizes} "

@@ -174,9 +174,16 @@ def test_what_cannot_be_joined(given, words):
             lambda: joint_autoencoder({"image": {"sizes": [8], "kind": "sound"}}),
             "kind of 'image'='sound'",
         ),
-        (
-            lambda: joint_autoencoder({"image": {"kind": "pixels"}}),
-            "modality 'image' has no sizes",
+        *(
+            (
+                lambda given=given: joint_autoencoder({"image": given}),
+                rf"modality 'image': sizes={words} is no list of widths",
+            )
+            for given, words in [
+                ({"kind": "pixels"}, "None"),
+                ({"sizes": []}, r"\[\]"),
+                ({"sizes": 784}, "784"),
+            ]
         ),
         (
             lambda: joint_autoencoder({"image": {"sizes": [8, 6], "colour": 3}}),
