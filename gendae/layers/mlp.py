@@ -31,6 +31,7 @@ class MLP(nn.Module):
         ValueError: for an unknown activation or a width below 1.
 
     Example:
+        >>> import torch
         >>> MLP(784, [500], 10, "linear")(torch.zeros(2, 784)).shape
         torch.Size([2, 10])
     """
