@@ -36,31 +36,24 @@ def windows(kind, *args, components=2, neighbours=10, **options):
     return ManifoldParzenPrior(*args, components=components, neighbours=neighbours, **options)
 
 
-def mixture_of(prior, windows):
-    return MixtureSameFamily(Categorical(torch.ones(len(prior.codes)).double()), windows)
-
-
 def covariances(prior):
     eye = torch.eye(prior.codes.shape[1], dtype=torch.float64)
     v = prior.directions
     return prior.bandwidth_**2 * eye + v.mT @ torch.diag_embed(prior.variances) @ v
 
 
-def test_density_is_the_mixture_and_that_of_the_score_function():
-    prior = ParzenPrior(bandwidth=0.4).fit(gaussian())
-    x = gaussian(30)
-    round_ones = Independent(Normal(prior.codes, prior.bandwidth_), 1)
-
-    assert torch.allclose(prior.log_prob(x), mixture_of(prior, round_ones).log_prob(x))
-    assert torch.allclose(prior.log_prob(x), parzen_log_prob(x, prior.codes, 0.4), atol=1e-5)
-
-
-def test_manifold_density_is_the_mixture_of_local_gaussians():
-    prior = ManifoldParzenPrior(bandwidth=0.05, neighbours=6, components=2).fit(curve(60))
+@pytest.mark.parametrize("kind", ["round", "manifold"])
+def test_density_is_the_mixture_of_the_windows(kind):
+    prior = windows(kind, 0.05, neighbours=6).fit(curve(60))
     x = curve(25, 0.1)
-    local_ones = MultivariateNormal(prior.codes, covariances(prior))
+    components = Independent(Normal(prior.codes, prior.bandwidth_), 1)
+    if kind == "manifold":
+        components = MultivariateNormal(prior.codes, covariances(prior))
 
-    assert torch.allclose(prior.log_prob(x), mixture_of(prior, local_ones).log_prob(x))
+    mixture = MixtureSameFamily(Categorical(torch.ones(60).double()), components)
+    assert torch.allclose(prior.log_prob(x), mixture.log_prob(x))
+    if kind == "round":
+        assert torch.allclose(prior.log_prob(x), parzen_log_prob(x, prior.codes, 0.05), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +206,9 @@ def test_samples_are_templates_plus_noise_of_the_bandwidth():
     assert (torch.bincount(nearest, minlength=50) == 100).all()  # stratified: each equally often
     assert (s - prior.codes[nearest]).std().item() == pytest.approx(0.01, rel=0.03)
 
+    few = torch.cdist(prior.sample(20), prior.codes).argmin(1)
+    assert len(set(few.tolist())) == 20  # of different templates
+
     prior.stratified = False
     prior.noise_scale = 0.0
     s = prior.sample(5000, torch.Generator().manual_seed(0))
@@ -224,12 +220,6 @@ def test_samples_are_templates_plus_noise_of_the_bandwidth():
 
     whole = prior.marginal(torch.ones(3, dtype=torch.bool))  # which keeps all settings
     assert torch.equal(whole.sample(5000, torch.Generator().manual_seed(0)), s)
-
-
-def test_fewer_stratified_samples_than_templates_are_different_templates():
-    prior = ParzenPrior(bandwidth=1e-6).fit(gaussian(50))
-    nearest = torch.cdist(prior.sample(20), prior.codes).argmin(1)
-    assert len(set(nearest.tolist())) == 20
 
 
 def test_manifold_samples_have_the_mixture_s_covariance():
