@@ -14,20 +14,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.floor import MatrixProducts, interleaved
-from gendae import GaussianPrior, KLRule, deep_autoencoder
+from benchmarks.vae import network
+from gendae import KLRule
 
 
 def ours(latent):
-    stack = deep_autoencoder(
-        [784, latent],
-        ["linear"],
-        observation="bernoulli",
-        hidden_f=[512],
-        hidden_g=[512],
-        noise=0.5,
-        noise_of_x=True,
-        prior=GaussianPrior("identity", 1.0),
-    )
+    stack = network(latent)
     rule = KLRule(stack)
     optimizer = rule.configure_optimizers()
 

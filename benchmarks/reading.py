@@ -9,7 +9,6 @@ the end of its docstring and its own end; nested functions belong to the outermo
 import argparse
 import ast
 import json
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,17 +183,6 @@ def test_functions(folder: Path) -> int:
         if isinstance(node, ast.FunctionDef)
     ]
     return sum(name.startswith("test_") for name in names)
-
-
-def lines_of_code(folder: Path) -> int:
-    """Lines that hold a token of code; docstrings count as such."""
-    skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    total = 0
-    for path in sources(folder):
-        with path.open("rb") as file:
-            tokens = [t for t in tokenize.tokenize(file.readline) if t.type not in skip]
-        total += len({number for t in tokens for number in range(t.start[0], t.end[0] + 1)})
-    return total
 
 
 def report(root: Path = ROOT) -> dict[str, float]:

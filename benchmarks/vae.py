@@ -20,9 +20,9 @@ from gendae.rules.rates import Rates
 LR = 1e-3
 
 
-def network():
+def network(latent=10):
     return deep_autoencoder(
-        [784, 10],
+        [784, latent],
         ["linear"],
         observation="bernoulli",
         hidden_f=[512],

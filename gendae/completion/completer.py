@@ -91,8 +91,10 @@ class Completer:
         self.rounds = checks.whole("rounds", rounds, 0)
         self.annealing: Annealing = build(annealing) or Annealing()
         self.corruption: Corruption | None = build(corruption)
+
         self.begin = checks.one_of("begin", begin, BEGIN)
         self.level = level
+
         self.use_prior = bool(use_prior)
         self.tolerance = checks.at_least("tolerance", tolerance, 0.0)
 

@@ -223,6 +223,7 @@ class Images(Data):
         self.path = str(path)
         self.given_shape = shape
         self.labels = None if labels is None else str(labels)
+
         self.valid_fraction, self.test_fraction = checks.fractions(
             valid_fraction=valid_fraction, test_fraction=test_fraction
         )

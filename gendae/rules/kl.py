@@ -109,10 +109,12 @@ class KLRule(Rule):
                 f"prior={name} has no density, and KLRule needs log P(h_L): train under a "
                 "Gaussian, factorial or Parzen training_prior, or by TargetPropRule"
             )
+
         if self.tie_noise and not hasattr(self.cost_prior, "bandwidth_"):
             raise ValueError(
                 f"tie_noise=True needs a prior with a bandwidth, such as ParzenPrior, not {name}"
             )
+
         if self.tie_noise and self.stack.pairs[-1].recognition.learnable:
             raise ValueError(
                 "tie_noise=True: the top's noise is the Parzen bandwidth, so its recognition law "

@@ -27,9 +27,8 @@ from gendae.data.base import SPLITS
 from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
-from gendae.laws import LearnedGaussian
 from gendae.metrics.parzen import ParzenLogLikelihood
-from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
+from gendae.models.architectures import joint_autoencoder
 from gendae.models.settings import Settings
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
@@ -53,6 +52,7 @@ from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import LoopWeights
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
+from tests.training.resuming import learned, network, stack
 
 PICTURES = TemporaryDirectory()  # what monitors draw
 ROWS = 40  # of a batch of all processes together
@@ -120,23 +120,6 @@ class Diverges(backstep.BackStepRule):
         return terms
 
 
-def stack(prior=None, sizes=(64, 20, 8), **options):
-    return deep_autoencoder(list(sizes), prior=prior, **options)
-
-
-def network(**options):
-    return deep_classifier([64, 12, 10], classes=10, **options)
-
-
-def recognised():
-    """A stack whose encoders learn the width of their law."""
-    model = stack(GaussianPrior("full", 1.0))
-    for pair in model.pairs:
-        pair.recognition = LearnedGaussian(pair.f.out_features)
-
-    return model
-
-
 #: Rules by name of the case: all of gendae.rules that can be trained, and options that add terms,
 #: priors or phases.
 RULES = {
@@ -147,7 +130,7 @@ RULES = {
         prior_codes="inferred",
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
     ),
-    "kl": lambda: kl.KLRule(recognised(), prior_every=4),
+    "kl": lambda: kl.KLRule(learned(), prior_every=4),
     "kl within layers": lambda: kl.KLRule(
         stack(FactorialPrior()), reach="within_layer", prior_every=4
     ),

@@ -79,6 +79,7 @@ def network(**options):
 
 
 def learned():
+    """A stack whose encoders learn the width of their law."""
     model = stack(GaussianPrior("full", 1.0))
     for pair in model.pairs:
         pair.recognition = LearnedGaussian(pair.f.out_features)
