@@ -18,6 +18,7 @@ from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import build
+from gendae.rules.chain import Chain, clean
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Maps, Rates
 from gendae.rules.shell import Shell
@@ -88,7 +89,23 @@ class Rule(Shell):
         """
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
+    def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
+        """The sum of the losses of clean examples, whose gradient an update follows."""
+        return sum(self.losses(batch, moment).values())
+
     # -- what a rule may define ----------------------------------------------------------------
+
+    def global_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
+        """The loss of the whole model that local losses stand for, through all layers.
+
+        Its exact gradient is what credit assignment is measured by. For a generative stack it is
+        -log P(x | h_1) of the noise-free reconstruction from the top, unless a rule says more.
+        """
+        x = batch[0]
+        chain = Chain.of(self.stack)
+        _, output = chain.through(x, clean, moment)
+
+        return chain.links[-1].energy(x, output).mean()
 
     def maps(self) -> Maps:
         """Encoders "f" and decoders "g" of the layers, each with the law around it."""

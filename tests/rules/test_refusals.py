@@ -23,8 +23,9 @@ from gendae.rules.backstep import BackStepRule
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
+from gendae.rules.loops import LoopWeights
 from gendae.rules.rates import Rates
-from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from gendae.training.callbacks import CreditMonitor
 from tests.conftest import small_stack
@@ -93,7 +94,31 @@ OF_TARGET_PROP = [
         (part("weights", "LoopWeights", **{name: -1.0}), f"weights.{name}=-1.0")
         for name in vars(LoopWeights())
     ),
-    ({"top_target": "none"}, "top_target='none' is unknown; accepted: flat, prior"),
+    (part("loop", "ShortAndLongLoops", top_target="none"), "top_target='none' is unknown"),
+    (part("loop", "ShortAndLongLoops", warmup=-1), "warmup=-1"),
+    *(
+        (part("loop", "DifferenceLoop", **{name: value}), f"{name}={value!r}")
+        for name, value in (
+            ("step", 0.0),
+            ("kl", -1.0),
+            ("pull", "down"),
+            ("start", 0.5),
+            ("align", -1),
+        )
+    ),
+    *(
+        (part("loop", "DifferenceLoop", feedback={"type": kind, name: -1}), f"{name}=-1")
+        for kind, name in (
+            ("LocalDifference", "sigma"),
+            ("LocalDifference", "rows"),
+            ("LocalDifference", "every"),
+            ("Partners", "weight"),
+            ("Inverses", "sigma"),
+        )
+    ),
+    ({"contractive": -1.0}, "contractive=-1.0"),
+    ({"sparsity": -1.0}, "sparsity=-1.0"),
+    ({"rates": Rates(feedback=[0.1] * 2)}, "rates.feedback has 2 entries"),
     ({"corruption": [LOUD]}, "corruption has 1 entries"),
 ]
 OF_KL = [
@@ -234,12 +259,15 @@ OF_PHASES = [
     ({"sweeps": 0}, "sweeps="),
 ]
 OF_DIFFERENCE = [
-    (part("inverses", "Inverses", sigma=[0.1] * 3), "inverses.sigma has 3 entries.* the 2 layers"),
-    (part("inverses", "Inverses", sigma=-0.1), "sigma=-0.1"),
-    (part("inverses", "Inverses", sigma=[0.1, math.nan]), "sigma=nan"),
+    (
+        part("inverses", "InverseLearning", sigma=[0.1] * 3),
+        "inverses.sigma has 3 entries.* the 2 layers",
+    ),
+    (part("inverses", "InverseLearning", sigma=-0.1), "sigma=-0.1"),
+    (part("inverses", "InverseLearning", sigma=[0.1, math.nan]), "sigma=nan"),
     ({"step": 0}, "step=0"),
     ({"step": -0.1}, "step=-0.1"),
-    (part("inverses", "Inverses", half_life=0), "half_life=0"),
+    (part("inverses", "InverseLearning", half_life=0), "half_life=0"),
     (part("iterations", "Iterations", rounds=0), "iterations.rounds=0"),
     (
         part("iterations", "Iterations", rounds=2) | {"difference": False},
@@ -248,16 +276,16 @@ OF_DIFFERENCE = [
     (part("iterations", "Iterations", reconstruct=0.1), "rounds >= 2"),
     (part("iterations", "Iterations", reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
     (part("iterations", "Iterations", reconstruct=-1), "iterations.reconstruct=-1"),
-    (part("inverses", "Inverses", schedule="alternate", warmup=5), "inverses.warmup=5"),
-    (part("inverses", "Inverses", schedule="both"), "joint, alternate"),
-    (part("inverses", "Inverses", warmup=-1), "inverses.warmup=-1"),
+    (part("inverses", "InverseLearning", schedule="alternate", warmup=5), "inverses.warmup=5"),
+    (part("inverses", "InverseLearning", schedule="both"), "joint, alternate"),
+    (part("inverses", "InverseLearning", warmup=-1), "inverses.warmup=-1"),
     ({"samples": 0}, "samples=0"),
     ({"rates": Rates(f=[0.1] * 3)}, "rates.f has 3 entries.* the 4 layers"),
     ({"rates": Rates(g=[0.1] * 4)}, "rates.g has 4 entries.* the 3 layers"),
 ]
 
 
-WARM = part("inverses", "Inverses", warmup=5)
+WARM = part("inverses", "InverseLearning", warmup=5)
 
 
 def deep(**options):
