@@ -2,6 +2,7 @@
 
     python -m benchmarks.depth tune [--rules ..]            three rates x kl at depth 3, validation
     python -m benchmarks.depth table [--rules ..] [--depths 1 2 3 5] [--seeds 0]
+    python -m benchmarks.depth units [--seeds 0 1 2]        sign and drawn binary units, 784-500-500-200
     python -m benchmarks.depth collect                      docs/results/depth.json and depth.png
 
 784-20, 784-500-20, 784-500-500-20, ..: affine maps with tanh, linear codes, cross-entropy of x, 8
@@ -70,6 +71,10 @@ RULES = {
 }
 
 
+#: Rules of the stacks of discrete units.
+OF_UNITS = ("frozen, loop", "frozen, back-propagation", "learned, tracking", "back-propagation")
+
+
 class FreezeEncoders(Callback):
     """Encoders learn in the first `after` updates only."""
 
@@ -107,9 +112,18 @@ class Cosines(Callback):
         self.measure(trainer, rule)
 
 
-def network(depth, **options):
-    sizes = [784, *[WIDTH] * (depth - 1), CODE]
-    activations = ["tanh"] * (depth - 1) + ["linear"]
+#: Stacks of discrete units: what their encoders send.
+UNITS = {
+    "sign": {"units": "sign"},
+    "drawn binary": {"units": "binary", "stochastic": True},
+}
+BITS = 200  # of the top of a discrete stack
+
+
+def network(depth, units=None):
+    sizes = [784, *[WIDTH] * (depth - 1), CODE if units is None else BITS]
+    activations = ["tanh"] * (depth - 1) + ["linear"] if units is None else None
+    options = {} if units is None else UNITS[units]
     return gendae.deep_autoencoder(
         sizes,
         activations,
@@ -120,11 +134,11 @@ def network(depth, **options):
     )
 
 
-def trained(name, depth, rate, kl, seed, epochs, data):
+def trained(name, depth, rate, kl, seed, epochs, data, units=None):
     seed_everything(seed, verbose=False)
     loop, encoders = RULES[name]
     rates = gendae.Rates(f=0.0 if encoders == "frozen" else rate, g=rate, hold=0.5)
-    rule = gendae.TargetPropRule(network(depth), loop(kl), rates=rates, log_every=500)
+    rule = gendae.TargetPropRule(network(depth, units), loop(kl), rates=rates, log_every=500)
 
     cosines = Cosines(data.split("valid").x)
     callbacks = [cosines]
@@ -205,9 +219,11 @@ def of_samples(stack, data, seed):
 # -- rows ----------------------------------------------------------------------------------------
 
 
-def one(kind, name, depth, rate, kl, seed, epochs, data):
+def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
     """A run as a JSON file, unless it is there or another process has begun it."""
-    key = f"{kind} {name} {depth} {rate:g} {kl:g} {seed} {epochs}".replace(" ", "_")
+    key = f"{kind} {units or ''} {name} {depth} {rate:g} {kl:g} {seed} {epochs}".replace(
+        "  ", " "
+    ).replace(" ", "_")
     path = OUT / f"{key}.json"
     begun = path.with_suffix(".begun")
     try:
@@ -215,9 +231,10 @@ def one(kind, name, depth, rate, kl, seed, epochs, data):
     except FileExistsError:
         return
 
-    stack, cosines, seconds = trained(name, depth, rate, kl, seed, epochs, data)
+    stack, cosines, seconds = trained(name, depth, rate, kl, seed, epochs, data, units)
     row = {
         "kind": kind,
+        "units": units,
         "rule": name,
         "depth": depth,
         "rate": rate,
@@ -228,7 +245,7 @@ def one(kind, name, depth, rate, kl, seed, epochs, data):
         "cosines": cosines,
         "valid": of_codes(stack, data, "valid"),
     }
-    if kind == "table":
+    if kind != "tune":
         row["test"] = of_codes(stack, data, "test") | of_samples(stack, data, seed)
         gendae.save(stack, path.with_suffix(".safetensors"))
 
@@ -315,7 +332,7 @@ def figure(rules):
 
 def collect(folder):
     """docs/results/depth.json with every run, docs/depth.png, and the table as Markdown."""
-    found = {kind: rows(kind) for kind in ("tune", "table")}
+    found = {kind: rows(kind) for kind in ("tune", "table", "units")}
     (folder / "results/depth.json").write_text(json.dumps(found, indent=1) + "\n")
 
     shown = [row for row in found["table"] if row["epochs"] == EPOCHS]
@@ -336,7 +353,7 @@ def cell(score):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["tune", "table", "collect"])
+    parser.add_argument("what", choices=["tune", "table", "units", "collect"])
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--depths", nargs="+", type=int, default=[1, 2, 3, 5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -360,6 +377,9 @@ def main():
     if args.what == "table":
         for seed, depth, name in product(args.seeds, args.depths, args.rules):
             one("table", name, depth, *chosen(name), seed, args.epochs, data)
+    if args.what == "units":
+        for seed, units, name in product(args.seeds, UNITS, OF_UNITS):
+            one("units", name, 3, args.rates[0], args.kls[0], seed, args.epochs, data, units)
 
 
 if __name__ == "__main__":

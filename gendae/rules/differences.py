@@ -57,8 +57,9 @@ class DifferenceLoop(Loop):
         step: length of a displacement, in squared units of h per nat; it matters for feedback that
             is not linear only.
         kl: weight of the prior's pull, which holds codes in scale.
-        pull: what pulls: "normal", N(0, I); or "prior", the stack's own, which follows the codes:
-            by its score, or where it has no density by its reconstruction minus the code.
+        pull: what pulls: "normal", N(0, I), at codes that are real numbers; or "prior", the
+            stack's own, which follows the codes: by its score, or where it has no density by its
+            reconstruction minus the code.
         start: updates at the beginning in which pairs learn by themselves.
         align: updates before those, in which the feedback alone learns.
 
@@ -207,12 +208,19 @@ class DifferenceLoop(Loop):
         for number in range(len(chain) - 1, 0, -1):
             link = chain.links[number]
             move = self.feedback.back(number, link, states[number], move)
-            if number == chain.climb and self.kl > 0:
+            if number == chain.climb and self._pulls(stack):
                 code = states[number - 1].sent
                 move = move + self.step * self.kl * self._pull(stack, code)
             moves.append(move)
 
         return moves[::-1]
+
+    def _pulls(self, stack: Stack) -> bool:
+        """Whether anything pulls at the top; N(0, I) does not at discrete codes."""
+        if self.pull == "normal" and stack.pairs[-1].recognition.hard:
+            return False
+
+        return self.kl > 0.0
 
     def _pull(self, stack: Stack, code: Tensor) -> Tensor:
         """d log P(h_L) / dh_L."""
@@ -233,7 +241,7 @@ class DifferenceLoop(Loop):
         top, output = chain.through(x, corrupt, moment)
         loss = chain.links[-1].energy(x, output).mean()
 
-        if self.kl == 0.0:
+        if not self._pulls(stack):
             return loss
         if self.pull == "normal":
             return loss + self.kl * top.square().sum(-1).mean() / 2.0
