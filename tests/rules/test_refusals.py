@@ -7,13 +7,16 @@ import pytest
 import torch
 
 import gendae
+from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
+from gendae.inference import GradientInference
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import build
@@ -26,6 +29,7 @@ from gendae.rules.kl import KLRule
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import LoopWeights, TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
+from gendae.sampling.samplers import GenerateSampler, LatentChainSampler
 from gendae.training.callbacks import CreditMonitor
 from tests.conftest import small_stack
 from tests.rules.test_base import trainer
@@ -102,6 +106,20 @@ OF_KL = [
     ({"prior_every": -1}, "prior_every=-1"),
     ({"tie_noise": True}, "tie_noise=True needs a prior with a bandwidth"),
     ({"tie_noise": True, "training_prior": ParzenPrior()}, "must not be learned"),
+]
+
+
+def signs(**settings):
+    return deep_autoencoder([6, 5, 4], units="sign", settings=Settings(**settings))
+
+
+#: Rules over discrete units, and what would have to move them.
+OF_DISCRETE = [
+    (VariationalEMRule, {}, {}, "inference=TargetPropInference moves real units, but h_1, h_2 "),
+    (VariationalEMRule, {}, {"inference": GradientInference()}, "inference=GradientInference"),
+    (TargetPropRule, {"sampler": GenerateSampler()}, {}, "sampler.inference=TargetProp"),
+    (KLRule, {"sampler": LatentChainSampler()}, {}, "sampler.inference=TargetPropInference"),
+    (TargetPropRule, {"inpainter": Inpainter()}, {}, "inpainter.inference=TargetPropInf"),
 ]
 
 
@@ -327,6 +345,10 @@ CASES = [
     (lambda: BackStepRule(tied()).losses((torch.rand(12, 5),)), r"x has shape \(12, 5\)"),
     *((made(TargetPropRule, small_stack, **options), words) for options, words in OF_TARGET_PROP),
     *((made(KLRule, noisy, **options), words) for options, words in OF_KL),
+    *(
+        (made(rule, partial(signs, **settings), **options), words)
+        for rule, settings, options, words in OF_DISCRETE
+    ),
     *((partial(joint_of, options), words) for options, words in OF_JOINT),
     *OF_JOINT_STACKS,
     *(row for rule in SUPERVISED for row in of_supervised(rule)),

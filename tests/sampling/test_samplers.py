@@ -100,6 +100,12 @@ def test_joint_chain_denoises_each_layer_from_a_neighbour():
     assert torch.allclose(always[2], stack.pairs[2].g(h[3]))
 
 
+def signs():
+    stack = deep_autoencoder([8, 6, 4], units="sign")
+    stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+    return stack
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -119,6 +125,8 @@ def test_joint_chain_denoises_each_layer_from_a_neighbour():
             lambda: generate(small_stack(), 2, LevelSampler(1, 1, residual=1.0)),
             "call stack.fit_residuals",
         ),
+        (lambda: generate(signs(), 2), "sampler.inference=TargetPropInference moves real units"),
+        (lambda: inpaint(signs(), torch.rand(2, 8), ALL), "moves real units, but h_1, h_2 of"),
         (lambda: inpaint(small_stack(), torch.rand(2, 7), ALL[:7]), r"\(2, 7\)"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), torch.ones(8)), "boolean"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), ALL[:7]), "does not fit"),

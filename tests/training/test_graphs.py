@@ -159,6 +159,8 @@ def test_what_cannot_be_repeated_runs_as_it_is():
     assert update._recordings == {}
     assert TargetPropRule(small_stack(), top_target="prior").phase(Moment()) is None
     assert TargetPropRule(small_stack()).phase(Moment()) == ()
+    pulled = TargetPropInference(use_prior=True)
+    assert VariationalEMRule(small_stack(), pulled).phase(Moment()) is None
     assert TargetPropRule(small_stack(), warmup=9).phase(Moment(update=3)) is None
 
 
