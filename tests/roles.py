@@ -250,7 +250,7 @@ COMPLETERS = [
 LOOPS = LoopWeights(contractive=0.1, sparsity=0.1, model=0.5)
 ALL_TERMS = {"weights": LOOPS, "top_target": "prior"}
 ALL_JOINT_TERMS = {
-    "weights": JointWeights(recirculation=0.5),
+    "weights": JointWeights(recirculation=0.5, short=0.5),
     "hiding": Hiding(walkback=1),
     "hybrid": Hybrid(joint_weight=0.5),
     "inferring": Inferring(weight=0.5),

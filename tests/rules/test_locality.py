@@ -154,8 +154,12 @@ KL_WITHIN_LAYER = {
 JOINT = {
     "pair_1": "f_1 g_1",
     "pair_2": "f_2 g_2",
+    "short_g_1": "g_1",
+    "short_g_2": "g_2",
     "short_f_1": "f_1",
     "short_f_2": "f_2",
+    "long_g_1": "g_1",
+    "long_g_2": "g_2",
     "joint_image_3": "f_3 f_4 g_3 g_4",
     "joint_label_3": "f_3 f_4 g_3 g_4",
     "target_f_1": "f_1",
@@ -173,7 +177,7 @@ def joint(discriminant):
     rule = test_joint.rule_of(
         stack,
         0.1,
-        weights=JointWeights(recirculation=1.0),
+        weights=JointWeights(recirculation=1.0, short=1.0),
         inferring=Inferring(weight=1.0, confidence=0.3),
         hybrid=Hybrid(joint_weight=0.3, discriminant=discriminant),
     )

@@ -154,7 +154,7 @@ OF_JOINT = [
     ),
     *(
         (part("weights", "JointWeights", **{name: -1.0}), f"weights.{name}=-1.0")
-        for name in ("target", "pair", "recirculation")
+        for name in ("target", "pair", "short", "recirculation", "long")
     ),
     (part("hybrid", "Hybrid", outputs=["y"]), "'y' is no modality of this model"),
     (
