@@ -233,6 +233,7 @@ GRADIENT = partial(gendae.GradientInference, 3, q_weight=0.1, every_q=True, use_
 INFERENCES = [  # x, and which of it is observed
     Member("TargetPropInference", lambda: gendae.TargetPropInference(3), "unit mask"),
     Member("Langevin", LANGEVIN, "unit mask", "infer masked"),
+    Member("under the prior", lambda: LANGEVIN(use_prior=True), "unit mask", "infer masked"),
     Member("GradientInference", GRADIENT, "unit mask"),
 ]
 
@@ -257,12 +258,13 @@ def around(feedback=None, **options):
 
 
 ALL_JOINT_TERMS = {
-    "weights": JointWeights(recirculation=0.5),
+    "weights": JointWeights(recirculation=0.5, short=0.5),
     "hiding": Hiding(walkback=1),
     "hybrid": Hybrid(joint_weight=0.5),
     "inferring": Inferring(weight=0.5),
 }
 INFERRED = {"decoder_corruption": [gendae.GaussianNoise(0.1)] * 2, "prior_codes": "inferred"}
+PULLED = gendae.TargetPropInference(3, temperature=0.1, use_prior=True)
 ROUNDS = Iterations(rounds=3, reconstruct=0.5)
 NOISY = {"samples": 3, "input_corruption": gendae.GaussianNoise(0.1)}
 
@@ -280,6 +282,7 @@ EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
     rule("VariationalEMRule", stack, variant=" inferred", **INFERRED),
+    rule("VariationalEMRule", stack, variant=" under the prior", inference=PULLED),
     rule("TargetPropRule", stack),
     rule("TargetPropRule", stack, variant=" all terms", **ALL_TERMS),
     rule("TargetPropRule", lambda: stack(units="sign"), variant=" signs"),

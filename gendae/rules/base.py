@@ -77,6 +77,7 @@ class Rule(Shell):
                 "stacks, and would leave the output layer as it is; accepted: a Stack"
             )
         self.stack.settings = self.stack.settings.or_else(self.DEFAULT_SETTINGS)
+        self.stack.settings.check(self.stack)
 
         self.rates: Rates = build(rates)
         self.rates.check(self.maps())

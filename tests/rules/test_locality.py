@@ -150,17 +150,21 @@ KL_FULL = {
     "reconstruction_1": "f_1 g_1",
     "reconstruction_2": "f_1 f_2 g_1 g_2",
     "reconstruction_3": "f_1 f_2 f_3 g_1 g_2 g_3",
-    "prior_1": "f_1 f_2 f_3 g_2 g_3",
-    "prior_2": "f_1 f_2 f_3 g_3",
+    "prior_1": "f_1",
+    "prior_2": "f_1 f_2",
     "prior_3": "f_1 f_2 f_3",
+    "long_1": "f_2 f_3 g_2 g_3",
+    "long_2": "f_3 g_3",
 }
 KL_WITHIN_LAYER = {
     "reconstruction_1": "f_1 g_1",
     "reconstruction_2": "g_1",
     "reconstruction_3": "g_1",
-    "prior_1": "f_1 g_2",
-    "prior_2": "f_2 f_3 g_3",
+    "prior_1": "f_1",
+    "prior_2": "f_2",
     "prior_3": "f_3",
+    "long_1": "g_2",
+    "long_2": "f_3 g_3",
     "layer_2": "f_2 g_2",
     "layer_3": "f_3 g_3",
 }
@@ -168,8 +172,12 @@ KL_WITHIN_LAYER = {
 JOINT = {
     "pair_1": "f_1 g_1",
     "pair_2": "f_2 g_2",
+    "short_g_1": "g_1",
+    "short_g_2": "g_2",
     "short_f_1": "f_1",
     "short_f_2": "f_2",
+    "long_g_1": "g_1",
+    "long_g_2": "g_2",
     "joint_image_3": "f_3 f_4 g_3 g_4",
     "joint_label_3": "f_3 f_4 g_3 g_4",
     "target_f_1": "f_1",
@@ -187,7 +195,7 @@ def joint(discriminant):
     rule = test_joint.rule_of(
         stack,
         0.1,
-        weights=JointWeights(recirculation=1.0),
+        weights=JointWeights(recirculation=1.0, short=1.0),
         inferring=Inferring(weight=1.0, confidence=0.3),
         hybrid=Hybrid(joint_weight=0.3, discriminant=discriminant),
     )

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 import gendae
+from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
+from gendae.inference import GradientInference
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import build
@@ -27,6 +30,7 @@ from gendae.rules.loops import LoopWeights
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
+from gendae.sampling.samplers import GenerateSampler, LatentChainSampler
 from gendae.training.callbacks import CreditMonitor
 from tests.conftest import small_stack
 from tests.rules.test_base import trainer
@@ -130,6 +134,20 @@ OF_KL = [
 ]
 
 
+def signs(**settings):
+    return deep_autoencoder([6, 5, 4], units="sign", settings=Settings(**settings))
+
+
+#: Rules over discrete units, and what would have to move them.
+OF_DISCRETE = [
+    (VariationalEMRule, {}, {}, "inference=TargetPropInference moves real units, but h_1, h_2 "),
+    (VariationalEMRule, {}, {"inference": GradientInference()}, "inference=GradientInference"),
+    (TargetPropRule, {"sampler": GenerateSampler()}, {}, "sampler.inference=TargetProp"),
+    (KLRule, {"sampler": LatentChainSampler()}, {}, "sampler.inference=TargetPropInference"),
+    (TargetPropRule, {"inpainter": Inpainter()}, {}, "inpainter.inference=TargetPropInf"),
+]
+
+
 def tied():
     return gendae.Stack(TiedPair(7, 5))
 
@@ -161,7 +179,7 @@ OF_JOINT = [
     ),
     *(
         (part("weights", "JointWeights", **{name: -1.0}), f"weights.{name}=-1.0")
-        for name in ("target", "pair", "recirculation")
+        for name in ("target", "pair", "short", "recirculation", "long")
     ),
     (part("hybrid", "Hybrid", outputs=["y"]), "'y' is no modality of this model"),
     (
@@ -355,6 +373,10 @@ CASES = [
     (lambda: BackStepRule(tied()).losses((torch.rand(12, 5),)), r"x has shape \(12, 5\)"),
     *((made(TargetPropRule, small_stack, **options), words) for options, words in OF_TARGET_PROP),
     *((made(KLRule, noisy, **options), words) for options, words in OF_KL),
+    *(
+        (made(rule, partial(signs, **settings), **options), words)
+        for rule, settings, options, words in OF_DISCRETE
+    ),
     *((partial(joint_of, options), words) for options, words in OF_JOINT),
     *OF_JOINT_STACKS,
     *(row for rule in SUPERVISED for row in of_supervised(rule)),

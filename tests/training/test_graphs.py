@@ -171,6 +171,9 @@ def test_what_cannot_be_repeated_runs_as_it_is():
     assert phases(ShortAndLongLoops(warmup=9)).phase(Moment(update=3)) is None
     assert phases().phase(Moment(update=1)) != phases().phase(Moment(update=10**4))
 
+    pulled = TargetPropInference(use_prior=True)
+    assert VariationalEMRule(small_stack(), pulled).phase(Moment()) is None
+
 
 @pytest.mark.parametrize(
     "noise",
