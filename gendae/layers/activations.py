@@ -1,4 +1,4 @@
-"""Activations s of a layer: s, in place, differences, derivatives, inverse, range: one table each."""
+"""Activations s: in place, differences, derivatives, inverses and ranges, one table each."""
 
 from collections.abc import Callable
 

@@ -309,13 +309,17 @@ class Masked(nn.Module):
             h: (batch, width).
             observed: True where a modality is observed, (batch, N) boolean; everywhere if None.
         """
+        return self.f(self.input(h, observed))
+
+    def input(self, h: Tensor, observed: Tensor | None = None) -> Tensor:
+        """(m * h, m), or m * h where f does not see the mask."""
         if observed is not None:
             h = h.masked_fill(~observed[:, self.owner], 0.0)
 
         if self.sees_mask:
             h = torch.cat([h, self._bits(h, observed)], 1)
 
-        return self.f(h)
+        return h
 
     def _bits(self, h: Tensor, observed: Tensor | None) -> Tensor:
         """The missingness input, (batch, N): 1 where a modality is observed."""
@@ -342,7 +346,11 @@ class Heads(nn.Module):
         self.activation = "heads"
 
     def forward(self, h: Tensor) -> Tensor:
-        parts = self.g(h).split(self.widths, -1)
+        return self.heads(self.g(h))
+
+    def heads(self, a: Tensor) -> Tensor:
+        """The means, each slice of a through its own activation."""
+        parts = a.split(self.widths, -1)
         return torch.cat([s(part) for s, part in zip(self.activations, parts, strict=True)], -1)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendae import checks
 from gendae.completion.inpainting import Inpainter
@@ -145,9 +145,13 @@ class Rule(Shell):
 
         return ()
 
+    def learners(self) -> Sequence[Sequence[nn.Module]]:
+        """What learns beside the stack, such as feedback: a parameter group for each entry."""
+        return []
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer with a parameter group for each layer and direction."""
-        return self.rates.optimizer_of(self.maps())
+        """One optimizer: a group for each layer and direction, and for each learned feedback."""
+        return self.rates.optimizer_of({**self.maps(), "feedback": self.learners()})
 
 
 def own_penalty(pair: Pair, level: int) -> dict[str, Tensor]:

@@ -8,24 +8,16 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.laws import Gaussian, Law
+from gendae.laws import Gaussian
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, build, register
 from gendae.rules.base import Rule, own_penalty
+from gendae.rules.chain import send
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 
 REACHES = ("full", "within_layer")
-
-
-def send(law: Law, mean: Tensor) -> Tensor:
-    """What the next layer sees of a mean; discrete values have the straight-through gradient."""
-    sent = law.transmit(mean)
-    if sent is mean:
-        return mean
-
-    return sent + mean - mean.detach()
 
 
 @register
