@@ -139,8 +139,8 @@ CORRUPTIONS = [
 LEARNED = partial(gendae.LearnedGaussian, WIDTH)
 LAWS = [  # values, means, and the input of the layer
     Member("Gaussian", lambda: gendae.Gaussian(0.7), "real real real"),
-    Member("LearnedGaussian", lambda: LEARNED(given=WIDTH, hidden=[3]), "real real real"),
-    Member("one sigma", lambda: LEARNED(0.2, "layer"), "real real real"),
+    Member("LearnedGaussian", lambda: LEARNED(given=WIDTH, hidden=[3]), "real means real"),
+    Member("one sigma", lambda: LEARNED(0.2, "layer"), "real means real"),
     Member("Bernoulli", gendae.Bernoulli, "bits unit real"),
     Member("Categorical", gendae.Categorical, "onehot shares real"),
     Member("Discrete", lambda: SIGNS, "signs means real", "sample transmit"),
