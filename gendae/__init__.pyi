@@ -10,8 +10,10 @@ from gendae.completion.modalities import complete as complete
 from gendae.corruption import Corruption as Corruption
 from gendae.corruption import FlipNoise as FlipNoise
 from gendae.corruption import GaussianNoise as GaussianNoise
+from gendae.corruption import MaskingNoise as MaskingNoise
 from gendae.corruption import NeighbourNoise as NeighbourNoise
 from gendae.corruption import RelativeNoise as RelativeNoise
+from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
 from gendae.data.base import Data as Data
 from gendae.data.images import MNIST as MNIST
