@@ -44,6 +44,7 @@ from gendae.layers.optimized import optimize_code as optimize_code
 from gendae.layers.pair import Pair as Pair
 from gendae.layers.pair import TiedPair as TiedPair
 from gendae.layers.wrapped import Wrapped as Wrapped
+from gendae.metrics.bounds import exact_log_prob as exact_log_prob
 from gendae.metrics.bounds import importance_weighted_bound as importance_weighted_bound
 from gendae.metrics.chains import chain_report as chain_report
 from gendae.metrics.chains import nearest_neighbour_sigma as nearest_neighbour_sigma

@@ -1,5 +1,6 @@
-"""Activations s of a layer: s in place, differences, inverse and range, one table each."""
+"""Activations s of a layer: s in place, differences, slopes, inverse and range, a table each."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -59,6 +60,15 @@ RANGES = {
     "sigmoid": (0.0, 1.0),
     "softplus": (0.0, float("inf")),
     "linear": (float("-inf"), float("inf")),
+}
+
+
+#: log s'(a) of each activation that has an inverse, exact also where s' underflows.
+LOG_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda a: 2.0 * (math.log(2.0) - a - F.softplus(-2.0 * a)),
+    "sigmoid": lambda a: F.logsigmoid(a) + F.logsigmoid(-a),
+    "softplus": F.logsigmoid,
+    "linear": torch.zeros_like,
 }
 
 

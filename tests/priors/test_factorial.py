@@ -164,19 +164,6 @@ def test_a_mode_target_is_never_less_probable_and_of_discrete_units_the_most(
         assert FactorialPrior([[law, len(location)]]).fit(target)  # values that the units have
 
 
-def test_blocks_of_all_laws_have_the_targets_of_their_own(prior):
-    h = draws(20)
-    start = 0
-    targets = prior.reconstruct(h).split([size for _, size in UNITS], 1)
-    for (law, size), target in zip(UNITS, targets, strict=True):
-        own = FactorialPrior([[law, size]], noise=prior.noise)
-        own.location = prior.location[start : start + size]
-        own.scale = prior.scale[start : start + size]
-
-        assert torch.equal(own.reconstruct(h[:, start : start + size]), target)
-        start += size
-
-
 def test_reconstruction_of_continuous_units(prior):
     h = draws(5)
     gain = prior.scale[:2] ** 2 / (prior.scale[:2] ** 2 + 0.09)  # the optimal denoising
