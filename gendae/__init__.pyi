@@ -10,8 +10,10 @@ from gendae.completion.modalities import complete as complete
 from gendae.corruption import Corruption as Corruption
 from gendae.corruption import FlipNoise as FlipNoise
 from gendae.corruption import GaussianNoise as GaussianNoise
+from gendae.corruption import MaskingNoise as MaskingNoise
 from gendae.corruption import NeighbourNoise as NeighbourNoise
 from gendae.corruption import RelativeNoise as RelativeNoise
+from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
 from gendae.data.base import Data as Data
 from gendae.data.images import MNIST as MNIST
@@ -42,6 +44,7 @@ from gendae.layers.optimized import optimize_code as optimize_code
 from gendae.layers.pair import Pair as Pair
 from gendae.layers.pair import TiedPair as TiedPair
 from gendae.layers.wrapped import Wrapped as Wrapped
+from gendae.metrics.bounds import exact_log_prob as exact_log_prob
 from gendae.metrics.bounds import importance_weighted_bound as importance_weighted_bound
 from gendae.metrics.chains import chain_report as chain_report
 from gendae.metrics.chains import nearest_neighbour_sigma as nearest_neighbour_sigma

@@ -34,6 +34,14 @@ def at_least(name: str, value: float, bound: float, strict: bool = False) -> flo
     return value
 
 
+def real(name: str, value: float) -> float:
+    """`value` if it is a finite number, else a ValueError."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: a finite number is needed")
+
+    return value
+
+
 def whole(name: str, value: int, bound: int) -> int:
     """`value` as an int if it is a whole number not below `bound`, else a ValueError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < bound:

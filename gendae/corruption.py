@@ -5,6 +5,8 @@ reconstruction minus input estimates the score of the representation's density. 
 h_0 .. h_L has one corruption. All take the training progress in [0, 1], since a level may decay.
 """
 
+from typing import cast
+
 import torch
 from torch import Generator, Tensor
 
@@ -35,6 +37,11 @@ def _drawing_device(h: Tensor, generator: Generator | None) -> torch.device:
     if generator is None:
         return h.device
     return generator.device
+
+
+def _faded(level: float, decay: float, progress: float | Tensor) -> float | Tensor:
+    """A level that goes linearly from its start to the fraction `decay` of it."""
+    return level * (1.0 - (1.0 - decay) * progress)
 
 
 class Corruption:
@@ -109,7 +116,7 @@ class GaussianNoise(Corruption):
         if self.half_life is not None:
             return self.sigma / (1.0 + progress / self.half_life)
 
-        return self.sigma * (1.0 - (1.0 - self.decay) * progress)
+        return _faded(self.sigma, self.decay, progress)
 
     def __call__(
         self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
@@ -226,6 +233,130 @@ class FlipNoise(Corruption):
 
         flips = uniform_like(h, generator) < self.probability
         return torch.where(flips, flipped, h)
+
+
+@register
+class MaskingNoise(Corruption):
+    """Units are hidden: some of those of each example, chosen at random, get one value.
+
+    Each is hidden with a given probability, independently of the others; or a given number of
+    them is, always as many: one for `count=1`, from which the law of a unit given the others is
+    learned.
+    Source: Vincent et al. 2008, section 2.3 (a fixed number of units set to 0); Bengio 2014,
+    section 2.2.4 (one bit hidden).
+
+    Args:
+        probability: of each unit at the start of training, in [0, 1].
+        count: of hidden units in each example, instead of a probability.
+        value: of hidden units, in units of h.
+        decay: fraction of the probability left at the end of training (linear in progress); 1 is
+            constant.
+
+    Raises:
+        ValueError: unless one of probability and count is given, for numbers out of range, and for
+            a decaying count; when called, for fewer units than are to be hidden.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> MaskingNoise(count=1)(torch.ones(2, 4), generator=g)
+        tensor([[1., 1., 0., 1.],
+                [0., 1., 1., 1.]])
+    """
+
+    def __init__(
+        self,
+        probability: float | None = None,
+        count: int | None = None,
+        value: float = 0.0,
+        decay: float = 1.0,
+    ) -> None:
+        if (probability is None) == (count is None):
+            raise ValueError(
+                f"probability={probability} and count={count}: one of them, and no more, is needed"
+            )
+        if probability is not None:
+            checks.share("probability", probability)
+        if count is not None:
+            checks.whole("count", count, 0)
+
+        self.probability = probability
+        self.count = count
+        self.value = checks.real("value", value)
+        self.decay = checks.at_least("decay", decay, 0.0)
+
+        if count is not None and decay != 1.0:
+            raise ValueError(
+                f"decay={decay} is of a probability; count={count} stays the same: give one of "
+                "them"
+            )
+
+    def __call__(
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        if not (self.probability or self.count):
+            return h
+
+        return h.masked_fill(self._hidden(h, progress, generator), self.value)
+
+    def _hidden(self, h: Tensor, progress: float | Tensor, generator: Generator | None) -> Tensor:
+        """True where a unit is hidden."""
+        uniform = uniform_like(h, generator)
+        if self.probability is not None:
+            return uniform < _faded(self.probability, self.decay, progress)
+
+        count = cast(int, self.count)
+        if count > h.shape[-1]:
+            raise ValueError(f"count={count}: of h's {h.shape[-1]} units, no more can be hidden")
+
+        lowest = uniform.topk(count, largest=False).indices
+        return torch.zeros_like(h, dtype=torch.bool).scatter(-1, lowest, True)
+
+
+@register
+class SaltAndPepperNoise(Corruption):
+    """Units go to the ends of their range: with a given probability to one of two values.
+
+    Either end is as probable as the other.
+    Source: Vincent et al. 2010, section 3.3.
+
+    Args:
+        probability: of each unit at the start of training, in [0, 1].
+        low, high: the ends, in units of h; 0 and 1 for pixels and sigmoid units, -1 and 1 for tanh
+            units.
+        decay: fraction of the probability left at the end of training (linear in progress); 1 is
+            constant.
+
+    Raises:
+        ValueError: for numbers out of range, or ends in the wrong order.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> SaltAndPepperNoise(0.8)(torch.full((1, 6), 0.5), generator=g)
+        tensor([[1., 1., 0., 0., 0., 1.]])
+    """
+
+    def __init__(
+        self, probability: float, low: float = 0.0, high: float = 1.0, decay: float = 1.0
+    ) -> None:
+        self.probability = checks.share("probability", probability)
+        self.low = checks.real("low", low)
+        self.high = checks.real("high", high)
+        self.decay = checks.at_least("decay", decay, 0.0)
+
+        if low >= high:
+            raise ValueError(f"low={low}, high={high}: the lower end must be below the upper one")
+
+    def __call__(
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        if self.probability == 0.0:
+            return h
+
+        level = _faded(self.probability, self.decay, progress)
+        uniform = uniform_like(h, generator)
+
+        peppered = h.masked_fill(uniform < level, self.high)
+        return peppered.masked_fill(uniform < 0.5 * level, self.low)
 
 
 @register

@@ -62,6 +62,8 @@ class Law(nn.Module):
     hard = False
     #: Whether a clamped chain draws the values, instead of adding noise to them.
     drawn = False
+    #: Whether the values are codes around f_l: a `Pair` says so of its recognition law.
+    of_codes = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,9 +81,13 @@ class Law(nn.Module):
         """log p(h) in nats, summed over features, (batch,)."""
         return self.distribution(mean, given).log_prob(h).sum(-1)
 
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        """The loss of a layer: -log p(h), summed over features; a constant may be left out."""
-        return -self.log_prob(h, mean)
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        """The loss of a layer: -log p(h), summed over features; a constant may be left out.
+
+        Its gradients are those of -log p(h), also in the law's own parameters. A variant that
+        gives others says so.
+        """
+        return -self.log_prob(h, mean, given)
 
     def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         """Entropy in nats, summed over features, (batch,)."""
@@ -154,7 +160,7 @@ class Gaussian(Law):
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return Normal(mean, self.sigma, validate_args=False)
 
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         squared_error = (h - mean).square().sum(-1)
         return squared_error / (2.0 * self.sigma**2)
 
@@ -175,8 +181,9 @@ class Gaussian(Law):
 class LearnedGaussian(Law):
     """N(h; mean, diag sigma^2) with a learned log sigma: corruption that is learned (2014, 7.4).
 
-    The criterion balances sigma: the entropy, the sum of log sigma_j, pushes it up. The
-    reconstruction pushes it down in every dimension that carries signal.
+    As noise of codes, Algorithm 1 balances sigma: the entropy, the sum of log sigma_j, pushes it
+    up, and the reconstruction pushes it down in every dimension that carries signal. In a loss of
+    its own, `energy`, sigma goes to the deviation of the errors, whichever rule is descended.
 
     Args:
         features: width of h.
@@ -247,7 +254,8 @@ class LearnedGaussian(Law):
         if self.of_input is not None:
             if given is None:
                 raise ValueError(
-                    "given=None: sigma depends on the layer's input; pass it as `given`"
+                    "given=None: sigma depends on the layer's input, which is not told here; "
+                    "pass it as `given`, or use LearnedGaussian(given=None)"
                 )
             log_sigma = log_sigma + self.of_input(given)
 
@@ -256,9 +264,28 @@ class LearnedGaussian(Law):
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return Normal(mean, self.scale(mean, given), validate_args=False)
 
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        """Squared error without sigma, which learns from the entropy term, not from targets."""
-        return (h - mean).square().sum(-1) / 2.0
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        """sum_j (h_j - mean_j)^2 / (2 sigma_j^2) + log sigma_j, which is -log p(h) but a constant.
+
+        Around an encoder (`of_codes`) only sigma has this gradient, while the mean has that of
+        |h - mean|^2 / 2. What f_l learns are targets that may come ever nearer: a sigma that
+        follows them would rescale the loss of its layer without bound. There a sigma that depends
+        on x learns only where x is passed as `given`.
+        """
+        if not self.of_codes:
+            return self._cost(h - mean, self.scale(mean, given))
+
+        error = h - mean
+        squares = error.square().sum(-1) / 2.0
+        if self.of_input is not None and given is None:
+            return squares
+
+        cost = self._cost(error.detach(), self.scale(mean, given))
+        return squares + cost
+
+    def _cost(self, error: Tensor, scale: Tensor) -> Tensor:
+        """-log p of an error, without its constant."""
+        return ((error / scale).square() / 2.0 + scale.log()).sum(-1)
 
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
@@ -299,7 +326,7 @@ class Bernoulli(Law):
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return BernoulliLaw(probs=mean, validate_args=False)
 
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return cross_entropy(mean, h.clamp(0.0, 1.0)).sum(-1)
 
     def sample(
@@ -391,7 +418,7 @@ class Discrete(Law):
 
         return law.log_prob(self.probability(h)).sum(-1)
 
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         p = self.probability(mean).clamp(self.EPSILON, 1.0 - self.EPSILON)
         return cross_entropy(p, self.probability(h)).sum(-1)
 
@@ -441,7 +468,7 @@ class Categorical(Law):
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return OneHotCategorical(probs=mean, validate_args=False)
 
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         log_p = mean.clamp_min(self.EPSILON).log()
         return -(h * log_p).sum(-1)
 

@@ -132,6 +132,9 @@ CORRUPTIONS = [
     Member("RelativeNoise", lambda: gendae.RelativeNoise(0.2, 0.5), of_batch=True),
     Member("FlipNoise", lambda: gendae.FlipNoise(0.4), "signs"),
     Member("FlipNoise binary", lambda: gendae.FlipNoise(0.4, "binary"), "bits"),
+    Member("MaskingNoise", lambda: gendae.MaskingNoise(0.4, value=-0.5, decay=0.5)),
+    Member("hidden units", lambda: gendae.MaskingNoise(count=3)),
+    Member("SaltAndPepperNoise", lambda: gendae.SaltAndPepperNoise(0.5, -1.0, decay=0.5)),
     Member("NeighbourNoise", lambda: gendae.NeighbourNoise(0.3), of_batch=True),
     Member("EachModality", lambda: gendae.EachModality([None, SPIKES], [5, 3]), "unit"),
 ]
@@ -139,8 +142,8 @@ CORRUPTIONS = [
 LEARNED = partial(gendae.LearnedGaussian, WIDTH)
 LAWS = [  # values, means, and the input of the layer
     Member("Gaussian", lambda: gendae.Gaussian(0.7), "real real real"),
-    Member("LearnedGaussian", lambda: LEARNED(given=WIDTH, hidden=[3]), "real real real"),
-    Member("one sigma", lambda: LEARNED(0.2, "layer"), "real real real"),
+    Member("LearnedGaussian", lambda: LEARNED(given=WIDTH, hidden=[3]), "real means real"),
+    Member("one sigma", lambda: LEARNED(0.2, "layer"), "real means real"),
     Member("Bernoulli", gendae.Bernoulli, "bits unit real"),
     Member("Categorical", gendae.Categorical, "onehot shares real"),
     Member("Discrete", lambda: SIGNS, "signs means real", "sample transmit"),

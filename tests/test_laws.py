@@ -118,17 +118,39 @@ def value_near(law, mean):
 
 
 @case
-def test_energy_is_minus_log_density_up_to_a_constant_in_the_mean(law, mean, given):
-    same = law
-    if isinstance(law, LearnedGaussian):
-        same = Gaussian(1.0)  # sigma learns from the entropy alone
-
+def test_energy_is_minus_log_density_up_to_a_constant(law, mean, given):
+    """Its gradients, in the mean and in what the law learns, are those of -log p."""
     h = value_near(law, mean)
     leaf = mean.clone().requires_grad_()
-    (energy,) = torch.autograd.grad(law.energy(h, leaf).sum(), leaf, retain_graph=True)
-    (density,) = torch.autograd.grad(-same.log_prob(h, leaf).sum(), leaf)
+    inputs = [leaf, *law.parameters()]
 
-    assert torch.allclose(energy, density)
+    energy = torch.autograd.grad(law.energy(h, leaf, given).sum(), inputs)
+    density = torch.autograd.grad(-law.log_prob(h, leaf, given).sum(), inputs)
+
+    assert all(map(torch.allclose, energy, density))
+
+
+@pytest.mark.parametrize("per", ["unit", "layer"])
+def test_around_an_encoder_sigma_is_fitted_and_does_not_rescale_the_mean_s_loss(per):
+    """d/d mean = mean - h, and d/d log sigma_j = 1 - (h_j - mean_j)^2 / sigma_j^2."""
+    law = learned(per=per)
+    pair = Pair(Affine(5, 3), Affine(3, 5), recognition=law)
+    mean = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    h = torch.randn(6, 3, dtype=torch.float64)
+
+    energy = pair.recognition.energy(h, mean).sum()
+    of_mean, of_sigma = torch.autograd.grad(energy, [mean, law.log_sigma])
+
+    slopes = 1.0 - (h - mean).square() / 0.4**2
+    expected = slopes.sum(0) if per == "unit" else slopes.sum().reshape(1)
+    assert torch.allclose(of_mean, mean - h)
+    assert torch.allclose(of_sigma, expected)
+
+    of_x = Pair(Affine(5, 3), Affine(3, 5), recognition=learned(given=2)).recognition
+    x = torch.randn(6, 2, dtype=torch.float64)
+    assert torch.equal(of_x.energy(h, mean), (h - mean).square().sum(-1) / 2.0)
+    (slope,) = torch.autograd.grad(of_x.energy(h, mean, x).sum(), of_x.of_input[-1].weight)
+    assert slope.abs().min() > 0
 
 
 def test_sigma_of_x_starts_as_the_constant_and_then_follows_x():
@@ -192,6 +214,7 @@ def test_densities_integrate_and_probabilities_sum_to_one(law, mean, values, ste
         (lambda: LearnedGaussian(3, per="batch"), "per='batch' is unknown"),
         (lambda: LearnedGaussian(3, per="layer", given=2), "use per='unit'"),
         (lambda: LearnedGaussian(3, given=2).variance(torch.zeros(1, 3)), "given=None"),
+        (lambda: LearnedGaussian(3, given=2).energy(REAL, REAL), "or use LearnedGaussian"),
         (
             lambda: Pair(Affine(3, 2), Affine(2, 3), recognition=Discrete("sign")),
             "needs a tanh layer",

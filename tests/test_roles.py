@@ -229,7 +229,7 @@ CALLS = [
     *calls(roles.CORRUPTIONS, draw=lambda noise, g, h: noise(h, 0.5, g)),
     *calls(
         roles.LAWS,
-        energy=lambda law, g, h, mean, x: law.energy(h, mean),
+        energy=lambda law, g, h, mean, x: law.energy(h, mean, x),
         log_prob=lambda law, g, h, mean, x: law.log_prob(h, mean, x),
         entropy=lambda law, g, h, mean, x: law.entropy(mean, x),
         sample=lambda law, g, h, mean, x: law.sample(mean, g, x),

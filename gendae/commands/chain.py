@@ -7,11 +7,12 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.commands.common import Table, dataset_of, load_generative, shape_of
+from gendae.commands.sections import adjusted, with_synonym
 from gendae.metrics import chains
 from gendae.metrics.features import load_feature_classifier
 from gendae.models.stack import Stack
-from gendae.sampling.level import LevelSampler, chain_states
-from gendae.sampling.samplers import sampler_named, seeded
+from gendae.sampling.level import chain_states
+from gendae.sampling.samplers import Sampler, sampler_named, seeded
 
 
 def chain(
@@ -23,6 +24,7 @@ def chain(
     seed: int = 0,
     out: str = "chain.png",
     device: str = "cpu",
+    **options: str,
 ) -> Table:
     """How well a Markov chain mixes: autocorrelation, effective samples, class switches.
 
@@ -37,15 +39,21 @@ def chain(
         seed: the same seed gives the same result.
         out: FILE.png; the autocorrelation is drawn beside it.
         device: cpu, cuda, cuda:0, mps.
+        options: --sampler.OPTION, arguments of the sampler, such as --sampler.residual 1 or
+            --sampler.corruption.sigma 0.2; --sampler.help lists them.
     """
     checks.whole("--n", n, 1)
     checks.whole("--steps", steps, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
+    if level is not None and sampler != "level":
+        raise ValueError(f"--level {level} is of --sampler level, not of --sampler {sampler}")
+    if "sampler.rounds" in options:
+        raise ValueError("--sampler.rounds: a chain has as many transitions as --steps says")
+    options = with_synonym("level", level, "sampler.level", options)
+
     stack = load_generative(model, device)
-    chosen = sampler_named(stack, sampler)
-    if level is not None:
-        chosen = LevelSampler(level)
+    chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
     states = torch.stack([x.cpu() for x in chain_states(stack, chosen, n, steps, seeded(seed))])
     labels = _digit_labels(stack, states)
 

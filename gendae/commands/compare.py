@@ -22,6 +22,7 @@ from torch import Tensor
 import gendae
 from gendae import checks, plots
 from gendae.commands.predict import error_rate, load_classifier
+from gendae.commands.sections import instantiated
 from gendae.data.base import SPLITS, Data
 from gendae.errors import choice, reason
 from gendae.registry import REGISTRY, import_public, registered
@@ -216,9 +217,7 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
             f"check_val_every_n_epoch={every}"
         )
 
-    # `instantiate_classes` is the former name
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    built = instantiate(Namespace(model=parsed.model, data=parsed.data))
+    built = instantiated(parser, Namespace(model=parsed.model, data=parsed.data))
     return built.model, built.data
 
 

@@ -1,6 +1,7 @@
 """`gendae complete`, and what it shares with `gendae sample --given`: values by NAME=VALUE."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.commands.common import Table, completer_of, shapes_of
+from gendae.commands.sections import adjusted, is_of, with_synonym
 from gendae.completion import modalities
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, named_mask
@@ -17,6 +19,7 @@ from gendae.data.files import read_images, write_npz
 from gendae.data.multimodal import read_modality
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Modality
+from gendae.registry import build, describe
 from gendae.storage import model_file
 
 MODES = {"map": Completer.map, "mcmc": Completer.mcmc, "annealed": Completer.annealed}
@@ -36,6 +39,7 @@ def complete(
     seed: int = 0,
     out: str = "completed.npz",
     device: str = "cpu",
+    **options: str,
 ) -> Table:
     """What is missing of a joint model's modalities, given some of them or parts of them.
 
@@ -50,6 +54,8 @@ def complete(
         seed: the same seed gives the same result.
         out: FILE.npz: an array for each modality.
         device: cpu, cuda, cuda:0, mps.
+        options: --completer.OPTION, arguments of the completer, such as --completer.begin prior or
+            --completer.tolerance 0; --completer.help lists them.
     """
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
@@ -65,7 +71,8 @@ def complete(
             values[name] = value.expand(length, *value.shape[1:])
 
     masks = None if mask is None else masks_of(stack, mask, values, seed)
-    completer = chosen_completer(stack, mode, rounds)
+    options = with_synonym("rounds", rounds, "completer.rounds", options)
+    completer = chosen_completer(stack, mode, options)
     completed = modalities.complete(stack, values, masks, n, completer, seed)
 
     rows = len(completed.completion.converged)
@@ -215,30 +222,25 @@ def settled(found: Values) -> str:
 
 
 def chosen_completer(
-    stack: JointStack, mode: str | None, rounds: int | None, begin: str | None = None
+    stack: JointStack, mode: str | None, options: Mapping[str, str]
 ) -> Completer | None:
-    """A completer by name with the model's own noise; without options, the model's own if any."""
+    """The model's own completer, if any, with another annealing and other arguments.
+
+    Args:
+        stack: the model.
+        mode: a name of `MODES`, if any.
+        options: values by name, those of the section `completer`.
+    """
     own = completer_of(stack)
-    if mode is None and rounds is None and begin is None:
+    if mode is None and not any(is_of(name, "completer") for name in options):
         return own
 
     base = own if isinstance(own, Completer) else Completer()
-    annealing = base.annealing
     if mode is not None:
-        checks.one_of("--mode", mode, MODES)
-        annealing = MODES[mode]().annealing
-    if rounds is None:
-        rounds = base.rounds
+        annealing = MODES[checks.one_of("--mode", mode, MODES)]().annealing
+        base = build({**describe(base), "annealing": annealing})
 
-    return Completer(
-        rounds,
-        annealing,
-        base.corruption,
-        begin or base.begin,
-        base.level,
-        base.use_prior,
-        base.tolerance,
-    )
+    return adjusted("completer", base, Completer, options)
 
 
 def masks_of(

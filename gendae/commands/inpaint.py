@@ -7,8 +7,9 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.commands.common import Table, data_of, load_generative, shape_of
+from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
-from gendae.completion.inpainting import MASKS, named_mask
+from gendae.completion.inpainting import MASKS, Inpainter, named_mask
 from gendae.data.files import read_image, read_images
 from gendae.errors import choice
 
@@ -22,6 +23,7 @@ def inpaint(
     seed: int = 0,
     out: str = "inpainting.png",
     device: str = "cpu",
+    **options: str,
 ) -> Table:
     """Fill in missing pixels: original, masked and filled images side by side.
 
@@ -35,11 +37,15 @@ def inpaint(
         seed: the same seed gives the same result.
         out: FILE.png.
         device: cpu, cuda, cuda:0, mps.
+        options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
+            --inpainter.inference.temperature 0; --inpainter.help lists them.
     """
     checks.whole("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
     stack = load_generative(model, device)
+    own = stack.settings.inpainter or Inpainter()
+    inpainter = adjusted("inpainter", own, Inpainter, options)
     shape = shape_of(stack)
     observed = observed_pixels(mask, shape, seed)
     if data:
@@ -48,7 +54,7 @@ def inpaint(
         x = data_of(stack, root=root).split("test").x
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
-    filled = inpainting.inpaint(stack, x, observed, seed=seed)
+    filled = inpainting.inpaint(stack, x, observed, inpainter, seed)
     written = plots.save(plots.inpainting(x, observed, filled, shape), out)
 
     what = f"white pixels of {mask} are given"

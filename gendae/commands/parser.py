@@ -2,7 +2,8 @@
 
 An argument without default is positional, but behind the star an option that must be given.
 `max_epochs: int` is `--max-epochs N`, a `list[str]` takes several values, and a `bool` none.
-`*options` are options of `gendae fit` for the trainer and the data, which the command passes on.
+`options` are those of the sections that their description names, such as --sampler.rounds 20. Each
+has one value, and reaches the command as it was typed (`*options`) or by name (`**options`).
 
 Files of commands import torch, and --help has to answer at once. So signature and docstring are
 read from the text of the file, which is not imported.
@@ -10,6 +11,7 @@ read from the text of the file, which is not imported.
 
 import argparse
 import ast
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -28,7 +30,6 @@ GROUPS = {
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 #: Commands whose options are those of a Trainer, a rule and a data set: Lightning parses them.
 TRAINING = ("fit", "validate", "test")
-PASSED_ON = ("--trainer.", "--data.")
 
 
 def head(name: str) -> ast.FunctionDef:
@@ -53,7 +54,7 @@ class Argument(NamedTuple):
 
 
 def signature(function: ast.FunctionDef) -> list[Argument]:
-    """The arguments of a function, without `*options`."""
+    """The arguments of a function, without `options`."""
     arguments = []
     given = function.args
     first_default = len(given.args) - len(given.defaults)
@@ -88,7 +89,13 @@ def overview() -> list[str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises what is wrong, in one line, where others print their usage and exit."""
+    """A parser that raises what is wrong, in one line, where others print their usage and exit.
+
+    Attributes:
+        sections: the first parts of options with a dot that the command takes.
+    """
+
+    sections: tuple[str, ...] = ()
 
     def error(self, message: str) -> NoReturn:
         _, required, names = message.partition(" are required: ")
@@ -100,6 +107,7 @@ class Parser(argparse.ArgumentParser):
     def check_names(self, arguments: Sequence[str]) -> None:
         """Raise a ValueError for the first option that the command does not have."""
         known = [name for name in self._option_string_actions if name.startswith("--")]
+        known += [f"--{section}.OPTION" for section in self.sections]
         for argument in arguments:
             name = argument.partition("=")[0]
             if name.startswith("--") and name not in known:
@@ -120,8 +128,11 @@ def parser(name: str) -> Parser:
     )
     for argument in signature(function):
         add_option(made, argument, helps[argument.name])
-    if function.args.vararg:
-        made.epilog = f"Other options: {helps[function.args.vararg.arg]}"
+
+    options = function.args.vararg or function.args.kwarg
+    if options:
+        made.epilog = f"Other options: {helps[options.arg]}"
+        made.sections = tuple(re.findall(r"--(\w+)\.", helps[options.arg]))
 
     return made
 
@@ -178,35 +189,61 @@ METAVARS = {"int": "N", "float": "X"}
 
 
 def parsed(name: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """What is passed on, and the values of a command's own options, by name.
+    """What a command gets: options as they were typed, and values by name.
 
     Raises:
         ValueError: in one line, for options and values that the command does not take.
         SystemExit: after --help.
     """
     made = parser(name)
-    own, passed = list(arguments), []
-    if made.epilog:
-        own, passed = passed_on(arguments)
+    own, of_sections = apart(arguments, made.sections)
 
     made.check_names(own)
     values, rest = made.parse_known_args(own)
     if rest:
         made.error(f"{rest[0]!r} is one argument too many")
-    return passed, vars(values)
+
+    if head(name).args.kwarg:
+        return [], vars(values) | dict(named(made, words) for words in of_sections)
+    return [word for words in of_sections for word in words], vars(values)
 
 
-def passed_on(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command's own arguments, and those that it hands to `gendae fit`."""
-    own: list[str] = []
-    passed: list[str] = []
-    target = own
-    for argument in arguments:
-        if argument.startswith("--"):
-            target = passed if argument.startswith(PASSED_ON) else own
-        target.append(argument)
+def apart(arguments: Sequence[str], sections: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """A command's own arguments, and the options of sections, each with its value.
 
-    return own, passed
+    Example:
+        >>> apart(["m", "--sampler.rounds", "3", "--n", "5", "--sampler.level=1"], ["sampler"])
+        (['m', '--n', '5'], [['--sampler.rounds', '3'], ['--sampler.level=1']])
+    """
+    own = []
+    of_sections = []
+    prefixes = tuple(f"--{section}." for section in sections)
+    rest = [*arguments]
+
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith(prefixes):
+            own.append(argument)
+            continue
+
+        words = [argument]
+        if "=" not in argument and rest and not rest[0].startswith("--"):
+            words.append(rest.pop(0))
+        of_sections.append(words)
+
+    return own, of_sections
+
+
+def named(made: Parser, words: Sequence[str]) -> tuple[str, str]:
+    """Name and value of an option of a section."""
+    name, equals, value = words[0].partition("=")
+    if not all(part.isidentifier() for part in name[2:].split(".")):
+        made.error(f"no option {name}: after each dot, the name of an argument is needed")
+    asks_for_help = name.split(".")[1:] == ["help"]
+    if len(words) == 1 and not equals and not asks_for_help:
+        made.error(f"{name}: expected one argument")
+
+    return name[2:], words[1] if len(words) > 1 else value
 
 
 def known(name: str) -> str:

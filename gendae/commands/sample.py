@@ -1,6 +1,7 @@
 """`gendae sample`."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,17 @@ from gendae.commands.complete import (
     value_of,
     written,
 )
+from gendae.commands.sections import adjusted, refuse, with_synonym
 from gendae.completion import modalities
 from gendae.data.files import write_npz
 from gendae.models.joint import JointStack, images_of, kind_of
-from gendae.sampling.samplers import generate
+from gendae.sampling.samplers import Sampler, generate, sampler_named
 from gendae.storage import model_file
 from gendae.storage.atomic import write_whole
 
-#: Rounds of the chain with --given: its start already is a sample that fits, and long chains drift
+#: The chain with --given: its start already is a sample that fits, and long chains drift
 #: (docs/results.md).
-ROUNDS = 5
+GIVEN = {"completer.rounds": "5", "completer.begin": "prior"}
 
 
 def sample(
@@ -39,6 +41,7 @@ def sample(
     device: str = "cpu",
     given: list[str] | None = None,
     rounds: int | None = None,
+    **options: str,
 ) -> Table:
     """Draw samples into a PNG grid, a .npz or a .npy.
 
@@ -56,6 +59,9 @@ def sample(
         given: NAME=VALUE, of a joint model: sample all modalities given some, such as label=3 or
             image=FILE.npy.
         rounds: with --given, of the chain; 5 by default, for long chains drift.
+        options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20 or
+            --sampler.inference.alpha 0.1, which --sampler.help lists; with --given
+            --completer.OPTION, those of the clamped chain.
     """
     if given is not None:
         if sampler is not None:
@@ -63,29 +69,41 @@ def sample(
                 f"--sampler {sampler} and --given exclude each other: a clamped chain is what is "
                 "run"
             )
-        if out is None:
-            out = "samples.npz"
-        if rounds is None:
-            rounds = ROUNDS
-        return _sample_given(model, given, n, seed, Path(out), device, rounds)
+        refuse("sampler", options, "with --given a clamped chain is run; use --completer.OPTION")
+        options = with_synonym("rounds", rounds, "completer.rounds", options)
+        out = out or "samples.npz"
+        return _sample_given(model, given, n, seed, Path(out), device, GIVEN | options)
 
     if rounds is not None:
         raise ValueError(
-            f"--rounds {rounds} is of a clamped chain, which --given NAME=VALUE asks for"
+            f"--rounds {rounds} is of a clamped chain, which --given NAME=VALUE asks for; that of "
+            "a sampler is --sampler.rounds"
         )
+    refuse("completer", options, "a clamped chain is run where --given NAME=VALUE asks for it")
     path = Path("samples.png" if out is None else out)
     checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
 
     stack = model_file.load(model, device)
-    if has_several_modalities(stack):
-        return _sample_all(stack, n, sampler, seed, path)
+    several = has_several_modalities(stack)
+    if not several:
+        only_generative(stack, model)
 
-    x = generate(only_generative(stack, model), n, sampler, seed)
+    chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
+    if several:
+        return _sample_all(stack, n, chosen, seed, path)
+
+    x = generate(stack, n, chosen, seed)
     return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
 
 
 def _sample_given(
-    model: str, given: list[str], n: int, seed: int, out: Path, device: str, rounds: int
+    model: str,
+    given: list[str],
+    n: int,
+    seed: int,
+    out: Path,
+    device: str,
+    options: Mapping[str, str],
 ) -> Table:
     """n samples of all modalities given some of them, into a .npz."""
     checks.one_of("suffix of --out", out.suffix, (".npz",))
@@ -96,13 +114,13 @@ def _sample_given(
     check_names(stack)
 
     values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
-    completer = chosen_completer(stack, "mcmc", rounds, "prior")
+    completer = chosen_completer(stack, "mcmc", options)
     samples = modalities.complete(stack, values, completer=completer, seed=seed)
 
     return [f"{n} samples given {', '.join(given)}: {written(samples, out)}", settled(samples)]
 
 
-def _sample_all(stack: JointStack, n: int, sampler: str | None, seed: int, out: Path) -> list[str]:
+def _sample_all(stack: JointStack, n: int, sampler: Sampler, seed: int, out: Path) -> list[str]:
     """n samples of all modalities, as arrays in a .npz; or only their images, as a PNG grid."""
     checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
     if out.suffix == ".npz":

@@ -1,5 +1,6 @@
-"""Activations s: in place, differences, derivatives, inverses and ranges, one table each."""
+"""Activations s: in place, differences, slopes, inverses and ranges, one table each."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -69,6 +70,15 @@ RANGES = {
     "sigmoid": (0.0, 1.0),
     "softplus": (0.0, float("inf")),
     "linear": (float("-inf"), float("inf")),
+}
+
+
+#: log s'(a) of each activation that has an inverse, exact also where s' underflows.
+LOG_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda a: 2.0 * (math.log(2.0) - a - F.softplus(-2.0 * a)),
+    "sigmoid": lambda a: F.logsigmoid(a) + F.logsigmoid(-a),
+    "softplus": F.logsigmoid,
+    "linear": torch.zeros_like,
 }
 
 

@@ -2,7 +2,8 @@
 
 Where g_l is the exact inverse of f_l, every h_l is reconstructed by construction. Learning only
 has to make the distribution simpler on the way up. Both forms of W need O(d^2) operations per
-example, up and down, and hold their parameters once: g reads those of f.
+example, up and down, and hold their parameters once: g reads those of f. What f does to volumes is
+known, O(d) for W, and with it the density of x under a stack of such layers.
 """
 
 from typing import cast
@@ -13,11 +14,30 @@ from torch import Tensor, nn
 
 from gendae import checks
 from gendae.laws import Law
-from gendae.layers.activations import ACTIVATIONS, RANGES, inverse_activation
+from gendae.layers.activations import ACTIVATIONS, LOG_SLOPES, RANGES, inverse_activation
 from gendae.layers.pair import Pair
-from gendae.registry import register
+from gendae.registry import Plain, register
 
 FORMS = ("cholesky", "svd")
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The orthogonal factor Q of a square matrix Q R, R triangular with a positive diagonal.
+
+    It is the matrix itself, if that is orthogonal; the decomposition is unique, and smooth.
+    """
+    q, r = torch.linalg.qr(matrix)
+    return q * torch.where(r.diagonal() < 0.0, -1.0, 1.0)
+
+
+def without_refinements(arguments: dict[str, Plain]) -> dict[str, Plain]:
+    """Arguments without the `refinements` of 0.1, whose U and V were orthogonal but for an error.
+
+    Example:
+        >>> without_refinements({"features": 3, "refinements": 4})
+        {'features': 3}
+    """
+    return {name: value for name, value in arguments.items() if name != "refinements"}
 
 
 @register
@@ -27,16 +47,16 @@ class InvertibleAffine(nn.Module):
     "cholesky": W = L L', L lower triangular with a positive diagonal, inverted by forward and
     backward substitution. W is then symmetric and positive definite: the layer shears and
     stretches, but does not turn.
-    "svd": W = U D V', D diagonal and positive, U and V near orthogonal, held there by `penalty`.
-    The transposes invert U and V, and refinement follows: y <- y + U'(a - U y). Its error falls by
-    the factor |U'U - I| at each step. Below a penalty of 1 it always falls.
-    Source: Bengio 2014, section 6.
+    "svd": W = U D V', D diagonal and positive, U and V orthogonal, and inverted by their
+    transposes, however they are trained: they are the orthogonal factors of two free matrices,
+    which take O(d^3) once for a batch. The `penalty` keeps those matrices near their factors: it
+    is no matter of exactness, but a rate of learning means the same as long as they do not grow.
+    Source: Bengio 2014, section 6 (where U and V are orthogonal but for an error).
 
     Args:
         features: width d of input and output.
         form: "cholesky" or "svd".
         activation: s, one of tanh, sigmoid, softplus, linear.
-        refinements: steps of iterative refinement, for "svd".
         out_features: width of the output, d if given.
 
     Raises:
@@ -54,7 +74,6 @@ class InvertibleAffine(nn.Module):
         features: int,
         form: str = "cholesky",
         activation: str = "tanh",
-        refinements: int = 4,
         out_features: int | None = None,
     ) -> None:
         super().__init__()
@@ -69,7 +88,6 @@ class InvertibleAffine(nn.Module):
 
         self.form = checks.one_of("form", form, FORMS)
         self.activation = checks.one_of("activation", activation, RANGES)
-        self.refinements = checks.whole("refinements", refinements, 0)
         self.s = ACTIVATIONS[activation]
 
         if form == "cholesky":
@@ -80,18 +98,26 @@ class InvertibleAffine(nn.Module):
         self.log_diagonal = nn.Parameter(torch.zeros(features))
         self.bias = nn.Parameter(torch.zeros(features))
 
+    @classmethod
+    def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
+        return without_refinements(arguments)
+
     def triangle(self) -> Tensor:
         """L, lower triangular with a positive diagonal."""
         return self.lower.tril(-1) + torch.diag(self.log_diagonal.exp())
 
-    def forward(self, h: Tensor) -> Tensor:
+    def preactivation(self, h: Tensor) -> Tensor:
+        """W h + b."""
         # rows are examples: W h is h @ W'
         if self.form == "cholesky":
             triangle = self.triangle()
-            return self.s(h @ triangle @ triangle.T + self.bias)
+            return h @ triangle @ triangle.T + self.bias
 
-        scaled = (h @ self.v) * self.log_diagonal.exp()
-        return self.s(F.linear(scaled, self.u, self.bias))
+        scaled = (h @ orthogonal(self.v)) * self.log_diagonal.exp()
+        return F.linear(scaled, orthogonal(self.u), self.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.s(self.preactivation(h))
 
     def inverse(self, h: Tensor) -> Tensor:
         """W^-1 (s^-1(h) - b), the h_{l-1} that gives this h_l, (batch, features).
@@ -122,20 +148,26 @@ class InvertibleAffine(nn.Module):
             half = torch.linalg.solve_triangular(triangle.T, a, upper=True, left=False)
             return torch.linalg.solve_triangular(triangle, half, upper=False, left=False)
 
-        scaled = self._solve(self.u, a) * (-self.log_diagonal).exp()
-        return self._solve(self.v.T, scaled)
+        scaled = (a @ orthogonal(self.u)) * (-self.log_diagonal).exp()
+        return F.linear(scaled, orthogonal(self.v))
 
-    def _solve(self, matrix: Tensor, a: Tensor) -> Tensor:
-        """y with M y = a for each row a, M near orthogonal."""
-        y = a @ matrix
-        for _ in range(self.refinements):
-            missing = a - F.linear(y, matrix)
-            y = y + missing @ matrix
+    def log_det_of_weights(self) -> Tensor:
+        """log |det W|, in O(d): from the diagonal of L, twice, or of D."""
+        if self.form == "cholesky":
+            return 2.0 * self.log_diagonal.sum()
 
-        return y
+        return self.log_diagonal.sum()
+
+    def log_det(self, h: Tensor) -> Tensor:
+        """log |det df / dh| at h, in nats, (batch,): log |det W| + sum_j log s'(a_j)."""
+        slopes = LOG_SLOPES[self.activation](self.preactivation(h))
+        return slopes.sum(-1) + self.log_det_of_weights()
 
     def penalty(self) -> Tensor:
-        """|U'U - I|^2 + |V'V - I|^2, to be added to the layer's loss; 0 for "cholesky"."""
+        """|U'U - I|^2 + |V'V - I|^2 of the free matrices, for the layer's loss; 0 for "cholesky".
+
+        It can be 0 for all maps that the layer has, and prefers none.
+        """
         if self.form == "cholesky":
             return self.bias.new_zeros(())
 
@@ -167,15 +199,15 @@ class Inverse(nn.Module):
 class InvertiblePair(Pair):
     """A pair whose decoder is the exact inverse of its encoder, with one set of parameters.
 
-    g(f(x)) = x. A loss of g moves the parameters of f too; `pair.f.penalty()` belongs to the loss
-    of an "svd" layer. Values that f cannot give are moved into its range before they are inverted.
+    g(f(x)) = x. A loss of g moves the parameters of f too; `pair.f.penalty()` may join the loss of
+    an "svd" layer. Values that f cannot give are moved into its range before they are inverted.
     The loop is exact while s does not saturate: |W x + b| below about 8 for tanh, 16 for sigmoid
     in float32.
     Source: Bengio 2014, section 6.
 
     Args:
         features: width of h_{l-1} and h_l.
-        form, activation, refinements: see `InvertibleAffine`.
+        form, activation: see `InvertibleAffine`.
         observation: law of h_{l-1} around g; Gaussian(1) if None.
         recognition: law of h_l around f; Gaussian(1) if None.
 
@@ -196,12 +228,14 @@ class InvertiblePair(Pair):
         activation: str = "tanh",
         observation: Law | None = None,
         recognition: Law | None = None,
-        refinements: int = 4,
     ) -> None:
-        f = InvertibleAffine(features, form, activation, refinements)
+        f = InvertibleAffine(features, form, activation)
         super().__init__(f, Inverse(f), observation, recognition)
 
         self.features = f.features
         self.form = form
         self.activation = activation
-        self.refinements = f.refinements
+
+    @classmethod
+    def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
+        return without_refinements(arguments)

@@ -44,8 +44,7 @@ def optimize_code(
     Every step goes along the gradient (the L1 term by soft thresholding, S by projection), as far
     as the curvature of the last step suggests (Barzilai and Borwein 1988). A step that lowers the
     objective of an example is taken back and shortened. No example's objective is thus worse than
-    at the start. The law of x enters by its `energy`: for a LearnedGaussian that is the squared
-    error.
+    at the start. The law of x enters by its `energy`.
     Source: Bengio 2014, Eq. 20; the sparse variant is that of sparse coding.
 
     Args:

@@ -98,6 +98,10 @@ class Pair(nn.Module):
         self.observation = observation or Gaussian()
         self.recognition = recognition or Gaussian()
 
+        for law in self.recognition.modules():
+            if isinstance(law, Law):
+                law.of_codes = True
+
         _check_activation("observation", self.observation, down)
         _check_activation("recognition", self.recognition, up)
 

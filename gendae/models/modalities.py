@@ -411,12 +411,13 @@ class Laws(Law):
 
         return tensor.split(widths, -1)
 
-    def energies(self, h: Tensor, mean: Tensor) -> Tensor:
+    def energies(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         """Energy of each slice, (batch, N)."""
-        return torch.stack([law.energy(a, m) for law, a, m in self.parts(h, mean)], -1)
+        parts = zip(self.parts(h, mean), self._given(given), strict=True)
+        return torch.stack([law.energy(a, m, c) for (law, a, m), c in parts], -1)
 
-    def energy(self, h: Tensor, mean: Tensor) -> Tensor:
-        return self.energies(h, mean).sum(-1)
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return self.energies(h, mean, given).sum(-1)
 
     def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         parts = zip(self.parts(h, mean), self._given(given), strict=True)

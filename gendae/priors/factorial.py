@@ -161,8 +161,10 @@ class FactorialPrior(Prior):
         It is h + noise^2 d log p / dh for continuous units, and the mode or the probability for
         discrete ones. The step's noise^2 is noise^2 s^2 / (noise^2 + s^2), with s the unit's
         scale: it makes the Gaussian unit's denoising exact, and keeps the step bounded for units
-        with hardly any variance. Where all values of a discrete unit are equally probable, the
-        mode is h itself.
+        with hardly any variance; that of a laplace unit ends at its location. Where several values
+        of a discrete unit are the most probable, the mode is h itself if it is one of them.
+        Under target="mode", log p(h) thus never falls, and ends at its maximum where all units are
+        discrete.
         """
         self.require_fitted()
         targets = [units.target(part, self.noise, self.target) for units, part in self.split(h)]

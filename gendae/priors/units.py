@@ -209,6 +209,13 @@ class Laplace(Exact):
         median = h.median(0).values
         return median, (h - median).abs().mean(0)
 
+    def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
+        target = super().target(h, noise, aim)
+
+        # the slope jumps at the median: a step past it would make h less probable
+        passed = (target - self.location) * (h - self.location) < 0.0
+        return torch.where(passed, self.location, target)
+
     @staticmethod
     def expected_energy(m: Tensor, v: Tensor) -> Tensor:
         s = v.clamp(min=torch.finfo(v.dtype).tiny).sqrt()
@@ -248,7 +255,7 @@ class Logistic(Continuous):
 
 
 class Discrete(Units):
-    """Units with probabilities; a law defines its modes and how probabilities become values.
+    """Units with probabilities; a law defines its mode and how probabilities become values.
 
     Attributes:
         low: the lower of a unit's two values; the upper one is 1.
@@ -280,18 +287,15 @@ class Discrete(Units):
         """Values of the units whose probabilities, or bits, are p."""
         return p
 
-    def mode(self) -> tuple[Tensor, Tensor]:
-        """Whether each bit is set in the most probable values, and whether that is a tie."""
+    def mode(self, h: Tensor) -> Tensor:
+        """The most probable values; of several, h itself if it is one of them."""
         raise NotImplementedError
 
     def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
-        best = self.location
-        tied = torch.zeros_like(best, dtype=torch.bool)
         if aim == "mode":
-            bits, tied = self.mode()
-            best = bits.to(h.dtype)
+            return self.mode(h)
 
-        return torch.where(tied, h, self.values(best))
+        return self.values(self.location).expand_as(h)
 
     def expected_log_prob(self, sample: Tensor, mean: Tensor) -> Tensor:
         return self.log_prob(mean)  # linear in h
@@ -324,8 +328,11 @@ class Binary(Discrete):
         odds = torch.logit(self.location) / (1.0 - self.low)
         return odds.expand_as(h)
 
-    def mode(self) -> tuple[Tensor, Tensor]:
-        return self.location > 0.5, self.location == 0.5
+    def mode(self, h: Tensor) -> Tensor:
+        bits = (self.location > 0.5).to(h.dtype)
+        tied = self.location == 0.5
+
+        return torch.where(tied, h, self.values(bits))
 
     def sample(self, n: int, generator: Generator | None) -> Tensor:
         p = self.location
@@ -376,9 +383,14 @@ class Categorical(Discrete):
     def score(self, h: Tensor) -> Tensor:
         return self.location.log().expand_as(h)
 
-    def mode(self) -> tuple[Tensor, Tensor]:
+    def mode(self, h: Tensor) -> Tensor:
         best = self.location == self.location.max()
-        return best, best.sum() > 1
+        inside = h.masked_fill(best, 0.0).sum(-1, keepdim=True) == 0.0
+
+        nearest = h.masked_fill(~best, -1.0).argmax(-1)
+        one_hot = F.one_hot(nearest, h.shape[-1]).to(h.dtype)
+
+        return torch.where(inside, h, one_hot)
 
     def sample(self, n: int, generator: Generator | None) -> Tensor:
         p = self.location

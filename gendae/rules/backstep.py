@@ -25,7 +25,8 @@ class BackStepRule(Rule):
                      h^ = h + f(z^) - f(z) = 2 h - f(z)                               (Eq. 3.23)
 
     The last loss is the encoder's own denoising, moved by what a back step through f says of z's
-    error. Higher pairs learn from the h_{l-1} below them as it is.
+    error. Higher pairs learn from the h_{l-1} below them as it is. Laws of the pairs do not
+    enter: errors are squared whatever they are, and a learned sigma stays as it is.
     Source: Lee 2018, section 3.2.4, Eq. 3.20 to 3.23; Bengio 2014 (slides), "Back-Step BFAE".
 
     Args:

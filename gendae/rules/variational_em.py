@@ -28,7 +28,8 @@ class VariationalEMRule(Rule):
 
     E-step:  h_1 .. h_L <- INFERENCE(x)
     M-step:  for each l, descend  |g_l(h~_l) - h_{l-1}|^2 / 2  and  |f_l(h~_{l-1}) - h_l|^2 / 2
-             (-log p(h_{l-1} | h~_l) and -log q(h_l | h~_{l-1}) for unit variances)
+             (-log p(h_{l-1} | h~_l) and -log q(h_l | h~_{l-1}) for unit variances; other laws
+             have the loss of their `energy`)
 
     Nothing in the listing bounds h_1: f_1's target is f_1(x) plus the error of g_1, so that an f_1
     that runs ahead of g_1 is trained to amplify itself. The defaults hold h_1 at any depth:
@@ -127,10 +128,12 @@ class VariationalEMRule(Rule):
         losses: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs, 1):
             losses |= own_penalty(pair, level)
-            f = pair.f(h_tilde[level - 1])
-            g = pair.g(g_inputs[level - 1])
-            losses[f"f_{level}"] = pair.recognition.energy(h[level], f).mean()
-            losses[f"g_{level}"] = pair.observation.energy(h[level - 1], g).mean()
+            below = h_tilde[level - 1]
+            above = g_inputs[level - 1]
+            f_energy = pair.recognition.energy(h[level], pair.f(below), below)
+            g_energy = pair.observation.energy(h[level - 1], pair.g(above), above)
+            losses[f"f_{level}"] = f_energy.mean()
+            losses[f"g_{level}"] = g_energy.mean()
 
         return losses
 

@@ -277,10 +277,16 @@ SAMPLERS = {
 }
 
 
-def sampler_named(stack: Stack, name: str) -> Sampler:
-    """The stack's own sampler where it is of that kind, otherwise one with default settings."""
-    kind = SAMPLERS[checks.one_of("sampler", name, SAMPLERS)]
+def sampler_named(stack: Stack, name: str | None) -> Sampler:
+    """The stack's own sampler where it is of that kind, otherwise one with default settings.
+
+    Without a name it is the stack's own, or GENERATE.
+    """
     own = stack.settings.sampler
+    if name is None:
+        return own or GenerateSampler()
+
+    kind = SAMPLERS[checks.one_of("sampler", name, SAMPLERS)]
     if own is not None and type(own) is registered(kind):
         return own
 
@@ -309,9 +315,7 @@ def generate(
         >>> generate(stack, 5, seed=0).shape
         torch.Size([5, 8])
     """
-    if sampler is None:
-        sampler = stack.settings.sampler or GenerateSampler()
-    elif isinstance(sampler, str):
+    if sampler is None or isinstance(sampler, str):
         sampler = sampler_named(stack, sampler)
 
     if not isinstance(sampler, Sampler):

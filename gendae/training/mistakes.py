@@ -176,7 +176,9 @@ def _class(message: str, _: ArgumentParser) -> str | None:
         return None
 
     before = message[: unknown.start()]
-    path = unknown[1] or _classes(before)[-1]
+    path = unknown[1]
+    if path is None:
+        path = _classes(before)[-1]
     name = path.split(".")[-1]
     place = _place(before) or before.partition(":")[0]
 

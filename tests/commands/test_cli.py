@@ -304,6 +304,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         (KL + " --model KLRul", "model='KLRul' is unknown; accepted: "),
         (KL + " --model KLRul", ", KLRule, "),
         (KL + " --model KLRul", "did you mean KLRule?"),
+        (KL + " --model.help=", "--model.help='' is unknown; a public name of gendae"),
         (KL + " --model.help KLRul", "did you mean KLRule?"),
         (KL + " --data MNSIT", "did you mean MNIST?"),
         (KL + " --trainer.max_epoch 3", "did you mean --trainer.max_epochs?"),
@@ -386,7 +387,7 @@ def test_every_argument_is_an_option_with_a_help_text(name):
     options = {o.dest: o for o in parser(name)._actions if o.dest != "help"}
 
     for argument in inspect.signature(function).parameters.values():
-        if argument.kind is not argument.VAR_POSITIONAL:
+        if argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             option = options.pop(argument.name)
             assert len(option.help) > 8, argument.name
             assert option.default in (argument.default, None, False)

@@ -260,7 +260,7 @@ def test_tied_pairs_hold_one_weight_that_both_maps_move():
             Pair(Affine(4, 3, "tanh"), Affine(3, 4)),
         ),
         lambda: Stack(
-            InvertiblePair(6, "svd", "tanh", observation=Gaussian(0.5), refinements=7),
+            InvertiblePair(6, "svd", "tanh", observation=Gaussian(0.5)),
             InvertiblePair(6, "cholesky", "softplus"),
             Pair(Affine(6, 3, "tanh"), Affine(3, 6)),
         ),

@@ -9,8 +9,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gendae.laws import Bernoulli
 from gendae.layers.activations import RANGES
-from gendae.layers.invertible import FORMS, Inverse, InvertibleAffine, InvertiblePair
+from gendae.layers.invertible import (
+    FORMS,
+    Inverse,
+    InvertibleAffine,
+    InvertiblePair,
+    orthogonal,
+)
 from gendae.layers.pair import Pair
+from gendae.registry import build, describe
+
+
+def unitary(matrix):
+    """The orthogonal factor, by Gram-Schmidt."""
+    columns = []
+    for column in matrix.T:
+        rest = column - sum((column @ q) * q for q in columns)
+        columns.append(rest / rest.norm())
+
+    return torch.stack(columns, 1)
 
 
 def dense(layer):
@@ -18,18 +35,18 @@ def dense(layer):
     if layer.form == "cholesky":
         lower = torch.tril(layer.lower, -1) + torch.diag(layer.log_diagonal.exp())
         return lower @ lower.T
-    return layer.u @ torch.diag(layer.log_diagonal.exp()) @ layer.v.T
+    return unitary(layer.u) @ torch.diag(layer.log_diagonal.exp()) @ unitary(layer.v).T
 
 
-def trained(layer, steps=30, lr=0.01):
-    """The layer after some updates towards random targets, with its penalty."""
+def trained(layer, steps=30, lr=0.01, weight=1.0):
+    """The layer after some updates towards random targets, with its penalty or without."""
     x = torch.rand(64, layer.features, dtype=layer.bias.dtype)
     target = torch.rand_like(x) * 0.8 + 0.1
     optimizer = torch.optim.Adam(layer.parameters(), lr=lr)
 
     for _ in range(steps):
         optimizer.zero_grad()
-        (0.1 * (layer(x) - target).square().sum(1).mean() + layer.penalty()).backward()
+        (0.1 * (layer(x) - target).square().sum(1).mean() + weight * layer.penalty()).backward()
         optimizer.step()
 
     return layer
@@ -38,8 +55,9 @@ def trained(layer, steps=30, lr=0.01):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("activation", RANGES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_the_inverse_inverts_before_and_after_training(form, activation, dtype, tolerance):
-    layer = InvertibleAffine(12, form, activation, refinements=12).to(dtype)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_inverse_inverts_before_and_after_training(form, activation, dtype, tolerance, weight):
+    layer = InvertibleAffine(12, form, activation).to(dtype)
     x = torch.rand(50, 12, dtype=dtype) - 0.5
     start = layer.bias.clone()
 
@@ -47,36 +65,38 @@ def test_the_inverse_inverts_before_and_after_training(form, activation, dtype, 
         assert torch.allclose(layer(x), layer.s(x @ dense(layer).T + layer.bias), atol=tolerance)
         assert (layer.inverse(layer(x)) - x).abs().max() < tolerance
         assert (layer(layer.inverse(layer(x))) - layer(x)).abs().max() < tolerance
-        trained(layer)
+        trained(layer, weight=weight)
 
-    assert (layer.bias - start).abs().min() > 1e-3  # it did train
-
-
-def test_refinement_divides_the_error_by_a_constant():
-    layer = trained(InvertibleAffine(8, "svd", "linear").double(), lr=0.02)
-    x = torch.randn(20, 8, dtype=torch.float64)
-
-    errors = []
-    for layer.refinements in range(5):
-        errors.append((layer.inverse(layer(x)) - x).norm().item())
-
-    rate = layer.penalty().item() ** 0.5
-    assert 1e-4 < rate < 0.5
-    assert errors[0] > 1e-4
-    assert errors[4] < errors[0] * 20 * rate**4
+    assert (layer.bias - start).abs().mean() > 1e-2  # it did train
 
 
-def test_penalty_keeps_u_and_v_near_orthogonal():
-    with_penalty, without = (InvertibleAffine(6, "svd", "linear") for _ in range(2))
-    x = torch.rand(40, 6)
-    target = torch.rand(40, 6)
+@pytest.mark.parametrize("drift", [0.0, 0.1, 1.0, 30.0])
+def test_u_and_v_are_orthogonal_wherever_their_free_matrices_drift(drift):
+    """An approximate inverse by transposes had errors of 0.1 at a penalty of 2, of 50 at 18."""
+    layer = InvertibleAffine(12, "svd").double()
+    start = dense(layer)
+    with torch.no_grad():
+        for free in (layer.u, layer.v):
+            free += drift * torch.randn_like(free)
 
-    for layer, weight in ((with_penalty, 1.0), (without, 0.0)):
-        optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
-        for _ in range(200):
-            optimizer.zero_grad()
-            ((layer(x) - target).square().mean() + weight * layer.penalty()).backward()
-            optimizer.step()
+    x = torch.rand(50, 12, dtype=torch.float64) - 0.5
+    identity = torch.eye(12, dtype=torch.float64)
+
+    assert (layer.inverse(layer(x)) - x).abs().max() < 1e-12
+    for free in (layer.u, layer.v):
+        q = orthogonal(free)
+        assert torch.allclose(q.T @ q, identity, atol=1e-13)
+        assert torch.allclose(q, unitary(free), atol=1e-10)
+
+    if drift == 0.0:  # files of models that were orthogonal but for rounding hold the same map
+        old = layer.u @ torch.diag(layer.log_diagonal.exp()) @ layer.v.T
+        assert torch.allclose(start, old, atol=1e-6)
+
+
+def test_the_penalty_keeps_free_matrices_near_their_factors_which_alone_matter():
+    with_penalty, without = (InvertibleAffine(6, "svd", "linear").double() for _ in range(2))
+    trained(with_penalty, steps=200)
+    trained(without, steps=200, weight=0.0)
 
     assert with_penalty.penalty() < 0.01
     assert without.penalty() > 0.1
@@ -85,18 +105,47 @@ def test_penalty_keeps_u_and_v_near_orthogonal():
     assert torch.allclose(without.penalty(), by_hand)
     assert InvertibleAffine(6, "cholesky").penalty() == 0
 
+    x = torch.rand(40, 6, dtype=torch.float64)
+    before = without(x)
+    stretch = torch.rand(6, 6, dtype=torch.float64).triu() + torch.eye(6, dtype=torch.float64)
+    with torch.no_grad():
+        without.u.copy_(without.u @ stretch)
+        without.v.copy_(orthogonal(without.v))
+
+    assert torch.allclose(without(x), before)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("activation", RANGES)
+def test_volumes_are_those_of_the_jacobian(form, activation):
+    layer = trained(InvertibleAffine(5, form, activation).double(), lr=0.05)
+    x = torch.randn(4, 5, dtype=torch.float64)
+
+    of_weights = torch.linalg.slogdet(dense(layer)).logabsdet
+    jacobians = torch.vmap(torch.func.jacrev(layer))(x)
+    assert torch.allclose(layer.log_det_of_weights(), of_weights)
+    assert torch.allclose(layer.log_det(x), torch.linalg.slogdet(jacobians).logabsdet)
+
+    far = torch.full((1, 5), 300.0, dtype=torch.float64)  # where s' underflows
+    assert torch.isfinite(layer.log_det(far)).all()
+    assert torch.isfinite(layer.log_det(-far)).all()
+
 
 class Operations(TorchDispatchMode):
     """Names of the operations that ran, and the shapes of all matrix products."""
 
     def __init__(self):
         super().__init__()
-        self.names = set()
+        self.calls = []
         self.products = []
+
+    @property
+    def names(self):
+        return set(self.calls)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split("::")[1]
-        self.names.add(name.split(".")[0])
+        self.calls.append(name.split(".")[0])
         if name.startswith(("mm", "addmm", "bmm")):
             self.products.append([tuple(a.shape) for a in args if isinstance(a, torch.Tensor)])
         return func(*args, **(kwargs or {}))
@@ -104,6 +153,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_up_and_down_cost_the_square_of_the_width_per_example(form):
+    """What is cubic is done once for a batch, and not at all for L L'."""
     cubic = {
         "linalg_inv_ex",
         "linalg_solve_ex",
@@ -114,9 +164,11 @@ def test_up_and_down_cost_the_square_of_the_width_per_example(form):
         "linalg_lstsq",
         "linalg_pinv",
         "_linalg_svd",
-        "linalg_qr",
         "linalg_cholesky_ex",
     }
+    if form == "cholesky":
+        cubic.add("linalg_qr")
+
     for use in ("forward", "invert"):
         flops = []
         for width in (20, 40):
@@ -127,6 +179,7 @@ def test_up_and_down_cost_the_square_of_the_width_per_example(form):
                 getattr(layer, use)(x)
 
             assert not seen.names & cubic
+            assert seen.calls.count("linalg_qr") == (2 if form == "svd" else 0)
             assert all(
                 min(shape[0] for shape in shapes if len(shape) == 2) == 1
                 for shapes in seen.products
@@ -199,7 +252,6 @@ def test_values_out_of_range_are_refused_by_inverse_and_clamped_by_g(activation,
         (lambda: InvertibleAffine(4, form="lu"), "cholesky, svd"),
         (lambda: InvertibleAffine(4, out_features=5), "out_features=5 differs from features=4"),
         (lambda: InvertibleAffine(0), "features=0"),
-        (lambda: InvertibleAffine(4, refinements=-1), "refinements=-1"),
         (lambda: InvertiblePair(4, observation=Bernoulli()), "sigmoid"),
         (lambda: InvertibleAffine(4).inverse(torch.zeros(2, 3)), r"\(batch, 4\)"),
     ],
@@ -227,6 +279,9 @@ def test_the_pair_holds_its_parameters_once_and_its_copies_share_their_own(form)
         assert torch.allclose(other.g(other.f(x)), x, atol=1e-5)
         assert torch.allclose(pair.g(pair.f(x)), x, atol=1e-5)
         assert not torch.equal(other.f.bias, pair.f.bias)
+
+    old = build({**describe(pair), "refinements": 7})  # as files of 0.1 say
+    assert describe(old) == describe(pair)
 
     wide = copy.deepcopy(pair).to(torch.double)
     assert (wide.g(wide.f(x.double())) - x.double()).abs().max() < 1e-12

@@ -35,6 +35,7 @@ class Full(Gaussian):
     """N(mean, C) with a full covariance."""
 
     def __init__(self, covariance):
+        super().__init__()
         self.factor = torch.linalg.cholesky(covariance)
 
     def log_prob(self, h, mean, given=None):

@@ -343,9 +343,9 @@ def test_joint_laws_are_sums_and_concatenations_of_their_members():
     m1, m2, m3 = mean.split([2, 3, 2], 1)
     x = given[:, :4]
 
-    energies = [a.energy(h1, m1), b.energy(h2, m2), c.energy(h3, m3)]
-    assert torch.equal(joint.energies(h, mean), torch.stack(energies, 1))
-    assert torch.allclose(joint.energy(h, mean), energies[0] + energies[1] + energies[2])
+    energies = [a.energy(h1, m1, x), b.energy(h2, m2), c.energy(h3, m3)]
+    assert torch.equal(joint.energies(h, mean, given), torch.stack(energies, 1))
+    assert torch.allclose(joint.energy(h, mean, given), energies[0] + energies[1] + energies[2])
 
     log_prob = a.log_prob(h1, m1, x) + b.log_prob(h2, m2) + c.log_prob(h3, m3)
     assert torch.allclose(joint.log_prob(h, mean, given), log_prob)

@@ -123,6 +123,47 @@ def test_reconstruction_of_discrete_units(prior):
     assert torch.allclose(prior.reconstruct(h)[:, 4:], expected.expand(5, 6))
 
 
+#: Blocks of one law, the location and scale of their units, and values that the units can take.
+SHARES = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [0.0, 0.1, 0.9]]).double()
+CLASSES = torch.cat([torch.eye(3).double(), SHARES])
+BITS = torch.cartesian_prod(*[torch.tensor([0.0, 0.3, 1.0]).double()] * 3)
+LINE = torch.linspace(-2, 2, 401, dtype=torch.float64)[:, None]
+CASES = {
+    "categorical": ("categorical", [0.2, 0.5, 0.3], CLASSES),
+    "two classes tie": ("categorical", [0.4, 0.4, 0.2], CLASSES),
+    "the last two tie": ("categorical", [0.2, 0.4, 0.4], CLASSES),
+    "all classes tie": ("categorical", [1 / 3, 1 / 3, 1 / 3], CLASSES),
+    "bernoulli": ("bernoulli", [0.2, 0.5, 0.9], BITS),
+    "sign": ("sign", [0.5, 0.6, 0.1], 2.0 * BITS - 1.0),
+    "gaussian": ("gaussian", [0.1], LINE),
+    "laplace": ("laplace", [0.1], LINE),
+    "logistic": ("logistic", [0.1], LINE),
+}
+
+
+@pytest.mark.parametrize(("law", "location", "h"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize("noise", [0.1, 10.0])
+def test_a_mode_target_is_never_less_probable_and_of_discrete_units_the_most(
+    law, location, h, noise
+):
+    """Also where several values are equally probable; h stays if there is none above it."""
+    prior = FactorialPrior([[law, len(location)]], noise=noise)
+    prior.location = torch.tensor(location, dtype=torch.float64)
+    prior.scale = torch.full_like(prior.location, 0.7 if law in ("laplace", "logistic") else 1.0)
+
+    target = prior.reconstruct(h)
+    before = prior.log_prob(h)
+    after = prior.log_prob(target)
+
+    assert (after >= before - 1e-12).all()
+    if prior.discrete:
+        assert torch.allclose(after, before.max())
+
+        highest = torch.isclose(before, before.max(), rtol=0.0, atol=1e-12)
+        assert torch.equal(target[highest], h[highest])
+        assert FactorialPrior([[law, len(location)]]).fit(target)  # values that the units have
+
+
 def test_reconstruction_of_continuous_units(prior):
     h = draws(5)
     gain = prior.scale[:2] ** 2 / (prior.scale[:2] ** 2 + 0.09)  # the optimal denoising
