@@ -72,7 +72,7 @@ class Units:
         """d log p(h) / dh, (batch, size)."""
         raise NotImplementedError
 
-    def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
+    def target(self, h: Tensor, noise: Tensor | float, aim: str) -> Tensor:
         """The denoised h, (batch, size), see `FactorialPrior.reconstruct`."""
         raise NotImplementedError
 
@@ -137,7 +137,7 @@ class Continuous(Units):
         z = self.standardised(h)
         return self.slope(z) / self.scale
 
-    def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
+    def target(self, h: Tensor, noise: Tensor | float, aim: str) -> Tensor:
         step = noise**2 * self.scale.square() / (noise**2 + self.scale.square())
         return h + step * self.score(h)
 
@@ -284,7 +284,7 @@ class Discrete(Units):
         """Whether each bit is set in the most probable values, and whether that is a tie."""
         raise NotImplementedError
 
-    def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
+    def target(self, h: Tensor, noise: Tensor | float, aim: str) -> Tensor:
         best = self.location
         tied = torch.zeros_like(best, dtype=torch.bool)
         if aim == "mode":
