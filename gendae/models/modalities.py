@@ -126,6 +126,13 @@ class Modality:
 
         return self.law
 
+    def bounded(self, x: Tensor) -> Tensor:
+        """x^(t) in the range of this kind of data."""
+        if self.kind in UNIT_INTERVAL:
+            return x.clamp(0.0, 1.0)
+
+        return x
+
     def values(self, name: str, value: Tensor) -> Tensor:
         """x^(t) as floating-point rows, (batch, width); labels may be class indices.
 
@@ -364,6 +371,9 @@ class Identity(Gaussian):
     ) -> Tensor:
         return mean
 
+    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        return mean
+
 
 class Laws(Law):
     """Independent laws of the slices of a representation.
@@ -443,6 +453,12 @@ class Laws(Law):
 
     def noisy(self, mean: Tensor, scale: float, generator: Generator | None = None) -> Tensor:
         return torch.cat([law.noisy(m, scale, generator) for law, m in self.parts(mean)], -1)
+
+    def width_of(self, squares: Tensor, mean: Tensor) -> Tensor:
+        return torch.cat([law.width_of(s, m) for law, s, m in self.parts(squares, mean)], -1)
+
+    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        return torch.cat([law.near(m, w, generator) for law, m, w in self.parts(mean, width)], -1)
 
     def pool_log_prob(
         self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float

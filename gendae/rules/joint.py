@@ -563,6 +563,10 @@ class JointTargetPropRule(Rule):
     def _corrupt(self, level: int, h: Tensor, moment: Moment) -> Tensor:
         return self.corruption[level](h, moment.progress, moment.generator)
 
+    def fit_residuals(self, x: Tensor) -> None:
+        """The codes that the junction sees hold the noise of x too."""
+        self.stack.fit_residuals(x, self.corruption, adds_up=True)
+
     # -- prior and validation ------------------------------------------------------------------
 
     def examples(self, batch: Sequence[Tensor]) -> Tensor:
