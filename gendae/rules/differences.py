@@ -83,6 +83,24 @@ def losses_of(
     return losses
 
 
+def need_codes_of_encoders(level: int, pair: Pair) -> None:
+    """Raise a ValueError for a pair whose codes are not what its encoder gives."""
+    if type(pair).encode is not Pair.encode:
+        raise ValueError(
+            f"pair {level} is a {type(pair).__name__}, whose codes are not what f_{level} gives: "
+            "differences cannot travel through it; accepted: loop=ShortAndLongLoops()"
+        )
+
+
+def need_fixed_widths(level: int, pair: Pair) -> None:
+    """Raise a ValueError for laws of codes with parameters, which no displacement teaches."""
+    if pair.recognition.learnable or (level > 1 and pair.observation.learnable):
+        raise ValueError(
+            f"pair {level} has a law of codes that is to be learned, which DifferenceLoop does "
+            "not do; accepted: Gaussian() there, KLRule, or loop=ShortAndLongLoops()"
+        )
+
+
 @register
 class DifferenceLoop(Loop):
     """Differences around the loop: every affine map has a regression target of its own.
@@ -117,7 +135,7 @@ class DifferenceLoop(Loop):
 
     Raises:
         ValueError: for numbers out of range, or an unknown pull; for pairs whose codes are found
-            by optimisation.
+            by optimisation, and for laws of codes that are to be learned.
 
     Example:
         >>> from gendae import TargetPropRule, deep_autoencoder
@@ -149,12 +167,8 @@ class DifferenceLoop(Loop):
 
     def prepare(self, stack: Stack) -> None:
         for level, pair in enumerate(stack.pairs, 1):
-            if type(pair).encode is not Pair.encode:
-                raise ValueError(
-                    f"pair {level} is a {type(pair).__name__}, whose codes are not what f_{level} "
-                    "gives: differences cannot travel through it; accepted: "
-                    "loop=ShortAndLongLoops()"
-                )
+            need_codes_of_encoders(level, pair)
+            need_fixed_widths(level, pair)
 
         self.feedback.prepare(self.chain(stack))
         self.feedback.to(stack.device, stack.dtype)
