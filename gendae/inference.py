@@ -7,7 +7,6 @@ estimates. Both handle missing pixels inside their step: the pull of x on h_1 is
 with its missing pixels filled in by g_1(h_1) (2015, Figure 5).
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -60,11 +59,12 @@ class Inference:
     Args:
         steps: number N of updates.
         delta: step size.
-        temperature: scale of the Langevin noise sqrt(2 delta temperature) N(0, I) added at each
-            update (2015, section 3, "optional: add noise for MCMC"); 0 is deterministic.
+        temperature: T of the Langevin noise sqrt(2 delta T) N(0, I) added at each update (2015,
+            section 3, "optional: add noise for MCMC"); 0 is deterministic.
 
     Raises:
-        ValueError: for negative numbers.
+        ValueError: for negative numbers; when called, for a stack of discrete units, which no
+            small step moves.
 
     Example:
         >>> class UpAndDown(Inference):                        # h <- h + delta (f(x) - h)
@@ -80,6 +80,8 @@ class Inference:
 
     #: Runs the loop of batches without masks: `gendae.Graphs` sets it, files do not keep it.
     compiled: Callable[[Stack, Tensor, int], Representations] | None = None
+    #: Whether p(h_L), the stack's prior, takes part.
+    use_prior: bool = False
 
     def __init__(self, steps: int = 15, delta: float = 0.1, temperature: float = 0.0) -> None:
         self.steps = checks.whole("steps", steps, 0)
@@ -124,6 +126,8 @@ class Inference:
         if steps is None:
             steps = self.steps
 
+        self.check(stack, steps=steps)
+
         h = stack.feedforward(x)
         yield h
 
@@ -132,19 +136,40 @@ class Inference:
             h = step(h)
             yield h
 
+    def check(self, stack: Stack, name: str = "inference", steps: int | None = None) -> None:
+        """Raise a ValueError for a stack that this cannot move; without steps it moves nothing.
+
+        Args:
+            stack: the model.
+            name: of the argument that holds this, for the message.
+            steps: N, where it shall differ from the constructor's.
+        """
+        if steps is None:
+            steps = self.steps
+
+        if steps > 0 and stack.hard_levels:
+            levels = ", ".join(f"h_{level}" for level in stack.hard_levels)
+            raise ValueError(
+                f"{name}={type(self).__name__} moves real units, but {levels} of this stack "
+                "are discrete; accepted: steps=0, or for such stacks TargetPropRule, "
+                "AncestralSampler, LevelSampler and Inpainter.encode_decode"
+            )
+
     def begin(
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
         """The update h -> h; quantities that the loop does not change are computed here, once."""
         raise NotImplementedError(f"{type(self).__name__} must define begin")
 
-    def _diffuse(self, h: Tensor, generator: Generator | None) -> Tensor:
-        """h with Langevin noise."""
+    def _diffuse(
+        self, h: Tensor, generator: Generator | None, variance: Tensor | float = 1.0
+    ) -> Tensor:
+        """h with Langevin noise, of a variance in units of 2 delta T."""
         if self.temperature == 0.0:
             return h
 
-        scale = math.sqrt(2.0 * self.delta * self.temperature)
-        return torch.add(h, normal_like(h, generator), alpha=scale)
+        scale = (2.0 * self.delta * self.temperature * variance) ** 0.5
+        return h + scale * normal_like(h, generator)
 
 
 @register
@@ -157,16 +182,31 @@ class TargetPropInference(Inference):
 
     h_{l+1} is updated already, h_{l-1} not yet. Alpha is not multiplied by delta, as printed. The
     bracket with delta is Eq. 12, that with alpha the gradient of log p(h_l | h_{l+1}).
-    Source: Bengio et al. 2015, Algorithm 2, INFERENCE; section 8 for clamped pixels.
+
+    Eq. 12's bracket is not the gradient of log p(h_{l-1} | h_l), but S_l times it, S_l being the
+    covariance of h_l given h_{l-1}. So the prior's gradient and the Langevin noise of h_l, which
+    join it as options, are multiplied by S_l and sqrt(S_l):
+
+        h_L <- .. + delta S_L dlog p(h_L) / dh_L,       h_l <- .. + sqrt(2 delta T S_l) N(0, I)
+
+    S_l is the variance of Q(h_l | h_{l-1}), sigma_h^2 of Eq. 12, as the pair's recognition law has
+    it; 1 for laws of several modalities and others without one. Where f_l is a posterior mean
+    under that S_l, T = 1, `use_prior` and alpha = delta S_l / sigma_{l+1}^2 give samples of
+    p(h | x), in the limit of a small delta, with sigma_{l+1} of the law of h_l around g_{l+1}.
+    Where Q's variance was never learned, as under VariationalEMRule, which takes 1, T is no more
+    than a scale of the noise.
+    Source: Bengio et al. 2015, Algorithm 2, INFERENCE; section 8 for clamped pixels; Eq. 8 and 12.
 
     Args:
         steps: N; the paper's 15.
         delta: step along Eq. 12; the paper's 0.1.
         alpha: coupling to the layer above; the paper's 0.001 in training and 0.3 in GENERATE.
-        temperature: scale of optional Langevin noise.
+        temperature: T of optional Langevin noise, in units of S_l.
+        use_prior: include log p(h_L), the stack's prior; Algorithm 2 leaves it out.
 
     Raises:
-        ValueError: for negative numbers.
+        ValueError: for negative numbers; when called, for discrete units, or a prior that is not
+            fitted or has no density, under `use_prior`.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder
@@ -182,16 +222,19 @@ class TargetPropInference(Inference):
         delta: float = 0.1,
         alpha: float = 0.001,
         temperature: float = 0.0,
+        use_prior: bool = False,
     ) -> None:
         super().__init__(steps, delta, temperature)
         self.alpha = checks.at_least("alpha", alpha, 0.0)
+        self.use_prior = use_prior
 
     def begin(
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
         x = h[0]
-        from_x = h[1]  # f_1(x), which never changes while all of x is clamped
         maps = [packed(pair, x) for pair in stack.pairs]
+        f_1, _ = maps[0]
+        from_x = f_1(x)  # it never changes while all of x is clamped; h_1 may be another code
 
         # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's
         # f_l(g_l(h_l))
@@ -205,17 +248,16 @@ class TargetPropInference(Inference):
 
                 if level > 1:
                     below = down[level]
-                    up = f(h[level - 1])
-                elif mask is None:
-                    below = g(h[1])
-                    up = from_x
+                    seen = h[level - 1]
+                    up = f(seen)
                 else:
                     below = g(h[1])
-                    up = f(fill(x, mask, below))
+                    seen = fill(x, mask, below)
+                    up = from_x if mask is None else f(seen)
 
                 raised = self._raise(h[level], up, down.get(level + 1))
                 moved = raised.sub_(f(below), alpha=self.delta)
-                new[level] = self._diffuse(moved, generator)
+                new[level] = self._langevin(stack, level, h[level], seen, moved, generator)
 
                 if level > 1:
                     down[level] = g(new[level])
@@ -230,6 +272,28 @@ class TargetPropInference(Inference):
             return torch.add(h, up, alpha=self.delta)
 
         return torch.lerp(h, from_above, self.alpha).add_(up, alpha=self.delta)
+
+    def _langevin(
+        self,
+        stack: Stack,
+        level: int,
+        h: Tensor,
+        seen: Tensor,
+        moved: Tensor,
+        generator: Generator | None,
+    ) -> Tensor:
+        """What moved, with the pull of p(h_L) at the top, and with noise."""
+        pull = self.use_prior and level == stack.depth
+        if self.temperature == 0.0 and not pull:
+            return moved
+
+        variance = stack.pairs[level - 1].recognition.variance(h, seen)
+        if variance is None:
+            variance = torch.ones_like(h)
+        if pull:
+            moved = torch.addcmul(moved, variance, stack.prior.score(h), value=self.delta)
+
+        return self._diffuse(moved, generator, variance)
 
 
 @register
@@ -253,10 +317,11 @@ class GradientInference(Inference):
         q_weight: weight of log q; 0 climbs the joint likelihood (MAP).
         every_q: reward all q_t, not only q_0.
         use_prior: include log p(h_L); training and Figure 4 leave it out.
-        temperature: scale of optional Langevin noise.
+        temperature: T of optional Langevin noise; 1 samples the law that log p(x, h) is of.
 
     Raises:
-        ValueError: for negative numbers.
+        ValueError: for negative numbers; when called, for discrete units, or a prior that is not
+            fitted or has no density, under `use_prior`.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder

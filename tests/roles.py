@@ -14,11 +14,11 @@ from torch.nn.functional import one_hot
 import gendae
 from gendae.layers.activations import ACTIVATIONS
 from gendae.models.settings import Settings
-from gendae.rules.difference import Inverses, Iterations
+from gendae.rules.difference import InverseLearning, Iterations
 from gendae.rules.joint import JointWeights
+from gendae.rules.loops import LoopWeights
 from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.rates import Rates
-from gendae.rules.targetprop import LoopWeights
 from gendae.rules.targets import Hybrid
 
 ROWS = 6
@@ -236,6 +236,7 @@ GRADIENT = partial(gendae.GradientInference, 3, q_weight=0.1, every_q=True, use_
 INFERENCES = [  # x, and which of it is observed
     Member("TargetPropInference", lambda: gendae.TargetPropInference(3), "unit mask"),
     Member("Langevin", LANGEVIN, "unit mask", "infer masked"),
+    Member("under the prior", lambda: LANGEVIN(use_prior=True), "unit mask", "infer masked"),
     Member("GradientInference", GRADIENT, "unit mask"),
 ]
 
@@ -249,15 +250,24 @@ COMPLETERS = [
     Member("encode_decode", lambda: gendae.Inpainter.encode_decode(2, 2), "unit mask"),
 ]
 
-LOOPS = LoopWeights(contractive=0.1, sparsity=0.1, model=0.5)
-ALL_TERMS = {"weights": LOOPS, "top_target": "prior"}
+LOOPS = LoopWeights(model=0.5)
+PRINTED = gendae.ShortAndLongLoops(LOOPS, top_target="prior")
+ALL_TERMS = {"loop": PRINTED, "contractive": 0.1, "sparsity": 0.1}
+
+
+def around(feedback=None, **options):
+    """The loop of differences, without a start."""
+    return {"loop": gendae.DifferenceLoop(feedback, start=0, **options)}
+
+
 ALL_JOINT_TERMS = {
-    "weights": JointWeights(recirculation=0.5),
+    "weights": JointWeights(recirculation=0.5, short=0.5),
     "hiding": Hiding(walkback=1),
     "hybrid": Hybrid(joint_weight=0.5),
     "inferring": Inferring(weight=0.5),
 }
 INFERRED = {"decoder_corruption": [gendae.GaussianNoise(0.1)] * 2, "prior_codes": "inferred"}
+PULLED = gendae.TargetPropInference(3, temperature=0.1, use_prior=True)
 ROUNDS = Iterations(rounds=3, reconstruct=0.5)
 NOISY = {"samples": 3, "input_corruption": gendae.GaussianNoise(0.1)}
 
@@ -275,9 +285,14 @@ EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
     rule("VariationalEMRule", stack, variant=" inferred", **INFERRED),
+    rule("VariationalEMRule", stack, variant=" under the prior", inference=PULLED),
     rule("TargetPropRule", stack),
     rule("TargetPropRule", stack, variant=" all terms", **ALL_TERMS),
     rule("TargetPropRule", lambda: stack(units="sign"), variant=" signs"),
+    rule("TargetPropRule", stack, variant=" partners", **around(gendae.Partners())),
+    rule("TargetPropRule", stack, variant=" inverses", **around(gendae.Inverses())),
+    rule("TargetPropRule", stack, variant=" exact", **around(gendae.Exact(), pull="prior")),
+    rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
     rule("BackStepRule", tied),
     rule("KLRule", identity_top, local=False),
     rule("KLRule", identity_top, variant=" within_layer", local=False, reach="within_layer"),
@@ -320,7 +335,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Rates of classes", lambda: RATES(optimizer={"class_path": "torch.optim.NAdam"})),
     Member("LoopWeights", lambda: LOOPS),
     *(Member(type(part).__name__, lambda part=part: part) for part in ALL_JOINT_TERMS.values()),
-    Member("Inverses", lambda: Inverses([0.3, 0.1], half_life=0.2, warmup=4)),
+    Member("InverseLearning", lambda: InverseLearning([0.3, 0.1], half_life=0.2, warmup=4)),
     Member("Iterations", lambda: ROUNDS),
     *(Member(type(part).__name__, lambda part=part: part) for part in PARTS_OF_PRIORS),
     Member("FewLabels", lambda: FEW),

@@ -1,10 +1,17 @@
 """Inference against closed forms: linear-Gaussian posteriors, autograd, a transcription."""
 
+import copy
+
 import pytest
 import torch
 
 from gendae.inference import GradientInference, TargetPropInference, targetprop_gradient
-from tests.conftest import exact_encoder, linear_stack, posterior, small_stack
+from gendae.laws import Discrete, LearnedGaussian
+from gendae.models.architectures import deep_autoencoder
+from gendae.models.stack import Stack
+from gendae.rules.variational_em import VariationalEMRule
+from tests import roles
+from tests.conftest import at, exact_encoder, linear_stack, posterior, small_stack
 
 
 def test_eq_12_is_posterior_covariance_times_gradient():
@@ -50,15 +57,62 @@ def literal(stack, x, n, delta, alpha, mask=None):
     return x, h1, h2, h3
 
 
+def of_a_rule():
+    """The E-step of TRAIN."""
+    return VariationalEMRule(small_stack()).inference
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers"),
+    [
+        (lambda: TargetPropInference(steps=9, delta=0.2, alpha=0.3), (9, 0.2, 0.3)),
+        (of_a_rule, (15, 0.1, 0.001)),
+    ],
+)
 @pytest.mark.parametrize("masked", [False, True])
-def test_targetprop_inference_is_algorithm_2_for_three_layers(masked):
+def test_targetprop_inference_is_algorithm_2_for_three_layers(masked, make, numbers):
+    """With the paper's numbers where a rule is given none."""
     stack = small_stack().double()
     x = torch.rand(6, 8).double()
     mask = torch.arange(8) < 3 if masked else None
-    got = TargetPropInference(steps=9, delta=0.2, alpha=0.3)(stack, x, mask)
+    got = make()(stack, x, mask)
 
-    for a, b in zip(got, literal(stack, x, 9, 0.2, 0.3, mask), strict=True):
-        assert torch.allclose(a, b)
+    for a, b in zip(got, literal(stack, x, *numbers, mask), strict=True):
+        torch.testing.assert_close(a, b, rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("inference", [TargetPropInference(5, 0.2), GradientInference(5, 0.05)])
+@pytest.mark.parametrize(
+    "pair",
+    [member for member in roles.PAIRS if member.name != "drawn codes"],
+    ids=lambda m: m.name,
+)
+def test_a_mask_that_observes_all_is_none(pair, inference):
+    """Also where a pair encodes by other means than f."""
+    stack = Stack(pair.built())
+    x = roles.rows("unit")
+
+    clamped = inference(stack, x, torch.ones_like(x, dtype=torch.bool))
+    assert all(torch.equal(a, b) for a, b in zip(inference(stack, x), clamped, strict=True))
+
+
+@pytest.mark.parametrize("member", roles.INFERENCES, ids=lambda member: member.name)
+@pytest.mark.parametrize(
+    ("side", "pair", "level"),
+    [("recognition", 0, 1), ("recognition", 2, 3), ("observation", 1, 1)],
+)
+def test_discrete_units_of_any_level_are_refused(member, side, pair, level):
+    """But for no steps, after which h is what encoding gives."""
+    stack = deep_autoencoder([8, 6, 5, 4], ["tanh"] * 3)
+    setattr(stack.pairs[pair], side, Discrete("sign"))
+    x = torch.rand(2, 8)
+    inference = member.built()
+
+    with pytest.raises(ValueError, match=f"moves real units, but h_{level} of this stack are"):
+        inference(stack, x)
+
+    h = inference(stack, x, steps=0)
+    assert all(torch.equal(a, b) for a, b in zip(h, stack.encode(x), strict=True))
 
 
 @pytest.mark.parametrize("inference", [TargetPropInference(5), GradientInference(5, q_weight=0.5)])
@@ -175,6 +229,79 @@ def test_langevin_noise_samples_the_posterior():
 
     assert torch.allclose(h.mean(0), mean(x[0]), atol=0.03)
     assert torch.allclose(torch.cov(h.T), s, atol=0.03)
+
+
+def with_encoders(stack, variances):
+    """A linear stack with f_l = S_l W_l' / sigma^2 and Q of variance S_l, which is diagonal."""
+    for pair, variance in zip(stack.pairs, variances, strict=True):
+        s = torch.tensor(variance, dtype=torch.float64)
+        pair.recognition = LearnedGaussian(len(s)).double()
+        with torch.no_grad():
+            pair.recognition.log_sigma.copy_(s.sqrt().log())
+            pair.f.weight.copy_(s[:, None] * pair.g.weight.T / pair.observation.sigma**2)
+            pair.f.bias.normal_()  # it cancels
+
+    return stack
+
+
+def posterior_of(stack, x):
+    """Mean and covariance of p(h_1 .. h_L | x) of a linear stack, all levels side by side.
+
+    The energy is quadratic in h: its Hessian is the precision.
+    """
+    sizes = stack.sizes[1:]
+
+    def energy(h):
+        return -stack.log_joint((x[None], *h[None].split(sizes, 1))).sum()
+
+    zero = torch.zeros(sum(sizes), dtype=torch.float64)
+    precision = torch.autograd.functional.hessian(energy, zero)
+    slope = torch.autograd.functional.jacobian(energy, zero)
+    covariance = torch.linalg.inv(precision)
+
+    return -covariance @ slope, covariance
+
+
+def recursion_of(inference, stack, x):
+    """A, b and Cov[noise] of a step h <- A h + b + noise, all levels side by side."""
+    sizes = stack.sizes[1:]
+    width = sum(sizes)
+
+    def moved(h, steps):
+        rows = (x.expand(len(h), -1), *h.split(sizes, 1))
+        step = steps.begin(stack, rows, None, at(0).generator)
+        return torch.cat(step(rows)[1:], 1)
+
+    quiet = copy.copy(inference)
+    quiet.temperature = 0.0
+    rows = torch.cat([torch.zeros(1, width), torch.eye(width)]).double()
+    b, *columns = moved(rows, quiet)
+    noisy = moved(torch.zeros(200_000, width).double(), inference)
+
+    return torch.stack(columns, 1) - b[:, None], b, torch.cov(noisy.T)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "variances"),
+    [([4, 2], [(0.2, 0.7)]), ([4, 3, 2], [(0.4, 0.4, 0.4), (0.3, 0.8)])],
+)
+def test_langevin_noise_of_targetprop_samples_the_posterior(sizes, variances):
+    """With alpha = delta S_l / sigma^2 below the top, and under a prior that f does not know."""
+    stack = with_encoders(linear_stack(sizes), variances)
+    stack.prior.mean = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    stack.prior.factor = torch.tensor([[1.2, 0.0], [0.5, 0.6]], dtype=torch.float64)
+    x = torch.randn(4).double()
+    mean, covariance = posterior_of(stack, x)
+
+    delta = 1e-3
+    alpha = delta * variances[0][0] / stack.pairs[0].observation.sigma ** 2
+    inference = TargetPropInference(1, delta, alpha, temperature=1.0, use_prior=True)
+    a, b, noise = recursion_of(inference, stack, x)
+    rest = torch.eye(len(b)) - a
+    stationary = torch.linalg.solve(torch.eye(len(b) ** 2) - torch.kron(a, a), noise.flatten())
+
+    assert torch.allclose(torch.linalg.solve(rest, b), mean)
+    torch.testing.assert_close(stationary.view_as(noise), covariance, rtol=0.02, atol=0.02)
 
 
 def test_inference_leaves_no_gradients_behind_and_works_in_inference_mode():

@@ -58,6 +58,11 @@ class Inpainter:
         """
         return cls(rounds, TargetPropInference(steps=0), chains, level=None)
 
+    def check(self, stack: Stack) -> None:
+        """Raise a ValueError for a stack whose representations inference cannot move."""
+        if self.rounds > 0:
+            self.inference.check(stack, "inpainter.inference")
+
     def clamped_level(self, stack: Stack) -> int:
         """0: x is clamped, whatever level it is decoded from."""
         return 0

@@ -1,4 +1,4 @@
-"""Activations s of a layer: s in place, differences, slopes, inverse and range, a table each."""
+"""Activations s: s, s in place, differences, derivatives, inverse and range, one table each."""
 
 import math
 from collections.abc import Callable
@@ -51,6 +51,16 @@ DIFFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tanh": _tanh_difference,
     "relu": lambda a, e: torch.where(a > 0, torch.maximum(e, -a), torch.relu(a + e)),
     "linear": lambda a, e: e,
+}
+
+
+#: s'(a) from the output y = s(a), which is all that a unit has to keep of a.
+DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softplus": lambda y: -torch.expm1(-y),
+    "sigmoid": lambda y: y * (1.0 - y),
+    "tanh": lambda y: 1.0 - y.square(),
+    "relu": lambda y: (y > 0).to(y.dtype),
+    "linear": torch.ones_like,
 }
 
 

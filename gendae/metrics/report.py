@@ -88,9 +88,8 @@ def evaluation(
 
 def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
     """log p(x, h) for each inference step; None for discrete units, which cannot be moved."""
-    for pair in stack.pairs:
-        if pair.observation.hard or pair.recognition.hard:
-            return None
+    if stack.hard_levels or stack.pairs[0].observation.hard:
+        return None
 
     return traces.log_joint_trace(stack, x).mean(1).tolist()
 

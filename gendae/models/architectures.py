@@ -33,6 +33,7 @@ def deep_autoencoder(
     units: str | None = None,
     stochastic: bool = False,
     settings: Settings | None = None,
+    init: str = "normal",
 ) -> Stack:
     """A stack of affine or MLP layer pairs; by default the MNIST network of 2015, section 8.
 
@@ -43,6 +44,7 @@ def deep_autoencoder(
         visible: activation of the decoder that gives x; sigmoid for pixels in [0, 1].
         observation: law of x around g_1: gaussian (unit variance) or bernoulli.
         gain: scale of the initial weights, W ~ N(0, gain^2 / fan-in).
+        init: of affine layers' weights, see `Affine`.
         prior: P(h_L); the paper's diagonal Gaussian if None.
         hidden_f, hidden_g: widths of hidden layers inside every encoder, every decoder (2014,
             section 6); from input to output.
@@ -86,8 +88,8 @@ def deep_autoencoder(
         if noise is not None:
             above = _learned_noise(low, high, noise, noise_of_x)
 
-        f = layer(low, hidden_f, high, names[level + 1], gain)
-        g = layer(high, hidden_g, low, names[level], gain)
+        f = layer(low, hidden_f, high, names[level + 1], gain, init)
+        g = layer(high, hidden_g, low, names[level], gain, init)
         pairs.append(Pair(f, g, observation=below, recognition=above))
         below = _law_of_code(units, stochastic)
 
@@ -120,13 +122,18 @@ def _learned_noise(low: int, high: int, noise: float, noise_of_x: bool) -> Learn
 
 
 def layer(
-    low: int, hidden: Sequence[int], high: int, activation: str, gain: float
+    low: int,
+    hidden: Sequence[int],
+    high: int,
+    activation: str,
+    gain: float,
+    init: str = "normal",
 ) -> Affine | MLP:
     """An affine layer, or an MLP where it has hidden layers."""
     if hidden:
         return MLP(low, hidden, high, activation, gain=gain)
 
-    return Affine(low, high, activation, gain)
+    return Affine(low, high, activation, gain, init)
 
 
 def deep_classifier(

@@ -375,7 +375,7 @@ class Laws(Law):
         self.inputs = inputs and list(inputs)
         self.learned = nn.ModuleList(law for law in laws if law.learnable)
         self.stochastic = any(law.stochastic for law in laws)
-        self.hard = all(law.hard for law in laws)
+        self.hard = any(law.hard for law in laws)
         self.drawn = any(law.drawn for law in laws)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:

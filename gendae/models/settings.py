@@ -11,6 +11,7 @@ from gendae.registry import build, register
 if TYPE_CHECKING:
     from gendae.completion.completer import Completer
     from gendae.completion.inpainting import Inpainter
+    from gendae.models.stack import Stack
     from gendae.sampling.samplers import Sampler
 
 
@@ -61,6 +62,12 @@ class Settings:
     def or_else(self, other: Settings) -> Settings:
         """These, with the others' in the place of those that are unset."""
         return replace(other, **self.chosen())
+
+    def check(self, stack: Stack) -> None:
+        """Raise a ValueError where these cannot work with a stack, before it is trained."""
+        for part in (self.sampler, self.inpainter):
+            if part is not None:
+                part.check(stack)
 
     def chosen(self) -> dict[str, Any]:
         """Those that are set, by name."""

@@ -90,6 +90,18 @@ class Stack(nn.Module):
         return [self.pairs[0].f.in_features, *(pair.f.out_features for pair in self.pairs)]
 
     @property
+    def hard_levels(self) -> list[int]:
+        """Levels l = 1 .. L of discrete units, which no small step moves."""
+        observations = [*(pair.observation for pair in self.pairs[1:]), None]
+
+        levels = []
+        for level, (pair, law) in enumerate(zip(self.pairs, observations, strict=True), 1):
+            if pair.recognition.hard or (law is not None and law.hard):
+                levels.append(level)
+
+        return levels
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device

@@ -18,6 +18,7 @@ from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import build
+from gendae.rules.chain import Chain, clean
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Maps, Rates
 from gendae.rules.shell import Shell
@@ -76,6 +77,7 @@ class Rule(Shell):
                 "stacks, and would leave the output layer as it is; accepted: a Stack"
             )
         self.stack.settings = self.stack.settings.or_else(self.DEFAULT_SETTINGS)
+        self.stack.settings.check(self.stack)
 
         self.rates: Rates = build(rates)
         self.rates.check(self.maps())
@@ -88,7 +90,23 @@ class Rule(Shell):
         """
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
+    def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
+        """The sum of the losses of clean examples, whose gradient an update follows."""
+        return sum(self.losses(batch, moment).values())
+
     # -- what a rule may define ----------------------------------------------------------------
+
+    def global_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
+        """The loss of the whole model that local losses stand for, through all layers.
+
+        Its exact gradient is what credit assignment is measured by. For a generative stack it is
+        -log P(x | h_1) of the noise-free reconstruction from the top, unless a rule says more.
+        """
+        x = batch[0]
+        chain = Chain.of(self.stack)
+        _, output = chain.through(x, clean, moment)
+
+        return chain.links[-1].energy(x, output).mean()
 
     def maps(self) -> Maps:
         """Encoders "f" and decoders "g" of the layers, each with the law around it."""

@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.layers.pair import Pair
-from gendae.models.classifier import Classifier, label_loss
+from gendae.models.classifier import Classifier
 from gendae.models.stack import Stack
 from gendae.rules.base import Rule
 from gendae.rules.difference import DifferenceTargetPropRule
@@ -34,7 +34,10 @@ SEED = 0  # of the draws of stochastic units
 
 
 class Angles(NamedTuple):
-    """Between the gradients of the rule and of back-propagation, for f_1 .. f_M, (M,)."""
+    """Between the gradients of the rule and of back-propagation, for each map.
+
+    The maps are f_1 .. f_M of a classifier, (M,), and f_1 .. f_L, g_1 .. g_L of a stack, (2 L,).
+    """
 
     cosine: Tensor
     degrees: Tensor
@@ -65,42 +68,32 @@ def _batch(rule: SupervisedRule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def supervised(rule: Rule) -> SupervisedRule:
-    """`rule` if it trains a classifier, else a ValueError."""
-    if not isinstance(rule, SupervisedRule):
-        raise ValueError(  # noqa: TRY004 - a choice of the user
-            f"rule={type(rule).__name__} has no global loss to assign credit for; accepted: "
-            "rules that train a Classifier, such as DifferenceTargetPropRule or BackpropRule"
-        )
-
-    return rule
-
-
 # -- directions of the updates
 # ----------------------------------------------------------------------
 
 
-def angles(rule: SupervisedRule, x: Tensor, y: Tensor) -> Angles:
-    """Angle by W_l and b_l between the gradients of the rule's losses and of the global loss.
+def angles(rule: Rule, x: Tensor, y: Tensor | None = None) -> Angles:
+    """Angles by W_l and b_l between the gradients of the rule's losses and of the global loss.
 
     The rule's gradient is that of the sum of its losses. Below 90 degrees a small update of layer
-    l lowers the loss of this batch. Both gradients are taken before the optimizer, without weight
-    decay. No gradient exists where h_l travels as bits or draws: the reference is then the
-    straight-through estimate, for the same draws as the rule's.
+    l lowers the global loss of this batch. Both gradients are taken before the optimizer, without
+    weight decay, and with the same noise. No gradient exists where h_l travels as bits or draws:
+    the reference is then the straight-through estimate, for the same draws as the rule's.
     Source: Lee 2018, Theorem 1 (for one example, and g_l = f_l^-1).
 
     Args:
-        rule: any rule that trains a classifier.
+        rule: any rule that has a global loss, see `Rule.global_loss`: that of the labels for
+            classifiers, that of the reconstruction for generative stacks.
         x: clean images, (batch, width of x).
-        y: class indices, (batch,).
+        y: class indices, (batch,), for a classifier.
 
     Returns:
-        Cosine and degrees, (M,), in float64 on the CPU; NaN where either gradient is zero, as in a
-        fixed layer.
+        Cosine and degrees of each map, in float64 on the CPU; NaN where either gradient is zero,
+        as in a fixed layer.
 
     Raises:
-        ValueError: for a rule without a global loss, and for x or labels that the classifier does
-            not take.
+        ValueError: for a rule without a global loss, and for x or labels that the model does not
+            take.
 
     Example:
         >>> from gendae.models.architectures import deep_classifier
@@ -108,16 +101,23 @@ def angles(rule: SupervisedRule, x: Tensor, y: Tensor) -> Angles:
         >>> rule = BackpropRule(deep_classifier([8, 6, 6], classes=3), fixed=1)
         >>> angles(rule, torch.rand(10, 8), torch.randint(3, (10,))).cosine.round(decimals=4)
         tensor([nan, 1., 1.], dtype=torch.float64)
+        >>> from gendae import DifferenceLoop, Exact, TargetPropRule, deep_autoencoder
+        >>> rule = TargetPropRule(deep_autoencoder([8, 6, 4]), DifferenceLoop(Exact()))
+        >>> angles(rule, torch.rand(10, 8)).cosine.round(decimals=4)
+        tensor([1., 1., 1., 1.], dtype=torch.float64)
     """
-    x, y = _batch(supervised(rule), x, y)
-    layers = [_trainable(f) for f in rule.stack.encoders]
+    batch: tuple[Tensor, ...]
+    if isinstance(rule, SupervisedRule):
+        batch = _batch(rule, x, y)
+        maps = list(rule.stack.encoders)
+    else:
+        batch = (checks.rows("x", checks.width("x", x, rule.stack.sizes[0])),)
+        maps = [pair.f for pair in rule.stack.pairs] + [pair.g for pair in rule.stack.pairs]
+    layers = [_trainable(layer) for layer in maps]
 
     with torch.enable_grad():
-        own_loss = sum(rule.losses_of(x, y, _seeded()).values())
-        own = _gradients(own_loss, layers)
-
-        global_loss = label_loss(rule.stack(x, rule.copies, _seeded().generator), y)
-        reference = _gradients(global_loss, layers)
+        own = _gradients(rule.total_loss(batch, _seeded()), layers)
+        reference = _gradients(rule.global_loss(batch, _seeded()), layers)
 
     cosines = [a @ b / (a.norm() * b.norm()) for a, b in zip(own, reference, strict=True)]
     cosine = torch.stack(cosines)
@@ -366,11 +366,12 @@ def _stacked(of_layers: Sequence[Tensor], x: Tensor) -> Tensor:
 # -----------------------------------------------------------------------------------
 
 
-def by_layer(rule: SupervisedRule, x: Tensor, y: Tensor) -> dict[str, dict[int, float]]:
+def by_layer(rule: Rule, x: Tensor, y: Tensor | None = None) -> dict[str, dict[int, float]]:
     """Measures to follow in training, by name and layer l.
 
-    cosine: see `angles`. For rules with targets also improves (Eq. 3.3) and local (Eq. 3.6), see
-    `target_improvement`, and inverse, see `inverse_error`.
+    cosine: see `angles`; of a generative stack cosine_f and cosine_g. For rules with targets of
+    labels also improves (Eq. 3.3) and local (Eq. 3.6), see `target_improvement`, and inverse, see
+    `inverse_error`.
 
     Example:
         >>> from gendae.models.architectures import deep_classifier
@@ -379,7 +380,12 @@ def by_layer(rule: SupervisedRule, x: Tensor, y: Tensor) -> dict[str, dict[int, 
         >>> {name: list(values) for name, values in measures.items()}
         {'cosine': [1, 2, 3], 'improves': [1, 2], 'local': [1], 'inverse': [2]}
     """
-    measures = {"cosine": _numbered(angles(rule, x, y).cosine)}
+    cosine = angles(rule, x, y).cosine
+    if not isinstance(rule, SupervisedRule):
+        encoders, decoders = cosine.chunk(2)
+        return {"cosine_f": _numbered(encoders), "cosine_g": _numbered(decoders)}
+
+    measures = {"cosine": _numbered(cosine)}
     if isinstance(rule, DifferenceTargetPropRule):
         targets = target_improvement(rule, x, y)
         measures["improves"] = _numbered(targets.improves)

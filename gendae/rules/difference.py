@@ -21,7 +21,7 @@ SCHEDULES = ("joint", "alternate")
 
 @register
 @dataclass(frozen=True)
-class Inverses:
+class InverseLearning:
     """How the inverses g_2 .. g_L learn.
 
     Args:
@@ -124,7 +124,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         scaled: divide the targets' losses by 2 step. Their gradients then have the scale of
             back-propagation's, and do not depend on step while it is small; Eq. 3.4 as printed,
             and the original code, do not.
-        inverses: how g_2 .. g_L learn; see `Inverses`.
+        inverses: how g_2 .. g_L learn; see `InverseLearning`.
         iterations: rounds of iterative target propagation; see `Iterations`.
         input_corruption, samples, rates, log_every: see `SupervisedRule`.
 
@@ -146,7 +146,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         step: float = 0.1,
         difference: bool = True,
         scaled: bool = True,
-        inverses: Inverses = Inverses(),
+        inverses: InverseLearning = InverseLearning(),
         iterations: Iterations = Iterations(),
         input_corruption: Corruption | None = None,
         samples: int = 1,
@@ -159,7 +159,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         self.difference = bool(difference)
         self.scaled = bool(scaled)
 
-        self.inverses: Inverses = build(inverses)
+        self.inverses: InverseLearning = build(inverses)
         self.noise_of_inverses = self.inverses.noise(self.stack.depth)
 
         self.iterations: Iterations = build(iterations)
@@ -181,7 +181,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         return 2 if self.inverses.schedule == "alternate" else 1
 
     def learning(self, update: int, batch_idx: int) -> tuple[str, ...]:
-        """Inverses "g" first, then encoders "f", in each epoch ("alternate") or at the start."""
+        """InverseLearning "g" first, then encoders "f", in each epoch ("alternate") or at the start."""
         if self.inverses.schedule == "alternate":
             first_half = 2 * batch_idx < self.trainer.num_training_batches
             return ("g",) if first_half else ("f",)

@@ -50,8 +50,11 @@ class JointWeights:
 
     Args:
         target: of target_f.
-        pair: of pair.
+        pair: of pair, in which the decoder's error reaches the encoder.
+        short: of short_g, in which it does not; with pair=0 and recirculation=1 the pairs are
+            trained as the listing has it.
         recirculation: of short_f.
+        long: of long_g.
         modalities: of each modality's reconstruction by the junction, by name; 1 where not named.
 
     Raises:
@@ -60,11 +63,13 @@ class JointWeights:
 
     target: float = 1.0
     pair: float = 1.0
+    short: float = 0.0
     recirculation: float = 0.0
+    long: float = 1.0
     modalities: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("target", "pair", "recirculation"):
+        for name in ("target", "pair", "short", "recirculation", "long"):
             checks.at_least(f"weights.{name}", getattr(self, name), 0.0)
 
     def of_each(self, stack: JointStack) -> list[float]:
@@ -80,8 +85,10 @@ class JointTargetPropRule(Rule):
 
     Below the junction, with h~_l = f_l(h~_{l-1}) from a corrupted x, l = 1 .. J:
            pair_l:     h_{l-1} is a target for g_l(corrupt(f_l(h~_{l-1}))): an auto-encoder
+           short_g_l:  h_{l-1} is a target for g_l(corrupt(h_l)), the listing's form of pair_l
            short_f_l:  h_l is a target for f_l(g_l(corrupt(h_l)))            (recirculation)
            target_f_l: h^_l is a target for f_l(h~_{l-1})
+           long_g_l:   h_{l-1} is a target for g_l(corrupt(h^_l))
     Junction, with a random part of the observed modalities hidden from it:
            joint_{J+1}: h_J^(t), observed, is a target for g(corrupt(f(m * corrupt(h~_J), m)))
     Above it, further pairs make the top stack one deep denoising auto-encoder (3.2).
@@ -97,8 +104,9 @@ class JointTargetPropRule(Rule):
 
     All inputs and targets are detached: no gradient leaves the pair that it is computed in (reach
     "pair"). A pair here is an auto-encoder trained as one: its decoder's error reaches its
-    encoder, as in section 2.2.4. With reach "full" the joint criterion is back-propagated through
-    all encoders instead of being turned into targets: the reference.
+    encoder, as in section 2.2.4, unless short_g takes the place of pair. With reach "full" the
+    joint criterion is back-propagated through all encoders instead of being turned into targets,
+    of which there are none then, nor long loops: the reference.
     Source: Bengio 2014, Algorithm 5 and sections 3.1, 3.3 and 4.
 
     Args:
@@ -125,7 +133,7 @@ class JointTargetPropRule(Rule):
         >>> label = torch.tensor([0, 2, -1, 1])
         >>> x, observed = stack.join({"image": torch.rand(4, 8), "label": label})
         >>> sorted(JointTargetPropRule(stack).losses((x, observed)))
-        ['joint_image_2', 'joint_label_2', 'pair_1', 'target_f_1']
+        ['joint_image_2', 'joint_label_2', 'long_g_1', 'pair_1', 'target_f_1']
     """
 
     score = ("val/error", "min")
@@ -268,8 +276,9 @@ class JointTargetPropRule(Rule):
 
         terms |= self._joint(filled, noisy[-1], moment)
 
-        if self.reach == "pair" and self.weights.target > 0 and self.stack.level > 0:
-            terms |= self._targets(filled, noisy, outputs)
+        wanted = self.weights.target > 0 or self.weights.long > 0
+        if self.reach == "pair" and wanted and self.stack.level > 0:
+            terms |= self._targets(filled, noisy, outputs, moment)
 
         return terms
 
@@ -289,26 +298,42 @@ class JointTargetPropRule(Rule):
     def _pair(
         self, level: int, filled: Filled, output: Tensor, moment: Moment
     ) -> dict[str, Tensor]:
-        """The pair as a denoising auto-encoder, and its decoder as an input of its encoder."""
+        """The pair as a denoising auto-encoder, and its short loops."""
         pair = self.stack.pairs[level - 1]
-        law = pair.observation
-        below = filled.h[level - 1]
         above = filled.h[level]
 
         terms = {}
         if self.weights.pair > 0:
             code = self._corrupt(level, pair.recognition.transmit(output), moment)
-            mean = pair.g(code)
-            energies = law.energies(below, mean) * filled.there
-            terms[f"pair_{level}"] = self.weights.pair * energies.sum(1).mean()
+            error = self._decoding_error(level, filled, pair.g(code))
+            terms[f"pair_{level}"] = self.weights.pair * error
+
+        if self.weights.short == 0 and self.weights.recirculation == 0:
+            return terms
+
+        decoded = pair.g(self._corrupt(level, above, moment))
+        if self.weights.short > 0:
+            error = self._decoding_error(level, filled, decoded)
+            terms[f"short_g_{level}"] = self.weights.short * error
 
         if self.weights.recirculation > 0:
-            with torch.no_grad():
-                again = law.transmit(pair.g(self._corrupt(level, above, moment)))
+            again = pair.observation.transmit(decoded.detach())
             energies = pair.recognition.energies(above, pair.f(again)) * filled.there
             terms[f"short_f_{level}"] = self.weights.recirculation * energies.sum(1).mean()
 
         return terms
+
+    def _decoding_error(self, level: int, filled: Filled, mean: Tensor) -> Tensor:
+        """-log P(h_{l-1}) around a mean from g_l, of the modalities that are there.
+
+        A modality without a pair at this level has no decoder that could err.
+        """
+        law = self.stack.pairs[level - 1].observation
+        energies = law.energies(filled.h[level - 1], mean) * filled.there
+
+        modalities = enumerate(self.stack.modalities.values())
+        decoded = [t for t, modality in modalities if len(modality.pairs) >= level]
+        return energies[:, decoded].sum(1).mean()
 
     # -- the E-step ----------------------------------------------------------------------------
 
@@ -439,9 +464,13 @@ class JointTargetPropRule(Rule):
     # -- targets for the stacks below ----------------------------------------------------------
 
     def _targets(
-        self, filled: Filled, noisy: list[Tensor], outputs: list[Tensor]
+        self, filled: Filled, noisy: list[Tensor], outputs: list[Tensor], moment: Moment
     ) -> dict[str, Tensor]:
-        """Squared distance of every f_l's output to its target, 1/2 |f_l(h~_{l-1}) - h^_l|^2."""
+        """The terms of the way down: target_f_l and long_g_l.
+
+        That of f_l is the squared distance of its output to its target,
+        1/2 |f_l(h~_{l-1}) - h^_l|^2.
+        """
         h = [layer.detach() for layer in noisy]
         top = self._top_displacement(h[-1], filled)
         d = displacements(self.stack.pairs[: self.stack.level], h, top, self.difference)
@@ -449,9 +478,16 @@ class JointTargetPropRule(Rule):
         terms = {}
         for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
             move = move * self.stack.spread(filled.there, level)
-            # output - output is zero: the error is the displacement, to its last digit
-            error = output - output.detach() - move
-            terms[f"target_f_{level}"] = 0.5 * self.weights.target * error.square().sum(-1).mean()
+            if self.weights.target > 0:
+                # output - output is zero: the error is the displacement, to its last digit
+                error = output - output.detach() - move
+                distance = error.square().sum(-1).mean()
+                terms[f"target_f_{level}"] = 0.5 * self.weights.target * distance
+
+            if self.weights.long > 0:
+                code = self._corrupt(level, h[level] + move, moment)
+                error = self._decoding_error(level, filled, self.stack.pairs[level - 1].g(code))
+                terms[f"long_g_{level}"] = self.weights.long * error
 
         return terms
 

@@ -32,29 +32,43 @@ def send(law: Law, mean: Tensor) -> Tensor:
 class KLRule(Rule):
     """Every layer's joint law under Q is matched to that under P, by stochastic gradient.
 
-    On the noisy way up, h_l ~ Q(h_l | h_{l-1}) (sigma_l learned where the pair's recognition law
-    is a LearnedGaussian). The clean way has h_l = f_l(h_{l-1}) up to h_L, and comes down again to
-    h^_l. The cost sums
+    On the noisy way up, h~_l ~ Q(h_l | h~_{l-1}) around m_l = f_l(h~_{l-1}), with sigma_l learned
+    where the pair's recognition law is a LearnedGaussian. On the clean way, h_l = f_l(h_{l-1}) up
+    to h_L, and h^_{l-1} = g_l(h^_l) down again from h^_L = h_L. The cost sums
 
-        reconstruction_l = -log P(x | h_l)            noisy short loops x -> h_l -> x, every l
-        entropy_l        = -alpha H(Q(h_l | h_{l-1}))   (-alpha log sigma_l and a constant)
-        prior_l          = -alpha log P(h_l | h^_l)   l < L: the clean upper loop trains the
-                                                      layers above, h^_l the encoder below
+        reconstruction_l = -log P(x | h~_l)           short loops x -> h~_l -> x, every l
+        entropy_l        = -alpha H(Q(h_l | h~_{l-1}))  (-alpha log sigma_l and a constant)
+        prior_l          = -alpha log P(h_l | h^_l)   l < L, clean, h^_l a constant: the target of
+                                                      h_l, for the encoders below
+        long_l           = -alpha log P(m_l | h~_l -> .. h~_L -> .. h^_l)   l < L, noisy, m_l and
+                                                      h~_l constants: for the layers above
         prior_L          = -alpha E_Q log P(h_L)      closed form where there is one (Eq. 22)
-        layer_l          = -log P(h_{l-1} | h_l)      noisy, l > 1; only if reach="within_layer"
+        layer_l          = -log P(m_{l-1} | h~_l)     l > 1; only if reach="within_layer"
 
     One pair under N(0, I) with alpha = 1 is exactly the variational auto-encoder; alpha is then
-    its beta. The listing starts the long loop from the noisy h_L, section 2.2.5 wants it
-    noise-free: clean here.
+    its beta.
+
+    The listing has one long loop, for both of its gradients. Here they are two. The loop that
+    gives targets is free of noise, "as clean as possible of a target" (2.2.5). The loop that
+    trains the layers above is a denoising auto-encoder, item 2 of the listing's caption: with
+    m_l as its target, and Gaussian noise, its optimum r is r(h) - h = sigma_l^2 dlog Q(h) / dh,
+    exactly. Trained without noise, h^_l - h_l is no score, and h^_l no target. For the same reason
+    `layer_l` asks for m_{l-1}, and not for the noisy h~_{l-1} that f_l sees: each pair is a
+    denoising auto-encoder (item 1).
+
+    The entropies are those of the listing, given the layer below, and add up to that of
+    Q(h_1 .. h_L | x). Eq. 7 has H(Q(h_l | x)), which has no closed form for l > 1. It is never
+    smaller, so that the listing's cost is an upper bound of Eq. 7's; they are equal for l = 1, and
+    where the layers below have no noise.
 
     Source: Bengio 2014, Algorithm 1, Eq. 3-7, 22; questions 1 and 2 for `reach`.
 
     Args:
         stack: the model. Laws of h_l around f_l are the pairs' `recognition` laws.
         alpha: trade-off between reconstruction and the pressure to make Q(h) simple.
-        reach: how far gradients travel: "full", through all layers; or "within_layer", where
-            gradients from one pair to another are cut off, and `layer_l` makes each pair a
-            denoising auto-encoder.
+        reach: how far gradients travel: "full", through all layers that a term is for; or
+            "within_layer", where gradients from one pair to another are cut off, and `layer_l`
+            makes each pair a denoising auto-encoder.
         intermediate: keep the terms of the layers below the top. If False, and with reach="full",
             only the top's remain: back-propagation alone (question 1).
         training_prior: P(h_L) in the cost, where it shall differ from the stack's own, which is
@@ -73,8 +87,9 @@ class KLRule(Rule):
         >>> _ = torch.manual_seed(0)
         >>> stack = deep_autoencoder([8, 6, 4], ["softplus", "linear"], noise=0.3,
         ...                          prior=GaussianPrior("identity", 1.0))
-        >>> list(KLRule(stack).losses((torch.rand(10, 8),)))
-        ['reconstruction_1', 'entropy_1', 'reconstruction_2', 'entropy_2', 'prior_1', 'prior_2']
+        >>> sorted(KLRule(stack).losses((torch.rand(10, 8),)))  # doctest: +NORMALIZE_WHITESPACE
+        ['entropy_1', 'entropy_2', 'long_1', 'prior_1', 'prior_2', 'reconstruction_1',
+         'reconstruction_2']
     """
 
     def __init__(
@@ -181,18 +196,21 @@ class KLRule(Rule):
                 losses |= self._of_level(level, x, noisy, means)
 
         if self.intermediate:
-            losses |= self._upper_loop(x)
+            losses |= self._targets(x)
+            losses |= self._long_loops(noisy, means, moment.generator)
 
         variance = self.stack.pairs[-1].recognition.variance(means[-1], self.cut(noisy[-2]))
         energy = self.cost_prior.cross_entropy(noisy[-1], means[-1], variance)
         losses[f"prior_{top}"] = self.alpha * energy.mean()
         return losses
 
-    def _climb(self, x: Tensor, generator: Generator | None) -> tuple[list[Tensor], list[Tensor]]:
-        """h_0 .. h_L ~ Q, and the means f_l(h_{l-1}) around which they were drawn."""
-        noisy = [x]
+    def _climb(
+        self, h: Tensor, generator: Generator | None, start: int = 0
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """h~_start .. h~_L ~ Q, and the means f_l(h~_{l-1}) around which they were drawn."""
+        noisy = [h]
         means = []
-        for level, pair in enumerate(self.stack.pairs, 1):
+        for level, pair in enumerate(self.stack.pairs[start:], start + 1):
             below = self.cut(noisy[-1])
             mean = pair.f(below)
             means.append(mean)
@@ -213,7 +231,7 @@ class KLRule(Rule):
     ) -> dict[str, Tensor]:
         """reconstruction_l, entropy_l and layer_l, where the level has them."""
         pair = self.stack.pairs[level - 1]
-        losses = {f"reconstruction_{level}": self._reconstruction(x, noisy[level], level)}
+        losses = {f"reconstruction_{level}": self._energy(x, noisy[level], level)}
 
         if pair.recognition.stochastic and not self._has_tied_noise(level):
             below = self.cut(noisy[level - 1])
@@ -221,33 +239,56 @@ class KLRule(Rule):
             losses[f"entropy_{level}"] = -self.alpha * entropy
 
         if self.reach == "within_layer" and level > 1:
-            target = noisy[level - 1].detach()
-            energy = pair.observation.energy(target, pair.g(noisy[level]))
-            losses[f"layer_{level}"] = energy.mean()
+            target = self._clean(level - 1, means)
+            losses[f"layer_{level}"] = self._energy(target, noisy[level], level, level - 1)
 
         return losses
 
-    def _reconstruction(self, x: Tensor, h: Tensor, level: int) -> Tensor:
-        for pair in reversed(self.stack.pairs[1:level]):
+    def _energy(self, target: Tensor, h: Tensor, start: int, stop: int = 0) -> Tensor:
+        """-log P(target | h), where h of level `start` is decoded to the target's level."""
+        for pair in reversed(self.stack.pairs[stop + 1 : start]):
             h = self.cut(send(pair.observation, pair.g(h)))
 
-        bottom = self.stack.pairs[0]
-        return bottom.observation.energy(x, bottom.g(h)).mean()
+        last = self.stack.pairs[stop]
+        return last.observation.energy(target, last.g(h)).mean()
 
-    def _upper_loop(self, x: Tensor) -> dict[str, Tensor]:
-        """-alpha log P(h_l | h^_l) for l = 1 .. L-1, from the clean way up and down."""
+    def _clean(self, level: int, means: list[Tensor]) -> Tensor:
+        """The noise-free value of h~_l, a constant."""
+        return self.stack.pairs[level - 1].recognition.transmit(means[level - 1].detach())
+
+    def _targets(self, x: Tensor) -> dict[str, Tensor]:
+        """prior_l, l = 1 .. L-1, from the clean way up and down."""
+        *below, top = self.stack.pairs
         h = [x]
-        for pair in self.stack.pairs:
+        for pair in below:
             h.append(send(pair.recognition, pair.f(self.cut(h[-1]))))
 
+        with torch.no_grad():
+            h_hat = top.recognition.transmit(top.f(h[-1]))
+
         losses = {}
-        h_hat = h[-1]
         for level in range(self.stack.depth - 1, 0, -1):
             pair = self.stack.pairs[level]
-            mean = pair.g(h_hat)
+            with torch.no_grad():
+                mean = pair.g(h_hat)
+                h_hat = pair.observation.transmit(mean)
+
             energy = pair.observation.energy(h[level], mean).mean()
             losses[f"prior_{level}"] = self.alpha * energy
-            h_hat = self.cut(send(pair.observation, mean))
+
+        return losses
+
+    def _long_loops(
+        self, noisy: list[Tensor], means: list[Tensor], generator: Generator | None
+    ) -> dict[str, Tensor]:
+        """long_l, l = 1 .. L-1: the layers above h_l as a denoising auto-encoder of it."""
+        top = self.stack.depth
+
+        losses = {}
+        for level in range(1, top):
+            above, _ = self._climb(noisy[level].detach(), generator, start=level)
+            energy = self._energy(self._clean(level, means), above[-1], top, level)
+            losses[f"long_{level}"] = self.alpha * energy
 
         return losses
 

@@ -79,6 +79,8 @@ class Rates:
         f, g: learning rates of encoders and decoders; a number, or one for each layer.
         decay_f, decay_g: weight decay, likewise; decoupled for "adam", a term of the gradient for
             others.
+        feedback, decay_feedback: those of feedback that learns beside them, bottom encoder first
+            and bottom decoder last.
         hold: fraction of training at constant rates.
         optimizer: "adam" (AdamW), "rmsprop" (centred, momentum 0.9: the original experiments of
             Lee 2018), "sgd" (momentum 0.9), the path of a class such as torch.optim.NAdam, or
@@ -104,13 +106,15 @@ class Rates:
     g: PerLayer = 1e-3
     decay_f: PerLayer = 0.0
     decay_g: PerLayer = 0.0
+    feedback: PerLayer = 1e-3
+    decay_feedback: PerLayer = 0.0
     hold: float = 0.0
     optimizer: Choice = "adam"
     clip: float | None = None
     decline: Choice = "linear"
 
     def __post_init__(self) -> None:
-        for name in ("f", "g", "decay_f", "decay_g"):
+        for name in ("f", "g", "decay_f", "decay_g", "feedback", "decay_feedback"):
             for value in _numbers(getattr(self, name)):
                 checks.at_least(f"rates.{name}", value, 0.0)
 

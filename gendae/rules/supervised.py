@@ -10,7 +10,7 @@ from gendae import checks
 from gendae.corruption import Corruption
 from gendae.data.loader import Split
 from gendae.layers.affine import Affine
-from gendae.models.classifier import Classifier
+from gendae.models.classifier import Classifier, label_loss
 from gendae.models.settings import Settings
 from gendae.registry import build
 from gendae.rules.base import Rule
@@ -134,6 +134,15 @@ class SupervisedRule(Rule):
         # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
         classes = self.stack.classes if self._trainer is None else None
         return x, checks.labels("y", y, len(x), classes)
+
+    def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
+        x, y = batch
+        return sum(self.losses_of(x, y, moment).values())
+
+    def global_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
+        """Cross-entropy of the labels, in nats."""
+        x, y = batch
+        return label_loss(self.stack(x, self.copies, moment.generator), y)
 
     @property
     def copies(self) -> int:

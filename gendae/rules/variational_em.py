@@ -12,6 +12,7 @@ from gendae.inference import Inference, Representations, TargetPropInference
 from gendae.models.noise import corruption_of_each
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
+from gendae.priors.base import Prior
 from gendae.registry import build, register
 from gendae.rules.base import Rule, own_penalty
 from gendae.rules.moment import Moment
@@ -48,7 +49,8 @@ class VariationalEMRule(Rule):
         rates, log_every: see `Rule`.
 
     Raises:
-        ValueError: for lists of a wrong length or numbers out of range.
+        ValueError: for lists of a wrong length, numbers out of range, or discrete units, which
+            inference does not move.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder
@@ -71,10 +73,12 @@ class VariationalEMRule(Rule):
         rates: Rates = Rates(f=1.2e-4, g=4e-4, hold=0.3),
         log_every: int = 50,
     ) -> None:
+        stack = build(stack)
+        inference = build(inference) or TargetPropInference()
+        inference.check(stack)
         super().__init__(stack, rates, log_every)
 
-        self.inference: Inference = build(inference) or TargetPropInference()
-
+        self.inference: Inference = inference
         self.corruption = corruption_of_each(self.stack, build(corruption))
         self.decoder_corruption = None
         if decoder_corruption is not None:
@@ -95,8 +99,15 @@ class VariationalEMRule(Rule):
 
         return self.inference.steps * moment.update // self.warmup
 
+    @property
+    def prior_in_losses(self) -> Prior | None:
+        return self.stack.prior if self.inference.use_prior else None
+
     def phase(self, moment: Moment) -> Hashable | None:
-        """The number of inference steps."""
+        """The number of inference steps; None under a prior that changes."""
+        if super().phase(moment) is None:
+            return None
+
         return (self.inference_steps(moment),)
 
     def expect(self, x: Tensor, moment: Moment = Moment()) -> Representations:
@@ -127,8 +138,12 @@ class VariationalEMRule(Rule):
         return losses
 
     def codes(self, x: Tensor) -> Tensor:
-        """Feed-forward or inferred codes, as `prior_codes` says."""
-        if self.prior_codes == "inferred":
+        """Feed-forward or inferred codes, as `prior_codes` says.
+
+        They are feed-forward ones while inference lacks a prior that it asks for.
+        """
+        possible = self.stack.prior.fitted or not self.inference.use_prior
+        if self.prior_codes == "inferred" and possible:
             return self.inference(self.stack, x)[-1]
 
         return super().codes(x)

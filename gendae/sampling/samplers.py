@@ -68,10 +68,15 @@ class Sampler:
         self, stack: Stack, n: int, generator: Generator | None = None, batch_size: int = BATCH
     ) -> Iterator[Tensor]:
         """The same samples batch by batch, on the stack's device: memory does not grow with n."""
+        self.check(stack)
+
         for first in range(0, n, POOL):
             pool = stack.prior.sample(min(POOL, n - first), generator)
             for codes in pool.split(batch_size):
                 yield self.from_codes(stack, codes, generator)
+
+    def check(self, stack: Stack) -> None:
+        """Raise a ValueError for a stack whose representations the transitions cannot move."""
 
     def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
         """x from samples of the prior: down, and `rounds` transitions."""
@@ -154,6 +159,10 @@ class GenerateSampler(Sampler):
         super().__init__(rounds)
         self.inference = build(inference) or TargetPropInference(alpha=0.3)
 
+    def check(self, stack: Stack) -> None:
+        if self.rounds > 0:
+            self.inference.check(stack, "sampler.inference")
+
     def step(
         self, stack: Stack, h: Representations, generator: Generator | None
     ) -> Representations:
@@ -200,7 +209,8 @@ class JointChainSampler(Sampler):
 
     h~_l <- corrupt(h_l);   x <- g_1(h~_1),   h_L <- f_L(h~_{L-1}),   and for a middle layer
     h_l <- g_{l+1}(h~_{l+1}) with probability 1/2, otherwise f_l(h~_{l-1}), for each example.
-    Means stand for draws, since the corruption already holds the noise of training.
+    Means stand for draws, since the corruption already holds the noise of training; discrete units
+    send their more probable values.
     Source: Bengio et al. 2015, Eq. 9, 10, 11.
 
     Args:
@@ -232,12 +242,12 @@ class JointChainSampler(Sampler):
         noise = corruption_of_each(stack, self.corruption)
         h_tilde = [c(layer, 1.0, generator) for c, layer in zip(noise, h, strict=True)]
 
-        x = stack.pairs[0].g(h_tilde[1])
+        x = stack.pairs[0].decode(h_tilde[1])
         middle = [
             self._from_either_side(stack, h_tilde, level, generator)
             for level in range(1, stack.depth)
         ]
-        top = stack.pairs[-1].f(h_tilde[-2])
+        top = self._encode(stack.pairs[-1], h_tilde[-2])
 
         return (x, *middle, top)
 
@@ -245,11 +255,16 @@ class JointChainSampler(Sampler):
         self, stack: Stack, h_tilde: Sequence[Tensor], level: int, generator: Generator | None
     ) -> Tensor:
         """h_l decoded from the layer above or encoded from the one below, as a coin says."""
-        above = stack.pairs[level].g(h_tilde[level + 1])
-        below = stack.pairs[level - 1].f(h_tilde[level - 1])
+        above = stack.pairs[level].decode(h_tilde[level + 1])
+        below = self._encode(stack.pairs[level - 1], h_tilde[level - 1])
         coin = uniform_like(h_tilde[level][:, :1], generator) < self.from_above
 
         return torch.where(coin, above, below)
+
+    @staticmethod
+    def _encode(pair: Pair, h: Tensor) -> Tensor:
+        """f_l(h_{l-1}) as the next layer sees it, not optimised: the partner that q is."""
+        return pair.recognition.transmit(pair.f(h))
 
 
 #: Short names of samplers, as commands take them.

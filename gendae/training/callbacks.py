@@ -11,7 +11,7 @@ from torch import Tensor
 from gendae import checks, plots
 from gendae.data.loader import Split, joined
 from gendae.metrics.parzen import sigma_grid
-from gendae.models.joint import images_of, kind_of
+from gendae.models.joint import JointStack, images_of, kind_of
 from gendae.models.stack import Stack
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
@@ -142,11 +142,12 @@ class ParzenMonitor(Callback):
 
 
 class CreditMonitor(Callback):
-    """Logs how well a classifier's rule assigns credit, on validation images: see `rules.credit`.
+    """Logs how well a rule assigns credit, on validation images: see `rules.credit`.
 
-    The names are `credit/cosine_l`, and for rules with targets also `credit/improves_l` (Eq. 3.3),
-    `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder shows the
-    latest values. Weights and random numbers of the training are those of a run without this
+    The names are `credit/cosine_f_l` and `credit/cosine_g_l` for generative stacks. For
+    classifiers they are `credit/cosine_l`, and for rules with targets also `credit/improves_l`
+    (Eq. 3.3), `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder
+    shows the latest values. Weights and random numbers of the training are those of a run without this
     callback.
 
     Args:
@@ -155,8 +156,7 @@ class CreditMonitor(Callback):
         n: number of validation images.
 
     Raises:
-        ValueError: for every < 0, n < 1; at the start of a fit, for rules that do not train a
-            classifier.
+        ValueError: for every < 0, n < 1; at the start of a fit, for joint stacks.
     """
 
     def __init__(self, every: int = 0, n: int = 1000) -> None:
@@ -168,22 +168,23 @@ class CreditMonitor(Callback):
         if not self.every or stage != "fit":
             return
 
-        try:
-            credit.supervised(pl_module)
-        except ValueError as error:
-            raise ValueError(f"credit.every={self.every}: {error}") from None
+        if isinstance(pl_module.stack, JointStack):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"credit.every={self.every}: {type(pl_module).__name__} has no global loss to "
+                "assign credit for; accepted: rules over one Stack or Classifier"
+            )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.every or trainer.state.fn != "fit" or not due(trainer, self.every):
             return
 
         batch = validation_batch(trainer, self.n)
-        if batch.y is None:
+        if batch.y is None and not pl_module.generative:
             return  # the rule's own check says that there are no labels
 
         stack = pl_module.stack
         x = batch.x.to(stack.device, stack.dtype)
-        y = batch.y.to(stack.device)
+        y = None if batch.y is None else batch.y.to(stack.device)
         measures = credit.by_layer(pl_module, x, y)
 
         logged = {}

@@ -83,7 +83,7 @@ def test_rules_train_in_each_supported_precision(name, precision):
 def test_losses_under_bfloat16_autocast_are_near_those_in_single_precision(case):
     """Each loss is finite, and of the size that it has without."""
     rule = case.built(torch.float32)
-    batch = case.batch(6, torch.float32)
+    batch = case.batch(90, torch.float32)
 
     losses = {}
     for autocast in (False, True):

@@ -397,6 +397,7 @@ def test_one_modality_is_its_stack_bit_for_bit(split):
 
 
 def step_of(stack, rule, x):
+    torch.manual_seed(0)  # feedback begins at random
     rule = rule(stack)
     optimizer = rule.configure_optimizers()
     sum(rule.losses((x,), at(5)).values()).backward()

@@ -380,7 +380,7 @@ def test_joint_laws_have_the_parameters_and_the_kind_of_their_members():
     signs = Laws([quiet, quiet], [2, 2])
     assert (signs.stochastic, signs.hard, signs.drawn, signs.learnable) == (NO, YES, NO, NO)
     mixed = Laws([quiet, Categorical()], [2, 2])
-    assert (mixed.stochastic, mixed.hard, mixed.drawn, mixed.learnable) == (YES, NO, YES, NO)
+    assert (mixed.stochastic, mixed.hard, mixed.drawn, mixed.learnable) == (YES, YES, YES, NO)
 
 
 def test_kl_trains_discrete_units_beside_a_modality_with_noise():

@@ -16,7 +16,7 @@ from gendae.corruption import GaussianNoise, SpikeNoise
 from gendae.data.base import Data
 from gendae.data.images import Digits
 from gendae.data.loader import Split
-from gendae.inference import TargetPropInference
+from gendae.inference import GradientInference, TargetPropInference
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.layers.wrapped import Wrapped
@@ -160,6 +160,16 @@ def test_the_prior_may_be_fitted_on_inferred_codes():
     x = torch.rand(30, 8)
     rule.fit_prior([(x,)])
     assert torch.allclose(stack.prior.mean, rule.inference(stack, x)[-1].mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("inference", [TargetPropInference, GradientInference])
+def test_inference_may_use_a_prior_that_training_fits(inference):
+    stack = deep_autoencoder([64, 8])
+    rule = VariationalEMRule(stack, inference(3, 0.01, use_prior=True), prior_codes="inferred")
+    trainer(max_epochs=1).fit(rule, Digits())
+
+    h = stack.encode(Digits().split("train").x)[-1]
+    assert torch.allclose(stack.prior.mean, h.mean(0), atol=0.1)
 
 
 # -- divergence ----------------------------------------------------------------------------------

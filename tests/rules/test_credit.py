@@ -15,7 +15,7 @@ from gendae.models.classifier import Classifier
 from gendae.models.stack import Stack
 from gendae.rules import credit
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
-from gendae.rules.difference import DifferenceTargetPropRule, Inverses
+from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.targets import displacements, first_displacement
 from tests.conftest import at
@@ -78,7 +78,7 @@ class Turned(BackpropRule):
 
 def with_transposes(scaled):
     """Difference target propagation whose inverses are transposes."""
-    inverses = Inverses(schedule="alternate")
+    inverses = InverseLearning(schedule="alternate")
     return DifferenceTargetPropRule(network(), step=0.1, scaled=scaled, inverses=inverses)
 
 

@@ -10,7 +10,7 @@ from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, StraightThroughRule
-from gendae.rules.difference import DifferenceTargetPropRule, Inverses, Iterations
+from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning, Iterations
 from gendae.rules.rates import Rates
 from tests.conftest import at
 
@@ -90,7 +90,7 @@ def test_losses_and_gradients_are_those_of_algorithm_1(kind, difference):
     x, y = examples()
     sigma = [0.3, 0.2]
     rule = DifferenceTargetPropRule(
-        made, step=0.7, difference=difference, scaled=False, inverses=Inverses(sigma)
+        made, step=0.7, difference=difference, scaled=False, inverses=InverseLearning(sigma)
     )
 
     g = torch.Generator().manual_seed(1)
@@ -183,7 +183,7 @@ def test_where_decoders_are_transposes_of_linear_layers_all_gradients_are_back_p
     batch = examples(features=5)
     encoders = {name: p for name, p in made.named_parameters() if ".g." not in name}
 
-    rule = DifferenceTargetPropRule(made, step=step, inverses=Inverses(sigma=0.0))
+    rule = DifferenceTargetPropRule(made, step=step, inverses=InverseLearning(sigma=0.0))
     terms = [v for name, v in rule.losses(batch).items() if not name.startswith("inverse")]
     local = torch.autograd.grad(sum(terms), list(encoders.values()))
     expected = gradients(BackpropRule(made), batch)
@@ -226,7 +226,9 @@ def test_with_one_stochastic_layer_the_rule_is_the_straight_through_estimator(sa
 def test_probabilities_have_targets_and_layers_above_see_draws():
     made = network("stochastic", (6, 5, 4))
     x, y = examples()
-    rule = DifferenceTargetPropRule(made, step=0.7, scaled=False, inverses=Inverses(sigma=0.0))
+    rule = DifferenceTargetPropRule(
+        made, step=0.7, scaled=False, inverses=InverseLearning(sigma=0.0)
+    )
     terms = rule.losses((x, y), at(1))
 
     generator = torch.Generator().manual_seed(1)
@@ -283,7 +285,7 @@ def test_any_pairs_will_do(pairs, rounds):
     [(None, 0.9, 0.4), (0.25, 0.0, 0.4), (0.25, 0.25, 0.2), (0.25, 1.0, 0.08)],
 )
 def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level):
-    inverses = Inverses(sigma=[0.9, 0.4], half_life=half_life)
+    inverses = InverseLearning(sigma=[0.9, 0.4], half_life=half_life)
     rule = DifferenceTargetPropRule(network(), inverses=inverses)
     g = rule.stack.pairs[2].g
 
@@ -296,7 +298,7 @@ def test_noise_of_the_inverses_follows_its_half_life(half_life, progress, level)
 
 
 def test_labels_of_any_integer_type_will_do():
-    rule = DifferenceTargetPropRule(deep_classifier(SIZES, 3), inverses=Inverses(sigma=0.0))
+    rule = DifferenceTargetPropRule(deep_classifier(SIZES, 3), inverses=InverseLearning(sigma=0.0))
     x = torch.rand(4, 6)
     y = torch.tensor([0, 1, 2, 1])
     losses = rule.losses((x, y))

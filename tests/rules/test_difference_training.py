@@ -9,12 +9,12 @@ from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.models.architectures import deep_classifier
 from gendae.models.settings import Settings
-from gendae.rules.difference import DifferenceTargetPropRule, Inverses, Iterations
+from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning, Iterations
 from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 from tests.rules.test_difference import KINDS
 
-ALTERNATE = Inverses(schedule="alternate")
+ALTERNATE = InverseLearning(schedule="alternate")
 
 
 class Wrong(Data):

@@ -1,5 +1,7 @@
 """Algorithm 5 of 2014 over several modalities: targets, missing values, inferred labels, fits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -87,17 +89,25 @@ def test_without_noise_every_term_is_the_listing_s():
     x, there = stack.join(
         {"image": torch.rand(4, 6).double(), "label": torch.tensor([0, 1, 2, 0])}
     )
-    weights = JointWeights(target=3.0, pair=0.3, recirculation=2.0, modalities={"label": 0.5})
+    weights = JointWeights(3.0, 0.3, short=0.7, recirculation=2.0, long=0.2)
+    weights = replace(weights, modalities={"label": 0.5})
     losses = rule_of(stack, weights=weights, hiding=SEEN).losses((x, there))
     (f1, g1), (f2, g2) = ((p.f.maps[0], p.g.maps[0]) for p in stack.pairs[:2])
     h1 = f1(x[:, :6])
     h2 = f2(h1)
     codes = torch.cat([h2, x[:, 6:]], 1)
     image, logits = by_hand(stack, codes, there)
+    d = loop_of(stack, codes, there) - codes
+    h2_hat = h2 + d[:, :4]
+    h1_hat = h1 + g2(h2_hat) - g2(h2)
     squares = {
         "pair_1": (x[:, :6], g1(h1), 0.3),
         "pair_2": (h1, g2(h2), 0.3),
         "joint_image_3": (h2, image, 1.0),
+        "short_g_1": (x[:, :6], g1(h1), 0.7),
+        "short_g_2": (h1, g2(h2), 0.7),
+        "long_g_1": (x[:, :6], g1(h1_hat), 0.2),
+        "long_g_2": (h1, g2(h2_hat), 0.2),
         "short_f_1": (h1, f1(g1(h1)), 2.0),
         "short_f_2": (h2, f2(g2(h2)), 2.0),
     }
@@ -110,7 +120,6 @@ def test_without_noise_every_term_is_the_listing_s():
         losses["joint_label_3"], -0.5 * (x[:, 6:] * logits.log_softmax(1)).sum(1).mean()
     )
 
-    d = loop_of(stack, codes, there) - codes
     assert torch.allclose(losses["target_f_2"], 3.0 * d.square().sum(1).mean() / 2)
 
 
@@ -327,11 +336,11 @@ NO_PAIRS = JointWeights(pair=0.0)
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("label", {**HALF, "weights": JointWeights(recirculation=1.0)}),
+        ("label", {**HALF, "weights": JointWeights(recirculation=1.0, short=1.0)}),
         ("label", {"hybrid": Hybrid(joint_weight=0.5, discriminant="gradient")}),
         ("image", {**HALF, "weights": NO_PAIRS}),
         ("image", {}),
-        ("image", {"weights": JointWeights(pair=0.0, recirculation=1.0)}),
+        ("image", {"weights": JointWeights(pair=0.0, recirculation=1.0, short=1.0)}),
         ("image", {"weights": NO_PAIRS, "difference": False}),
     ],
 )

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from gendae.laws import Bernoulli, Gaussian, LearnedGaussian
+from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
-from gendae.rules.kl import KLRule
+from gendae.rules.kl import REACHES, KLRule
 from gendae.rules.rates import Rates
 from tests.conftest import at
 
@@ -63,6 +64,7 @@ def test_terms_are_named_by_name_and_layer():
     names = {
         f"{term}_{level}" for term in ("reconstruction", "entropy", "prior") for level in (1, 2, 3)
     }
+    names |= {"long_1", "long_2"}
 
     assert set(KLRule(stack).losses((x,))) == names
 
@@ -81,6 +83,67 @@ def test_alpha_weighs_entropy_and_prior_not_reconstruction():
     for name, value in one.items():
         factor = 1.0 if name.startswith("reconstruction") else 3.0
         assert torch.allclose(three[name], factor * value)
+
+
+SPREAD = 0.15  # of each Gaussian of the ring
+NOISE = 0.3  # sigma_1, of the recognition law of h_1
+
+
+def ring(n, generator):
+    """Draws from six Gaussians on a ring, (n, 2), and their centres."""
+    angles = torch.arange(6).double() * torch.pi / 3
+    centres = 1.5 * torch.stack([angles.cos(), angles.sin()], 1)
+    noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+
+    return centres[torch.randint(6, (n,), generator=generator)] + SPREAD * noise, centres
+
+
+def score_of_noisy(h, centres):
+    """d log p(h) / dh of the ring's Gaussians widened by sigma_1, in closed form."""
+    variance = SPREAD**2 + NOISE**2
+    towards = centres - h[:, None]
+    shares = (towards.square().sum(-1) / (-2.0 * variance)).softmax(1)
+
+    return (shares[:, :, None] * towards).sum(1) / variance
+
+
+def under_a_loop():
+    """h_1 = x with noise, under one pair of MLPs."""
+    torch.manual_seed(0)
+    same = Pair(Affine(2, 2, "linear"), Affine(2, 2, "linear"), recognition=Gaussian(NOISE))
+    with torch.no_grad():
+        for layer in (same.f, same.g):
+            layer.weight.copy_(torch.eye(2))
+
+    maps = MLP(2, [64], 32, "linear", "tanh"), MLP(32, [64], 2, "linear", "tanh")
+    loop = Pair(*maps, observation=Gaussian(0.1), recognition=Gaussian(0.1))
+    return Stack(same, loop, prior=GaussianPrior("identity", 1.0)).double()
+
+
+@pytest.mark.parametrize("reach", REACHES)
+def test_the_upper_loop_learns_the_score_of_what_it_reconstructs(reach):
+    """h^ - h = sigma^2 dlog Q(h) / dh for the noise-free loop above h_1 (2014, 2.2.4)."""
+    stack = under_a_loop()
+    rule = KLRule(stack, reach=reach)
+    loop = stack.pairs[1]
+    moment = at(0)
+    optimizer = torch.optim.Adam(loop.parameters(), lr=0.01)
+    slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=400)
+
+    for _ in range(400):
+        x, _ = ring(256, moment.generator)
+        optimizer.zero_grad()
+        sum(rule.losses((x,), moment).values()).backward()
+        optimizer.step()
+        slower.step()
+
+    x, centres = ring(4000, moment.generator)
+    h = stack.pairs[0].recognition.sample(x, moment.generator)
+    move = (loop.g(loop.f(h)) - h).detach()
+    expected = NOISE**2 * score_of_noisy(h, centres)
+
+    assert torch.cosine_similarity(move, expected).mean() > 0.93
+    assert 0.85 < move.norm(dim=1).mean() / expected.norm(dim=1).mean() < 1.15
 
 
 def test_noise_grows_where_the_code_is_not_used():

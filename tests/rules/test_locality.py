@@ -9,10 +9,13 @@ from gendae.layers.pair import TiedPair
 from gendae.models.architectures import deep_autoencoder
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
+from gendae.rules.differences import DifferenceLoop
+from gendae.rules.feedback import Exact, Inverses, LocalDifference, Partners
 from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
+from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Inferring
-from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
 from gendae.rules.variational_em import VariationalEMRule
 from tests import roles
@@ -83,9 +86,15 @@ def target_prop(units):
     """With every term; a fitted prior gives the top its target."""
     stack = deep_autoencoder([8, 6, 5], None if units else ["tanh"] * 2, units=units)
     stack.prior.fit(stack.encode(*images())[-1])
-    weights = LoopWeights(model=0.5, contractive=0.2, sparsity=0.1)
+    loop = ShortAndLongLoops(LoopWeights(model=0.5), top_target="prior")
 
-    return TargetPropRule(stack, weights=weights, top_target="prior")
+    return TargetPropRule(stack, loop, contractive=0.2, sparsity=0.1)
+
+
+def around(units, feedback):
+    """The loop of differences."""
+    stack = deep_autoencoder([8, 6, 5], None if units else ["tanh"] * 2, units=units)
+    return TargetPropRule(stack, DifferenceLoop(feedback(), start=0))
 
 
 def difference(kind, options):
@@ -102,6 +111,11 @@ LOCAL = [
     (lambda: VariationalEMRule(small_stack()), images),
     *((partial(target_prop, units), images) for units in (None, "sign", "binary")),
     *(
+        (partial(around, units, feedback), images)
+        for units in (None, "sign")
+        for feedback in (Exact, Inverses, LocalDifference, Partners)
+    ),
+    *(
         (partial(difference, kind, options), test_difference.examples)
         for kind in test_difference.KINDS
         for options in ({}, {"difference": False}, {"iterations": ROUNDS})
@@ -115,14 +129,18 @@ LOCAL = [
 
 @pytest.mark.parametrize(("make", "batch"), LOCAL)
 def test_no_gradient_crosses_a_layer(make, batch):
-    """A loss has gradients for all parameters of its own map, and for no other."""
+    """A loss has gradients for all parameters of its own map, and for no other.
+
+    That of learned feedback has them for nothing in the stack.
+    """
     rule = make()
     maps = maps_of(rule)
 
     for term, loss in rule.losses(batch(), at(1)).items():
         reached = gradients(rule, loss)
+        learns = [] if term.startswith("feedback") else maps[own(term)]
 
-        assert reached.keys() == {id(p) for p in maps[own(term)]}, term
+        assert reached.keys() == {id(p) for p in learns}, term
         assert loss == 0 or all(g.abs().sum() > 0 for g in reached.values()), term
 
 
@@ -132,17 +150,21 @@ KL_FULL = {
     "reconstruction_1": "f_1 g_1",
     "reconstruction_2": "f_1 f_2 g_1 g_2",
     "reconstruction_3": "f_1 f_2 f_3 g_1 g_2 g_3",
-    "prior_1": "f_1 f_2 f_3 g_2 g_3",
-    "prior_2": "f_1 f_2 f_3 g_3",
+    "prior_1": "f_1",
+    "prior_2": "f_1 f_2",
     "prior_3": "f_1 f_2 f_3",
+    "long_1": "f_2 f_3 g_2 g_3",
+    "long_2": "f_3 g_3",
 }
 KL_WITHIN_LAYER = {
     "reconstruction_1": "f_1 g_1",
     "reconstruction_2": "g_1",
     "reconstruction_3": "g_1",
-    "prior_1": "f_1 g_2",
-    "prior_2": "f_2 f_3 g_3",
+    "prior_1": "f_1",
+    "prior_2": "f_2",
     "prior_3": "f_3",
+    "long_1": "g_2",
+    "long_2": "f_3 g_3",
     "layer_2": "f_2 g_2",
     "layer_3": "f_3 g_3",
 }
@@ -150,8 +172,12 @@ KL_WITHIN_LAYER = {
 JOINT = {
     "pair_1": "f_1 g_1",
     "pair_2": "f_2 g_2",
+    "short_g_1": "g_1",
+    "short_g_2": "g_2",
     "short_f_1": "f_1",
     "short_f_2": "f_2",
+    "long_g_1": "g_1",
+    "long_g_2": "g_2",
     "joint_image_3": "f_3 f_4 g_3 g_4",
     "joint_label_3": "f_3 f_4 g_3 g_4",
     "target_f_1": "f_1",
@@ -169,7 +195,7 @@ def joint(discriminant):
     rule = test_joint.rule_of(
         stack,
         0.1,
-        weights=JointWeights(recirculation=1.0),
+        weights=JointWeights(recirculation=1.0, short=1.0),
         inferring=Inferring(weight=1.0, confidence=0.3),
         hybrid=Hybrid(joint_weight=0.3, discriminant=discriminant),
     )

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 import gendae
+from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
+from gendae.inference import GradientInference
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.models.classifier import Classifier
+from gendae.models.settings import Settings
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import build
@@ -23,9 +26,11 @@ from gendae.rules.backstep import BackStepRule
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
+from gendae.rules.loops import LoopWeights
 from gendae.rules.rates import Rates
-from gendae.rules.targetprop import LoopWeights, TargetPropRule
+from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
+from gendae.sampling.samplers import GenerateSampler, LatentChainSampler
 from gendae.training.callbacks import CreditMonitor
 from tests.conftest import small_stack
 from tests.rules.test_base import trainer
@@ -93,7 +98,31 @@ OF_TARGET_PROP = [
         (part("weights", "LoopWeights", **{name: -1.0}), f"weights.{name}=-1.0")
         for name in vars(LoopWeights())
     ),
-    ({"top_target": "none"}, "top_target='none' is unknown; accepted: flat, prior"),
+    (part("loop", "ShortAndLongLoops", top_target="none"), "top_target='none' is unknown"),
+    (part("loop", "ShortAndLongLoops", warmup=-1), "warmup=-1"),
+    *(
+        (part("loop", "DifferenceLoop", **{name: value}), f"{name}={value!r}")
+        for name, value in (
+            ("step", 0.0),
+            ("kl", -1.0),
+            ("pull", "down"),
+            ("start", 0.5),
+            ("align", -1),
+        )
+    ),
+    *(
+        (part("loop", "DifferenceLoop", feedback={"type": kind, name: -1}), f"{name}=-1")
+        for kind, name in (
+            ("LocalDifference", "sigma"),
+            ("LocalDifference", "rows"),
+            ("LocalDifference", "every"),
+            ("Partners", "weight"),
+            ("Inverses", "sigma"),
+        )
+    ),
+    ({"contractive": -1.0}, "contractive=-1.0"),
+    ({"sparsity": -1.0}, "sparsity=-1.0"),
+    ({"rates": Rates(feedback=[0.1] * 2)}, "rates.feedback has 2 entries"),
     ({"corruption": [LOUD]}, "corruption has 1 entries"),
 ]
 OF_KL = [
@@ -102,6 +131,20 @@ OF_KL = [
     ({"prior_every": -1}, "prior_every=-1"),
     ({"tie_noise": True}, "tie_noise=True needs a prior with a bandwidth"),
     ({"tie_noise": True, "training_prior": ParzenPrior()}, "must not be learned"),
+]
+
+
+def signs(**settings):
+    return deep_autoencoder([6, 5, 4], units="sign", settings=Settings(**settings))
+
+
+#: Rules over discrete units, and what would have to move them.
+OF_DISCRETE = [
+    (VariationalEMRule, {}, {}, "inference=TargetPropInference moves real units, but h_1, h_2 "),
+    (VariationalEMRule, {}, {"inference": GradientInference()}, "inference=GradientInference"),
+    (TargetPropRule, {"sampler": GenerateSampler()}, {}, "sampler.inference=TargetProp"),
+    (KLRule, {"sampler": LatentChainSampler()}, {}, "sampler.inference=TargetPropInference"),
+    (TargetPropRule, {"inpainter": Inpainter()}, {}, "inpainter.inference=TargetPropInf"),
 ]
 
 
@@ -136,7 +179,7 @@ OF_JOINT = [
     ),
     *(
         (part("weights", "JointWeights", **{name: -1.0}), f"weights.{name}=-1.0")
-        for name in ("target", "pair", "recirculation")
+        for name in ("target", "pair", "short", "recirculation", "long")
     ),
     (part("hybrid", "Hybrid", outputs=["y"]), "'y' is no modality of this model"),
     (
@@ -234,12 +277,15 @@ OF_PHASES = [
     ({"sweeps": 0}, "sweeps="),
 ]
 OF_DIFFERENCE = [
-    (part("inverses", "Inverses", sigma=[0.1] * 3), "inverses.sigma has 3 entries.* the 2 layers"),
-    (part("inverses", "Inverses", sigma=-0.1), "sigma=-0.1"),
-    (part("inverses", "Inverses", sigma=[0.1, math.nan]), "sigma=nan"),
+    (
+        part("inverses", "InverseLearning", sigma=[0.1] * 3),
+        "inverses.sigma has 3 entries.* the 2 layers",
+    ),
+    (part("inverses", "InverseLearning", sigma=-0.1), "sigma=-0.1"),
+    (part("inverses", "InverseLearning", sigma=[0.1, math.nan]), "sigma=nan"),
     ({"step": 0}, "step=0"),
     ({"step": -0.1}, "step=-0.1"),
-    (part("inverses", "Inverses", half_life=0), "half_life=0"),
+    (part("inverses", "InverseLearning", half_life=0), "half_life=0"),
     (part("iterations", "Iterations", rounds=0), "iterations.rounds=0"),
     (
         part("iterations", "Iterations", rounds=2) | {"difference": False},
@@ -248,16 +294,16 @@ OF_DIFFERENCE = [
     (part("iterations", "Iterations", reconstruct=0.1), "rounds >= 2"),
     (part("iterations", "Iterations", reconstruct=1.1, rounds=2), r"in \[0, 1\]"),
     (part("iterations", "Iterations", reconstruct=-1), "iterations.reconstruct=-1"),
-    (part("inverses", "Inverses", schedule="alternate", warmup=5), "inverses.warmup=5"),
-    (part("inverses", "Inverses", schedule="both"), "joint, alternate"),
-    (part("inverses", "Inverses", warmup=-1), "inverses.warmup=-1"),
+    (part("inverses", "InverseLearning", schedule="alternate", warmup=5), "inverses.warmup=5"),
+    (part("inverses", "InverseLearning", schedule="both"), "joint, alternate"),
+    (part("inverses", "InverseLearning", warmup=-1), "inverses.warmup=-1"),
     ({"samples": 0}, "samples=0"),
     ({"rates": Rates(f=[0.1] * 3)}, "rates.f has 3 entries.* the 4 layers"),
     ({"rates": Rates(g=[0.1] * 4)}, "rates.g has 4 entries.* the 3 layers"),
 ]
 
 
-WARM = part("inverses", "Inverses", warmup=5)
+WARM = part("inverses", "InverseLearning", warmup=5)
 
 
 def deep(**options):
@@ -327,6 +373,10 @@ CASES = [
     (lambda: BackStepRule(tied()).losses((torch.rand(12, 5),)), r"x has shape \(12, 5\)"),
     *((made(TargetPropRule, small_stack, **options), words) for options, words in OF_TARGET_PROP),
     *((made(KLRule, noisy, **options), words) for options, words in OF_KL),
+    *(
+        (made(rule, partial(signs, **settings), **options), words)
+        for rule, settings, options, words in OF_DISCRETE
+    ),
     *((partial(joint_of, options), words) for options, words in OF_JOINT),
     *OF_JOINT_STACKS,
     *(row for rule in SUPERVISED for row in of_supervised(rule)),

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gendae.completion.inpainting import MASKS, Inpainter, inpaint, named_mask
-from gendae.corruption import GaussianNoise
+from gendae.corruption import FlipNoise, GaussianNoise
 from gendae.inference import GradientInference, TargetPropInference
 from gendae.models.architectures import deep_autoencoder
 from gendae.sampling.level import LevelSampler
@@ -100,6 +100,52 @@ def test_joint_chain_denoises_each_layer_from_a_neighbour():
     assert torch.allclose(always[2], stack.pairs[2].g(h[3]))
 
 
+@pytest.mark.parametrize("from_above", [0.0, 0.3, 1.0])
+def test_joint_chain_has_the_variance_of_its_linear_recursion(from_above):
+    """h <- A (h + noise): Cov = E[A (Cov + S) A'], A being one of two for the layer between."""
+    stack = linear_stack([3, 2, 2])
+    below, above = stack.pairs
+    with torch.no_grad():
+        for layer in (below.f, below.g, above.f, above.g):
+            layer.weight.mul_(0.8)
+            layer.bias.zero_()
+
+    to_x = torch.zeros(7, 7).double()
+    to_x[:3, 3:5] = below.g.weight.detach()
+    to_x[5:, 3:5] = above.f.weight.detach()
+    downwards = to_x.clone()
+    downwards[3:5, 5:] = above.g.weight.detach()
+    upwards = to_x.clone()
+    upwards[3:5, :3] = below.f.weight.detach()
+
+    start = torch.cat([part.T for part in stack.down(torch.eye(2).double())]).detach()
+    covariance = start @ start.T
+    sigmas = [0.9, 0.6, 1.2]
+    noise = torch.tensor(sigmas).repeat_interleave(torch.tensor([3, 2, 2])).square().diag()
+    for _ in range(4):
+        noisy = covariance + noise
+        moves = ((from_above, downwards), (1.0 - from_above, upwards))
+        covariance = sum(share * a @ noisy @ a.T for share, a in moves)
+
+    sampler = JointChainSampler(4, [GaussianNoise(sigma) for sigma in sigmas], from_above)
+    x = sampler(stack, 200_000, seeded(0), batch_size=10_000)
+    torch.testing.assert_close(torch.cov(x.T), covariance[:3, :3], rtol=0.03, atol=0.01)
+
+
+def test_joint_chain_hands_on_the_values_of_discrete_units():
+    stack = signs()
+    h = stack.encode(torch.rand(50, 8))
+    new = JointChainSampler(corruption=[FlipNoise(0.3)] * 3).step(stack, h, seeded(0))
+
+    assert all(set(layer.unique().tolist()) == {-1.0, 1.0} for layer in new[1:])
+
+
+def signs():
+    stack = deep_autoencoder([8, 6, 4], units="sign")
+    stack.prior.fit(stack.encode(torch.rand(20, 8))[-1])
+    return stack
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -119,6 +165,8 @@ def test_joint_chain_denoises_each_layer_from_a_neighbour():
             lambda: generate(small_stack(), 2, LevelSampler(1, 1, residual=1.0)),
             "call stack.fit_residuals",
         ),
+        (lambda: generate(signs(), 2), "sampler.inference=TargetPropInference moves real units"),
+        (lambda: inpaint(signs(), torch.rand(2, 8), ALL), "moves real units, but h_1, h_2 of"),
         (lambda: inpaint(small_stack(), torch.rand(2, 7), ALL[:7]), r"\(2, 7\)"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), torch.ones(8)), "boolean"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), ALL[:7]), "does not fit"),

@@ -45,12 +45,14 @@ from gendae.rules import (
     targetprop,
     variational_em,
 )
-from gendae.rules.difference import Inverses, Iterations
+from gendae.rules.difference import InverseLearning, Iterations
+from gendae.rules.differences import DifferenceLoop
+from gendae.rules.feedback import LocalDifference
 from gendae.rules.joint import JointWeights
+from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
-from gendae.rules.targetprop import LoopWeights
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from tests.training.resuming import learned, network, stack
 
@@ -137,15 +139,21 @@ RULES = {
     "kl under parzen": lambda: kl.KLRule(stack(ParzenPrior(), noise=0.2), prior_every=4),
     "target prop": lambda: targetprop.TargetPropRule(
         stack(GaussianPrior()),
+        ShortAndLongLoops(LoopWeights(model=1.0), top_target="prior"),
         [GaussianNoise(0.2)] * 3,
-        top_target="prior",
+        contractive=0.1,
+        sparsity=0.1,
         prior_every=4,
-        weights=LoopWeights(model=1.0, contractive=0.1, sparsity=0.1),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
         stack(AutoencoderPrior([16], 8, learning=Learning(1), walk=Walk(2))),
+        ShortAndLongLoops(top_target="prior"),
         [GaussianNoise(0.2)] * 3,
-        top_target="prior",
+        prior_every=4,
+    ),
+    "target prop in stages": lambda: targetprop.TargetPropRule(
+        stack(GaussianPrior()),
+        DifferenceLoop(LocalDifference(every=2), start=3, align=2, pull="prior"),
         prior_every=4,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
@@ -157,10 +165,12 @@ RULES = {
     ),
     "difference": lambda: difference.DifferenceTargetPropRule(network()),
     "difference in phases": lambda: difference.DifferenceTargetPropRule(
-        network(), rates=Rates(optimizer="rmsprop"), inverses=Inverses(schedule="alternate")
+        network(), rates=Rates(optimizer="rmsprop"), inverses=InverseLearning(schedule="alternate")
     ),
     "difference after a warm-up": lambda: difference.DifferenceTargetPropRule(
-        network(), iterations=Iterations(rounds=2, reconstruct=0.1), inverses=Inverses(warmup=3)
+        network(),
+        iterations=Iterations(rounds=2, reconstruct=0.1),
+        inverses=InverseLearning(warmup=3),
     ),
     "difference of draws": lambda: difference.DifferenceTargetPropRule(
         network(stochastic=True, settings=Settings(samples=5)), samples=3

@@ -38,11 +38,13 @@ from gendae.rules import (
     targetprop,
     variational_em,
 )
-from gendae.rules.difference import Inverses
+from gendae.rules.difference import InverseLearning
+from gendae.rules.differences import DifferenceLoop
+from gendae.rules.feedback import LocalDifference
 from gendae.rules.joint import JointWeights
+from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.rates import Rates
-from gendae.rules.targetprop import LoopWeights
 
 EPOCHS = 2
 BATCHES = 4
@@ -114,19 +116,21 @@ RULES = {
         stack(ParzenPrior(capacity=70)), tie_noise=True, prior_every=3
     ),
     "target prop": lambda: targetprop.TargetPropRule(
-        stack(), [NOISE] * 3, warmup=6, weights=LoopWeights(contractive=0.1)
+        stack(), ShortAndLongLoops(warmup=6), [NOISE] * 3, contractive=0.1
+    ),
+    "target prop in stages": lambda: targetprop.TargetPropRule(
+        stack(), DifferenceLoop(LocalDifference(every=3), start=5, align=4)
     ),
     "target prop under a prior": lambda: targetprop.TargetPropRule(
         stack(ParzenPrior(capacity=70)),
+        ShortAndLongLoops(LoopWeights(model=0.5), top_target="prior"),
         [NOISE] * 3,
-        top_target="prior",
         prior_every=3,
-        weights=LoopWeights(model=0.5),
     ),
     "target prop under an auto-encoder": lambda: targetprop.TargetPropRule(
         stack(AutoencoderPrior([16], 8, learning=Learning(1), walk=Walk(2))),
+        ShortAndLongLoops(top_target="prior"),
         [NOISE] * 3,
-        top_target="prior",
         prior_every=3,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
@@ -136,12 +140,12 @@ RULES = {
         inferring=Inferring(weight=1.0, confidence=0.2),
     ),
     "difference": lambda: difference.DifferenceTargetPropRule(
-        network(stochastic=True), samples=3, inverses=Inverses(half_life=0.1, warmup=3)
+        network(stochastic=True), samples=3, inverses=InverseLearning(half_life=0.1, warmup=3)
     ),
     "difference in phases": lambda: difference.DifferenceTargetPropRule(
         network(stochastic=True),
         rates=Rates(optimizer="rmsprop", hold=0.2),
-        inverses=Inverses(schedule="alternate"),
+        inverses=InverseLearning(schedule="alternate"),
     ),
     "backprop": lambda: backprop.BackpropRule(
         network(), input_corruption=NOISE, rates=Rates(optimizer="sgd", hold=0.5)

@@ -14,7 +14,7 @@ from gendae.data.images import Digits
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.rules import credit
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule, Inverses
+from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
 from gendae.rules.supervised import SupervisedRule
 from gendae.training.callbacks import CreditMonitor
 from tests.commands.test_cli import DIGITS, gendae
@@ -28,7 +28,7 @@ def trained(folder, monitor, loaders=False, **options):
     noise = GaussianNoise(0.1)
     stack = deep_classifier([64, 12, 10], **options)
     rule = DifferenceTargetPropRule(
-        stack, samples=2, input_corruption=noise, inverses=Inverses(schedule="alternate")
+        stack, samples=2, input_corruption=noise, inverses=InverseLearning(schedule="alternate")
     )
     limits = {"max_epochs": 2, "limit_train_batches": 8, "num_sanity_val_steps": 2}
     run = trainer(callbacks=[CreditMonitor(monitor, 50)], default_root_dir=folder, **limits)

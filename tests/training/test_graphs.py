@@ -1,5 +1,6 @@
 """Updates as static functions: equal to plain ones, of one shape, never waiting for the device."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,10 @@ from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.difference import DifferenceTargetPropRule, Inverses
+from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
+from gendae.rules.differences import DifferenceLoop
 from gendae.rules.kl import KLRule
+from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.moment import Moment
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
@@ -32,9 +35,14 @@ RULES = {
             SIZES, ["softplus", "linear"], noise=0.3, prior=GaussianPrior("identity", 1.0)
         )
     ),
-    "TargetPropRule": lambda: TargetPropRule(deep_autoencoder(SIZES), warmup=5),
+    "TargetPropRule": lambda: TargetPropRule(
+        deep_autoencoder(SIZES), DifferenceLoop(start=5, align=3)
+    ),
+    "TargetPropRule, Algorithm 2": lambda: TargetPropRule(
+        deep_autoencoder(SIZES), ShortAndLongLoops(warmup=5)
+    ),
     "DifferenceTargetPropRule": lambda: DifferenceTargetPropRule(
-        deep_classifier(SIZES), inverses=Inverses(warmup=4)
+        deep_classifier(SIZES), inverses=InverseLearning(warmup=4)
     ),
     "BackStepRule": lambda: BackStepRule(deep_autoencoder([64, 20], ["sigmoid"])),
     "BackpropRule": lambda: BackpropRule(deep_classifier(SIZES)),
@@ -157,9 +165,14 @@ def test_what_cannot_be_repeated_runs_as_it_is():
     assert rule.phase(Moment()) is None
     assert torch.isfinite(sum(losses.values()))
     assert update._recordings == {}
-    assert TargetPropRule(small_stack(), top_target="prior").phase(Moment()) is None
-    assert TargetPropRule(small_stack()).phase(Moment()) == ()
-    assert TargetPropRule(small_stack(), warmup=9).phase(Moment(update=3)) is None
+    phases = partial(TargetPropRule, small_stack())
+    assert phases(ShortAndLongLoops(top_target="prior")).phase(Moment()) is None
+    assert phases(ShortAndLongLoops()).phase(Moment()) == ()
+    assert phases(ShortAndLongLoops(warmup=9)).phase(Moment(update=3)) is None
+    assert phases().phase(Moment(update=1)) != phases().phase(Moment(update=10**4))
+
+    pulled = TargetPropInference(use_prior=True)
+    assert VariationalEMRule(small_stack(), pulled).phase(Moment()) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,239 @@
+"""The loop as one chain of maps: up the encoders and down the decoders.
+
+    x -> f_1 -> h_1 -> .. -> f_L -> h_L -> (corruption) -> z -> g_L -> d_{L-1} -> .. -> g_1 -> x^
+
+Every map of the chain runs once, on a detached input, and keeps the graph of that one step: what
+is learned from its output reaches its own parameters and nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gendae.laws import Law
+from gendae.layers.activations import DERIVATIVES
+from gendae.layers.affine import Affine
+from gendae.layers.mlp import MLP
+from gendae.layers.pair import Pair, Transpose
+from gendae.layers.wrapped import Layer
+from gendae.models.stack import Stack
+from gendae.rules.moment import Moment
+
+#: Layers of the form s(W h + b).
+AFFINE = (Affine, Transpose)
+
+#: (level, h, moment) -> h~
+Corrupt = Callable[[int, Tensor, Moment], Tensor]
+
+
+def clean(level: int, h: Tensor, moment: Moment) -> Tensor:
+    """No corruption."""
+    return h
+
+
+def send(law: Law, mean: Tensor, generator: Generator | None = None) -> Tensor:
+    """What the next layer sees of a mean; discrete values have the straight-through gradient."""
+    sent = law.transmit(mean, generator)
+    if sent is mean:
+        return mean
+
+    return sent + mean - mean.detach()
+
+
+@dataclass(frozen=True)
+class Link:
+    """One map of the chain.
+
+    The last one gives what x^ is a function of: its pre-activation a where it is s(W h + b), whose
+    s then counts as part of the energy of x; else x^ itself.
+
+    Attributes:
+        name: f_l or g_l; the affine maps inside an MLP share it.
+        layer: the map.
+        pair: (f_l, g_l).
+        gives: the level whose representation it gives; None inside an MLP.
+        law: of what it gives; None inside an MLP.
+        is_last: whether it gives x^.
+    """
+
+    name: str
+    layer: Layer
+    pair: Pair
+    gives: int | None
+    law: Law | None
+    is_last: bool = False
+
+    @property
+    def is_encoder(self) -> bool:
+        return self.name.startswith("f")
+
+    @property
+    def affine(self) -> bool:
+        """Whether the map is s(W h + b); any other is back-propagated through inside."""
+        return isinstance(self.layer, AFFINE)
+
+    @property
+    def partner(self) -> Layer:
+        """The other map of the pair."""
+        return self.pair.g if self.is_encoder else self.pair.f
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """The output: h_l, d_l, or for the last map a."""
+        if self.is_last and self.affine:
+            return preactivation(self.layer, h)
+
+        return self.layer(h)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """x^ from the output of the last map; the output of any other."""
+        if self.is_last and self.affine:
+            return self.layer.s(output)
+
+        return output
+
+    def slope(self, output: Tensor) -> Tensor | float:
+        """Derivative of the unit's own activation, from its output; 1 where there is none."""
+        if self.is_last or not self.affine:
+            return 1.0
+
+        return DERIVATIVES[self.layer.activation](output)
+
+    def energy(self, x: Tensor, output: Tensor) -> Tensor:
+        """-log P(x | h_1) of each example, from the output of the last map."""
+        return self.law.energy(x, self.mean(output))
+
+
+class State(NamedTuple):
+    """What went through a link: its input, its output with the graph, and what that sent on.
+
+    x^ is what the last link sends.
+    """
+
+    given: Tensor
+    output: Tensor
+    sent: Tensor
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The links of a stack's loop, from x up and down to x^.
+
+    Example:
+        >>> from gendae import deep_autoencoder
+        >>> chain = Chain.of(deep_autoencoder([8, 6, 4], hidden_g=[5]), unfolded=True)
+        >>> [link.name for link in chain]
+        ['f_1', 'f_2', 'g_2', 'g_2', 'g_1', 'g_1']
+    """
+
+    links: Sequence[Link]
+    #: The number of links that climb.
+    climb: int
+    depth: int = field(default=0)
+
+    @classmethod
+    def of(cls, stack: Stack, unfolded: bool = False) -> "Chain":
+        """The chain of a stack.
+
+        Args:
+            stack: the model.
+            unfolded: take an MLP as the affine maps that it is made of.
+        """
+        up: list[Link] = []
+        down: list[Link] = []
+        for level, pair in enumerate(stack.pairs, 1):
+            up += _links(f"f_{level}", pair.f, pair, level, pair.recognition, unfolded)
+            decoder = _links(f"g_{level}", pair.g, pair, level - 1, pair.observation, unfolded)
+            down = [*decoder, *down]
+
+        bottom = down[-1]
+        down[-1] = Link(bottom.name, bottom.layer, bottom.pair, 0, bottom.law, is_last=True)
+
+        return cls([*up, *down], len(up), stack.depth)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self.links)
+
+    def __len__(self) -> int:
+        return len(self.links)
+
+    def run(self, x: Tensor, corrupt: Corrupt, moment: Moment) -> list[State]:
+        """Every map on a detached input, with the graph of its own step."""
+        states: list[State] = []
+        given = corrupt(0, x, moment)
+        for link in self.links:
+            output = link(given)
+            sent = self._send(link, output.detach(), moment)
+            states.append(State(given, output, sent))
+            given = self._noisy(link, sent, corrupt, moment)
+
+        return states
+
+    def through(self, x: Tensor, corrupt: Corrupt, moment: Moment) -> tuple[Tensor, Tensor]:
+        """h_L and the output of the last link, with one graph, for the same noise as in `run`.
+
+        Noise counts as a constant; discrete values have the straight-through gradient.
+        """
+        h = corrupt(0, x, moment)
+        top = h
+        for number, link in enumerate(self.links, 1):
+            output = link(h)
+            constant = output.detach()
+            sent = self._send(link, constant, moment)
+            noisy = self._noisy(link, sent, corrupt, moment)
+
+            if number == self.climb:
+                top = output + (sent - constant)
+            h = output if link.is_last else output + (noisy - constant)
+
+        return top, h
+
+    def _send(self, link: Link, output: Tensor, moment: Moment) -> Tensor:
+        """What the next map sees of an output, apart from noise; x^ stays a mean."""
+        if link.is_last:
+            return link.mean(output)
+        if link.law is None:
+            return output
+
+        return link.law.transmit(output, moment.draws)
+
+    def _noisy(self, link: Link, sent: Tensor, corrupt: Corrupt, moment: Moment) -> Tensor:
+        """Noise stands on the way up, and on the code from which the way down begins."""
+        if not link.is_encoder or link.gives is None:
+            return sent
+
+        return corrupt(link.gives, sent, moment)
+
+
+def _links(
+    name: str, layer: Layer, pair: Pair, gives: int, law: Law, unfolded: bool
+) -> list[Link]:
+    parts: list[Layer] = [layer]
+    if unfolded and isinstance(layer, MLP):
+        parts = list(layer.layers)
+
+    inside = [Link(name, part, pair, None, None) for part in parts[:-1]]
+    return [*inside, Link(name, parts[-1], pair, gives, law)]
+
+
+def preactivation(layer: Affine | Transpose, h: Tensor) -> Tensor:
+    """a = W h + b of a layer s(W h + b)."""
+    if isinstance(layer, Affine):
+        return layer.preactivation(h)
+
+    return nn.functional.linear(h, layer.weight, layer.bias)
+
+
+def lack(link: Link, x: Tensor, output: Tensor) -> Tensor:
+    """-dE/da, what x^ lacks: minus the gradient of -log P(x | h_1) of each example.
+
+    For pixels with cross-entropy it is x - x^. Nothing but the unit's own s is differentiated.
+    """
+    a = output.detach().requires_grad_()
+    with torch.enable_grad():
+        energy = link.energy(x, a).sum()
+    (slope,) = torch.autograd.grad(energy, a)
+
+    return -slope

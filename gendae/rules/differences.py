@@ -1,0 +1,251 @@
+"""The loop of differences: what x^ lacks travels around the loop, and every map has a target.
+
+Up:     h_l = f_l(h_{l-1}),  z = corrupt(h_L),  d_L = z,  d_{l-1} = g_l(d_l),  x^ = d_0
+Lack:   delta_0 = step * (-dE/da),  what x^ lacks                   (x - x^ for cross-entropy)
+Up:     delta_l = b_l(delta_{l-1}), with the feedback b_l of g_l    (2015, Eq. 12, by layers)
+Top:    eps_L = delta_L + step * pull of the prior
+Down:   eps_{l-1} = c_l(eps_l), with the feedback c_l of f_l        (Lee 2018, Eq. 3.15)
+Learn:  g_1 by the energy of x;  g_l towards d_{l-1} + delta_{l-1};  f_l towards h_l + eps_l
+
+Where x^ lacks nothing, no map is asked to move: nothing contracts. In Algorithm 2 as printed every
+target of an encoder is a reconstruction of its own code, and nothing that the output lacks reaches
+f_l.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gendae import checks
+from gendae.corruption import Corruption, GaussianNoise, RelativeNoise
+from gendae.layers.pair import Pair
+from gendae.models.stack import Stack
+from gendae.priors.base import Prior
+from gendae.registry import build, register
+from gendae.rules.chain import Chain, Corrupt, State, lack
+from gendae.rules.feedback import Feedback, LocalDifference
+from gendae.rules.loops import Loop, PairLoops
+from gendae.rules.moment import Moment
+
+PULLS = ("normal", "prior")
+
+
+@register
+class DifferenceLoop(Loop):
+    """Differences around the loop: every affine map has a regression target of its own.
+
+    lack_g_1: the energy of x around x^
+    lack_g_l: |g_l(d_l) - (d_{l-1} + delta_{l-1})|^2 / (2 step)
+    lack_f_l: |f_l(h_{l-1}) - (h_l + eps_l)|^2 / (2 step)
+
+    and the losses of the feedback. All inputs and targets are detached. Divided by the step, the
+    gradients have the scale of those of the loop's loss
+
+    E(x, x^) + kl * (-log P(h_L)),
+
+    whose exact gradient they would be with the feedback `Exact`. An MLP is taken as the affine
+    maps that it is made of, if the feedback does so; any other module back-propagates inside.
+    Targets of discrete units move what they send; their means learn.
+
+    At the start each pair learns as a denoising auto-encoder of its own (`PairLoops`), while the
+    feedback aligns itself: from a random start, five pairs and more train by no rule.
+    Source: Bengio 2014, Algorithm 2; Bengio et al. 2015, Eq. 12; Lee 2018, Eq. 3.15.
+
+    Args:
+        feedback: the b_l and c_l; `LocalDifference` if None.
+        step: length of a displacement, in squared units of h per nat; it matters for feedback that
+            is not linear only.
+        kl: weight of the prior's pull, which holds codes in scale.
+        pull: what pulls: "normal", N(0, I), at codes that are real numbers; or "prior", the
+            stack's own, which follows the codes: by its score, or where it has no density by its
+            reconstruction minus the code.
+        start: updates at the beginning in which pairs learn by themselves.
+        align: updates before those, in which the feedback alone learns.
+
+    Raises:
+        ValueError: for numbers out of range, or an unknown pull; for pairs whose codes are found
+            by optimisation.
+
+    Example:
+        >>> from gendae import TargetPropRule, deep_autoencoder
+        >>> loop = DifferenceLoop(start=0)
+        >>> sorted(TargetPropRule(deep_autoencoder([8, 6, 4]), loop).losses((torch.rand(10, 8),)))
+        ['feedback_f_2', 'feedback_g_1', 'feedback_g_2', 'lack_f_1', 'lack_f_2', 'lack_g_1', 'lack_g_2']
+    """
+
+    def __init__(
+        self,
+        feedback: Feedback | None = None,
+        step: float = 0.1,
+        kl: float = 0.01,
+        pull: str = "normal",
+        start: int = 500,
+        align: int = 0,
+    ) -> None:
+        super().__init__()
+        self.feedback: Feedback = build(feedback) or LocalDifference()
+        self.step = checks.at_least("step", step, 0.0, strict=True)
+        self.kl = checks.at_least("kl", kl, 0.0)
+        self.pull = checks.one_of("pull", pull, PULLS)
+        self.start = checks.whole("start", start, 0)
+        self.align = checks.whole("align", align, 0)
+
+    @property
+    def has_phases(self) -> bool:
+        return self.align > 0 or self.feedback.has_phases
+
+    def prepare(self, stack: Stack) -> None:
+        for level, pair in enumerate(stack.pairs, 1):
+            if type(pair).encode is not Pair.encode:
+                raise ValueError(
+                    f"pair {level} is a {type(pair).__name__}, whose codes are not what f_{level} "
+                    "gives: differences cannot travel through it; accepted: "
+                    "loop=ShortAndLongLoops()"
+                )
+
+        self.feedback.prepare(self.chain(stack))
+        self.feedback.to(stack.device, stack.dtype)
+
+    def learners(self) -> Sequence[Sequence[nn.Module]]:
+        return [[layer] for layer in self.feedback.layers.values()]
+
+    def corruption(self, stack: Stack) -> list[Corruption]:
+        """Noise on the top code alone, of 0.3 of its spread."""
+        below: list[Corruption] = [GaussianNoise(0.0) for _ in stack.pairs]
+        return [*below, RelativeNoise(0.3)]
+
+    def prior(self, stack: Stack) -> Prior | None:
+        if self.pull == "prior" and self.kl > 0:
+            return stack.prior
+
+        return None
+
+    def chain(self, stack: Stack) -> Chain:
+        """The maps of the loop."""
+        return Chain.of(stack, unfolded=self.feedback.unfolds)
+
+    def phase(self, moment: Moment) -> Hashable | None:
+        return self._stage(moment), self._feedback_learns(moment)
+
+    def _stage(self, moment: Moment) -> str:
+        """What learns at this moment; outside a Trainer the start is over."""
+        if moment.update is None:
+            return "loop"
+        if moment.update < self.align:
+            return "feedback"
+        if moment.update < self.align + self.start:
+            return "pairs"
+
+        return "loop"
+
+    def _feedback_learns(self, moment: Moment) -> bool:
+        """At every update of the start, in which it aligns itself, and when it is due later."""
+        return self._stage(moment) != "loop" or self.feedback.due(moment)
+
+    # -- the losses ----------------------------------------------------------------------------
+
+    def losses(
+        self, stack: Stack, x: Tensor, corrupt: Corrupt, moment: Moment
+    ) -> dict[str, Tensor]:
+        chain = self.chain(stack)
+        stage = self._stage(moment)
+
+        with torch.set_grad_enabled(stage == "loop"):
+            states = chain.run(x, corrupt, moment)
+
+        losses: dict[str, Tensor] = {}
+        if stage == "loop":
+            losses = self._lacks(stack, chain, x, states)
+        if stage == "pairs":
+            losses = PairLoops().losses(stack, x, self._on_codes(stack, corrupt), moment)
+
+        if self._feedback_learns(moment):
+            losses |= self.feedback.losses(chain, states, moment)
+
+        return losses
+
+    @staticmethod
+    def _on_codes(stack: Stack, corrupt: Corrupt) -> Corrupt:
+        """The noise of the top on the code of every pair."""
+
+        def noise(level: int, h: Tensor, moment: Moment) -> Tensor:
+            return corrupt(level if level == 0 else stack.depth, h, moment)
+
+        return noise
+
+    def _lacks(
+        self, stack: Stack, chain: Chain, x: Tensor, states: Sequence[State]
+    ) -> dict[str, Tensor]:
+        """lack_f_l and lack_g_l, from the displacement of every map's output."""
+        moves = self.displacements(stack, chain, x, states)
+
+        losses: dict[str, Tensor] = {}
+        for link, state, move in zip(chain, states, moves, strict=True):
+            if link.is_last:
+                term = link.energy(x, state.output).mean()
+            else:
+                # output - output is zero: the error is the displacement, to its last digit
+                error = state.output - state.output.detach() - move
+                term = error.square().sum(-1).mean() / (2.0 * self.step)
+
+            name = f"lack_{link.name}"
+            losses[name] = losses.get(name, 0.0) + term
+
+        return losses
+
+    @torch.no_grad()
+    def displacements(
+        self, stack: Stack, chain: Chain, x: Tensor, states: Sequence[State]
+    ) -> list[Tensor]:
+        """The displacement of every map's output, in the order of the chain.
+
+        That of the last map is one of its pre-activation; see `chain.lack`.
+        """
+        move = self.step * lack(chain.links[-1], x, states[-1].output)
+
+        moves = [move]
+        for number in range(len(chain) - 1, 0, -1):
+            link = chain.links[number]
+            move = self.feedback.back(number, link, states[number], move)
+            if number == chain.climb and self._pulls(stack):
+                code = states[number - 1].sent
+                move = move + self.step * self.kl * self._pull(stack, code)
+            moves.append(move)
+
+        return moves[::-1]
+
+    def _pulls(self, stack: Stack) -> bool:
+        """Whether anything pulls at the top; N(0, I) does not at discrete codes."""
+        if self.pull == "normal" and stack.pairs[-1].recognition.hard:
+            return False
+
+        return self.kl > 0.0
+
+    def _pull(self, stack: Stack, code: Tensor) -> Tensor:
+        """d log P(h_L) / dh_L."""
+        if self.pull == "normal":
+            return -code
+        if stack.prior.has_density:
+            return stack.prior.score(code)
+
+        return stack.prior.reconstruct(code) - code
+
+    def loss(self, stack: Stack, x: Tensor, corrupt: Corrupt, moment: Moment) -> Tensor:
+        """The loss whose gradient the displacements stand for, through all maps.
+
+        The noise is that of `losses` at the same moment. A prior without density has no loss: its
+        pull is left out.
+        """
+        chain = self.chain(stack)
+        top, output = chain.through(x, corrupt, moment)
+        loss = chain.links[-1].energy(x, output).mean()
+
+        if not self._pulls(stack):
+            return loss
+        if self.pull == "normal":
+            return loss + self.kl * top.square().sum(-1).mean() / 2.0
+        if stack.prior.has_density:
+            return loss - self.kl * stack.prior.log_prob(top).mean()
+
+        return loss

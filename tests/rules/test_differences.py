@@ -1,0 +1,253 @@
+"""The loop of differences: with exact feedback it is back-propagation, and no other crosses a map."""
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from gendae.corruption import GaussianNoise
+from gendae.data.images import Digits
+from gendae.laws import Categorical
+from gendae.layers.affine import Affine
+from gendae.layers.pair import Pair, TiedPair
+from gendae.layers.wrapped import Wrapped
+from gendae.models.architectures import deep_autoencoder
+from gendae.models.stack import Stack
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.rules import credit
+from gendae.rules.chain import clean
+from gendae.rules.differences import DifferenceLoop
+from gendae.rules.feedback import Exact, Inverses, LocalDifference, Partners
+from gendae.rules.loops import PairLoops
+from gendae.rules.moment import Moment
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import TargetPropRule
+from tests.conftest import at
+from tests.rules.test_base import trainer
+
+FEEDBACK = [Exact, Inverses, LocalDifference, Partners]
+
+
+def x_of(n=20, width=12):
+    return torch.rand(n, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def stack_of(**options):
+    torch.manual_seed(0)
+    options = {"activations": ["tanh", "softplus"], **options}
+    return deep_autoencoder([12, 8, 6], **options).double()
+
+
+def drawn(unit):
+    return stack_of(activations=None, units=unit, stochastic=True)
+
+
+def wrapped():
+    """Maps that are no s(W h + b), and classes as x."""
+    torch.manual_seed(0)
+    f = torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 6))
+    g = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 12))
+    g = torch.nn.Sequential(*g, torch.nn.Softmax(-1))
+    top = Pair(Affine(6, 4, "sigmoid"), Affine(4, 6))
+    return Stack(Pair(f, Wrapped(g, None, "softmax"), Categorical()), top).double()
+
+
+def under(prior):
+    stack = stack_of(prior=prior)
+    stack.prior.fit(stack.encode(x_of())[-1].detach())
+    return stack
+
+
+STACKS = {
+    "affine": (stack_of, "normal"),
+    "relu": (lambda: stack_of(activations=["relu", "linear"]), "normal"),
+    "mlps": (lambda: stack_of(hidden_f=[9], hidden_g=[7, 5], observation="bernoulli"), "normal"),
+    "tied": (lambda: Stack(TiedPair(12, 8), TiedPair(8, 6)).double(), "normal"),
+    "modules": (wrapped, "normal"),
+    "signs": (lambda: stack_of(activations=None, units="sign"), "normal"),
+    "drawn bits": (lambda: drawn("binary"), "normal"),
+    "drawn signs": (lambda: drawn("sign"), "normal"),
+    "under a Gaussian": (lambda: under(GaussianPrior("full", 1.0)), "prior"),
+    "under a window": (lambda: under(ParzenPrior()), "prior"),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_exact_feedback_is_back_propagation_of_the_loop_s_loss(name):
+    """Noise at every level, draws and the prior's pull included."""
+    make, pull = STACKS[name]
+    stack = make()
+    noise = [GaussianNoise(sigma) for sigma in (0.1, 0.2, 0.3)]
+    rule = TargetPropRule(stack, DifferenceLoop(Exact(), kl=0.3, pull=pull, start=0), noise)
+    parameters = [p for pair in stack.pairs for p in pair.parameters()]
+
+    local = torch.autograd.grad(sum(rule.losses((x_of(),), at(1)).values()), parameters)
+    exact = torch.autograd.grad(rule.global_loss((x_of(),), at(1)), parameters)
+
+    for ours, theirs in zip(local, exact, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-13)
+    assert credit.angles(rule, x_of()).cosine == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("feedback", FEEDBACK)
+def test_where_nothing_is_lacking_nothing_is_asked(feedback):
+    """x^ = x: all displacements are zero, so that no loop contracts."""
+    stack = stack_of()
+    loop = DifferenceLoop(feedback(), kl=0.0)
+    loop.prepare(stack)
+    chain = loop.chain(stack)
+
+    states = chain.run(x_of(), clean, Moment())
+    moves = loop.displacements(stack, chain, states[-1].sent, states)
+
+    assert all(move.abs().max() == 0 for move in moves)
+
+
+def test_displacements_by_partners_are_the_papers():
+    """Written out: Eq. 12 of 2015 on the way up, Eq. 3.15 of Lee on the way down."""
+    stack = stack_of(observation="bernoulli")
+    (f1, g1), (f2, g2) = ((p.f, p.g) for p in stack.pairs)
+    x = x_of()
+    loop = DifferenceLoop(Partners(), step=0.2, kl=0.5)
+    loop.prepare(stack)
+    chain = loop.chain(stack)
+    moves = loop.displacements(stack, chain, x, chain.run(x, clean, Moment()))
+
+    h1 = f1(x)
+    h2 = f2(h1)
+    d1 = g2(h2)
+    x_hat = g1(d1)
+    delta0 = 0.2 * (x - x_hat)
+    delta1 = f1(x_hat + delta0) - f1(x_hat)
+    delta2 = f2(d1 + delta1) - f2(d1)
+    eps2 = delta2 - 0.2 * 0.5 * h2
+    eps1 = g2(h2 + eps2) - g2(h2)
+
+    for ours, theirs in zip(moves, (eps1, eps2, delta1, delta0), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+# -- feedback that learns ------------------------------------------------------------------------
+
+
+def aligned(feedback, activation, updates=300):
+    """The learned B of a map tanh(W h + b), and W, after updates on one batch."""
+    torch.manual_seed(0)
+    stack = Stack(
+        Pair(Affine(6, 5, "tanh"), Affine(5, 6)),
+        Pair(Affine(5, 4, activation), Affine(4, 5)),
+    ).double()
+    loop = DifferenceLoop(feedback, align=updates)
+    rule = TargetPropRule(stack, loop, rates=Rates(feedback=3e-2))
+    optimizer = rule.configure_optimizers()
+    x = 2.0 * torch.randn(400, 6, dtype=torch.float64)
+    before = [p.detach().clone() for p in stack.parameters()]
+
+    for update in range(updates):
+        rule.rates.set(optimizer, update / updates)
+        optimizer.zero_grad()
+        losses = rule.losses((x,), Moment(update=update))
+        assert all(name.startswith("feedback") for name in losses)
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    assert all(torch.equal(a, b) for a, b in zip(before, stack.parameters(), strict=True))
+    return feedback.layers["1"].weight.detach(), stack, x
+
+
+def test_local_differences_learn_the_transposed_weights():
+    B, stack, _ = aligned(LocalDifference(tracks=False, rows=400), "tanh")
+    W = stack.pairs[1].f.weight.detach()
+
+    assert (B - W.T).norm() < 0.04 * W.norm()
+
+
+def test_without_derivatives_they_learn_the_mean_jacobian():
+    B, stack, x = aligned(LocalDifference(derivative=False, tracks=False, rows=400), "tanh")
+    W = stack.pairs[1].f.weight.detach()
+    h = stack.encode(x)[2].detach()
+    expected = ((1.0 - h.square())[:, :, None] * W).mean(0)  # E[J], up to O(sigma^2)
+
+    assert (B - expected.T).norm() < 0.04 * expected.norm()
+    assert (B - W.T).norm() > 0.1 * W.norm()
+
+
+@pytest.mark.parametrize("tracks", [False, True])
+def test_tracking_feedback_receives_the_changes_of_the_weights(tracks):
+    torch.manual_seed(0)
+    stack = stack_of()
+    feedback = LocalDifference(tracks=tracks)
+    TargetPropRule(stack, DifferenceLoop(feedback))
+    layer = feedback.layers["1"]
+    B = layer.weight.detach().clone()
+    cosine = torch.cosine_similarity(B.flatten(), stack.pairs[1].f.weight.T.flatten(), 0)
+    change = torch.randn_like(stack.pairs[1].f.weight)
+
+    with torch.no_grad():
+        stack.pairs[1].f.weight += change
+
+    assert cosine.abs() < 0.5  # it starts at random
+    assert torch.allclose(layer.weight - B, change.T if tracks else torch.zeros_like(B))
+    assert layer.difference.requires_grad
+
+
+# -- stages --------------------------------------------------------------------------------------
+
+
+def test_feedback_aligns_first_then_pairs_learn_then_the_loop():
+    rule = TargetPropRule(stack_of(), DifferenceLoop(LocalDifference(every=4), start=6, align=3))
+
+    def learns(update):
+        losses = rule.losses((x_of(),), Moment(update=update))
+        return {name.split("_")[0] for name in losses}
+
+    assert learns(0) == learns(2) == {"feedback"}
+    assert learns(3) == learns(8) == {"feedback", "pair"}
+    assert learns(9) == learns(11) == {"lack"}
+    assert learns(12) == learns(None) == {"feedback", "lack"}
+
+
+def test_pairs_alone_are_auto_encoders_of_their_inputs():
+    stack = stack_of()
+    noise = [GaussianNoise(0.0)] * 3
+    losses = TargetPropRule(stack, PairLoops(), noise).losses((x_of(),))
+
+    h = stack.encode(x_of())
+    for level, pair in enumerate(stack.pairs, 1):
+        error = (h[level - 1] - pair.g(h[level])).square().sum(1).mean() / 2
+        assert torch.allclose(losses[f"pair_{level}"], error)
+
+
+# -- depth trains --------------------------------------------------------------------------------
+
+
+def digits(loop, frozen=False, units=None):
+    """Reconstruction in nats and read-out of the top code in per cent, after 40 epochs."""
+    torch.manual_seed(0)
+    sizes = [64, 60, 60, 30] if units else [64, 60, 60, 8]
+    activations = None if units else ["tanh", "tanh", "linear"]
+    stack = deep_autoencoder(
+        sizes, activations, observation="bernoulli", units=units, init="orthogonal"
+    )
+    rates = Rates(f=0.0 if frozen else 3e-3, g=3e-3, hold=0.5)
+    rule = TargetPropRule(stack, loop, rates=rates)
+    trainer(max_epochs=40, limit_val_batches=0).fit(rule, Digits())
+
+    x, y, _ = Digits().split("valid")
+    train = Digits().split("train")
+    codes = stack.encode(train.x)[-1].detach()
+    reader = LogisticRegression(max_iter=500).fit(codes, train.y)
+    read_out = 100 * reader.score(stack.encode(x)[-1].detach(), y)
+
+    return rule.global_loss((x,), at(0)).item(), read_out
+
+
+@pytest.mark.parametrize("units", [None, "sign"])
+def test_encoders_of_three_pairs_learn(units):
+    """The control is the same network with its encoders frozen at random."""
+    frozen_loss, frozen_read_out = digits(DifferenceLoop(start=0), frozen=True, units=units)
+    loss, read_out = digits(DifferenceLoop(start=100), units=units)
+
+    print(units, frozen_loss, loss, frozen_read_out, read_out)
+    assert loss < frozen_loss - 1.0
+    assert read_out > frozen_read_out + 2.0
