@@ -2,7 +2,7 @@
 
     python -m benchmarks.depth tune [--rules ..]            three rates x kl at depth 3, validation
     python -m benchmarks.depth table [--rules ..] [--depths 1 2 3 5] [--seeds 0]
-    python -m benchmarks.depth units [--seeds 0 1 2]        sign and drawn binary units, 784-500-500-200
+    python -m benchmarks.depth units [--seeds 0 1 2]        sign and drawn binary units
     python -m benchmarks.depth collect                      docs/results/depth.json and depth.png
 
 784-20, 784-500-20, 784-500-500-20, ..: affine maps with tanh, linear codes, cross-entropy of x, 8

@@ -118,6 +118,25 @@ class Law(nn.Module):
 
         return mean + scale * variance.sqrt() * normal_like(mean, generator)
 
+    def width_of(self, squares: Tensor, mean: Tensor) -> Tensor:
+        """What `near` needs to give these mean squared errors around the means, (features,).
+
+        Args:
+            squares: mean squared error of each unit, (features,).
+            mean: (batch, features).
+        """
+        return squares.sqrt()
+
+    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        """A draw around the mean of a model, whose width was measured and not learned.
+
+        Values that a chain draws anyway (`drawn`), and those of discrete units, stay at the mean.
+        """
+        if self.drawn or self.hard:
+            return mean
+
+        return torch.addcmul(mean, width, normal_like(mean, generator))
+
     def pool_log_prob(
         self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
     ) -> Tensor:
@@ -302,6 +321,23 @@ class LearnedGaussian(Law):
         return f"{self.features}, sigma={self.sigma:g}, per={self.per!r}, given={self.given}"
 
 
+#: Range of the share of m (1 - m) that the variance of a grey value around its mean m can have.
+LEAST_SPREAD = 1e-6
+MOST_SPREAD = 0.95
+
+
+def beta_like(a: Tensor, b: Tensor, generator: Generator | None = None) -> Tensor:
+    """Draws of Beta(a, b), drawn where `generator` lives; 0 for a = 0, and 1 for b = 0."""
+    device = a.device if generator is None else generator.device
+    parts = torch.stack([a, b]).to(device)
+    tiny = torch.finfo(a.dtype).tiny
+
+    one, other = torch._standard_gamma(parts.clamp_min(tiny), generator=generator)
+    draws = one / (one + other).clamp_min(tiny)
+
+    return draws.to(a.device)
+
+
 @register
 class Bernoulli(Law):
     """Independent binary units with p(h = 1) = mean; values in [0, 1] count as probabilities.
@@ -334,6 +370,27 @@ class Bernoulli(Law):
     ) -> Tensor:
         draw = (uniform_like(mean, generator) < mean).to(mean.dtype)
         return draw + (mean - mean.detach())
+
+    def width_of(self, squares: Tensor, mean: Tensor) -> Tensor:
+        """Root of the variance's share of m (1 - m), the most that values in [0, 1] can have.
+
+        It is the same for all units: many of an image's hardly ever vary.
+        """
+        most = (mean * (1.0 - mean)).mean(0).sum()
+        share = squares.sum() / most.clamp_min(torch.finfo(mean.dtype).tiny)
+
+        return share.clamp_max(MOST_SPREAD).sqrt().expand_as(squares)
+
+    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        """Beta with this mean and the variance width^2 m (1 - m), so that grey stays in [0, 1]."""
+        if self.drawn:
+            return mean
+
+        share = width.square().clamp(LEAST_SPREAD, MOST_SPREAD)
+        count = 1.0 / share - 1.0
+        draws = beta_like(count * mean, count * (1.0 - mean), generator)
+
+        return torch.where(width > 0.0, draws, mean)
 
     def pool_log_prob(
         self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float

@@ -103,7 +103,7 @@ def test_every_class_has_a_role():
     members = {type(member.built()) for member in roles.EVERYTHING}
 
     bases = {gendae.Corruption, gendae.Law, gendae.Prior, gendae.Inference, gendae.Sampler}
-    bases |= {gendae.Data, gendae.Rule}
+    bases |= {gendae.Data, gendae.Rule, gendae.Loop, gendae.Feedback}
     plain = {gendae.Facts, gendae.Moment, gendae.Split}
 
     # one is among the scores below, the other a callback

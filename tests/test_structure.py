@@ -39,6 +39,7 @@ ROOMS = [
 #: Constructors with more than eight arguments, and why.
 MANY_ARGUMENTS: dict[str, str] = {
     "ManifoldParzenPrior": "the eight of a ParzenPrior, and its neighbours and components",
+    "Rates": "a rate and a decay for each of three kinds of maps; optimizer, clip, decline, hold",
     "DifferenceTargetPropRule": "five that supervised rules share; targets, inverses, rounds",
     "JointTargetPropRule": "Algorithm 5 has four groups of options, and two references beside it",
     "KLRule": "four that rules with a prior share; Algorithm 1's trade-off, and its variants",
@@ -109,8 +110,8 @@ def test_functions_have_air():
     assert reading.conditional_share(PACKAGE) <= 4
 
 
-def test_there_are_not_more_than_700_test_functions():
-    assert reading.test_functions(ROOT / "tests") <= 700
+def test_there_are_not_more_than_800_test_functions():
+    assert reading.test_functions(ROOT / "tests") <= 800
 
 
 HELP_IS_LIGHT = """

@@ -3,9 +3,11 @@
 At one level of a stack, the observed elements of h are clamped (a chain's noise still acts on the
 encoder's input, as in training). The missing ones are moved by encoding h up to the top and
 decoding it down again, h_missing <- (g .. f(h~))_missing. Without noise that climbs to a nearby
-mode (MAP, Algorithm 6); with noise it is a Markov chain over the missing elements (MCMC, section
-3.2). The temperature scales the noise, so that a chain can be annealed from one to the other. A
-mask is boolean and True where an element is observed.
+mode (MAP, Algorithm 6). With the noise of training, and a draw from P(h | h~) in the place of its
+mean, it is a Markov chain over the missing elements (MCMC, section 3.2) whose law is P(missing |
+observed), up to the square of the noise. The temperature scales both, so that a chain can be
+annealed from one to the other: what it gains in probability it loses in spread. A mask is boolean
+and True where an element is observed.
 Source: Bengio 2014, Algorithm 6, sections 3.2, 4 and 7.5.
 """
 
@@ -19,7 +21,16 @@ from torch import Generator, Tensor
 from gendae import checks
 from gendae.completion.annealing import Annealing
 from gendae.completion.chain import ClampedChain, Completion
-from gendae.completion.moves import around, chain_noise, draw, from_prior, laws_of
+from gendae.completion.moves import (
+    around,
+    deviation,
+    draw,
+    draw_near,
+    from_prior,
+    laws_of,
+    noisy_around,
+    whole,
+)
 from gendae.corruption import Corruption, normal_like, uniform_like
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
@@ -50,16 +61,18 @@ class Completer:
 
     Args:
         rounds: K, most rounds.
-        annealing: temperature of each round; MAP, temperature 0 throughout, if None.
-        corruption: noise on h at temperature 1; if None, Gaussian with the deviation of the top's
-            reconstruction error (`Stack.residuals`), or at the top's own level that of a Langevin
-            step of its density.
+        annealing: temperature of each round; MAP, temperature 0 throughout, if None. Below 1, it
+            trades spread for probability: answers are likelier than samples and too much alike.
+        corruption: noise on h at temperature 1, in the place of all noise of a round. If None, the
+            round has the noise that the stack was trained with, and a draw from P(h | h~) follows
+            (`Stack.loop_noise`); at the top, a step of the prior's own chain.
         begin: where missing elements start: "mask": the junction's prediction from missingness
             inputs; "prior": draws of the prior, chosen by how well they agree with the observed
             elements; "noise": uniform in [0, 1]; "auto": the first of these that the stack has at
             this level.
         level: l of the h_l that is clamped; None: the codes of a joint stack's modalities, or x.
-        use_prior: at the top, replace h_L by its reconstruction under the prior in each round.
+        use_prior: at the top, replace h_L by its reconstruction under the prior in each round:
+            likelier answers, of less spread.
         tolerance: a MAP run ends once all missing parts change by less than this, root mean
             square, in units of h.
 
@@ -110,19 +123,28 @@ class Completer:
 
     @classmethod
     def map(cls, rounds: int = 50, **options: "Unpack[Options]") -> "Completer":
-        """Deterministic ascent until nothing changes (Algorithm 6)."""
+        """Deterministic ascent until nothing changes (Algorithm 6).
+
+        One likely answer for a start: it says nothing of how sure it is.
+        """
         return cls(rounds, Annealing(0.0, 0.0), **options)
 
     @classmethod
     def mcmc(cls, rounds: int = 50, **options: "Unpack[Options]") -> "Completer":
-        """A Markov chain over what is missing."""
+        """A Markov chain over what is missing: samples, whose spread is that of P(missing | given).
+
+        A single sample is further from the truth than the mean of many, or than `map`.
+        """
         return cls(rounds, Annealing(1.0, 1.0), **options)
 
     @classmethod
     def annealed(
         cls, rounds: int = 50, settle: float = 0.25, **options: "Unpack[Options]"
     ) -> "Completer":
-        """From a chain to ascent, which has the last quarter of the rounds."""
+        """From a chain to ascent, which has the last quarter of the rounds.
+
+        Different answers, each likelier than a sample; together they spread less than samples.
+        """
         return cls(rounds, Annealing(1.0, 0.0, settle), **options)
 
     def clamped_level(self, stack: Stack) -> int:
@@ -201,22 +223,33 @@ class Completer:
         temperature: float,
         generator: Generator | None,
     ) -> Tensor:
-        """One round: corrupt, up, down, and draw discrete values."""
+        """One round: corrupt, up, down, and draw."""
         level = self.clamped_level(stack)
         if temperature <= 0.0:
             return around(stack, level, h, self.use_prior)
 
-        noisy = torch.lerp(h, self.disturb(stack, level, h, generator), temperature)
-        mean = around(stack, level, noisy, self.use_prior)
+        laws = laws_of(stack, level)
+        drawn = laws is not None and laws.drawn
 
-        return draw(stack, level, mean, temperature, generator)
+        if self.corruption is None and level < stack.depth:
+            new = noisy_around(stack, level, h, temperature, generator, self.use_prior)
+        elif self.corruption is None and not drawn:
+            new = whole(stack.prior).step(h, temperature, generator)
+        else:
+            noisy = torch.lerp(h, self.disturb(stack, level, h, generator), temperature)
+            new = around(stack, level, noisy, self.use_prior)
+
+        return draw(stack, level, new, temperature, generator)
 
     def disturb(self, stack: Stack, level: int, h: Tensor, generator: Generator | None) -> Tensor:
-        """h with the noise of temperature 1, except for drawn slices, such as labels."""
+        """h with the noise of temperature 1, except for drawn slices, such as labels.
+
+        It is the completer's corruption, or that of a step of the prior's.
+        """
         if self.corruption is not None:
             noisy = self.corruption(h, 1.0, generator)
         else:
-            noisy = torch.add(h, normal_like(h, generator), alpha=chain_noise(stack, level))
+            noisy = torch.add(h, normal_like(h, generator), alpha=deviation(stack, level))
 
         laws = laws_of(stack, level)
         if laws is None:
@@ -227,6 +260,20 @@ class Completer:
             parts.append(clean if law.drawn else disturbed)
 
         return torch.cat(parts, -1)
+
+    def values(
+        self, stack: JointStack, codes: Tensor, generator: Generator | None = None
+    ) -> Tensor:
+        """x from the codes h_J at which a chain ended, in the temperature of its last round.
+
+        At temperature 0 that is the mean; at 1, a draw with the width of P(x | h_L) around it.
+        """
+        mean = stack.x_of(codes)
+        temperature = self.annealing.temperatures(self.rounds)[-1:]
+        if self.corruption is not None or temperature in ([], [0.0]) or stack.level == stack.depth:
+            return mean
+
+        return draw_near(stack, 0, mean, temperature[0], generator)
 
     # -- where it starts --------------------------------------------------------------------------
 

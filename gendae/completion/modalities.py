@@ -130,10 +130,10 @@ def _complete_batch(
         clamped = stack.spread(observed, level)
 
     completion = completer(stack, h, clamped, observed, generator)
-    if level == stack.level:
-        return completion, stack.x_of(completion.h)
+    if level == 0 or isinstance(completer, Inpainter):
+        return completion, completion.h
 
-    return completion, completion.h
+    return completion, completer.values(stack, completion.h, generator)
 
 
 def _together(completions: Sequence[Completion]) -> Completion:

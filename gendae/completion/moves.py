@@ -7,10 +7,10 @@ import torch
 from torch import Generator, Tensor
 
 from gendae.corruption import uniform_like
-from gendae.laws import Gaussian, Law
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Laws
 from gendae.models.stack import Stack
+from gendae.models.widths import ROUND, LoopNoise
 from gendae.priors.base import Prior
 from gendae.sampling.samplers import BATCH, POOL
 
@@ -63,18 +63,61 @@ def draw(
     return torch.cat(parts, -1)
 
 
-def chain_noise(stack: Stack, level: int) -> float:
-    """Deviation of a chain's noise at temperature 1."""
+def noisy_around(
+    stack: Stack,
+    level: int,
+    h: Tensor,
+    temperature: float,
+    generator: Generator | None,
+    use_prior: bool = False,
+) -> Tensor:
+    """h_level up to the top and down again: a draw from P(h_level | h~), not its mean.
+
+    Drawn slices, such as labels, get no noise here. See `gendae.models.widths`.
+    """
+    noise = spared(stack, level, stack.loop_noise(level))
+    pairs = list(stack.pairs[level:])
+
+    top = noise.climb(pairs, h, ROUND * temperature, generator)
+    if use_prior:
+        top = whole(stack.prior).reconstruct(top)
+    mean = stack.down(top, stop=level)[0]
+
+    return draw_near(stack, level, mean, temperature, generator)
+
+
+def draw_near(
+    stack: Stack, level: int, mean: Tensor, temperature: float, generator: Generator | None
+) -> Tensor:
+    """A draw from P(h_level | h_L) around its mean, in the range of each modality's values."""
+    noise = stack.loop_noise(level)
+    h = noise.draw(stack.law(level), mean, temperature, generator)
+    if level > 0 or not isinstance(stack, JointStack):
+        return h
+
+    slices = stack.separate(h).items()
+    return torch.cat([stack.modalities[name].bounded(part) for name, part in slices], -1)
+
+
+def spared(stack: Stack, level: int, noise: LoopNoise) -> LoopNoise:
+    """The noise of a round without that of slices which are drawn anyway."""
+    laws = laws_of(stack, level)
+    if laws is None or not laws.drawn:
+        return noise
+
+    keep = []
+    for law, part in laws.parts(noise.entering):
+        keep.append(torch.full_like(part, float(not law.drawn)))
+    return noise._replace(entering=noise.entering * torch.cat(keep))
+
+
+def deviation(stack: Stack, level: int) -> float:
+    """How far h_level lies from a mean of the model: the width of its draws, in units of h."""
     if level == stack.depth:
-        # a step of Langevin's, together with the denoising that follows
+        # the noise of a step of the prior's chain
         return math.sqrt(2.0) * stack.prior.noise
 
-    if stack.residuals.numel() <= level:
-        raise ValueError(
-            "the stack does not know how far its reconstructions miss h: call "
-            "stack.fit_residuals(x), or give the completer a corruption"
-        )
-
+    stack.loop_noise(level)
     return float(stack.residuals[level])
 
 
@@ -113,23 +156,11 @@ def agreement(stack: Stack, level: int, h: Tensor, seen: Tensor, pool: Tensor) -
         seen: 1 where an element of h is observed, 0 elsewhere, (batch, width).
         pool: the means, (pool, width).
     """
-    noise = chain_noise(stack, level)
+    noise = deviation(stack, level)
     if noise == 0.0:
         raise ValueError(
             "begin='prior' weighs draws of the prior by a noise of 0, at which none of them fits; "
             "give the prior a noise, or choose another start: mask, noise"
         )
 
-    return _law_of(stack, level).pool_log_prob(h, seen, pool, noise)
-
-
-def _law_of(stack: Stack, level: int) -> Law:
-    """The law of h_level around its mean; Gaussian at the top, where no layer predicts it."""
-    laws = laws_of(stack, level)
-    if laws is not None:
-        return laws
-
-    if level == stack.depth:
-        return Gaussian()
-
-    return stack.pairs[level].observation
+    return stack.law(level).pool_log_prob(h, seen, pool, noise)

@@ -1,4 +1,4 @@
-"""Activations s: s, s in place, differences, derivatives, inverse and range, one table each."""
+"""Activations s: in place, differences, slopes, inverses and ranges, one table each."""
 
 import math
 from collections.abc import Callable

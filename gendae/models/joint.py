@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.laws import Law
 from gendae.layers.pair import Pair
 from gendae.models.modalities import (
     Junction,
@@ -131,6 +132,13 @@ class JointStack(Stack):
         """Laws of the slices of h_level, level <= J, around their predictions."""
         laws = [modality.law_at(level) for modality in self.modalities.values()]
         return Laws(laws, self.widths(level))
+
+    def law(self, level: int) -> Law:
+        """See `Stack.law`; where modalities are apart, each slice has its own."""
+        if level <= self.level and len(self.names) > 1:
+            return self.laws(level)
+
+        return super().law(level)
 
     def index(self, name: str) -> int:
         """Position of a modality.

@@ -126,6 +126,13 @@ class Modality:
 
         return self.law
 
+    def bounded(self, x: Tensor) -> Tensor:
+        """x^(t) in the range of this kind of data."""
+        if self.kind in UNIT_INTERVAL:
+            return x.clamp(0.0, 1.0)
+
+        return x
+
     def values(self, name: str, value: Tensor) -> Tensor:
         """x^(t) as floating-point rows, (batch, width); labels may be class indices.
 
@@ -309,13 +316,17 @@ class Masked(nn.Module):
             h: (batch, width).
             observed: True where a modality is observed, (batch, N) boolean; everywhere if None.
         """
+        return self.f(self.input(h, observed))
+
+    def input(self, h: Tensor, observed: Tensor | None = None) -> Tensor:
+        """(m * h, m), or m * h where f does not see the mask."""
         if observed is not None:
             h = h.masked_fill(~observed[:, self.owner], 0.0)
 
         if self.sees_mask:
             h = torch.cat([h, self._bits(h, observed)], 1)
 
-        return self.f(h)
+        return h
 
     def _bits(self, h: Tensor, observed: Tensor | None) -> Tensor:
         """The missingness input, (batch, N): 1 where a modality is observed."""
@@ -342,7 +353,11 @@ class Heads(nn.Module):
         self.activation = "heads"
 
     def forward(self, h: Tensor) -> Tensor:
-        parts = self.g(h).split(self.widths, -1)
+        return self.heads(self.g(h))
+
+    def heads(self, a: Tensor) -> Tensor:
+        """The means, each slice of a through its own activation."""
+        parts = a.split(self.widths, -1)
         return torch.cat([s(part) for s, part in zip(self.activations, parts, strict=True)], -1)
 
 
@@ -354,6 +369,9 @@ class Identity(Gaussian):
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
+        return mean
+
+    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
         return mean
 
 
@@ -435,6 +453,12 @@ class Laws(Law):
 
     def noisy(self, mean: Tensor, scale: float, generator: Generator | None = None) -> Tensor:
         return torch.cat([law.noisy(m, scale, generator) for law, m in self.parts(mean)], -1)
+
+    def width_of(self, squares: Tensor, mean: Tensor) -> Tensor:
+        return torch.cat([law.width_of(s, m) for law, s, m in self.parts(squares, mean)], -1)
+
+    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        return torch.cat([law.near(m, w, generator) for law, m, w in self.parts(mean, width)], -1)
 
     def pool_log_prob(
         self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float

@@ -70,7 +70,10 @@ class Walk:
             independent of each other, but for K not of their starts.
         noise: which of the two corruptions the chain uses: "both", "input" or "code".
         residual: scale of Gaussian noise with the variance of the reconstruction error, added
-            after each transition: 1 gives draws from P(h | f(h)), and 0 its mean (2.2.7).
+            after each transition: 1 gives draws from P(h | f(h~)), with which the chain has the
+            law of the codes; 0 gives its mean: sharper samples, of a law that is too narrow (for
+            Gaussian codes of variance 1, its variance is 1 / (2 + sigma^2) where it should be 1).
+            Source: 2014, 2.2.7 ("in general one should also add noise").
         capacity: most codes recorded as starts.
 
     Raises:
@@ -81,7 +84,7 @@ class Walk:
     burn_in: int = 0
     chains: int | None = None
     noise: str = "both"
-    residual: float = 0.0
+    residual: float = 1.0
     capacity: int = 10_000
 
     def __post_init__(self) -> None:
@@ -255,7 +258,7 @@ class AutoencoderPrior(Prior):
             raise ValueError(f"lr={lr}: training of AutoencoderPrior diverged; lower it")
 
         start = self._standardised(self.recorded)
-        end = self.transition(start, generator)
+        end = self._noisy(1.0)(start, generator)
         self.error = (end - start).square().mean(0).sqrt()
 
     def _standardised(self, h: Tensor) -> Tensor:
@@ -290,12 +293,23 @@ class AutoencoderPrior(Prior):
         self.require_fitted()
         return self.center + self.scale * self.g(self.f(self._standardised(h)))
 
-    def _step(self, h: Tensor, generator: Generator | None) -> Tensor:
-        """One transition of the chain."""
-        move = Transition(self.f, self.g, *self.walk.levels(self.sigma, self.hidden_noise))
-        z = move(self._standardised(h), generator)
-        if self.walk.residual > 0.0:
-            z = z + self.walk.residual * self.error * normal_like(z, generator)
+    def _noisy(self, temperature: float) -> Transition:
+        """The chain's transition, its noise scaled by a temperature."""
+        levels = self.walk.levels(self.sigma, self.hidden_noise)
+        sigma, hidden_noise = (temperature * level for level in levels)
+
+        return Transition(self.f, self.g, sigma, hidden_noise)
+
+    def step(
+        self, h: Tensor, temperature: float = 1.0, generator: Generator | None = None
+    ) -> Tensor:
+        """One transition of the chain, with its residual noise; see `Prior.step`."""
+        self.require_fitted()
+        z = self._noisy(temperature)(self._standardised(h), generator)
+
+        residual = temperature * self.walk.residual
+        if residual > 0.0:
+            z = z + residual * self.error * normal_like(z, generator)
 
         return self.center + self.scale * z
 
@@ -307,7 +321,7 @@ class AutoencoderPrior(Prior):
 
         states = [h]
         for _ in range(checks.whole("steps", steps, 0)):
-            states.append(self._step(states[-1], generator))
+            states.append(self.step(states[-1], generator=generator))
 
         return torch.stack(states)
 
@@ -325,12 +339,12 @@ class AutoencoderPrior(Prior):
 
         h = self._starts(chains, generator)
         for _ in range(self.walk.burn_in):
-            h = self._step(h, generator)
+            h = self.step(h, generator=generator)
 
         states = []
         for _ in range(-(-n // max(chains, 1))):
             for _ in range(self.walk.steps):
-                h = self._step(h, generator)
+                h = self.step(h, generator=generator)
             states.append(h)
 
         if not states:

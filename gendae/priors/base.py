@@ -7,10 +7,13 @@ noise of that level (2014, 2.2.4 and 7). A prior with a density also has `log_pr
 starts from recorded codes.
 """
 
+import math
+
 import torch
 from torch import Generator, Tensor, nn
 
 from gendae import checks
+from gendae.corruption import normal_like
 
 
 class Prior(nn.Module):
@@ -27,7 +30,9 @@ class Prior(nn.Module):
         discrete: whether p(h) is a probability of discrete values, and no density.
         leave_one_out: whether the density at a code leaves out that code's own term, if the prior
             stores it.
-        noise: level sigma of the denoising that `reconstruct` stands for, in units of h.
+        noise: level sigma of the denoising that `reconstruct` stands for, in units of h; small
+            beside the codes, whose scale is their own. A prior that knows it defines `noise` from
+            what it fitted.
 
     Example:
         >>> from gendae import Prior, register
@@ -134,6 +139,26 @@ class Prior(nn.Module):
         """The denoised h, target of a code: h + noise^2 d log p(h) / dh, (batch, features)."""
         return h + self.noise**2 * self.score(h)
 
+    def step(
+        self, h: Tensor, temperature: float = 1.0, generator: Generator | None = None
+    ) -> Tensor:
+        """One round of a chain whose law is the prior's, (batch, features).
+
+        h~ = h + sqrt(2) noise N(0, I), denoised: the corruption and the draw from P(h | h~) have a
+        variance of noise^2 each. The law is the prior's up to O(noise^2), as Langevin's.
+        Source: Bengio 2014, sections 2.2.4 and 2.2.7.
+
+        Args:
+            h: (batch, features).
+            temperature: scale of the noise; 0 is the ascent of `reconstruct`.
+            generator: source of the noise.
+        """
+        if temperature == 0.0:
+            return self.reconstruct(h)
+
+        noise = temperature * math.sqrt(2.0) * self.noise
+        return self.reconstruct(torch.add(h, normal_like(h, generator), alpha=noise))
+
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features), on the prior's device; drawn where `generator` lives."""
         raise NotImplementedError(f"{type(self).__name__} must define sample")
@@ -185,8 +210,54 @@ class Prior(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class ScaledPrior(Prior):
+    """A prior whose denoising is that of a tenth of its codes' spread, unless a noise is given.
+
+    The level then means the same to codes of any scale. A variant defines `variance`.
+
+    Args:
+        noise: level sigma of the denoising, in units of h; a tenth of the codes' spread if None.
+
+    Raises:
+        ValueError: for a negative noise.
+    """
+
+    def __init__(self, noise: float | None) -> None:
+        super().__init__()
+        if noise is not None:
+            noise = checks.at_least("noise", noise, 0.0)
+
+        self.given_noise = noise
+
+    @property
+    def noise(self) -> float:  # type: ignore[override]
+        """Level of the denoising, in units of h; a tenth of a spread of 1 before `fit`."""
+        return float(self.level)
+
+    @noise.setter
+    def noise(self, level: float | None) -> None:
+        self.given_noise = level
+
+    @property
+    def level(self) -> Tensor | float:
+        """The same; no device is waited for."""
+        if self.given_noise is not None:
+            return self.given_noise
+        if not self.fitted:
+            return NOISE
+
+        return NOISE * self.variance.sqrt()
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the codes, a mean over their units."""
+        raise NotImplementedError(f"{type(self).__name__} must define variance")
+
+
 #: Share of the mean variance added to each variance, so that dead units leave a density.
 JITTER = 1e-6
+#: Level of a prior's denoising where none is given, as a share of the spread of its codes.
+NOISE = 0.1
 
 
 def floored(variance: Tensor, dtype: torch.dtype) -> Tensor:

@@ -67,7 +67,7 @@ class Covariance:
         """sqrt(c) F z: rows with unit covariance get this one."""
         raise NotImplementedError
 
-    def denoise(self, h: Tensor, mean: Tensor, noise: float) -> Tensor:
+    def denoise(self, h: Tensor, mean: Tensor, noise: Tensor | float) -> Tensor:
         """mean + Sigma (Sigma + noise^2 I)^-1 (h - mean)."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class Diagonal(Covariance):
     def root(self, z: Tensor) -> Tensor:
         return math.sqrt(self.scale) * (z * self.factor)
 
-    def denoise(self, h: Tensor, mean: Tensor, noise: float) -> Tensor:
+    def denoise(self, h: Tensor, mean: Tensor, noise: Tensor | float) -> Tensor:
         variance = self.scale * self.factor.square()
         return mean + (h - mean) * (variance / (variance + noise**2))
 
@@ -153,7 +153,7 @@ class Full(Covariance):
     def root(self, z: Tensor) -> Tensor:
         return math.sqrt(self.scale) * (z @ self.factor.T)
 
-    def denoise(self, h: Tensor, mean: Tensor, noise: float) -> Tensor:
+    def denoise(self, h: Tensor, mean: Tensor, noise: Tensor | float) -> Tensor:
         noisy = self.scale * self.factor @ self.factor.T
         noisy.diagonal().add_(noise**2)
         root = torch.linalg.cholesky_ex(noisy).L  # checks nothing, so that no device waits

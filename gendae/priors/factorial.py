@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.priors.base import Prior
+from gendae.priors.base import ScaledPrior
 from gendae.priors.units import LAWS, Units
 from gendae.registry import register
 
@@ -17,7 +17,7 @@ Block = tuple[type[Units], slice]
 
 
 @register
-class FactorialPrior(Prior):
+class FactorialPrior(ScaledPrior):
     """p(h) = prod_j p_j(h_j), each unit with its own location and scale, or probability.
 
     Continuous units: gaussian, laplace, logistic. Discrete ones: bernoulli (0 or 1), sign
@@ -32,7 +32,8 @@ class FactorialPrior(Prior):
             categorical), with the width taken from the stack or the codes.
         target: what `reconstruct` gives for discrete units: the "mode" of each, or the prior
             "probability" itself (7.2, which warns that modes may lie far from h).
-        noise: level sigma of the denoising that `reconstruct` stands for in continuous units.
+        noise: level sigma of the denoising that `reconstruct` stands for in continuous units; a
+            tenth of their scale, root mean square, if None.
         flat: keep the discrete units' probabilities uniform (7.4, p_j = 1/2); continuous units
             start from location 0 and scale 1. Such a prior can be used before `fit`.
 
@@ -56,10 +57,10 @@ class FactorialPrior(Prior):
         self,
         units: Sequence[Sequence] | str = "gaussian",
         target: str = "mode",
-        noise: float = 0.1,
+        noise: float | None = None,
         flat: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(noise)
         self.units = units
         if not isinstance(units, str):
             self.units = [[str(law), int(n)] for law, n in units]
@@ -68,7 +69,6 @@ class FactorialPrior(Prior):
             checks.whole(f"size of {law} in units", size, LAWS[law].least)
 
         self.target = checks.one_of("target", target, TARGETS)
-        self.noise = checks.at_least("noise", noise, 0.0)
         self.flat = bool(flat)
 
         self.register_buffer("location", torch.empty(0))  # the probability of a discrete unit
@@ -80,6 +80,18 @@ class FactorialPrior(Prior):
     def discrete(self) -> bool:
         """Whether all units are discrete, so that p(h) is a probability and no density."""
         return all(LAWS[law].discrete for law, _ in self._sizes(0))
+
+    @property
+    def variance(self) -> Tensor:
+        """Mean square of the continuous units' scales; 1 where all units are discrete."""
+        continuous = torch.ones_like(self.scale, dtype=torch.bool)
+        for law, at in self.blocks(len(self.scale)):
+            continuous[at] = not law.discrete
+
+        if self.discrete:
+            return torch.ones_like(self.scale[0])
+
+        return self.scale[continuous].square().mean()
 
     def _sizes(self, features: int) -> list[list]:
         """[law, size] of each block; a single law covers all features."""
@@ -167,7 +179,7 @@ class FactorialPrior(Prior):
         discrete.
         """
         self.require_fitted()
-        targets = [units.target(part, self.noise, self.target) for units, part in self.split(h)]
+        targets = [units.target(part, self.level, self.target) for units, part in self.split(h)]
         return torch.cat(targets, 1)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.priors.base import Prior
+from gendae.priors.base import ScaledPrior
 from gendae.priors.covariance import COVARIANCES, Covariance
 from gendae.registry import register
 
@@ -18,7 +18,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 @register
-class GaussianPrior(Prior):
+class GaussianPrior(ScaledPrior):
     """N(mean, variance_scale * C), with the mean and covariance C of the training set's codes.
 
     Source: Bengio et al. 2015, Algorithm 2: diagonal C, variances multiplied by 4. Bengio et al.
@@ -30,7 +30,11 @@ class GaussianPrior(Prior):
             which has its width from the stack and is never fitted.
         variance_scale: the 2015 paper's multiplier of the (co)variances. It is applied at each
             use, so that it can be changed without fitting again.
-        noise: level sigma of the denoising that `reconstruct` stands for, in units of h.
+        noise: level sigma of the denoising that `reconstruct` stands for, in units of h; a tenth of
+            the codes' spread if None, so that it means the same to codes of any scale.
+
+    Attributes:
+        noise: that level; a tenth before `fit`.
 
     Raises:
         ValueError: for another covariance, a multiplier that is not positive or a negative noise;
@@ -49,12 +53,14 @@ class GaussianPrior(Prior):
     factor: Tensor
 
     def __init__(
-        self, covariance: str = "diagonal", variance_scale: float = 4.0, noise: float = 0.1
+        self,
+        covariance: str = "diagonal",
+        variance_scale: float = 4.0,
+        noise: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(noise)
         self.covariance = checks.one_of("covariance", covariance, COVARIANCES)
         self.variance_scale = checks.at_least("variance_scale", variance_scale, 0.0, strict=True)
-        self.noise = checks.at_least("noise", noise, 0.0)
 
         self.register_buffer("mean", torch.empty(0))
         self.register_buffer("factor", torch.empty(0))
@@ -69,6 +75,11 @@ class GaussianPrior(Prior):
         """The covariance Sigma = variance_scale * C."""
         self.require_fitted()
         return COVARIANCES[self.covariance](self.factor, self.variance_scale)
+
+    @property
+    def variance(self) -> Tensor:
+        """Mean of the diagonal of C."""
+        return self.factor.square().sum() / len(self.mean)
 
     def prepare(self, features: int) -> None:
         """Set N(0, I) for this width, if nothing is to be fitted."""
@@ -118,7 +129,7 @@ class GaussianPrior(Prior):
         no variance, where the score blows up.
         Source: Bengio et al. 2014, section 7.1.
         """
-        return self.spread.denoise(h, self.mean, self.noise)
+        return self.spread.denoise(h, self.mean, self.level)
 
     def cross_entropy(
         self, sample: Tensor, mean: Tensor, variance: Tensor | None = None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.priors.base import JITTER
+from gendae.priors.base import JITTER, NOISE
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import register
 
@@ -23,8 +23,8 @@ class LinearAutoencoderPrior(GaussianPrior):
     Gaussian covariance (and the biases to the mean) by a simple calculation").
 
     Args:
-        noise: sigma of the corruption, in units of h. Directions whose standard deviation is far
-            below it are learned slowly.
+        noise: sigma of the corruption, in units of h; a tenth of the codes' spread if None.
+            Directions whose standard deviation is far below it are learned slowly.
         variance_scale: multiplier of the covariance when sampling and scoring; `reconstruct` is
             the auto-encoder itself and does not depend on it.
         iterations: most iterations of L-BFGS.
@@ -43,9 +43,12 @@ class LinearAutoencoderPrior(GaussianPrior):
     bias: Tensor
 
     def __init__(
-        self, noise: float = 0.1, variance_scale: float = 1.0, iterations: int = 500
+        self, noise: float | None = None, variance_scale: float = 1.0, iterations: int = 500
     ) -> None:
-        super().__init__("full", variance_scale, checks.at_least("noise", noise, 0.0, strict=True))
+        if noise is not None:
+            noise = checks.at_least("noise", noise, 0.0, strict=True)
+
+        super().__init__("full", variance_scale, noise)
         self.iterations = checks.whole("iterations", iterations, 1)
         self.register_buffer("weight", torch.empty(0))
         self.register_buffer("bias", torch.empty(0))
@@ -53,11 +56,19 @@ class LinearAutoencoderPrior(GaussianPrior):
     def estimate(self, codes: Tensor) -> None:
         """Train W, b by gradient descent, then read the Gaussian off."""
         wide = codes.cpu().double()
-        weight, bias = self._train(wide)
+        spread = float(wide.var(0, correction=0).mean().sqrt())
+        sigma = self.given_noise
+        if sigma is None:
+            sigma = NOISE * spread
+
+        # descent takes the same steps whatever the scale of the codes
+        unit = max(spread, torch.finfo(codes.dtype).tiny)
+        weight, bias = self._train(wide / unit, sigma / unit)
+        bias = unit * bias
 
         eye = torch.eye(len(bias), dtype=wide.dtype)
         inverse = torch.linalg.inv(eye - weight)
-        covariance = self.noise**2 * (inverse - eye)
+        covariance = sigma**2 * (inverse - eye)
 
         # A covariance read off learned weights may have eigenvalues below zero.
         values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
@@ -70,7 +81,7 @@ class LinearAutoencoderPrior(GaussianPrior):
         self.weight = weight.to(codes).contiguous()
         self.bias = bias.to(codes)
 
-    def _train(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def _train(self, codes: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """W and b at the criterion's minimum; only the first two moments of the codes enter it."""
         d = codes.shape[1]
         mean = codes.mean(0)
@@ -93,7 +104,7 @@ class LinearAutoencoderPrior(GaussianPrior):
             optimizer.zero_grad()
             rest = weight - eye
             loss = ((rest @ c) * rest).sum() + (rest @ mean + bias).square().sum()
-            loss = loss + self.noise**2 * weight.square().sum()
+            loss = loss + sigma**2 * weight.square().sum()
             loss.backward()
             return loss
 

@@ -72,7 +72,7 @@ class Units:
         """d log p(h) / dh, (batch, size)."""
         raise NotImplementedError
 
-    def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
+    def target(self, h: Tensor, noise: Tensor | float, aim: str) -> Tensor:
         """The denoised h, (batch, size), see `FactorialPrior.reconstruct`."""
         raise NotImplementedError
 
@@ -137,7 +137,7 @@ class Continuous(Units):
         z = self.standardised(h)
         return self.slope(z) / self.scale
 
-    def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
+    def target(self, h: Tensor, noise: Tensor | float, aim: str) -> Tensor:
         step = noise**2 * self.scale.square() / (noise**2 + self.scale.square())
         return h + step * self.score(h)
 
@@ -291,7 +291,7 @@ class Discrete(Units):
         """The most probable values; of several, h itself if it is one of them."""
         raise NotImplementedError
 
-    def target(self, h: Tensor, noise: float, aim: str) -> Tensor:
+    def target(self, h: Tensor, noise: Tensor | float, aim: str) -> Tensor:
         if aim == "mode":
             return self.mode(h)
 

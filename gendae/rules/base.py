@@ -9,10 +9,11 @@ from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendae import checks
 from gendae.completion.inpainting import Inpainter
+from gendae.corruption import Corruption
 from gendae.layers.pair import Pair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
@@ -58,6 +59,8 @@ class Rule(Shell):
     handles_missing: ClassVar[bool] = False
     #: What best.ckpt is chosen by, and whether more ("max") or less ("min") of it is better.
     score: ClassVar[tuple[str, str]] = ("val/parzen_ll", "max")
+    #: Noise of h_0 .. h_L in training; None for a rule without any.
+    corruption: Sequence[Corruption] | None = None
     #: What a stack is used with where it says nothing itself.
     DEFAULT_SETTINGS: ClassVar[Settings] = Settings(
         sampler=AncestralSampler(), inpainter=Inpainter.encode_decode()
@@ -124,6 +127,10 @@ class Rule(Shell):
         """x of the examples in a batch on whose codes the prior is fitted."""
         return batch[0]
 
+    def fit_residuals(self, x: Tensor) -> None:
+        """Measure the widths of P(H_l | h_L) under this rule's noise; see `Stack.fit_residuals`."""
+        self.stack.fit_residuals(x, self.corruption)
+
     @property
     def prior_in_losses(self) -> Prior | None:
         """The prior that `losses` uses, if it uses one: in training it follows the codes."""
@@ -145,9 +152,13 @@ class Rule(Shell):
 
         return ()
 
+    def learners(self) -> Sequence[Sequence[nn.Module]]:
+        """What learns beside the stack, such as feedback: a parameter group for each entry."""
+        return []
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer with a parameter group for each layer and direction."""
-        return self.rates.optimizer_of(self.maps())
+        """One optimizer: a group for each layer and direction, and for each learned feedback."""
+        return self.rates.optimizer_of({**self.maps(), "feedback": self.learners()})
 
 
 def own_penalty(pair: Pair, level: int) -> dict[str, Tensor]:

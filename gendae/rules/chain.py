@@ -7,10 +7,9 @@ is learned from its output reaches its own parameters and nothing else.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import torch
 from torch import Generator, Tensor, nn
 
 from gendae.laws import Law
@@ -19,6 +18,7 @@ from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair, Transpose
 from gendae.layers.wrapped import Layer
+from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
 from gendae.rules.moment import Moment
 
@@ -48,7 +48,7 @@ class Link:
     """One map of the chain.
 
     The last one gives what x^ is a function of: its pre-activation a where it is s(W h + b), whose
-    s then counts as part of the energy of x; else x^ itself.
+    s is its head, and counts as part of the energy of x; else x^ itself.
 
     Attributes:
         name: f_l or g_l; the affine maps inside an MLP share it.
@@ -56,7 +56,7 @@ class Link:
         pair: (f_l, g_l).
         gives: the level whose representation it gives; None inside an MLP.
         law: of what it gives; None inside an MLP.
-        is_last: whether it gives x^.
+        head: of the last link, output -> x^; None of any other.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Link:
     pair: Pair
     gives: int | None
     law: Law | None
-    is_last: bool = False
+    head: Callable[[Tensor], Tensor] | None = None
 
     @property
     def is_encoder(self) -> bool:
@@ -74,6 +74,10 @@ class Link:
     def affine(self) -> bool:
         """Whether the map is s(W h + b); any other is back-propagated through inside."""
         return isinstance(self.layer, AFFINE)
+
+    @property
+    def is_last(self) -> bool:
+        return self.head is not None
 
     @property
     def partner(self) -> Layer:
@@ -87,13 +91,6 @@ class Link:
 
         return self.layer(h)
 
-    def mean(self, output: Tensor) -> Tensor:
-        """x^ from the output of the last map; the output of any other."""
-        if self.is_last and self.affine:
-            return self.layer.s(output)
-
-        return output
-
     def slope(self, output: Tensor) -> Tensor | float:
         """Derivative of the unit's own activation, from its output; 1 where there is none."""
         if self.is_last or not self.affine:
@@ -103,7 +100,7 @@ class Link:
 
     def energy(self, x: Tensor, output: Tensor) -> Tensor:
         """-log P(x | h_1) of each example, from the output of the last map."""
-        return self.law.energy(x, self.mean(output))
+        return self.law.energy(x, self.head(output))
 
 
 class State(NamedTuple):
@@ -131,7 +128,6 @@ class Chain:
     links: Sequence[Link]
     #: The number of links that climb.
     climb: int
-    depth: int = field(default=0)
 
     @classmethod
     def of(cls, stack: Stack, unfolded: bool = False) -> "Chain":
@@ -141,17 +137,26 @@ class Chain:
             stack: the model.
             unfolded: take an MLP as the affine maps that it is made of.
         """
-        up: list[Link] = []
-        down: list[Link] = []
-        for level, pair in enumerate(stack.pairs, 1):
-            up += _links(f"f_{level}", pair.f, pair, level, pair.recognition, unfolded)
-            decoder = _links(f"g_{level}", pair.g, pair, level - 1, pair.observation, unfolded)
-            down = [*decoder, *down]
+        up, down = ways(stack, unfolded)
+        last = down[-1]
+        head = last.layer.s if last.affine else identity
 
-        bottom = down[-1]
-        down[-1] = Link(bottom.name, bottom.layer, bottom.pair, 0, bottom.law, is_last=True)
+        return cls([*up, *down[:-1], replace(last, head=head)], len(up))
 
-        return cls([*up, *down], len(up), stack.depth)
+    @classmethod
+    def of_top(cls, stack: JointStack, unfolded: bool = False) -> "Chain":
+        """The chain of the top of a joint stack: from the masked codes h_J to their means.
+
+        What the first map is given holds the mask: see `Masked.input`.
+        """
+        up, down = ways(stack, unfolded, stack.level)
+
+        junction = stack.junction
+        first = _links(up[0].name, junction.f.f, junction, up[0].gives, up[0].law, unfolded)
+        last = _links(down[-1].name, junction.g.g, junction, stack.level, None, unfolded)
+        last[-1] = replace(last[-1], head=junction.g.heads)
+
+        return cls([*first, *up[1:], *down[:-1], *last], len(first) + len(up) - 1)
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self.links)
@@ -159,10 +164,15 @@ class Chain:
     def __len__(self) -> int:
         return len(self.links)
 
-    def run(self, x: Tensor, corrupt: Corrupt, moment: Moment) -> list[State]:
-        """Every map on a detached input, with the graph of its own step."""
+    def run(self, given: Tensor, corrupt: Corrupt, moment: Moment) -> list[State]:
+        """Every map on a detached input, with the graph of its own step.
+
+        Args:
+            given: what the first map takes, noise included.
+            corrupt: of the representations that the encoders give.
+            moment: of the update.
+        """
         states: list[State] = []
-        given = corrupt(0, x, moment)
         for link in self.links:
             output = link(given)
             sent = self._send(link, output.detach(), moment)
@@ -171,13 +181,13 @@ class Chain:
 
         return states
 
-    def through(self, x: Tensor, corrupt: Corrupt, moment: Moment) -> tuple[Tensor, Tensor]:
+    def through(self, given: Tensor, corrupt: Corrupt, moment: Moment) -> tuple[Tensor, Tensor]:
         """h_L and the output of the last link, with one graph, for the same noise as in `run`.
 
         Noise counts as a constant; discrete values have the straight-through gradient.
         """
-        h = corrupt(0, x, moment)
-        top = h
+        h = given
+        top = given
         for number, link in enumerate(self.links, 1):
             output = link(h)
             constant = output.detach()
@@ -193,7 +203,7 @@ class Chain:
     def _send(self, link: Link, output: Tensor, moment: Moment) -> Tensor:
         """What the next map sees of an output, apart from noise; x^ stays a mean."""
         if link.is_last:
-            return link.mean(output)
+            return link.head(output)
         if link.law is None:
             return output
 
@@ -207,8 +217,25 @@ class Chain:
         return corrupt(link.gives, sent, moment)
 
 
+def ways(stack: Stack, unfolded: bool, start: int = 0) -> tuple[list[Link], list[Link]]:
+    """The links of the way up from a level, and of the way down to it."""
+    up: list[Link] = []
+    down: list[Link] = []
+    for level, pair in enumerate(stack.pairs[start:], start + 1):
+        up += _links(f"f_{level}", pair.f, pair, level, pair.recognition, unfolded)
+        decoder = _links(f"g_{level}", pair.g, pair, level - 1, pair.observation, unfolded)
+        down = [*decoder, *down]
+
+    return up, down
+
+
+def identity(output: Tensor) -> Tensor:
+    """x^ where the last map gives it."""
+    return output
+
+
 def _links(
-    name: str, layer: Layer, pair: Pair, gives: int, law: Law, unfolded: bool
+    name: str, layer: Layer, pair: Pair, gives: int | None, law: Law | None, unfolded: bool
 ) -> list[Link]:
     parts: list[Layer] = [layer]
     if unfolded and isinstance(layer, MLP):
@@ -224,16 +251,3 @@ def preactivation(layer: Affine | Transpose, h: Tensor) -> Tensor:
         return layer.preactivation(h)
 
     return nn.functional.linear(h, layer.weight, layer.bias)
-
-
-def lack(link: Link, x: Tensor, output: Tensor) -> Tensor:
-    """-dE/da, what x^ lacks: minus the gradient of -log P(x | h_1) of each example.
-
-    For pixels with cross-entropy it is x - x^. Nothing but the unit's own s is differentiated.
-    """
-    a = output.detach().requires_grad_()
-    with torch.enable_grad():
-        energy = link.energy(x, a).sum()
-    (slope,) = torch.autograd.grad(energy, a)
-
-    return -slope

@@ -24,6 +24,7 @@ from torch import Generator, Tensor, nn
 from gendae import checks
 from gendae.layers.pair import Pair
 from gendae.models.classifier import Classifier
+from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
 from gendae.rules.base import Rule
 from gendae.rules.difference import DifferenceTargetPropRule
@@ -68,6 +69,15 @@ def _batch(rule: SupervisedRule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def need_global_loss(rule: Rule) -> None:
+    """Raise a ValueError for a rule over several modalities."""
+    if isinstance(rule.stack, JointStack):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"rule={type(rule).__name__} has no global loss to assign credit for; accepted: rules "
+            "over a Stack or a Classifier"
+        )
+
+
 # -- directions of the updates
 # ----------------------------------------------------------------------
 
@@ -106,6 +116,8 @@ def angles(rule: Rule, x: Tensor, y: Tensor | None = None) -> Angles:
         >>> angles(rule, torch.rand(10, 8)).cosine.round(decimals=4)
         tensor([1., 1., 1., 1.], dtype=torch.float64)
     """
+    need_global_loss(rule)
+
     batch: tuple[Tensor, ...]
     if isinstance(rule, SupervisedRule):
         batch = _batch(rule, x, y)

@@ -181,7 +181,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         return 2 if self.inverses.schedule == "alternate" else 1
 
     def learning(self, update: int, batch_idx: int) -> tuple[str, ...]:
-        """InverseLearning "g" first, then encoders "f", in each epoch ("alternate") or at the start."""
+        """Inverses "g" first, then encoders "f", in each epoch ("alternate") or at the start."""
         if self.inverses.schedule == "alternate":
             first_half = 2 * batch_idx < self.trainer.num_training_batches
             return ("g",) if first_half else ("f",)

@@ -23,12 +23,64 @@ from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import build, register
-from gendae.rules.chain import Chain, Corrupt, State, lack
+from gendae.rules.chain import Chain, Corrupt, State
 from gendae.rules.feedback import Feedback, LocalDifference
 from gendae.rules.loops import Loop, PairLoops
 from gendae.rules.moment import Moment
 
 PULLS = ("normal", "prior")
+
+
+def around(
+    chain: Chain,
+    states: Sequence[State],
+    energies: Tensor,
+    feedback: Feedback,
+    step: float,
+    pull: Tensor | None = None,
+) -> list[Tensor]:
+    """Displacements of the outputs of all maps of a chain: what is lacking, sent around the loop.
+
+    Args:
+        chain: the maps.
+        states: what went through them.
+        energies: of each example, (batch,), a function of the last map's output alone: nothing
+            but its head is differentiated.
+        feedback: of the maps.
+        step: of the first displacement, -step dE/da.
+        pull: displacement that the prior adds at h_L.
+    """
+    (slope,) = torch.autograd.grad(energies.sum(), states[-1].output, retain_graph=True)
+
+    with torch.no_grad():
+        move = -step * slope
+        moves = [move]
+        for number in range(len(chain) - 1, 0, -1):
+            move = feedback.back(number, chain.links[number], states[number], move)
+            if number == chain.climb and pull is not None:
+                move = move + pull
+            moves.append(move)
+
+    return moves[::-1]
+
+
+def losses_of(
+    chain: Chain,
+    states: Sequence[State],
+    moves: Sequence[Tensor],
+    step: float,
+    losses: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """|output - target|^2 / (2 step) of all maps but the last, added to losses by name."""
+    for link, state, move in zip(chain.links[:-1], states[:-1], moves[:-1], strict=True):
+        # output - output is zero: the error is the displacement, to its last digit
+        error = state.output - state.output.detach() - move
+        term = error.square().sum(-1).mean() / (2.0 * step)
+
+        name = f"lack_{link.name}"
+        losses[name] = losses.get(name, 0.0) + term
+
+    return losses
 
 
 @register
@@ -71,7 +123,7 @@ class DifferenceLoop(Loop):
         >>> from gendae import TargetPropRule, deep_autoencoder
         >>> loop = DifferenceLoop(start=0)
         >>> sorted(TargetPropRule(deep_autoencoder([8, 6, 4]), loop).losses((torch.rand(10, 8),)))
-        ['feedback_f_2', 'feedback_g_1', 'feedback_g_2', 'lack_f_1', 'lack_f_2', 'lack_g_1', 'lack_g_2']
+        ['feedback_f_2', 'feedback_g_1', ..., 'lack_f_1', 'lack_f_2', 'lack_g_1', 'lack_g_2']
     """
 
     def __init__(
@@ -152,14 +204,13 @@ class DifferenceLoop(Loop):
         stage = self._stage(moment)
 
         with torch.set_grad_enabled(stage == "loop"):
-            states = chain.run(x, corrupt, moment)
+            states = chain.run(corrupt(0, x, moment), corrupt, moment)
 
         losses: dict[str, Tensor] = {}
         if stage == "loop":
             losses = self._lacks(stack, chain, x, states)
         if stage == "pairs":
             losses = PairLoops().losses(stack, x, self._on_codes(stack, corrupt), moment)
-
         if self._feedback_learns(moment):
             losses |= self.feedback.losses(chain, states, moment)
 
@@ -177,43 +228,31 @@ class DifferenceLoop(Loop):
     def _lacks(
         self, stack: Stack, chain: Chain, x: Tensor, states: Sequence[State]
     ) -> dict[str, Tensor]:
-        """lack_f_l and lack_g_l, from the displacement of every map's output."""
-        moves = self.displacements(stack, chain, x, states)
+        """lack_f_l and lack_g_l."""
+        energies = chain.links[-1].energy(x, states[-1].output)
+        last = chain.links[-1].name
+        losses = {f"lack_{last}": energies.mean()}
 
-        losses: dict[str, Tensor] = {}
-        for link, state, move in zip(chain, states, moves, strict=True):
-            if link.is_last:
-                term = link.energy(x, state.output).mean()
-            else:
-                # output - output is zero: the error is the displacement, to its last digit
-                error = state.output - state.output.detach() - move
-                term = error.square().sum(-1).mean() / (2.0 * self.step)
+        moves = self.displacements(stack, chain, energies, states)
+        return losses_of(chain, states, moves, self.step, losses)
 
-            name = f"lack_{link.name}"
-            losses[name] = losses.get(name, 0.0) + term
-
-        return losses
-
-    @torch.no_grad()
     def displacements(
-        self, stack: Stack, chain: Chain, x: Tensor, states: Sequence[State]
+        self, stack: Stack, chain: Chain, energies: Tensor, states: Sequence[State]
     ) -> list[Tensor]:
         """The displacement of every map's output, in the order of the chain.
 
-        That of the last map is one of its pre-activation; see `chain.lack`.
+        Args:
+            stack: the model.
+            chain: its maps.
+            energies: -log P(x | h_1) of each example, a function of the last map's output.
+            states: what went through the maps.
         """
-        move = self.step * lack(chain.links[-1], x, states[-1].output)
+        pull = None
+        if self._pulls(stack):
+            code = states[chain.climb - 1].sent
+            pull = self.step * self.kl * self._pull(stack, code)
 
-        moves = [move]
-        for number in range(len(chain) - 1, 0, -1):
-            link = chain.links[number]
-            move = self.feedback.back(number, link, states[number], move)
-            if number == chain.climb and self._pulls(stack):
-                code = states[number - 1].sent
-                move = move + self.step * self.kl * self._pull(stack, code)
-            moves.append(move)
-
-        return moves[::-1]
+        return around(chain, states, energies, self.feedback, self.step, pull)
 
     def _pulls(self, stack: Stack) -> bool:
         """Whether anything pulls at the top; N(0, I) does not at discrete codes."""
@@ -238,7 +277,7 @@ class DifferenceLoop(Loop):
         pull is left out.
         """
         chain = self.chain(stack)
-        top, output = chain.through(x, corrupt, moment)
+        top, output = chain.through(corrupt(0, x, moment), corrupt, moment)
         loss = chain.links[-1].energy(x, output).mean()
 
         if not self._pulls(stack):

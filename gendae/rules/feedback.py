@@ -241,7 +241,7 @@ class TransposeLike(nn.Module):
 class LocalDifference(Feedback):
     """Linear maps B learn the transpose of a map's Jacobian from how it answers to noise.
 
-    c(d) = B (s'(a) * d)              with the derivative of the unit's own activation, or c(d) = B d
+    c(d) = B (s'(a) * d), with the derivative of the unit's own activation, or c(d) = B d
     feedback_m: E[ -xi' B r / sigma^2 ] + sum_j E[s'(a_j)^2] |B_j|^2 / 2,
                 r = s'(a) * (m(h + xi) - m(h)),  xi ~ N(0, sigma^2 I) on the map's input
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.completion.completer import Completer
@@ -17,6 +18,9 @@ from gendae.models.settings import Settings
 from gendae.registry import build, register
 from gendae.rules import missing
 from gendae.rules.base import Rule, own_penalty
+from gendae.rules.chain import Chain, State
+from gendae.rules.differences import around, losses_of
+from gendae.rules.feedback import Feedback, LocalDifference
 from gendae.rules.missing import Hiding, Inferring, by_name
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
@@ -25,6 +29,8 @@ from gendae.rules.targets import Hybrid, displacements
 from gendae.sampling.samplers import AncestralSampler
 
 REACHES = ("pair", "full")
+#: Length of the displacements inside the top, in squared units of h per nat.
+STEP = 0.1
 
 
 class Filled(NamedTuple):
@@ -91,7 +97,9 @@ class JointTargetPropRule(Rule):
            long_g_l:   h_{l-1} is a target for g_l(corrupt(h^_l))
     Junction, with a random part of the observed modalities hidden from it:
            joint_{J+1}: h_J^(t), observed, is a target for g(corrupt(f(m * corrupt(h~_J), m)))
-    Above it, further pairs make the top stack one deep denoising auto-encoder (3.2).
+    Above it, further pairs make the top stack one deep denoising auto-encoder (3.2). What its
+    output lacks of the codes then travels around the top, see `DifferenceLoop`:
+           lack_f_l, lack_g_l: the targets of the top's maps, l = J+1 .. L, but for the last
 
     The target of h~_J comes from the top's reconstruction r(h, m) = g(f(m * h, m)), without noise.
     h^ is the reconstruction from all that is observed, h- the one with the outputs y hidden:
@@ -119,6 +127,8 @@ class JointTargetPropRule(Rule):
         inferring: labels that take the place of missing ones; see `Inferring`.
         difference: see above.
         reach: "pair" or "full".
+        feedback: by which targets travel inside a top of several pairs; `LocalDifference`, at
+            every update, if None. A top of one pair is an auto-encoder trained as one.
         rates, log_every: see `Rule`.
 
     Raises:
@@ -151,6 +161,7 @@ class JointTargetPropRule(Rule):
         inferring: Inferring = Inferring(),
         difference: bool = True,
         reach: str = "pair",
+        feedback: Feedback | None = None,
         rates: Rates = Rates(),
         log_every: int = 50,
     ) -> None:
@@ -176,6 +187,31 @@ class JointTargetPropRule(Rule):
 
         self.difference = bool(difference)
         self.reach = checks.one_of("reach", reach, REACHES)
+
+        self.feedback: Feedback = build(feedback) or LocalDifference(every=1)
+        if self.deep_top:
+            self.feedback.prepare(self.chain)
+            self.feedback.to(stack.device, stack.dtype)
+            self.rates.check({"feedback": self.learners()})
+
+    @property
+    def deep_top(self) -> bool:
+        """Whether targets travel inside the top."""
+        return self.reach == "pair" and self.stack.depth > self.stack.level + 1
+
+    @property
+    def chain(self) -> Chain:
+        """The maps of the top."""
+        return Chain.of_top(self.stack, unfolded=self.feedback.unfolds)
+
+    def learners(self) -> Sequence[Sequence[nn.Module]]:
+        return [[layer] for layer in self.feedback.layers.values()]
+
+    def setup(self, stage: str) -> None:
+        """Tell several processes not to wait for the gradients of feedback that rests."""
+        super().setup(stage)
+        if isinstance(self.trainer.strategy, DDPStrategy) and self.feedback.has_phases:
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def _check_outputs(self) -> None:
         """Raise a ValueError if a latent is an output, or if anything but labels is inferred."""
@@ -430,9 +466,14 @@ class JointTargetPropRule(Rule):
         rounds = 1 + self.hiding.walkback
         shown = filled.seen
         energies = 0.0
+        terms: dict[str, Tensor] = {}
         for walk in range(rounds):
-            mean = self._top(h, shown, moment)
-            energies = energies + law.energies(codes, mean) * filled.certainty / rounds
+            states = self._around_top(h, shown, moment)
+            mean = self.stack.junction.g.heads(states[-1].output)
+            errors = law.energies(codes, mean) * filled.certainty / rounds
+            energies = energies + errors
+            if self.deep_top:
+                self._add_lacks(terms, states, errors, moment)
 
             if walk < self.hiding.walkback:  # what was hidden is filled in, as a chain would do
                 guess = law.transmit(mean.detach())
@@ -440,7 +481,6 @@ class JointTargetPropRule(Rule):
                 h = self._corrupt(level, torch.where(visible, known, guess), moment)
                 shown = filled.there
 
-        terms = {}
         for t, name in enumerate(self.stack.names):
             weight = self.weights_of_modalities[t]
             if weight > 0:
@@ -448,18 +488,35 @@ class JointTargetPropRule(Rule):
 
         return terms
 
-    def _top(self, h: Tensor, seen: Tensor, moment: Moment) -> Tensor:
-        """Means of h_J from the top stack as one denoising auto-encoder.
+    def _around_top(self, h: Tensor, seen: Tensor, moment: Moment) -> list[State]:
+        """What goes through the maps of the top stack as one denoising auto-encoder.
 
-        Each of its representations is corrupted.
+        Each of its representations is corrupted. Graphs end at each map where targets travel;
+        elsewhere the last output has the graph of all.
         """
-        first = self.stack.level + 1
-        for level, pair in enumerate(self.stack.pairs[first - 1 :], first):
-            mean = pair.f(h, seen) if level == first else pair.f(h)
-            h = self._corrupt(level, pair.recognition.transmit(mean), moment)
+        given = self.stack.junction.f.input(h, seen)
+        if self.deep_top:
+            return self.chain.run(given, self._corrupt, moment)
 
-        code = self.stack.down(h, stop=first)[0]
-        return self.stack.junction.g(code)
+        top, output = self.chain.through(given, self._corrupt, moment)
+        return [State(top, output, output)]
+
+    def _add_lacks(
+        self,
+        terms: dict[str, Tensor],
+        states: Sequence[State],
+        errors: Tensor,
+        moment: Moment,
+    ) -> None:
+        """The terms of the top's maps but the last, and of their feedback."""
+        weights = errors.new_tensor(self.weights_of_modalities)
+        chain = self.chain
+        moves = around(chain, states, errors @ weights, self.feedback, STEP)
+        losses_of(chain, states, moves, STEP, terms)
+
+        if self.feedback.due(moment):
+            for name, loss in self.feedback.losses(chain, states, moment).items():
+                terms[name] = terms.get(name, 0.0) + loss
 
     # -- targets for the stacks below ----------------------------------------------------------
 
@@ -505,6 +562,10 @@ class JointTargetPropRule(Rule):
 
     def _corrupt(self, level: int, h: Tensor, moment: Moment) -> Tensor:
         return self.corruption[level](h, moment.progress, moment.generator)
+
+    def fit_residuals(self, x: Tensor) -> None:
+        """The codes that the junction sees hold the noise of x too."""
+        self.stack.fit_residuals(x, self.corruption, adds_up=True)
 
     # -- prior and validation ------------------------------------------------------------------
 

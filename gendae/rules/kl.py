@@ -8,24 +8,17 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.laws import Gaussian, Law
+from gendae.laws import Gaussian
 from gendae.models.stack import Stack
+from gendae.models.widths import rms
 from gendae.priors.base import Prior
 from gendae.registry import Plain, build, register
 from gendae.rules.base import Rule, own_penalty
+from gendae.rules.chain import send
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 
 REACHES = ("full", "within_layer")
-
-
-def send(law: Law, mean: Tensor) -> Tensor:
-    """What the next layer sees of a mean; discrete values have the straight-through gradient."""
-    sent = law.transmit(mean)
-    if sent is mean:
-        return mean
-
-    return sent + mean - mean.detach()
 
 
 @register
@@ -161,6 +154,23 @@ class KLRule(Rule):
         super().fit_prior(batches)
         if self.tie_noise:
             self.stack.pairs[-1].recognition = Gaussian(float(self.cost_prior.bandwidth_))
+
+    def fit_residuals(self, x: Tensor) -> None:
+        """The noise is that of draws from Q(h_l | h_{l-1}); x has none."""
+        noise: list[Tensor | None] = [None]
+        generator = Generator().manual_seed(0)
+
+        with torch.no_grad():
+            h = self.stack.encode(x)
+            for pair, below in zip(self.stack.pairs, h, strict=False):
+                law = pair.recognition
+                if law.stochastic:
+                    mean = pair.f(below)
+                    noise.append(rms(law.sample(mean, generator, below) - mean))
+                else:
+                    noise.append(None)
+
+        self.stack.fit_residuals(x, noise, adds_up=True)
 
     # -- noise that is tied to a bandwidth -----------------------------------------------------
 

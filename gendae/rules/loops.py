@@ -29,12 +29,16 @@ class Loop(nn.Module):
         ...     def losses(self, stack, x, corrupt, moment):
         ...         return {"whole_1": (stack.reconstruct(x) - x).square().sum(-1).mean()}
         >>> from gendae import TargetPropRule, deep_autoencoder
-        >>> list(TargetPropRule(deep_autoencoder([8, 4]), AutoencoderLoop()).losses((torch.rand(2, 8),)))
+        >>> rule = TargetPropRule(deep_autoencoder([8, 4]), AutoencoderLoop())
+        >>> list(rule.losses((torch.rand(2, 8),)))
         ['whole_1']
     """
 
     #: Whether an update's operations depend on its number, so that some maps have no gradient.
     has_phases: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def prepare(self, stack: Stack) -> None:
         """Make what learns beside the stack, and check that the stack can be trained so."""

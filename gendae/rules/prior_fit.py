@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gendae.rules.shell import Shell
 
 MEMORY = 5000  # latest codes on which a prior is fitted in the middle of training
+WIDTHS = 5000  # most examples on which residuals are measured
 EXAMPLES = 200_000  # most examples of each process on whose codes a prior is fitted after an epoch
 
 
@@ -61,7 +62,7 @@ class PriorFit:
 
     @torch.no_grad()
     def fit(self, rule: "Shell", batches: Iterable[Sequence[Tensor]]) -> None:
-        """Fit P(h_L) on the codes of all batches, and residuals of P(h_l | h_L) on the first.
+        """Fit P(h_L) on the codes of all batches, and residuals of P(h_l | h_L) on the first ones.
 
         Of very large data the first `EXAMPLES` of their (random) order are taken. Under DDP the
         codes are those of all processes.
@@ -80,31 +81,33 @@ class PriorFit:
                 "which all modalities are observed"
             )
 
-        rule.stack.fit_residuals(first)
+        rule.fit_residuals(first[:WIDTHS])
         rule.stack.prior.fit(codes)
 
     def _encoded(
         self, rule: "Shell", batches: Iterable[Sequence[Tensor]]
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """x of the first batch with examples, and all batches' codes; None without batches."""
-        first = None
+        """x of the first batches, and all batches' codes; None without batches."""
+        first: list[Tensor] = []
         codes: list[Tensor] = []
         for batch in batches:
             if sum(map(len, codes)) >= EXAMPLES:
                 break
 
             x = rule.examples(like_parameters(rule.stack, batch))
-            if first is None or len(first) == 0:
-                first = x
+            if sum(map(len, first)) < WIDTHS:
+                first.append(x)
             if len(x) > 0:
                 append_in_few(codes, rule.codes(x))
 
-        if first is None:
+        if not first:
             return None, None
-        if not codes:  # a process may have none
-            return first, first.new_empty(0, rule.stack.sizes[-1])
 
-        return first, torch.cat(codes)
+        x = torch.cat(first)
+        if not codes:  # a process may have none
+            return x, x.new_empty(0, rule.stack.sizes[-1])
+
+        return x, torch.cat(codes)
 
 
 def append_in_few(tensors: list[Tensor], new: Tensor) -> None:

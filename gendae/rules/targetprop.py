@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, normal_like
@@ -67,7 +67,7 @@ class TargetPropRule(Rule):
 
         self.loop: Loop = build(loop) or DifferenceLoop()
         self.loop.prepare(self.stack)
-        self.rates.check({"feedback": self.loop.learners()})
+        self.rates.check({"feedback": self.learners()})
 
         corruption = build(corruption) or self.loop.corruption(self.stack)
         self.corruption = corruption_of_each(self.stack, corruption)
@@ -75,9 +75,8 @@ class TargetPropRule(Rule):
         self.contractive = checks.at_least("contractive", contractive, 0.0)
         self.sparsity = checks.at_least("sparsity", sparsity, 0.0)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer: a group for each layer and direction, and for each learned feedback."""
-        return self.rates.optimizer_of({**self.maps(), "feedback": self.loop.learners()})
+    def learners(self) -> Sequence[Sequence[nn.Module]]:
+        return self.loop.learners()
 
     def setup(self, stage: str) -> None:
         """Tell several processes not to wait for all gradients: a map has none in some phases."""

@@ -6,6 +6,7 @@ sampled directly, by its own chain (Algorithm 3) where it is an auto-encoder.
 Source: Bengio 2014, section 2.2.7.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -24,18 +25,22 @@ from gendae.sampling.samplers import Sampler
 class LevelSampler(Sampler):
     """Chain over the auto-encoder above level l:  h_l <- g_{l+1}(.. g_L(h_L)) + residual noise.
 
-    Each round corrupts h_l, climbs to h_L (drawn from Q(H_L | h_{L-1}) where that law is a learned
-    one, as the listing's default says), and comes down again. `residual` adds noise: its standard
-    deviation is that by which reconstructions from the top miss h_l, so that the result is a draw
-    from P(H_l | h_L) instead of its mean.
+    Each round corrupts h_l, climbs to h_L, and comes down again. Under the noise of training, with
+    a draw from P(H_l | h_L) instead of its mean, the chain has the law of the data's h_l. Samples
+    of x are means all the same: the last round of a chain at level 0 draws nothing.
+
+    A corruption of your own takes the place of the noise of training; h_L is then drawn from
+    Q(H_L | h_{L-1}) where that law is a learned one, as the listing's default says.
     Source: Bengio 2014, section 2.2.7 and Algorithm 3.
 
     Args:
         level: l in 0 .. L; None is the top, where the prior's own chain is run.
         rounds: K, transitions from a sample of the prior.
-        corruption: of h_l before it is encoded; GaussianNoise(0.3) if None.
-        residual: scale of the residual noise; 0 takes means, 1 the measured residual
-            (`Stack.fit_residuals`).
+        corruption: of h_l before it is encoded. If None, the noise that the stack was trained with
+            at h_l and above (`Stack.loop_noise`); GaussianNoise(0.3) where it does not know that.
+        residual: scale of the draws: 1 gives those of the width measured by `Stack.fit_residuals`;
+            0 means, sharper samples of a law that is too narrow. If None, 1 with the noise of
+            training and 0 otherwise.
 
     Raises:
         ValueError: for negative numbers; when called, for a level that the stack does not have,
@@ -56,18 +61,36 @@ class LevelSampler(Sampler):
         level: int | None = None,
         rounds: int = 20,
         corruption: Corruption | None = None,
-        residual: float = 0.0,
+        residual: float | None = None,
     ) -> None:
         super().__init__(rounds)
         if level is not None:
             level = checks.whole("level", level, 0)
 
         self.level = level
-        self.corruption = build(corruption) or GaussianNoise(0.3)
-        self.residual = checks.at_least("residual", residual, 0.0)
+        self.corruption: Corruption | None = build(corruption)
+        self.residual = residual
+        if residual is not None:
+            self.residual = checks.at_least("residual", residual, 0.0)
+
+    def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
+        """x from samples of the prior: down, and `rounds` transitions, the last one to its mean."""
+        h = self.start(stack, codes, generator)
+        for _ in range(self.rounds - 1):
+            h = self.step(stack, h, generator)
+
+        if self.rounds > 0:
+            h = self._move(stack, h, generator, draws=self.level != 0)
+
+        return h[0]
 
     def step(
         self, stack: Stack, h: Representations, generator: Generator | None
+    ) -> Representations:
+        return self._move(stack, h, generator, draws=True)
+
+    def _move(
+        self, stack: Stack, h: Representations, generator: Generator | None, draws: bool
     ) -> Representations:
         level = stack.depth if self.level is None else self.level
         if level > stack.depth:
@@ -76,22 +99,41 @@ class LevelSampler(Sampler):
         if level == stack.depth:
             new = stack.prior.chain(h[-1], 1, generator)[-1]
         else:
-            new = self._up_and_down(stack, h[level], level, generator)
+            new = self._up_and_down(stack, h[level], level, generator, draws)
 
         return (*stack.down(new, level), *h[level + 1 :])
 
     def _up_and_down(
-        self, stack: Stack, h: Tensor, level: int, generator: Generator | None
+        self, stack: Stack, h: Tensor, level: int, generator: Generator | None, draws: bool
     ) -> Tensor:
-        h = self.corruption(h, 1.0, generator)
+        if self.corruption is None and stack.loops.numel() > 0:
+            return self._as_trained(stack, h, level, generator, draws)
+
+        corruption = self.corruption or GaussianNoise(0.3)
+        h = corruption(h, 1.0, generator)
         below_top = stack.up(h, level, stack.depth - 1, generator)[-1]
         top = self._encode_to_top(stack.pairs[-1], below_top, generator)
         h = stack.down(top, stop=level)[0]
 
-        if self.residual > 0.0:
+        if self.residual and draws:
             h = torch.add(h, self._residual(stack, level) * normal_like(h, generator))
 
         return h
+
+    def _as_trained(
+        self, stack: Stack, h: Tensor, level: int, generator: Generator | None, draws: bool
+    ) -> Tensor:
+        """A round under the noise of training; see `gendae.models.widths`."""
+        residual = 1.0 if self.residual is None else self.residual
+        noise = stack.loop_noise(level)
+
+        scale = math.sqrt(1.0 + residual**2)
+        top = noise.climb(list(stack.pairs[level:]), h, scale, generator)
+        mean = stack.down(top, stop=level)[0]
+        if not draws:
+            return mean
+
+        return noise.draw(stack.law(level), mean, residual, generator)
 
     def _encode_to_top(self, top: Pair, h: Tensor, generator: Generator | None) -> Tensor:
         if top.recognition.learnable:  # drawn from: the default of Algorithm 3

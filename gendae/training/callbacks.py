@@ -11,7 +11,7 @@ from torch import Tensor
 from gendae import checks, plots
 from gendae.data.loader import Split, joined
 from gendae.metrics.parzen import sigma_grid
-from gendae.models.joint import JointStack, images_of, kind_of
+from gendae.models.joint import images_of, kind_of
 from gendae.models.stack import Stack
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
@@ -147,8 +147,8 @@ class CreditMonitor(Callback):
     The names are `credit/cosine_f_l` and `credit/cosine_g_l` for generative stacks. For
     classifiers they are `credit/cosine_l`, and for rules with targets also `credit/improves_l`
     (Eq. 3.3), `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder
-    shows the latest values. Weights and random numbers of the training are those of a run without this
-    callback.
+    shows the latest values. Weights and random numbers of the training are those of a run without
+    this callback.
 
     Args:
         every: epochs between two measurements, in epochs with a validation; the last epoch always
@@ -168,11 +168,10 @@ class CreditMonitor(Callback):
         if not self.every or stage != "fit":
             return
 
-        if isinstance(pl_module.stack, JointStack):
-            raise ValueError(  # noqa: TRY004 - a choice of the user
-                f"credit.every={self.every}: {type(pl_module).__name__} has no global loss to "
-                "assign credit for; accepted: rules over one Stack or Classifier"
-            )
+        try:
+            credit.need_global_loss(pl_module)
+        except ValueError as error:
+            raise ValueError(f"credit.every={self.every}: {error}") from None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.every or trainer.state.fn != "fit" or not due(trainer, self.every):

@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Normal
 from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.modalities import log_conditional
-from gendae.completion.moves import agreement, around, chain_noise, from_prior
+from gendae.completion.moves import agreement, around, deviation, from_prior
 from gendae.corruption import GaussianNoise
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Learning
@@ -436,7 +436,7 @@ def test_noise_of_the_chain_is_the_residual_or_at_the_top_that_of_the_prior_s_st
     make, level, noise, rel
 ):
     stack = make()
-    assert chain_noise(stack, level) == pytest.approx(noise(stack), rel=rel, abs=0.0)
+    assert deviation(stack, level) == pytest.approx(noise(stack), rel=rel, abs=0.0)
 
 
 def run(stack, level=None, observed=True, **options):

@@ -24,9 +24,12 @@ def clusters(n=1500):
 ONCE = Learning(epochs=1)
 
 
-def small(epochs=15, seed=0, **kwargs):
+MEANS = Walk(residual=0.0)  # transitions without a draw, whose states lie where the mean does
+
+
+def small(epochs=15, seed=0, walk=MEANS, **kwargs):
     learning = Learning(epochs, lr=2e-3, seed=seed)
-    return AutoencoderPrior([64, 64], 32, learning=learning, **kwargs)
+    return AutoencoderPrior([64, 64], 32, learning=learning, walk=walk, **kwargs)
 
 
 def like(prior, **options):
@@ -176,7 +179,7 @@ def test_walkback_adds_transitions_with_the_same_target():
 @pytest.mark.parametrize("kind", ["both", "input", "code"])
 def test_a_chain_starts_at_h_and_moves_with_the_corruption_asked_for(kind):
     h = torch.randn(50, 2)
-    noise = {"sigma": 0.4, "hidden_noise": 0.5, "walk": Walk(noise=kind)}
+    noise = {"sigma": 0.4, "hidden_noise": 0.5, "walk": Walk(noise=kind, residual=0.0)}
     prior = AutoencoderPrior([6], 3, learning=ONCE, **noise).fit(h)
     states = prior.chain(h, 2, seeded(2))
 
@@ -204,6 +207,34 @@ def test_residual_noise_has_the_size_of_the_reconstruction_error(trained):
     expected = (trained.error * trained.scale).square()
 
     assert torch.allclose(added, expected, rtol=0.25)
+
+
+@pytest.mark.parametrize(("sigma", "residual"), [(0.3, 1.0), (0.6, 1.0), (0.3, 0.0), (0.6, 0.0)])
+def test_a_chain_has_the_law_of_gaussian_codes_and_without_draws_one_that_is_too_narrow(
+    sigma, residual
+):
+    """h <- a (h + sigma xi) + r eta, a = 1 / (1 + sigma^2): V = 1, or 1 / (2 + sigma^2)."""
+    torch.manual_seed(0)
+    codes = 3.0 * torch.randn(8000, 2) + 1.0
+    learning = Learning(epochs=20, lr=3e-3)
+    walk = Walk(residual=residual)
+    prior = AutoencoderPrior([], 2, "linear", sigma, learning=learning, walk=walk).fit(codes)
+
+    h = prior.chain(codes[:4000], 60, seeded(0))[-1]
+    variance = 1.0 if residual else 1.0 / (2.0 + sigma**2)
+
+    assert Walk().residual == 1.0
+    assert torch.allclose(h.var(0), 9.0 * torch.full((2,), variance), rtol=0.1)
+    assert torch.allclose(h.mean(0), torch.ones(2), atol=0.3)
+
+
+def test_a_step_s_temperature_scales_all_of_its_noise(trained):
+    h = clusters(20)
+    other = like(trained, sigma=0.25, walk=Walk(residual=0.5))
+    full = like(trained, walk=Walk(residual=1.0))
+
+    assert torch.allclose(full.step(h, 0.5, seeded(0)), other.step(h, 1.0, seeded(0)))
+    assert torch.equal(full.step(h, 0.0, seeded(0)), trained.reconstruct(h))
 
 
 def test_few_chains_give_many_samples(trained):

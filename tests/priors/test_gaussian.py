@@ -320,6 +320,41 @@ def test_gaussian_reconstruction_is_the_optimal_denoising(covariance):
     assert torch.allclose(prior.reconstruct(x) - x, 1e-8 * prior.score(x), rtol=1e-3, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **noise: GaussianPrior("diagonal", 1.0, **noise),
+        lambda **noise: GaussianPrior("full", 4.0, **noise),
+        lambda **noise: FactorialPrior("laplace", **noise),
+        lambda **noise: FactorialPrior([["logistic", 2], ["gaussian", 2]], **noise),
+        lambda **noise: LinearAutoencoderPrior(**noise),
+    ],
+    ids=["diagonal", "full", "laplace", "blocks", "linear"],
+)
+def test_the_noise_is_a_tenth_of_the_codes_spread_unless_it_is_given(make):
+    """So that denoising is the same to codes of another scale: r(c h) = c r(h)."""
+    h = codes(3000)
+    own = make().fit(h)
+    large = make().fit(1000.0 * h)
+
+    assert make().noise == 0.1
+    assert large.noise == pytest.approx(1000.0 * own.noise, rel=1e-3)
+    assert torch.allclose(large.reconstruct(1000.0 * h), 1000.0 * own.reconstruct(h), rtol=1e-3)
+
+    # as described by files of version 0.1, whose noise is in units of h
+    given = make(noise=0.1).fit(1000.0 * h)
+    again = build(describe(given)).fit(1000.0 * h)
+    assert given.noise == again.noise == 0.1
+    assert build(describe(own)).fit(h).noise == own.noise
+
+
+def test_a_gaussian_s_noise_is_measured_by_the_fitted_covariance():
+    h = codes(5000)
+    expected = 0.1 * h.var(0).mean().sqrt().item()
+    for covariance in ("diagonal", "full"):
+        assert GaussianPrior(covariance).fit(h).noise == pytest.approx(expected, rel=1e-4)
+
+
 def test_linear_autoencoder_is_the_gaussian_of_its_data():
     h = codes(2000, 5)
     prior = LinearAutoencoderPrior(noise=0.5).fit(h)

@@ -1,4 +1,4 @@
-"""The loop of differences: with exact feedback it is back-propagation, and no other crosses a map."""
+"""The loop of differences: with exact feedback it is back-propagation of the loop's loss."""
 
 import pytest
 import torch
@@ -98,7 +98,8 @@ def test_where_nothing_is_lacking_nothing_is_asked(feedback):
     chain = loop.chain(stack)
 
     states = chain.run(x_of(), clean, Moment())
-    moves = loop.displacements(stack, chain, states[-1].sent, states)
+    energies = chain.links[-1].energy(states[-1].sent, states[-1].output)
+    moves = loop.displacements(stack, chain, energies, states)
 
     assert all(move.abs().max() == 0 for move in moves)
 
@@ -111,7 +112,9 @@ def test_displacements_by_partners_are_the_papers():
     loop = DifferenceLoop(Partners(), step=0.2, kl=0.5)
     loop.prepare(stack)
     chain = loop.chain(stack)
-    moves = loop.displacements(stack, chain, x, chain.run(x, clean, Moment()))
+    states = chain.run(x, clean, Moment())
+    energies = chain.links[-1].energy(x, states[-1].output)
+    moves = loop.displacements(stack, chain, energies, states)
 
     h1 = f1(x)
     h2 = f2(h1)

@@ -11,6 +11,7 @@ from gendae.layers.affine import Affine
 from gendae.models.architectures import joint_autoencoder
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction, Modality
+from gendae.rules.feedback import Exact
 from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.missing import Hiding, hidden
 from gendae.rules.targets import Hybrid, output_score
@@ -359,11 +360,12 @@ def test_what_stands_in_missing_modalities_changes_no_loss(name, options):
 
 
 def test_labelled_and_unlabelled_rows_share_a_batch():
-    """Every loss of a batch is the mean of its rows' losses."""
+    """Every loss of a batch is the mean of its rows' losses; exact feedback draws no noise."""
     stack = stack_of(top=(5, 4))
     x, there = batch_of(stack)
     rule = rule_of(
         stack,
+        feedback=Exact(),
         weights=JointWeights(recirculation=1.0),
         hiding=SEEN,
         hybrid=Hybrid(joint_weight=0.0),
@@ -378,6 +380,28 @@ def test_labelled_and_unlabelled_rows_share_a_batch():
 
     # all are there, if not told
     assert losses_of(rule, (x[:2],)) == pytest.approx(losses_of(rule, (x[:2], there[:2])))
+
+
+@pytest.mark.parametrize("walkback", [0, 1])
+def test_exact_feedback_inside_the_top_is_back_propagation(walkback):
+    """That of the whole top as one denoising auto-encoder, noise at every level included."""
+    stack = stack_of(top=(5, 4, 3))
+    options = {
+        "corrupt": 0.2,
+        "hiding": Hiding(chances=0.4, walkback=walkback),
+        "weights": JointWeights(modalities={"image": 0.5, "label": 3.0}),
+    }
+    top = [p for pair in stack.pairs[stack.level :] for p in pair.parameters()]
+    local = rule_of(stack, feedback=Exact(), **options).losses(batch_of(stack), at(2))
+    whole = rule_of(stack, reach="full", **options).losses(batch_of(stack), at(2))
+
+    ours = torch.autograd.grad(sum(local.values()), top)
+    theirs = torch.autograd.grad(sum(whole.values()), top)
+
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+    for name in ("joint_image_3", "joint_label_3"):
+        assert torch.allclose(local[name], whole[name])
 
 
 def test_weights_are_given_by_name():

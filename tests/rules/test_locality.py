@@ -168,7 +168,7 @@ KL_WITHIN_LAYER = {
     "layer_2": "f_2 g_2",
     "layer_3": "f_3 g_3",
 }
-#: The top is one auto-encoder, and so is each pair below it.
+#: Each pair below the top is an auto-encoder; inside the top targets travel.
 JOINT = {
     "pair_1": "f_1 g_1",
     "pair_2": "f_2 g_2",
@@ -178,8 +178,14 @@ JOINT = {
     "short_f_2": "f_2",
     "long_g_1": "g_1",
     "long_g_2": "g_2",
-    "joint_image_3": "f_3 f_4 g_3 g_4",
-    "joint_label_3": "f_3 f_4 g_3 g_4",
+    "joint_image_3": "g_3",
+    "joint_label_3": "g_3",
+    "lack_f_3": "f_3",
+    "lack_f_4": "f_4",
+    "lack_g_4": "g_4",
+    "feedback_f_4": "",
+    "feedback_g_4": "",
+    "feedback_g_3": "",
     "target_f_1": "f_1",
     "target_f_2": "f_2",
 }

@@ -95,7 +95,10 @@ OF_BACK_STEPS = [
 ]
 OF_TARGET_PROP = [
     *(
-        (part("weights", "LoopWeights", **{name: -1.0}), f"weights.{name}=-1.0")
+        (
+            part("loop", "ShortAndLongLoops", weights={"type": "LoopWeights", name: -1.0}),
+            f"weights.{name}=-1.0",
+        )
         for name in vars(LoopWeights())
     ),
     (part("loop", "ShortAndLongLoops", top_target="none"), "top_target='none' is unknown"),
@@ -319,7 +322,7 @@ def credit_of(measure, change=lambda x, y: (x, y)):
 
 
 OF_CREDIT = [
-    (lambda: credit.angles(BackStepRule(tied()), *batch()), "BackStepRule has no global loss"),
+    (lambda: credit.angles(rule_of(), *batch()), "JointTargetPropRule has no global loss"),
     (lambda: credit_of(credit.target_improvement), "BackpropRule has no targets"),
     (lambda: credit_of(credit.angles, lambda x, y: (x[:, :5], y)), r"\(batch, 7\)"),
     (lambda: credit_of(credit.angles, lambda x, y: (x, y + 4)), "4 classes"),

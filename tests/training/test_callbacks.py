@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from gendae import plots
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
-from gendae.models.architectures import deep_autoencoder, deep_classifier
+from gendae.data.multimodal import Multimodal
+from gendae.models.architectures import deep_classifier, joint_autoencoder
 from gendae.rules import credit
-from gendae.rules.backstep import BackStepRule
 from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
+from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.supervised import SupervisedRule
 from gendae.training.callbacks import CreditMonitor
-from tests.commands.test_cli import DIGITS, gendae
+from tests.commands.test_cli import gendae
 from tests.rules.test_base import trainer
 
 # -- the monitor ----------------------------------------------------------------------------------
@@ -72,14 +73,17 @@ def test_the_monitor_logs_what_credit_measures_on_the_first_validation_images(tm
 
 
 def test_the_monitor_refuses_rules_without_a_global_loss(tmp_path):
-    rule = BackStepRule(deep_autoencoder([64, 8]))
+    members = {"image": {"sizes": [64, 8]}, "label": {"sizes": [10], "kind": "onehot"}}
+    rule = JointTargetPropRule(joint_autoencoder(members, [6]))
 
     def fit(every):
         limits = {"limit_train_batches": 1, "num_sanity_val_steps": 2}
         run = trainer(callbacks=[CreditMonitor(every)], default_root_dir=tmp_path, **limits)
-        run.fit(rule, Digits())
+        run.fit(rule, Multimodal(Digits(), ["image", "label"]))
 
-    with pytest.raises(ValueError, match=r"credit\.every=1: rule=BackStepRule has no global loss"):
+    with pytest.raises(
+        ValueError, match=r"credit\.every=1: rule=JointTargetPropRule has no global loss"
+    ):
         fit(1)
 
     fit(0)
@@ -178,8 +182,11 @@ def test_one_flag_changes_the_rule_alone(config, tmp_path, capsys):
 
 def test_the_flag_is_refused_in_one_line_where_it_means_nothing(tmp_path, capsys):
     root = ["--trainer.default_root_dir", tmp_path / "runs"]
-    assert gendae("fit", "--config", DIGITS, "--credit.every", 1, *root) == 2
+    assert (
+        gendae("fit", "--config", "configs/digits-joint-label.yaml", "--credit.every", 1, *root)
+        == 2
+    )
 
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "credit.every=1: rule=VariationalEMRule has no global loss" in error
+    assert "credit.every=1: rule=JointTargetPropRule has no global loss" in error
     assert not list((tmp_path / "runs").iterdir())
