@@ -34,8 +34,10 @@ from gendae.laws import Categorical as Categorical
 from gendae.laws import Discrete as Discrete
 from gendae.laws import Gaussian as Gaussian
 from gendae.laws import Law as Law
+from gendae.laws import Laws as Laws
 from gendae.laws import LearnedGaussian as LearnedGaussian
 from gendae.layers.affine import Affine as Affine
+from gendae.layers.heads import Heads as Heads
 from gendae.layers.invertible import InvertibleAffine as InvertibleAffine
 from gendae.layers.invertible import InvertiblePair as InvertiblePair
 from gendae.layers.mlp import MLP as MLP

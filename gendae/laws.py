@@ -19,7 +19,7 @@ from torch.distributions import Distribution, Normal, OneHotCategorical
 
 from gendae import checks
 from gendae.corruption import normal_like, uniform_like
-from gendae.registry import register
+from gendae.registry import build, register
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -72,6 +72,10 @@ class Law(nn.Module):
     def learnable(self) -> bool:
         """Whether the law has parameters."""
         return next(self.parameters(), None) is not None
+
+    def blocks(self, features: int) -> list[tuple["Law", int]]:
+        """The laws of a layer's units, and of how many units each is: one, but for `Laws`."""
+        return [(self, features)]
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         """The law as a torch distribution."""
@@ -553,3 +557,134 @@ class Categorical(Law):
     ) -> Tensor:
         """sum_j h_j log p_j over the observed elements, (batch, pool)."""
         return (h * seen) @ pool.clamp_min(1e-6).log().T
+
+
+@register
+class Laws(Law):
+    """Independent laws of blocks of units: real and discrete ones side by side.
+
+    h = (h^(1) .. h^(N)),  log p(h) = sum_t log p_t(h^(t))
+
+    A layer whose blocks need several activations is one with `Heads`.
+    Source: Bengio 2014, section 2.2.6 (continuous and discrete units in one layer).
+
+    Args:
+        laws: one for each block.
+        widths: of the blocks.
+        inputs: widths of blocks of the layer's input, one for each law, for laws that depend on
+            theirs; None: on all of the input.
+
+    Raises:
+        ValueError: unless there are as many widths as laws.
+
+    Example:
+        >>> law = Laws([Gaussian(0.5), Discrete("binary")], [2, 1])
+        >>> law.transmit(torch.tensor([[0.3, -1.2, 0.8]]))
+        tensor([[ 0.3000, -1.2000,  1.0000]])
+    """
+
+    def __init__(
+        self, laws: Sequence[Law], widths: Sequence[int], inputs: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.laws = [checks.kind("laws", law, Law) for law in build(list(laws))]
+        self.widths = [checks.whole("widths", width, 1) for width in widths]
+        self.inputs = inputs and list(inputs)
+        if len(self.laws) != len(self.widths):
+            raise ValueError(f"widths={self.widths}: {len(self.laws)} laws need as many widths")
+
+        self.learned = nn.ModuleList(law for law in self.laws if law.learnable)
+        self.stochastic = any(law.stochastic for law in self.laws)
+        self.discrete = all(law.discrete for law in self.laws)
+        self.hard = any(law.hard for law in self.laws)
+        self.drawn = any(law.drawn for law in self.laws)
+
+    def blocks(self, features: int) -> list[tuple[Law, int]]:
+        return list(zip(self.laws, self.widths, strict=True))
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        raise ValueError(
+            "the laws of several blocks are no single torch distribution; use log_prob, sample"
+        )
+
+    def parts(self, *tensors: Tensor | None) -> list[tuple]:
+        """(law, slice of each tensor) for every block; the slices of None are None."""
+        columns = [self._slices(tensor, self.widths) for tensor in tensors]
+        return list(zip(self.laws, *columns, strict=True))
+
+    def _given(self, given: Tensor | None) -> Sequence[Tensor | None]:
+        """What each law depends on: its slice of the layer's input, or all of it."""
+        if not self.inputs:
+            return [given] * len(self.laws)
+
+        return self._slices(given, self.inputs)
+
+    def _slices(
+        self, tensor: Tensor | None, widths: Sequence[int] | None
+    ) -> Sequence[Tensor | None]:
+        if tensor is None:
+            return [None] * len(self.laws)
+
+        return tensor.split(widths, -1)
+
+    def energies(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        """Energy of each slice, (batch, N)."""
+        parts = zip(self.parts(h, mean), self._given(given), strict=True)
+        return torch.stack([law.energy(a, m, c) for (law, a, m), c in parts], -1)
+
+    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return self.energies(h, mean, given).sum(-1)
+
+    def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        parts = zip(self.parts(h, mean), self._given(given), strict=True)
+        return sum(law.log_prob(a, m, c) for (law, a, m), c in parts)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        parts = zip(self.parts(mean), self._given(given), strict=True)
+        return torch.cat([law.sample(m, generator, c) for (law, m), c in parts], -1)
+
+    def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
+        return torch.cat([law.transmit(m, generator) for law, m in self.parts(mean)], -1)
+
+    def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        total = mean.new_zeros(mean.shape[:-1])
+
+        for (law, m), c in zip(self.parts(mean), self._given(given), strict=True):
+            if law.stochastic:
+                total = total + law.entropy(m, c)
+
+        return total
+
+    def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor | None:
+        parts = []
+        for (law, m), c in zip(self.parts(mean), self._given(given), strict=True):
+            variance = law.variance(m, c)
+            if variance is None:
+                return None
+            parts.append(variance)
+
+        return torch.cat(parts, -1)
+
+    def noisy(self, mean: Tensor, scale: float, generator: Generator | None = None) -> Tensor:
+        return torch.cat([law.noisy(m, scale, generator) for law, m in self.parts(mean)], -1)
+
+    def width_of(self, squares: Tensor, mean: Tensor) -> Tensor:
+        return torch.cat([law.width_of(s, m) for law, s, m in self.parts(squares, mean)], -1)
+
+    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        return torch.cat([law.near(m, w, generator) for law, m, w in self.parts(mean, width)], -1)
+
+    def pool_log_prob(
+        self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
+    ) -> Tensor:
+        total = h.new_zeros(len(h), len(pool))
+        for law, *parts in self.parts(h, seen, pool):
+            total += law.pool_log_prob(*parts, noise)
+
+        return total
+
+    def extra_repr(self) -> str:
+        blocks = zip(self.laws, self.widths, strict=True)
+        return ", ".join(f"{width} {type(law).__name__}" for law, width in blocks)

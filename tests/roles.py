@@ -147,8 +147,12 @@ LAWS = [  # values, means, and the input of the layer
     Member("Bernoulli", gendae.Bernoulli, "bits unit real"),
     Member("Categorical", gendae.Categorical, "onehot shares real"),
     Member("Discrete", lambda: SIGNS, "signs means real", "sample transmit"),
+    Member(
+        "Laws", lambda: gendae.Laws([FIVE(), SIGNS], [5, 3]), "signs means real", "sample transmit"
+    ),
 ]
 SIGNS = gendae.Discrete("sign", stochastic=True)
+FIVE = partial(gendae.LearnedGaussian, 5)
 
 
 @gendae.register
@@ -168,6 +172,7 @@ LAYERS = [
     *(Member(f"Affine {s}", partial(gendae.Affine, WIDTH, 4, s)) for s in ACTIVATIONS),
     Member("Affine bits", lambda: gendae.Affine(WIDTH, 4, "tanh", receives="bits")),
     Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
+    Member("Heads", lambda: gendae.Heads(gendae.Affine(WIDTH, 4), ["tanh", "softmax"], [1, 3])),
     Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
     Member("InvertibleAffine svd", lambda: gendae.InvertibleAffine(WIDTH, "svd", "sigmoid")),

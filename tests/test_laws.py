@@ -5,8 +5,9 @@ import pickle
 import pytest
 import torch
 
-from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law, LearnedGaussian
+from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law, Laws, LearnedGaussian
 from gendae.layers.affine import Affine
+from gendae.layers.heads import Heads
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.registry import REGISTRY, build, describe
@@ -198,6 +199,13 @@ def test_densities_integrate_and_probabilities_sum_to_one(law, mean, values, ste
     assert total.item() == pytest.approx(1.0, abs=1e-9)
 
 
+HEADED = Heads(Affine(4, 3), ["linear", "tanh"], [2, 1])
+
+
+def mixed(f, widths):
+    return Pair(f, Affine(3, 4), recognition=Laws([Gaussian(), Discrete("sign")], widths))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -228,6 +236,15 @@ def test_densities_integrate_and_probabilities_sum_to_one(law, mean, values, ste
             "observation=Bernoulli needs a sigmoid layer, not 'linear'",
         ),
         (lambda: deep_autoencoder([4, 2], units="spin"), "units='spin' is unknown"),
+        (lambda: mixed(HEADED, [2, 2]), "has laws of other units than the 3"),
+        (lambda: mixed(Affine(4, 3), [2, 1]), "recognition=Discrete needs a tanh layer, not 'lin"),
+        (lambda: mixed(HEADED, [1, 2]), "needs a tanh layer, not 'linear'"),
+        (lambda: mixed(HEADED, [3]), "2 laws need as many widths"),
+        (lambda: Laws([Gaussian(), "sign"], [2, 1]), "laws='sign': a Law is needed"),
+        (lambda: Heads(Affine(4, 3), ["linear"], [2]), "make 2 units, but g gives 3"),
+        (lambda: Heads(Affine(4, 3), ["linear"], [2, 1]), "one activation for each block"),
+        (lambda: Heads(Affine(4, 3, "tanh"), ["linear"], [3]), "a linear one is needed"),
+        (lambda: Heads(Affine(4, 3), ["steps"], [3]), "activation='steps' is unknown"),
     ],
 )
 def test_refusals_say_what_to_do(call, message):

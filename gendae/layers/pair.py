@@ -123,11 +123,22 @@ class Pair(nn.Module):
 
 
 def _check_activation(name: str, law: Law, layer: Layer) -> None:
-    if law.activation not in (None, layer.activation):
-        raise ValueError(
-            f"{name}={type(law).__name__} needs a {law.activation} layer, not "
-            f"{layer.activation!r}: its mean lies in the range of its values"
-        )
+    """Raise a ValueError unless each unit's mean lies in the range of the values of its law."""
+    width = layer.out_features
+    blocks = law.blocks(width)
+    if sum(units for _, units in blocks) != width:
+        raise ValueError(f"{name}={law!r} has laws of other units than the {width} of its layer")
+
+    activations = getattr(layer, "of_units", [layer.activation] * width)
+    start = 0
+    for of_block, units in blocks:
+        for activation in activations[start : start + units]:
+            if of_block.activation not in (None, activation):
+                raise ValueError(
+                    f"{name}={type(of_block).__name__} needs a {of_block.activation} layer, not "
+                    f"{activation!r}: its mean lies in the range of its values"
+                )
+        start += units
 
 
 if TYPE_CHECKING:

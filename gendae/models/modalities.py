@@ -13,13 +13,12 @@ from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributions import Distribution
 
 from gendae import checks
 from gendae.corruption import Corruption
-from gendae.laws import Bernoulli, Categorical, Gaussian, Law
-from gendae.layers.activations import ACTIVATIONS
+from gendae.laws import Bernoulli, Categorical, Gaussian, Law, Laws
 from gendae.layers.affine import Affine
+from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.layers.wrapped import Layer
@@ -37,8 +36,6 @@ KINDS: dict[str, tuple[str, Callable[[], Law]]] = {
 #: Kinds whose values lie in [0, 1], and kinds whose rows are probabilities of classes.
 UNIT_INTERVAL = ("pixels", "binary")
 ONE_HOT = ("onehot", "latent")
-#: There is no lambda among them, so that heads can be pickled.
-HEADS = ACTIVATIONS | {"softmax": partial(torch.softmax, dim=-1)}
 
 
 @register
@@ -257,6 +254,15 @@ class Slices(nn.Module):
         self.activation = "slices"
 
     @property
+    def of_units(self) -> list[str | None]:
+        """The activation of each unit of the output; None of the identity's."""
+        names: list[str | None] = []
+        for f, width in zip(self.maps, self.outputs, strict=True):
+            names += [getattr(f, "activation", None)] * width
+
+        return names
+
+    @property
     def penalty(self) -> Callable[[], Tensor]:
         """The sum of the maps' own penalties, such as that of orthogonality.
 
@@ -336,31 +342,6 @@ class Masked(nn.Module):
         return observed.to(h.dtype)
 
 
-class Heads(nn.Module):
-    """g with a separate activation for each slice of its linear output."""
-
-    g: Layer
-
-    def __init__(self, g: Layer, activations: Sequence[str | None], widths: Sequence[int]) -> None:
-        super().__init__()
-        names = [checks.one_of("activation", name, HEADS) for name in activations]
-
-        self.g = g
-        self.widths = list(widths)
-        self.activations = [HEADS[name] for name in names]
-        self.in_features = g.in_features
-        self.out_features = g.out_features
-        self.activation = "heads"
-
-    def forward(self, h: Tensor) -> Tensor:
-        return self.heads(self.g(h))
-
-    def heads(self, a: Tensor) -> Tensor:
-        """The means, each slice of a through its own activation."""
-        parts = a.split(self.widths, -1)
-        return torch.cat([s(part) for s, part in zip(self.activations, parts, strict=True)], -1)
-
-
 class Identity(Gaussian):
     """The law of a slice that is passed on as it is: no noise is injected into it."""
 
@@ -373,101 +354,6 @@ class Identity(Gaussian):
 
     def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
         return mean
-
-
-class Laws(Law):
-    """Independent laws of the slices of a representation.
-
-    Args:
-        laws: one for each slice.
-        widths: of the slices.
-        inputs: widths of the layer's input slices, for laws whose width depends on them.
-    """
-
-    def __init__(
-        self, laws: Sequence[Law], widths: Sequence[int], inputs: Sequence[int] | None = None
-    ) -> None:
-        super().__init__()
-        self.laws = list(laws)
-        self.widths = list(widths)
-        self.inputs = inputs and list(inputs)
-        self.learned = nn.ModuleList(law for law in laws if law.learnable)
-        self.stochastic = any(law.stochastic for law in laws)
-        self.hard = any(law.hard for law in laws)
-        self.drawn = any(law.drawn for law in laws)
-
-    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
-        raise ValueError(
-            "the laws of several modalities are no single torch distribution; use log_prob, sample"
-        )
-
-    def parts(self, *tensors: Tensor | None) -> list[tuple]:
-        """(law, slice of each tensor) for every modality; the slices of None are None."""
-        columns = [self._slices(tensor, self.widths) for tensor in tensors]
-        return list(zip(self.laws, *columns, strict=True))
-
-    def _given(self, given: Tensor | None) -> Sequence[Tensor | None]:
-        """The slices of the layer's input, where the laws depend on it."""
-        if not self.inputs:
-            given = None
-
-        return self._slices(given, self.inputs)
-
-    def _slices(
-        self, tensor: Tensor | None, widths: Sequence[int] | None
-    ) -> Sequence[Tensor | None]:
-        if tensor is None:
-            return [None] * len(self.laws)
-
-        return tensor.split(widths, -1)
-
-    def energies(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        """Energy of each slice, (batch, N)."""
-        parts = zip(self.parts(h, mean), self._given(given), strict=True)
-        return torch.stack([law.energy(a, m, c) for (law, a, m), c in parts], -1)
-
-    def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        return self.energies(h, mean, given).sum(-1)
-
-    def log_prob(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        parts = zip(self.parts(h, mean), self._given(given), strict=True)
-        return sum(law.log_prob(a, m, c) for (law, a, m), c in parts)
-
-    def sample(
-        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
-    ) -> Tensor:
-        parts = zip(self.parts(mean), self._given(given), strict=True)
-        return torch.cat([law.sample(m, generator, c) for (law, m), c in parts], -1)
-
-    def transmit(self, mean: Tensor, generator: Generator | None = None) -> Tensor:
-        return torch.cat([law.transmit(m, generator) for law, m in self.parts(mean)], -1)
-
-    def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        total = mean.new_zeros(mean.shape[:-1])
-
-        for (law, m), c in zip(self.parts(mean), self._given(given), strict=True):
-            if law.stochastic:
-                total = total + law.entropy(m, c)
-
-        return total
-
-    def noisy(self, mean: Tensor, scale: float, generator: Generator | None = None) -> Tensor:
-        return torch.cat([law.noisy(m, scale, generator) for law, m in self.parts(mean)], -1)
-
-    def width_of(self, squares: Tensor, mean: Tensor) -> Tensor:
-        return torch.cat([law.width_of(s, m) for law, s, m in self.parts(squares, mean)], -1)
-
-    def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
-        return torch.cat([law.near(m, w, generator) for law, m, w in self.parts(mean, width)], -1)
-
-    def pool_log_prob(
-        self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
-    ) -> Tensor:
-        total = h.new_zeros(len(h), len(pool))
-        for law, *parts in self.parts(h, seen, pool):
-            total += law.pool_log_prob(*parts, noise)
-
-        return total
 
 
 @register

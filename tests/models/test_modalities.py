@@ -6,19 +6,17 @@ import torch.nn.functional as F
 
 from gendae import laws
 from gendae.corruption import GaussianNoise
-from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, LearnedGaussian
+from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Laws, LearnedGaussian
 from gendae.layers.affine import Affine
+from gendae.layers.heads import HEADS, Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.models.joint import JointStack, present
 from gendae.models.modalities import (
-    HEADS,
     KINDS,
     EachModality,
-    Heads,
     Identity,
     Junction,
-    Laws,
     Masked,
     Modality,
     Slices,
@@ -379,6 +377,14 @@ def test_joint_laws_have_the_parameters_and_the_kind_of_their_members():
     quiet = Discrete("sign")
     signs = Laws([quiet, quiet], [2, 2])
     assert (signs.stochastic, signs.hard, signs.drawn, signs.learnable) == (NO, YES, NO, NO)
+    assert (signs.discrete, Laws([Gaussian(), quiet], [1, 1]).discrete) == (YES, NO)
+    assert signs.variance(mean[:, :4]) is None
+    spread = Laws([laws[0], LearnedGaussian(2, 0.5).double()], [2, 2]).variance(
+        mean[:, :4], given[:, :4]
+    )
+    assert torch.equal(spread[:, :2], laws[0].variance(mean[:, :2], given[:, :4]))
+    assert torch.allclose(spread[:, 2:], torch.full((5, 2), 0.25).double())
+
     mixed = Laws([quiet, Categorical()], [2, 2])
     assert (mixed.stochastic, mixed.hard, mixed.drawn, mixed.learnable) == (YES, YES, YES, NO)
 

@@ -1,6 +1,7 @@
 """A learned width of P(x | h): rules fit it to the deviation of x from its reconstruction."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.kl import KLRule
+from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import at
@@ -50,7 +52,7 @@ def exact_stack(**options):
 NOISE = {"corruption": [GaussianNoise(0.0), GaussianNoise(OF_CODE)]}
 RULES = {
     "KLRule": KLRule,
-    "TargetPropRule": lambda stack: TargetPropRule(stack, **NOISE),
+    "TargetPropRule": lambda stack: TargetPropRule(stack, ShortAndLongLoops(), **NOISE),
     "VariationalEMRule": lambda stack: VariationalEMRule(stack, TargetPropInference(0), **NOISE),
 }
 
@@ -83,7 +85,10 @@ def test_the_fitted_width_is_that_of_the_data(make, per):
     assert torch.allclose(log_sigma.exp(), expected, rtol=0.01)
 
 
-@pytest.mark.parametrize("rule", [TargetPropRule, VariationalEMRule])
+ALGORITHM_2 = partial(TargetPropRule, loop=ShortAndLongLoops())
+
+
+@pytest.mark.parametrize("rule", [ALGORITHM_2, VariationalEMRule], ids=["2014", "2015"])
 def test_a_learned_width_of_codes_leaves_what_f_learns_as_it_is(rule):
     """Gradients of f are those under unit variance, and sigma has one of its own."""
     gradients = []
