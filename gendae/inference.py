@@ -131,6 +131,9 @@ class Inference:
         h = stack.feedforward(x)
         yield h
 
+        if steps == 0:
+            return
+
         step = self.begin(stack, h, mask, generator)
         for _ in range(steps):
             h = step(h)

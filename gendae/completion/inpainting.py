@@ -105,6 +105,14 @@ class Inpainter:
         return stack.decode(h[level], level)
 
 
+def inpainter_of(stack: Stack) -> Inpainter:
+    """The stack's own inpainter; `Inpainter` where it has none, without steps if discrete."""
+    if stack.settings.inpainter is not None:
+        return stack.settings.inpainter
+
+    return Inpainter.encode_decode() if stack.hard_levels else Inpainter()
+
+
 def inpaint(
     stack: Stack,
     x: Tensor,
@@ -119,7 +127,7 @@ def inpaint(
         stack: a trained stack.
         x: images, (n, pixels) in [0, 1]; the values of missing pixels are ignored.
         mask: True where a pixel is observed, (pixels,) or (n, pixels).
-        inpainter: rounds and inference; the stack's own if None.
+        inpainter: rounds and inference; the stack's own if None, see `inpainter_of`.
         seed: of the noise in which missing pixels start.
         batch_size: images times chains computed at a time.
 
@@ -142,7 +150,7 @@ def inpaint(
     checks.pixels("x", x.masked_fill(~mask, 0.0))
 
     x = x.to(stack.dtype).masked_fill(~mask, 0.0)
-    inpainter = inpainter or stack.settings.inpainter or Inpainter()
+    inpainter = inpainter or inpainter_of(stack)
     generator = seeded(checks.seed("seed", seed))
 
     filled = []

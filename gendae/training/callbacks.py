@@ -16,7 +16,7 @@ from gendae.models.stack import Stack
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
 from gendae.rules.processes import like_parameters, of_all_ranks, share_of, sum_of_ranks
-from gendae.sampling.samplers import GenerateSampler, seeded
+from gendae.sampling.samplers import sampler_of, seeded
 
 VALIDATION_IMAGES = 1000
 BLOCK = 250  # samples that one process draws from one seed
@@ -54,7 +54,7 @@ def samples_of_all_ranks(trainer: Trainer, stack: Stack, n: int) -> Tensor:
 
     Each rank draws some blocks of samples and leaves zeros in the others; the sum has all.
     """
-    sampler = stack.settings.sampler or GenerateSampler()
+    sampler = sampler_of(stack)
     codes = stack.prior.sample(n, seeded(0))
     samples = codes.new_zeros(n, stack.sizes[0])
 

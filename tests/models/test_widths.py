@@ -189,7 +189,7 @@ X = torch.rand(300, 6, generator=seeded(2))
     ("make", "entering", "passing"),
     [
         # corruption of each level by itself
-        (lambda: TargetPropRule(deep_autoencoder([6, 4]), at(0, 1)[:2]), N, N),
+        (lambda: TargetPropRule(deep_autoencoder([6, 4]), None, at(0, 1)[:2]), N, N),
         # draws from Q on the way, and none of x
         (lambda: KLRule(deep_autoencoder([6, 4], noise=0.3)), 0.0, 0.3),
     ],

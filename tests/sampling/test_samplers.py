@@ -48,6 +48,9 @@ def test_generate_is_algorithm_2():
 
     assert torch.allclose(generate(stack, 5, seed=1), x)
 
+    quiet = LatentChainSampler(rounds=3, corruption=GaussianNoise(0.0))
+    assert torch.allclose(generate(stack, 5, quiet, seed=1), x)
+
 
 def test_ancestral_samples_have_the_law_of_the_linear_model():
     """With residual noise in hidden layers: Cov = W1 (W2 W2' + s^2 I) W1' (pixels are means)."""
@@ -165,8 +168,14 @@ def signs():
             lambda: generate(small_stack(), 2, LevelSampler(1, 1, residual=1.0)),
             "call stack.fit_residuals",
         ),
-        (lambda: generate(signs(), 2), "sampler.inference=TargetPropInference moves real units"),
-        (lambda: inpaint(signs(), torch.rand(2, 8), ALL), "moves real units, but h_1, h_2 of"),
+        (
+            lambda: generate(signs(), 2, "generate"),
+            "sampler.inference=TargetPropInference moves real units",
+        ),
+        (
+            lambda: inpaint(signs(), torch.rand(2, 8), ALL, Inpainter()),
+            "moves real units, but h_1, h_2 of",
+        ),
         (lambda: inpaint(small_stack(), torch.rand(2, 7), ALL[:7]), r"\(2, 7\)"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), torch.ones(8)), "boolean"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), ALL[:7]), "does not fit"),
