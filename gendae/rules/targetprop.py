@@ -117,7 +117,7 @@ class TargetPropRule(Rule):
 
         if corruption is None:
             corruption = [RelativeNoise(0.25) for _ in range(self.stack.depth + 1)]
-        self.corruption = corruption_of_each(self.stack, build(corruption))
+        self.corruption: list[Corruption] = corruption_of_each(self.stack, build(corruption))
 
         self.weights: LoopWeights = build(weights)
         self.warmup = checks.whole("warmup", warmup, 0)

@@ -74,7 +74,7 @@ class VariationalEMRule(Rule):
 
         self.inference: Inference = build(inference) or TargetPropInference()
 
-        self.corruption = corruption_of_each(self.stack, build(corruption))
+        self.corruption: list[Corruption] = corruption_of_each(self.stack, build(corruption))
         self.decoder_corruption = None
         if decoder_corruption is not None:
             self.decoder_corruption = list(build(decoder_corruption))
