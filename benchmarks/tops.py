@@ -154,7 +154,8 @@ def main():
         for row in rows(run, args.priors, data, quality, args.n, seed, args.split):
             results.append(row)
             print(
-                f"{row['rule']} seed {row['seed']} {row['prior_seed']} {row['prior']:<18} LL {row['ll']:7.1f}  "
+                f"{row['rule']} seed {row['seed']} {row['prior_seed']} {row['prior']:<18}  "
+                f"LL {row['ll']:7.1f}  "
                 f"fid {row['fid']:6.2f}  "
                 f"precision {row['precision']:.3f}  recall {row['recall']:.3f}  "
                 f"copying {row['copying']:6.2f} / {row['copying_pixels']:6.2f} pixels  "

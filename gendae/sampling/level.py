@@ -74,7 +74,7 @@ class LevelSampler(Sampler):
             self.residual = checks.at_least("residual", residual, 0.0)
 
     def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
-        """x from samples of the prior: down, and `rounds` transitions, the last one to its mean."""
+        """x from samples of the prior: down, and `rounds` transitions, the last to its mean."""
         h = self.start(stack, codes, generator)
         for _ in range(self.rounds - 1):
             h = self.step(stack, h, generator)
