@@ -7,10 +7,13 @@
     python benchmarks/joint.py hybrid missing=FOLDER gradient=FOLDER joint=FOLDER --pictures docs
 
 `hybrid` measures what the weights of Eq. 19 do, for rows missing, inferred, gradient and joint.
+`label` and `halves` answer question 12: one pass, ascent, or a chain that draws.
 
-A MODEL is anything that gendae.load reads, or a run folder (its best checkpoint). Test images are
-looked at once for each model; what has to be chosen (numbers of neighbours, for instance) is
-chosen on validation images.
+A MODEL is anything that gendae.load reads, or a run folder (its best checkpoint). Models of
+version 0.1 do not know the noise of their training, without which their chains are too narrow:
+--config FILE.yaml measures the widths of draws under the corruption of that configuration. Test
+images are looked at once for each model; what has to be chosen (numbers of neighbours, for
+instance) is chosen on validation images.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
+import yaml
 from sklearn.neighbors import KNeighborsRegressor
 
 from gendae import complete, load, plots
@@ -31,19 +35,47 @@ from gendae.data.images import MNIST
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.neighbours import precision_recall_density_coverage
 from gendae.models.joint import JointStack
+from gendae.models.noise import noise_of_all_but_labels
 from gendae.priors.autoencoder import AutoencoderPrior, Learning
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
-from gendae.registry import upgraded
+from gendae.registry import build, upgraded
 
 ONE_PASS = "missingness input, one pass"
 
 
-def model_at(path):
+def model_at(path, config=None):
+    """A model, with the widths of its draws measured under a configuration's noise."""
     if Path(path).is_dir():
         path = checkpoint_of(path)
 
-    return load(path)
+    stack = load(path)
+    if config is not None:
+        x = data_of(stack).split("train").x[:5000]
+        stack.fit_residuals(x, corruption_in(config, stack), adds_up=True)
+
+    return stack
+
+
+def corruption_in(config, stack):
+    """What a configuration of JointTargetPropRule trains under."""
+    arguments = yaml.safe_load(Path(config).read_text())["model"]["init_args"]
+    if "corruption" not in arguments:
+        return noise_of_all_but_labels(stack)
+
+    return build(described(arguments["corruption"]))
+
+
+def described(content):
+    """A configuration's class_path and init_args as the description of an object."""
+    if isinstance(content, list):
+        return [described(item) for item in content]
+    if not isinstance(content, dict):
+        return content
+
+    name = content["class_path"].removeprefix("gendae.")
+    options = content.get("init_args", {})
+    return {"type": name, **{key: described(value) for key, value in options.items()}}
 
 
 def parts(stack, split):
@@ -67,7 +99,7 @@ def spread(values):
 # -- image and label ------------------------------------------------------------------------------
 
 
-def label(paths, n=1000):
+def label(paths, config=None, n=1000):
     """Error rates by one pass and by chains, and how well samples of a class show that class.
 
     A classifier of real digits judges the samples.
@@ -75,7 +107,7 @@ def label(paths, n=1000):
     network = load_feature_classifier()
     results = []
     for path in paths:
-        stack = model_at(path)
+        stack = model_at(path, config)
         row = {"model": str(path), "seed": stack.facts["seed"]}
         for split in ("valid", "test"):
             row[f"{split}_error"] = label_error(stack, split)
@@ -189,13 +221,16 @@ def nearest(train_in, train_out, valid_in, valid_out, test_in):
     return torch.from_numpy(model.predict(test_in)).float(), best
 
 
-def halves(path, pictures, given="bottom", wanted="top", n=2000, chains=16):
-    """Squared error per pixel of one modality given another, spread and precision of samples."""
-    stack = model_at(path)
+def halves(path, pictures, given="bottom", wanted="top", config=None, n=2000, chains=16):
+    """Squared error per pixel of one modality given another, spread and precision of samples.
+
+    Whether that spread is right: benchmarks/calibration.py.
+    """
+    stack = model_at(path, config)
     test = parts(stack, "test")
     methods = completions(stack, test, given, wanted)
     samples = complete(
-        stack, {given: test[given][:n]}, n=chains, completer=Completer.mcmc(20), seed=0
+        stack, {given: test[given][:n]}, n=chains, completer=sampling(stack), seed=0
     ).values[wanted]
     samples = samples.view(n, chains, -1)
 
@@ -230,13 +265,23 @@ def completions(stack, test, given, wanted):
     completers = {
         "MAP": Completer.map(50),
         "annealed": Completer.annealed(50),
-        "MCMC, one sample": Completer.mcmc(50),
+        "MCMC, one sample": sampling(stack),
+        "MCMC, 50 rounds": Completer.mcmc(50),
     }
     for name, completer in completers.items():
         completion = complete(stack, {given: test[given]}, completer=completer, seed=0)
         methods[name] = completion.values[wanted]
 
     return methods
+
+
+def sampling(stack):
+    """The model's own completer if it ends in draws; 20 rounds at temperature 1 otherwise."""
+    own = stack.settings.completer
+    if own is not None and own.annealing.end > 0.0:
+        return own
+
+    return Completer.mcmc(20)
 
 
 def squared_errors(methods, samples, truth):
@@ -457,14 +502,16 @@ def main():
     parser.add_argument("--given", default="bottom")
     parser.add_argument("--wanted", default="top")
     parser.add_argument("--pictures", help="folder for figures")
+    parser.add_argument("--config", help="measure widths under the noise of this configuration")
     parser.add_argument("--json")
     args = parser.parse_args()
 
+    first = args.models[0]
     calls = {
-        "label": lambda: label(args.models),
+        "label": lambda: label(args.models, args.config),
         "errors": lambda: errors(args.models),
-        "halves": lambda: halves(args.models[0], args.pictures, args.given, args.wanted),
-        "ascent": lambda: ascent(args.models[0], args.pictures, args.given),
+        "halves": lambda: halves(first, args.pictures, args.given, args.wanted, args.config),
+        "ascent": lambda: ascent(first, args.pictures, args.given),
         "hybrid": lambda: hybrid(args.models, args.pictures),
     }
     result = calls[args.what]()

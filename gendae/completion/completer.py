@@ -131,7 +131,7 @@ class Completer:
 
     @classmethod
     def mcmc(cls, rounds: int = 50, **options: "Unpack[Options]") -> "Completer":
-        """A Markov chain over what is missing: samples, whose spread is that of P(missing | given).
+        """A Markov chain over what is missing: samples that spread as P(missing | given) does.
 
         A single sample is further from the truth than the mean of many, or than `map`.
         """

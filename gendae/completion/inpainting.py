@@ -26,7 +26,9 @@ class Inpainter:
 
     The paper runs one chain without Langevin noise: it ends in one way to complete the image. The
     mean of several noisy chains estimates E[x^m | x^v], which is closer in squared error; that is
-    the default, its numbers chosen on validation images of MNIST.
+    the default, its numbers chosen on validation images of MNIST. Neither is a sample: x^m is set
+    to the mean of P(x | h_1), and inference climbs under a flat P(h_L), so that chains differ by
+    less than images do. `Completer.mcmc` draws samples of P(x^m | x^v).
 
     Args:
         rounds: K.

@@ -230,7 +230,7 @@ class ScaledPrior(Prior):
         self.given_noise = noise
 
     @property
-    def noise(self) -> float:  # type: ignore[override]
+    def noise(self) -> float:
         """Level of the denoising, in units of h; a tenth of a spread of 1 before `fit`."""
         return float(self.level)
 

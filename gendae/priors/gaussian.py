@@ -30,8 +30,8 @@ class GaussianPrior(ScaledPrior):
             which has its width from the stack and is never fitted.
         variance_scale: the 2015 paper's multiplier of the (co)variances. It is applied at each
             use, so that it can be changed without fitting again.
-        noise: level sigma of the denoising that `reconstruct` stands for, in units of h; a tenth of
-            the codes' spread if None, so that it means the same to codes of any scale.
+        noise: level sigma of the denoising that `reconstruct` stands for, in units of h; a tenth
+            of the codes' spread if None, so that it means the same to codes of any scale.
 
     Attributes:
         noise: that level; a tenth before `fit`.

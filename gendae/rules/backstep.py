@@ -56,7 +56,7 @@ class BackStepRule(Rule):
 
         if corruption is None:
             corruption = [GaussianNoise(0.3), *(GaussianNoise(0.1) for _ in self.stack.pairs)]
-        self.corruption = corruption_of_each(self.stack, build(corruption))
+        self.corruption: list[Corruption] = corruption_of_each(self.stack, build(corruption))
 
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Squared errors summed over units, mean over the batch; batch[0] is x."""

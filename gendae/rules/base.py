@@ -128,7 +128,7 @@ class Rule(Shell):
         return batch[0]
 
     def fit_residuals(self, x: Tensor) -> None:
-        """Measure the widths of P(H_l | h_L) under this rule's noise; see `Stack.fit_residuals`."""
+        """Measure P(H_l | h_L) under this rule's noise; see `Stack.fit_residuals`."""
         self.stack.fit_residuals(x, self.corruption)
 
     @property

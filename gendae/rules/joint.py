@@ -171,7 +171,7 @@ class JointTargetPropRule(Rule):
 
         if corruption is None:
             corruption = noise_of_all_but_labels(stack)
-        self.corruption = corruption_of_each(stack, build(corruption))
+        self.corruption: list[Corruption] = corruption_of_each(stack, build(corruption))
 
         self.weights: JointWeights = build(weights)
         self.weights_of_modalities = self.weights.of_each(stack)

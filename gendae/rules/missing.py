@@ -31,7 +31,8 @@ class Hiding:
             modality by name. One modality always stays.
         walkback: further rounds of the junction. Each starts at the last one's end, with the
             hidden parts filled in; all have the clean codes as target. Chains and ascent then do
-            not run into spurious modes (7.5).
+            not run into spurious modes (7.5). The price is spread: from a start that says nothing
+            of the hidden part, the target teaches its mean.
 
     Raises:
         ValueError: for a negative walkback; when used, for chances outside [0, 1] and unknown

@@ -70,7 +70,7 @@ class TargetPropRule(Rule):
         self.rates.check({"feedback": self.learners()})
 
         corruption = build(corruption) or self.loop.corruption(self.stack)
-        self.corruption = corruption_of_each(self.stack, corruption)
+        self.corruption: list[Corruption] = corruption_of_each(self.stack, corruption)
 
         self.contractive = checks.at_least("contractive", contractive, 0.0)
         self.sparsity = checks.at_least("sparsity", sparsity, 0.0)

@@ -79,7 +79,7 @@ class VariationalEMRule(Rule):
         super().__init__(stack, rates, log_every)
 
         self.inference: Inference = inference
-        self.corruption = corruption_of_each(self.stack, build(corruption))
+        self.corruption: list[Corruption] = corruption_of_each(self.stack, build(corruption))
         self.decoder_corruption = None
         if decoder_corruption is not None:
             self.decoder_corruption = list(build(decoder_corruption))

@@ -74,7 +74,7 @@ class LevelSampler(Sampler):
             self.residual = checks.at_least("residual", residual, 0.0)
 
     def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
-        """x from samples of the prior: down, and `rounds` transitions, the last one to its mean."""
+        """x from samples of the prior: down, and `rounds` transitions, the last to its mean."""
         h = self.start(stack, codes, generator)
         for _ in range(self.rounds - 1):
             h = self.step(stack, h, generator)
@@ -115,10 +115,11 @@ class LevelSampler(Sampler):
         top = self._encode_to_top(stack.pairs[-1], below_top, generator)
         h = stack.down(top, stop=level)[0]
 
-        if self.residual and draws:
-            h = torch.add(h, self._residual(stack, level) * normal_like(h, generator))
+        if self.residual is None or self.residual == 0.0 or not draws:
+            return h
 
-        return h
+        width = self.residual * self._width(stack, level)
+        return torch.add(h, width * normal_like(h, generator))
 
     def _as_trained(
         self, stack: Stack, h: Tensor, level: int, generator: Generator | None, draws: bool
@@ -141,14 +142,14 @@ class LevelSampler(Sampler):
 
         return top.encode(h, generator)
 
-    def _residual(self, stack: Stack, level: int) -> Tensor:
+    def _width(self, stack: Stack, level: int) -> Tensor:
         if stack.residuals.numel() == 0:
             raise ValueError(
                 f"residual={self.residual:g} needs measured residuals: call "
                 "stack.fit_residuals(x) with training images, or pass residual=0"
             )
 
-        return self.residual * stack.residuals[level]
+        return stack.residuals[level]
 
 
 @torch.no_grad()
