@@ -15,7 +15,6 @@ from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.kl import KLRule
 from gendae.rules.loops import ShortAndLongLoops
-from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import at
