@@ -44,7 +44,7 @@ def inpaint(
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
     stack = load_generative(model, device)
-    own = stack.settings.inpainter or Inpainter()
+    own = inpainting.inpainter_of(stack)
     inpainter = adjusted("inpainter", own, Inpainter, options)
     shape = shape_of(stack)
     observed = observed_pixels(mask, shape, seed)

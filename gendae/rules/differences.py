@@ -194,6 +194,9 @@ class DifferenceLoop(Loop):
     def phase(self, moment: Moment) -> Hashable | None:
         return self._stage(moment), self._feedback_learns(moment)
 
+    def turns(self, update: int) -> bool:
+        return update == self.align + self.start
+
     def _stage(self, moment: Moment) -> str:
         """What learns at this moment; outside a Trainer the start is over."""
         if moment.update is None:

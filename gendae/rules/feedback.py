@@ -258,7 +258,7 @@ class LocalDifference(Feedback):
         derivative: multiply by s'(a).
         tracks: follow the changes of the map's own weights (affine maps only).
         sigma: deviation of the noise, in units of h.
-        rows: examples of a batch that are perturbed.
+        rows: examples of a batch, in each process, that are perturbed.
         every: updates between two of the feedback's, once the start is over.
 
     Raises:

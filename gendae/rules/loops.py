@@ -59,6 +59,10 @@ class Loop(nn.Module):
         """See `Rule.phase`."""
         return ()
 
+    def turns(self, update: int) -> bool:
+        """Whether the losses of encoders and decoders become others at an update."""
+        return False
+
     def losses(
         self, stack: Stack, x: Tensor, corrupt: Corrupt, moment: Moment
     ) -> dict[str, Tensor]:

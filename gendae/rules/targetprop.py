@@ -84,6 +84,18 @@ class TargetPropRule(Rule):
         if isinstance(self.trainer.strategy, DDPStrategy) and self.loop.has_phases:
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
+    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Where losses become others, the optimizer forgets the scale of their gradients.
+
+        That of the loop's is some ten times that of the pairs'; Adam would divide it by what it
+        remembers, for hundreds of updates, and throw the codes away.
+        """
+        super().on_train_batch_start(batch, batch_idx)
+        if self.loop.turns(self.global_step) and self.begins_update(batch_idx):
+            optimizer = self.optimizers().optimizer
+            for parameter in self.stack.parameters():
+                optimizer.state.pop(parameter, None)
+
     @property
     def prior_in_losses(self) -> Prior | None:
         return self.loop.prior(self.stack)

@@ -90,6 +90,7 @@ def both(prior=None, **options):
     return joint.JointTargetPropRule(
         joint_autoencoder(members, [12, 6], prior=prior),
         [GaussianNoise(0.1)] * 4,
+        feedback=LocalDifference(rows=ROWS, every=1),
         log_every=3,
         **options,
     )
@@ -153,7 +154,8 @@ RULES = {
     ),
     "target prop in stages": lambda: targetprop.TargetPropRule(
         stack(GaussianPrior()),
-        DifferenceLoop(LocalDifference(every=2), start=3, align=2, pull="prior"),
+        DifferenceLoop(LocalDifference(rows=ROWS, every=2), start=3, align=2, pull="prior"),
+        [GaussianNoise(0.2)] * 3,
         prior_every=4,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
