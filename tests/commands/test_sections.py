@@ -255,7 +255,7 @@ WALK = "chain m.safetensors --out new.png"
         (f"{WALK} --sampler.rounds 5", "as many transitions as --steps says"),
         (f"{WALK} --sampler generate --level 1", "--level 1 is of --sampler level"),
         (f"{WALK} --level 1 --sampler.level 1", "set the same argument: give one"),
-        (f"{WALK} --sampler.residul 1", "did you mean --sampler.residual?"),
+        (f"{WALK} --sampler.residul 1", "did you mean residual?"),
     ],
     ids=lambda text: text[:70],
 )
