@@ -1,8 +1,10 @@
 """Target propagation for generative stacks: every map learns from a target of its own."""
 
 from collections.abc import Hashable, Sequence
+from typing import cast
 
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -92,7 +94,7 @@ class TargetPropRule(Rule):
         """
         super().on_train_batch_start(batch, batch_idx)
         if self.loop.turns(self.global_step) and self.begins_update(batch_idx):
-            optimizer = self.optimizers().optimizer
+            optimizer = cast(LightningOptimizer, self.optimizers()).optimizer
             for parameter in self.stack.parameters():
                 optimizer.state.pop(parameter, None)
 
