@@ -44,7 +44,8 @@ scores are those of `python benchmarks/mnist.py runs/claims/em-printed/*`:
 
     em-printed      --config configs/mnist-variational-em.yaml
                     --model.stack.prior.covariance diagonal --model.stack.prior.variance_scale 4
-                    --model.corruption '[{class_path: gendae.GaussianNoise, init_args: {sigma: 0.5}},
+                    --model.corruption '[
+                    {class_path: gendae.GaussianNoise, init_args: {sigma: 0.5}},
                     {class_path: gendae.GaussianNoise, init_args: {sigma: 0.3}},
                     {class_path: gendae.SpikeNoise, init_args: {draws: 3}}]'
 """
@@ -529,7 +530,7 @@ def figure_5(bench):
 
 # -- the thesis ----------------------------------------------------------------------------------
 
-#: Shipped classifier -> published test error in %, as percentages.
+#: Shipped classifier -> published test error in %.
 THESIS = {
     "mnist-dtp-tanh": 1.94,
     "mnist-bp-tanh": 1.86,
@@ -562,8 +563,8 @@ def thesis_errors(bench):
 @claim(
     "thesis-targets",
     "Lee 2018, section 3.2, Eq. 3.3 and 3.6, Theorems 1 and 2",
-    "targets lower the loss and the next layer's distance to its own; updates are within 90 degrees "
-    "of back-propagation's",
+    "targets lower the loss, and the next layer's distance to its own target; updates are within "
+    "90 degrees of back-propagation's",
 )
 def thesis_targets(bench):
     """Cosine with back-propagation, shares of examples of Eq. 3.3 and 3.6, errors of inverses."""
