@@ -426,7 +426,7 @@ def figure_4(bench):
 
 def draw(traces):
     """The paper's 20 steps, and three times as many."""
-    whole = Figure(figsize=(10, 4), layout="constrained")
+    whole = Figure(figsize=(12, 4), layout="constrained")
     for axes, steps in zip(whole.subplots(1, 2), (SHOWN, STEPS), strict=True):
         for name, trace in traces.items():
             _, colour, style = CURVES[name]
@@ -436,7 +436,9 @@ def draw(traces):
         axes.set(xlabel="inference step", ylabel="log p(x, h)  [nats]")
         axes.set_ylim(bottom=start - 0.3)
         axes.grid(alpha=0.3)
-    whole.axes[1].legend(fontsize=7, loc="lower right", ncols=2)
+
+    handles, labels = whole.axes[0].get_legend_handles_labels()
+    whole.legend(handles, labels, fontsize=8, loc="outside right upper")
 
     return whole
 
