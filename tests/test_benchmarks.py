@@ -5,8 +5,11 @@ import sys
 
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import KNeighborsRegressor
 
-from benchmarks import floor, gpu, overhead, plain, scaling, scores, steps
+import gendae
+from benchmarks import claims, floor, gpu, overhead, plain, scaling, scores, steps
 from gendae.data.images import Digits
 
 
@@ -68,6 +71,51 @@ def test_points_and_exponents_of_scaling():
     seconds = [3 * n**1.5 for n in sizes]
     assert scaling.exponent(sizes, seconds) == pytest.approx(1.5)
     assert {"seconds", "mib"} == set(scaling.point("batch", 25))
+
+
+def test_eq_12_is_measured_against_the_gradients_of_the_joint_density():
+    stack = gendae.deep_autoencoder([6, 5, 4]).double()
+    (f, g), *_ = ((pair.f, pair.g) for pair in stack.pairs)
+    h = [torch.rand(3, width).double() for width in stack.sizes]
+    own, joint = claims.own_gradients(stack, h), claims.joint_gradients(stack, h)
+
+    torch.testing.assert_close(own[0] + claims.from_above(stack, h)[0], joint[0])
+    torch.testing.assert_close(own[1], joint[1])
+    torch.testing.assert_close(claims.differences(stack, h)[0], f(h[0]) - f(g(h[1])))
+
+    # a linear pair with orthonormal g and f = g' / 2, the posterior mean under S = I / 2
+    linear = gendae.deep_autoencoder([6, 4], ["linear"], visible="linear").double()
+    pair = linear.pairs[0]
+    with torch.no_grad():
+        pair.g.weight.copy_(torch.linalg.qr(torch.randn(6, 4).double())[0])
+        pair.f.weight.copy_(pair.g.weight.T / 2)
+
+    cosine, scale = claims.compared(linear, (h[0], torch.rand(3, 4).double())).values()
+    torch.testing.assert_close(cosine, torch.ones(3).double())
+    torch.testing.assert_close(scale, torch.full((3,), 0.5).double())
+
+
+def test_baselines_of_inpainting_see_observed_pixels_only():
+    examples = torch.randn(400, 6) @ torch.randn(6, 6)
+    x = torch.randn(3, 6)
+    mask = claims.random_halves(3, 6, seed=0)
+    assert mask.sum(1).tolist() == [3, 3, 3]
+
+    nearest = claims.nearest(x, mask, examples)
+    completed = claims.linear(x, mask, examples, noise=0.0)
+    for i, seen in enumerate(mask):
+        given, wanted = examples[:, seen].numpy(), examples.numpy()
+        neighbours = KNeighborsRegressor(5).fit(given, wanted).predict(x[i : i + 1, seen])
+        regression = LinearRegression().fit(given, wanted).predict(x[i : i + 1, seen])
+        torch.testing.assert_close(nearest[i], torch.from_numpy(neighbours[0]))
+        torch.testing.assert_close(completed[i], torch.from_numpy(regression[0]))
+
+    ones = torch.ones(1, 9)
+    middle = torch.arange(9) == 4
+    around = claims.local_means(ones, middle[None], 0.5 * ones[0], (3, 3))
+    assert around.tolist() == [[1.0] * 9]
+    nothing = claims.local_means(ones, middle[None] & False, 0.5 * ones[0], (3, 3))
+    assert nothing.tolist() == [[0.5] * 9]
 
 
 class NoFiles:
