@@ -4,9 +4,9 @@
         docs/results/question-11.json
 
 784-500-500-20 of `benchmarks.depth` on MNIST, trained by `TargetPropRule` with its default loop.
-Noise is relative to each representation's spread. "codes of pairs": at the start of the loop each
-pair has the noise of the top on its own code, in all variants that have noise at the top. Scores
-on test images, as in `benchmarks.depth`; everything else there is the same.
+Noise is relative to each representation's spread. While pairs learn by themselves, at the start,
+each has the noise of the top on its own code. Scores on test images, as in `benchmarks.depth`;
+everything else is as there.
 """
 
 import argparse
