@@ -29,8 +29,10 @@ VARIANTS = {
     "x and the top": ((0.3, 0.0, 0.3), {}),
     "top only": ((0.0, 0.0, 0.3), {}),
     "none": ((0.0, 0.0, 0.0), {}),
-    "none, contractive": ((0.0, 0.0, 0.0), {"contractive": 1e-3}),
-    "none, sparsity": ((0.0, 0.0, 0.0), {"sparsity": 1e-3}),
+    "none, contractive 0.001": ((0.0, 0.0, 0.0), {"contractive": 1e-3}),
+    "none, contractive 0.01": ((0.0, 0.0, 0.0), {"contractive": 1e-2}),
+    "none, sparsity 0.001": ((0.0, 0.0, 0.0), {"sparsity": 1e-3}),
+    "none, sparsity 0.01": ((0.0, 0.0, 0.0), {"sparsity": 1e-2}),
 }
 
 
