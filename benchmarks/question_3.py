@@ -321,12 +321,13 @@ def main():
         "entropy": -(log_p.exp() * log_p).sum().item(),
         "kl_of_independent_bits": independent(x, log_p),
     }
+    path = args.folder / "results/question-3.json"
     result = {"steps": args.steps, "law": law, "denoising": denoising(args.seeds, args.steps)}
+    path.write_text(json.dumps(result, indent=1) + "\n")
     plots.save(figure(result["denoising"]), args.folder / "question-3.png")
 
     result["tops"] = tops(args.seeds, args.steps)
     result["cpu_seconds"] = round(time.process_time() - start, 1)
-    path = args.folder / "results/question-3.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
