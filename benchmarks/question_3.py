@@ -16,7 +16,8 @@ where q(x~^i) > q(x~). Agreement is measured over all x~ and i, weighted by q(x~
 
 Second, the target of a factorial top (7.2): 10 bits under 8 drawn binary units, Algorithm 2 with
 top_target="prior", whose reconstruction is the mode of each unit, its probability, a draw, or what
-the first half suggests: E[h_i | h~_i], the optimal denoiser of a factorial law. The score is KL(p || model), summed over all states, with the prior fitted on the codes at the end.
+the first half suggests: E[h_i | h~_i], the optimal denoiser of a factorial law. The score is
+KL(p || model), summed over all states, with the prior fitted on the codes at the end.
 """
 
 import argparse

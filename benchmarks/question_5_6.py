@@ -61,7 +61,7 @@ RULES = {
 }
 
 
-# -- known laws ------------------------------------------------------------------------------------
+# -- known laws -----------------------------------------------------------------------------------
 
 
 class Mixture:
@@ -126,7 +126,7 @@ def splits(name, n, seed):
     return [law.draw(size, generator) for size in (n, HELD_OUT, HELD_OUT)]
 
 
-# -- measures --------------------------------------------------------------------------------------
+# -- measures -------------------------------------------------------------------------------------
 
 
 def divergence(centres, valid, test, law):
@@ -165,7 +165,7 @@ def mean_log_distance(one, other, k):
     return (one.shape[1] * (logs[0] - logs[1])).item()
 
 
-# -- stacks ----------------------------------------------------------------------------------------
+# -- stacks ---------------------------------------------------------------------------------------
 
 
 def network(name, depth, width):
@@ -247,7 +247,7 @@ def one(kind, name, rule, depth, width, n, seed):
     print(json.dumps(row), flush=True)
 
 
-# -- invertible stacks -----------------------------------------------------------------------------
+# -- invertible stacks ----------------------------------------------------------------------------
 
 
 def invertible(name, depth, seed):
@@ -303,7 +303,7 @@ def ascend(stack, train, valid):
     stack.load_state_dict(kept)
 
 
-# -- the table and the figures ---------------------------------------------------------------------
+# -- the table and the figures --------------------------------------------------------------------
 
 
 def rows(kind):
