@@ -23,6 +23,7 @@ from gendae import checks
 from gendae.corruption import RelativeNoise, normal_like
 from gendae.layers.activations import ACTIVATIONS
 from gendae.layers.affine import Affine
+from gendae.metrics.precision import full_precision
 from gendae.registry import register
 from gendae.rules.chain import Chain, Link, State
 from gendae.rules.moment import Moment
@@ -311,16 +312,21 @@ class LocalDifference(Feedback):
 
         return losses
 
+    @full_precision()
     def _loss(self, link: Link, state: State, layer: nn.Module, moment: Moment) -> Tensor:
-        given = state.given[: self.rows]
+        """In the precision of B: half of it would lose answers, which are small differences."""
+        weight = layer.weight
+        given = state.given[: self.rows].to(weight.dtype)
         output = state.output.detach()[: self.rows]
 
         with torch.no_grad():
+            if output.dtype != weight.dtype:
+                output = link(given)
+
             xi = self.sigma * normal_like(given, moment.generator)
             response = self._routed(link, output, link(given + xi) - output)
             gain = self._routed(link, output, torch.ones_like(output)).square().mean(0)
 
-        weight = layer.weight
         alignment = (xi * (response @ weight.T)).sum(-1).mean() / self.sigma**2
         decay = (weight.square() * gain).sum() / 2.0
         return decay - alignment

@@ -51,7 +51,7 @@ class TargetPropRule(Rule):
         >>> _ = torch.manual_seed(0)
         >>> rule = TargetPropRule(deep_autoencoder([8, 6, 4]))
         >>> [name for name in rule.losses((torch.rand(10, 8),)) if name.startswith("lack")]
-        ['lack_f_1', 'lack_f_2', 'lack_g_2', 'lack_g_1']
+        ['lack_g_1', 'lack_f_1', 'lack_f_2', 'lack_g_2']
     """
 
     def __init__(
