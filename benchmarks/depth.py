@@ -35,6 +35,7 @@ from gendae.metrics.quality import frechet_distance, in_batches
 from gendae.rules import credit
 
 OUT = Path("runs/depth")
+RECORD = Path("docs/results/depth.json")
 WIDTH = 500
 CODE = 20
 EPOCHS = 8
@@ -221,17 +222,6 @@ def of_samples(stack, data, seed):
 
 def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
     """A run as a JSON file, unless it is there or another process has begun it."""
-    key = f"{kind} {units or ''} {name} {depth} {rate:g} {kl:g} {seed} {epochs}".replace(
-        "  ", " "
-    ).replace(" ", "_")
-    path = OUT / f"{key}.json"
-    begun = path.with_suffix(".begun")
-    try:
-        os.close(os.open(begun, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-
-    stack, cosines, seconds = trained(name, depth, rate, kl, seed, epochs, data, units)
     row = {
         "kind": kind,
         "units": units,
@@ -241,6 +231,18 @@ def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
         "kl": kl,
         "seed": seed,
         "epochs": epochs,
+    }
+    key = key_of(row)
+    path = OUT / f"{key}.json"
+    if key in {key_of(done) for done in rows(kind)}:
+        return
+    try:
+        os.close(os.open(path.with_suffix(".begun"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+
+    stack, cosines, seconds = trained(name, depth, rate, kl, seed, epochs, data, units)
+    row |= {
         "seconds": round(seconds, 1),
         "cosines": cosines,
         "valid": of_codes(stack, data, "valid"),
@@ -254,7 +256,21 @@ def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
 
 
 def rows(kind):
-    return [json.loads(path.read_text()) for path in sorted(OUT.glob(f"{kind}_*.json"))]
+    """Rows of a kind: those that are recorded, and newer ones."""
+    found = {}
+    if RECORD.exists():
+        found = {key_of(row): row for row in json.loads(RECORD.read_text())[kind]}
+    for path in sorted(OUT.glob(f"{kind}_*.json")):
+        row = json.loads(path.read_text())
+        found[key_of(row)] = row
+
+    return list(found.values())
+
+
+def key_of(row):
+    words = [row["kind"], row.get("units") or "", row["rule"], row["depth"]]
+    numbers = [f"{row['rate']:g}", f"{row['kl']:g}", row["seed"], row["epochs"]]
+    return "_".join(str(word) for word in [*words, *numbers] if word != "").replace(" ", "_")
 
 
 def chosen(name):
@@ -333,7 +349,7 @@ def figure(rules):
 def collect(folder):
     """docs/results/depth.json with every run, docs/depth.png, and the table as Markdown."""
     found = {kind: rows(kind) for kind in ("tune", "table", "units")}
-    (folder / "results/depth.json").write_text(json.dumps(found, indent=1) + "\n")
+    RECORD.write_text(json.dumps(found, indent=1) + "\n")
 
     shown = [row for row in found["table"] if row["epochs"] == EPOCHS]
     rules = table(shown)
