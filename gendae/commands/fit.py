@@ -93,4 +93,4 @@ def _wrapped(text: str) -> list[str]:
 def first_comment(file: Path, width: int = 72) -> str:
     """The comment on the first line of a configuration, shortened."""
     comment = file.read_text().splitlines()[0].lstrip("# ")
-    return textwrap.shorten(comment, width, placeholder=" ..")
+    return textwrap.shorten(comment, width)

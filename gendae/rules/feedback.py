@@ -210,8 +210,8 @@ class TransposeLike(nn.Module):
 
         B(t) = W(t)' + (B(0) - W(0)') + what was learned
 
-    so that only the difference B - W' is kept. Neither the value of W nor that of its transpose is
-    given to B: it starts at random, and both directions see the same product of signals.
+    so that only the difference B - W' is kept, and B computed from it. B starts at random, and
+    both directions see the same product of signals, not each other's values.
     Source: Kolen and Pollack 1994; Akrout et al. 2019.
     """
 

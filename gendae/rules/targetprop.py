@@ -122,11 +122,7 @@ class TargetPropRule(Rule):
         return terms
 
     def global_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
-        """The loss that the difference loop assigns credit for; its exact gradient is the control.
-
-        Raises:
-            ValueError: for another loop, which has none.
-        """
+        """The loss that the difference loop assigns credit for; for another loop see `Rule`."""
         if not isinstance(self.loop, DifferenceLoop):
             return super().global_loss(batch, moment)
 
