@@ -136,6 +136,11 @@ class Rule(Shell):
         """The prior that `losses` uses, if it uses one: in training it follows the codes."""
         return None
 
+    @property
+    def has_phases(self) -> bool:
+        """Whether some maps, or their feedback, have no gradient at some updates."""
+        return False
+
     def learning(self, update: int, batch_idx: int) -> tuple[str, ...]:
         """The directions that learn at an update."""
         return ("f", "g")

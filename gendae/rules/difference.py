@@ -4,7 +4,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from gendae import checks
@@ -14,7 +13,7 @@ from gendae.registry import build, register
 from gendae.rules.moment import Moment
 from gendae.rules.rates import PerLayer, Rates
 from gendae.rules.supervised import SupervisedRule
-from gendae.rules.targets import displacements, first_displacement, iterated
+from gendae.rules.targets import displacements, first_displacement, iterated, missed
 
 SCHEDULES = ("joint", "alternate")
 
@@ -169,11 +168,9 @@ class DifferenceTargetPropRule(SupervisedRule):
                 "move h by differences of reconstructions"
             )
 
-    def setup(self, stage: str) -> None:
-        """Tell several processes not to wait for all gradients: a map has none in some phases."""
-        super().setup(stage)
-        if self.inverses.has_phases and isinstance(self.trainer.strategy, DDPStrategy):
-            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+    @property
+    def has_phases(self) -> bool:
+        return self.inverses.has_phases
 
     @property
     def passes(self) -> int:
@@ -258,9 +255,7 @@ class DifferenceTargetPropRule(SupervisedRule):
 
         terms: dict[str, Tensor] = {}
         for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
-            # output - output is zero: the error is the displacement, to its last digit
-            error = output - output.detach() - move
-            terms[f"target_f_{level}"] = scale * error.square().sum(-1).mean()
+            terms[f"target_f_{level}"] = scale * missed(output, move)
 
         logits = self.stack.output(sent[-1]).unflatten(0, (self.copies, -1))
         terms[f"label_f_{self.stack.depth + 1}"] = label_loss(logits, y)

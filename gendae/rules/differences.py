@@ -27,6 +27,7 @@ from gendae.rules.chain import Chain, Corrupt, State
 from gendae.rules.feedback import Feedback, LocalDifference
 from gendae.rules.loops import Loop, PairLoops
 from gendae.rules.moment import Moment
+from gendae.rules.targets import missed
 
 PULLS = ("normal", "prior")
 
@@ -73,9 +74,7 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """|output - target|^2 / (2 step) of all maps but the last, added to losses by name."""
     for link, state, move in zip(chain.links[:-1], states[:-1], moves[:-1], strict=True):
-        # output - output is zero: the error is the displacement, to its last digit
-        error = state.output - state.output.detach() - move
-        term = error.square().sum(-1).mean() / (2.0 * step)
+        term = missed(state.output, move) / (2.0 * step)
 
         name = f"lack_{link.name}"
         losses[name] = losses.get(name, 0.0) + term

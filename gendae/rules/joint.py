@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Generator, Tensor, nn
 
 from gendae import checks
@@ -25,7 +24,7 @@ from gendae.rules.missing import Hiding, Inferring, by_name
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
 from gendae.rules.rates import Rates
-from gendae.rules.targets import Hybrid, displacements
+from gendae.rules.targets import Hybrid, displacements, missed
 from gendae.sampling.samplers import AncestralSampler
 
 REACHES = ("pair", "full")
@@ -207,11 +206,9 @@ class JointTargetPropRule(Rule):
     def learners(self) -> Sequence[Sequence[nn.Module]]:
         return [[layer] for layer in self.feedback.layers.values()]
 
-    def setup(self, stage: str) -> None:
-        """Tell several processes not to wait for the gradients of feedback that rests."""
-        super().setup(stage)
-        if isinstance(self.trainer.strategy, DDPStrategy) and self.feedback.has_phases:
-            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+    @property
+    def has_phases(self) -> bool:
+        return self.deep_top and self.feedback.has_phases
 
     def _check_outputs(self) -> None:
         """Raise a ValueError if a latent is an output, or if anything but labels is inferred."""
@@ -536,10 +533,7 @@ class JointTargetPropRule(Rule):
         for level, (output, move) in enumerate(zip(outputs, d, strict=True), 1):
             move = move * self.stack.spread(filled.there, level)
             if self.weights.target > 0:
-                # output - output is zero: the error is the displacement, to its last digit
-                error = output - output.detach() - move
-                distance = error.square().sum(-1).mean()
-                terms[f"target_f_{level}"] = 0.5 * self.weights.target * distance
+                terms[f"target_f_{level}"] = 0.5 * self.weights.target * missed(output, move)
 
             if self.weights.long > 0:
                 code = self._corrupt(level, h[level] + move, moment)

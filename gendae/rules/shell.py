@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from gendae import checks
@@ -44,6 +45,9 @@ class Shell(LightningModule):
     handles_missing: ClassVar[bool]
 
     if TYPE_CHECKING:
+
+        @property
+        def has_phases(self) -> bool: ...
 
         @property
         def prior_in_losses(self) -> Prior | None: ...
@@ -152,6 +156,10 @@ class Shell(LightningModule):
     def setup(self, stage: str) -> None:
         """From here on the rule itself makes the steps."""
         self.automatic_optimization = False
+
+        if self.has_phases and isinstance(self.trainer.strategy, DDPStrategy):
+            # several processes would wait for the gradient of every map
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def on_after_batch_transfer(
         self, batch: Sequence[Tensor], dataloader_idx: int

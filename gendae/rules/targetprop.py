@@ -5,7 +5,6 @@ from typing import cast
 
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from gendae import checks
@@ -80,11 +79,9 @@ class TargetPropRule(Rule):
     def learners(self) -> Sequence[Sequence[nn.Module]]:
         return self.loop.learners()
 
-    def setup(self, stage: str) -> None:
-        """Tell several processes not to wait for all gradients: a map has none in some phases."""
-        super().setup(stage)
-        if isinstance(self.trainer.strategy, DDPStrategy) and self.loop.has_phases:
-            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+    @property
+    def has_phases(self) -> bool:
+        return self.loop.has_phases
 
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Where losses become others, the optimizer forgets the scale of their gradients.

@@ -55,6 +55,16 @@ def change(layer: nn.Module, h: Tensor, d: Tensor) -> Tensor:
     return difference(h, d)
 
 
+def missed(output: Tensor, move: Tensor) -> Tensor:
+    """|output - target|^2 for the target output + move, a constant; mean over the batch.
+
+    output - output is zero: the error is the displacement, to its last digit.
+    """
+    error = output - output.detach() - move
+
+    return error.square().sum(-1).mean()
+
+
 def displacement(
     pair: Pair, below: Tensor, h: Tensor, d: Tensor, difference: bool = True
 ) -> Tensor:

@@ -210,6 +210,21 @@ def test_feedback_aligns_first_then_pairs_learn_then_the_loop():
     assert learns(12) == learns(None) == {"feedback", "lack"}
 
 
+def test_the_optimizer_forgets_the_pairs_when_the_loop_begins():
+    """Adam's count of steps begins anew for the maps, and goes on for their feedback."""
+    torch.manual_seed(0)
+    stack = deep_autoencoder([64, 8, 4])
+    rule = TargetPropRule(stack, DifferenceLoop(LocalDifference(every=1), start=4))
+    fit = trainer(max_epochs=1, limit_train_batches=7, limit_val_batches=0)
+    fit.fit(rule, Digits())
+
+    state = rule.optimizers().optimizer.state
+    steps = {name: int(state[p]["step"]) for name, p in rule.named_parameters() if p in state}
+
+    assert {n for name, n in steps.items() if name.startswith("stack")} == {3}
+    assert {n for name, n in steps.items() if name.startswith("loop")} == {7}
+
+
 def test_pairs_alone_are_auto_encoders_of_their_inputs():
     stack = stack_of()
     noise = [GaussianNoise(0.0)] * 3
