@@ -3,21 +3,26 @@
     python -m benchmarks.depth tune [--rules ..]            three rates x kl at depth 3, validation
     python -m benchmarks.depth table [--rules ..] [--depths 1 2 3 5] [--seeds 0]
     python -m benchmarks.depth units [--seeds 0 1 2]        sign and drawn binary units
+    python -m benchmarks.depth times                        ms of an update, nothing else running
     python -m benchmarks.depth collect                      docs/results/depth.json and depth.png
 
 784-20, 784-500-20, 784-500-500-20, ..: affine maps with tanh, linear codes, cross-entropy of x, 8
 epochs of 50,000 MNIST images in batches of 100, AdamW at a constant rate for half of them and
 falling to 0. Every run is one JSON file in runs/depth: a run that is there is not repeated.
 Everything is chosen on validation images; `table` scores test images.
+
+KLRule trains the same maps with noise of 0.3 on every code under N(0, I), kl being its alpha, and
+is scored under the same window as the others.
 """
 
 import argparse
 import json
 import logging
+import math
 import os
 import time
 import warnings
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import torch
@@ -33,6 +38,7 @@ from gendae.metrics.neighbours import DataCopying
 from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import frechet_distance, in_batches
 from gendae.rules import credit
+from gendae.sampling.samplers import seeded
 
 OUT = Path("runs/depth")
 RECORD = Path("docs/results/depth.json")
@@ -43,9 +49,11 @@ BATCH = 100
 START = 500  # updates inside pairs: one epoch
 RATES = (3e-4, 1e-3, 3e-3)
 KLS = (0.01, 0.1)
-#: Window noises, as multiples of the window's bandwidth, among which C_T of codes decides.
-NOISES = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4, 2.8)
+#: Window noises, as multiples of the window's bandwidth, between which C_T of codes is 0.
+NOISES = (0.05, 6.0)
+HALVINGS = 8
 SAMPLES = 10_000
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def difference(feedback, start=START):
@@ -67,10 +75,27 @@ RULES = {
     "learned, linear": (difference(lambda: learned(False, False, every=1)), "learn"),
     "learned": (difference(lambda: learned(True, False, every=1)), "learn"),
     "learned, tracking": (difference(gendae.LocalDifference), "learn"),
+    "learned, tracking, no start": (difference(gendae.LocalDifference, 0), "learn"),
     "inside pairs": (lambda kl: gendae.PairLoops(), "learn"),
     "back-propagation": (difference(gendae.Exact), "learn"),
+    "back-propagation, no start": (difference(gendae.Exact, 0), "learn"),
 }
 
+
+#: KLRule by its reach.
+KL_RULES = {"KLRule, full": "full", "KLRule, within_layer": "within_layer"}
+
+#: Rules whose losses have no pull of a prior on what learns: kl makes no difference.
+WITHOUT_KL = (
+    "frozen, loop",
+    "frozen, back-propagation",
+    "frozen after the start",
+    "Algorithm 2",
+    "inside pairs",
+)
+
+ORDER = [*RULES, *KL_RULES]
+KINDS = ("tune", "table", "units")
 
 #: Rules of the stacks of discrete units.
 OF_UNITS = ("frozen, loop", "frozen, back-propagation", "learned, tracking", "back-propagation")
@@ -99,7 +124,7 @@ class Cosines(Callback):
     def measure(self, trainer, rule):
         total = {}
         for x in self.batches:
-            for name, values in credit.by_layer(rule, x).items():
+            for name, values in credit.by_layer(rule, x.to(rule.device)).items():
                 for level, value in values.items():
                     key = f"{name[7:]}_{level}"
                     total[key] = total.get(key, 0.0) + value / len(self.batches)
@@ -121,10 +146,10 @@ UNITS = {
 BITS = 200  # of the top of a discrete stack
 
 
-def network(depth, units=None):
+def network(depth, units=None, **options):
     sizes = [784, *[WIDTH] * (depth - 1), CODE if units is None else BITS]
     activations = ["tanh"] * (depth - 1) + ["linear"] if units is None else None
-    options = {} if units is None else UNITS[units]
+    options |= {} if units is None else UNITS[units]
     return gendae.deep_autoencoder(
         sizes,
         activations,
@@ -135,19 +160,46 @@ def network(depth, units=None):
     )
 
 
-def trained(name, depth, rate, kl, seed, epochs, data, units=None):
-    seed_everything(seed, verbose=False)
+def rule_of(name, depth, rate, kl, units=None):
+    """A rule over a new network, and callbacks of its training."""
+    if name in KL_RULES:
+        rates = gendae.Rates(f=rate, g=rate, hold=0.5)
+        top = gendae.GaussianPrior("identity", 1.0)
+        rule = gendae.KLRule(
+            network(depth, noise=0.3),
+            kl,
+            KL_RULES[name],
+            training_prior=top,
+            rates=rates,
+            log_every=500,
+            prior_every=0,
+        )
+        return rule, []
+
     loop, encoders = RULES[name]
     rates = gendae.Rates(f=0.0 if encoders == "frozen" else rate, g=rate, hold=0.5)
     rule = gendae.TargetPropRule(network(depth, units), loop(kl), rates=rates, log_every=500)
-
-    cosines = Cosines(data.split("valid").x)
-    callbacks = [cosines]
     if encoders == "frozen after the start":
-        callbacks.append(FreezeEncoders(START))
+        return rule, [FreezeEncoders(START)]
 
-    trainer = Trainer(
+    return rule, []
+
+
+def trained(name, depth, rate, kl, seed, epochs, data, units=None):
+    seed_everything(seed, verbose=False)
+    rule, callbacks = rule_of(name, depth, rate, kl, units)
+    cosines = Cosines(data.split("valid").x)
+    callbacks += [cosines, gendae.Graphs()]
+
+    start = time.process_time()
+    trainer_of(epochs, callbacks).fit(rule, data)
+    return rule.stack.to(DEVICE), cosines.found, time.process_time() - start
+
+
+def trainer_of(epochs, callbacks, batches=None):
+    return Trainer(
         max_epochs=epochs,
+        limit_train_batches=batches,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -158,9 +210,38 @@ def trained(name, depth, rate, kl, seed, epochs, data, units=None):
         limit_val_batches=0,
         callbacks=callbacks,
     )
-    start = time.process_time()
-    trainer.fit(rule, data)
-    return rule.stack, cosines.found, time.process_time() - start
+
+
+class Clock(Callback):
+    """Time at the end of every epoch."""
+
+    def __init__(self):
+        self.marks = []
+
+    def on_train_epoch_end(self, trainer, rule):
+        self.marks.append(time.perf_counter())
+
+
+def update_ms(name, depth, data, epochs=3, batches=100):
+    """ms of an update once the start is over: the fastest of the epochs after the first."""
+    rate, kl = chosen(name)
+    rule, callbacks = rule_of(name, depth, rate, kl)
+    if hasattr(getattr(rule, "loop", None), "start"):
+        rule.loop.start = 0
+
+    clock = Clock()
+    trainer_of(epochs, [*callbacks, clock], batches).fit(rule, data)
+    return 1000 * min(end - start for start, end in pairwise(clock.marks)) / batches
+
+
+def times(rules, depths, data):
+    """Milliseconds of an update, recorded by rule and depth."""
+    found = json.loads(RECORD.read_text())
+    for name, depth in product(rules, depths):
+        ms = round(update_ms(name, depth, data), 1)
+        found.setdefault("ms", {}).setdefault(name, {})[str(depth)] = ms
+        print(name, depth, ms, "ms", flush=True)
+        RECORD.write_text(json.dumps(found, indent=1) + "\n")
 
 
 # -- scores --------------------------------------------------------------------------------------
@@ -170,13 +251,15 @@ def trained(name, depth, rate, kl, seed, epochs, data, units=None):
 def of_codes(stack, data, split):
     """Cross-entropy from the clean top, read-out of h_L, and the spread of the codes."""
     x, y, _ = data.split(split)
-    train = data.split("train")
+    x = x.to(DEVICE)
+    train = data.split("train")[:8000]
     codes = stack.encode(x)[-1]
     energy = stack.pairs[0].observation.energy(x, stack.decode(codes)).mean().item()
 
-    own = stack.encode(train.x[:8000])[-1]
+    codes = codes.cpu()
+    own = stack.encode(train.x.to(DEVICE))[-1].cpu()
     scale = StandardScaler().fit(own)
-    reader = LogisticRegression(max_iter=300).fit(scale.transform(own), train.y[:8000])
+    reader = LogisticRegression(max_iter=300).fit(scale.transform(own), train.y)
     values = torch.linalg.eigvalsh(torch.cov(codes.T))
 
     return {
@@ -190,20 +273,13 @@ def of_codes(stack, data, split):
 @torch.no_grad()
 def of_samples(stack, data, seed):
     """FID and LL of samples under a window whose noise is set where C_T of codes is about 0."""
-    train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
+    train, valid, test = (data.split(name).x.to(DEVICE) for name in ("train", "valid", "test"))
     codes, held_out, unseen = (stack.encode(x)[-1] for x in (train, valid, test))
     stack.prior.fit(codes)
+    copying = set_noise(stack.prior, held_out, seed)
 
-    copying = DataCopying(stack.prior.codes, held_out)
-    curve = {}
-    for noise in NOISES:
-        stack.prior.noise_scale = noise
-        draws = stack.prior.sample(len(held_out), torch.Generator().manual_seed(seed))
-        curve[noise] = copying(draws)
-    stack.prior.noise_scale = min(curve, key=lambda noise: abs(curve[noise]))
-
-    x = gendae.generate(stack, SAMPLES, gendae.AncestralSampler(), seed=seed)
-    features = load_feature_classifier("mnist-classifier")
+    x = gendae.generate(stack, SAMPLES, gendae.AncestralSampler(), seed=seed).to(DEVICE)
+    features = load_feature_classifier("mnist-classifier").to(DEVICE)
     fid = frechet_distance(in_batches(features, test)[0], in_batches(features, x)[0])
     gaussian = gendae.GaussianPrior("full", 1.0).fit(codes)
     advantage = stack.prior.log_prob(unseen) - gaussian.log_prob(unseen)
@@ -212,9 +288,28 @@ def of_samples(stack, data, seed):
         "fid": round(fid, 2),
         "ll": round(parzen_score(x, test, valid)["ll"], 1),
         "window_noise": stack.prior.noise_scale,
-        "copying_of_codes": round(curve[stack.prior.noise_scale], 1),
+        "copying_of_codes": round(copying, 1),
         "log_p_codes_minus_gaussian": round(advantage.mean().item(), 2),
     }
+
+
+def set_noise(prior, held_out, seed):
+    """Noise of a window at which its draws are as near to its codes as held-out codes are.
+
+    C_T grows with the noise: halved until it is 0.
+    """
+    copying = DataCopying(prior.codes.cpu(), held_out.cpu())
+    low, high = NOISES
+    for _ in range(HALVINGS):
+        prior.noise_scale = math.sqrt(low * high)
+        draws = prior.sample(len(held_out), seeded(seed))
+        found = copying(draws.cpu())
+        if found < 0.0:
+            low = prior.noise_scale
+        else:
+            high = prior.noise_scale
+
+    return found
 
 
 # -- rows ----------------------------------------------------------------------------------------
@@ -231,6 +326,7 @@ def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
         "kl": kl,
         "seed": seed,
         "epochs": epochs,
+        "device": DEVICE,
     }
     key = key_of(row)
     path = OUT / f"{key}.json"
@@ -251,7 +347,10 @@ def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
         row["test"] = of_codes(stack, data, "test") | of_samples(stack, data, seed)
         gendae.save(stack, path.with_suffix(".safetensors"))
 
-    path.write_text(json.dumps(row, indent=1) + "\n")
+    # whole or not at all: other processes read it
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(row, indent=1) + "\n")
+    part.rename(path)
     print(key, {**row["valid"], **row.get("test", {})}, f"{seconds:.0f} s", flush=True)
 
 
@@ -274,7 +373,8 @@ def key_of(row):
 
 
 def chosen(name):
-    """Rate and kl of the lowest validation cross-entropy at depth 3."""
+    """Rate and kl of the lowest validation cross-entropy at depth 3, with a start if any has."""
+    name = name.removesuffix(", no start")
     tried = [row for row in rows("tune") if row["rule"] == name]
     if not tried:
         raise SystemExit(f"no runs of {name!r} in {OUT}: run `tune` first")
@@ -285,11 +385,11 @@ def chosen(name):
 
 # -- the figure and the table --------------------------------------------------------------------
 
-#: Panels of the figure: scores on test images, and their axes.
+#: Panels of the figure: scores on test images, their axes and the scale.
 PANELS = {
-    "cross_entropy": "cross-entropy from the top, nats",
-    "read_out": "read-out of $h_L$, %",
-    "fid": "FID of 10,000 samples",
+    "cross_entropy": ("cross-entropy of x from the top, nats", "linear"),
+    "read_out": ("accuracy read from $h_L$, %", "linear"),
+    "fid": ("FID of 10,000 samples", "log"),
 }
 #: Curves of the figure and their styles.
 CURVES = {
@@ -299,8 +399,20 @@ CURVES = {
     "partners": {"color": "tab:olive", "marker": "v"},
     "inside pairs": {"color": "tab:purple", "marker": "D"},
     "Algorithm 2": {"color": "tab:red", "marker": "x"},
-    "frozen, back-propagation": {"color": "0.55", "marker": "."},
+    "frozen after the start": {"color": "0.4", "linestyle": ":", "marker": "."},
+    "frozen, back-propagation": {"color": "0.6", "marker": "."},
 }
+#: Their names in the figure, where they differ.
+LABELS = {
+    "learned, tracking": "targets, learned feedback",
+    "inverses": "targets, inverses",
+    "partners": "targets, partners",
+    "inside pairs": "pairs alone",
+    "Algorithm 2": "Algorithm 2 as printed",
+    "frozen after the start": "encoders frozen after one epoch",
+    "frozen, back-propagation": "encoders frozen at random",
+}
+COLUMNS = [*PANELS, "ll", "log_p_codes_minus_gaussian"]
 
 
 def mean_and_spread(values):
@@ -311,66 +423,79 @@ def mean_and_spread(values):
     return values.mean().item(), spread
 
 
-def table(found):
-    """{rule: {depth: {score: (mean, deviation, seeds)}}} of test scores."""
-    rules = {}
-    for name in RULES:
-        for depth in sorted({row["depth"] for row in found}):
-            seeds = [row for row in found if (row["rule"], row["depth"]) == (name, depth)]
-            if not seeds:
-                continue
+def summary(found, by):
+    """{group: {depth or kind of unit: {score: (mean, deviation, seeds)}}} of test scores."""
+    groups = {}
+    for row in found:
+        groups.setdefault((row["rule"], row[by]), []).append(row["test"])
 
-            scores = {}
-            for key in [*seeds[0]["test"], "seconds"]:
-                values = [{**row, **row["test"]}[key] for row in seeds]
-                mean, spread = mean_and_spread(values)
-                scores[key] = {"mean": mean, "sd": spread, "seeds": len(values)}
-            rules.setdefault(name, {})[depth] = scores
+    rules = {}
+    for name, value in sorted(groups, key=lambda key: (ORDER.index(key[0]), key[1])):
+        tests = groups[name, value]
+        rules.setdefault(name, {})[value] = {
+            key: mean_and_spread([test[key] for test in tests]) for key in tests[0]
+        }
 
     return rules
 
 
 def figure(rules):
-    whole = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, (key, label) in zip(whole.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+    whole = Figure(figsize=(13, 4.2), layout="constrained")
+    panels = whole.subplots(1, len(PANELS))
+    for axes, (key, (label, scale)) in zip(panels, PANELS.items(), strict=True):
         for name, style in CURVES.items():
             points = rules.get(name, {})
-            means = [points[depth][key]["mean"] for depth in points]
-            spreads = [points[depth][key]["sd"] or 0.0 for depth in points]
-            axes.errorbar(list(points), means, spreads, label=name, markersize=5, **style)
+            means = [points[depth][key][0] for depth in points]
+            spreads = [points[depth][key][1] or 0.0 for depth in points]
+            shown = LABELS.get(name, name)
+            axes.errorbar(list(points), means, spreads, label=shown, markersize=6, **style)
 
-        axes.set(xlabel="pairs of layers", ylabel=label, xticks=[1, 2, 3, 4, 5])
+        axes.set(xlabel="pairs of layers", ylabel=label, xticks=[1, 2, 3, 4, 5], yscale=scale)
         axes.grid(alpha=0.3)
-    whole.axes[0].legend(fontsize=8)
 
+    ticks = [2, 3, 5, 10, 20, 50]
+    panels[-1].set_yticks(ticks, [str(tick) for tick in ticks])
+    panels[-1].minorticks_off()
+
+    handles, labels = panels[0].get_legend_handles_labels()
+    whole.legend(handles, labels, loc="outside right center", fontsize=11)
     return whole
 
 
 def collect(folder):
-    """docs/results/depth.json with every run, docs/depth.png, and the table as Markdown."""
-    found = {kind: rows(kind) for kind in ("tune", "table", "units")}
+    """docs/results/depth.json with every run, docs/depth.png, and the tables as Markdown."""
+    found = json.loads(RECORD.read_text()) | {kind: rows(kind) for kind in KINDS}
     RECORD.write_text(json.dumps(found, indent=1) + "\n")
 
     shown = [row for row in found["table"] if row["epochs"] == EPOCHS]
-    rules = table(shown)
+    rules = summary(shown, "depth")
     plots.save(figure(rules), folder / "depth.png")
+
+    markdown(rules, found.get("ms", {}))
+    markdown(summary([r for r in found["table"] if r["epochs"] != EPOCHS], "depth"), {})
+    markdown(summary(found["units"], "units"), {})
+
+
+def markdown(rules, ms):
+    print("| rule | | " + " | ".join(COLUMNS) + " | ms |")
     for name, depths in rules.items():
         for depth, scores in depths.items():
-            cells = [cell(scores[key]) for key in (*PANELS, "ll", "seconds")]
+            cells = [cell(*scores[key]) for key in COLUMNS]
+            cells.append(str(ms.get(name, {}).get(str(depth), "")))
             print(f"| {name} | {depth} | " + " | ".join(cells) + " |")
 
 
-def cell(score):
-    if score["sd"] is None:
-        return f"{score['mean']:.1f}"
+def cell(mean, spread):
+    if spread is None:
+        return f"{mean:.1f}"
 
-    return f"{score['mean']:.1f} +- {score['sd']:.1f}"
+    return f"{mean:.1f} +- {spread:.1f}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["tune", "table", "units", "collect"])
-    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
+    parser.add_argument("what", choices=["tune", "table", "units", "times", "collect"])
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=ORDER)
     parser.add_argument("--depths", nargs="+", type=int, default=[1, 2, 3, 5])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
@@ -387,8 +512,12 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
     data = gendae.MNIST(batch_size=BATCH)
 
+    if args.what == "times":
+        times(args.rules, args.depths, data)
     if args.what == "tune":
         for name, rate, kl in product(args.rules, args.rates, args.kls):
+            if name in WITHOUT_KL and kl != args.kls[0]:
+                continue
             one("tune", name, 3, rate, kl, 0, args.epochs, data)
     if args.what == "table":
         for seed, depth, name in product(args.seeds, args.depths, args.rules):
