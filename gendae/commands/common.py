@@ -29,7 +29,7 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> D
     if file is None:
         data = _training_data(stack, root)
     else:
-        data = Images(file, shape=stack.facts.get("shape"))
+        data = Images(checks.path("--data", file), shape=stack.facts.get("shape"))
 
     checks.width(file or "the data set", data.split("test").x, stack.sizes[0])
     return data

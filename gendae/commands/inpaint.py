@@ -48,10 +48,10 @@ def inpaint(
     inpainter = adjusted("inpainter", own, Inpainter, options)
     shape = shape_of(stack)
     observed = observed_pixels(mask, shape, seed)
-    if data:
-        x, _ = read_images(data)
-    else:
+    if data is None:
         x = data_of(stack, root=root).split("test").x
+    else:
+        x, _ = read_images(checks.path("--data", data))
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
     filled = inpainting.inpaint(stack, x, observed, inpainter, seed)

@@ -32,14 +32,14 @@ def predict(
         device: cpu, cuda, cuda:0, mps.
     """
     path = Path(out)
-    images = Path(data).expanduser()
+    images = checks.path("DATA", data)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
     if path.exists() and images.exists() and path.samefile(images):
         raise ValueError(f"--out {out} is the file that the images come from; name another")
     if samples is not None:
         checks.whole("--samples", samples, 1)
 
-    x, _ = read_images(data)
+    x, _ = read_images(images)
     probability = probabilities(model, x, data, samples, seed, device).float().cpu()
     y = labels_of(data, len(x))
     if y is not None:

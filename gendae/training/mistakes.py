@@ -124,7 +124,12 @@ def _argument(message: str, _: ArgumentParser) -> str | None:
         return f"{place}.{names[0]} is {place}.{present} since gendae 0.2"
 
     owner = getattr(holder, "__name__", place)
-    return f"{place}.{names[0]}: no argument of {owner}; {choice(names[0], _arguments(holder))}"
+    accepted = _arguments(holder)
+    if not accepted and inspect.isclass(holder) and _public(holder):  # a base class
+        kinds = ", ".join(sorted(_public(holder)))
+        return f"{place}.{names[0]}: no {owner} is named; set {place} to one of {kinds}"
+
+    return f"{place}.{names[0]}: no argument of {owner}; {choice(names[0], accepted)}"
 
 
 def _option(message: str, parser: ArgumentParser) -> str | None:

@@ -109,6 +109,7 @@ def test_draws_follow_seed_and_samples(tmp_path, own):
         ),
         (["predict", "none.ckpt", "x.npy"], "none.ckpt"),
         (["predict", "m.safetensors", "none.npy"], "none.npy"),
+        (["predict", "m.safetensors", ""], "DATA='': the name of a file or folder is needed"),
         (["predict", "m.safetensors", "wide.npy"], "(batch, 64)"),
         (
             ["predict", "m.safetensors", "both.npz", "--out", "both.npz"],

@@ -235,6 +235,12 @@ WALK = "chain m.safetensors --out new.png"
         (f"{SAMPLE} --sampler.inference Gradient", "did you mean GradientInference?"),
         (f"{SAMPLE} --sampler.help Nope", "--sampler.help='Nope' is unknown"),
         (f"{SAMPLE} --sampler chain --sampler.corruption.sigma -1", "sigma=-1.0: a number >= 0.0"),
+        (
+            f"{SAMPLE} --sampler level --sampler.corruption.sigma 1",
+            "sampler.corruption.sigma: no Corruption is named; set sampler.corruption to one of Eac",
+        ),
+        (f"{FILL} --data=", "--data='': the name of a file or folder is needed"),
+        ("evaluate m.safetensors --data=", "--data='': the name of a file or folder is needed"),
         (f"{SAMPLE} --sampler joint --sampler.from_above 2", "from_above=2.0 is a probability"),
         (f"{SAMPLE} --sampler level --sampler.level 7", "level=7 is not in 0 .. 2"),
         (f"{SAMPLE} --inpainter.rounds 3", "no option --inpainter.rounds; accepted: --help, "),
