@@ -69,7 +69,7 @@ RULES = {
     "frozen, loop": (difference(gendae.LocalDifference, 0), "frozen"),
     "frozen, back-propagation": (difference(gendae.Exact, 0), "frozen"),
     "frozen after the start": (difference(gendae.Exact), "frozen after the start"),
-    "Algorithm 2": (lambda kl: gendae.ShortAndLongLoops(), "learn"),
+    "Algorithm 2": (lambda kl: gendae.ShortAndLongLoops(pace=1.0), "learn"),
     "partners": (difference(gendae.Partners), "learn"),
     "inverses": (difference(gendae.Inverses), "learn"),
     "learned, linear": (difference(lambda: learned(False, False, every=1)), "learn"),

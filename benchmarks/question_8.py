@@ -44,8 +44,7 @@ def options(data, values):
     half = {"sizes": [width, code], "activations": ["linear"], "observation": "bernoulli"}
     half["hidden_g"] = [hidden]
     modalities = {"top": half, "bottom": half, "phi": {"sizes": [values], "kind": "latent"}}
-    chance = {"mnist": 0.5, "digits": 0.9}[data]
-    chances = {"top": chance, "bottom": chance, "phi": HIDDEN}
+    chances = {"top": 0.5, "bottom": 0.5, "phi": HIDDEN}
 
     return [
         f"--model.stack.init_args.modalities={json.dumps(modalities)}",

@@ -36,6 +36,8 @@ class Loop(nn.Module):
 
     #: Whether an update's operations depend on its number, so that some maps have no gradient.
     has_phases: bool = False
+    #: Rate of the encoders as a share of `Rates.f`.
+    pace: float = 1.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,8 +167,9 @@ class ShortAndLongLoops(Loop):
     passes from a decoder into its encoder (unless an invertible pair shares its parameters).
 
     Every term of an encoder reconstructs a code, and nothing that x^ lacks reaches f_l: codes that
-    are all the same satisfy them best. Encoders must learn slowly here, or codes contract: see
-    docs/results.md for what that costs beside frozen encoders. `DifferenceLoop` does not contract.
+    are all the same satisfy them best. At the rate of the decoders, codes of two pairs and more
+    contract to a point; at the default `pace` encoders stay near their random start, and score as
+    frozen ones do (docs/results.md). `DifferenceLoop` does not contract.
     Source: Bengio 2014, Algorithm 2 and section 2.2.5.
 
     Args:
@@ -176,9 +179,11 @@ class ShortAndLongLoops(Loop):
             everything to one code.
         top_target: what stands above h_L: "flat" (as printed, no pressure) or "prior", whose
             reconstruction is the target of h_L.
+        pace: rate of the encoders as a share of `Rates.f`; 1 for encoders that cannot contract,
+            those of an `InvertiblePair`.
 
     Raises:
-        ValueError: for an unknown top_target, or a warm-up below 0.
+        ValueError: for an unknown top_target, or a warm-up or pace below 0.
 
     Example:
         >>> from gendae import TargetPropRule, deep_autoencoder
@@ -192,9 +197,11 @@ class ShortAndLongLoops(Loop):
         weights: LoopWeights = LoopWeights(),
         warmup: int = 0,
         top_target: str = "flat",
+        pace: float = 3e-3,
     ) -> None:
         super().__init__()
         self.weights: LoopWeights = build(weights)
+        self.pace = checks.at_least("pace", pace, 0.0)
         self.warmup = checks.whole("warmup", warmup, 0)
         self.top_target = checks.one_of("top_target", top_target, TOP_TARGETS)
 

@@ -83,6 +83,16 @@ class TargetPropRule(Rule):
     def has_phases(self) -> bool:
         return self.loop.has_phases
 
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """That of `Rule`, where encoders learn at the pace of the loop."""
+        optimizer = super().configure_optimizers()
+        for group in optimizer.param_groups:
+            if group["name"].startswith("f_"):
+                group["initial_lr"] *= self.loop.pace
+                group["lr"] = group["initial_lr"]
+
+        return optimizer
+
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Where losses become others, the optimizer forgets the scale of their gradients.
 

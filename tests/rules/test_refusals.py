@@ -103,6 +103,7 @@ OF_TARGET_PROP = [
     ),
     (part("loop", "ShortAndLongLoops", top_target="none"), "top_target='none' is unknown"),
     (part("loop", "ShortAndLongLoops", warmup=-1), "warmup=-1"),
+    (part("loop", "ShortAndLongLoops", pace=-1.0), "pace=-1.0"),
     *(
         (part("loop", "DifferenceLoop", **{name: value}), f"{name}={value!r}")
         for name, value in (

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gendae.corruption import GaussianNoise
+from gendae.data.images import Digits
 from gendae.laws import Gaussian
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
@@ -11,8 +12,10 @@ from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
+from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from tests.conftest import at
+from tests.rules.test_base import trainer
 
 
 def stack_of(sizes=(12, 8, 6), **options):
@@ -141,3 +144,36 @@ def test_model_terms_need_a_fitted_prior_and_use_its_samples():
     value = (sample - stack.pairs[1].f(h1)).square().sum(1).mean() / 2
 
     assert torch.allclose(losses["model_f_2"], value)
+
+
+@pytest.mark.parametrize(("options", "holds"), [({}, True), ({"pace": 1.0}, False)])
+def test_codes_keep_their_directions_at_the_default_pace_and_contract_at_that_of_decoders(
+    options, holds
+):
+    """Participation ratio of the top code of three pairs, trained for 20 epochs."""
+    torch.manual_seed(0)
+    stack = deep_autoencoder([64, 60, 60, 20], ["tanh"] * 3, observation="bernoulli")
+    x = Digits().split("train").x
+    before = participation(stack, x)
+
+    rule = TargetPropRule(stack, ShortAndLongLoops(**options))
+    trainer(max_epochs=20, limit_val_batches=0).fit(rule, Digits())
+
+    assert (participation(stack, x) > 0.9 * before) == holds
+
+
+@torch.no_grad()
+def participation(stack, x):
+    values = torch.linalg.eigvalsh(torch.cov(stack.encode(x)[-1].T))
+    return values.sum() ** 2 / values.square().sum()
+
+
+def test_encoders_learn_at_the_pace_of_the_loop():
+    loop = ShortAndLongLoops(pace=0.1)
+    rule = TargetPropRule(stack_of(), loop, rates=Rates(f=[1e-2, 1e-3], g=2e-3))
+    groups = rule.configure_optimizers().param_groups
+    found = {group["name"]: (group["lr"], group["initial_lr"]) for group in groups}
+
+    assert found["f_1"] == pytest.approx((1e-3, 1e-3))
+    assert found["f_2"] == pytest.approx((1e-4, 1e-4))
+    assert found["g_1"] == found["g_2"] == (2e-3, 2e-3)
