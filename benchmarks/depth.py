@@ -3,7 +3,7 @@
     python -m benchmarks.depth tune [--rules ..]            three rates x kl at depth 3, validation
     python -m benchmarks.depth table [--rules ..] [--depths 1 2 3 5] [--seeds 0]
     python -m benchmarks.depth units [--seeds 0 1 2]        sign and drawn binary units
-    python -m benchmarks.depth times                        ms of an update, nothing else running
+    python -m benchmarks.depth times                        CPU ms of an update
     python -m benchmarks.depth collect                      docs/results/depth.json and depth.png
 
 784-20, 784-500-20, 784-500-500-20, ..: affine maps with tanh, linear codes, cross-entropy of x, 8
@@ -213,17 +213,17 @@ def trainer_of(epochs, callbacks, batches=None):
 
 
 class Clock(Callback):
-    """Time at the end of every epoch."""
+    """CPU time at the end of every epoch."""
 
     def __init__(self):
         self.marks = []
 
     def on_train_epoch_end(self, trainer, rule):
-        self.marks.append(time.perf_counter())
+        self.marks.append(time.process_time())
 
 
 def update_ms(name, depth, data, epochs=3, batches=100):
-    """ms of an update once the start is over: the fastest of the epochs after the first."""
+    """CPU ms of an update once the start is over: the fastest of the epochs after the first."""
     rate, kl = chosen(name)
     rule, callbacks = rule_of(name, depth, rate, kl)
     if hasattr(getattr(rule, "loop", None), "start"):
@@ -235,7 +235,7 @@ def update_ms(name, depth, data, epochs=3, batches=100):
 
 
 def times(rules, depths, data):
-    """Milliseconds of an update, recorded by rule and depth."""
+    """CPU ms of an update, recorded by rule and depth."""
     found = json.loads(RECORD.read_text())
     for name, depth in product(rules, depths):
         ms = round(update_ms(name, depth, data), 1)
@@ -412,7 +412,6 @@ LABELS = {
     "frozen after the start": "encoders frozen after one epoch",
     "frozen, back-propagation": "encoders frozen at random",
 }
-COLUMNS = [*PANELS, "ll", "log_p_codes_minus_gaussian"]
 
 
 def mean_and_spread(values):
@@ -471,25 +470,52 @@ def collect(folder):
     rules = summary(shown, "depth")
     plots.save(figure(rules), folder / "depth.png")
 
-    markdown(rules, found.get("ms", {}))
-    markdown(summary([r for r in found["table"] if r["epochs"] != EPOCHS], "depth"), {})
-    markdown(summary(found["units"], "units"), {})
+    print("\n".join(by_depth(rules)))
+    for depth in (3, 5):
+        print(f"\ndepth {depth}")
+        print("\n".join(by_score(rules, found.get("ms", {}), depth)))
+
+    longer = [row for row in found["table"] if row["epochs"] != EPOCHS]
+    print("\n".join(by_depth(summary(longer, "depth"))))
+    of_units = summary(found["units"], "units")
+    print("\n".join(by_depth(of_units)))
+    for kind in UNITS:
+        print("\n".join(by_score(of_units, {}, kind)))
 
 
-def markdown(rules, ms):
-    print("| rule | | " + " | ".join(COLUMNS) + " | ms |")
-    for name, depths in rules.items():
-        for depth, scores in depths.items():
-            cells = [cell(*scores[key]) for key in COLUMNS]
+#: Columns of the tables: name, score, digits.
+MAIN = (("cross_entropy", 1), ("read_out", 1), ("fid", 1))
+OTHER = (("ll", 0), ("log_p_codes_minus_gaussian", 1))
+
+
+def by_depth(rules):
+    """A row for each rule, a column for each depth: cross-entropy, read-out, FID."""
+    depths = sorted({depth for points in rules.values() for depth in points})
+    yield "| rule | " + " | ".join(map(str, depths)) + " |"
+    for name, points in rules.items():
+        cells = [" ; ".join(cells_of(points[d], MAIN)) if d in points else "" for d in depths]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def by_score(rules, ms, depth):
+    """A row for each rule at one depth, a column for each of the other scores."""
+    yield "| rule | LL | log p of codes | ms of an update |"
+    for name, points in rules.items():
+        if depth in points:
+            cells = cells_of(points[depth], OTHER)
             cells.append(str(ms.get(name, {}).get(str(depth), "")))
-            print(f"| {name} | {depth} | " + " | ".join(cells) + " |")
+            yield f"| {name} | " + " | ".join(cells) + " |"
 
 
-def cell(mean, spread):
+def cells_of(scores, columns):
+    return [cell(*scores[key], digits) for key, digits in columns]
+
+
+def cell(mean, spread, digits):
     if spread is None:
-        return f"{mean:.1f}"
+        return f"{mean:.{digits}f}"
 
-    return f"{mean:.1f} +- {spread:.1f}"
+    return f"{mean:.{digits}f} +- {spread:.{digits}f}"
 
 
 def main():
@@ -523,7 +549,8 @@ def main():
         for seed, depth, name in product(args.seeds, args.depths, args.rules):
             one("table", name, depth, *chosen(name), seed, args.epochs, data)
     if args.what == "units":
-        for seed, units, name in product(args.seeds, UNITS, OF_UNITS):
+        of_units = [name for name in OF_UNITS if name in args.rules]
+        for seed, units, name in product(args.seeds, UNITS, of_units):
             one("units", name, 3, args.rates[0], args.kls[0], seed, args.epochs, data, units)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from pytorch_lightning import Trainer, seed_everything
 
 import gendae
-from benchmarks.depth import BATCH, EPOCHS, network, of_codes, of_samples
+from benchmarks.depth import BATCH, EPOCHS, START, network, of_codes, of_samples
 
 DEPTH = 3
 
@@ -40,7 +40,7 @@ def rule_of(name, rate, kl):
     (of_x, inside, top), options = VARIANTS[name]
     corruption = [gendae.RelativeNoise(s) for s in (of_x, inside, inside, top)]
     rates = gendae.Rates(f=rate, g=rate, hold=0.5)
-    loop = gendae.DifferenceLoop(kl=kl)
+    loop = gendae.DifferenceLoop(kl=kl, start=START)
 
     return gendae.TargetPropRule(network(DEPTH), loop, corruption, rates=rates, **options)
 

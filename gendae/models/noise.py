@@ -11,19 +11,28 @@ from gendae.models.stack import Stack
 def default_corruption(stack: Stack) -> list[Corruption]:
     """The corruption that trains at any depth.
 
-    0.5 on x; 0.3 on the representation below the top, 0.7 on those further down; a spike at a
-    sigmoid top. The noise on f_l's input keeps an unbounded h_l from amplifying itself: below
-    another unbounded layer it must be large against that layer's leading variances, below a
-    sigmoid top less will do. The Gaussian levels fall to 60 % during training; one spike (the
-    paper averages three) makes codes that a Gaussian top fits better.
+    Up to two pairs: 0.5 on x, 0.3 on h_1 below the top, a spike at a sigmoid top (the paper
+    averages three; one makes codes that a Gaussian top fits better). The noise on f_l's input
+    keeps an unbounded h_l from amplifying itself. The Gaussian levels fall to 60 % in training.
+
+    Above two pairs codes are small, fixed noise drowns them, and they shrink on: there it is 0.3
+    of each representation's spread.
     """
-    middle = [0.7] * (stack.depth - 2) + [0.3] * (stack.depth > 1)
-    below: list[Corruption] = [GaussianNoise(sigma, decay=0.6) for sigma in [0.5, *middle]]
+    if stack.depth > 2:
+        return [RelativeNoise(0.3) for _ in range(stack.depth + 1)]
 
+    below: list[Corruption] = [
+        GaussianNoise(sigma, decay=0.6) for sigma in (0.5, 0.3)[: stack.depth]
+    ]
+    return [*below, corruption_of_top(stack)]
+
+
+def corruption_of_top(stack: Stack) -> Corruption:
+    """A spike at a sigmoid top, Gaussian noise at others."""
     if stack.pairs[-1].f.activation == "sigmoid":
-        return [*below, SpikeNoise(1)]
+        return SpikeNoise(1)
 
-    return [*below, GaussianNoise(0.3, decay=0.6)]
+    return GaussianNoise(0.3, decay=0.6)
 
 
 def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) -> list[Corruption]:

@@ -129,7 +129,8 @@ class DifferenceLoop(Loop):
         pull: what pulls: "normal", N(0, I), at codes that are real numbers; or "prior", the
             stack's own, which follows the codes: by its score, or where it has no density by its
             reconstruction minus the code.
-        start: updates at the beginning in which pairs learn by themselves.
+        start: updates at the beginning in which pairs learn by themselves; five pairs of drawn
+            bits need so many.
         align: updates before those, in which the feedback alone learns.
 
     Raises:
@@ -149,7 +150,7 @@ class DifferenceLoop(Loop):
         step: float = 0.1,
         kl: float = 0.01,
         pull: str = "normal",
-        start: int = 500,
+        start: int = 1000,
         align: int = 0,
     ) -> None:
         super().__init__()

@@ -19,6 +19,9 @@ from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 
 REACHES = ("full", "within_layer")
+#: Default alpha of stacks of several pairs: at 1, and at 0.1 for five, codes end in fewer
+#: directions than those of frozen random encoders.
+ALPHA = 0.01
 
 
 @register
@@ -58,7 +61,8 @@ class KLRule(Rule):
 
     Args:
         stack: the model. Laws of h_l around f_l are the pairs' `recognition` laws.
-        alpha: trade-off between reconstruction and the pressure to make Q(h) simple.
+        alpha: trade-off between reconstruction and the pressure to make Q(h) simple. If None: 1
+            for a single pair, and 0.01 for several, where every level adds its pressure.
         reach: how far gradients travel: "full", through all layers that a term is for; or
             "within_layer", where gradients from one pair to another are cut off, and `layer_l`
             makes each pair a denoising auto-encoder.
@@ -88,7 +92,7 @@ class KLRule(Rule):
     def __init__(
         self,
         stack: Stack,
-        alpha: float = 1.0,
+        alpha: float | None = None,
         reach: str = "full",
         intermediate: bool = True,
         training_prior: Prior | None = None,
@@ -99,6 +103,8 @@ class KLRule(Rule):
     ) -> None:
         super().__init__(stack, rates, log_every, prior_every)
 
+        if alpha is None:
+            alpha = 1.0 if self.stack.depth == 1 else ALPHA
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
         self.intermediate = intermediate

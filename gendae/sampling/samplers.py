@@ -14,7 +14,7 @@ from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise, uniform_like
 from gendae.inference import Inference, Representations, TargetPropInference
 from gendae.layers.pair import Pair
-from gendae.models.noise import corruption_of_each, default_corruption
+from gendae.models.noise import corruption_of_each, corruption_of_top
 from gendae.models.stack import Stack
 from gendae.registry import build, register, registered
 
@@ -227,7 +227,7 @@ class JointChainSampler(Sampler):
 
     Args:
         rounds: transitions after the start.
-        corruption: of h_0 .. h_L; that of `default_corruption` on h_L alone if None.
+        corruption: of h_0 .. h_L; `corruption_of_top` on h_L alone if None.
         from_above: the probability of Eq. 10.
 
     Raises:
@@ -267,8 +267,8 @@ class JointChainSampler(Sampler):
         if self.corruption is not None:
             return corruption_of_each(stack, self.corruption)
 
-        *below, top = default_corruption(stack)
-        return [*(GaussianNoise(0.0) for _ in below), top]
+        below = [GaussianNoise(0.0) for _ in stack.pairs]
+        return [*below, corruption_of_top(stack)]
 
     def _from_either_side(
         self, stack: Stack, h_tilde: Sequence[Tensor], level: int, generator: Generator | None

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gendae import load, save
-from gendae.corruption import GaussianNoise, SpikeNoise
+from gendae.corruption import GaussianNoise, RelativeNoise, SpikeNoise
 from gendae.data.base import Data
 from gendae.data.images import Digits
 from gendae.data.loader import Split
@@ -74,17 +74,19 @@ def test_decoders_may_have_their_own_corruption():
 
 
 @pytest.mark.parametrize(
-    ("rule", "kinds", "sigmas"),
+    ("rule", "sizes", "kinds", "sigmas"),
     [
-        (VariationalEMRule, [*[GaussianNoise] * 3, SpikeNoise], [0.5, 0.7, 0.3]),
-        (BackStepRule, [GaussianNoise] * 4, [0.3, 0.1, 0.1, 0.1]),
+        (VariationalEMRule, (8, 6, 4), [*[GaussianNoise] * 2, SpikeNoise], [0.5, 0.3]),
+        (VariationalEMRule, (8, 6), [GaussianNoise, SpikeNoise], [0.5]),
+        (VariationalEMRule, (8, 6, 5, 4), [RelativeNoise] * 4, [0.3] * 4),
+        (BackStepRule, (8, 6, 5, 4), [GaussianNoise] * 4, [0.3, 0.1, 0.1, 0.1]),
     ],
 )
-def test_default_corruption_fits_any_depth(rule, kinds, sigmas):
-    corruption = rule(small_stack()).corruption
+def test_default_corruption_fits_any_depth(rule, sizes, kinds, sigmas):
+    corruption = rule(small_stack(sizes)).corruption
 
     assert [type(noise) for noise in corruption] == kinds
-    assert [noise.sigma for noise in corruption if type(noise) is GaussianNoise] == sigmas
+    assert [noise.sigma for noise in corruption if isinstance(noise, GaussianNoise)] == sigmas
 
 
 def test_warm_up_of_the_inference_steps():
