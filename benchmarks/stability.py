@@ -33,7 +33,7 @@ FRACTION = 0.75
 #: Name -> (data, width of hidden layers, width of the code, epochs).
 NETS = {
     "digits": (gendae.Digits, 60, 20, 100),
-    "mnist": (gendae.MNIST, 300, 50, 10),
+    "mnist": (gendae.MNIST, 300, 50, 30),
 }
 DEPTHS = (1, 3, 5)
 
