@@ -39,6 +39,7 @@ from gendae.metrics.parzen import parzen_score
 SIZES = [64, 60, 20]
 SAMPLES = 1000
 EPOCHS = 60
+JOINT_EPOCHS = 100
 RATE = 3e-3
 #: Updates between two fits of a prior that losses use: there are 12 in an epoch.
 PRIOR_EVERY = 50
@@ -175,7 +176,6 @@ def model_terms(seed):
         "top_target=prior": partial(by_targets, loop(top_target="prior")),
         "model=1, top_target=prior": partial(by_targets, loop(model, top_target="prior")),
         "encoders frozen": partial(by_targets, loop(), f=0.0),
-        "encoders frozen, model=1": partial(by_targets, loop(model), f=0.0),
     }
     return generative(variants, seed)
 
@@ -203,7 +203,7 @@ def neighbour_noise(seed):
 # -- pairs ---------------------------------------------------------------------------------------
 
 
-def same_size(pace, rate, invertible=True):
+def same_size(rate, invertible=True):
     """configs/digits-invertible.yaml, or affine pairs in the place of its own."""
     if invertible:
         pairs = [gendae.InvertiblePair(64, "svd"), gendae.InvertiblePair(64, activation="linear")]
@@ -211,16 +211,16 @@ def same_size(pace, rate, invertible=True):
         pairs = gendae.deep_autoencoder([64, 64, 64], ["tanh", "linear"], "linear").pairs
 
     stack = gendae.stack_of(list(pairs), gendae.GaussianPrior("full", 1.0))
-    loop = gendae.ShortAndLongLoops(pace=pace)
+    loop = gendae.ShortAndLongLoops(pace=1.0)
     return gendae.TargetPropRule(stack, loop, rates=gendae.Rates(f=rate, g=3e-4))
 
 
-def of_mlps(kind, pace=1.0, rate=3e-4):
+def of_mlps(kind, rate=3e-4):
     """configs/digits-optimized.yaml, or a plain pair of the same maps."""
     f = gendae.MLP(64, [100], 16, "tanh")
     g = gendae.MLP(16, [100], 64, "sigmoid")
     stack = gendae.stack_of([kind(f, g)], gendae.ParzenPrior())
-    loop = gendae.ShortAndLongLoops(pace=pace)
+    loop = gendae.ShortAndLongLoops(pace=1.0)
 
     return gendae.TargetPropRule(stack, loop, rates=gendae.Rates(f=rate))
 
@@ -233,17 +233,14 @@ def pairs(seed):
     of an optimised code gives its first guess.
     """
     optimizing = partial(gendae.OptimizingPair, steps=5, sparsity=0.01)
-    pace = gendae.ShortAndLongLoops().pace
     variants = {
-        "invertible": partial(same_size, 1.0, 3e-4),
-        "invertible, frozen": partial(same_size, 1.0, 0.0),
-        "affine, default pace": partial(same_size, pace, 3e-4, invertible=False),
-        "affine, pace=1": partial(same_size, 1.0, 3e-4, invertible=False),
-        "affine, encoders frozen": partial(same_size, 1.0, 0.0, invertible=False),
+        "invertible": partial(same_size, 3e-4),
+        "invertible, frozen": partial(same_size, 0.0),
+        "affine": partial(same_size, 3e-4, invertible=False),
+        "affine, encoders frozen": partial(same_size, 0.0, invertible=False),
         "optimised": partial(of_mlps, optimizing),
         "optimised, encoder frozen": partial(of_mlps, optimizing, rate=0.0),
-        "MLP, default pace": partial(of_mlps, gendae.Pair, pace),
-        "MLP, pace=1": partial(of_mlps, gendae.Pair),
+        "MLP": partial(of_mlps, gendae.Pair),
         "MLP, encoder frozen": partial(of_mlps, gendae.Pair, rate=0.0),
     }
     return generative(variants, seed, epochs=50)
@@ -305,7 +302,18 @@ def ancestral_noise(seed):
 # -- joint models --------------------------------------------------------------------------------
 
 
-def joint(modalities, chances, frozen):
+#: What is predicted from what in `three_modalities`.
+PREDICTIONS = (
+    (("top", "bottom"), "label"),
+    (("top",), "label"),
+    (("bottom",), "label"),
+    ((), "label"),
+    (("bottom",), "top"),
+    (("bottom", "label"), "top"),
+)
+
+
+def joint(modalities, frozen=False):
     """A joint model as in configs/digits-joint-halves.yaml; frozen: the modalities' encoders."""
     stack = gendae.joint_autoencoder(
         modalities, [60], hidden_f=[100], hidden_g=[100], prior=gendae.ParzenPrior()
@@ -314,53 +322,53 @@ def joint(modalities, chances, frozen):
     return gendae.JointTargetPropRule(
         stack,
         weights=gendae.JointWeights(target=0.1, pair=0.1, long=0.0),
-        hiding=gendae.Hiding(chances),
         rates=gendae.Rates(f=[own, 1e-3]),
     )
 
 
-def ridge(train, wanted, test):
+def ridge(inputs, outputs, unseen):
     """Predictions of ridge regression."""
-    found = RidgeCV(PENALTIES).fit(train.numpy(), wanted.numpy()).predict(test.numpy())
+    found = RidgeCV(PENALTIES).fit(inputs.numpy(), outputs.numpy()).predict(unseen.numpy())
     return torch.from_numpy(found).float()
 
 
-def squared_error(predicted, truth):
-    return (predicted - truth).square().mean().item()
+def parts_of(data, split):
+    """Values of each modality, by name."""
+    values = data.split(split).x.split(list(data.modalities.values()), 1)
+    return dict(zip(data.modalities, values, strict=True))
 
 
-#: What the label, and the top half, are predicted from.
-GIVEN_FOR_LABEL = (("top", "bottom"), ("top",), ("bottom",))
-GIVEN_FOR_TOP = (("bottom",), ("bottom", "label"))
-
-
-def of_parts(predict, test, y):
-    """Scores of (given, wanted) -> predictions for the test images."""
+def of_parts(predict, test):
+    """Scores of (names of what is given, name of what is wanted) -> predictions."""
     scores = {}
-    for given in GIVEN_FOR_LABEL:
-        name = f"error from {' + '.join(given)}"
-        scores[name] = 100 * error_rate(predict(given, "label"), y)
-    for given in GIVEN_FOR_TOP:
-        name = f"top from {' + '.join(given)}"
-        scores[name] = squared_error(predict(given, "top"), test["top"])
+    for given, wanted in PREDICTIONS:
+        found = predict(given, wanted)
+        name = f"{wanted} from {' + '.join(given) or 'none'}"
+        if wanted == "label":
+            scores[name] = 100 * error_rate(found, test["label"].argmax(1))
+        else:
+            scores[name] = (found - test[wanted]).square().mean().item()
 
     return scores
 
 
-def of_joint(stack, test, y):
+def of_joint(stack, test):
     def predict(given, wanted):
-        return stack.predict({name: test[name] for name in given}, wanted)
+        if given:
+            return stack.predict({name: test[name] for name in given}, wanted)
 
-    return of_parts(predict, test, y) | {"error from none": 100 * error_rate(blind(stack), y)}
+        return blind(stack, wanted).expand_as(test[wanted])
+
+    return of_parts(predict, test)
 
 
 @torch.no_grad()
-def blind(stack, n):
-    """Probabilities of the label where the junction sees nothing."""
-    codes = torch.zeros(n, stack.sizes[stack.level])
-    observed = torch.zeros(n, len(stack.names), dtype=torch.bool)
+def blind(stack, wanted):
+    """A modality where the junction sees nothing, which `predict` refuses."""
+    codes = torch.zeros(1, stack.sizes[stack.level])
+    observed = torch.zeros(1, len(stack.names), dtype=torch.bool)
 
-    return stack.separate(stack.x_of(stack.loop(codes, observed)))["label"]
+    return stack.separate(stack.x_of(stack.loop(codes, observed)))[wanted]
 
 
 @group
@@ -369,26 +377,122 @@ def three_modalities(seed):
     data = gendae.Multimodal(gendae.Digits(), ["top", "bottom", "label"])
     half = {"sizes": [32, 20], "activations": ["linear"], "hidden_g": [60]}
     half["observation"] = "bernoulli"
-    modalities = {"top": half, "bottom": half, "label": {"sizes": [10], "kind": "onehot"}}
-    variants = {
-        "joint": partial(joint, modalities, 0.5, frozen=False),
-        "joint, encoders frozen": partial(joint, modalities, 0.5, frozen=True),
-    }
-
-    widths = list(data.modalities.values())
-    train, test = (
-        dict(zip(data.modalities, data.split(name).x.split(widths, 1), strict=True))
-        for name in ("train", "test")
+    make = partial(
+        joint, {"top": half, "bottom": half, "label": {"sizes": [10], "kind": "onehot"}}
     )
-    y = test["label"].argmax(1)
+    train = parts_of(data, "train")
+    test = parts_of(data, "test")
 
-    def regressed(given, wanted):
-        inputs = (torch.cat([split[name] for name in given], 1) for split in (train, test))
-        return ridge(next(inputs), train[wanted], next(inputs))
-
-    def averaged(given, wanted):
+    def average(given, wanted):
         return train[wanted].mean(0).expand_as(test[wanted])
 
-    yield "training mean", of_parts(averaged, test, y)
-    yield "ridge regression", of_parts(regressed, test, y)
-    yield from compared(variants, seed, EPOCHS, data, partial(of_joint, test=test, y=y))
+    def regression(given, wanted):
+        if not given:
+            return average(given, wanted)
+
+        seen, unseen = (torch.cat([x[name] for name in given], 1) for x in (train, test))
+        return ridge(seen, train[wanted], unseen)
+
+    yield "training mean", of_parts(average, test)
+    yield "ridge regression", of_parts(regression, test)
+    variants = {"learned": make, "encoders frozen": partial(make, frozen=True)}
+    yield from compared(variants, seed, JOINT_EPOCHS, data, partial(of_joint, test=test))
+
+
+def moments(images):
+    """Where the ink of each image lies: mean and covariance of its rows and columns, (n, 5)."""
+    rows, columns = np.mgrid[0:8, 0:8]
+    ink = images / images.sum((1, 2), keepdims=True)
+
+    def expected(values):
+        return (ink * values).sum((1, 2))
+
+    row = expected(rows)
+    column = expected(columns)
+    spreads = [
+        expected(rows**2) - row**2,
+        expected(columns**2) - column**2,
+        expected(rows * columns) - row * column,
+    ]
+    return np.stack([row, column, *spreads], 1)
+
+
+@group
+def real_outputs(seed):
+    """Five real numbers beside the image, from files: the first moments of its ink.
+
+    They are no linear functions of the pixels. All are standardised, over all images.
+    """
+    images = load_digits().images / 16
+    real = moments(images)
+    real = (real - real.mean(0)) / real.std(0)
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"image": f"{folder}/image.npy", "moments": f"{folder}/moments.npy"}
+        np.save(files["image"], images)
+        np.save(files["moments"], real)
+        data = gendae.Arrays(files, valid_fraction=1 / 6, test_fraction=1 / 6)
+        data.setup()
+
+    train = parts_of(data, "train")
+    test = parts_of(data, "test")
+
+    def unexplained(found):
+        errors = (found - test["moments"]).square().mean(0)
+        return {"unexplained": (errors / test["moments"].var(0)).mean().item()}
+
+    def scores(stack):
+        return unexplained(stack.predict({"image": test["image"]}, "moments"))
+
+    image = {"sizes": [64, 60], "hidden_g": [60], "observation": "bernoulli"}
+    make = partial(joint, {"image": image, "moments": {"sizes": [5], "kind": "real"}})
+    yield "ridge regression", unexplained(ridge(train["image"], train["moments"], test["image"]))
+    variants = {"learned": make, "encoders frozen": partial(make, frozen=True)}
+    yield from compared(variants, seed, JOINT_EPOCHS, data, scores)
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def rows_of(name, seeds):
+    """{variant: {score: values by seed}} of a group."""
+    rows = {}
+    for seed in seeds:
+        for variant, scores in GROUPS[name](seed):
+            row = rows.setdefault(variant, {})
+            for score, value in scores.items():
+                row.setdefault(score, []).append(round(value, 4))
+
+    return rows
+
+
+def line(name, variant, row):
+    cells = []
+    for score, values in row.items():
+        spread = stdev(values) if len(values) > 1 else 0.0
+        cells.append(f"{score} {mean(values):.4g} +- {spread:.2g}")
+
+    return f"| {name} | {variant} | {'; '.join(cells)} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", default=list(GROUPS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--json", type=Path, default=Path("docs/results/options.json"))
+    args = parser.parse_args()
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+    for name in args.names:
+        rows = rows_of(name, args.seeds)
+        for variant, row in rows.items():
+            print(line(name, variant, row), flush=True)
+
+        found = json.loads(args.json.read_text()) if args.json.exists() else {}
+        args.json.write_text(json.dumps(found | {name: rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
