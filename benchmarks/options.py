@@ -128,6 +128,7 @@ def parzen_cost(seed):
         variants = {
             "N(0, I)": partial(by_kl, make, gendae.GaussianPrior("identity", 1.0)),
             "Parzen": partial(by_kl, make, window()),
+            "Parzen, bonus": partial(by_kl, make, window(held_out=bonus)),
             "Parzen, tied noise": partial(by_kl, make, window(), tied=True),
             "Parzen, tied noise, bonus": partial(by_kl, make, window(held_out=bonus), tied=True),
         }
