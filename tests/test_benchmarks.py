@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
 import gendae
-from benchmarks import claims, floor, gpu, overhead, plain, scaling, scores, steps
+from benchmarks import claims, floor, gpu, options, overhead, plain, scaling, scores, steps
 from gendae.data.images import Digits
 
 
@@ -116,6 +116,23 @@ def test_baselines_of_inpainting_see_observed_pixels_only():
     assert around.tolist() == [[1.0] * 9]
     nothing = claims.local_means(ones, middle[None] & False, 0.5 * ones[0], (3, 3))
     assert nothing.tolist() == [[0.5] * 9]
+
+
+def test_options_have_scores_beside_their_controls_and_other_rows_stay(monkeypatch, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('{"pairs": {}}')
+    trainer_of = options.trainer_of
+    monkeypatch.setattr(options, "trainer_of", lambda epochs, callbacks: trainer_of(1, callbacks))
+    names = ["iterated-targets", "real-outputs"]
+    monkeypatch.setattr(sys, "argv", ["options", *names, "--seeds", "0", "--json", str(path)])
+
+    options.main()
+
+    rows = json.loads(path.read_text())
+    assert list(rows) == ["pairs", *names]
+    assert list(rows["real-outputs"]) == ["ridge regression", "learned", "encoders frozen"]
+    assert rows["real-outputs"]["ridge regression"]["unexplained"][0] < 0.1
+    assert all(0 < row["label"][0] < 95 for row in rows["iterated-targets"].values())
 
 
 class NoFiles:
