@@ -19,8 +19,8 @@ from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 
 REACHES = ("full", "within_layer")
-#: Default alpha of stacks of several pairs: at 1, and at 0.1 for five, codes end in fewer
-#: directions than those of frozen random encoders.
+#: Default alpha but for one pair under a fixed prior: at 1, codes of several pairs, and of one
+#: whose prior follows them, end in fewer directions than those of frozen random encoders.
 ALPHA = 0.01
 
 
@@ -62,7 +62,8 @@ class KLRule(Rule):
     Args:
         stack: the model. Laws of h_l around f_l are the pairs' `recognition` laws.
         alpha: trade-off between reconstruction and the pressure to make Q(h) simple. If None: 1
-            for a single pair, and 0.01 for several, where every level adds its pressure.
+            for a single pair under a fixed prior, and 0.01 for several, where every level adds its
+            pressure, or a prior that follows the codes, whose scale nothing else holds.
         reach: how far gradients travel: "full", through all layers that a term is for; or
             "within_layer", where gradients from one pair to another are cut off, and `layer_l`
             makes each pair a denoising auto-encoder.
@@ -103,9 +104,6 @@ class KLRule(Rule):
     ) -> None:
         super().__init__(stack, rates, log_every, prior_every)
 
-        if alpha is None:
-            alpha = 1.0 if self.stack.depth == 1 else ALPHA
-        self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.reach = checks.one_of("reach", reach, REACHES)
         self.intermediate = intermediate
         self.tie_noise = tie_noise
@@ -114,6 +112,10 @@ class KLRule(Rule):
         if self.training_prior is not None:
             self.training_prior.prepare(self.stack.sizes[-1])
         self._check_prior()
+
+        if alpha is None:
+            alpha = 1.0 if self.stack.depth == 1 and self.cost_prior.fixed else ALPHA
+        self.alpha = checks.at_least("alpha", alpha, 0.0)
 
     def _check_prior(self) -> None:
         """Raise a ValueError for a prior that the cost, or the tied noise, cannot use."""

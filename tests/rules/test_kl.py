@@ -207,3 +207,18 @@ def test_prior_every_refits_on_the_latest_codes():
     assert torch.equal(means[1], means[2])
     assert torch.equal(rule.prior_fit.recent, stack.encode(torch.cat(batches))[-1])
     torch.testing.assert_close(means[3], rule.prior_fit.recent.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "prior", "alpha"),
+    [
+        ((8, 4), GaussianPrior("identity", 1.0), 1.0),
+        ((8, 6, 4), GaussianPrior("identity", 1.0), 0.01),
+        ((8, 4), ParzenPrior(), 0.01),
+    ],
+)
+def test_alpha_is_that_of_the_vae_for_one_pair_under_a_fixed_prior_alone(sizes, prior, alpha):
+    stack = deep_autoencoder(sizes, ["linear"] * (len(sizes) - 1), noise=0.3, prior=prior)
+
+    assert KLRule(stack).alpha == alpha
+    assert KLRule(stack, alpha=0.5).alpha == 0.5
