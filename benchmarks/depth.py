@@ -56,8 +56,8 @@ SAMPLES = 10_000
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def difference(feedback, start=START):
-    return lambda kl: gendae.DifferenceLoop(feedback(), kl=kl, start=start)
+def difference(feedback, start=START, align=0):
+    return lambda kl: gendae.DifferenceLoop(feedback(), kl=kl, start=start, align=align)
 
 
 def learned(derivative, tracks, every):
@@ -76,6 +76,10 @@ RULES = {
     "learned": (difference(lambda: learned(True, False, every=1)), "learn"),
     "learned, tracking": (difference(gendae.LocalDifference), "learn"),
     "learned, tracking, no start": (difference(gendae.LocalDifference, 0), "learn"),
+    "learned, tracking, aligned, no start": (
+        difference(gendae.LocalDifference, 0, START),
+        "learn",
+    ),
     "inside pairs": (lambda kl: gendae.PairLoops(), "learn"),
     "back-propagation": (difference(gendae.Exact), "learn"),
     "back-propagation, no start": (difference(gendae.Exact, 0), "learn"),
@@ -374,7 +378,7 @@ def key_of(row):
 
 def chosen(name):
     """Rate and kl of the lowest validation cross-entropy at depth 3, with a start if any has."""
-    name = name.removesuffix(", no start")
+    name = name.removesuffix(", no start").removesuffix(", aligned")
     tried = [row for row in rows("tune") if row["rule"] == name]
     if not tried:
         raise SystemExit(f"no runs of {name!r} in {OUT}: run `tune` first")

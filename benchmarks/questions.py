@@ -1,10 +1,10 @@
 """Small experiments on the open questions of Bengio 2014, section 9: one table each.
 
-    python benchmarks/questions.py 1 2 9 10 11 --out docs/results/questions.json
+    python benchmarks/questions.py 1 9 10 --out docs/results/questions.json
 
 Each variant is a committed configuration with a few options changed, trained for a few epochs,
 then scored on validation images under the priors named. Questions 4 and 7 are answered by
-`benchmarks/tops.py`.
+`benchmarks/tops.py`, 2 by `benchmarks/depth.py`, others by scripts of their own.
 """
 
 import argparse
@@ -21,18 +21,11 @@ from gendae.training import fit
 MODEL = "--model."
 STACK = "--model.stack.init_args."
 DEEP, SHALLOW = "configs/mnist-kl-deep.yaml", "configs/mnist-kl-parzen.yaml"
-TARGETPROP = "configs/mnist-targetprop-parzen.yaml"
-KMEANS, DIRECT = ["parzen-kmeans"], ["parzen-kmeans", "identity"]
+DIRECT = ["parzen-kmeans", "identity"]
 
 
 def mlp(f, g):
     return [f"{STACK}hidden_f={json.dumps(f)}", f"{STACK}hidden_g={json.dumps(g)}"]
-
-
-def corruption(*levels):
-    spec = [{"class_path": "gendae.RelativeNoise", "init_args": {"sigma": s}} for s in levels]
-
-    return [f"{MODEL}corruption={json.dumps(spec)}"]
 
 
 #: question -> variant -> (configuration, options, priors under which it is scored)
@@ -41,10 +34,6 @@ QUESTIONS = {
         "targets at each level + back-propagation": (DEEP, [], DIRECT),
         "back-propagation alone": (DEEP, [f"{MODEL}intermediate=false"], DIRECT),
         "plain VAE, no intermediate layer": (SHALLOW, [], DIRECT),
-    },
-    "2": {  # beside the first two of question 1
-        "gradients within a layer only": (DEEP, [f"{MODEL}reach=within_layer"], DIRECT),
-        "no gradient from g to f either (Algorithm 2)": (TARGETPROP, [], KMEANS),
     },
     "9": {
         f"{z} units at the top": (SHALLOW, [f"{STACK}sizes=[784,{z}]"], DIRECT) for z in (10, 30)
@@ -57,16 +46,6 @@ QUESTIONS = {
         "encoder": (SHALLOW, mlp([512, 512], []), DIRECT),
         "decoder": (SHALLOW, mlp([], [512, 512]), DIRECT),
         "both": (SHALLOW, mlp([512, 512], [512, 512]), DIRECT),
-    },
-    "11": {
-        "corruption of x and of the code": (TARGETPROP, corruption(0.5, 0.7), KMEANS),
-        "corruption of the code only": (TARGETPROP, corruption(0.0, 0.7), KMEANS),
-        "code only, contractive penalty": (
-            TARGETPROP,
-            [*corruption(0.0, 0.7), f"{MODEL}weights.contractive=0.01"],
-            KMEANS,
-        ),
-        "no corruption at all": (TARGETPROP, corruption(0.0, 0.0), KMEANS),
     },
 }
 
@@ -132,7 +111,7 @@ def main():
 
     results = []
     for question, variant, seed, run, priors in trainings(args.questions, args.seeds, args.epochs):
-        for row in rows(run, priors, data, quality, args.n):
+        for row in rows(run, priors, data, quality, args.n, seed, "test"):
             results.append({"question": question, "variant": variant, "epochs": args.epochs} | row)
             print(
                 f"{question:<3}{variant:<46}{row['prior']:<14} seed {seed}  "
