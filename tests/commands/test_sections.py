@@ -237,7 +237,7 @@ WALK = "chain m.safetensors --out new.png"
         (f"{SAMPLE} --sampler chain --sampler.corruption.sigma -1", "sigma=-1.0: a number >= 0.0"),
         (
             f"{SAMPLE} --sampler level --sampler.corruption.sigma 1",
-            "no Corruption is named; set sampler.corruption to one of EachModality, FlipNoise, ",
+            "sampler.corruption.sigma: no Corruption is named; set sampler.corruption to one of ",
         ),
         (f"{FILL} --data=", "--data='': the name of a file or folder is needed"),
         ("evaluate m.safetensors --data=", "--data='': the name of a file or folder is needed"),
