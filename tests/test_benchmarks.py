@@ -10,7 +10,9 @@ from sklearn.neighbors import KNeighborsRegressor
 
 import gendae
 from benchmarks import claims, floor, gpu, options, overhead, plain, scaling, scores, steps
+from benchmarks.bits import LocalFeedbackRule
 from gendae.data.images import Digits
+from gendae.rules import credit
 
 
 def test_the_floor_is_made_of_the_recorded_products():
@@ -157,3 +159,13 @@ def test_the_gpu_benchmark_runs_without_one(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "static" in printed
     assert "utilisation" in printed
+
+
+@pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}, {}])
+def test_displacements_by_exact_feedback_are_the_straight_through_gradient(options):
+    stack = gendae.deep_classifier([20, 15, 12], classes=4, **options).double()
+    rule = LocalFeedbackRule(stack, gendae.Exact(), samples=3)
+    x = torch.rand(30, 20, dtype=torch.float64)
+
+    cosine = credit.angles(rule, x, torch.randint(4, (30,))).cosine
+    assert torch.allclose(cosine, torch.ones_like(cosine))
