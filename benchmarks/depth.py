@@ -27,11 +27,10 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning import Callback, Trainer, seed_everything
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+from pytorch_lightning import Callback, seed_everything
 
 import gendae
+from benchmarks.stability import measures, trainer_of
 from gendae import plots
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.neighbours import DataCopying
@@ -200,22 +199,6 @@ def trained(name, depth, rate, kl, seed, epochs, data, units=None):
     return rule.stack.to(DEVICE), cosines.found, time.process_time() - start
 
 
-def trainer_of(epochs, callbacks, batches=None):
-    return Trainer(
-        max_epochs=epochs,
-        limit_train_batches=batches,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="auto",
-        devices=1,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        callbacks=callbacks,
-    )
-
-
 class Clock(Callback):
     """CPU time at the end of every epoch."""
 
@@ -254,24 +237,12 @@ def times(rules, depths, data):
 @torch.no_grad()
 def of_codes(stack, data, split):
     """Cross-entropy from the clean top, read-out of h_L, and the spread of the codes."""
-    x, y, _ = data.split(split)
-    x = x.to(DEVICE)
-    train = data.split("train")[:8000]
-    codes = stack.encode(x)[-1]
-    energy = stack.pairs[0].observation.energy(x, stack.decode(codes)).mean().item()
+    images = data.split(split)
+    x = images.x.to(DEVICE)
+    energy = stack.pairs[0].observation.energy(x, stack.reconstruct(x)).mean().item()
+    found = measures(stack, data.split("train")[:8000], images)
 
-    codes = codes.cpu()
-    own = stack.encode(train.x.to(DEVICE))[-1].cpu()
-    scale = StandardScaler().fit(own)
-    reader = LogisticRegression(max_iter=300).fit(scale.transform(own), train.y)
-    values = torch.linalg.eigvalsh(torch.cov(codes.T))
-
-    return {
-        "cross_entropy": round(energy, 2),
-        "read_out": round(100 * reader.score(scale.transform(codes), y), 2),
-        "code_sd": round(codes.std(0).mean().item(), 3),
-        "participation": round((values.sum() ** 2 / values.square().sum()).item(), 2),
-    }
+    return {"cross_entropy": round(energy, 2)} | {k: round(v, 3) for k, v in found.items()}
 
 
 @torch.no_grad()

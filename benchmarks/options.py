@@ -31,8 +31,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeCV
 
 import gendae
-from benchmarks.depth import trainer_of
-from benchmarks.stability import measures
+from benchmarks.stability import measures, trainer_of
 from gendae.commands.predict import error_rate
 from gendae.metrics.parzen import parzen_score
 

@@ -16,10 +16,11 @@ import time
 import warnings
 from pathlib import Path
 
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 
 import gendae
 from benchmarks.depth import BATCH, EPOCHS, START, network, of_codes, of_samples
+from benchmarks.stability import trainer_of
 
 DEPTH = 3
 
@@ -48,19 +49,8 @@ def rule_of(name, rate, kl):
 def trained(name, args, seed, data):
     seed_everything(seed, verbose=False)
     rule = rule_of(name, args.rate, args.kl)
-    trainer = Trainer(
-        max_epochs=args.epochs,
-        limit_train_batches=args.batches,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        devices=1,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
     start = time.process_time()
-    trainer.fit(rule, data)
+    trainer_of(args.epochs, batches=args.batches).fit(rule, data)
 
     return rule.stack, round(time.process_time() - start, 1)
 

@@ -91,29 +91,35 @@ def subset(name):
     return train, valid
 
 
-def fitted(rule, train, epochs):
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(train.x), batch_size=100, shuffle=True
-    )
-    trainer = Trainer(
+def trainer_of(epochs, callbacks=(), batches=None):
+    """A Trainer of nothing but training."""
+    return Trainer(
         max_epochs=epochs,
+        limit_train_batches=batches,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
-        devices=1,
         accelerator="auto",
+        devices=1,
         num_sanity_val_steps=0,
+        limit_val_batches=0,
+        callbacks=list(callbacks),
     )
-    trainer.fit(rule, loader)
+
+
+def fitted(rule, train, epochs):
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(train.x), batch_size=100, shuffle=True
+    )
+    trainer_of(epochs).fit(rule, loader)
 
 
 @torch.no_grad()
 def measures(stack, train, valid):
     """What the top code holds."""
-    own = stack.encode(train.x)[-1]
-    codes = stack.encode(valid.x)[-1]
+    own = stack.encode(train.x.to(stack.device))[-1].cpu()
+    codes = stack.encode(valid.x.to(stack.device))[-1].cpu()
     values = torch.linalg.eigvalsh(torch.cov(codes.double().T)).clamp_min(0.0)
 
     scale = StandardScaler().fit(own)

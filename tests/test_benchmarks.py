@@ -36,8 +36,8 @@ def test_the_floor_is_made_of_the_recorded_products():
 
 @pytest.mark.parametrize("name", steps.RULES)
 def test_a_step_of_each_rule_is_not_far_above_its_products(name):
-    row = steps.measured(name, repeats=3, device="cpu", compile=False)
-    assert 0.5 < row["ratio"] < 12
+    row = steps.measured(name, repeats=15, device="cpu", compile=False)
+    assert 0.9 < row["ratio"] < 12
     assert row["gflops"] > 1
 
 
