@@ -4,7 +4,8 @@
     python -m benchmarks.question_1 mnist --out docs/results/question-1-labels-mnist.json
 
 Committed configurations of image and label, trained as they are and with a few options changed,
-three seeds each; the error of the label in one pass from the image. In "targets only" the decoder
+three seeds each; the error of the label in one pass from the image. Options that are not known
+here go to `gendae fit`, such as --trainer.callbacks=gendae.Graphs. In "targets only" the decoder
 of the image learns from codes that its error does not reach (`short` in the place of `pair`), so
 that the image's encoder has nothing but its target. "frozen" is what any of these must beat.
 """
@@ -47,12 +48,11 @@ def main():
     parser.add_argument("--variants", nargs="+", default=list(variants(0)), choices=variants(0))
     parser.add_argument("--epochs", type=int, help="those of the configuration if not given")
     parser.add_argument("--out", required=True, type=Path)
-    args = parser.parse_args()
+    args, of_all = parser.parse_known_args()
 
     config, pair = CONFIGS[args.data]
-    of_all = []
     if args.epochs is not None:
-        of_all = [f"--trainer.max_epochs={args.epochs}"]
+        of_all.append(f"--trainer.max_epochs={args.epochs}")
         of_all.append(f"--trainer.check_val_every_n_epoch={args.epochs}")
 
     rows = []

@@ -3,6 +3,7 @@
     python -m benchmarks.question_5_6 depth [--data moons mixture] [--seeds 0 1 2]
     python -m benchmarks.question_5_6 width                 16, 64 and 256 units at depth 3
     python -m benchmarks.question_5_6 examples              100, 1,000 and 10,000 at depth 3
+    python -m benchmarks.question_5_6 pull                  of N(0, I) at the top, at depth 4
     python -m benchmarks.question_5_6 invertible            exact likelihood, 1 to 8 pairs
     python -m benchmarks.question_5_6 collect               docs/results/question-5-6.json, figures
 
@@ -46,6 +47,7 @@ EXAMPLES = 10_000
 STEPS = 1500
 BATCH = 200
 RATE = 3e-3
+KL = 0.01  # weight of the pull of N(0, I)
 NOISE = 0.1
 HELD_OUT = 1000
 DRAWS = 5000
@@ -181,12 +183,12 @@ def network(name, depth, width):
     return gendae.deep_autoencoder(sizes, activations, init="orthogonal", **options)
 
 
-def trained(name, rule, depth, width, x, seed):
+def trained(name, rule, depth, width, x, seed, kl):
     """A stack after STEPS updates, in a plain loop."""
     torch.manual_seed(seed)
     feedback, learns = RULES[rule]
     stack = network(name, depth, width)
-    loop = gendae.DifferenceLoop(feedback(), start=START)
+    loop = gendae.DifferenceLoop(feedback(), kl=kl, start=START)
     corruption = [gendae.GaussianNoise(0.0)] * depth + [gendae.RelativeNoise(0.1)]
     rates = gendae.Rates(f=RATE if learns else 0.0, g=RATE, hold=0.5)
     rule = gendae.TargetPropRule(stack, loop, corruption, rates=rates)
@@ -229,18 +231,21 @@ def scores(stack, name, train, valid, test, seed):
     return row
 
 
-def one(kind, name, rule, depth, width, n, seed):
+def one(kind, name, rule, depth, width, n, seed, kl=KL):
     """A run as a JSON file, unless it is there."""
     key = f"{kind}_{name}_{rule}_{depth}_{width}_{n}_{seed}".replace(" ", "-")
+    if kl != KL:
+        key += f"_{kl}"
     path = OUT / f"{key}.json"
     if path.exists():
         return
 
     start = time.process_time()
     train, valid, test = splits(name, n, seed)
-    stack = trained(name, rule, depth, width, train, seed)
+    stack = trained(name, rule, depth, width, train, seed, kl)
     row = {"kind": kind, "data": name, "rule": rule, "depth": depth, "width": width}
-    row |= {"n": len(train), "seed": seed} | scores(stack, name, train, valid, test, seed)
+    row |= {"pull": kl, "n": len(train), "seed": seed}
+    row |= scores(stack, name, train, valid, test, seed)
     row["seconds"] = round(time.process_time() - start, 1)
 
     path.write_text(json.dumps(row, indent=1) + "\n")
@@ -362,13 +367,13 @@ def figure_6(found, exact):
         axes.set(xlabel="pairs", ylabel="nats", title=f"total correlation, {name}")
         axes.set_ylim(bottom=0.0)
         axes.grid(alpha=0.3)
-    whole.axes[0].legend(fontsize=7)
+    whole.axes[-1].legend(fontsize=7)  # which has the invertible stacks too
 
     return whole
 
 
 def collect(folder):
-    kinds = ("depth", "width", "examples", "invertible")
+    kinds = ("depth", "width", "examples", "pull", "invertible")
     found = {kind: rows(kind) for kind in kinds}
     (folder / "results/question-5-6.json").write_text(json.dumps(found, indent=1) + "\n")
 
@@ -386,7 +391,7 @@ def mean_floor(found):
 
 def table(found):
     """Markdown rows, mean +- sd over seeds."""
-    of = ("data", "rule", "depth", "width", "n")
+    of = ("data", "rule", "depth", "width", "n", "pull")
     scored = ("kl", "gaussian/kl", "parzen/kl", "tc_gaussian", "tc_neighbours")
     groups = {}
     for row in found:
@@ -413,7 +418,7 @@ def cell(values):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    whats = ["depth", "width", "examples", "invertible", "collect"]
+    whats = ["depth", "width", "examples", "pull", "invertible", "collect"]
     parser.add_argument("what", choices=whats)
     parser.add_argument("--data", nargs="+", default=["moons"], choices=[*LAWS, "digits"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -435,6 +440,9 @@ def main():
         if args.what == "examples":
             for n, rule in product((100, 1000, 10_000), RULES):
                 one("examples", name, rule, 3, WIDTH, n, seed)
+        if args.what == "pull":
+            for kl, rule in product((KL, 0.1, 1.0), RULES):
+                one("pull", name, rule, 4, WIDTH, EXAMPLES, seed, kl)
         if args.what == "invertible":
             for depth in args.depths or INVERTIBLE_DEPTHS:
                 invertible(name, depth, seed)

@@ -4,8 +4,9 @@
     python -m benchmarks.question_8 digits --values 0 10 --out docs/results/question-8-digits.json
 
 The committed configuration of two halves, with a one-hot variable phi of so many values beside
-them that no data hold (kind: latent); 0 is the configuration itself. Of the first 500 test
-images, the upper half is asked for, given the lower one:
+them that no data hold (kind: latent); 0 is the configuration itself. Options that are not known
+here go to `gendae fit`, such as --trainer.callbacks=gendae.Graphs. Of the first 500 test images,
+the upper half is asked for, given the lower one:
 
 one pass               the missingness input for phi and for the upper half
 best of k              the least squared error among k answers: one for each value of phi, k draws
@@ -52,9 +53,9 @@ def options(data, values):
     ]
 
 
-def train(data, values, args, seed):
+def train(data, values, args, more, seed):
     quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    given = ["--config", CONFIGS[data][0], "--seed_everything", str(seed)]
+    given = ["--config", CONFIGS[data][0], "--seed_everything", str(seed), *more]
     if args.epochs is not None:
         given.append(f"--trainer.max_epochs={args.epochs}")
         given.append(f"--trainer.check_val_every_n_epoch={args.epochs}")
@@ -149,12 +150,12 @@ def main():
     parser.add_argument("--epochs", type=int, help="those of the configuration if not given")
     parser.add_argument("--batches", type=int, help="of an epoch; all if not given")
     parser.add_argument("--out", required=True, type=Path)
-    args = parser.parse_args()
+    args, more = parser.parse_known_args()
 
     rows = []
     for seed in args.seeds:
         for values in args.values:
-            stack = train(args.data, values, args, seed)
+            stack = train(args.data, values, args, more, seed)
             row = {"data": args.data, "values": values, "seed": seed}
             row |= {"command": stack.facts["command"]} | scores(
                 stack, args.data, values, args.images
