@@ -141,6 +141,13 @@ class Law(nn.Module):
 
         return torch.addcmul(mean, width, normal_like(mean, generator))
 
+    def disturbed(self, h: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        """Values h under noise of this root mean square, (features,), of the kind they can have.
+
+        It is Gaussian noise, but for units of two values, of which some flip.
+        """
+        return torch.addcmul(h, width, normal_like(h, generator))
+
     def pool_log_prob(
         self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float
     ) -> Tensor:
@@ -493,6 +500,13 @@ class Discrete(Law):
         draw = self.stochastic and generator is not None
         return self._values(mean, draw, generator)
 
+    def disturbed(self, h: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        """Each unit takes its other value with probability width^2 / range^2, 1/2 at most."""
+        chance = (width / (1.0 - self.low)).square().clamp_max(0.5)
+        flips = uniform_like(h, generator) < chance
+
+        return torch.where(flips, 1.0 + self.low - h, h)
+
     def _values(self, mean: Tensor, draw: bool, generator: Generator | None) -> Tensor:
         """Values of the units: drawn, or the more probable ones."""
         threshold: Tensor | float = 0.5
@@ -675,6 +689,10 @@ class Laws(Law):
 
     def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
         return torch.cat([law.near(m, w, generator) for law, m, w in self.parts(mean, width)], -1)
+
+    def disturbed(self, h: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+        parts = self.parts(h, width)
+        return torch.cat([law.disturbed(a, w, generator) for law, a, w in parts], -1)
 
     def pool_log_prob(
         self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float

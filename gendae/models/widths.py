@@ -44,12 +44,15 @@ class LoopNoise(NamedTuple):
     def climb(
         self, pairs: Sequence[Pair], h: Tensor, scale: float, generator: Generator | None
     ) -> Tensor:
-        """h_L from h_l by the pairs above it, with `scale` times the noise."""
-        h = torch.addcmul(h, self.entering, normal_like(h, generator), value=scale)
+        """h_L from h_l by the pairs above it, with `scale` times the noise.
+
+        Units that are drawn are drawn once, whatever the scale.
+        """
+        h = pairs[0].observation.disturbed(h, scale * self.entering, generator)
 
         for pair, width in zip(pairs, self.passing, strict=True):
-            h = pair.encode(h)
-            h = torch.addcmul(h, width, normal_like(h, generator), value=scale)
+            h = pair.encode(h, generator)
+            h = pair.recognition.disturbed(h, scale * width, generator)
 
         return h
 
@@ -119,7 +122,7 @@ def _climbed(
 
     total = [rms(noisy - h[0])]
     for pair, c, layer in zip(pairs, noise[1:], h[1:], strict=True):
-        noisy = corrupt(c, pair.encode(noisy), generator)
+        noisy = corrupt(c, pair.encode(noisy, generator), generator)
         total.append(rms(noisy - layer))
 
     return total

@@ -144,6 +144,8 @@ class DifferenceLoop(Loop):
         ['feedback_f_2', 'feedback_g_1', ..., 'lack_f_1', 'lack_f_2', 'lack_g_1', 'lack_g_2']
     """
 
+    adds_up = True
+
     def __init__(
         self,
         feedback: Feedback | None = None,

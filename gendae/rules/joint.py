@@ -558,8 +558,11 @@ class JointTargetPropRule(Rule):
         return self.corruption[level](h, moment.progress, moment.generator)
 
     def fit_residuals(self, x: Tensor) -> None:
-        """The codes that the junction sees hold the noise of x too."""
-        self.stack.fit_residuals(x, self.corruption, adds_up=True)
+        """The codes that the junction sees hold the noise of x too, and none of those between."""
+        between = range(1, self.stack.level)
+        noise = [None if level in between else c for level, c in enumerate(self.corruption)]
+
+        self.stack.fit_residuals(x, noise, adds_up=True)
 
     # -- prior and validation ------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.laws import Gaussian
+from gendae.laws import Gaussian, Law
 from gendae.models.stack import Stack
 from gendae.models.widths import rms
 from gendae.priors.base import Prior
@@ -163,20 +163,21 @@ class KLRule(Rule):
         if self.tie_noise:
             self.stack.pairs[-1].recognition = Gaussian(float(self.cost_prior.bandwidth_))
 
+    @torch.no_grad()
     def fit_residuals(self, x: Tensor) -> None:
-        """The noise is that of draws from Q(h_l | h_{l-1}); x has none."""
-        noise: list[Tensor | None] = [None]
+        """The noise is that of draws from Q(h_l | h_{l-1}); x has none.
+
+        Discrete units have none either: a round draws them where it encodes.
+        """
+        h = self.stack.encode(x)
         generator = Generator().manual_seed(0)
 
-        with torch.no_grad():
-            h = self.stack.encode(x)
-            for pair, below in zip(self.stack.pairs, h, strict=False):
-                law = pair.recognition
-                if law.stochastic:
-                    mean = pair.f(below)
-                    noise.append(rms(law.sample(mean, generator, below) - mean))
-                else:
-                    noise.append(None)
+        noise: list[Tensor | None] = [None]
+        for level, below in enumerate(h[:-1], 1):
+            pair = self.stack.pairs[level - 1]
+            mean = pair.f(below)
+            width = rms(self._draw(level, mean, generator, below) - mean)
+            noise.append(width.masked_fill(hard_units(pair.recognition, width), 0.0))
 
         self.stack.fit_residuals(x, noise, adds_up=True)
 
@@ -233,13 +234,19 @@ class KLRule(Rule):
             mean = pair.f(below)
             means.append(mean)
 
-            if self._has_tied_noise(level):
-                noise = normal_like(mean, generator)
-                noisy.append(torch.add(mean, noise * self.cost_prior.bandwidth_))
-            else:
-                noisy.append(pair.recognition.sample(mean, generator, below))
+            noisy.append(self._draw(level, mean, generator, below))
 
         return noisy, means
+
+    def _draw(
+        self, level: int, mean: Tensor, generator: Generator | None, below: Tensor
+    ) -> Tensor:
+        """h~_l ~ Q(h_l | h_{l-1}) around its mean."""
+        if self._has_tied_noise(level):
+            noise = normal_like(mean, generator)
+            return torch.add(mean, noise * self.cost_prior.bandwidth_)
+
+        return self.stack.pairs[level - 1].recognition.sample(mean, generator, below)
 
     def _has_tied_noise(self, level: int) -> bool:
         return self.tie_noise and level == self.stack.depth
@@ -309,6 +316,12 @@ class KLRule(Rule):
             losses[f"long_{level}"] = self.alpha * energy
 
         return losses
+
+
+def hard_units(law: Law, like: Tensor) -> Tensor:
+    """Which units of a layer send discrete values, (features,)."""
+    blocks = [torch.full((units,), one.hard) for one, units in law.blocks(len(like))]
+    return torch.cat(blocks).to(like.device)
 
 
 def untied(stack: Plain) -> Plain:

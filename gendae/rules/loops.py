@@ -36,6 +36,8 @@ class Loop(nn.Module):
 
     #: Whether an update's operations depend on its number, so that some maps have no gradient.
     has_phases: bool = False
+    #: Whether encoders take corrupted codes of corrupted codes, so that noise adds up on the way.
+    adds_up: bool = False
     #: Rate of the encoders as a share of `Rates.f`.
     pace: float = 1.0
 

@@ -81,8 +81,8 @@ class PriorFit:
                 "which all modalities are observed"
             )
 
-        rule.fit_residuals(first[:WIDTHS])
         rule.stack.prior.fit(codes)
+        rule.fit_residuals(first[:WIDTHS])  # whose noise may be the prior's bandwidth
 
     def _encoded(
         self, rule: "Shell", batches: Iterable[Sequence[Tensor]]

@@ -137,6 +137,14 @@ class VariationalEMRule(Rule):
 
         return losses
 
+    def fit_residuals(self, x: Tensor) -> None:
+        """The top's noise is that of the decoder, which alone takes h_L."""
+        noise = self.corruption
+        if self.decoder_corruption is not None:
+            noise = [*noise[:-1], self.decoder_corruption[-1]]
+
+        self.stack.fit_residuals(x, noise)
+
     def codes(self, x: Tensor) -> Tensor:
         """Feed-forward or inferred codes, as `prior_codes` says.
 

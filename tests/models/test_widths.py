@@ -8,7 +8,7 @@ import torch
 from gendae import load, save
 from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
-from gendae.corruption import GaussianNoise
+from gendae.corruption import FlipNoise, GaussianNoise
 from gendae.laws import Bernoulli
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
@@ -18,9 +18,13 @@ from gendae.models.modalities import Junction, Modality
 from gendae.models.stack import Stack
 from gendae.models.widths import rms
 from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
+from gendae.rules.differences import DifferenceLoop
 from gendae.rules.joint import JointTargetPropRule
 from gendae.rules.kl import KLRule
+from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.variational_em import VariationalEMRule
 from gendae.sampling.level import LevelSampler, chain_states
 from gendae.sampling.samplers import seeded
 
@@ -188,22 +192,94 @@ def test_residuals_are_measured_under_the_noise_and_by_hand_for_one_linear_pair(
 X = torch.rand(300, 6, generator=seeded(2))
 
 
+def two_pairs(**options):
+    torch.manual_seed(0)
+    if "units" not in options:
+        options["activations"] = ["linear", "linear"]
+
+    return deep_autoencoder([6, 5, 4], **options)
+
+
+def carried(stack, noise):
+    """Deviations of h_1 where the noise of x alone moves it."""
+    return noise * stack.pairs[0].f.weight.detach().square().sum(1).sqrt()
+
+
+NONE = [GaussianNoise(0.0)]
+X_ALONE = [GaussianNoise(N), *NONE, *NONE]
+
+
 @pytest.mark.parametrize(
     ("make", "entering", "passing"),
     [
-        # corruption of each level by itself
-        (lambda: TargetPropRule(deep_autoencoder([6, 4]), None, at(0, 1)[:2]), N, N),
+        # what the encoders take holds the noise of x
+        (
+            lambda: TargetPropRule(two_pairs(), DifferenceLoop(), X_ALONE),
+            lambda rule: (N, carried(rule.stack, N)),
+            lambda rule: (0.0, 0.0),
+        ),
+        # each encoder takes a clean code, corrupted
+        (
+            lambda: TargetPropRule(two_pairs(), ShortAndLongLoops(), X_ALONE),
+            lambda rule: (N, 0.0),
+            lambda rule: (0.0, 0.0),
+        ),
         # draws from Q on the way, and none of x
-        (lambda: KLRule(deep_autoencoder([6, 4], noise=0.3)), 0.0, 0.3),
+        (
+            lambda: KLRule(two_pairs(noise=0.3)),
+            lambda rule: (0.0, 0.3),
+            lambda rule: (0.3, 0.3),
+        ),
+        # the noise of the top is the bandwidth of this fit
+        (
+            lambda: KLRule(two_pairs(prior=ParzenPrior()), tie_noise=True),
+            lambda rule: (0.0, None),
+            lambda rule: (None, rule.stack.prior.bandwidth_),
+        ),
+        # h_L goes into a decoder alone
+        (
+            lambda: VariationalEMRule(
+                two_pairs(),
+                corruption=[*X_ALONE[:2], GaussianNoise(9.0)],
+                decoder_corruption=[GaussianNoise(9.0), GaussianNoise(N)],
+            ),
+            lambda rule: (N, 0.0),
+            lambda rule: (0.0, N),
+        ),
     ],
 )
 def test_rules_measure_under_their_own_noise(make, entering, passing):
+    """None: of no interest."""
     rule = make()
     rule.fit_prior([(X,)])
-    noise = rule.stack.loop_noise(0)
+    noises = [rule.stack.loop_noise(level) for level in (0, 1)]
 
-    assert torch.allclose(noise.entering, torch.full((6,), entering), rtol=0.25)
-    assert torch.allclose(noise.passing[0], torch.full((4,), passing), rtol=0.25)
+    measured = [*(noise.entering for noise in noises), *noises[0].passing]
+    for width, expected in zip(measured, (*entering(rule), *passing(rule)), strict=True):
+        if expected is not None:
+            expected = torch.as_tensor(expected).expand_as(width)
+            assert torch.allclose(width, expected.to(width), rtol=0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize(("unit", "low"), [("sign", -1.0), ("binary", 0.0)])
+def test_rounds_leave_discrete_units_their_two_values(unit, low, stochastic):
+    """Some of them flip, as many as in training; those that are drawn in training are drawn."""
+    stack = two_pairs(units=unit, stochastic=stochastic)
+    stack.fit_residuals(X, [None, FlipNoise(0.2, unit), FlipNoise(0.1, unit)])
+    noise = stack.loop_noise(1)
+
+    h = stack.encode(X)[1].repeat(20, 1)
+    seen = []
+    stack.pairs[1].f.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    top = noise.climb(list(stack.pairs[1:]), h, 1.0, seeded(0))
+
+    assert set(torch.cat([seen[0].flatten(), top.flatten()]).tolist()) == {low, 1.0}
+    assert (seen[0] != h).float().mean() == pytest.approx(0.2, abs=0.03)
+
+    calm = noise._replace(entering=0.0 * noise.entering, passing=(0.0 * noise.passing[0],))
+    one, other = (calm.climb(list(stack.pairs[1:]), h, 1.0, seeded(seed)) for seed in (0, 1))
+    assert torch.equal(one, other) is not stochastic
 
 
 def test_the_joint_rule_s_codes_hold_the_noise_of_x_too():
@@ -218,6 +294,20 @@ def test_the_joint_rule_s_codes_hold_the_noise_of_x_too():
     weight = stack.lower(torch.eye(6))[-1] - stack.lower(torch.zeros(1, 6))[-1]
     expected = N * (1.0 + weight.square().sum(0)).sqrt()
     assert torch.allclose(stack.loop_noise(1).entering, expected.detach(), rtol=0.2)
+
+
+def test_the_junction_does_not_see_the_noise_inside_a_modality():
+    members = {
+        "a": Modality(
+            4, "real", [Pair(Affine(4, 3), Affine(3, 4)), Pair(Affine(3, 2), Affine(2, 3))]
+        ),
+        "b": Modality(2, "real", [Pair(Affine(2, 2), Affine(2, 2)) for _ in range(2)]),
+    }
+    stack = JointStack(members, [Junction(Affine(6, 4), Affine(4, 4))])
+    rule = JointTargetPropRule(stack, [*NONE, GaussianNoise(9.0), *NONE, *NONE])
+    rule.fit_prior([(X,)])
+
+    assert stack.loop_noise(2).entering.max() < 1e-6
 
 
 def test_files_keep_widths_and_one_number_of_an_older_file_is_all_the_noise_it_had(tmp_path):
