@@ -118,7 +118,7 @@ class DifferenceLoop(Loop):
     Targets of discrete units move what they send; their means learn.
 
     At the start each pair learns as a denoising auto-encoder of its own (`PairLoops`), while the
-    feedback aligns itself: from a random start, five pairs and more train by no rule.
+    feedback aligns itself: from a random start it fails at five pairs (docs/results.md).
     Source: Bengio 2014, Algorithm 2; Bengio et al. 2015, Eq. 12; Lee 2018, Eq. 3.15.
 
     Args:
