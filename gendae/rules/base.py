@@ -29,8 +29,13 @@ from gendae.sampling.samplers import AncestralSampler
 class Rule(Shell):
     """Base class of the learning rules over a stack; a variant defines `losses`.
 
-    Works without a Trainer: `sum(rule.losses((x,)).values()).backward()` and a step of
-    `rule.configure_optimizers()`.
+    Works without a Trainer, in a loop over updates, with `optimizer = rule.configure_optimizers()`:
+
+        moment = Moment(progress, generator, update)
+        rule.begin_update(optimizer, moment)
+        optimizer.zero_grad()
+        sum(rule.losses(batch, moment).values()).backward()
+        optimizer.step()
 
     Args:
         stack: the model to train.

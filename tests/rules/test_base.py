@@ -23,9 +23,12 @@ from gendae.layers.wrapped import Wrapped
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.rules.backstep import BackStepRule
+from gendae.rules.differences import DifferenceLoop
 from gendae.rules.ledger import LossLedger, TrainingDiverged
+from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
+from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import small_stack
 from tests.roles import Edges
@@ -109,7 +112,7 @@ def plain_loop(rule, data, epochs):
     for _ in range(epochs):
         for batch in loader:
             moment = Moment(update / total, noise, update)
-            rule.rates.set(optimizer, moment.progress)
+            rule.begin_update(optimizer, moment)
 
             optimizer.zero_grad()
             sum(rule.losses(batch, moment).values()).backward()
@@ -117,11 +120,20 @@ def plain_loop(rule, data, epochs):
             update += 1
 
 
-def test_trainer_is_bit_equal_to_a_plain_loop_and_counts_updates():
+@pytest.mark.parametrize(
+    "make",
+    [
+        VariationalEMRule,
+        lambda stack: TargetPropRule(stack, DifferenceLoop(start=5)),
+        lambda stack: TargetPropRule(stack, ShortAndLongLoops(pace=0.1)),
+    ],
+    ids=["em", "a loop that turns", "a loop with a pace"],
+)
+def test_trainer_is_bit_equal_to_a_plain_loop_and_counts_updates(make):
     weights = []
     for use_trainer in (True, False):
         torch.manual_seed(0)
-        rule = VariationalEMRule(deep_autoencoder([64, 30, 10]))
+        rule = make(deep_autoencoder([64, 30, 10]))
         data = Digits()
         torch.manual_seed(5)
 

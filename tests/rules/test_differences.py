@@ -147,9 +147,10 @@ def aligned(feedback, activation, updates=300):
     before = [p.detach().clone() for p in stack.parameters()]
 
     for update in range(updates):
-        rule.rates.set(optimizer, update / updates)
+        moment = Moment(update / updates, update=update)
+        rule.begin_update(optimizer, moment)
         optimizer.zero_grad()
-        losses = rule.losses((x,), Moment(update=update))
+        losses = rule.losses((x,), moment)
         assert all(name.startswith("feedback") for name in losses)
         sum(losses.values()).backward()
         optimizer.step()
