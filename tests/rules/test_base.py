@@ -238,6 +238,41 @@ def test_ledger_reports_means_once():
     assert ledger.flush() == {}
 
 
+def test_losses_that_not_every_update_has_are_means_of_those_that_have_them():
+    ledger = LossLedger(4)
+    ledger.record(0, {"f_1": torch.tensor(1.0)})
+    ledger.record(1, {"g_1": torch.tensor(5.0), "f_1": torch.tensor(3.0)})
+    ledger.record(2, {"g_1": torch.tensor(7.0)})
+
+    assert ledger.flush() == {"f_1": 2.0, "g_1": 6.0}
+
+
+def test_the_first_loss_that_is_not_finite_stops_a_training_of_several_phases():
+    ledger = LossLedger(4)
+    ledger.record(0, {"f_1": torch.tensor(1.0)})
+    ledger.record(5, {"f_1": torch.tensor(1.0), "lack_g_2": torch.tensor(torch.nan)})
+    ledger.record(6, {"f_1": torch.tensor(torch.inf)})
+
+    for _ in range(2):  # what saves the model then asks once more
+        with pytest.raises(TrainingDiverged, match="lack_g_2 .layer 2, decoder. is nan at step 5"):
+            ledger.flush()
+
+
+def test_losses_are_read_every_so_many_updates_also_where_feedback_learns_at_some(monkeypatch):
+    """Two readings in a hundred updates, through the start and every tenth update of feedback."""
+    readings = []
+    flush = LossLedger.flush
+    monkeypatch.setattr(
+        LossLedger, "flush", lambda self, *a: readings.append(self.filled) or flush(self, *a)
+    )
+
+    rule = TargetPropRule(deep_autoencoder([64, 4, 3]), DifferenceLoop(start=20), log_every=50)
+    fit = trainer(limit_train_batches=100, limit_val_batches=0)
+    fit.fit(rule, Digits(batch_size=10))
+
+    assert readings == [50, 50]
+
+
 # -- with the Trainer ----------------------------------------------------------------------------
 
 
