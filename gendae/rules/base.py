@@ -84,7 +84,7 @@ class Rule(Shell):
                 f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "
                 "stacks, and would leave the output layer as it is; accepted: a Stack"
             )
-        self.stack.settings = self.stack.settings.or_else(self.DEFAULT_SETTINGS)
+        self.stack.settings = self.stack.settings.or_else(self.default_settings())
         self.stack.settings.check(self.stack)
 
         self.rates: Rates = build(rates)
@@ -103,6 +103,10 @@ class Rule(Shell):
         return cast(Tensor, sum(self.losses(batch, moment).values()))
 
     # -- what a rule may define ----------------------------------------------------------------
+
+    def default_settings(self) -> Settings:
+        """`DEFAULT_SETTINGS`, unless a rule has others for some stacks."""
+        return self.DEFAULT_SETTINGS
 
     def global_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
         """The loss of the whole model that local losses stand for, through all layers.

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gendae import load, save
+from gendae import generate, inpaint, load, save
 from gendae.corruption import GaussianNoise, RelativeNoise, SpikeNoise
 from gendae.data.base import Data
 from gendae.data.images import Digits
@@ -118,6 +118,18 @@ def plain_loop(rule, data, epochs):
             sum(rule.losses(batch, moment).values()).backward()
             optimizer.step()
             update += 1
+
+
+def test_em_without_steps_trains_discrete_units_and_sets_what_they_are_used_with():
+    rule = VariationalEMRule(
+        deep_autoencoder([8, 6, 4], units="sign"), inference=TargetPropInference(steps=0)
+    )
+    x = torch.rand(30, 8)
+    sum(rule.losses((x,)).values()).backward()
+    rule.fit_prior([(x,)])
+
+    assert generate(rule.stack, 3, seed=0).shape == (3, 8)
+    assert inpaint(rule.stack, x, torch.arange(8) < 4, seed=0).shape == x.shape
 
 
 @pytest.mark.parametrize(
