@@ -99,7 +99,7 @@ class Rule(Shell):
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
     def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
-        """The sum of the losses of clean examples, whose gradient an update follows."""
+        """The sum of the losses, whose gradient an update follows; a classifier's at clean x."""
         return cast(Tensor, sum(self.losses(batch, moment).values()))
 
     # -- what a rule may define ----------------------------------------------------------------
