@@ -29,7 +29,8 @@ from gendae.sampling.samplers import AncestralSampler
 class Rule(Shell):
     """Base class of the learning rules over a stack; a variant defines `losses`.
 
-    Works without a Trainer, in a loop over updates, with `optimizer = rule.configure_optimizers()`:
+    Works without a Trainer, in a loop over updates, with the optimizer that
+    `rule.configure_optimizers()` gives:
 
         moment = Moment(progress, generator, update)
         rule.begin_update(optimizer, moment)

@@ -112,7 +112,7 @@ def test_samples_follow_the_law(prior):
 
 @pytest.mark.parametrize("target", ["mode", "probability"])
 def test_a_chain_of_the_prior_has_its_law(target):
-    """From one code: discrete units are exact at once, continuous ones up to the square of noise."""
+    """From one code: discrete units are exact at once, others up to the square of the noise."""
     prior = FactorialPrior(UNITS, target=target).fit(draws())
     generator = torch.Generator().manual_seed(0)
 
