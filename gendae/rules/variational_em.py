@@ -93,7 +93,7 @@ class VariationalEMRule(Rule):
         self.prior_codes = checks.one_of("prior_codes", prior_codes, CODES)
 
     def default_settings(self) -> Settings:
-        """GENERATE and clamped inference; those of `Rule` for discrete units, which neither moves."""
+        """GENERATE and clamped inference; for discrete units, which these cannot move, `Rule`'s."""
         if self.stack.hard_levels:
             return Rule.DEFAULT_SETTINGS
 
