@@ -93,7 +93,7 @@ class VariationalEMRule(Rule):
         self.prior_codes = checks.one_of("prior_codes", prior_codes, CODES)
 
     def default_settings(self) -> Settings:
-        """GENERATE and clamped inference; for discrete units, which these cannot move, `Rule`'s."""
+        """GENERATE and clamped inference; where units are discrete, the settings of `Rule`."""
         if self.stack.hard_levels:
             return Rule.DEFAULT_SETTINGS
 
