@@ -7,7 +7,7 @@ place of; one run for each of seeds 0, 1, 2 (the feedback is learned from noise,
         --seed_everything SEED --trainer.default_root_dir runs/feedback-sign
     gendae fit --config configs/mnist-st-binary.yaml --model benchmarks.bits.LocalFeedbackRule
         --seed_everything SEED --trainer.default_root_dir runs/feedback-binary
-    python benchmarks/classifiers.py feedback-sign=runs/feedback-sign ..
+    python -m benchmarks.classifiers feedback-sign=runs/feedback-sign ..
 
 Lee 2018, 3.3.2 and 3.3.3, has difference target propagation there, whose inverses are trained to
 invert. What the outputs lack travels down as in the generative loop (`gendae.rules.differences`):

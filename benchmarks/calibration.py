@@ -1,7 +1,7 @@
 """Whether chains over missing halves are calibrated and sharp: coverage, CRPS, error, spread.
 
-    python benchmarks/calibration.py MODEL --split valid --starts 1 1.5 2 3 --rounds 2 3 5 20
-    python benchmarks/calibration.py MODEL --split test --json docs/results/calibration.json
+    python -m benchmarks.calibration MODEL --split valid --starts 1 1.5 2 3 --rounds 2 3 5 20
+    python -m benchmarks.calibration MODEL --split test --json docs/results/calibration.json
 
 The first line tries schedules of a chain, from a starting temperature down to 1, on validation
 images. The second takes the model's own completer, and looks at test images once. A MODEL is

@@ -12,7 +12,7 @@ What the claims need trained, and no shipped model has; for each row NAME and ea
 
     gendae fit OPTIONS --seed_everything SEED --trainer.default_root_dir runs/claims/NAME
 
-with these OPTIONS; then `python benchmarks/classifiers.py NAME=runs/claims/NAME ..`.
+with these OPTIONS; then `python -m benchmarks.classifiers NAME=runs/claims/NAME ..`.
 
 Lee 3.3.1, no noise on x: 1.94 % by DTP, 1.86 % by back-propagation; ReLU 3.15 % by DTP:
 
@@ -40,7 +40,7 @@ noise and epochs, but learned by back-propagation inside its pair (0001 is that 
                     --model.stack.model runs/claims/bp-dae/0001/checkpoints/last.ckpt
 
 2015, section 8, with the noise as printed, which stays, three spikes and the paper's own top; its
-scores are those of `python benchmarks/mnist.py runs/claims/em-printed/*`:
+scores are those of `python -m benchmarks.mnist runs/claims/em-printed/*`:
 
     em-printed      --config configs/mnist-variational-em.yaml
                     --model.stack.prior.covariance diagonal --model.stack.prior.variance_scale 4

@@ -1,6 +1,6 @@
 """Train the network of checkpoints/features/: validation error each epoch, test error at the end.
 
-python benchmarks/classifier.py [--out checkpoints/features/mnist-classifier.safetensors]
+python -m benchmarks.classifier [--out checkpoints/features/mnist-classifier.safetensors]
 """
 
 import argparse
@@ -55,7 +55,7 @@ def facts_of(cli, validation, test):
         "seed": cli.config["seed_everything"],
         "epochs": cli.trainer.current_epoch,
         "config": CONFIG,
-        "command": "python benchmarks/classifier.py",
+        "command": "python -m benchmarks.classifier",
         "validation_error": round(validation, 5),
         "test_error": round(test, 5),
     }

@@ -1,6 +1,6 @@
 """Table of classifiers that `gendae fit` trained: errors of best epochs, mean +- sd over seeds.
 
-    python benchmarks/classifiers.py dtp-tanh=runs/dtp-tanh bp-tanh=runs/bp-tanh --json FILE
+    python -m benchmarks.classifiers dtp-tanh=runs/dtp-tanh bp-tanh=runs/bp-tanh --json FILE
 
 NAME=FOLDER: all numbered runs in the folder are one row. Training error is that of the last epoch
 on all training images, clean; test images are looked at once for each run, with the weights of

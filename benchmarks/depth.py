@@ -307,10 +307,25 @@ def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
     path = OUT / f"{key}.json"
     if key in {key_of(done) for done in rows(kind)}:
         return
+
+    begun = path.with_suffix(".begun")
     try:
-        os.close(os.open(path.with_suffix(".begun"), os.O_CREAT | os.O_EXCL))
+        os.close(os.open(begun, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
+
+    try:
+        # another process may have ended this run since
+        if not path.exists():
+            run(row, path, data)
+    finally:
+        begun.unlink()
+
+
+def run(row, path, data):
+    """Train, score, and write the row of a run."""
+    names = ("kind", "units", "rule", "depth", "rate", "kl", "seed", "epochs")
+    kind, units, name, depth, rate, kl, seed, epochs = (row[key] for key in names)
 
     stack, cosines, seconds = trained(name, depth, rate, kl, seed, epochs, data, units)
     row |= {
@@ -326,7 +341,7 @@ def one(kind, name, depth, rate, kl, seed, epochs, data, units=None):
     part = path.with_suffix(".part")
     part.write_text(json.dumps(row, indent=1) + "\n")
     part.rename(path)
-    print(key, {**row["valid"], **row.get("test", {})}, f"{seconds:.0f} s", flush=True)
+    print(path.stem, {**row["valid"], **row.get("test", {})}, f"{seconds:.0f} s", flush=True)
 
 
 def rows(kind):

@@ -1,12 +1,11 @@
 """Inpainting error of each half against the training mean and 5 nearest neighbours: test images.
 
-python benchmarks/inpainting.py MODEL [MODEL ..] [--images 500]
+python -m benchmarks.inpainting MODEL [MODEL ..] [--images 500]
 """
 
 import argparse
 
-from mnist import inpainting_errors
-
+from benchmarks.mnist import inpainting_errors
 from gendae import load
 from gendae.commands.common import data_of
 

@@ -1,10 +1,10 @@
 """Joint models on MNIST: labels, generation by class, completion of halves, ascent, and Eq. 19.
 
-    python benchmarks/joint.py label runs/joint-label/* --json docs/results/joint-label.json
-    python benchmarks/joint.py errors NAME=FOLDER .. --json docs/results/joint-semi.json
-    python benchmarks/joint.py halves MODEL --json docs/results/joint-halves.json --pictures docs
-    python benchmarks/joint.py ascent MODEL --json docs/results/joint-ascent.json --pictures docs
-    python benchmarks/joint.py hybrid missing=FOLDER gradient=FOLDER joint=FOLDER --pictures docs
+    python -m benchmarks.joint label runs/joint-label/* --json docs/results/joint-label.json
+    python -m benchmarks.joint errors NAME=FOLDER .. --json docs/results/joint-semi.json
+    python -m benchmarks.joint halves MODEL --json docs/results/joint-halves.json --pictures docs
+    python -m benchmarks.joint ascent MODEL --json docs/results/joint-ascent.json --pictures docs
+    python -m benchmarks.joint hybrid missing=FOLDER gradient=FOLDER joint=FOLDER --pictures docs
 
 `hybrid` measures what the weights of Eq. 19 do, for rows missing, inferred, gradient and joint.
 `label` and `halves` answer question 12: one pass, ascent, or a chain that draws.

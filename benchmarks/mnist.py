@@ -1,6 +1,6 @@
 """The numbers of the 2015 paper on MNIST, from runs of configs/mnist-variational-em.yaml.
 
-    python benchmarks/mnist.py RUN [RUN ..] [--n 10000] [--json FILE] [--pictures DIR]
+    python -m benchmarks.mnist RUN [RUN ..] [--n 10000] [--json FILE] [--pictures DIR]
 
 The runs are those of `gendae fit`. For each run (one training seed) the Gaussian top is chosen on
 validation images. Then, once on the test images: Parzen scores of GENERATE and of ancestral

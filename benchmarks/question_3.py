@@ -229,7 +229,8 @@ def top(name, weight, seed, steps):
     kind = "flat" if name == "none" else "prior"
     weights = gendae.LoopWeights(target=weight)
     corruption = [gendae.FlipNoise(FLIP, "binary"), gendae.FlipNoise(FLIP, "binary")]
-    loop = gendae.ShortAndLongLoops(weights, warmup=steps // 4, top_target=kind)
+    # encoders as fast as decoders: the pace of a loop is no part of the optimizer of `learn`
+    loop = gendae.ShortAndLongLoops(weights, warmup=steps // 4, top_target=kind, pace=1.0)
     rule = gendae.TargetPropRule(stack, loop, corruption)
 
     learn(rule, x, log_p, seed, steps, lr=3e-3, every=50)

@@ -197,11 +197,11 @@ def trained(name, rule, depth, width, x, seed, kl):
     generator = torch.Generator().manual_seed(seed)
     for step in range(STEPS):
         batch = x[torch.randint(len(x), (BATCH,), generator=generator)]
-        losses = rule.losses((batch,), Moment(step / STEPS, generator, step))
+        moment = Moment(step / STEPS, generator, step)
 
+        rule.begin_update(optimizer, moment)
         optimizer.zero_grad()
-        sum(losses.values()).backward()
-        rates.set(optimizer, step / STEPS)
+        sum(rule.losses((batch,), moment).values()).backward()
         optimizer.step()
 
     return stack

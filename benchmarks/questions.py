@@ -1,6 +1,6 @@
 """Small experiments on the open questions of Bengio 2014, section 9: one table each.
 
-    python benchmarks/questions.py 1 9 10 --out docs/results/questions.json
+    python -m benchmarks.questions 1 9 10 --out docs/results/questions.json
 
 Each variant is a committed configuration with a few options changed, trained for a few epochs,
 then scored on validation images under the priors named. Questions 4 and 7 are answered by
@@ -11,8 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tops import rows
-
+from benchmarks.tops import rows
 from gendae import MNIST
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.quality import Quality

@@ -1,6 +1,6 @@
 """Trainings stopped anywhere and resumed, compared bit for bit with uninterrupted ones.
 
-    python benchmarks/resume.py [--quick]
+    python -m benchmarks.resume [--quick]
 
 Every rule and every kill point is tried. First, in one process: each case of tests/resuming.py
 goes on from a checkpoint of every batch and of every epoch, in a fresh rule with another seed.

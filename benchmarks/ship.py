@@ -1,6 +1,6 @@
 """Enter a model of checkpoints/ into checkpoints/manifest.json, with its test metrics.
 
-python benchmarks/ship.py checkpoints/NAME.safetensors --config configs/NAME.yaml
+python -m benchmarks.ship checkpoints/NAME.safetensors --config configs/NAME.yaml
 """
 
 import argparse

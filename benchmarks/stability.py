@@ -144,9 +144,12 @@ def one_run(net, depth, name, seed):
 
     start = time.process_time()
     try:
-        fitted(rule(stack), train, epochs)
+        learner = rule(stack)
     except ValueError as error:
         return {**row, "refused": str(error)}
+
+    try:
+        fitted(learner, train, epochs)
     except TrainingDiverged as error:
         return {**row, "diverged": str(error)}
 

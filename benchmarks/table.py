@@ -1,6 +1,6 @@
 """Rows of benchmarks/tops.py or questions.py as a Markdown table: mean +- sd over seeds.
 
-python benchmarks/table.py docs/results/tops.json --by config prior
+python -m benchmarks.table docs/results/tops.json --by config prior
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Questions 4 and 7: trained layers under every top-level prior, scored; one row for each seed.
 
-    python benchmarks/tops.py runs/0001 runs/0002 --priors parzen --out docs/results/kl.json
-    python benchmarks/tops.py mnist-kl-parzen --seeds 0 1 2 --out docs/results/question-4.json
+    python -m benchmarks.tops runs/0001 runs/0002 --priors parzen --out docs/results/kl.json
+    python -m benchmarks.tops mnist-kl-parzen --seeds 0 1 2 --out docs/results/question-4.json
 
 The layers of each run, or shipped model, are taken as they are; each prior is fitted on the
 feed-forward codes of MNIST's training images. What is chosen (the variance multiplier of a

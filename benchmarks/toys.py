@@ -1,7 +1,7 @@
 """Two-dimensional toys: vector field, density and samples of every prior; denoising and the score.
 
-    python benchmarks/toys.py [--out docs/toys.png] [--n 4000] [--epochs 300]
-    python benchmarks/toys.py --score [--out docs/score.png] [--seeds 3] [--steps 10000]
+    python -m benchmarks.toys [--out docs/toys.png] [--n 4000] [--epochs 300]
+    python -m benchmarks.toys --score [--out docs/score.png] [--seeds 3] [--steps 10000]
 
 --score measures how well denoising gives the score: a denoising pair is trained on 25 Gaussians
 (deviation 0.15) under Gaussian noise of sigma = 0.1. On test points corrupted by that noise,

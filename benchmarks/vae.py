@@ -1,6 +1,6 @@
 """Algorithm 1 with one MLP pair against a plain VAE: same network, weights, data and steps.
 
-    python benchmarks/vae.py --epochs 3 --seeds 0 1 2
+    python -m benchmarks.vae --epochs 3 --seeds 0 1 2
 
 Both start from the same weights. The VAE is written out here in plain PyTorch, without anything
 of gendae's rules, and draws other noise. Both are scored by the importance-weighted bound on the

@@ -1,5 +1,6 @@
 """The benchmarks run, in their smallest form; bounds are loose: machines that test are busy."""
 
+import importlib
 import json
 import sys
 
@@ -9,10 +10,57 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
 import gendae
-from benchmarks import claims, floor, gpu, options, overhead, plain, scaling, scores, steps
+from benchmarks import (
+    claims,
+    depth,
+    floor,
+    gpu,
+    options,
+    overhead,
+    plain,
+    scaling,
+    scores,
+    stability,
+    steps,
+)
 from benchmarks.bits import LocalFeedbackRule
 from gendae.data.images import Digits
 from gendae.rules import credit
+
+
+@pytest.mark.parametrize("name", ["questions", "inpainting"])
+def test_benchmarks_import_one_another_as_a_package(name):
+    assert importlib.import_module(f"benchmarks.{name}").main
+
+
+def test_a_depth_run_that_crashed_is_begun_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(depth, "OUT", tmp_path)
+    monkeypatch.setattr(depth, "RECORD", tmp_path / "none")
+    begun = []
+
+    def crash(*arguments):
+        begun.append([path.suffix for path in tmp_path.iterdir()])
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(depth, "trained", crash)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            depth.one("tune", "Algorithm 2", 3, 1e-3, 0.01, 0, 1, None)
+
+    assert begun == [[".begun"], [".begun"]]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_an_error_in_training_is_no_refusal(error, monkeypatch):
+    def fails(*arguments):
+        raise error("while fitting")
+
+    monkeypatch.setattr(stability, "subset", lambda net: (Digits().split("train"),) * 2)
+    monkeypatch.setattr(stability, "measures", lambda *arguments: {})
+    monkeypatch.setattr(stability, "fitted", fails)
+    with pytest.raises(error, match="while fitting"):
+        stability.one_run(next(iter(stability.NETS)), 2, next(iter(stability.RULES)), 0)
 
 
 def test_the_floor_is_made_of_the_recorded_products():

@@ -269,11 +269,14 @@ class Completer:
         At temperature 0 that is the mean; at 1, a draw with the width of P(x | h_L) around it.
         """
         mean = stack.x_of(codes)
-        temperature = self.annealing.temperatures(self.rounds)[-1:]
-        if self.corruption is not None or temperature in ([], [0.0]) or stack.level == stack.depth:
+        if self.corruption is not None or stack.level == stack.depth:
             return mean
 
-        return draw_near(stack, 0, mean, temperature[0], generator)
+        temperatures = self.annealing.temperatures(self.rounds)
+        if not temperatures or temperatures[-1] == 0.0:
+            return mean
+
+        return draw_near(stack, 0, mean, temperatures[-1], generator)
 
     # -- where it starts --------------------------------------------------------------------------
 

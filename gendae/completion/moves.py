@@ -117,7 +117,7 @@ def deviation(stack: Stack, level: int) -> float:
         # the noise of a step of the prior's chain
         return math.sqrt(2.0) * stack.prior.noise
 
-    stack.loop_noise(level)
+    stack.require_residuals(level)
     return float(stack.residuals[level])
 
 

@@ -234,6 +234,14 @@ class Stack(nn.Module):
 
         return self.pairs[level].observation
 
+    def require_residuals(self, level: int) -> None:
+        """Raise a ValueError unless `fit_residuals` measured how far reconstructions miss h_l."""
+        if self.residuals.numel() <= level:
+            raise ValueError(
+                "the stack does not know how far its reconstructions miss h: call "
+                "stack.fit_residuals(x, corruption), or give the completer a corruption"
+            )
+
     def loop_noise(self, level: int) -> LoopNoise:
         """Noise of a round from h_level up to the top and down again, level < L.
 
@@ -243,11 +251,7 @@ class Stack(nn.Module):
         Raises:
             ValueError: before `fit_residuals`.
         """
-        if self.residuals.numel() <= level:
-            raise ValueError(
-                "the stack does not know how far its reconstructions miss h: call "
-                "stack.fit_residuals(x, corruption), or give the completer a corruption"
-            )
+        self.require_residuals(level)
 
         if self.loops.numel() == 0:
             ones = self.residuals.new_ones(self.sizes[level])

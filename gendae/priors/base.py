@@ -8,6 +8,7 @@ starts from recorded codes.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -219,15 +220,16 @@ class ScaledPrior(Prior):
         noise: level sigma of the denoising, in units of h; a tenth of the codes' spread if None.
 
     Raises:
-        ValueError: for a negative noise.
+        ValueError: for a negative noise, or one of 0 where `needs_noise`; also when it is set.
     """
+
+    #: Whether a noise of 0 leaves nothing to learn from.
+    needs_noise: ClassVar[bool] = False
+    given_noise: float | None
 
     def __init__(self, noise: float | None) -> None:
         super().__init__()
-        if noise is not None:
-            noise = checks.at_least("noise", noise, 0.0)
-
-        self.given_noise = noise
+        self.noise = noise
 
     @property
     def noise(self) -> float:
@@ -236,6 +238,9 @@ class ScaledPrior(Prior):
 
     @noise.setter
     def noise(self, level: float | None) -> None:
+        if level is not None:
+            level = checks.at_least("noise", level, 0.0, strict=self.needs_noise)
+
         self.given_noise = level
 
     @property

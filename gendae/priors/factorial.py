@@ -84,12 +84,12 @@ class FactorialPrior(ScaledPrior):
     @property
     def variance(self) -> Tensor:
         """Mean square of the continuous units' scales; 1 where all units are discrete."""
+        if self.discrete:
+            return torch.ones_like(self.scale[0])
+
         continuous = torch.ones_like(self.scale, dtype=torch.bool)
         for law, at in self.blocks(len(self.scale)):
             continuous[at] = not law.discrete
-
-        if self.discrete:
-            return torch.ones_like(self.scale[0])
 
         return self.scale[continuous].square().mean()
 
@@ -181,6 +181,28 @@ class FactorialPrior(ScaledPrior):
         self.require_fitted()
         targets = [units.target(part, self.level, self.target) for units, part in self.split(h)]
         return torch.cat(targets, 1)
+
+    def step(
+        self, h: Tensor, temperature: float = 1.0, generator: Generator | None = None
+    ) -> Tensor:
+        """One round of a chain whose law is the prior's, (batch, features).
+
+        Continuous units move as those of any prior. No small step moves a discrete one: it is
+        drawn anew, and the temperature, at most 1, leads from its target to the draw.
+        """
+        moved = super().step(h, temperature, generator)
+        if temperature == 0.0:
+            return moved
+
+        parts = []
+        for units, here, new in self.split(h, moved):
+            if units.discrete:
+                drawn = units.sample(len(h), generator)
+                target = units.target(here, self.level, self.target)
+                new = torch.lerp(target, drawn, min(1.0, temperature))
+            parts.append(new)
+
+        return torch.cat(parts, 1)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features), on the prior's device; drawn where `generator` lives."""

@@ -39,15 +39,13 @@ class LinearAutoencoderPrior(GaussianPrior):
         True
     """
 
+    needs_noise = True
     weight: Tensor
     bias: Tensor
 
     def __init__(
         self, noise: float | None = None, variance_scale: float = 1.0, iterations: int = 500
     ) -> None:
-        if noise is not None:
-            noise = checks.at_least("noise", noise, 0.0, strict=True)
-
         super().__init__("full", variance_scale, noise)
         self.iterations = checks.whole("iterations", iterations, 1)
         self.register_buffer("weight", torch.empty(0))
@@ -56,15 +54,14 @@ class LinearAutoencoderPrior(GaussianPrior):
     def estimate(self, codes: Tensor) -> None:
         """Train W, b by gradient descent, then read the Gaussian off."""
         wide = codes.cpu().double()
-        spread = float(wide.var(0, correction=0).mean().sqrt())
+        spread = max(float(wide.var(0, correction=0).mean().sqrt()), self._least(codes))
         sigma = self.given_noise
         if sigma is None:
             sigma = NOISE * spread
 
         # descent takes the same steps whatever the scale of the codes
-        unit = max(spread, torch.finfo(codes.dtype).tiny)
-        weight, bias = self._train(wide / unit, sigma / unit)
-        bias = unit * bias
+        weight, bias = self._train(wide / spread, sigma / spread)
+        bias = spread * bias
 
         eye = torch.eye(len(bias), dtype=wide.dtype)
         inverse = torch.linalg.inv(eye - weight)
@@ -80,6 +77,13 @@ class LinearAutoencoderPrior(GaussianPrior):
         self.factor = factor.to(codes)
         self.weight = weight.to(codes).contiguous()
         self.bias = bias.to(codes)
+
+    def _least(self, codes: Tensor) -> float:
+        """A spread that codes have at least: what rounding leaves, where all are one code."""
+        precision = torch.finfo(codes.dtype)
+        scale = max(float(codes.abs().max()), self.given_noise or 0.0)
+
+        return precision.eps * scale + precision.tiny
 
     def _train(self, codes: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """W and b at the criterion's minimum; only the first two moments of the codes enter it."""

@@ -29,8 +29,14 @@ from gendae.sampling.samplers import AncestralSampler
 class Rule(Shell):
     """Base class of the learning rules over a stack; a variant defines `losses`.
 
-    Works without a Trainer: `sum(rule.losses((x,)).values()).backward()` and a step of
-    `rule.configure_optimizers()`.
+    Works without a Trainer, in a loop over updates, with the optimizer that
+    `rule.configure_optimizers()` gives:
+
+        moment = Moment(progress, generator, update)
+        rule.begin_update(optimizer, moment)
+        optimizer.zero_grad()
+        sum(rule.losses(batch, moment).values()).backward()
+        optimizer.step()
 
     Args:
         stack: the model to train.
@@ -79,7 +85,7 @@ class Rule(Shell):
                 f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "
                 "stacks, and would leave the output layer as it is; accepted: a Stack"
             )
-        self.stack.settings = self.stack.settings.or_else(self.DEFAULT_SETTINGS)
+        self.stack.settings = self.stack.settings.or_else(self.default_settings())
         self.stack.settings.check(self.stack)
 
         self.rates: Rates = build(rates)
@@ -94,10 +100,14 @@ class Rule(Shell):
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
     def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
-        """The sum of the losses of clean examples, whose gradient an update follows."""
+        """The sum of the losses, whose gradient an update follows; a classifier's at clean x."""
         return cast(Tensor, sum(self.losses(batch, moment).values()))
 
     # -- what a rule may define ----------------------------------------------------------------
+
+    def default_settings(self) -> Settings:
+        """`DEFAULT_SETTINGS`, unless a rule has others for some stacks."""
+        return self.DEFAULT_SETTINGS
 
     def global_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
         """The loss of the whole model that local losses stand for, through all layers.

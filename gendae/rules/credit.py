@@ -6,8 +6,9 @@
     g_l(f_l(h_{l-1})) = h_{l-1}                                     l = 2 .. L        (Eq. 3.8)
     largest eigenvalue of (I - J_f J_g)'(I - J_f J_g) < 1           l = 2 .. L        (Theorem 2)
 
-All measures are taken on clean x, with random numbers drawn for them alone. The rule is left as it
-was, with its random numbers.
+Classifiers are measured on clean x. The losses of a generative rule have the noise that it trains
+with, on x and codes. Random numbers are drawn for the measures alone: the rule is left as it was,
+with its own.
 Source: Lee 2018, sections 3.2.1 to 3.2.3 and appendix.
 """
 
@@ -87,13 +88,20 @@ def angles(rule: Rule, x: Tensor, y: Tensor | None = None) -> Angles:
 
     The rule's gradient is that of the sum of its losses. Below 90 degrees a small update of layer
     l lowers the global loss of this batch. Both gradients are taken before the optimizer, without
-    weight decay, and with the same noise. No gradient exists where h_l travels as bits or draws:
-    the reference is then the straight-through estimate, for the same draws as the rule's.
+    weight decay. The global loss, whose gradient is the reference, is
+
+    - of a classifier: that of the labels, at clean x, as its own losses are;
+    - of `TargetPropRule` with `DifferenceLoop`: that of the loop, with the noise of the rule's
+      losses;
+    - of any other generative rule: that of the reconstruction from the top without noise, while
+      the rule's losses have theirs.
+
+    No gradient exists where h_l travels as bits or draws: the reference is then the
+    straight-through estimate, in the first two cases for the same draws as the rule's.
     Source: Lee 2018, Theorem 1 (for one example, and g_l = f_l^-1).
 
     Args:
-        rule: any rule that has a global loss, see `Rule.global_loss`: that of the labels for
-            classifiers, that of the reconstruction for generative stacks.
+        rule: any rule that has a global loss, see `Rule.global_loss`.
         x: clean images, (batch, width of x).
         y: class indices, (batch,), for a classifier.
 

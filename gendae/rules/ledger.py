@@ -1,8 +1,9 @@
 """Losses of the latest updates, and what happens when one of them is not finite."""
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -16,10 +17,24 @@ class TrainingDiverged(RuntimeError):
     """A loss became NaN or infinite; the message names step, layer and term."""
 
 
+class Update(NamedTuple):
+    """The losses of one update.
+
+    Attributes:
+        step: number of updates before it.
+        names: of the losses, which differ between phases of a training.
+        values: on the device, one for each name.
+    """
+
+    step: int
+    names: list[str]
+    values: Tensor
+
+
 class LossLedger:
     """The latest losses, kept on the device and read once in `every` updates.
 
-    Logging then does not wait for the device.
+    Logging then does not wait for the device, whatever losses each of the updates has.
     """
 
     def __init__(self, every: int) -> None:
@@ -28,22 +43,17 @@ class LossLedger:
 
     def clear(self) -> None:
         """Forget all losses."""
-        self.names: list[str] = []
-        self.rows: Tensor | None = None
-        self.steps: list[int] = []
+        self.updates: list[Update] = []
 
     @property
     def filled(self) -> int:
         """Number of updates whose losses wait to be read."""
-        return len(self.steps)
+        return len(self.updates)
 
     # -- in training ---------------------------------------------------------------------------
 
     def note(self, rule: LightningModule, step: int, losses: dict[str, Tensor]) -> None:
         """Store one update's losses; read all that wait, where that is due."""
-        if self.filled and self.names != list(losses):  # another phase of training
-            self._log(rule, step)
-
         full = self.record(step, losses)
         if full or rule.trainer.is_last_batch:
             self._log(rule, step)
@@ -61,7 +71,7 @@ class LossLedger:
     def refuse_diverged(self, rule: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Raise where losses or weights are not finite: a good checkpoint is never overwritten."""
         average = partial(mean_of_ranks, rule.trainer)
-        if self.filled and not bool(average(self.rows[: self.filled]).isfinite().all()):
+        if self.filled and not bool(average(self._values()).isfinite().all()):
             self.flush(average)
 
         bad = verify.non_finite_parts(checkpoint)
@@ -74,22 +84,17 @@ class LossLedger:
     # -- rows of losses ------------------------------------------------------------------------
 
     def record(self, step: int, losses: dict[str, Tensor]) -> bool:
-        """Store one update's losses; True once the ledger is full."""
+        """Store one update's losses, of any names; True once the ledger is full."""
         values = torch.stack(list(losses.values())).detach()
+        self.updates.append(Update(step, list(losses), values))
 
-        if self.rows is None or self.names != list(losses):
-            self.names = list(losses)
-            self.rows = values.new_zeros(self.every, len(values))
-
-        self.rows[self.filled] = values
-        self.steps.append(step)
         return self.filled == self.every
 
     def flush(self, average: Callable[[Tensor], Tensor] = lambda rows: rows) -> dict[str, float]:
-        """Mean of each loss since the last flush.
+        """Mean of each loss since the last flush, over the updates that had it.
 
         Args:
-            average: takes the mean of rows over processes: where one diverges all must stop.
+            average: takes the mean of losses over processes: where one diverges all must stop.
 
         Raises:
             TrainingDiverged: at the first loss that is not finite.
@@ -97,25 +102,32 @@ class LossLedger:
         if self.filled == 0:
             return {}
 
-        rows = average(self.rows[: self.filled]).double().cpu()
-        self._stop_where_not_finite(rows)
+        losses: dict[str, list[float]] = {}
+        values = iter(average(self._values()).tolist())
+        for update in self.updates:
+            for name in update.names:
+                loss = next(values)
+                stop_where_not_finite(name, loss, update.step)
+                losses.setdefault(name, []).append(loss)
 
         # only now: after a divergence, a callback that saves the model flushes once more
-        self.steps = []
-        return dict(zip(self.names, rows.mean(0).tolist(), strict=True))
+        self.clear()
+        return {name: sum(values) / len(values) for name, values in losses.items()}
 
-    def _stop_where_not_finite(self, rows: Tensor) -> None:
-        bad = (~torch.isfinite(rows)).nonzero()
-        if len(bad) == 0:
-            return
+    def _values(self) -> Tensor:
+        """All losses that wait, one after the other, so that the device is waited for once."""
+        return torch.cat([update.values for update in self.updates])
 
-        row, column = bad[0].tolist()
-        name = self.names[column]
-        words = name.split("_")
-        part = {"f": ", encoder", "g": ", decoder"}.get(words[-2], "")
 
-        raise TrainingDiverged(
-            f"loss of {name} (layer {words[-1]}{part}) is {rows[row, column].item()} at "
-            f"step {self.steps[row]}: training stopped, the last good checkpoint is kept; "
-            "lower the learning rates or raise the corruption of x"
-        )
+def stop_where_not_finite(name: str, loss: float, step: int) -> None:
+    """Raise a TrainingDiverged for a loss that is NaN or infinite."""
+    if math.isfinite(loss):
+        return
+
+    words = name.split("_")
+    part = {"f": ", encoder", "g": ", decoder"}.get(words[-2], "")
+
+    raise TrainingDiverged(
+        f"loss of {name} (layer {words[-1]}{part}) is {loss} at step {step}: training stopped, "
+        "the last good checkpoint is kept; lower the learning rates or raise the corruption of x"
+    )

@@ -41,9 +41,6 @@ class Loop(nn.Module):
     #: Rate of the encoders as a share of `Rates.f`.
     pace: float = 1.0
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def prepare(self, stack: Stack) -> None:
         """Make what learns beside the stack, and check that the stack can be trained so."""
 

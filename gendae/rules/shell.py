@@ -7,6 +7,7 @@ What a training needs besides losses is owned by small objects: `Noise`, `PriorF
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
@@ -89,6 +90,9 @@ class Shell(LightningModule):
         if self.prior_in_losses is not None and self.begins_update(batch_idx):
             self.prior_fit.follow(self, batch[0], self.prior_in_losses, moment)
 
+        if self.begins_update(batch_idx):
+            self.begin_update(self.optimizers(use_pl_optimizer=False), moment)
+
         if self.recorded is not None:
             losses = self.recorded(batch, moment)
         else:
@@ -96,11 +100,22 @@ class Shell(LightningModule):
 
         if self.ends_update(batch_idx):
             optimizer = self.optimizers()
-            self.rates.set(optimizer, moment.progress)
             self.rates.clip_gradients(optimizer)
             optimizer.step()
 
         self.ledger.note(self, moment.update, losses)
+
+    def begin_update(self, optimizer: torch.optim.Optimizer, moment: Moment) -> None:
+        """What the optimizer is told before an update, by a Trainer or by a loop of one's own.
+
+        Each layer has its rate at this progress. A rule whose losses change their scale in
+        training also lets the optimizer forget what it knows of the earlier ones.
+
+        Args:
+            optimizer: that of `configure_optimizers`.
+            moment: of the update.
+        """
+        self.rates.set(optimizer, moment.progress)
 
     def gradients(
         self, batch: Sequence[Tensor], moment: Moment, first: bool = True

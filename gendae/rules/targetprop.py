@@ -1,10 +1,8 @@
 """Target propagation for generative stacks: every map learns from a target of its own."""
 
 from collections.abc import Hashable, Sequence
-from typing import cast
 
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from gendae import checks
@@ -93,15 +91,14 @@ class TargetPropRule(Rule):
 
         return optimizer
 
-    def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def begin_update(self, optimizer: torch.optim.Optimizer, moment: Moment) -> None:
         """Where losses become others, the optimizer forgets the scale of their gradients.
 
         That of the loop's is some ten times that of the pairs'; Adam would divide it by what it
         remembers, for hundreds of updates, and throw the codes away.
         """
-        super().on_train_batch_start(batch, batch_idx)
-        if self.loop.turns(self.global_step) and self.begins_update(batch_idx):
-            optimizer = cast(LightningOptimizer, self.optimizers()).optimizer
+        super().begin_update(optimizer, moment)
+        if moment.update is not None and self.loop.turns(moment.update):
             for parameter in self.stack.parameters():
                 optimizer.state.pop(parameter, None)
 

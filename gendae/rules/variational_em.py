@@ -92,6 +92,13 @@ class VariationalEMRule(Rule):
         self.warmup = checks.whole("warmup", warmup, 0)
         self.prior_codes = checks.one_of("prior_codes", prior_codes, CODES)
 
+    def default_settings(self) -> Settings:
+        """GENERATE and clamped inference; where units are discrete, the settings of `Rule`."""
+        if self.stack.hard_levels:
+            return Rule.DEFAULT_SETTINGS
+
+        return self.DEFAULT_SETTINGS
+
     def inference_steps(self, moment: Moment) -> int:
         """N now: grows linearly over the warm-up, whole outside a Trainer."""
         if moment.update is None or moment.update >= self.warmup:

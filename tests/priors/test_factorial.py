@@ -110,6 +110,37 @@ def test_samples_follow_the_law(prior):
     assert set(s[:, 6].unique().tolist()) == {-1.0, 1.0} and (s[:, 7:].sum(1) == 1).all()
 
 
+@pytest.mark.parametrize("target", ["mode", "probability"])
+def test_a_chain_of_the_prior_has_its_law(target):
+    """From one code: discrete units are exact at once, others up to the square of the noise."""
+    prior = FactorialPrior(UNITS, target=target).fit(draws())
+    generator = torch.Generator().manual_seed(0)
+
+    h = prior.sample(4000, generator)
+    h[:, 4:] = h[0, 4:]
+    h = prior.step(h, generator=generator)
+    direct = prior.sample(4000, generator)
+
+    assert ((h.mean(0) - direct.mean(0)) / direct.std(0)).abs().max() < 0.1
+    assert torch.allclose(h.std(0), direct.std(0), rtol=0.15)
+    assert torch.isfinite(prior.log_prob(h)).all()
+    assert set(h[:, 4:].unique().tolist()) == {-1.0, 0.0, 1.0}
+
+
+def test_the_temperature_leads_discrete_units_from_their_target_to_a_draw():
+    prior = FactorialPrior("bernoulli", flat=True)
+    prior.prepare(3)
+    h = torch.tensor([[0.0, 1.0, 0.25]]).expand(2000, 3)
+
+    assert torch.equal(prior.step(h, 0.0), prior.reconstruct(h))
+    for temperature in (1.0, 2.0):
+        drawn = prior.step(h, temperature, torch.Generator().manual_seed(0))
+        assert set(drawn.unique().tolist()) == {0.0, 1.0}
+
+    half = prior.step(h, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(half, torch.lerp(h, drawn, 0.5))
+
+
 def test_reconstruction_of_discrete_units(prior):
     h = draws(5)
     mode = prior.reconstruct(h)[:, 4:]

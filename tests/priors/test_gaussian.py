@@ -92,10 +92,25 @@ def test_dead_units_leave_the_prior_usable(prior, tolerance):
     assert (prior.reconstruct(moved)[:, 1:] - 0.3).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("noise", [None, 0.1, 100.0])
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1.0 / 3.0, -5.0, 1e6])
+def test_a_linear_autoencoder_of_one_code_gives_that_code(value, noise, dtype):
+    h = torch.full((97, 3), value, dtype=dtype)
+    prior = LinearAutoencoderPrior(noise=noise).fit(h)
+
+    assert torch.allclose(prior.mean, h[0], rtol=1e-4)
+    assert torch.allclose(prior.sample(97), h, rtol=1e-4, atol=1e-10)
+    assert torch.allclose(prior.reconstruct(h), h, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: GaussianPrior("banded"), "diagonal, full"),
+        (lambda: setattr(GaussianPrior(), "noise", -3.0), "noise=-3.0"),
+        (lambda: setattr(FactorialPrior(), "noise", math.nan), "noise=nan"),
+        (lambda: setattr(LinearAutoencoderPrior(), "noise", 0.0), "noise=0.0"),
         (lambda: GaussianPrior(variance_scale=0.0), "variance_scale"),
         (lambda: GaussianPrior(noise=-1.0), "noise=-1.0"),
         (lambda: LinearAutoencoderPrior(noise=0.0), "noise=0.0"),

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gendae import load, save
+from gendae import generate, inpaint, load, save
 from gendae.corruption import GaussianNoise, RelativeNoise, SpikeNoise
 from gendae.data.base import Data
 from gendae.data.images import Digits
@@ -23,9 +23,12 @@ from gendae.layers.wrapped import Wrapped
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.rules.backstep import BackStepRule
+from gendae.rules.differences import DifferenceLoop
 from gendae.rules.ledger import LossLedger, TrainingDiverged
+from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
+from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import small_stack
 from tests.roles import Edges
@@ -109,7 +112,7 @@ def plain_loop(rule, data, epochs):
     for _ in range(epochs):
         for batch in loader:
             moment = Moment(update / total, noise, update)
-            rule.rates.set(optimizer, moment.progress)
+            rule.begin_update(optimizer, moment)
 
             optimizer.zero_grad()
             sum(rule.losses(batch, moment).values()).backward()
@@ -117,11 +120,32 @@ def plain_loop(rule, data, epochs):
             update += 1
 
 
-def test_trainer_is_bit_equal_to_a_plain_loop_and_counts_updates():
+def test_em_without_steps_trains_discrete_units_and_sets_what_they_are_used_with():
+    rule = VariationalEMRule(
+        deep_autoencoder([8, 6, 4], units="sign"), inference=TargetPropInference(steps=0)
+    )
+    x = torch.rand(30, 8)
+    sum(rule.losses((x,)).values()).backward()
+    rule.fit_prior([(x,)])
+
+    assert generate(rule.stack, 3, seed=0).shape == (3, 8)
+    assert inpaint(rule.stack, x, torch.arange(8) < 4, seed=0).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        VariationalEMRule,
+        lambda stack: TargetPropRule(stack, DifferenceLoop(start=5)),
+        lambda stack: TargetPropRule(stack, ShortAndLongLoops(pace=0.1)),
+    ],
+    ids=["em", "a loop that turns", "a loop with a pace"],
+)
+def test_trainer_is_bit_equal_to_a_plain_loop_and_counts_updates(make):
     weights = []
     for use_trainer in (True, False):
         torch.manual_seed(0)
-        rule = VariationalEMRule(deep_autoencoder([64, 30, 10]))
+        rule = make(deep_autoencoder([64, 30, 10]))
         data = Digits()
         torch.manual_seed(5)
 
@@ -224,6 +248,41 @@ def test_ledger_reports_means_once():
     assert full == [False, False, True]
     assert ledger.flush() == {"f_1": 1.0, "g_1": 1.0}
     assert ledger.flush() == {}
+
+
+def test_losses_that_not_every_update_has_are_means_of_those_that_have_them():
+    ledger = LossLedger(4)
+    ledger.record(0, {"f_1": torch.tensor(1.0)})
+    ledger.record(1, {"g_1": torch.tensor(5.0), "f_1": torch.tensor(3.0)})
+    ledger.record(2, {"g_1": torch.tensor(7.0)})
+
+    assert ledger.flush() == {"f_1": 2.0, "g_1": 6.0}
+
+
+def test_the_first_loss_that_is_not_finite_stops_a_training_of_several_phases():
+    ledger = LossLedger(4)
+    ledger.record(0, {"f_1": torch.tensor(1.0)})
+    ledger.record(5, {"f_1": torch.tensor(1.0), "lack_g_2": torch.tensor(torch.nan)})
+    ledger.record(6, {"f_1": torch.tensor(torch.inf)})
+
+    for _ in range(2):  # what saves the model then asks once more
+        with pytest.raises(TrainingDiverged, match="lack_g_2 .layer 2, decoder. is nan at step 5"):
+            ledger.flush()
+
+
+def test_losses_are_read_every_so_many_updates_also_where_feedback_learns_at_some(monkeypatch):
+    """Two readings in a hundred updates, through the start and every tenth update of feedback."""
+    readings = []
+    flush = LossLedger.flush
+    monkeypatch.setattr(
+        LossLedger, "flush", lambda self, *a: readings.append(self.filled) or flush(self, *a)
+    )
+
+    rule = TargetPropRule(deep_autoencoder([64, 4, 3]), DifferenceLoop(start=20), log_every=50)
+    fit = trainer(limit_train_batches=100, limit_val_batches=0)
+    fit.fit(rule, Digits(batch_size=10))
+
+    assert readings == [50, 50]
 
 
 # -- with the Trainer ----------------------------------------------------------------------------

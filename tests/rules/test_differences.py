@@ -90,8 +90,8 @@ def test_exact_feedback_is_back_propagation_of_the_loop_s_loss(name):
 
 
 @pytest.mark.parametrize("feedback", FEEDBACK)
-def test_where_nothing_is_lacking_nothing_is_asked(feedback):
-    """x^ = x: all displacements are zero, so that no loop contracts."""
+def test_feedback_of_no_displacement_is_none(feedback):
+    """x^ = x and no pull: b_l(0) = c_l(0) = 0, so that no map is asked to move."""
     stack = stack_of()
     loop = DifferenceLoop(feedback(), kl=0.0)
     loop.prepare(stack)
@@ -147,9 +147,10 @@ def aligned(feedback, activation, updates=300):
     before = [p.detach().clone() for p in stack.parameters()]
 
     for update in range(updates):
-        rule.rates.set(optimizer, update / updates)
+        moment = Moment(update / updates, update=update)
+        rule.begin_update(optimizer, moment)
         optimizer.zero_grad()
-        losses = rule.losses((x,), Moment(update=update))
+        losses = rule.losses((x,), moment)
         assert all(name.startswith("feedback") for name in losses)
         sum(losses.values()).backward()
         optimizer.step()
@@ -266,6 +267,5 @@ def test_encoders_of_three_pairs_learn(units):
     frozen_loss, frozen_read_out = digits(DifferenceLoop(start=0), frozen=True, units=units)
     loss, read_out = digits(DifferenceLoop(start=100), units=units)
 
-    print(units, frozen_loss, loss, frozen_read_out, read_out)
     assert loss < frozen_loss - 1.0
     assert read_out > frozen_read_out + 2.0
