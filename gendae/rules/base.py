@@ -18,7 +18,7 @@ from gendae.layers.pair import Pair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import build
+from gendae.registry import built
 from gendae.rules.chain import Chain, clean
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Maps, Rates
@@ -73,7 +73,7 @@ class Rule(Shell):
         self.prior_every = checks.whole("prior_every", prior_every, 0)
         super().__init__(log_every, prior_every)
 
-        self.stack: Stack = build(stack)
+        self.stack = built("stack", stack, Stack)
         if self.generative and hasattr(self.stack, "output"):
             raise ValueError(
                 f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "
@@ -82,7 +82,7 @@ class Rule(Shell):
         self.stack.settings = self.stack.settings.or_else(self.DEFAULT_SETTINGS)
         self.stack.settings.check(self.stack)
 
-        self.rates: Rates = build(rates)
+        self.rates = built("rates", rates, Rates)
         self.rates.check(self.maps())
 
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
