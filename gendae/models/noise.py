@@ -45,7 +45,9 @@ def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) ->
     if corruption is None:
         return default_corruption(stack)
 
-    corruption = checks.kind("corruption", build(corruption), list | tuple)
+    corruption = build(corruption)
+    if not isinstance(corruption, tuple):
+        corruption = checks.kind("corruption", corruption, list)
     for level, noise in enumerate(corruption):
         checks.kind(f"corruption[{level}]", noise, Corruption)
 

@@ -6,7 +6,7 @@ gradient, and nothing crosses from one layer to another.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class Rule(Shell):
 
     def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
         """The sum of the losses of clean examples, whose gradient an update follows."""
-        return cast(Tensor, sum(self.losses(batch, moment).values()))
+        return self.sum_of(self.losses(batch, moment))
 
     # -- what a rule may define ----------------------------------------------------------------
 

@@ -99,8 +99,8 @@ def need_fixed_widths(level: int, pair: Pair, lowest: bool, accepted: str) -> No
     """
     if pair.recognition.learnable or (pair.observation.learnable and not lowest):
         raise ValueError(
-            f"pair {level} has a law of codes that is to be learned, which displacements do not "
-            f"do; accepted: {accepted}"
+            f"pair {level} has a law of codes that is to be learned, which the targets of "
+            f"outputs do not do; accepted: {accepted}"
         )
 
 

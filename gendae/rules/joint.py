@@ -137,7 +137,8 @@ class JointTargetPropRule(Rule):
 
     Raises:
         ValueError: for a stack without modalities or without a top, unknown names, numbers out of
-            range.
+            range; for feedback that would not be used, and `Partners`; for pairs of the top whose
+            codes are found by optimisation, or have a law that is to be learned.
 
     Example:
         >>> from gendae.models.architectures import joint_autoencoder
@@ -192,9 +193,9 @@ class JointTargetPropRule(Rule):
         self.difference = bool(difference)
         self.reach = checks.one_of("reach", reach, REACHES)
 
+        self._check_top()
         self.feedback = self._feedback(feedback)
         if self.deep_top:
-            self._check_top()
             self.feedback.prepare(self.chain, stack)
             self.rates.check({"feedback": self.learners()})
 
@@ -239,7 +240,7 @@ class JointTargetPropRule(Rule):
         return feedback
 
     def _check_top(self) -> None:
-        """Raise a ValueError for pairs of the top through which no differences travel."""
+        """Raise a ValueError for pairs of the top that the rule cannot train."""
         junction = self.stack.level + 1
         for level, pair in enumerate(self.stack.pairs[self.stack.level :], junction):
             need_codes_of_encoders(level, pair, "a Pair there")
