@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.corruption import Corruption
 from gendae.models.classifier import Classifier, mean_log_probability
-from gendae.registry import build, register
+from gendae.registry import built, register
 from gendae.rules.chain import Chain, Link, clean, identity
 from gendae.rules.differences import around, losses_of
 from gendae.rules.feedback import Feedback, LocalDifference
@@ -55,13 +55,14 @@ class LocalFeedbackRule(SupervisedRule):
         super().__init__(stack, input_corruption, samples, rates, log_every)
         self.step = checks.at_least("step", step, 0.0, strict=True)
 
-        self.feedback: Feedback = build(feedback) or LocalDifference(every=1)
-        self.feedback.prepare(self.chain())
-        self.feedback.to(self.stack.device, self.stack.dtype)
+        if feedback is None:
+            feedback = LocalDifference(every=1)
+        self.feedback = built("feedback", feedback, Feedback)
+        self.feedback.prepare(self.chain(), self.stack)
         self.rates.check({"feedback": self.learners()})
 
     def learners(self) -> Sequence[Sequence[nn.Module]]:
-        return [[layer] for layer in self.feedback.layers.values()]
+        return self.feedback.learners()
 
     @property
     def has_phases(self) -> bool:

@@ -59,6 +59,13 @@ def difference(feedback, start=START, align=0):
     return lambda kl: gendae.DifferenceLoop(feedback(), kl=kl, start=start, align=align)
 
 
+class TopNoiseAtStart(gendae.DifferenceLoop):
+    """The noise of the top on the code of every pair at the start, whatever noise is named."""
+
+    def prepare(self, stack, corruption=None):
+        super().prepare(stack)
+
+
 def learned(derivative, tracks, every):
     return gendae.LocalDifference(derivative, tracks, every=every)
 

@@ -19,7 +19,15 @@ from pathlib import Path
 from pytorch_lightning import seed_everything
 
 import gendae
-from benchmarks.depth import BATCH, EPOCHS, START, network, of_codes, of_samples
+from benchmarks.depth import (
+    BATCH,
+    EPOCHS,
+    START,
+    TopNoiseAtStart,
+    network,
+    of_codes,
+    of_samples,
+)
 from benchmarks.stability import trainer_of
 
 DEPTH = 3
@@ -41,7 +49,7 @@ def rule_of(name, rate, kl):
     (of_x, inside, top), options = VARIANTS[name]
     corruption = [gendae.RelativeNoise(s) for s in (of_x, inside, inside, top)]
     rates = gendae.Rates(f=rate, g=rate, hold=0.5)
-    loop = gendae.DifferenceLoop(kl=kl, start=START)
+    loop = TopNoiseAtStart(kl=kl, start=START)
 
     return gendae.TargetPropRule(network(DEPTH), loop, corruption, rates=rates, **options)
 

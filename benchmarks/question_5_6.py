@@ -36,6 +36,7 @@ import torch
 from matplotlib.figure import Figure
 
 import gendae
+from benchmarks.depth import TopNoiseAtStart
 from gendae import plots
 from gendae.data.toys import noiseless
 from gendae.rules.moment import Moment
@@ -188,7 +189,7 @@ def trained(name, rule, depth, width, x, seed, kl):
     torch.manual_seed(seed)
     feedback, learns = RULES[rule]
     stack = network(name, depth, width)
-    loop = gendae.DifferenceLoop(feedback(), kl=kl, start=START)
+    loop = TopNoiseAtStart(feedback(), kl=kl, start=START)
     corruption = [gendae.GaussianNoise(0.0)] * depth + [gendae.RelativeNoise(0.1)]
     rates = gendae.Rates(f=RATE if learns else 0.0, g=RATE, hold=0.5)
     rule = gendae.TargetPropRule(stack, loop, corruption, rates=rates)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendae.errors import choice
+from gendae.errors import choice, shortened
 
 T = TypeVar("T")
 
@@ -59,11 +59,29 @@ def share(name: str, value: float) -> float:
 
 
 def kind(name: str, value: T, cls: type[T]) -> T:
-    """`value` if it is a `cls`, else a ValueError."""
+    """`value` if it is a `cls`, else a ValueError.
+
+    Example:
+        >>> kind("rates", [1e-3], dict), kind("rates", dict, dict)
+        Traceback (most recent call last):
+        ValueError: rates=[0.001]: a dict is needed
+    """
     if not isinstance(value, cls):
-        raise ValueError(f"{name}={value!r}: a {cls.__name__} is needed")  # noqa: TRY004
+        article = "an" if cls.__name__[0] in "AEIOU" else "a"
+        told = _told(value)
+        raise ValueError(f"{name}={told}: {article} {cls.__name__} is needed")  # noqa: TRY004
 
     return value
+
+
+def _told(value: object) -> str:
+    """A value in one line; of an object, which may have a long `repr`, its class."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, int | float | str | list | tuple | dict):
+        return shortened(" ".join(repr(value).split()), 60)
+
+    return type(value).__name__
 
 
 def fractions(**values: float) -> list[float]:

@@ -237,7 +237,9 @@ class TargetPropInference(Inference):
         x = h[0]
         maps = [packed(pair, x) for pair in stack.pairs]
         f_1, _ = maps[0]
-        from_x = f_1(x)  # it never changes while all of x is clamped; h_1 may be another code
+        from_x = None
+        if mask is None:  # it never changes while all of x is clamped; h_1 may be another code
+            from_x = f_1(x)
 
         # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's
         # f_l(g_l(h_l))
@@ -256,7 +258,7 @@ class TargetPropInference(Inference):
                 else:
                     below = g(h[1])
                     seen = fill(x, mask, below)
-                    up = from_x if mask is None else f(seen)
+                    up = f(seen) if from_x is None else from_x
 
                 raised = self._raise(h[level], up, down.get(level + 1))
                 moved = raised.sub_(f(below), alpha=self.delta)

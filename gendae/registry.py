@@ -22,9 +22,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import gendae
+from gendae import checks
 from gendae.errors import choice, reason, shortened
 
 T = TypeVar("T", bound=type)
+K = TypeVar("K")
 Plain = Any  # None, bool, int, float, str, or lists and dictionaries of them: what JSON can hold
 REGISTRY: dict[str, type] = {}
 #: Registered classes by the names that they had in earlier versions.
@@ -174,6 +176,23 @@ def build(data: Plain) -> Any:  # noqa: ANN401 - any registered class
         return _build(upgraded(data))
     except RecursionError:
         raise ValueError("the description is nested too deep to be followed") from None
+
+
+def built(name: str, data: Plain, cls: type[K]) -> K:
+    """What an argument describes, or is, if that is a `cls`.
+
+    Raises:
+        ValueError: for an object of another kind; see `build` too.
+
+    Example:
+        >>> from gendae.corruption import Corruption
+        >>> built("noise", {"type": "GaussianNoise", "sigma": 0.5}, Corruption).sigma
+        0.5
+        >>> built("noise", 0.5, Corruption)
+        Traceback (most recent call last):
+        ValueError: noise=0.5: a Corruption is needed
+    """
+    return checks.kind(name, build(data), cls)
 
 
 def upgraded(data: Plain) -> Plain:

@@ -4,6 +4,7 @@ A new member is one line in its role's list: a name, how it is made, and what it
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 
@@ -278,9 +279,9 @@ NOISY = {"samples": 3, "input_corruption": gendae.GaussianNoise(0.1)}
 
 
 def rule(name, of, takes="unit", variant="", local=True, **options):
-    """A rule over what `of` makes."""
+    """A rule over what `of` makes, with options of its own: loops hold what they learn."""
     make = getattr(gendae, name)
-    return Member(name + variant, lambda: make(of(), **options), takes, local=local)
+    return Member(name + variant, lambda: make(of(), **deepcopy(options)), takes, local=local)
 
 
 IDENTITY = gendae.GaussianPrior("identity", 1.0)

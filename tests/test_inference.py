@@ -317,3 +317,19 @@ def test_inference_leaves_no_gradients_behind_and_works_in_inference_mode():
         again = GradientInference(3, q_weight=1.0)(stack, x.clone())
 
     assert torch.allclose(again[1], expected[1])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_x_is_encoded_ahead_of_the_steps_only_where_all_of_it_is_clamped(masked, monkeypatch):
+    stack = small_stack((8, 6, 5))
+    h = stack.encode(torch.rand(2, 8))
+    encoded = []
+
+    def counted(pair, x):
+        return (lambda h: encoded.append(pair) or pair.f(h)), pair.g
+
+    monkeypatch.setattr("gendae.inference.packed", counted)
+    mask = torch.ones(2, 8, dtype=torch.bool) if masked else None
+    TargetPropInference().begin(stack, h, mask, None)
+
+    assert encoded == ([] if masked else [stack.pairs[0]])

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise, RelativeNoise, SpikeNoise
 from gendae.models.joint import JointStack
 from gendae.models.modalities import ONE_HOT, EachModality
 from gendae.models.stack import Stack
+from gendae.registry import build
 
 
 def default_corruption(stack: Stack) -> list[Corruption]:
@@ -38,10 +40,16 @@ def corruption_of_top(stack: Stack) -> Corruption:
 def corruption_of_each(stack: Stack, corruption: Sequence[Corruption] | None) -> list[Corruption]:
     """One corruption for each of h_0 .. h_L, the default ones if None.
 
-    A ValueError for a wrong number of them.
+    A ValueError for a wrong number of them, and for anything else.
     """
     if corruption is None:
         return default_corruption(stack)
+
+    corruption = build(corruption)
+    if not isinstance(corruption, tuple):
+        corruption = checks.kind("corruption", corruption, list)
+    for level, noise in enumerate(corruption):
+        checks.kind(f"corruption[{level}]", noise, Corruption)
 
     if len(corruption) != stack.depth + 1:
         raise ValueError(

@@ -9,7 +9,7 @@ from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise
 from gendae.models.noise import corruption_of_each
 from gendae.models.stack import Stack
-from gendae.registry import build, register
+from gendae.registry import register
 from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
@@ -56,7 +56,7 @@ class BackStepRule(Rule):
 
         if corruption is None:
             corruption = [GaussianNoise(0.3), *(GaussianNoise(0.1) for _ in self.stack.pairs)]
-        self.corruption: list[Corruption] = corruption_of_each(self.stack, build(corruption))
+        self.corruption: list[Corruption] = corruption_of_each(self.stack, corruption)
 
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Squared errors summed over units, mean over the batch; batch[0] is x."""

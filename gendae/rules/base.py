@@ -6,7 +6,7 @@ gradient, and nothing crosses from one layer to another.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from gendae.layers.pair import Pair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import build
+from gendae.registry import built
 from gendae.rules.chain import Chain, clean
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Maps, Rates
@@ -79,7 +79,7 @@ class Rule(Shell):
         self.prior_every = checks.whole("prior_every", prior_every, 0)
         super().__init__(log_every, prior_every)
 
-        self.stack: Stack = build(stack)
+        self.stack = built("stack", stack, Stack)
         if self.generative and hasattr(self.stack, "output"):
             raise ValueError(
                 f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "
@@ -88,7 +88,7 @@ class Rule(Shell):
         self.stack.settings = self.stack.settings.or_else(self.default_settings())
         self.stack.settings.check(self.stack)
 
-        self.rates: Rates = build(rates)
+        self.rates = built("rates", rates, Rates)
         self.rates.check(self.maps())
 
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class Rule(Shell):
 
     def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
         """The sum of the losses, whose gradient an update follows; a classifier's at clean x."""
-        return cast(Tensor, sum(self.losses(batch, moment).values()))
+        return self.sum_of(self.losses(batch, moment))
 
     # -- what a rule may define ----------------------------------------------------------------
 

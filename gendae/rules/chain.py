@@ -98,6 +98,15 @@ class Link:
 
         return DERIVATIVES[self.layer.activation](output)
 
+    def send(self, output: Tensor, moment: Moment) -> Tensor:
+        """What the next map sees of an output, apart from noise; x^ stays a mean."""
+        if self.head is not None:
+            return self.head(output)
+        if self.law is None:
+            return output
+
+        return self.law.transmit(output, moment.draws)
+
     def energy(self, x: Tensor, output: Tensor) -> Tensor:
         """-log P(x | h_1) of each example, from the output of the last map."""
         return self.law.energy(x, self.head(output))
@@ -175,7 +184,7 @@ class Chain:
         states: list[State] = []
         for link in self.links:
             output = link(given)
-            sent = self._send(link, output.detach(), moment)
+            sent = link.send(output.detach(), moment)
             states.append(State(given, output, sent))
             given = self._noisy(link, sent, corrupt, moment)
 
@@ -191,7 +200,7 @@ class Chain:
         for number, link in enumerate(self.links, 1):
             output = link(h)
             constant = output.detach()
-            sent = self._send(link, constant, moment)
+            sent = link.send(constant, moment)
             noisy = self._noisy(link, sent, corrupt, moment)
 
             if number == self.climb:
@@ -199,15 +208,6 @@ class Chain:
             h = output if link.is_last else output + (noisy - constant)
 
         return top, h
-
-    def _send(self, link: Link, output: Tensor, moment: Moment) -> Tensor:
-        """What the next map sees of an output, apart from noise; x^ stays a mean."""
-        if link.is_last:
-            return link.head(output)
-        if link.law is None:
-            return output
-
-        return link.law.transmit(output, moment.draws)
 
     def _noisy(self, link: Link, sent: Tensor, corrupt: Corrupt, moment: Moment) -> Tensor:
         """Noise stands on the way up, and on the code from which the way down begins."""

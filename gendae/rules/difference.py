@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise
 from gendae.models.classifier import Classifier, label_loss
-from gendae.registry import build, register
+from gendae.registry import built, register
 from gendae.rules.moment import Moment
 from gendae.rules.rates import PerLayer, Rates
 from gendae.rules.supervised import SupervisedRule
@@ -158,10 +158,10 @@ class DifferenceTargetPropRule(SupervisedRule):
         self.difference = bool(difference)
         self.scaled = bool(scaled)
 
-        self.inverses: InverseLearning = build(inverses)
+        self.inverses = built("inverses", inverses, InverseLearning)
         self.noise_of_inverses = self.inverses.noise(self.stack.depth)
 
-        self.iterations: Iterations = build(iterations)
+        self.iterations = built("iterations", iterations, Iterations)
         if self.iterations.rounds > 1 and not self.difference:
             raise ValueError(
                 f"iterations.rounds={self.iterations.rounds} need difference=True: several rounds "

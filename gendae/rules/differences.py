@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise, RelativeNoise
+from gendae.laws import Law
 from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import build, register
+from gendae.registry import built, register
 from gendae.rules.chain import Chain, Corrupt, State
 from gendae.rules.feedback import Feedback, LocalDifference
 from gendae.rules.loops import Loop, PairLoops
@@ -82,22 +83,44 @@ def losses_of(
     return losses
 
 
-def need_codes_of_encoders(level: int, pair: Pair) -> None:
+def need_codes_of_encoders(level: int, pair: Pair, accepted: str) -> None:
     """Raise a ValueError for a pair whose codes are not what its encoder gives."""
     if type(pair).encode is not Pair.encode:
         raise ValueError(
             f"pair {level} is a {type(pair).__name__}, whose codes are not what f_{level} gives: "
-            "differences cannot travel through it; accepted: loop=ShortAndLongLoops()"
+            f"differences cannot travel through it; accepted: {accepted}"
         )
 
 
-def need_fixed_widths(level: int, pair: Pair) -> None:
-    """Raise a ValueError for laws of codes with parameters, which no displacement teaches."""
-    if pair.recognition.learnable or (level > 1 and pair.observation.learnable):
+def need_fixed_widths(level: int, pair: Pair, lowest: bool, accepted: str) -> None:
+    """Raise a ValueError for laws of codes with parameters, which no displacement teaches.
+
+    The lowest pair's observation learns by the energy of what the loop is to give.
+    """
+    if pair.recognition.learnable or (pair.observation.learnable and not lowest):
         raise ValueError(
-            f"pair {level} has a law of codes that is to be learned, which DifferenceLoop does "
-            "not do; accepted: Gaussian() there, KLRule, or loop=ShortAndLongLoops()"
+            f"pair {level} has a law of codes that is to be learned, which the targets of "
+            f"outputs do not do; accepted: {accepted}"
         )
+
+
+def blocks_of_top(stack: Stack) -> list[tuple[Law, int]]:
+    """The laws of the top's blocks of units, and their widths."""
+    return stack.pairs[-1].recognition.blocks(stack.sizes[-1])
+
+
+def real_units(stack: Stack, code: Tensor) -> Tensor:
+    """The top's code with 0 in the place of discrete units, which N(0, I) says nothing of."""
+    blocks = blocks_of_top(stack)
+    if not any(law.hard for law, _ in blocks):
+        return code
+
+    parts = code.split([width for _, width in blocks], -1)
+    kept = [
+        torch.zeros_like(part) if law.hard else part
+        for (law, _), part in zip(blocks, parts, strict=True)
+    ]
+    return torch.cat(kept, -1)
 
 
 @register
@@ -118,7 +141,8 @@ class DifferenceLoop(Loop):
     Targets of discrete units move what they send; their means learn.
 
     At the start each pair learns as a denoising auto-encoder of its own (`PairLoops`), while the
-    feedback aligns itself: from a random start it fails at five pairs (docs/results.md).
+    feedback aligns itself: from a random start it fails at five pairs (docs/results.md). Where the
+    user names no noise, that of the top stands on the code of every pair then.
     Source: Bengio 2014, Algorithm 2; Bengio et al. 2015, Eq. 12; Lee 2018, Eq. 3.15.
 
     Args:
@@ -126,7 +150,7 @@ class DifferenceLoop(Loop):
         step: length of a displacement, in squared units of h per nat; it matters for feedback that
             is not linear only.
         kl: weight of the prior's pull, which holds codes in scale.
-        pull: what pulls: "normal", N(0, I), at codes that are real numbers; or "prior", the
+        pull: what pulls: "normal", N(0, I), at the units that are real numbers; or "prior", the
             stack's own, which follows the codes: by its score, or where it has no density by its
             reconstruction minus the code.
         start: updates at the beginning in which pairs learn by themselves; five pairs of drawn
@@ -134,8 +158,9 @@ class DifferenceLoop(Loop):
         align: updates before those, in which the feedback alone learns.
 
     Raises:
-        ValueError: for numbers out of range, or an unknown pull; for pairs whose codes are found
-            by optimisation, and for laws of codes that are to be learned.
+        ValueError: for numbers out of range, an unknown pull, or `align` with feedback that does
+            not learn; for pairs whose codes are found by optimisation, and for laws of codes that
+            are to be learned.
 
     Example:
         >>> from gendae import TargetPropRule, deep_autoencoder
@@ -156,27 +181,36 @@ class DifferenceLoop(Loop):
         align: int = 0,
     ) -> None:
         super().__init__()
-        self.feedback: Feedback = build(feedback) or LocalDifference()
+        if feedback is None:
+            feedback = LocalDifference()
+        self.feedback: Feedback = built("feedback", feedback, Feedback)
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.kl = checks.at_least("kl", kl, 0.0)
         self.pull = checks.one_of("pull", pull, PULLS)
         self.start = checks.whole("start", start, 0)
         self.align = checks.whole("align", align, 0)
+        self.noise_is_own = True
+        if self.align > 0 and not self.feedback.learns:
+            raise ValueError(
+                f"align={align}: feedback={type(self.feedback).__name__} does not learn, so that "
+                "it has nothing to align; accepted: align=0"
+            )
 
     @property
     def has_phases(self) -> bool:
         return self.align > 0 or self.feedback.has_phases
 
-    def prepare(self, stack: Stack) -> None:
+    def prepare(self, stack: Stack, corruption: Sequence[Corruption] | None = None) -> None:
+        accepted = "Gaussian() there, KLRule, or loop=ShortAndLongLoops()"
         for level, pair in enumerate(stack.pairs, 1):
-            need_codes_of_encoders(level, pair)
-            need_fixed_widths(level, pair)
+            need_codes_of_encoders(level, pair, "loop=ShortAndLongLoops()")
+            need_fixed_widths(level, pair, level == 1, accepted)
 
-        self.feedback.prepare(self.chain(stack))
-        self.feedback.to(stack.device, stack.dtype)
+        self.noise_is_own = corruption is None
+        self.feedback.prepare(self.chain(stack), stack)
 
     def learners(self) -> Sequence[Sequence[nn.Module]]:
-        return [[layer] for layer in self.feedback.layers.values()]
+        return self.feedback.learners()
 
     def corruption(self, stack: Stack) -> list[Corruption]:
         """Noise on the top code alone, of 0.3 of its spread."""
@@ -229,15 +263,20 @@ class DifferenceLoop(Loop):
         if stage == "loop":
             losses = self._lacks(stack, chain, x, states)
         if stage == "pairs":
-            losses = PairLoops().losses(stack, x, self._on_codes(stack, corrupt), moment)
+            losses = PairLoops().losses(stack, x, self._at_start(stack, corrupt), moment)
         if self._feedback_learns(moment):
             losses |= self.feedback.losses(chain, states, moment)
 
         return losses
 
-    @staticmethod
-    def _on_codes(stack: Stack, corrupt: Corrupt) -> Corrupt:
-        """The noise of the top on the code of every pair."""
+    def _at_start(self, stack: Stack, corrupt: Corrupt) -> Corrupt:
+        """The user's noise of each level; without one, that of the top on the code of every pair.
+
+        The loop's own noise leaves the codes below the top as they are, but a pair by itself is
+        a denoising auto-encoder.
+        """
+        if not self.noise_is_own:
+            return corrupt
 
         def noise(level: int, h: Tensor, moment: Moment) -> Tensor:
             return corrupt(level if level == 0 else stack.depth, h, moment)
@@ -275,7 +314,7 @@ class DifferenceLoop(Loop):
 
     def _pulls(self, stack: Stack) -> bool:
         """Whether anything pulls at the top; N(0, I) does not at discrete codes."""
-        if self.pull == "normal" and stack.pairs[-1].recognition.hard:
+        if self.pull == "normal" and all(law.hard for law, _ in blocks_of_top(stack)):
             return False
 
         return self.kl > 0.0
@@ -283,7 +322,7 @@ class DifferenceLoop(Loop):
     def _pull(self, stack: Stack, code: Tensor) -> Tensor:
         """d log P(h_L) / dh_L."""
         if self.pull == "normal":
-            return -code
+            return -real_units(stack, code)
         if stack.prior.has_density:
             return stack.prior.score(code)
 
@@ -302,7 +341,7 @@ class DifferenceLoop(Loop):
         if not self._pulls(stack):
             return loss
         if self.pull == "normal":
-            return loss + self.kl * top.square().sum(-1).mean() / 2.0
+            return loss + self.kl * real_units(stack, top).square().sum(-1).mean() / 2.0
         if stack.prior.has_density:
             return loss - self.kl * stack.prior.log_prob(top).mean()
 

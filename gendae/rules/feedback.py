@@ -24,6 +24,7 @@ from gendae.corruption import RelativeNoise, normal_like
 from gendae.layers.activations import ACTIVATIONS
 from gendae.layers.affine import Affine
 from gendae.metrics.precision import full_precision
+from gendae.models.stack import Stack
 from gendae.registry import register
 from gendae.rules.chain import Chain, Link, State
 from gendae.rules.moment import Moment
@@ -55,13 +56,37 @@ class Feedback(nn.Module):
         super().__init__()
         self.layers = nn.ModuleDict()
 
-    def prepare(self, chain: Chain) -> None:
-        """Make what learns, for all maps but f_1, before which nothing learns."""
-        self.layers = nn.ModuleDict()
+    @property
+    def learns(self) -> bool:
+        """Whether there are losses of the feedback itself."""
+        return type(self).losses is not Feedback.losses
+
+    def prepare(self, chain: Chain, stack: Stack) -> None:
+        """Make what learns, for all maps but f_1, before which nothing learns.
+
+        Args:
+            chain: the maps.
+            stack: the model that they are of, which tells device and precision.
+
+        Raises:
+            ValueError: for feedback that has learned, or is to learn, to serve other maps.
+        """
+        if self.layers:
+            raise ValueError(
+                f"feedback={type(self).__name__} serves another rule, which would lose what it "
+                "learns by; accepted: a loop and feedback of each rule's own"
+            )
+
         for number, link in enumerate(chain.links):
             layer = self.layer_for(link)
             if number > 0 and layer is not None:
                 self.layers[str(number)] = layer
+
+        self.to(stack.device, stack.dtype)
+
+    def learners(self) -> Sequence[Sequence[nn.Module]]:
+        """What learns: one parameter group for each map."""
+        return [[layer] for layer in self.layers.values()]
 
     def layer_for(self, link: Link) -> nn.Module | None:
         """What learns to be the feedback of a map; None where nothing does."""
@@ -159,6 +184,8 @@ class Inverses(Feedback):
     c(d) = inverse(y + d) - inverse(y)
     feedback_m: |inverse(m(h~)) - h~|^2 / 2 for noisy inputs h~ of the map m
 
+    y is what m sends on: discrete units send their values, not their means.
+
     Source: Lee 2018, Eq. 3.13 and 3.15.
 
     Args:
@@ -194,9 +221,9 @@ class Inverses(Feedback):
 
             with torch.no_grad():
                 given = noise(states[int(number)].given, moment.progress, moment.generator)
-                output = link.layer(given)
+                sent = link.send(link(given), moment)
 
-            error = (inverse(output) - given).square().sum(-1).mean() / 2.0
+            error = (inverse(sent) - given).square().sum(-1).mean() / 2.0
             name = f"feedback_{link.name}"
             losses[name] = losses.get(name, 0.0) + error
 

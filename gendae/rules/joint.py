@@ -14,12 +14,17 @@ from gendae.data.loader import Split
 from gendae.models.joint import JointStack
 from gendae.models.noise import corruption_of_each, noise_of_all_but_labels
 from gendae.models.settings import Settings
-from gendae.registry import build, register
+from gendae.registry import build, built, describe, register
 from gendae.rules import missing
 from gendae.rules.base import Rule, own_penalty
 from gendae.rules.chain import Chain, State
-from gendae.rules.differences import around, losses_of
-from gendae.rules.feedback import Feedback, LocalDifference
+from gendae.rules.differences import (
+    around,
+    losses_of,
+    need_codes_of_encoders,
+    need_fixed_widths,
+)
+from gendae.rules.feedback import Feedback, LocalDifference, Partners
 from gendae.rules.missing import Hiding, Inferring, by_name
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
@@ -132,7 +137,8 @@ class JointTargetPropRule(Rule):
 
     Raises:
         ValueError: for a stack without modalities or without a top, unknown names, numbers out of
-            range.
+            range; for feedback that would not be used, and `Partners`; for pairs of the top whose
+            codes are found by optimisation, or have a law that is to be learned.
 
     Example:
         >>> from gendae.models.architectures import joint_autoencoder
@@ -170,27 +176,27 @@ class JointTargetPropRule(Rule):
 
         if corruption is None:
             corruption = noise_of_all_but_labels(stack)
-        self.corruption: list[Corruption] = corruption_of_each(stack, build(corruption))
+        self.corruption: list[Corruption] = corruption_of_each(stack, corruption)
 
-        self.weights: JointWeights = build(weights)
+        self.weights = built("weights", weights, JointWeights)
         self.weights_of_modalities = self.weights.of_each(stack)
 
-        self.hiding: Hiding = build(hiding)
+        self.hiding = built("hiding", hiding, Hiding)
         self.hiding.of_each(stack)
 
-        self.hybrid: Hybrid = build(hybrid)
+        self.hybrid = built("hybrid", hybrid, Hybrid)
         self.outputs = self.hybrid.positions(stack)
 
-        self.inferring: Inferring = build(inferring)
+        self.inferring = built("inferring", inferring, Inferring)
         self._check_outputs()
 
         self.difference = bool(difference)
         self.reach = checks.one_of("reach", reach, REACHES)
 
-        self.feedback: Feedback = build(feedback) or LocalDifference(every=1)
+        self._check_top()
+        self.feedback = self._feedback(feedback)
         if self.deep_top:
-            self.feedback.prepare(self.chain)
-            self.feedback.to(stack.device, stack.dtype)
+            self.feedback.prepare(self.chain, stack)
             self.rates.check({"feedback": self.learners()})
 
     @property
@@ -204,11 +210,41 @@ class JointTargetPropRule(Rule):
         return Chain.of_top(self.stack, unfolded=self.feedback.unfolds)
 
     def learners(self) -> Sequence[Sequence[nn.Module]]:
-        return [[layer] for layer in self.feedback.layers.values()]
+        return self.feedback.learners()
 
     @property
     def has_phases(self) -> bool:
         return self.deep_top and self.feedback.has_phases
+
+    def _feedback(self, given: Feedback | None) -> Feedback:
+        """The given feedback, or the default one; a ValueError for any that cannot be used."""
+        default = LocalDifference(every=1)
+        if given is None:
+            return default
+
+        feedback = built("feedback", given, Feedback)
+        # the default is what files of rules without a deep top say
+        is_default = describe(feedback, foreign=True) == describe(default)
+        if not self.deep_top and not is_default:
+            raise ValueError(
+                f"feedback={type(feedback).__name__} would not be used: targets travel inside "
+                "tops of several pairs, with reach='pair'; accepted: None"
+            )
+        if isinstance(feedback, Partners):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"feedback={type(feedback).__name__}: the maps that join modalities are no "
+                "inverses of each other, as one sees the mask and the other gives no means; "
+                "accepted: LocalDifference(), Inverses(), Exact()"
+            )
+
+        return feedback
+
+    def _check_top(self) -> None:
+        """Raise a ValueError for pairs of the top that the rule cannot train."""
+        junction = self.stack.level + 1
+        for level, pair in enumerate(self.stack.pairs[self.stack.level :], junction):
+            need_codes_of_encoders(level, pair, "a Pair there")
+            need_fixed_widths(level, pair, level == junction, "Gaussian() there, or KLRule")
 
     def _check_outputs(self) -> None:
         """Raise a ValueError if a latent is an output, or if anything but labels is inferred."""
@@ -471,6 +507,7 @@ class JointTargetPropRule(Rule):
             energies = energies + errors
             if self.deep_top:
                 self._add_lacks(terms, states, errors, moment)
+                self._add_feedback(terms, states, rounds, moment)
 
             if walk < self.hiding.walkback:  # what was hidden is filled in, as a chain would do
                 guess = law.transmit(mean.detach())
@@ -505,15 +542,21 @@ class JointTargetPropRule(Rule):
         errors: Tensor,
         moment: Moment,
     ) -> None:
-        """The terms of the top's maps but the last, and of their feedback."""
+        """The terms of the top's maps but the last."""
         weights = errors.new_tensor(self.weights_of_modalities)
         chain = self.chain
         moves = around(chain, states, errors @ weights, self.feedback, STEP)
         losses_of(chain, states, moves, STEP, terms)
 
-        if self.feedback.due(moment):
-            for name, loss in self.feedback.losses(chain, states, moment).items():
-                terms[name] = terms.get(name, 0.0) + loss
+    def _add_feedback(
+        self, terms: dict[str, Tensor], states: Sequence[State], rounds: int, moment: Moment
+    ) -> None:
+        """The terms of the feedback inside the top, a mean over the rounds."""
+        if not self.feedback.due(moment):
+            return
+
+        for name, loss in self.feedback.losses(self.chain, states, moment).items():
+            terms[name] = terms.get(name, 0.0) + loss / rounds
 
     # -- targets for the stacks below ----------------------------------------------------------
 

@@ -14,7 +14,7 @@ from gendae import checks
 from gendae.corruption import Corruption, RelativeNoise
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import build, register
+from gendae.registry import built, register
 from gendae.rules.chain import Corrupt, send
 from gendae.rules.moment import Moment
 
@@ -41,8 +41,13 @@ class Loop(nn.Module):
     #: Rate of the encoders as a share of `Rates.f`.
     pace: float = 1.0
 
-    def prepare(self, stack: Stack) -> None:
-        """Make what learns beside the stack, and check that the stack can be trained so."""
+    def prepare(self, stack: Stack, corruption: Sequence[Corruption] | None = None) -> None:
+        """Make what learns beside the stack, and check that the stack can be trained so.
+
+        Args:
+            stack: the model.
+            corruption: the user's, of h_0 .. h_L; None where it is the loop's own.
+        """
 
     def learners(self) -> Sequence[Sequence[nn.Module]]:
         """What learns beside the stack: one parameter group for each entry."""
@@ -199,7 +204,7 @@ class ShortAndLongLoops(Loop):
         pace: float = 3e-3,
     ) -> None:
         super().__init__()
-        self.weights: LoopWeights = build(weights)
+        self.weights = built("weights", weights, LoopWeights)
         self.pace = checks.at_least("pace", pace, 0.0)
         self.warmup = checks.whole("warmup", warmup, 0)
         self.top_target = checks.one_of("top_target", top_target, TOP_TARGETS)

@@ -5,7 +5,7 @@ What a training needs besides losses is owned by small objects: `Noise`, `PriorF
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule
@@ -133,12 +133,22 @@ class Shell(LightningModule):
                 parameter.grad = None
 
         losses = self.losses(batch, moment)
-        total = sum(losses.values())
+        total = self.sum_of(losses)
         if self.batches_of_update > 1:
             total = total / self.batches_of_update
 
         self.manual_backward(total)
         return losses
+
+    def sum_of(self, losses: dict[str, Tensor]) -> Tensor:
+        """What an update follows; a ValueError where a rule gives no losses at all."""
+        if not losses:
+            raise ValueError(
+                f"{type(self).__name__} gives no losses, from which nothing learns; needed: at "
+                "least one at every update"
+            )
+
+        return cast(Tensor, sum(losses.values()))
 
     # -- accumulate_grad_batches ---------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from gendae.data.loader import Split
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.settings import Settings
-from gendae.registry import build
+from gendae.registry import build, built
 from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
@@ -68,7 +68,9 @@ class SupervisedRule(Rule):
             )
         super().__init__(stack, rates, log_every)
 
-        self.input_corruption: Corruption | None = build(input_corruption)
+        self.input_corruption: Corruption | None = None
+        if input_corruption is not None:
+            self.input_corruption = built("input_corruption", input_corruption, Corruption)
         self.samples = checks.whole("samples", samples, 1)
 
     # -- networks a rule can train -------------------------------------------------------------

@@ -10,7 +10,7 @@ from gendae.corruption import Corruption, normal_like
 from gendae.models.noise import corruption_of_each
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import build, register
+from gendae.registry import built, register
 from gendae.rules.base import Rule, own_penalty
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.loops import Loop
@@ -41,7 +41,8 @@ class TargetPropRule(Rule):
         rates, log_every, prior_every: see `Rule`; `rates.feedback` is that of learned feedback.
 
     Raises:
-        ValueError: for negative weights, or a wrong number of corruptions.
+        ValueError: for negative weights, or a wrong number of corruptions; for a loop whose
+            feedback another rule has.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder
@@ -64,15 +65,23 @@ class TargetPropRule(Rule):
     ) -> None:
         super().__init__(stack, rates, log_every, prior_every)
 
-        self.loop: Loop = build(loop) or DifferenceLoop()
-        self.loop.prepare(self.stack)
-        self.rates.check({"feedback": self.learners()})
+        if loop is None:
+            loop = DifferenceLoop()
+        self.loop: Loop = built("loop", loop, Loop)
 
-        corruption = build(corruption) or self.loop.corruption(self.stack)
-        self.corruption: list[Corruption] = corruption_of_each(self.stack, corruption)
+        if corruption is None:
+            self.given_corruption = None
+            self.corruption: list[Corruption] = self.loop.corruption(self.stack)
+        else:
+            self.given_corruption = corruption_of_each(self.stack, corruption)
+            self.corruption = self.given_corruption
 
         self.contractive = checks.at_least("contractive", contractive, 0.0)
         self.sparsity = checks.at_least("sparsity", sparsity, 0.0)
+
+        # last: what a rule of mistakes has prepared is of no use to the next one
+        self.loop.prepare(self.stack, self.given_corruption)
+        self.rates.check({"feedback": self.learners()})
 
     def learners(self) -> Sequence[Sequence[nn.Module]]:
         return self.loop.learners()

@@ -6,14 +6,16 @@ from sklearn.linear_model import LogisticRegression
 
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
-from gendae.laws import Categorical
+from gendae.laws import Categorical, Discrete, Gaussian, Laws
 from gendae.layers.affine import Affine
+from gendae.layers.heads import Heads
 from gendae.layers.pair import Pair, TiedPair
 from gendae.layers.wrapped import Wrapped
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
+from gendae.registry import arguments
 from gendae.rules import credit
 from gendae.rules.chain import clean
 from gendae.rules.differences import DifferenceLoop
@@ -24,6 +26,7 @@ from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from tests.conftest import at
 from tests.rules.test_base import trainer
+from tests.rules.test_joint import assert_at_sent
 
 FEEDBACK = [Exact, Inverses, LocalDifference, Partners]
 
@@ -58,6 +61,16 @@ def under(prior):
     return stack
 
 
+def mixed():
+    """4 real units and 2 signs above 8 real ones."""
+    torch.manual_seed(0)
+    head = Heads(Affine(8, 6), ["linear", "tanh"], [4, 2])
+    laws = Laws([Gaussian(), Discrete("sign")], [4, 2])
+    top = Pair(head, Affine(6, 8), recognition=laws)
+    prior = GaussianPrior("full", 1.0)
+    return Stack(Pair(Affine(12, 8, "tanh"), Affine(8, 12)), top, prior=prior).double()
+
+
 STACKS = {
     "affine": (stack_of, "normal"),
     "relu": (lambda: stack_of(activations=["relu", "linear"]), "normal"),
@@ -67,6 +80,7 @@ STACKS = {
     "signs": (lambda: stack_of(activations=None, units="sign"), "normal"),
     "drawn bits": (lambda: drawn("binary"), "normal"),
     "drawn signs": (lambda: drawn("sign"), "normal"),
+    "mixed": (mixed, "normal"),
     "under a Gaussian": (lambda: under(GaussianPrior("full", 1.0)), "prior"),
     "under a window": (lambda: under(ParzenPrior()), "prior"),
 }
@@ -128,6 +142,27 @@ def test_displacements_by_partners_are_the_papers():
 
     for ours, theirs in zip(moves, (eps1, eps2, delta1, delta0), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("pull", ["normal", "prior"])
+def test_n_0_i_pulls_at_the_real_units_of_a_mixed_code(pull):
+    stack = mixed()
+    stack.prior.fit(stack.encode(x_of())[-1].detach())
+    x = x_of()
+    tops = []
+    for kl in (0.0, 0.5):
+        loop = DifferenceLoop(Exact(), step=0.2, kl=kl, pull=pull)
+        loop.prepare(stack)
+        chain = loop.chain(stack)
+        states = chain.run(x, clean, Moment())
+        energies = chain.links[-1].energy(x, states[-1].output)
+        tops.append(loop.displacements(stack, chain, energies, states)[chain.climb - 1])
+
+    code = states[chain.climb - 1].sent
+    wanted = stack.prior.score(code)
+    if pull == "normal":
+        wanted = torch.cat([-code[:, :4], torch.zeros_like(code[:, 4:])], 1)
+    assert torch.allclose(tops[1] - tops[0], 0.2 * 0.5 * wanted, atol=1e-12)
 
 
 # -- feedback that learns ------------------------------------------------------------------------
@@ -195,6 +230,45 @@ def test_tracking_feedback_receives_the_changes_of_the_weights(tracks):
     assert layer.difference.requires_grad
 
 
+@pytest.mark.parametrize("shared", ["loop", "feedback"])
+@pytest.mark.parametrize("feedback", [Inverses, LocalDifference])
+def test_feedback_that_learns_serves_one_rule(feedback, shared):
+    """A second one would take its layers from the first, which learns on as it was."""
+    feedback = feedback()
+    loops = [DifferenceLoop(feedback), DifferenceLoop(feedback)]
+    if shared == "loop":
+        loops = [loops[0], loops[0]]
+    rule = TargetPropRule(stack_of(), loops[0])
+    names = list(rule.state_dict())
+
+    with pytest.raises(ValueError, match=f"feedback={type(feedback).__name__} serves another"):
+        TargetPropRule(deep_autoencoder([5, 4, 3]), loops[1])
+
+    assert list(rule.state_dict()) == names
+    assert rule.losses((x_of(),))
+
+
+def test_a_loop_of_a_rule_that_was_refused_is_free_for_the_next():
+    loop = DifferenceLoop()
+    with pytest.raises(ValueError, match="sparsity=-1"):
+        TargetPropRule(stack_of(), loop, sparsity=-1)
+
+    assert TargetPropRule(stack_of(), loop).loop is loop
+
+
+@pytest.mark.parametrize("name", ["affine", "mlps", "modules", "signs", "mixed"])
+def test_inverses_learn_from_what_their_maps_send(name):
+    make, _ = STACKS[name]
+    stack = make()
+    loop = DifferenceLoop(Inverses(0.0))
+    loop.prepare(stack)
+    chain = loop.chain(stack)
+    states = chain.run(x_of(), clean, Moment())
+
+    losses = loop.feedback.losses(chain, states, Moment())
+    assert_at_sent(losses, loop.feedback, chain, states)
+
+
 # -- stages --------------------------------------------------------------------------------------
 
 
@@ -209,6 +283,28 @@ def test_feedback_aligns_first_then_pairs_learn_then_the_loop():
     assert learns(3) == learns(8) == {"feedback", "pair"}
     assert learns(9) == learns(11) == {"lack"}
     assert learns(12) == learns(None) == {"feedback", "lack"}
+
+
+def test_pairs_at_the_start_have_the_noise_that_the_user_names():
+    """Noise of the top alone is none of the first pair's; the loop's own stands on every code."""
+    stack = stack_of()
+    noise = [GaussianNoise(0.0), GaussianNoise(0.0), GaussianNoise(0.5)]
+    alone = TargetPropRule(stack, PairLoops(), noise).losses((x_of(),), at(1))
+
+    def started(noise):
+        rule = TargetPropRule(stack, DifferenceLoop(Exact()), noise)
+        return rule.losses((x_of(),), at(1, update=0))
+
+    assert torch.equal(started(noise)["pair_1"], alone["pair_1"])
+    assert not torch.allclose(started(None)["pair_1"], alone["pair_1"])
+
+
+def test_a_checkpoint_tells_the_user_s_noise_from_the_loop_s_own():
+    noise = [GaussianNoise(0.1), GaussianNoise(0.2), GaussianNoise(0.3)]
+    described = [arguments(TargetPropRule(stack_of(), corruption=c)) for c in (None, noise)]
+
+    assert described[0]["corruption"] is None
+    assert [c["sigma"] for c in described[1]["corruption"]] == [0.1, 0.2, 0.3]
 
 
 def test_the_optimizer_forgets_the_pairs_when_the_loop_begins():

@@ -11,7 +11,7 @@ from gendae.layers.affine import Affine
 from gendae.models.architectures import joint_autoencoder
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction, Modality
-from gendae.rules.feedback import Exact
+from gendae.rules.feedback import Exact, Inverses
 from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.missing import Hiding, hidden
 from gendae.rules.targets import Hybrid, output_score
@@ -402,6 +402,29 @@ def test_exact_feedback_inside_the_top_is_back_propagation(walkback):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
     for name in ("joint_image_3", "joint_label_3"):
         assert torch.allclose(local[name], whole[name])
+
+
+@pytest.mark.parametrize("walkback", [0, 1, 2])
+def test_inverses_inside_the_top_learn_at_what_is_sent_and_as_much_by_walks(walkback):
+    """Without noise, and with nothing hidden, all walks are the same; the mean is that of one."""
+    stack = stack_of(top=(5, 4))
+    batch = (torch.rand(7, 9, dtype=torch.float64), torch.ones(7, 2, dtype=torch.bool))
+    hiding = Hiding(chances=0.0, walkback=walkback)
+    rule = rule_of(stack, feedback=Inverses(0.0), hiding=hiding)
+    losses = rule.losses(batch)
+
+    codes = stack.lower(batch[0])[-1]
+    given = stack.junction.f.input(codes, batch[1])
+    states = rule.chain.run(given, lambda level, h, moment: h, at())
+    assert_at_sent(losses, rule.feedback, rule.chain, states)
+
+
+def assert_at_sent(losses, feedback, chain, states):
+    """The errors of inverses are those at the very values from which displacements start."""
+    for number, inverse in feedback.layers.items():
+        state = states[int(number)]
+        error = (inverse(state.sent) - state.given).square().sum(1).mean() / 2
+        assert torch.allclose(losses[f"feedback_{chain.links[int(number)].name}"], error)
 
 
 def test_weights_are_given_by_name():

@@ -1,6 +1,7 @@
 """What rules refuse: arguments, stacks and batches, each in a line that says what is wrong."""
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -11,11 +12,15 @@ from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
 from gendae.inference import GradientInference
+from gendae.laws import LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
+from gendae.layers.optimized import OptimizingPair
 from gendae.layers.pair import Pair, TiedPair
 from gendae.models.architectures import deep_autoencoder, joint_autoencoder
 from gendae.models.classifier import Classifier
+from gendae.models.joint import JointStack
+from gendae.models.modalities import Junction
 from gendae.models.settings import Settings
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
@@ -23,10 +28,13 @@ from gendae.registry import build
 from gendae.rules import credit
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule
 from gendae.rules.backstep import BackStepRule
+from gendae.rules.base import Rule
 from gendae.rules.difference import DifferenceTargetPropRule
-from gendae.rules.joint import JointTargetPropRule
+from gendae.rules.differences import DifferenceLoop
+from gendae.rules.feedback import Exact, Feedback, LocalDifference, Partners
+from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.kl import KLRule
-from gendae.rules.loops import LoopWeights
+from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
@@ -38,6 +46,18 @@ from tests.rules.test_joint import rule_of, stack_of
 from tests.rules.test_supervised import BASELINES, TWO_PHASES, batch, network
 
 LOUD = GaussianNoise(0.1)
+
+
+class Unlearned(Feedback):
+    """Feedback with weights that no loss trains."""
+
+    def layer_for(self, link):
+        return torch.nn.Linear(link.layer.out_features, link.layer.in_features)
+
+
+class Silent(Rule):
+    def losses(self, batch, moment=None):
+        return {}
 
 
 def made(cls, stack, **options):
@@ -129,6 +149,32 @@ OF_TARGET_PROP = [
     ({"rates": Rates(feedback=[0.1] * 2)}, "rates.feedback has 2 entries"),
     ({"corruption": [LOUD]}, "corruption has 1 entries"),
 ]
+OF_LOOPS = [
+    ({"loop": LocalDifference()}, "loop=LocalDifference: a Loop is needed"),
+    ({"loop": "ShortAndLongLoops"}, "loop='ShortAndLongLoops': a Loop is needed"),
+    ({"loop": DifferenceLoop}, "loop=the class DifferenceLoop: a Loop is needed"),
+    *(({"loop": empty}, f"loop={re.escape(repr(empty))}: a Loop") for empty in ([], {}, 0, "")),
+    ({"corruption": []}, "corruption has 0 entries"),
+    ({"corruption": LOUD}, "corruption=GaussianNoise: a list is needed"),
+    ({"corruption": [LOUD, LOUD, LOUD, 0.1]}, r"corruption\[3\]=0.1: a Corruption is needed"),
+    ({"rates": 1e-3}, "rates=0.001: a Rates is needed"),
+]
+OF_FEEDBACK = [
+    *(
+        (partial(DifferenceLoop, wrong), f"feedback={words}: a Feedback is needed")
+        for wrong, words in (
+            ("Exact", "'Exact'"),
+            (Exact, "the class Exact"),
+            ([], r"\[\]"),
+            (DifferenceLoop(), "DifferenceLoop"),
+            (torch.nn.Linear(2, 2), "Linear"),
+        )
+    ),
+    (partial(ShortAndLongLoops, JointWeights()), "weights=JointWeights: a LoopWeights is needed"),
+    (partial(DifferenceLoop, Exact(), align=1), "align=1: feedback=Exact does not learn"),
+    (partial(DifferenceLoop, Unlearned(), align=5), "align=5: feedback=Unlearned does not learn"),
+    (lambda: Silent(small_stack()).total_loss((torch.rand(2, 8),)), "Silent gives no losses"),
+]
 OF_KL = [
     ({"reach": "far"}, "reach='far' is unknown; accepted: full, within_layer"),
     ({"alpha": -1.0}, "alpha=-1.0"),
@@ -203,6 +249,14 @@ OF_JOINT = [
         r"hybrid.outputs=\['image'\], inferring.weight=1.0: .*only labels are inferred",
     ),
     ({"reach": "none"}, "reach='none' is unknown; accepted: pair, full"),
+    ({"weights": LoopWeights()}, "weights=LoopWeights: a JointWeights is needed"),
+    ({"hiding": 0.5}, "hiding=0.5: a Hiding is needed"),
+    ({"hybrid": 0.5}, "hybrid=0.5: a Hybrid is needed"),
+    ({"inferring": "label"}, "inferring='label': an Inferring is needed"),
+    ({"feedback": "Exact"}, "feedback='Exact': a Feedback is needed"),
+    ({"feedback": []}, r"feedback=\[\]: a Feedback is needed"),
+    ({"feedback": Exact()}, "feedback=Exact would not be used"),
+    ({"feedback": LocalDifference()}, "feedback=LocalDifference would not be used"),
     ({"rates": Rates(g=[0.1] * 2)}, "rates.g has 2 entries.* the 3 layers"),
 ]
 
@@ -215,6 +269,26 @@ SEVERAL = "JointTargetPropRule trains a JointStack of several"
 ALONE = {"image": {"sizes": [6, 5]}}
 LATENT = {"sizes": [2], "kind": "latent"}
 REAL = {"sizes": [2], "kind": "real"}
+
+
+def topped(recognition, pair=None):
+    """The rule over a junction whose code has a law, and a pair above it."""
+    stack = stack_of()
+    junction = Junction(stack.top[0].f, stack.top[0].g, recognition)
+    above = [] if pair is None else [pair]
+    return rule_of(JointStack(stack.modalities, [junction, *above]).double())
+
+
+UPPER = (Affine(5, 4, "tanh"), Affine(4, 5))
+LEARNED = "has a law of codes that is to be learned"
+#: The law of h_3 above modalities of two pairs, and a pair above it.
+OF_TOPS = [
+    ((LearnedGaussian(5),), f"pair 3 {LEARNED}"),
+    ((LearnedGaussian(5), Pair(*UPPER)), f"pair 3 {LEARNED}"),
+    ((None, Pair(*UPPER, recognition=LearnedGaussian(4))), f"pair 4 {LEARNED}"),
+    ((None, Pair(*UPPER, LearnedGaussian(5))), f"pair 4 {LEARNED}"),
+    ((None, OptimizingPair(*UPPER)), "pair 4 is a OptimizingPair"),
+]
 OF_JOINT_STACKS = [
     (lambda: JointTargetPropRule(deep_autoencoder([6, 4])), f"stack=Stack: {SEVERAL}"),
     (lambda: JointTargetPropRule(joint_autoencoder(ALONE, [4])), f"stack=JointStack: {SEVERAL}"),
@@ -231,6 +305,15 @@ OF_JOINT_STACKS = [
         lambda: rule_of().losses((torch.rand(4, 9).double(), torch.ones(4, 3).bool())),
         r"the mask has shape \(4, 3\); .* \(4, 2\)",
     ),
+    (
+        lambda: rule_of(stack_of(top=(5, 4)), reach="full", feedback=Exact()),
+        "feedback=Exact would not be used",
+    ),
+    (
+        lambda: rule_of(stack_of(top=(5, 4)), feedback=Partners()),
+        "feedback=Partners: the maps that join modalities are no inverses",
+    ),
+    *((partial(topped, *parts), words) for parts, words in OF_TOPS),
     (lambda: joint_autoencoder({"phi": LATENT, "x": REAL}, [4]), "latent"),
     (lambda: joint_autoencoder({"phi": LATENT}, [4]), "latent|labels alone"),
 ]
@@ -287,6 +370,9 @@ OF_DIFFERENCE = [
     ),
     (part("inverses", "InverseLearning", sigma=-0.1), "sigma=-0.1"),
     (part("inverses", "InverseLearning", sigma=[0.1, math.nan]), "sigma=nan"),
+    ({"inverses": gendae.Inverses()}, "inverses=Inverses: an InverseLearning is needed"),
+    ({"iterations": 3}, "iterations=3: an Iterations is needed"),
+    ({"input_corruption": 0.3}, "input_corruption=0.3: a Corruption is needed"),
     ({"step": 0}, "step=0"),
     ({"step": -0.1}, "step=-0.1"),
     (part("inverses", "InverseLearning", half_life=0), "half_life=0"),
@@ -376,6 +462,8 @@ CASES = [
     *((made(BackStepRule, tied, **options), words) for options, words in OF_BACK_STEPS),
     (lambda: BackStepRule(tied()).losses((torch.rand(12, 5),)), r"x has shape \(12, 5\)"),
     *((made(TargetPropRule, small_stack, **options), words) for options, words in OF_TARGET_PROP),
+    *((made(TargetPropRule, small_stack, **options), words) for options, words in OF_LOOPS),
+    *OF_FEEDBACK,
     *((made(KLRule, noisy, **options), words) for options, words in OF_KL),
     *(
         (made(rule, partial(signs, **settings), **options), words)
