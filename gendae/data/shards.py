@@ -168,11 +168,11 @@ class Rows:
 class Shards(Images):
     """Images in arrays on disk, for data larger than memory: one .npy, or a folder of them.
 
-    The files of a folder are taken in natural order (2.npy before 10.npy). Pixels are checked when they are
-    read: a value outside [0, 1] stops the training, and the error names the file. `split` gives a
-    sample as a tensor; batches come from all rows. The prior of the top layer is fitted on codes
-    of a random part (`gendae.rules.prior_fit.EXAMPLES`). Up to 1,000 rows of each file, evenly
-    spaced, stand for all where data are compared with those that a model was trained on.
+    The files of a folder are taken in natural order (2.npy before 10.npy). Pixels are checked when
+    they are read: a value outside [0, 1] stops the training, and the error names the file. `split`
+    gives a sample as a tensor; batches come from all rows. The prior of the top layer is fitted on
+    codes of a random part (`gendae.rules.prior_fit.EXAMPLES`). Up to 1,000 rows of each file,
+    evenly spaced, stand for all where data are compared with those that a model was trained on.
 
     Args:
         path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), bytes or
@@ -180,7 +180,8 @@ class Shards(Images):
         shape: height and width, where rows are flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
         batch_size, seed: see `Data`; the seed draws the split.
-        labels: file of class labels of all images in the same order, see `read_labels`.
+        labels: file of class labels of all images in the same order, see `read_labels` and, for a
+            folder, `check_pairing`.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.

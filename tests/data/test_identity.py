@@ -66,11 +66,10 @@ def test_a_model_of_clothes_is_not_opened_with_digits(mnist, clothes, tmp_path, 
     assert gendae("info", path) == 0
     assert clothes.identity.sha256 in capsys.readouterr().out
 
-    for command in (["inpaint", path, "--out", tmp_path / "x.png"], ["evaluate", path]):
-        assert gendae(*command, "--n", 2) == 2
-        error = capsys.readouterr().err
-        assert f"other data than the model was trained on: MNIST, not {dataset_of(stack)}" in error
-        assert error.count("\n") == 1
+    assert gendae("inpaint", path, "--out", tmp_path / "x.png") == 2
+    error = capsys.readouterr().err
+    assert f"other data than the model was trained on: MNIST, not {dataset_of(stack)}" in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
 
     for use in ("fit", "validate", "test"):

@@ -1,4 +1,4 @@
-"""What an image file says beside its pixels: applied by a stated rule, or refused, for masks too."""
+"""What an image file says beside its pixels: applied by a stated rule, or refused; masks too."""
 
 import io
 import struct
