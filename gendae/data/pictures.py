@@ -61,6 +61,7 @@ def read_image(path: Path) -> np.ndarray:
             _refuse_unclear(image, coding)
             upright = ImageOps.exif_transpose(image)
 
+        _refuse_colourless(upright)
         _refuse_transparent(upright)
         if coding in GREY_16:  # convert("L") would cut 16 bits off at 255
             return np.asarray(upright, np.float32) / 65535.0
@@ -113,6 +114,17 @@ def _refuse_unclear(image: "Image", coding: str) -> None:
         )
     if image.tile and image.tile[0][1] != (0, 0, *image.size) and image.format == "GIF":
         raise ValueError("its frame leaves a part of the picture empty; save it as a whole")
+
+
+def _refuse_colourless(image: "Image") -> None:
+    """Raise a ValueError for a number in the picture that its palette has no colour for."""
+    if image.mode != "P":
+        return
+
+    colours = len(image.getpalette()) // 3
+    _, highest = image.getextrema()
+    if highest >= colours:
+        raise ValueError(f"it uses colour {highest} of a palette of {colours}")
 
 
 def _refuse_transparent(image: "Image") -> None:

@@ -181,6 +181,7 @@ INK = HALF.astype(np.uint16) * 257
         ("signed.tif", tiff(HALF.tobytes(), 8, t339=2), {}, "no known range"),
         ("colour-16.png", png(16, 2, np.dstack([INK] * 3)), {}, "16 bits for each"),
         ("la-16.png", png(16, 4, np.dstack([INK, INK])), {}, "16 bits for each"),
+        ("beyond.png", png(8, 3, HALF, (b"PLTE", bytes(BLACK_WHITE))), {}, "colour 255 of a pal"),
         ("extra.tif", tiff(bytes(48), 8, t277=2, t338=0), {}, "without a meaning|damaged|cannot"),
         ("webp.png", GREY.convert("RGB"), {"format": "WEBP"}, "none of PNG, JPEG"),
         ("eps.png", GREY, {"format": "EPS"}, "none of PNG, JPEG"),
