@@ -13,6 +13,11 @@ from torch import Tensor
 from gendae.errors import choice, shortened
 
 T = TypeVar("T")
+#: Largest pixel that fits into 7 bits: images of 0..255 are likely to have a larger one, those of
+#: 0..16 and percentages have not.
+SEVEN_BITS = 127
+#: How far rounding and interpolation take a pixel beyond [0, 1].
+OVERSHOOT = 0.25
 
 
 def one_of(name: str, value: str | None, accepted: Iterable[str]) -> str:
@@ -227,15 +232,24 @@ def pixels(name: str, x: Tensor) -> Tensor:
 
     low = float(x.min())
     high = float(x.max())
-    if low >= 0 and 1 < high <= 255:
-        raise ValueError(
-            f"{name} holds values from {low:g} to {high:g}, as images of 0..255 do; "
-            "divide by 255 to get pixels in [0, 1]"
-        )
     if low < 0 or high > 1:
-        raise ValueError(f"{name} holds values from {low:g} to {high:g}; pixels lie in [0, 1]")
+        # a difference of one unit in the last place is shown too
+        held = f"{name} holds values from {low:.8g} to {high:.8g}"
+        raise ValueError(f"{held}{_advice_on_scale(low, high)}")
 
     return x
+
+
+def _advice_on_scale(low: float, high: float) -> str:
+    """How pixels come into [0, 1], as far as their range shows why they are outside."""
+    if low >= 0 and SEVEN_BITS < high <= 255:
+        return ", as images of 0..255 do; divide by 255 to get pixels in [0, 1]"
+    if low >= 0 and high > 2:
+        return "; pixels lie in [0, 1]: divide by the largest value that a pixel can have"
+    if low > -OVERSHOOT and high < 1 + OVERSHOOT:
+        return "; pixels lie in [0, 1]: clip what rounding or interpolation took beyond"
+
+    return "; pixels lie in [0, 1]"
 
 
 def path(name: str, value: str | Path) -> Path:

@@ -6,8 +6,11 @@ A command is a function in the file of its name. It returns the lines to print.
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gendae import checks, registry
 from gendae.completion.completer import Completer
+from gendae.data import identity
 from gendae.data.base import Data
 from gendae.data.files import image_shape
 from gendae.data.images import Images
@@ -24,7 +27,7 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> D
 
     Raises:
         FileNotFoundError: if the model's data set is not on this machine; says to name --data.
-        ValueError: if the model's file names no data set.
+        ValueError: if the model's file names no data set, or its arrays are not those found here.
     """
     if file is None:
         data = _training_data(stack, root)
@@ -46,6 +49,10 @@ def _training_data(stack: Stack, root: str | None) -> Data:
         data.split("test")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; or name your own images with --data") from None
+
+    other = identity.difference(data.identity, stack.facts)
+    if other is not None:
+        raise ValueError(f"{other}; name their folder with --root, or other images with --data")
     return data
 
 
@@ -59,8 +66,14 @@ def located(spec: dict, root: str | None) -> dict:
 
 
 def dataset_of(stack: Stack) -> str | None:
-    """Class name of the data set that the model was trained on, if its file says so."""
-    return (stack.facts.get("dataset") or {}).get("type")
+    """Name of the data set that the model was trained on, if its file says so.
+
+    That of its class, unless the class reads files of several data sets.
+    """
+    name = (stack.facts.get("dataset") or {}).get("type")
+    if name in identity.KNOWN.values():
+        return identity.recorded(stack.facts).name
+    return name
 
 
 def shapes_of(stack: Stack) -> dict[str, tuple[int, int]]:
@@ -82,6 +95,17 @@ def completer_of(stack: Stack) -> Completer | None:
 def settings_of(stack: Stack) -> dict[str, Any]:
     """What the model is meant to be used with, as plain data."""
     return registry.describe(stack.settings.chosen())
+
+
+def some_given(mask: str, observed: Tensor) -> Tensor:
+    """Which pixels are given, if some are and some are not; `mask` names it in the message."""
+    given = int(observed.sum())
+    if given in (0, len(observed)):
+        raise ValueError(
+            f"--mask {mask} gives {given} of {len(observed)} pixels; some must be given, and some "
+            "missing"
+        )
+    return observed
 
 
 def load_generative(model: str, device: str = "cpu") -> Stack:

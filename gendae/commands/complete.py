@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.commands.common import Table, completer_of, shapes_of
+from gendae.commands.common import Table, completer_of, shapes_of, some_given
 from gendae.commands.sections import adjusted, is_of, with_synonym
 from gendae.completion import modalities
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, named_mask
 from gendae.completion.modalities import Values
-from gendae.data.files import read_images, write_npz
+from gendae.data.files import check_pairing, image_files, read_images, write_npz
 from gendae.data.multimodal import read_modality
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Modality
@@ -60,6 +60,7 @@ def complete(
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
     texts = not_written_over(path, assignments(given))
+    check_order(texts)
 
     stack = load_joint(model, device)
     check_names(stack)
@@ -76,7 +77,10 @@ def complete(
     completed = modalities.complete(stack, values, masks, n, completer, seed)
 
     rows = len(completed.completion.converged)
-    return [f"{rows:,} completed rows: {written(completed, path)}", settled(completed)]
+    lines = [f"{rows:,} completed rows: {written(completed, path)}", settled(completed)]
+    for name, observed in (masks or {}).items():
+        lines.append(f"{int(observed.sum())} of {len(observed)} pixels of {name} were given")
+    return lines
 
 
 def load_joint(model: str | Path, device: str = "cpu") -> JointStack:
@@ -122,6 +126,14 @@ def not_written_over(out: Path, given: dict[str, str]) -> dict[str, str]:
     if any(out.exists() and file.exists() and out.samefile(file) for file in files):
         raise ValueError(f"--out {out} is a file that values come from; name another")
     return given
+
+
+def check_order(given: dict[str, str]) -> None:
+    """Refuse to pair the files of a folder, if they have two orders, with the rows of a file."""
+    paths = [Path(text).expanduser() for text in given.values()]
+    for folder in filter(Path.is_dir, paths):
+        for file in filter(Path.is_file, paths):
+            check_pairing(image_files(folder), file)
 
 
 def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> Tensor:
@@ -254,4 +266,5 @@ def masks_of(
         )
 
     checks.one_of("--mask", mask, MASKS)
-    return {name: named_mask(mask, shape, seed) for name, shape in shapes.items()}
+    named = {name: named_mask(mask, shape, seed) for name, shape in shapes.items()}
+    return {name: some_given(mask, observed) for name, observed in named.items()}

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.commands.common import Table, data_of, load_generative, shape_of
+from gendae.commands.common import Table, data_of, load_generative, shape_of, some_given
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
-from gendae.data.files import read_image, read_images
+from gendae.data.files import read_images
+from gendae.data.pictures import read_image
 from gendae.errors import choice
 
 
@@ -29,8 +30,8 @@ def inpaint(
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
-        mask: what is given: left, right, top, bottom, random, or an image file of the same size
-            (white is given, black is filled in).
+        mask: what is given: left, right, top, bottom, random, or an image file of the same size in
+            black and white (white is given, black is filled in; other greys are refused).
         data: your images; by default test images.
         root: folder of the model's data set.
         n: how many images.
@@ -57,17 +58,30 @@ def inpaint(
     filled = inpainting.inpaint(stack, x, observed, inpainter, seed)
     written = plots.save(plots.inpainting(x, observed, filled, shape), out)
 
-    what = f"white pixels of {mask} are given"
+    what = f"white pixels of {mask}"
     if mask in MASKS:
-        what = f"the {mask} half is given"
-    return [f"{len(x)} images, {what}, the rest filled in: {written}"]
+        what = f"the {mask} half"
+    given = f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
+    return [f"{len(x)} images, {given}, the rest is filled in: {written}"]
 
 
 def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
-    """A named mask, or an image file of the model's size: white is given, black is filled in."""
-    if mask in MASKS:
-        return named_mask(mask, shape, seed)
+    """A named mask, or an image file of the model's size: white is given, black is filled in.
 
+    Raises:
+        ValueError: for other names, files and sizes, for pixels that are neither black nor white,
+            and for masks that give all pixels or none.
+    """
+    if mask in MASKS:
+        observed = named_mask(mask, shape, seed)
+    else:
+        observed = _mask_of_file(mask, shape)
+
+    return some_given(mask, observed)
+
+
+def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
+    """A mask from an image file in black and white."""
     path = Path(mask)
     if not path.is_file():
         raise ValueError(
@@ -79,4 +93,14 @@ def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
         raise ValueError(
             f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}"
         )
-    return image.flatten() >= 0.5
+
+    between = image[(image > 0) & (image < 1)]
+    if between.numel():
+        low = 255 * float(between.min())
+        high = 255 * float(between.max())
+        raise ValueError(
+            f"--mask {mask}: {between.numel()} of {image.numel()} pixels are grey, {low:.4g} to "
+            f"{high:.4g} of 255; black (0) is filled in and white (255) is given, and no other "
+            "value says which"
+        )
+    return image.flatten() == 1

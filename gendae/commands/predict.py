@@ -25,7 +25,8 @@ def predict(
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
-        data: images: an .npy, .npz or IDX file; labels y in an .npz are compared.
+        data: images: an .npy, .npz or IDX file, or a folder of image files, in natural order;
+            labels y in an .npz are compared.
         out: FILE.npz: arrays label, (n,), and probability, (n, classes).
         samples: draws of stochastic units; by default the model's own number.
         seed: the same seed gives the same result.

@@ -12,6 +12,7 @@ from gendae.commands.common import Table, has_several_modalities, only_generativ
 from gendae.commands.complete import (
     assignments,
     check_names,
+    check_order,
     chosen_completer,
     load_joint,
     not_written_over,
@@ -109,6 +110,7 @@ def _sample_given(
     checks.one_of("suffix of --out", out.suffix, (".npz",))
     checks.whole("--n", n, 1)
     texts = not_written_over(out, assignments(given))
+    check_order(texts)
 
     stack = load_joint(model, device)
     check_names(stack)

@@ -8,5 +8,7 @@
 | `toys` | points in the plane |
 | `multimodal` | several modalities: images, labels, parts of images, arrays |
 | `loader` | batches of rows, shuffled and shared among processes |
+| `identity` | which data they are: the SHA-256 of their arrays |
 | `files` | reading and writing arrays, IDX files and images |
+| `pictures` | what an image file says, as grey numbers |
 """

@@ -8,8 +8,10 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from gendae import checks
+from gendae.data.identity import Identity
 from gendae.data.loader import Split, TensorLoader
 from gendae.registry import REGISTRY, Plain, describe
+from gendae.storage.model_file import digest
 
 SPLITS = ("train", "valid", "test")
 
@@ -85,10 +87,30 @@ class Data(LightningDataModule):
 
         self._splits: dict[str, Split] | None = None
         self._shape: tuple[int, int] = (0, 0)
+        self._identity: Identity | None = None
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         """Splits by name, and the shape of an example."""
         raise NotImplementedError(f"{type(self).__name__} must define read")
+
+    def identify(self, place: object, **arrays: Tensor | None) -> None:
+        """Note which arrays were read, so that a model of them is known to be one.
+
+        `read` calls it before the splits are drawn, where the arrays come from files. Data that
+        follow from the constructor's arguments need none.
+
+        Args:
+            place: file or folder.
+            arrays: what was read, by name; None is passed over.
+        """
+        present = {name: array for name, array in arrays.items() if array is not None}
+        self._identity = Identity(digest(present), str(place))
+
+    @property
+    def identity(self) -> Identity | None:
+        """Place and SHA-256 of what was read from files; None if nothing was."""
+        self.setup()
+        return self._identity
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the data once."""
@@ -190,4 +212,6 @@ def facts_of(data: Any) -> dict[str, Plain]:  # noqa: ANN401 - any data module, 
         facts["shapes"] = data.shapes
     if REGISTRY.get(type(data).__name__) is type(data):
         facts = {"dataset": portable(describe(data)), **facts}
+    if data.identity is not None:
+        facts["data"] = data.identity.fact()
     return facts

@@ -4,9 +4,11 @@ import gzip
 import io
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.data.pictures import read_image
 from gendae.errors import reason
 from gendae.storage.atomic import write_whole
 
@@ -88,31 +91,13 @@ def cache_folder() -> Path:
 # -- images ---------------------------------------------------------------------------------------
 
 
-def read_image(path: Path) -> np.ndarray:
-    """A grey image file as a float32 array in [0, 1], (height, width)."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            # convert("L") would cut 16 bits off at 255
-            if image.mode.startswith("I;16"):
-                return np.asarray(image, np.float32) / 65535.0
-
-            if image.mode in ("I", "F"):
-                raise ValueError(
-                    f"pixels of mode {image.mode} have no known range; save them with 8 or 16 bits"
-                )
-            return np.asarray(image.convert("L"), np.float32) / 255.0
-    except Exception as error:  # noqa: BLE001 - PIL raises a dozen kinds for damaged files
-        raise ValueError(f"{path} cannot be read as an image: {reason(error)}") from None
-
-
 def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
     """Images from a file or folder as (n, pixels) in [0, 1], and their height and width if known.
 
     Args:
         path: .npy; .npz (its only array, or the one named x or samples); an IDX file, plain or
-            .gz; an image file; or a folder of images of one size.
+            .gz; an image file, see `gendae.data.pictures`; or a folder of image files of one size,
+            in natural order (2.png before 10.png).
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -157,9 +142,8 @@ def _image_array(path: Path) -> np.ndarray:
 
 
 def _folder_of_images(folder: Path) -> np.ndarray:
-    """Image files of one size, by name, as (n, height, width)."""
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
-    images = [read_image(file) for file in files]
+    """Image files of one size, in natural order, as (n, height, width)."""
+    images = [read_image(file) for file in image_files(folder)]
     if not images:
         raise ValueError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
 
@@ -167,6 +151,55 @@ def _folder_of_images(folder: Path) -> np.ndarray:
     if len(sizes) > 1:
         raise ValueError(f"{folder} holds images of different sizes: {sorted(sizes)}")
     return np.stack(images)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files of a folder, in natural order."""
+    return in_order(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Files of a folder in natural order: numbers in names count as numbers.
+
+    Example:
+        >>> [str(file) for file in in_order([Path("img10.png"), Path("img2.png")])]
+        ['img2.png', 'img10.png']
+    """
+    return sorted(files, key=_natural)
+
+
+def _natural(file: Path) -> tuple[list[str | int], str]:
+    """What a file is sorted by: text and numbers of its name in turn, then the name itself."""
+    parts: list[str | int] = re.split("([0-9]+)", file.name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, file.name
+
+
+def check_pairing(files: Sequence[Path], beside: str | Path) -> None:
+    """Refuse to pair files with the rows of another one, if they have two orders.
+
+    Rows that were written in the other order would be those of other images.
+
+    Args:
+        files: of one folder, in natural order.
+        beside: the file whose rows are paired with them.
+
+    Raises:
+        ValueError: where natural order is not that of the characters in the names.
+
+    Example:
+        >>> check_pairing([Path("2.png"), Path("10.png")], "y.npy")
+        Traceback (most recent call last):
+        ValueError: y.npy cannot be paired with the files beside 2.png: by number 2.png comes ...
+    """
+    by_characters = sorted(files, key=lambda file: file.name)
+    for natural, other in zip(files, by_characters, strict=True):
+        if natural != other:
+            raise ValueError(
+                f"{beside} cannot be paired with the files beside {natural}: by number "
+                f"{natural.name} comes first, by characters {other.name}; write numbers with "
+                "leading zeros, or keep the images in one array"
+            )
 
 
 def image_shape(pixels: int, shape: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -218,14 +251,18 @@ def labels_of(
 
     They come from the file `labels`, or else from the array y or label beside the images in a
     .npz. With strict=False, an array beside the images that holds no class indices counts as none.
+    Those of a folder of images are in the natural order of its files.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_labels`.
+        FileNotFoundError, ValueError: see `read_labels`; for a folder, `check_pairing` too.
     """
-    if labels is not None:
-        return read_labels(labels, n)
-
     path = checks.path("path", path)
+    if labels is not None:
+        y = read_labels(labels, n)
+        if path.is_dir():
+            check_pairing(image_files(path), labels)
+        return y
+
     if path.suffix != ".npz":
         return None
 

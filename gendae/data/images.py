@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gendae import checks
 from gendae.data.base import Data, shuffled_splits
@@ -61,7 +62,8 @@ class MNIST(Data):
 
     The four IDX files, plain or .gz, are looked for in `root`, $GENDAE_DATA/mnist and the cache
     folder, and in torchvision's MNIST/raw below each. Otherwise the data are fetched once from
-    OpenML and cached.
+    OpenML and cached. Another set in the format of these files, Fashion-MNIST for one, is read
+    too; a model of it remembers its SHA-256 in the place of the name, see `gendae.data.identity`.
 
     Args:
         root: a folder to look in first.
@@ -157,8 +159,12 @@ class MNIST(Data):
         if files is None:
             raise FileNotFoundError(self._missing())
 
-        train = self._images(files, "train", 60_000)
-        test = self._images(files, "test", 10_000)
+        arrays = {key: torch.from_numpy(read_idx(file).copy()) for key, file in files.items()}
+        place = files["train_x"].parent
+        self.identify(place, **arrays)
+
+        train = _labelled(place, arrays["train_x"], arrays["train_y"], 60_000)
+        test = _labelled(place, arrays["test_x"], arrays["test_y"], 10_000)
 
         order = torch.arange(60_000)
         if self.split_seed is not None:
@@ -168,19 +174,17 @@ class MNIST(Data):
         splits = {"train": train[order[:50_000]], "valid": train[order[50_000:]], "test": test}
         return splits, (28, 28)
 
-    def _images(self, files: dict[str, Path], part: str, count: int) -> Split:
-        file = files[f"{part}_x"]
-        pixels = read_idx(file)
-        labels = read_idx(files[f"{part}_y"])
-        if pixels.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
-            raise ValueError(
-                f"{file} and its labels hold {pixels.shape} and {labels.shape} values; "
-                f"MNIST has {(count, 28, 28)} and {(count,)}, labels 0..9"
-            )
 
-        x = torch.from_numpy(pixels.reshape(count, -1).astype(np.float32)) / 255.0
-        y = torch.from_numpy(labels.astype(np.int64))
-        return Split(x, y)
+def _labelled(place: Path, pixels: Tensor, labels: Tensor, count: int) -> Split:
+    """Images of 28 x 28 bytes and their labels, if they are as many as MNIST has."""
+    fitting = pixels.shape == (count, 28, 28) and labels.shape == (count,)
+    if not fitting or labels.max() > 9:
+        raise ValueError(
+            f"{place} holds images and labels of shapes {tuple(pixels.shape)} and "
+            f"{tuple(labels.shape)}; MNIST has {(count, 28, 28)} and {(count,)}, labels 0..9"
+        )
+
+    return Split(pixels.reshape(count, -1).float() / 255.0, labels.long())
 
 
 def _plain_or_gz(folder: Path, name: str) -> Path | None:
@@ -200,8 +204,8 @@ class Images(Data):
         shape: height and width, where the array is flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
         batch_size, seed: see `Data`; the seed draws the split.
-        labels: file of class labels, see `read_labels`; if None, array y or label beside the
-            images in a .npz.
+        labels: file of class labels, see `read_labels`, for a folder in the natural order of its
+            files; if None, array y or label beside the images in a .npz.
 
     Raises:
         FileNotFoundError, ValueError: see `read_images` and `read_labels`.
@@ -232,6 +236,7 @@ class Images(Data):
         x, shape = read_images(self.path)
         shape = image_shape(x.shape[1], self.given_shape or shape)
         y = labels_of(self.path, len(x), self.labels, strict=False)
+        self.identify(self.path, x=x, y=y)
 
         fractions = (self.valid_fraction, self.test_fraction)
         return shuffled_splits(x, y, fractions, self.seed), shape

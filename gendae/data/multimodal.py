@@ -265,6 +265,7 @@ class Multimodal(MultimodalData):
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         shape = self.source.shape
+        self._identity = self.source.identity
         splits = {}
         for name in SPLITS:
             x, y, _ = self.source.split(name)
@@ -383,6 +384,7 @@ class Arrays(MultimodalData):
             raise ValueError(f"{int(empty.sum())} examples have no modality at all")
 
         x = torch.cat(parts, 1)
+        self.identify(", ".join(self.files.values()), x=x, observed=observed)
         fractions = (self.valid_fraction, self.test_fraction)
         splits = shuffled_splits(x, None, fractions, self.seed, observed)
         return splits, (1, x.shape[1])

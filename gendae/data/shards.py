@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.base import SPLITS
-from gendae.data.files import image_shape, read_labels
+from gendae.data.files import check_pairing, image_shape, in_order, read_labels
 from gendae.data.images import Images
 from gendae.data.loader import Split
 from gendae.errors import reason
@@ -23,6 +23,8 @@ from gendae.registry import register
 #: Images that `Shards.split` hands out as one tensor, for uses that need only a sample of the
 #: data.
 SAMPLE = 20_000
+#: Rows of each file by which data are known again: they are not read as a whole.
+COMPARED = 1000
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -139,6 +141,15 @@ class Rows:
 
         return torch.from_numpy(x).to(self.target)
 
+    def sample(self) -> dict[str, Tensor]:
+        """Up to 1,000 rows of each file as they are, and the numbers of rows, by name."""
+        parts = {"lengths": torch.tensor([len(array) for array in self.arrays])}
+        for number, array in enumerate(self.arrays):
+            places = np.linspace(0, len(array) - 1, min(len(array), COMPARED)).astype(int)
+            parts[str(number)] = torch.from_numpy(np.asarray(array[places], np.float32))
+
+        return parts
+
     def _read(self, file: int, rows: np.ndarray) -> np.ndarray:
         """Rows of one file as checked pixels, (n, pixels); rows are counted over all files."""
         array = self.arrays[file]
@@ -157,10 +168,11 @@ class Rows:
 class Shards(Images):
     """Images in arrays on disk, for data larger than memory: one .npy, or a folder of them.
 
-    The files of a folder are taken in the order of their names. Pixels are checked when they are
-    read: a value outside [0, 1] stops the training, and the error names the file. `split` gives a
-    sample as a tensor; batches come from all rows. The prior of the top layer is fitted on codes
-    of a random part (`gendae.rules.prior_fit.EXAMPLES`).
+    The files of a folder are taken in natural order (2.npy before 10.npy). Pixels are checked when
+    they are read: a value outside [0, 1] stops the training, and the error names the file. `split`
+    gives a sample as a tensor; batches come from all rows. The prior of the top layer is fitted on
+    codes of a random part (`gendae.rules.prior_fit.EXAMPLES`). Up to 1,000 rows of each file,
+    evenly spaced, stand for all where data are compared with those that a model was trained on.
 
     Args:
         path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), bytes or
@@ -168,7 +180,8 @@ class Shards(Images):
         shape: height and width, where rows are flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
         batch_size, seed: see `Data`; the seed draws the split.
-        labels: file of class labels of all images in the same order, see `read_labels`.
+        labels: file of class labels of all images in the same order, see `read_labels` and, for a
+            folder, `check_pairing`.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -184,7 +197,7 @@ class Shards(Images):
         if not path.is_dir():
             return [path]
 
-        files = sorted(path.glob("*.npy"))
+        files = in_order(path.glob("*.npy"))
         if not files:
             raise ValueError(f"{path} holds no .npy files")
 
@@ -195,6 +208,8 @@ class Shards(Images):
         y = None
         if self.labels is not None:
             y = read_labels(self.labels, len(x))
+            check_pairing(x.paths, self.labels)
+        self.identify(self.path, **x.sample(), y=y)
 
         parts = zip(SPLITS, self._parts(len(x)), strict=True)
         splits = {name: _part(x, y, index) for name, index in parts}

@@ -33,9 +33,11 @@ QUALITY = (
 def feature_network(data: Data) -> tuple[nn.Module, str]:
     """The network whose features measure quality, also in words.
 
-    It is the shipped classifier for MNIST. All other data are measured on pixels.
+    It is the shipped classifier for MNIST. All other data are measured on pixels, those in the
+    format of MNIST's files too.
     """
-    if not isinstance(data, MNIST):
+    named = isinstance(data, MNIST) and data.identity is not None
+    if not named or data.identity.name != "MNIST":
         return quality.PixelFeatures(), "pixels"
 
     network = load_feature_classifier("mnist-classifier")

@@ -8,6 +8,9 @@ from pytorch_lightning import LightningModule
 
 from gendae.data.base import facts_of
 
+#: Facts that say which data a model was trained on.
+OF_DATA = ("dataset", "data")
+
 
 class Record:
     """Writes the facts of a training into `stack.facts`, and counts its seconds."""
@@ -23,6 +26,9 @@ class Record:
             data: its data module, if there is one.
             earlier: facts of the training that goes on, if one does.
         """
+        for fact in OF_DATA:  # a model that was trained before may be trained on others
+            rule.stack.facts.pop(fact, None)
+
         rule.stack.facts.update(
             rule=type(rule).__name__,
             seed=earlier.get("seed", torch.initial_seed()),

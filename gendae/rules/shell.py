@@ -13,6 +13,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from gendae import checks
+from gendae.data import identity
+from gendae.data.base import Data, facts_of
 from gendae.data.loader import Split
 from gendae.models.joint import check_modalities
 from gendae.models.stack import Stack
@@ -27,6 +29,7 @@ from gendae.rules.rates import Rates
 from gendae.rules.record import Record
 from gendae.rules.resume import Resume, before_validation
 from gendae.storage import archive, verify
+from gendae.storage.archive import CheckpointError
 
 Gradients = Callable[[Sequence[Tensor], Moment], dict[str, Tensor]]
 
@@ -300,9 +303,25 @@ class Shell(LightningModule):
             fitting = self.trainer.state.fn == "fit"
 
         verify.check(path, checkpoint, self, fitting)
+        self._check_data(path, checkpoint["gendae"]["facts"], fitting)
         self.take(checkpoint)
         if fitting:
             self.resume.take(checkpoint)
+
+    def _check_data(self, path: str, facts: dict[str, Any], fitting: bool) -> None:
+        """Refuse a checkpoint of other data than those that are open.
+
+        A trained model may be tested on others, if they do not say that they are its own.
+        """
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, Data):
+            return
+
+        other = identity.difference(data.identity, facts)
+        described = facts_of(data).get("dataset")
+        same = identity.origin(described) == identity.origin(facts.get("dataset"))
+        if other is not None and (fitting or same):
+            raise CheckpointError(path, f"{other}; put them back, or train a new model")
 
     def priors(self) -> dict[str, Prior]:
         """Priors that a checkpoint holds, by the beginning of their names there."""

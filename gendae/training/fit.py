@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from gendae import checks
+from gendae.data import identity
 from gendae.data.base import Data
 from gendae.models.joint import JointStack
 from gendae.registry import import_public
@@ -60,6 +61,18 @@ def new_run_folder(root: str | Path) -> Path:
             folder = root / f"{number:04d}"
             folder.mkdir()
             return folder
+
+
+def say_which_data(data: Data) -> None:
+    """Say so where files that are read as a known data set hold another one."""
+    asked = type(data).__name__
+    held = data.identity
+    if asked not in identity.KNOWN.values() or held is None or held.name == asked:
+        return
+
+    if not helper_process():
+        line = f"gendae: {held.place} does not hold {asked}: the model remembers {held.name}"
+        print(line, file=sys.stderr)
 
 
 class FitCLI(LightningCLI):
@@ -241,6 +254,7 @@ class FitCLI(LightningCLI):
             checks.width(f"x of {type(self.datamodule).__name__}", x, self.model.stack.sizes[0])
 
         self.model.stack.facts["command"] = self.command
+        say_which_data(self.datamodule)
 
     def after_fit(self) -> None:
         """Write last.ckpt, unless a validation after the last update has written it."""

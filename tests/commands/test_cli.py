@@ -197,7 +197,9 @@ def test_sample(model, tmp_path, suffix, sampler):
 @pytest.mark.parametrize("mask", ["left", "right", "top", "bottom", "random", "mask.png"])
 def test_inpaint_with_names_files_and_own_images(model, tmp_path, monkeypatch, digits, mask, data):
     monkeypatch.chdir(tmp_path)
-    Image.new("L", (8, 8), 255).save("mask.png")
+    Image.linear_gradient("L").resize((8, 8)).point(lambda grey: 255 * (grey > 99)).save(
+        "mask.png"
+    )
     np.save("own.npy", digits.split("test").x[:4].numpy())
 
     assert gendae("inpaint", model, "--mask", mask, "--n", 2, "--out", "out.png", *data) == 0

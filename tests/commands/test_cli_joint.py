@@ -128,12 +128,13 @@ def test_complete_is_the_library_s_completion(model, own, capsys):
 
 
 @pytest.mark.parametrize("mask", ["left", "right", "top", "bottom", "random"])
-def test_masks_keep_what_they_show(model, own, mask):
+def test_masks_keep_what_they_show(model, own, mask, capsys):
     x, _ = own
     options = f"--mask {mask} --rounds 3 --seed 2"
     image = answer(model, f"complete --given image=x.npy {options}")["image"]
     shown = named_mask(mask, (8, 8), seed=2)
 
+    assert f"{shown.sum()} of 64 pixels of image were given" in capsys.readouterr().out
     assert torch.equal(image[:, shown], x[:, shown])
     assert (image[:, ~shown] != x[:, ~shown]).float().mean() > 0.99
 
@@ -141,6 +142,17 @@ def test_masks_keep_what_they_show(model, own, mask):
     again = answer(model, f"complete --given image=spoiled.npy {options}")["image"]
 
     assert torch.equal(again, image)
+
+
+@pytest.mark.parametrize("command", ["complete", "sample --n 3"])
+def test_a_folder_of_two_orders_is_not_paired_with_a_file(model, own, capsys, command):
+    os.mkdir("x")
+    for name in ("2", "10", "11"):
+        Image.new("L", (8, 8)).save(f"x/{name}.png")
+    np.save("three.npy", np.arange(3))
+
+    assert gendae(*command.split(), model, "--given", "image=x", "label=three.npy") == 2
+    assert "three.npy cannot be paired with the files" in capsys.readouterr().err
 
 
 def test_modes_are_map_mcmc_and_annealed(model, own, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gendae import checks
 from gendae.data import images
 from gendae.data.base import Data, facts_of
 from gendae.data.files import read_idx, read_images, write_idx
@@ -287,7 +288,7 @@ class Own(Data):
     ("kind", "values", "words"),
     [
         ("image", (0.0, 1.0), None),
-        ("image", (0.0, 2.0), "Own valid images holds values from 0 to 2, as images of 0..255 do"),
+        ("image", (0.0, 2.0), "Own valid images holds values from 0 to 2; pixels lie in .0, 1.$"),
         ("points", (-1.0, 2.0), None),
         ("points", (-1.0, math.inf), "Own valid points holds 1 NaN or infinite"),
         ("points", (1.0, 2.0, 3.0), r"Own train points have shape \(1, 3\); points in the plane"),
@@ -307,6 +308,30 @@ def test_each_kind_of_data_is_checked_whenever_it_is_asked_for(kind, values, wor
     for _ in range(2):  # bad data are not kept
         with pytest.raises(ValueError, match=words):
             data.split("train")
+
+
+@pytest.mark.parametrize(
+    ("high", "advice"),
+    [
+        (255.0, "as images of 0..255 do; divide by 255"),
+        (200.5, "as images of 0..255 do; divide by 255"),
+        (np.nextafter(np.float32(1), np.float32(2)), "0 to 1.0000001; .* clip what rounding"),
+        (1.03, "clip what rounding"),
+        (2.0, r"pixels lie in \[0, 1\]$"),
+        (16.0, "divide by the largest value that a pixel can have"),
+        (100.0, "divide by the largest value that a pixel can have"),
+        (65535.0, "divide by the largest value that a pixel can have"),
+    ],
+)
+def test_advice_on_the_scale_needs_evidence(high, advice):
+    with pytest.raises(ValueError, match=advice):
+        checks.pixels("x", torch.tensor([[0.0, 0.5, float(high)]]))
+
+
+@pytest.mark.parametrize("low", [-1e-7, -0.02])
+def test_a_pixel_a_little_below_black_is_to_be_clipped(low):
+    with pytest.raises(ValueError, match="clip what rounding"):
+        checks.pixels("x", torch.tensor([[low, 1.0]]))
 
 
 @pytest.mark.parametrize("make", [Images, Shards, lambda path: Arrays({"a": path})])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gendae.commands import evaluate
-from gendae.data.images import MNIST, Images
+from gendae.data.images import Images
 from gendae.laws import Discrete
 from gendae.metrics import quality, report
 from gendae.storage import atomic
@@ -90,8 +90,8 @@ def test_too_few_images_leave_quality_out(stack, digits):
     assert "more than 5" in "\n".join(evaluate.evaluation_table(result))
 
 
-def test_classifier_features_for_mnist_pixels_for_all_else(tmp_path):
-    network, words = report.feature_network(MNIST(download=False))
+def test_classifier_features_for_mnist_pixels_for_all_else(tmp_path, mnist):
+    network, words = report.feature_network(mnist)
     assert network.classes == 10
     assert "0.77 % test error" in words
 

@@ -1,0 +1,146 @@
+"""One image file as grey numbers: what it says beside its pixels is applied, or it is refused.
+
+| what the file says | what is done |
+|---|---|
+| orientation (EXIF) | applied: the image stands as viewers show it |
+| colour, palette | grey by luma: 0.299 R + 0.587 G + 0.114 B (Rec. 601) |
+| 1, 2, 4, 8 bits; 16 bits of grey | black is 0, white is 1 |
+| alpha, transparent colours | passed over where every pixel is opaque, otherwise refused |
+| several frames or pages | refused |
+| 12 and 32 bits, signed numbers, 16 bits of colour or of grey with alpha | refused |
+| CMYK, Lab and other spaces; channels that have no meaning | refused |
+| colour profile, gamma, background | not applied |
+
+A file is one of `FORMATS` by its content, whatever its name.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gendae.errors import reason
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Not all that Pillow reads: some formats start other programs.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I;16R")
+#: Tags of a TIFF, and the values by which its numbers are unsigned and grow with the light.
+SAMPLE_FORMAT = 339
+UNSIGNED = 1
+PHOTOMETRIC = 262
+WHITE_IS_ZERO = 0
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as grey numbers in [0, 1], (height, width) in float32.
+
+    Raises:
+        ValueError: for damaged files, other formats, and images whose grey is not determined by
+            the file: the table above.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "red.png"
+        ...     Image.new("RGB", (2, 1), "red").save(file)
+        ...     read_image(file).round(2).tolist()
+        [[0.3, 0.3]]
+    """
+    import PIL.Image
+    from PIL import ImageOps
+
+    try:
+        # given the name, Pillow maps a TIFF into memory, and turns it before it is read
+        with open(path, "rb") as stream, PIL.Image.open(stream, formats=FORMATS) as image:
+            coding = _coding(image)
+            _refuse_unclear(image, coding)
+            upright = ImageOps.exif_transpose(image)
+
+        _refuse_colourless(upright)
+        _refuse_transparent(upright)
+        if coding in GREY_16:  # convert("L") would cut 16 bits off at 255
+            return np.asarray(upright, np.float32) / 65535.0
+        return np.asarray(upright.convert("L"), np.float32) / 255.0
+    except PIL.UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise ValueError(
+            f"{path} cannot be read as an image: its content is none of {known}, or damaged"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - PIL raises a dozen kinds for damaged files
+        raise ValueError(f"{path} cannot be read as an image: {reason(error)}") from None
+
+
+def _coding(image: "Image") -> str:
+    """How pixels lie in the file, Pillow's "raw mode": unlike the mode, it tells 12 bits from 16.
+
+    To be asked before the pixels are loaded.
+    """
+    if not image.tile:
+        return image.mode
+
+    arguments = image.tile[0][3]
+    first = arguments[0] if isinstance(arguments, tuple) else arguments
+    return first if isinstance(first, str) else image.mode
+
+
+def _refuse_unclear(image: "Image", coding: str) -> None:
+    """Raise a ValueError for an image whose numbers have no one meaning as grey."""
+    if getattr(image, "is_animated", False):
+        raise ValueError("it holds several frames or pages; save the one that is meant")
+
+    tags = getattr(image, "tag_v2", {})
+    reversed_16 = coding in GREY_16 and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    signed = set(tags.get(SAMPLE_FORMAT, [UNSIGNED])) != {UNSIGNED}
+    known = coding in GREY_16 or (image.mode in MODES and not signed)
+    if not known or reversed_16:
+        raise ValueError(
+            f"pixels of mode {image.mode} ({coding}) have no known range of grey; save them as "
+            "grey of 8 or 16 bits, or as RGB of 8"
+        )
+
+    if ";16" in coding and coding.startswith(("RGB", "LA")):
+        raise ValueError(
+            f"it has 16 bits for each of several channels ({coding}); save it as grey of 16 bits, "
+            "or as RGB of 8"
+        )
+    if "X" in coding and image.format == "TIFF":
+        raise ValueError(
+            f"it has a channel without a meaning ({coding}); save it as grey or RGB alone"
+        )
+    if image.tile and image.tile[0][1] != (0, 0, *image.size) and image.format == "GIF":
+        raise ValueError("its frame leaves a part of the picture empty; save it as a whole")
+
+
+def _refuse_colourless(image: "Image") -> None:
+    """Raise a ValueError for a number in the picture that its palette has no colour for."""
+    if image.mode != "P":
+        return
+
+    colours = len(image.getpalette()) // 3
+    _, highest = image.getextrema()
+    if highest >= colours:
+        raise ValueError(f"it uses colour {highest} of a palette of {colours}")
+
+
+def _refuse_transparent(image: "Image") -> None:
+    """Raise a ValueError unless all pixels are opaque: what shows through is not in the file."""
+    has_key = "transparency" in image.info
+    if not has_key and not image.mode.endswith("A"):
+        return
+
+    if has_key and image.mode not in ("P", "PA"):
+        key = image.info["transparency"]
+        raise ValueError(f"it declares the colour {key} transparent; save it without transparency")
+
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    transparent = int((alpha < 255).sum())
+    if transparent:
+        raise ValueError(
+            f"{transparent} of its {alpha.size} pixels are transparent, and what lies behind them "
+            "is not known; put it on a background and save it without alpha"
+        )
