@@ -221,7 +221,7 @@ def pixels(name: str, x: Tensor) -> Tensor:
 
 
 def path(name: str, value: str | Path) -> Path:
-    """The path of a file or folder that a user names; ~ is the home folder.
+    """The path of a file or folder that a user names; ~ is the home folder, if there is one.
 
     Example:
         >>> path("path", "")
@@ -231,7 +231,10 @@ def path(name: str, value: str | Path) -> Path:
     if not str(value).strip():  # Path("") would be the current folder
         raise ValueError(f"{name}={value!r}: the name of a file or folder is needed")
 
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # no such user; or a user without a home, as containers have
+        raise ValueError(f"{name}={str(value)!r}: there is no such home folder") from None
 
 
 def image_shape(shape: Iterable[int]) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def complete(
     """
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
-    texts = not_written_over(path, assignments(given))
+    texts = assignments(given)
 
     stack = load_joint(model, device)
     check_names(stack)
@@ -116,14 +116,6 @@ def assignments(given: list[str]) -> dict[str, str]:
     return values
 
 
-def not_written_over(out: Path, given: dict[str, str]) -> dict[str, str]:
-    """The given values, unless the result would be written over a file that holds one."""
-    files = [Path(text).expanduser() for text in given.values()]
-    if any(out.exists() and file.exists() and out.samefile(file) for file in files):
-        raise ValueError(f"--out {out} is a file that values come from; name another")
-    return given
-
-
 def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> Tensor:
     """The given value of one modality, from a class index or a file of values.
 
@@ -138,7 +130,7 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
         checks.labels(f"--given {name}", torch.tensor([int(text)]), 1, modality.width)
         return torch.full((n or 1,), int(text))
 
-    path = Path(text).expanduser()
+    path = checks.path(f"--given {name}", text)
     if not path.exists():
         wanted = f"a file of {modality.kind} values of width {modality.width} is needed"
         if modality.kind == "onehot":

@@ -68,8 +68,8 @@ def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
     if mask in MASKS:
         return named_mask(mask, shape, seed)
 
-    path = Path(mask)
-    if not path.is_file():
+    path = checks.path("--mask", mask)
+    if not path.exists():
         raise ValueError(
             f"--mask {mask!r} is unknown: no file of this name, and no mask; {choice(mask, MASKS)}"
         )

@@ -14,7 +14,6 @@ from gendae.commands.complete import (
     check_names,
     chosen_completer,
     load_joint,
-    not_written_over,
     settled,
     value_of,
     written,
@@ -108,7 +107,7 @@ def _sample_given(
     """n samples of all modalities given some of them, into a .npz."""
     checks.one_of("suffix of --out", out.suffix, (".npz",))
     checks.whole("--n", n, 1)
-    texts = not_written_over(out, assignments(given))
+    texts = assignments(given)
 
     stack = load_joint(model, device)
     check_names(stack)

@@ -17,6 +17,7 @@ from torch import Tensor
 from gendae import checks
 from gendae.errors import reason
 from gendae.storage.atomic import write_whole
+from gendae.storage.inputs import regular_file
 
 #: Most bytes that a byte of a .gz or .npz can stand for. A header that promises more than the file
 #: can hold is not believed: what it asks for is never allocated.
@@ -37,7 +38,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not an IDX file of unsigned bytes, or damaged or cut short.
     """
-    path = Path(path)
+    path = regular_file(path)
     open_file = open
     most_per_byte = 1
     if path.suffix == ".gz":
@@ -92,6 +93,7 @@ def read_image(path: Path) -> np.ndarray:
     """A grey image file as a float32 array in [0, 1], (height, width)."""
     from PIL import Image
 
+    regular_file(path)
     try:
         with Image.open(path) as image:
             # convert("L") would cut 16 bits off at 255
@@ -199,7 +201,7 @@ def read_labels(path: str | Path, n: int) -> Tensor:
             each image.
     """
     path = checks.path("labels", path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such file of labels: {path}")
 
     if path.suffix in (".npy", ".npz"):
@@ -296,6 +298,7 @@ def read_array(
     Raises:
         FileNotFoundError, ValueError: see `read_numpy`.
     """
+    regular_file(path)
     try:
         with open(path, "rb") as stream:
             size = path.stat().st_size

@@ -411,7 +411,7 @@ def _width(array: np.ndarray) -> int:
 def read_modality(path: str | Path) -> np.ndarray:
     """Numbers from a .npy, (n, ..)."""
     path = checks.path("path", path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
 
     array, _ = read_array(path)
