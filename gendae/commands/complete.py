@@ -126,7 +126,7 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
     """
     stack.index(name)
     modality = stack.modalities[name]
-    if modality.kind in ("onehot", "latent") and re.fullmatch(r"-?[0-9]+", text):
+    if modality.kind in ("onehot", "latent") and re.fullmatch(r"-?[0-9]{1,18}", text):
         checks.labels(f"--given {name}", torch.tensor([int(text)]), 1, modality.width)
         return torch.full((n or 1,), int(text))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.commands.common import Table, data_of, load_generative, shape_of
+from gendae.commands.common import Table, data_of, load_generative, one_source, shape_of
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
@@ -42,6 +42,8 @@ def inpaint(
     """
     checks.whole("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+
+    one_source(data, root)
 
     stack = load_generative(model, device)
     own = inpainting.inpainter_of(stack)

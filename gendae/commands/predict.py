@@ -35,7 +35,7 @@ def predict(
     images = checks.path("DATA", data)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
     if samples is not None:
-        checks.whole("--samples", samples, 1)
+        checks.whole("--samples", samples, 1, checks.REPEATS)
 
     x, _ = read_images(images)
     probability = probabilities(model, x, data, samples, seed, device).float().cpu()

@@ -112,6 +112,7 @@ def _sample_given(
     stack = load_joint(model, device)
     check_names(stack)
 
+    checks.fits("--n", n, n * stack.sizes[0])
     values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
     completer = chosen_completer(stack, "mcmc", options)
     samples = modalities.complete(stack, values, completer=completer, seed=seed)

@@ -82,8 +82,12 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def cache_folder() -> Path:
-    """Where fetched data sets are kept: $XDG_CACHE_HOME/gendae, by default ~/.cache/gendae."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gendae"
+    """Where fetched data sets are kept: $XDG_CACHE_HOME/gendae, by default ~/.cache/gendae.
+
+    Raises:
+        ValueError: for a user without home, where $XDG_CACHE_HOME is not set.
+    """
+    return checks.path("cache", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gendae"
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -335,12 +339,6 @@ def _npz(
 
 def _npy(stream: BinaryIO, most: int) -> np.ndarray:
     """The array of a .npy stream of at most so many bytes; its header is checked first."""
-    stream.seek(0)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_2_0
-    if version == (1, 0):
-        read_header = np.lib.format.read_array_header_1_0
-
     shape, _, dtype = read_header(stream)
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are not read")
@@ -351,3 +349,14 @@ def _npy(stream: BinaryIO, most: int) -> np.ndarray:
 
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def read_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns are stored one after the other, and type of the array of a .npy."""
+    stream.seek(0)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_2_0
+    if version == (1, 0):
+        read = np.lib.format.read_array_header_1_0
+
+    return read(stream)

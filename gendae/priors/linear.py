@@ -49,7 +49,7 @@ class LinearAutoencoderPrior(GaussianPrior):
             noise = checks.at_least("noise", noise, 0.0, strict=True)
 
         super().__init__("full", variance_scale, noise)
-        self.iterations = checks.whole("iterations", iterations, 1)
+        self.iterations = checks.whole("iterations", iterations, 1, checks.REPEATS)
         self.register_buffer("weight", torch.empty(0))
         self.register_buffer("bias", torch.empty(0))
 

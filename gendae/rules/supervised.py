@@ -69,7 +69,7 @@ class SupervisedRule(Rule):
         super().__init__(stack, rates, log_every)
 
         self.input_corruption: Corruption | None = build(input_corruption)
-        self.samples = checks.whole("samples", samples, 1)
+        self.samples = checks.whole("samples", samples, 1, checks.REPEATS)
 
     # -- networks a rule can train -------------------------------------------------------------
 

@@ -91,7 +91,7 @@ def keep(path: Path) -> None:
 
 
 def refuse_input(path: Path, name: str | None = None) -> None:
-    """Raise a ValueError, with the name that a user gave it, if what is to be written is an input."""
+    """Raise a ValueError, with the name that a user gave, if what is to be written is an input."""
     if _kept is None:
         return
 
