@@ -282,6 +282,24 @@ def path(name: str, value: str | Path) -> Path:
         raise ValueError(f"{name}={str(value)!r}: there is no such home folder") from None
 
 
+def text_path(name: str, value: str | Path) -> Path:
+    """The same, of a name that can stand in a configuration: UTF-8 text.
+
+    Example:
+        >>> text_path("root", "r\\udcff")
+        Traceback (most recent call last):
+        ValueError: root='r\\udcff': a name in UTF-8 is needed, for it stands in config.yaml
+    """
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{name}={str(value)!r}: a name in UTF-8 is needed, for it stands in config.yaml"
+        ) from None
+
+    return path(name, value)
+
+
 def image_shape(shape: Iterable[int]) -> tuple[int, int]:
     """`shape` if it is height and width of an image."""
     values = ()

@@ -216,7 +216,7 @@ class FitCLI(LightningCLI):
 
     def _make_run_folder(self, config: Namespace) -> None:
         """A new folder below the root; a helper process takes that of the first process."""
-        root = checks.path("--trainer.default_root_dir", config.trainer.default_root_dir)
+        root = checks.text_path("--trainer.default_root_dir", config.trainer.default_root_dir)
         if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
             root = root.parent
 
