@@ -340,8 +340,6 @@ def _npz(
 def _npy(stream: BinaryIO, most: int) -> np.ndarray:
     """The array of a .npy stream of at most so many bytes; its header is checked first."""
     shape, _, dtype = read_header(stream)
-    if dtype.hasobject:
-        raise ValueError("it holds pickled objects, which are not read")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > most:
         raise ValueError(
             f"its header promises {shape} values of type {dtype}, and it has {most:,} bytes"
@@ -352,11 +350,18 @@ def _npy(stream: BinaryIO, most: int) -> np.ndarray:
 
 
 def read_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether columns are stored one after the other, and type of the array of a .npy."""
+    """Shape, whether columns are stored one after the other, and type of the array of a .npy.
+
+    Raises:
+        ValueError: for pickled objects, and whatever NumPy raises for damaged headers.
+    """
     stream.seek(0)
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_2_0
     if version == (1, 0):
         read = np.lib.format.read_array_header_1_0
 
-    return read(stream)
+    shape, by_columns, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are not read")
+    return shape, by_columns, dtype

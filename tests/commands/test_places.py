@@ -1,8 +1,9 @@
-"""What a command line names, and the streams it is given: as users and their machines leave them."""
+"""What a command line names, and the streams that users and machines leave to it."""
 
 import errno
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -223,9 +224,24 @@ def test_text_that_the_encoding_lacks_is_escaped(monkeypatch):
     assert raw.getvalue() == b"\\xb1 \\udcff\n"
 
 
-def test_streams_are_closed(tmp_path):
-    """What is opened next must not take the number of a closed stream."""
-    code = "import sys; from gendae.cli import main; sys.exit(main(['info', 'digits-variational-em']))"
-    command = f'"{sys.executable}" -c "{code}" <&- >&- 2>&-'
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False)
-    assert done.returncode == 0
+CLOSED = """
+import os, sys
+from gendae.cli import main
+code = main(["--version"])
+from gendae.commands import streams
+with streams.usable():
+    print("nobody reads")
+    print(input.__name__, file=sys.stderr)
+    sys.exit(code or os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY))
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path, closed):
+    words = [sys.executable, "-c", CLOSED, str(tmp_path / "file")]
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(words)} {closed}"], capture_output=True, check=False
+    )
+
+    assert done.returncode > 2  # the number that the file got
+    assert done.stderr.strip() in (b"", b"input")

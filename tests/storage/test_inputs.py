@@ -1,4 +1,4 @@
-"""Where files are written to: devices, pipes, links, one name among threads; never over an input."""
+"""Where files are written: into devices, pipes and links, among threads, never over an input."""
 
 import os
 import stat
@@ -148,7 +148,7 @@ def test_partial_files_of_killed_processes_go(tmp_path, origin, process, age, st
 
 
 def spelled(path):
-    """Names of a file: relative ones, through links to it and to its folder, another inode name."""
+    """Names of a file: relative ones, through links to it and to its folder, a hard link."""
     folder = path.parent
     (folder / "link").symlink_to(path)
     (folder / "hard").hardlink_to(path)

@@ -1,4 +1,4 @@
-"""A process that trains alone, in an environment of many; what killed runs left; gone terminals."""
+"""A process that trains alone in an environment of many; what killed runs left; nohup."""
 
 import os
 import signal
