@@ -144,7 +144,7 @@ class MNIST(Data):
 
     def _missing(self) -> str:
         looked = "looked for its four IDX files (plain or .gz) in "
-        looked += ", ".join(str(place) for place in self.places())
+        looked += ", ".join(str(place) for place in self.places()) or "no folder"
         if self.root is None:
             name = "name their folder with --data.root or $GENDAE_DATA"
             return f"MNIST is not on this machine; {looked}; {name}"
