@@ -122,9 +122,10 @@ class StopAtSignal(Callback):
     """Signals end a fit with a last.ckpt, from which it goes on as if it had never stopped.
 
     They are Ctrl-C, SIGTERM and SIGHUP, which a closing terminal sends; those that are ignored,
-    as SIGHUP under nohup, stay so. The current update is finished, and last.ckpt is written after it. During a validation, or
-    right before one, the epoch is finished, which writes last.ckpt. A second signal ends the fit
-    at once: the earlier last.ckpt stays. Several processes would have to agree on where to stop.
+    as SIGHUP under nohup, stay so. The current update is finished, and last.ckpt is written after
+    it. During a validation, or right before one, the epoch is finished, which writes last.ckpt. A
+    second signal ends the fit at once: the earlier last.ckpt stays. Several processes would have
+    to agree on where to stop.
     For them the callback does nothing, and last.ckpt is that of the last epoch.
     """
 
