@@ -16,7 +16,7 @@ __version__ = "0.2.0"
 
 def _homes() -> dict[str, str]:
     """The module of each public name."""
-    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text())
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 
     homes = {}
     for node in stub.body:

@@ -1,6 +1,7 @@
 """What a user can get wrong, said in one line: which argument, what it was, what is accepted."""
 
 import math
+import os
 from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
@@ -18,6 +19,13 @@ T = TypeVar("T")
 SEVEN_BITS = 127
 #: How far rounding and interpolation take a pixel beyond [0, 1].
 OVERSHOOT = 0.25
+
+#: Counts beyond this are slips of the keyboard.
+MOST = 10**9
+#: Of what is done one after the other: more would run for days.
+REPEATS = 10**6
+#: Seeds from which others are derived.
+MOST_SEED = 2**63 - 1
 
 
 def one_of(name: str, value: str | None, accepted: Iterable[str]) -> str:
@@ -47,12 +55,49 @@ def real(name: str, value: float) -> float:
     return value
 
 
-def whole(name: str, value: int, bound: int) -> int:
-    """`value` as an int if it is a whole number not below `bound`, else a ValueError."""
+def whole(name: str, value: int, bound: int, most: int = MOST) -> int:
+    """`value` as an int if it is a whole number from `bound` to `most`, else a ValueError.
+
+    Example:
+        >>> whole("rounds", 10**12, 0, REPEATS)
+        Traceback (most recent call last):
+        ValueError: rounds=1000000000000: a whole number from 0 to 1000000 is needed
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < bound:
         raise ValueError(f"{name}={value!r}: a whole number >= {bound} is needed")
 
+    if value > most:
+        shown = shortened(repr(value), 40)
+        raise ValueError(f"{name}={shown}: a whole number from {bound} to {most} is needed")
+
     return int(value)
+
+
+def fits(name: str, value: int, numbers: int) -> int:
+    """`value` if a result of so many numbers, in single precision, can be held in memory.
+
+    Example:
+        >>> fits("n", 10**9, 10**9 * 2**30)
+        Traceback (most recent call last):
+        ValueError: n=1000000000: the result takes 4,000,000,000 GiB, this machine has ...
+    """
+    needed = 4 * numbers
+    memory = _memory()
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"{name}={value!r}: the result takes {needed / 2**30:,.0f} GiB, this machine has "
+            f"{memory / 2**30:,.0f}"
+        )
+
+    return value
+
+
+def _memory() -> int | None:
+    """Bytes of this machine's memory, where the system tells."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def share(name: str, value: float) -> float:
@@ -253,7 +298,7 @@ def _advice_on_scale(low: float, high: float) -> str:
 
 
 def path(name: str, value: str | Path) -> Path:
-    """The path of a file or folder that a user names; ~ is the home folder.
+    """The path of a file or folder that a user names; ~ is the home folder, if there is one.
 
     Example:
         >>> path("path", "")
@@ -263,7 +308,28 @@ def path(name: str, value: str | Path) -> Path:
     if not str(value).strip():  # Path("") would be the current folder
         raise ValueError(f"{name}={value!r}: the name of a file or folder is needed")
 
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # no such user; or a user without a home, as containers have
+        raise ValueError(f"{name}={str(value)!r}: there is no such home folder") from None
+
+
+def text_path(name: str, value: str | Path) -> Path:
+    """The same, of a name that can stand in a configuration: UTF-8 text.
+
+    Example:
+        >>> text_path("root", "r\\udcff")
+        Traceback (most recent call last):
+        ValueError: root='r\\udcff': a name in UTF-8 is needed, for it stands in config.yaml
+    """
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{name}={str(value)!r}: a name in UTF-8 is needed, for it stands in config.yaml"
+        ) from None
+
+    return path(name, value)
 
 
 def image_shape(shape: Iterable[int]) -> tuple[int, int]:
@@ -299,11 +365,24 @@ def seed(name: str, value: int | None) -> int | None:
         Traceback (most recent call last):
         ValueError: --seed=1180591620717411303424: a whole number from -2^63 to 2^64 - 1 is needed
     """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (whole and -(2**63) <= value < 2**64):
+    if value is None:
+        return None
+
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (whole and -(2**63) <= value < 2**64):
         raise ValueError(f"{name}={value!r}: a whole number from -2^63 to 2^64 - 1 is needed")
 
-    return value
+    return int(value)
+
+
+def folded(seed: int) -> int:
+    """A seed in the range of NumPy's and scikit-learn's, 0 .. 2^32 - 1.
+
+    Example:
+        >>> folded(3), folded(-1)
+        (3, 4294967295)
+    """
+    return seed % 2**32
 
 
 def device(name: str) -> torch.device:
@@ -311,7 +390,7 @@ def device(name: str) -> torch.device:
     try:
         named = torch.device(name)
         torch.empty(0, device=named)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={name!r} cannot be used here: {reason}") from None
 

@@ -11,8 +11,9 @@ import warnings
 from importlib import import_module
 
 import gendae
-from gendae.commands import fit, parser
+from gendae.commands import fit, parser, places, streams
 from gendae.errors import reason
+from gendae.storage import inputs
 
 #: Errors other than ValueError and OSError that are no defects.
 EXIT_CODES = {"TrainingDiverged": 1, "MisconfigurationException": 2}
@@ -34,6 +35,7 @@ def run(arguments: list[str]) -> list[str]:
     if parser.known(name) in parser.TRAINING:
         if options and options[0] in HELP:
             return fit.help_lines(name)
+        places.keep_named(options)
         return getattr(fit, name)(*options)
 
     passed, values = parser.parsed(name, options)
@@ -42,8 +44,9 @@ def run(arguments: list[str]) -> list[str]:
 
         checks.seed("--seed", values["seed"])
 
+    places.keep_named(passed)
     command = getattr(import_module(f"gendae.commands.{name}"), name)
-    return command(*passed, **values)
+    return command(*passed, **places.checked(values))
 
 
 def keep_freed_memory() -> None:
@@ -67,9 +70,16 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="You have overridden `on_.*_batch_transfer`")
     keep_freed_memory()
 
+    with streams.usable(), inputs.kept_inputs():
+        return outcome(arguments)
+
+
+def outcome(arguments: list[str]) -> int:
+    """Carry out a command, print its lines or what went wrong; the exit code."""
     try:
         for line in run(arguments):
             print(line)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("gendae: interrupted", file=sys.stderr)
         return 130

@@ -154,7 +154,7 @@ class SpikeNoise(Corruption):
     """
 
     def __init__(self, draws: int = 3) -> None:
-        self.draws = checks.whole("draws", draws, 1)
+        self.draws = checks.whole("draws", draws, 1, checks.REPEATS)
 
     def __call__(
         self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None

@@ -84,7 +84,7 @@ class Inference:
     use_prior: bool = False
 
     def __init__(self, steps: int = 15, delta: float = 0.1, temperature: float = 0.0) -> None:
-        self.steps = checks.whole("steps", steps, 0)
+        self.steps = checks.whole("steps", steps, 0, checks.REPEATS)
         self.delta = checks.at_least("delta", delta, 0.0)
         self.temperature = checks.at_least("temperature", temperature, 0.0)
 

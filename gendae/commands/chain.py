@@ -43,7 +43,7 @@ def chain(
             --sampler.corruption.sigma 0.2; --sampler.help lists them.
     """
     checks.whole("--n", n, 1)
-    checks.whole("--steps", steps, 1)
+    checks.whole("--steps", steps, 1, checks.REPEATS)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
 
     if level is not None and sampler != "level":
@@ -53,6 +53,7 @@ def chain(
     options = with_synonym("level", level, "sampler.level", options)
 
     stack = load_generative(model, device)
+    checks.fits("--steps", steps, (steps + 1) * n * stack.sizes[0])
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
     states = torch.stack([x.cpu() for x in chain_states(stack, chosen, n, steps, seeded(seed))])
     labels = _digit_labels(stack, states)

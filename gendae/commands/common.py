@@ -29,6 +29,7 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> D
         FileNotFoundError: if the model's data set is not on this machine; says to name --data.
         ValueError: if the model's file names no data set, or its arrays are not those found here.
     """
+    one_source(file, root)
     if file is None:
         data = _training_data(stack, root)
     else:
@@ -36,6 +37,15 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> D
 
     checks.width(file or "the data set", data.split("test").x, stack.sizes[0])
     return data
+
+
+def one_source(file: str | None, root: str | None) -> None:
+    """Raise a ValueError where both images and the folder of a data set are named."""
+    if file is not None and root is not None:
+        raise ValueError(
+            f"--root {root} is the folder of the model's own data set, in the place of which "
+            f"--data {file} is read; give one"
+        )
 
 
 def _training_data(stack: Stack, root: str | None) -> Data:
@@ -57,12 +67,21 @@ def _training_data(stack: Stack, root: str | None) -> Data:
 
 
 def located(spec: dict, root: str | None) -> dict:
-    """A described data set that looks for MNIST in a folder, if one is named."""
-    if root and spec["type"] == "MNIST":
+    """A described data set that looks for MNIST in a folder, if one is named.
+
+    Raises:
+        ValueError: if a folder is named for a data set that has none.
+    """
+    if root is None:
+        return spec
+    if spec["type"] == "MNIST":
         return {**spec, "root": root}
     if "source" in spec:
         return {**spec, "source": located(spec["source"], root)}
-    return spec
+
+    raise ValueError(
+        f"--root {root}: the model was trained on {spec['type']}, which has no folder"
+    )
 
 
 def dataset_of(stack: Stack) -> str | None:
@@ -144,7 +163,7 @@ def has_several_modalities(stack: Stack) -> bool:
 
 def checkpoint_of(run: str | Path, which: str = "best") -> Path:
     """The best or last checkpoint of a run folder, or the checkpoint file itself."""
-    run = Path(run)
+    run = checks.path("RUN", run)
     if run.is_file():
         return run
 

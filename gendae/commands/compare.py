@@ -29,7 +29,8 @@ from gendae.registry import REGISTRY, import_public, registered
 from gendae.rules.base import Rule
 from gendae.rules.ledger import TrainingDiverged
 from gendae.rules.supervised import SupervisedRule
-from gendae.storage.atomic import write_json
+from gendae.storage import inputs
+from gendae.storage.atomic import write_json, write_whole
 from gendae.training import fit
 from gendae.training.mistakes import explained
 
@@ -37,6 +38,8 @@ Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
 #: own seeds.
 OWN = ("seed_everything", "ckpt_path", "weights_only")
+#: Files of a comparison, beside the configuration of each rule.
+WRITTEN = ("comparison.json", "comparison.md", "curves.png")
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 
@@ -91,6 +94,8 @@ def compare(
     refuse_processes(base, passed)
     entries = configurations(base, rules)
     data = check(base, entries, passed)
+    for name in (*WRITTEN, *(f"{entry}.yaml" for entry in entries)):
+        inputs.refuse_input(folder / name)
     folder.mkdir(parents=True, exist_ok=True)
 
     runs: dict[str, list[Run]] = {name: [] for name in entries}
@@ -119,7 +124,7 @@ def read_config(path: str | Path) -> Config:
         ValueError: if it is not YAML, or names no rule.
     """
     try:
-        config = yaml.safe_load(Path(path).read_text())
+        config = yaml.safe_load(checks.path("--config", path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates
         raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
 
@@ -283,13 +288,12 @@ def _check_split(data: Data, split: str, sizes: list[int]) -> None:
 
 def write_config(path: Path, config: Config) -> Path:
     """A configuration as a YAML file."""
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-    return path
+    return write_whole(path, yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def validation_curve(folder: Path) -> list[tuple[int, float]]:
     """(epoch, validation error) from the log of a run."""
-    with (folder / "metrics.csv").open() as stream:
+    with (folder / "metrics.csv").open(encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row.get("val/error")]
     return [(int(row["epoch"]) + 1, float(row["val/error"])) for row in rows]
 
@@ -444,9 +448,7 @@ def report(
     results = {name: summary(runs[name], diverged[name]) for name in runs}
     rows = [HEADER, *table(results)]
 
-    text = folder / "comparison.md"
-    text.write_text(markdown(rows))
-    written = [text]
+    written = [write_whole(folder / "comparison.md", markdown(rows).encode())]
     if any(runs.values()):
         written.append(plots.save(plots.learning_curves(curves(runs)), folder / "curves.png"))
     written.append(write_json(folder / "comparison.json", {**facts, "rules": results}))

@@ -59,7 +59,7 @@ def complete(
     """
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
-    texts = not_written_over(path, assignments(given))
+    texts = assignments(given)
     check_order(texts)
 
     stack = load_joint(model, device)
@@ -120,17 +120,9 @@ def assignments(given: list[str]) -> dict[str, str]:
     return values
 
 
-def not_written_over(out: Path, given: dict[str, str]) -> dict[str, str]:
-    """The given values, unless the result would be written over a file that holds one."""
-    files = [Path(text).expanduser() for text in given.values()]
-    if any(out.exists() and file.exists() and out.samefile(file) for file in files):
-        raise ValueError(f"--out {out} is a file that values come from; name another")
-    return given
-
-
 def check_order(given: dict[str, str]) -> None:
     """Refuse to pair the files of a folder, if they have two orders, with the rows of a file."""
-    paths = [Path(text).expanduser() for text in given.values()]
+    paths = [checks.path("--given", text) for text in given.values()]
     for folder in filter(Path.is_dir, paths):
         for file in filter(Path.is_file, paths):
             check_pairing(image_files(folder), file)
@@ -146,11 +138,11 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
     """
     stack.index(name)
     modality = stack.modalities[name]
-    if modality.kind in ("onehot", "latent") and re.fullmatch(r"-?[0-9]+", text):
+    if modality.kind in ("onehot", "latent") and re.fullmatch(r"-?[0-9]{1,18}", text):
         checks.labels(f"--given {name}", torch.tensor([int(text)]), 1, modality.width)
         return torch.full((n or 1,), int(text))
 
-    path = Path(text).expanduser()
+    path = checks.path(f"--given {name}", text)
     if not path.exists():
         wanted = f"a file of {modality.kind} values of width {modality.width} is needed"
         if modality.kind == "onehot":

@@ -38,6 +38,9 @@ def export(
     if Path(out).exists():
         raise FileExistsError(f"--out {out} exists already; name another file")
 
+    if root is not None and not choose_prior:
+        raise ValueError(f"--root {root}: a folder of data is read only with --choose-prior")
+
     stack = model_file.load(checkpoint_of(run, which))
     lines = []
     if choose_prior:

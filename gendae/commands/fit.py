@@ -92,5 +92,5 @@ def _wrapped(text: str) -> list[str]:
 
 def first_comment(file: Path, width: int = 72) -> str:
     """The comment on the first line of a configuration, shortened."""
-    comment = file.read_text().splitlines()[0].lstrip("# ")
+    comment = file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
     return textwrap.shorten(comment, width)

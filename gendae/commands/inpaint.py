@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.commands.common import Table, data_of, load_generative, shape_of, some_given
+from gendae.commands.common import (
+    Table,
+    data_of,
+    load_generative,
+    one_source,
+    shape_of,
+    some_given,
+)
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
@@ -43,6 +50,8 @@ def inpaint(
     """
     checks.whole("--n", n, 1)
     checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+
+    one_source(data, root)
 
     stack = load_generative(model, device)
     own = inpainting.inpainter_of(stack)
@@ -82,8 +91,8 @@ def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
 
 def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
     """A mask from an image file in black and white."""
-    path = Path(mask)
-    if not path.is_file():
+    path = checks.path("--mask", mask)
+    if not path.exists():
         raise ValueError(
             f"--mask {mask!r} is unknown: no file of this name, and no mask; {choice(mask, MASKS)}"
         )

@@ -25,7 +25,8 @@ def list() -> list[str]:
             file.name: first_comment(file) for file in configurations
         },
         "models: gendae sample MODEL, or predict": {
-            entry["name"]: _model(entry) for entry in json.loads(manifest.read_text())
+            entry["name"]: _model(entry)
+            for entry in json.loads(manifest.read_text(encoding="utf-8"))
         },
     }
 

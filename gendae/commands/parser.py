@@ -35,7 +35,7 @@ TRAINING = ("fit", "validate", "test")
 def head(name: str) -> ast.FunctionDef:
     """The function of a command, as its file says it."""
     file = Path(__file__).with_name("fit.py" if name in TRAINING else f"{name}.py")
-    statements = ast.parse(file.read_text()).body
+    statements = ast.parse(file.read_text(encoding="utf-8")).body
     return next(s for s in statements if isinstance(s, ast.FunctionDef) and s.name == name)
 
 

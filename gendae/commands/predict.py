@@ -35,10 +35,8 @@ def predict(
     path = Path(out)
     images = checks.path("DATA", data)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
-    if path.exists() and images.exists() and path.samefile(images):
-        raise ValueError(f"--out {out} is the file that the images come from; name another")
     if samples is not None:
-        checks.whole("--samples", samples, 1)
+        checks.whole("--samples", samples, 1, checks.REPEATS)
 
     x, _ = read_images(images)
     probability = probabilities(model, x, data, samples, seed, device).float().cpu()

@@ -15,7 +15,6 @@ from gendae.commands.complete import (
     check_order,
     chosen_completer,
     load_joint,
-    not_written_over,
     settled,
     value_of,
     written,
@@ -109,12 +108,13 @@ def _sample_given(
     """n samples of all modalities given some of them, into a .npz."""
     checks.one_of("suffix of --out", out.suffix, (".npz",))
     checks.whole("--n", n, 1)
-    texts = not_written_over(out, assignments(given))
+    texts = assignments(given)
     check_order(texts)
 
     stack = load_joint(model, device)
     check_names(stack)
 
+    checks.fits("--n", n, n * stack.sizes[0])
     values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
     completer = chosen_completer(stack, "mcmc", options)
     samples = modalities.complete(stack, values, completer=completer, seed=seed)

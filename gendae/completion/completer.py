@@ -101,7 +101,7 @@ class Completer:
         use_prior: bool = False,
         tolerance: float = 1e-3,
     ) -> None:
-        self.rounds = checks.whole("rounds", rounds, 0)
+        self.rounds = checks.whole("rounds", rounds, 0, checks.REPEATS)
         self.annealing: Annealing = build(annealing) or Annealing()
         self.corruption: Corruption | None = build(corruption)
 

@@ -47,9 +47,9 @@ class Inpainter:
         chains: int = 32,
         level: int | None = 1,
     ) -> None:
-        self.rounds = checks.whole("rounds", rounds, 0)
+        self.rounds = checks.whole("rounds", rounds, 0, checks.REPEATS)
         self.inference = build(inference) or TargetPropInference(15, 0.4, 0.2, temperature=0.05)
-        self.chains = checks.whole("chains", chains, 1)
+        self.chains = checks.whole("chains", chains, 1, checks.REPEATS)
         self.level = level
 
     @classmethod

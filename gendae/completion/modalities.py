@@ -70,6 +70,7 @@ def complete(
     batch_size = checks.whole("batch_size", batch_size, 1)
 
     clamped = clamp(stack, given, masks)
+    checks.fits("n", n, n * clamped[0].numel())
     x, observed, mask = (part.repeat_interleave(n, 0) for part in clamped)
     completer = _completer_for(stack, completer, observed, mask)
     generator = seeded(seed)

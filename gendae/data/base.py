@@ -83,7 +83,7 @@ class Data(LightningDataModule):
     def __init__(self, batch_size: int = 100, seed: int = 0) -> None:
         super().__init__()
         self.batch_size = checks.whole("batch_size", batch_size, 1)
-        self.seed = checks.whole("seed", seed, 0)
+        self.seed = checks.whole("seed", seed, 0, checks.MOST_SEED)
 
         self._splits: dict[str, Split] | None = None
         self._shape: tuple[int, int] = (0, 0)

@@ -20,6 +20,7 @@ from gendae import checks
 from gendae.data.pictures import read_image
 from gendae.errors import reason
 from gendae.storage.atomic import write_whole
+from gendae.storage.inputs import regular_file
 
 #: Most bytes that a byte of a .gz or .npz can stand for. A header that promises more than the file
 #: can hold is not believed: what it asks for is never allocated.
@@ -40,7 +41,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not an IDX file of unsigned bytes, or damaged or cut short.
     """
-    path = Path(path)
+    path = regular_file(path)
     open_file = open
     most_per_byte = 1
     if path.suffix == ".gz":
@@ -84,8 +85,12 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def cache_folder() -> Path:
-    """Where fetched data sets are kept: $XDG_CACHE_HOME/gendae, by default ~/.cache/gendae."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gendae"
+    """Where fetched data sets are kept: $XDG_CACHE_HOME/gendae, by default ~/.cache/gendae.
+
+    Raises:
+        ValueError: for a user without home, where $XDG_CACHE_HOME is not set.
+    """
+    return checks.path("cache", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gendae"
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -232,7 +237,7 @@ def read_labels(path: str | Path, n: int) -> Tensor:
             each image.
     """
     path = checks.path("labels", path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such file of labels: {path}")
 
     if path.suffix in (".npy", ".npz"):
@@ -333,6 +338,7 @@ def read_array(
     Raises:
         FileNotFoundError, ValueError: see `read_numpy`.
     """
+    regular_file(path)
     try:
         with open(path, "rb") as stream:
             size = path.stat().st_size
@@ -369,15 +375,7 @@ def _npz(
 
 def _npy(stream: BinaryIO, most: int) -> np.ndarray:
     """The array of a .npy stream of at most so many bytes; its header is checked first."""
-    stream.seek(0)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_2_0
-    if version == (1, 0):
-        read_header = np.lib.format.read_array_header_1_0
-
     shape, _, dtype = read_header(stream)
-    if dtype.hasobject:
-        raise ValueError("it holds pickled objects, which are not read")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > most:
         raise ValueError(
             f"its header promises {shape} values of type {dtype}, and it has {most:,} bytes"
@@ -385,3 +383,21 @@ def _npy(stream: BinaryIO, most: int) -> np.ndarray:
 
     stream.seek(0)
     return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def read_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns are stored one after the other, and type of the array of a .npy.
+
+    Raises:
+        ValueError: for pickled objects, and whatever NumPy raises for damaged headers.
+    """
+    stream.seek(0)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_2_0
+    if version == (1, 0):
+        read = np.lib.format.read_array_header_1_0
+
+    shape, by_columns, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are not read")
+    return shape, by_columns, dtype

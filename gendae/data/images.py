@@ -4,6 +4,7 @@ They give x in [0, 1] as (n, pixels) in float32, in three splits (train, valid, 
 where the source has them. Nothing is read or fetched before `prepare_data` or `setup`.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -60,13 +61,14 @@ MNIST_FILES = {
 class MNIST(Data):
     """The MNIST digits, 28 x 28: 50,000 for training, 10,000 for validation, 10,000 for testing.
 
-    The four IDX files, plain or .gz, are looked for in `root`, $GENDAE_DATA/mnist and the cache
-    folder, and in torchvision's MNIST/raw below each. Otherwise the data are fetched once from
-    OpenML and cached. Another set in the format of these files, Fashion-MNIST for one, is read
-    too; a model of it remembers its SHA-256 in the place of the name, see `gendae.data.identity`.
+    The four IDX files, plain or .gz, are looked for in $GENDAE_DATA/mnist and the cache folder,
+    and in torchvision's MNIST/raw below each. Otherwise the data are fetched once from OpenML and
+    cached. Where `root` is named, they are looked for there, and nowhere else. Another set in the
+    format of these files, Fashion-MNIST for one, is read too; a model of it remembers its SHA-256
+    in the place of the name, see `gendae.data.identity`.
 
     Args:
-        root: a folder to look in first.
+        root: the folder of the files.
         split_seed: draws which of the 60,000 training images validate; None takes the last 10,000,
             the split of the published Parzen scores.
         download: fetch the data if they are nowhere on this machine.
@@ -89,17 +91,14 @@ class MNIST(Data):
     ) -> None:
         super().__init__(batch_size, seed)
         self.root = None if root is None else str(root)
-        self.split_seed = split_seed
+        self.split_seed = checks.seed("split_seed", split_seed)
         self.download = download
 
     def places(self) -> list[Path]:
         """Folders that are looked in, in this order."""
-        roots = []
-        if self.root:
-            roots.append(Path(self.root).expanduser())
-        if os.environ.get("GENDAE_DATA"):
-            roots.append(Path(os.environ["GENDAE_DATA"]) / "mnist")
-        roots.append(cache_folder() / "mnist")
+        roots = _usual_roots()
+        if self.root is not None:
+            roots = [checks.path("root", self.root)]
 
         places = []
         for root in roots:
@@ -117,13 +116,15 @@ class MNIST(Data):
     def prepare_data(self) -> None:
         """Fetch the data where they are missing."""
         if self.files() is None and self.download:
+            if self.root is not None:
+                raise FileNotFoundError(self._missing())
             self._fetch()
 
     def _fetch(self) -> None:
         from sklearn.datasets import fetch_openml
 
-        folder = cache_folder() / "mnist"
         try:
+            folder = cache_folder() / "mnist"
             folder.mkdir(parents=True, exist_ok=True)
             pixels, labels = fetch_openml(
                 "mnist_784",
@@ -145,10 +146,16 @@ class MNIST(Data):
             write_idx(folder / f"{MNIST_FILES[part + '_y']}.gz", labels[rows])
 
     def _missing(self) -> str:
-        places = ", ".join(str(place) for place in self.places())
+        looked = "looked for its four IDX files (plain or .gz) in "
+        looked += ", ".join(str(place) for place in self.places()) or "no folder"
+        if self.root is None:
+            name = "name their folder with --data.root or $GENDAE_DATA"
+            return f"MNIST is not on this machine; {looked}; {name}"
+
+        usual = " and ".join(str(root) for root in _usual_roots())
         return (
-            "MNIST is not on this machine; looked for its four IDX files (plain or .gz) in "
-            f"{places}; name their folder with --data.root or $GENDAE_DATA"
+            f"MNIST is not in root={self.root!r}; {looked}; without --data.root it is looked for "
+            f"in {usual or '$GENDAE_DATA'}"
         )
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
@@ -185,6 +192,21 @@ def _labelled(place: Path, pixels: Tensor, labels: Tensor, count: int) -> Split:
         )
 
     return Split(pixels.reshape(count, -1).float() / 255.0, labels.long())
+
+
+def _usual_roots() -> list[Path]:
+    """Where data are looked for that no folder is named for."""
+    roots = []
+    named = os.environ.get("GENDAE_DATA")
+    if named:
+        folder = checks.path("GENDAE_DATA", named)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"GENDAE_DATA={named!r}: there is no such folder")
+        roots.append(folder / "mnist")
+
+    with contextlib.suppress(ValueError):  # a user without home has no cache
+        roots.append(cache_folder() / "mnist")
+    return roots
 
 
 def _plain_or_gz(folder: Path, name: str) -> Path | None:

@@ -157,7 +157,8 @@ class TensorLoader:
 
     def _order(self) -> Tensor:
         """The order of all examples in this epoch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        seed = (self.seed * 1_000_003 + self.epoch) % 2**63
+        generator = torch.Generator().manual_seed(seed)
 
         return torch.randperm(len(self.split.x), generator=generator)
 

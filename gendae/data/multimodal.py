@@ -110,7 +110,7 @@ class FewLabels:
 
     def __post_init__(self) -> None:
         checks.whole("count", self.count, 1)
-        checks.whole("seed", self.seed, 0)
+        checks.whole("seed", self.seed, 0, checks.MOST_SEED)
         if self.share is not None and not 0.0 < self.share < 1.0:
             raise ValueError(f"share={self.share}: a number between 0 and 1 is needed")
 
@@ -413,7 +413,7 @@ def _width(array: np.ndarray) -> int:
 def read_modality(path: str | Path) -> np.ndarray:
     """Numbers from a .npy, (n, ..)."""
     path = checks.path("path", path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
 
     array, _ = read_array(path)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gendae.errors import reason
+from gendae.storage.inputs import regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,6 +55,7 @@ def read_image(path: Path) -> np.ndarray:
     import PIL.Image
     from PIL import ImageOps
 
+    regular_file(path)
     try:
         # given the name, Pillow maps a TIFF into memory, and turns it before it is read
         with open(path, "rb") as stream, PIL.Image.open(stream, formats=FORMATS) as image:

@@ -1,11 +1,12 @@
 """Data sets larger than memory: arrays that stay on disk, read batch by batch.
 
-A data set is one .npy or a folder of them ("shards"), mapped into memory. The system brings in the
-pages that a batch needs and drops them again. Training holds no more than the model, a batch and
-the order of an epoch.
+A data set is one .npy or a folder of them ("shards"). Training holds no more than the model, a
+batch and the order of an epoch.
 """
 
+import math
 from collections.abc import Sequence
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.base import SPLITS
-from gendae.data.files import check_pairing, image_shape, in_order, read_labels
+from gendae.data.files import check_pairing, image_shape, in_order, read_header, read_labels
 from gendae.data.images import Images
 from gendae.data.loader import Split
 from gendae.errors import reason
 from gendae.registry import register
+from gendae.storage.inputs import regular_file
 
 #: Images that `Shards.split` hands out as one tensor, for uses that need only a sample of the
 #: data.
@@ -27,28 +29,84 @@ SAMPLE = 20_000
 COMPARED = 1000
 
 
-def open_array(path: Path) -> np.ndarray:
-    """The array in a .npy, mapped read-only: nothing of it is read yet.
+class ArrayFile:
+    """The array in a .npy, of which only the rows of an index are read.
+
+    The file is opened for each reading, and not mapped into memory: a map of a file that was cut
+    short meanwhile ends the process.
+
+    Args:
+        path: FILE.npy.
 
     Raises:
-        ValueError: if it is damaged, or does not hold images as bytes (0 to 255) or floating-point
-            numbers.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or cut short, or does not hold images as bytes (0 to 255) or
+            floating-point numbers, one row after the other.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "a.npy"
+        ...     np.save(file, np.eye(3))
+        ...     ArrayFile(file).rows(np.array([2, 0]))
+        array([[0., 0., 1.],
+               [1., 0., 0.]])
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # noqa: BLE001 - NumPy raises a dozen kinds for damaged headers
-        raise ValueError(
-            f"{path} is damaged or not a NumPy array of numbers: {reason(error)}"
-        ) from None
 
-    if not isinstance(array, np.ndarray):
-        raise _not_images(path, "several arrays")
+    def __init__(self, path: Path) -> None:
+        self.path = regular_file(path)
+        try:
+            with open(path, "rb") as stream:
+                self.shape, by_columns, self.dtype = read_header(stream)
+                self.start = stream.tell()
+        except Exception as error:  # noqa: BLE001 - NumPy raises a dozen kinds for damaged headers
+            raise ValueError(
+                f"{path} is damaged or not a NumPy array of numbers: {reason(error)}"
+            ) from None
 
-    has_rows = array.ndim >= 2 and array.size
-    if not has_rows or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
-        raise _not_images(path, f"{array.dtype} of shape {array.shape}")
+        has_rows = len(self.shape) >= 2 and math.prod(self.shape) > 0
+        if not has_rows or not (self.dtype == np.uint8 or self.dtype.kind == "f"):
+            raise _not_images(path, f"{self.dtype} of shape {self.shape}")
+        if by_columns:
+            raise ValueError(
+                f"{path} holds columns one after the other (Fortran order), and rows are read; "
+                "save np.ascontiguousarray of it"
+            )
 
-    return array
+        self._row = self.dtype.itemsize * math.prod(self.shape[1:])
+        if path.stat().st_size < self.start + len(self) * self._row:
+            raise self._cut_short()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """Rows of these numbers, (n, ..); neighbours are read at once."""
+        content = bytearray(len(index) * self._row)
+        view = memoryview(content)
+        runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+
+        with open(self.path, "rb", buffering=0) as stream:
+            for run in runs:
+                part = view[: len(run) * self._row]
+                view = view[len(part) :]
+                self._read(stream, int(run[0]), part)
+
+        return np.frombuffer(content, self.dtype).reshape(len(index), *self.shape[1:])
+
+    def _read(self, stream: RawIOBase, row: int, part: memoryview) -> None:
+        """Fill a part of memory with the bytes from a row on; a read may give less than asked."""
+        stream.seek(self.start + row * self._row)
+        while part:
+            count = stream.readinto(part)
+            if not count:
+                raise self._cut_short()
+            part = part[count:]
+
+    def _cut_short(self) -> ValueError:
+        return ValueError(
+            f"{self.path} is damaged or cut short: it has less than its {len(self):,} rows"
+        )
 
 
 def _not_images(path: Path, content: str) -> ValueError:
@@ -94,7 +152,7 @@ class Rows:
         if not self.paths:
             raise ValueError("no .npy file to read rows from")
 
-        self.arrays = [open_array(path) for path in self.paths]
+        self.arrays = [ArrayFile(path) for path in self.paths]
         shape = self.arrays[0].shape[1:]
         for path, array in zip(self.paths, self.arrays, strict=True):
             if array.shape[1:] != shape:
@@ -155,7 +213,7 @@ class Rows:
         array = self.arrays[file]
         start = self._ends[file] - len(array)
 
-        pixels = np.asarray(array[rows - start], np.float32).reshape(len(rows), -1)
+        pixels = array.rows(rows - start).astype(np.float32).reshape(len(rows), -1)
         if array.dtype == np.uint8:
             pixels = pixels / 255.0
 

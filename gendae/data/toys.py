@@ -25,13 +25,13 @@ def noiseless(distribution: str, n: int, seed: int) -> tuple[Tensor, Tensor]:
         return grid().index_select(0, label), label
 
     if distribution == "moons":
-        points, label = datasets.make_moons(n, random_state=seed)
+        points, label = datasets.make_moons(n, random_state=checks.folded(seed))
         points = (points - [0.5, 0.25]) * 4.0 / 3.0
     elif distribution == "rings":
-        points, label = datasets.make_circles(n, factor=0.5, random_state=seed)
+        points, label = datasets.make_circles(n, factor=0.5, random_state=checks.folded(seed))
         points = 2.0 * points
     else:
-        points, angle = datasets.make_swiss_roll(n, random_state=seed)
+        points, angle = datasets.make_swiss_roll(n, random_state=checks.folded(seed))
         points = points[:, [0, 2]] / (4.5 * math.pi) * 2.0
         label = np.zeros_like(angle)
 

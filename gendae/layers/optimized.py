@@ -78,7 +78,7 @@ def optimize_code(
         raise ValueError(
             f"h_start has {len(h_start)} rows but x has {len(x)}; one start for each x"
         )
-    checks.whole("steps", steps, 0)
+    checks.whole("steps", steps, 0, checks.REPEATS)
     checks.at_least("lr", lr, 0.0, strict=True)
     checks.at_least("sparsity", sparsity, 0.0)
 
@@ -185,7 +185,7 @@ class OptimizingPair(Pair):
                 "steps, which need real units; use Gaussian or LearnedGaussian"
             )
 
-        self.steps = checks.whole("steps", steps, 0)
+        self.steps = checks.whole("steps", steps, 0, checks.REPEATS)
         self.lr = checks.at_least("lr", lr, 0.0, strict=True)
         self.sparsity = checks.at_least("sparsity", sparsity, 0.0)
 

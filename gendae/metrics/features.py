@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.data.loader import Split
 from gendae.registry import build, describe, register
-from gendae.storage.archive import CheckpointError
+from gendae.storage.archive import CheckpointError, regular_file
 from gendae.storage.model_file import read_checked, write_checked
 from gendae.storage.shipped import shipped_files
 
@@ -238,9 +238,9 @@ def load_feature_classifier(name_or_path: str | Path = "mnist-classifier") -> Fe
 
 def _classifier_file(name_or_path: str | Path) -> Path:
     """The file of a classifier, given by its path or its name."""
-    path = Path(name_or_path).expanduser()
+    path = checks.path("classifier", name_or_path)
     if path.is_file():
-        return path
+        return regular_file(path)
 
     name = str(name_or_path)
     known = shipped_feature_classifiers()
@@ -250,4 +250,4 @@ def _classifier_file(name_or_path: str | Path) -> Path:
             f"those that come with gendae are {', '.join(known) or 'none'}"
         )
 
-    return known[name]
+    return regular_file(known[name])

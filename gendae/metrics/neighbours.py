@@ -193,7 +193,7 @@ class DataCopying:
         if cells == 1:
             return train.mean(0, dtype=torch.float64)[None]
 
-        kmeans = KMeans(cells, n_init=1, max_iter=10, random_state=seed)
+        kmeans = KMeans(cells, n_init=1, max_iter=10, random_state=checks.folded(seed))
         kmeans.fit(train.float().numpy())
 
         return torch.from_numpy(kmeans.cluster_centers_).double()

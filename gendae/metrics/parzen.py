@@ -164,7 +164,7 @@ def kmeans_centroids(x: Tensor, n: int, seed: int = 0) -> Tensor:
 
     checks.rows("x", checks.finite("x", x), n)
 
-    kmeans = KMeans(n, init="random", n_init=1, max_iter=2, random_state=seed)
+    kmeans = KMeans(n, init="random", n_init=1, max_iter=2, random_state=checks.folded(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         kmeans.fit(x.cpu().numpy())

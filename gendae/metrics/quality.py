@@ -61,7 +61,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     metric.update(checked("real", real, width, 2).double(), real=True)
     metric.update(checked("fake", fake, width, 2).double(), real=False)
 
-    return metric.compute().item()
+    return max(metric.compute().item(), 0.0)  # rounding may leave less than nothing
 
 
 @full_precision()

@@ -172,7 +172,7 @@ class Classifier(Stack):
     ) -> Tensor:
         """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
         checks.width("x", x, self.sizes[0])
-        checks.whole("samples", samples, 1)
+        checks.whole("samples", samples, 1, checks.REPEATS)
 
         parts = []
         for part in x.split(BATCH):
@@ -196,7 +196,7 @@ class Classifier(Stack):
         if samples is None:
             samples = self.settings.samples or 1
 
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(checks.seed("seed", seed))
         log_p = self.log_probability(x.to(self.device, self.dtype), samples, generator)
 
         return log_p.exp()

@@ -42,7 +42,7 @@ class Settings:
         for field in fields(self):
             object.__setattr__(self, field.name, build(getattr(self, field.name)))
         if self.samples is not None:
-            checks.whole("samples", self.samples, 1)
+            checks.whole("samples", self.samples, 1, checks.REPEATS)
 
     @classmethod
     def described(cls, plain: dict[str, Any]) -> Settings:

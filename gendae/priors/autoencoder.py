@@ -43,10 +43,10 @@ class Learning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.epochs = checks.whole("epochs", self.epochs, 1)
+        self.epochs = checks.whole("epochs", self.epochs, 1, checks.REPEATS)
         self.lr = checks.at_least("lr", self.lr, 0.0, strict=True)
         self.batch_size = checks.whole("batch_size", self.batch_size, 1)
-        self.seed = int(self.seed)
+        self.seed = checks.seed("seed", self.seed)
 
     def updates(self, n: int) -> int:
         """Updates of a fit to n codes."""
@@ -88,10 +88,10 @@ class Walk:
     capacity: int = 10_000
 
     def __post_init__(self) -> None:
-        self.steps = checks.whole("steps", self.steps, 1)
-        self.burn_in = checks.whole("burn_in", self.burn_in, 0)
+        self.steps = checks.whole("steps", self.steps, 1, checks.REPEATS)
+        self.burn_in = checks.whole("burn_in", self.burn_in, 0, checks.REPEATS)
         if self.chains is not None:
-            self.chains = checks.whole("chains", self.chains, 1)
+            self.chains = checks.whole("chains", self.chains, 1, checks.REPEATS)
         self.noise = checks.one_of("noise", self.noise, CHAIN_NOISE)
         self.residual = checks.at_least("residual", self.residual, 0.0)
         self.capacity = checks.whole("capacity", self.capacity, 2)
@@ -320,7 +320,7 @@ class AutoencoderPrior(Prior):
         checks.width("h", h, len(self.center))
 
         states = [h]
-        for _ in range(checks.whole("steps", steps, 0)):
+        for _ in range(checks.whole("steps", steps, 0, checks.REPEATS)):
             states.append(self.step(states[-1], generator=generator))
 
         return torch.stack(states)

@@ -59,7 +59,7 @@ class Criterion:
     """
 
     def __init__(self, walkback: int = 0) -> None:
-        self.walkback = checks.whole("walkback", walkback, 0)
+        self.walkback = checks.whole("walkback", walkback, 0, checks.REPEATS)
 
     def require_noise(self, hidden_noise: float) -> None:
         """Raise a ValueError for noise with which the criterion asks nothing."""

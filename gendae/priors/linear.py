@@ -47,7 +47,7 @@ class LinearAutoencoderPrior(GaussianPrior):
         self, noise: float | None = None, variance_scale: float = 1.0, iterations: int = 500
     ) -> None:
         super().__init__("full", variance_scale, noise)
-        self.iterations = checks.whole("iterations", iterations, 1)
+        self.iterations = checks.whole("iterations", iterations, 1, checks.REPEATS)
         self.register_buffer("weight", torch.empty(0))
         self.register_buffer("bias", torch.empty(0))
 

@@ -177,7 +177,7 @@ class ParzenPrior(Prior):
         self.stratified = bool(stratified)
         self.leave_one_out = bool(leave_one_out)
         self.noise_scale = checks.at_least("noise_scale", noise_scale, 0.0)
-        self.seed = int(seed)
+        self.seed = checks.seed("seed", seed)
 
         self.register_buffer("codes", torch.empty(0))
         self.register_buffer("bandwidth_", torch.empty(0))

@@ -88,7 +88,7 @@ class Iterations:
     reconstruct: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.whole("iterations.rounds", self.rounds, 1)
+        checks.whole("iterations.rounds", self.rounds, 1, checks.REPEATS)
         checks.at_least("iterations.reconstruct", self.reconstruct, 0.0)
         if self.reconstruct > 1.0 or (self.reconstruct > 0 and self.rounds == 1):
             raise ValueError(

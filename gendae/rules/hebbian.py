@@ -76,7 +76,7 @@ class TwoPhaseRule(SupervisedRule):
                 f"{self.stack.depth + 1} layers"
             )
 
-        self.sweeps = checks.whole("sweeps", sweeps, 1)
+        self.sweeps = checks.whole("sweeps", sweeps, 1, checks.REPEATS)
         self.symmetric = bool(symmetric)
         if not self.symmetric:
             for level, weight in fixed_feedback(self.stack).items():

@@ -45,7 +45,7 @@ class Hiding:
     def __post_init__(self) -> None:
         if not isinstance(self.chances, Mapping):
             checks.share("hiding.chances", self.chances)
-        checks.whole("hiding.walkback", self.walkback, 0)
+        checks.whole("hiding.walkback", self.walkback, 0, checks.REPEATS)
 
     def of_each(self, stack: JointStack) -> list[float]:
         """The chance of each modality."""

@@ -71,7 +71,7 @@ class SupervisedRule(Rule):
         self.input_corruption: Corruption | None = None
         if input_corruption is not None:
             self.input_corruption = built("input_corruption", input_corruption, Corruption)
-        self.samples = checks.whole("samples", samples, 1)
+        self.samples = checks.whole("samples", samples, 1, checks.REPEATS)
 
     # -- networks a rule can train -------------------------------------------------------------
 

@@ -54,13 +54,13 @@ class Sampler:
     """
 
     def __init__(self, rounds: int = 0) -> None:
-        self.rounds = checks.whole("rounds", rounds, 0)
+        self.rounds = checks.whole("rounds", rounds, 0, checks.REPEATS)
 
     def __call__(
         self, stack: Stack, n: int, generator: Generator | None = None, batch_size: int = BATCH
     ) -> Tensor:
         """n samples in CPU memory, (n, width of x)."""
-        checks.whole("n", n, 1)
+        checks.fits("n", checks.whole("n", n, 1), n * stack.sizes[0])
         return torch.cat([x.cpu() for x in self.stream(stack, n, generator, batch_size)])
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 | file | holds |
 |---|---|
 | `atomic` | writing a whole file, or none |
+| `inputs` | what is read: regular files, which the command that reads them never replaces |
 | `archive` | Lightning's .ckpt, sealed by a checksum |
 | `verify` | whether a file belongs to a model, asked before anything is loaded |
 | `model_file` | trained models as .safetensors: `save`, `load` |

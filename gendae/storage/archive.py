@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import Strategy
 
+from gendae.storage import inputs
 from gendae.storage.atomic import write_whole
 
 #: How the end of a ZIP archive begins, and its size; nothing but a comment follows it.
@@ -71,24 +72,10 @@ def regular_file(path: str | Path) -> Path:
         CheckpointError: for folders, pipes and everything else that is no file, and for folders
             that may not be searched.
     """
-    path = Path(path)
     try:
-        if not path.exists():
-            what = "there is no such file"
-            if path.is_symlink():
-                what = "a link to a file that does not exist"
-            raise FileNotFoundError(f"{path}: {what}")
-
-        if path.is_dir():
-            raise CheckpointError(path, "a folder, not a file")
-        if not path.is_file():
-            raise CheckpointError(path, "not a regular file")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({error.strerror})") from None
-
-    return path
+        return inputs.regular_file(path)
+    except ValueError as error:
+        raise CheckpointError(path, str(error).removeprefix(f"{path}: ")) from None
 
 
 def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever was saved

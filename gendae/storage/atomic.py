@@ -4,20 +4,34 @@ A file is written beside its place, flushed to the disk and renamed: whatever ha
 stands for the earlier file or for the new one.
 """
 
+import contextlib
 import json
 import math
 import os
 import platform
 import re
-import zlib
+import secrets
+import stat
+import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from gendae.storage import inputs
+
+#: Seconds after which a partial file belongs to no living process, whoever wrote it.
+ABANDONED = 24 * 60 * 60
 
 
 def write_whole(path: str | Path, data: bytes) -> Path:
     """Write a file so that `path` holds, at any time, the earlier content or all of the new one.
 
+    A link stays: the file that it leads to is written. So does what is no regular file: bytes go
+    into a device or a pipe, after a reader has opened it. What standard output goes into already,
+    such as /dev/stdout, gets them in the order of the output.
+
     Raises:
+        ValueError: if it is a file that the running command reads, see `inputs`.
         OSError: where the disk is full, the folder cannot be written to, ..; the message names the
             file, which is as it was.
 
@@ -28,25 +42,57 @@ def write_whole(path: str | Path, data: bytes) -> Path:
         b'whole'
     """
     path = Path(path)
+    inputs.refuse_input(path)
     try:
-        _write_and_rename(path, data)
+        if not _write_into(path, data):
+            _write_and_rename(Path(os.path.realpath(path)), data)
     except OSError as error:
         reason = (
             f"{path} was not written ({error.strerror}); an earlier file of this name is as it was"
         )
         raise OSError(error.errno, reason) from None
 
-    _flush_folder(path.parent)
     return path
 
 
+def _write_into(path: Path, data: bytes) -> bool:
+    """Write into what must not be replaced, and say whether this was done.
+
+    That is an open output of this process, and all that is no regular file.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return False
+
+    target = _open_output(status)
+    if target is None and stat.S_ISREG(status.st_mode):
+        return False
+
+    with open(path if target is None else os.dup(target), "wb") as stream:
+        stream.write(data)
+    return True
+
+
+def _open_output(status: os.stat_result) -> int | None:
+    """The descriptor of this process, standard output or error, that writes into a file."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no file
+            descriptor = stream.fileno()
+            if os.path.samestat(os.fstat(descriptor), status):
+                stream.flush()
+                return descriptor
+
+    return None
+
+
 def _write_and_rename(path: Path, data: bytes) -> None:
-    partial = path.with_name(_partial_name(path.name))
+    partial = path.with_name(_partial_name())
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path.parent)
 
     try:
-        with open(partial, "wb") as stream:
+        with open(partial, "xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -55,22 +101,39 @@ def _write_and_rename(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
         raise
 
+    inputs.written(path)
+    _flush_folder(path.parent)
 
-def _host() -> str:
-    return re.sub(r"\W", "_", platform.node())[:60]
+
+def _origin() -> str:
+    """This machine, and what its processes are numbered in: containers may share the name."""
+    numbering = ""
+    with contextlib.suppress(OSError):
+        numbering = os.readlink("/proc/self/ns/pid")
+
+    return re.sub(r"\W", "_", f"{platform.node()[:60]}{numbering}", flags=re.ASCII)
 
 
-def _partial_name(name: str) -> str:
-    """Name of the file that is written first: it tells which process of which machine writes."""
-    return f".gendae-{_host()}-{os.getpid()}-{zlib.crc32(name.encode()):08x}.partial"
+def _partial_name() -> str:
+    """A new name of a file that is written first: it tells which process of which machine writes.
+
+    It does not hold the file's own name, which may be as long as names can be.
+    """
+    return f".gendae-{_origin()}-{os.getpid()}-{secrets.token_hex(8)}.partial"
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the partial files of this machine's processes that were killed while they wrote."""
-    for partial in folder.glob(f".gendae-{_host()}-*.partial"):
-        number = partial.name.rsplit("-", 2)[1]
-        if number.isdigit() and not _alive(int(number)):
-            partial.unlink(missing_ok=True)
+    """Remove the partial files of processes that were killed while they wrote.
+
+    They are those of this machine's processes that are gone, and all that are a day old.
+    """
+    own = re.compile(rf"\.gendae-{_origin()}-([0-9]+)-\w+\.partial")
+    for partial in folder.glob(".gendae-*.partial"):
+        with contextlib.suppress(OSError):
+            written = own.fullmatch(partial.name)
+            killed = written is not None and not _alive(int(written[1]))
+            if killed or time.time() - partial.stat().st_mtime > ABANDONED:
+                partial.unlink()
 
 
 def _alive(process: int) -> bool:

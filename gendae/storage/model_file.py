@@ -103,7 +103,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
     """
     file = locate(path)
     device = checks.device(str(device))
-    if file != Path(path).expanduser():
+    if file != checks.path("model", path):
         check_shipped(file)
 
     read_stack = _load_ckpt if file.suffix == ".ckpt" else _load_safetensors
@@ -154,13 +154,10 @@ def shipped() -> list[str]:
 
 def locate(path: str | Path) -> Path:
     """The file that a path or the name of a shipped model stands for."""
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path
-
+    path = checks.path("model", path)
     models = shipped_files(MODELS)
-    if str(path) in models:
-        return models[str(path)]
+    if not path.is_file() and str(path) in models:
+        return regular_file(models[str(path)])
 
     try:
         return regular_file(path)
@@ -180,7 +177,10 @@ def check_shipped(path: Path) -> None:
     """Raise a CheckpointError unless a shipped file is as the manifest beside it says."""
     manifest = path.parent / "manifest.json"
     try:
-        expected = {entry["file"]: entry["sha256"] for entry in json.loads(manifest.read_text())}
+        expected = {
+            entry["file"]: entry["sha256"]
+            for entry in json.loads(manifest.read_text(encoding="utf-8"))
+        }
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(manifest, f"cannot be read ({type(error).__name__})") from None
 

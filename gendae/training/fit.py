@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -21,12 +22,15 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from gendae import checks
 from gendae.data import identity
 from gendae.data.base import Data
+from gendae.errors import reason
 from gendae.models.joint import JointStack
 from gendae.registry import import_public
 from gendae.rules.base import Rule
 from gendae.rules.supervised import SupervisedRule
 from gendae.storage.archive import CheckpointError, is_local, read
+from gendae.storage.atomic import remove_stale
 from gendae.storage.verify import check_content
+from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from gendae.training.mistakes import explained
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
@@ -54,7 +58,7 @@ def new_run_folder(root: str | Path) -> Path:
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
 
-    number = max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
+    number = max((int(run.name) for run in run_folders(root)), default=0)
     while True:
         number += 1
         with contextlib.suppress(FileExistsError):
@@ -73,6 +77,21 @@ def say_which_data(data: Data) -> None:
     if not helper_process():
         line = f"gendae: {held.place} does not hold {asked}: the model remembers {held.name}"
         print(line, file=sys.stderr)
+
+
+def run_folders(root: Path) -> list[Path]:
+    """What has the name of a run folder: digits, which do not fill a name."""
+    return [path for path in root.iterdir() if re.fullmatch("[0-9]{1,18}", path.name)]
+
+
+def _sweep(root: Path, resumed: str | None) -> None:
+    """Remove what killed runs left half written, of all below a root and the one resumed."""
+    folders = [run / "checkpoints" for run in run_folders(root)]
+    if resumed is not None and is_local(resumed):
+        folders.append(Path(resumed).parent)
+
+    for folder in folders:
+        remove_stale(folder)
 
 
 class FitCLI(LightningCLI):
@@ -171,6 +190,7 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the checkpoint before anything is written; then make the run folder."""
         config = self.config[self.subcommand]
+        forget_others(config.trainer)
         self._check_checkpoint(config)
         self._choose_best_by_score_of_rule(config)
         if self.subcommand != "fit":
@@ -183,9 +203,10 @@ class FitCLI(LightningCLI):
 
     def _check_checkpoint(self, config: Namespace) -> None:
         """Refuse a `--ckpt_path` that does not belong to the rule."""
-        if not config.ckpt_path or not is_local(config.ckpt_path):
+        if config.ckpt_path is None or not is_local(config.ckpt_path):
             return
 
+        config.ckpt_path = str(checks.path("--ckpt_path", config.ckpt_path))
         content = read(config.ckpt_path)
         _, rule = config.model.class_path.rsplit(".", 1)
         check_content(config.ckpt_path, content, rule, self.subcommand == "fit")
@@ -208,7 +229,7 @@ class FitCLI(LightningCLI):
 
     def _make_run_folder(self, config: Namespace) -> None:
         """A new folder below the root; a helper process takes that of the first process."""
-        root = Path(config.trainer.default_root_dir)
+        root = checks.text_path("--trainer.default_root_dir", config.trainer.default_root_dir)
         if (root / "config.yaml").is_file():  # the configuration of an earlier run, given again
             root = root.parent
 
@@ -216,6 +237,7 @@ class FitCLI(LightningCLI):
             self.run_folder = Path(os.environ.get(RUN_FOLDER, root))
         else:
             self.run_folder = new_run_folder(root)
+            _sweep(root, config.ckpt_path)
 
         os.environ[RUN_FOLDER] = str(self.run_folder)
         config.trainer.default_root_dir = str(self.run_folder)
@@ -240,7 +262,10 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: object) -> Trainer:
         """The trainer, with a callback that lets signals end the run in an orderly way."""
-        trainer = super().instantiate_trainer(**options)
+        try:
+            trainer = super().instantiate_trainer(**options)
+        except (ImportError, RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(f"trainer: {reason(error)}") from error
         trainer.callbacks.insert(0, StopAtSignal())
 
         return trainer

@@ -16,7 +16,10 @@ from gendae.rules.resume import before_validation
 from gendae.storage.archive import CheckpointError, read
 from gendae.storage.atomic import write_whole
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Signals that end a fit: Ctrl-C, `kill`, and the end of the terminal where the system has it.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Interrupted(SystemExit):
@@ -116,11 +119,13 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class StopAtSignal(Callback):
-    """Ctrl-C and SIGTERM end a fit with a last.ckpt, from which it goes on as if never stopped.
+    """Signals end a fit with a last.ckpt, from which it goes on as if it had never stopped.
 
-    The current update is finished, and last.ckpt is written after it. During a validation, or
-    right before one, the epoch is finished, which writes last.ckpt. A second signal ends the fit
-    at once: the earlier last.ckpt stays. Several processes would have to agree on where to stop.
+    They are Ctrl-C, SIGTERM and SIGHUP, which a closing terminal sends; those that are ignored,
+    as SIGHUP under nohup, stay so. The current update is finished, and last.ckpt is written after
+    it. During a validation, or right before one, the epoch is finished, which writes last.ckpt. A
+    second signal ends the fit at once: the earlier last.ckpt stays. Several processes would have
+    to agree on where to stop.
     For them the callback does nothing, and last.ckpt is that of the last epoch.
     """
 
@@ -130,7 +135,8 @@ class StopAtSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+            self._handlers = {number: signal.signal(number, self._receive) for number in heard}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         """Remember the signal; a second one ends the fit at once."""

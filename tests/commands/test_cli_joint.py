@@ -282,7 +282,7 @@ ONE_KIND = (
         ),
         (
             "sample {model} --given image=both.npz --n 6 --out both.npz",
-            "--out both.npz is a file that values come from",
+            "--out both.npz is a file that this command reads",
         ),
         ("complete {model} --given label=3 --n 0", "n=0: a whole number >= 1"),
         ("complete {model} --given label=3 --rounds -1", "rounds=-1: a whole number >= 0"),
@@ -308,15 +308,15 @@ ONE_KIND = (
         ),
         (
             "complete {model} --given image=both.npz --out both.npz",
-            "--out both.npz is a file that values come from; name",
+            "--out both.npz is a file that this command reads; name",
         ),
         (
             "complete {model} --given image=~/both.npz --out {folder}/both.npz",
-            "--out {folder}/both.npz is a file that values come from",
+            "--out {folder}/both.npz is a file that this command reads",
         ),
         (
             "predict {model} both.npz --out both.npz",
-            "--out both.npz is the file that the images come from",
+            "--out both.npz is a file that this command reads",
         ),
         ("predict {model} wide.npy", "wide.npy has shape (2, 63); the model takes (batch, 64)"),
         ("predict {model} x.npy --samples 3", "--samples 3: "),

@@ -113,7 +113,7 @@ def test_draws_follow_seed_and_samples(tmp_path, own):
         (["predict", "m.safetensors", "wide.npy"], "(batch, 64)"),
         (
             ["predict", "m.safetensors", "both.npz", "--out", "both.npz"],
-            "the file that the images come from",
+            "a file that this command reads",
         ),
         (["predict", "m.safetensors", "x.npy", "--samples", "0"], "--samples=0"),
         (["predict", "m.safetensors", "x.npy", "--device", "abacus"], "abacus"),

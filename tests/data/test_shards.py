@@ -1,5 +1,6 @@
 """Data larger than memory: batches from arrays on disk, in bounded memory."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -228,3 +229,39 @@ def test_images_and_shards_agree_on_what_a_file_holds(tmp_path, stored, given, s
 
     assert torch.equal(*rows)
     assert torch.equal(rows[0], torch.from_numpy(x.reshape(50, -1)).sort(0).values)
+
+
+@pytest.mark.parametrize("size", [0, 100, 128 + 8 * 64 * 4 + 3], ids=str)
+def test_a_shard_that_is_cut_short_meanwhile_is_named(tmp_path, size):
+    """A map of such a file would end the process by a signal."""
+    np.save(tmp_path / "a.npy", np.zeros((4000, 64), np.float32))
+    rows = Rows([tmp_path / "a.npy"])
+    assert rows[torch.tensor([3999, 0])].shape == (2, 64)
+
+    os.truncate(tmp_path / "a.npy", size)
+    with pytest.raises(ValueError, match=r"a\.npy is damaged or cut short"):
+        rows[torch.tensor([0, 3999])]
+
+
+def test_a_shard_that_vanishes_meanwhile_is_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 64), np.float32))
+    rows = Rows([tmp_path / "a.npy"])
+    (tmp_path / "a.npy").unlink()
+
+    with pytest.raises(FileNotFoundError, match=r"a\.npy"):
+        rows[torch.tensor([0])]
+
+
+def test_columns_one_after_the_other_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((64, 10), np.float32).T)
+    with pytest.raises(ValueError, match="Fortran order"):
+        Rows([tmp_path / "a.npy"])
+
+
+def test_rows_are_those_of_the_array_in_any_order(tmp_path):
+    array = np.random.default_rng(0).random((50, 3, 4))
+    np.save(tmp_path / "a.npy", array)
+    index = torch.tensor([7, 8, 9, 3, 3, 49, 0])
+
+    expected = torch.from_numpy(array[index.numpy()].reshape(7, 12)).float()
+    assert torch.equal(Rows([tmp_path / "a.npy"])[index], expected)

@@ -72,20 +72,23 @@ def weights(path):
     return torch.cat([p.detach().flatten() for p in load(path).state_dict().values()])
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize(
-    "hook, at, saved",
-    [
-        ("on_train_batch_start", 4, 5),
-        ("on_validation_start", 3, 3),
-        ("on_train_batch_start", 2, 3),
-        ("on_validation_start", 9, 9),
-    ],
-    ids=["in an epoch", "in a validation", "in its last batch", "in the last validation"],
-)
+PLACES = {
+    "in an epoch": ("on_train_batch_start", 4, 5),
+    "in a validation": ("on_validation_start", 3, 3),
+    "in its last batch": ("on_train_batch_start", 2, 3),
+    "in the last validation": ("on_validation_start", 9, 9),
+}
+ENDS = [
+    *((number, place) for number in (signal.SIGINT, signal.SIGTERM) for place in PLACES),
+    (signal.SIGHUP, "in an epoch"),
+]
+
+
+@pytest.mark.parametrize(("number", "place"), ENDS, ids=[f"{n.name} {p}" for n, p in ENDS])
 def test_signals_leave_a_last_checkpoint_that_goes_on_bit_equal(
-    tmp_path, monkeypatch, capfd, number, code, hook, at, saved
+    tmp_path, monkeypatch, capfd, number, place
 ):
+    hook, at, saved = PLACES[place]
     assert fit(tmp_path) == 0
 
     capfd.readouterr()
@@ -96,7 +99,7 @@ def test_signals_leave_a_last_checkpoint_that_goes_on_bit_equal(
         with pytest.raises(SystemExit) as caught:
             fit(tmp_path)
 
-    assert caught.value.code == code
+    assert caught.value.code == 128 + number
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
     run = tmp_path / "0002"

@@ -1,0 +1,47 @@
+"""The files that a command line names: outputs are no inputs, and names are names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gendae.storage import inputs
+
+#: Options that name a file, or a folder, which a command writes. All others are read.
+OUTPUTS = ("out", "json")
+
+
+def checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of options, those that name outputs with the home folder in the place of ~.
+
+    Raises:
+        ValueError: for an empty name, a home that there is not, and an output that is an input.
+    """
+    from gendae import checks
+
+    outputs = {name: values[name] for name in OUTPUTS if values.get(name) is not None}
+    keep_named(values[name] for name in values.keys() - outputs)
+
+    paths = {name: checks.path(f"--{name}", text) for name, text in outputs.items()}
+    for name, path in paths.items():
+        inputs.refuse_input(path, f"--{name} {outputs[name]}")
+
+    return values | {name: str(path) for name, path in paths.items()}
+
+
+def keep_named(values: Any) -> None:  # noqa: ANN401 - words, numbers and lists of them
+    """Remember the files that values name, FILE or NAME=FILE, as inputs of the command."""
+    for text in _words(values):
+        for name in (text, text.partition("=")[2]):
+            path = os.path.expanduser(name)
+            if os.path.isfile(path):
+                inputs.keep(Path(path))
+
+
+def _words(values: Any) -> Iterator[str]:  # noqa: ANN401
+    """All texts among values."""
+    if isinstance(values, str):
+        yield values
+    elif not isinstance(values, int | float | type(None)):
+        for value in values:
+            yield from _words(value)
