@@ -62,6 +62,20 @@ class JointStack(Stack):
         ValueError: 'face' is no modality of this model; it has image, label
     """
 
+    ARRAYS = (
+        *Stack.ARRAYS,
+        "separate",
+        "replace",
+        "spread",
+        "join",
+        "lower",
+        "climb",
+        "loop",
+        "x_of",
+        "predict",
+        "prediction_errors",
+    )
+
     def __init__(
         self,
         modalities: Mapping[str, Modality],

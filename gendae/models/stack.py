@@ -27,7 +27,7 @@ MEASURED = ("residuals", "loops", "noises")
 
 
 @register
-class Stack(nn.Module):
+class Stack(checks.TakesArrays, nn.Module):
     """Layer pairs (f_1, g_1) .. (f_L, g_L), bottom first, and the prior P(h_L).
 
     Args:
@@ -54,6 +54,8 @@ class Stack(nn.Module):
         >>> stack.reconstruct(x).shape
         torch.Size([5, 8])
     """
+
+    ARRAYS = ("encode", "decode", "reconstruct", "fit_residuals", "log_joint", "log_q", "sample_q")
 
     #: Files hold settings beside the architecture.
     UNDESCRIBED = ("settings",)

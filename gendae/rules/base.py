@@ -26,7 +26,7 @@ from gendae.rules.shell import Shell
 from gendae.sampling.samplers import AncestralSampler
 
 
-class Rule(Shell):
+class Rule(checks.TakesArrays, Shell):
     """Base class of the learning rules over a stack; a variant defines `losses`.
 
     Works without a Trainer: `sum(rule.losses((x,)).values()).backward()` and a step of
@@ -53,6 +53,8 @@ class Rule(Shell):
         ['x_1']
     """
 
+    ARRAYS = ("losses", "total_loss", "global_loss", "codes", "fit_residuals")
+
     #: Whether the stack is to be sampled from: its prior is then fitted, its samples scored.
     generative: ClassVar[bool] = True
     #: Whether examples may lack modalities.
@@ -73,7 +75,8 @@ class Rule(Shell):
         self.prior_every = checks.whole("prior_every", prior_every, 0)
         super().__init__(log_every, prior_every)
 
-        self.stack: Stack = build(stack)
+        self.stack: Stack = checks.plain(build(stack))
+        checks.untied("stack", self.stack)
         if self.generative and hasattr(self.stack, "output"):
             raise ValueError(
                 f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "
