@@ -156,7 +156,7 @@ def numbers(name: str, x: Tensor, like: Tensor | None = None, kept: bool = False
         name: of the argument.
         x: any tensor.
         like: a tensor of the model that computes with x; without one x stays where it is.
-        kept: whether whole numbers and booleans stay what they are: labels and masks.
+        kept: whether its type stays what it is: that of labels and masks.
 
     Raises:
         ValueError: for tensors that are complex, sparse, quantised, or without numbers (meta).
@@ -168,6 +168,10 @@ def numbers(name: str, x: Tensor, like: Tensor | None = None, kept: bool = False
         Traceback (most recent call last):
         ValueError: x is on the device meta, which holds no numbers; cpu, cuda or mps is needed
     """
+    as_model = like is not None and x.dtype == like.dtype and x.device == like.device
+    if as_model and x.layout is torch.strided:
+        return x  # most often
+
     if x.is_meta:
         raise ValueError(
             f"{name} is on the device meta, which holds no numbers; cpu, cuda or mps is needed"
@@ -177,13 +181,17 @@ def numbers(name: str, x: Tensor, like: Tensor | None = None, kept: bool = False
             f"{name} is a {x.dtype} tensor of layout {x.layout}; real numbers, dense, are needed"
         )
 
-    dtype = x.dtype
-    if not kept and not x.is_floating_point():
-        dtype = torch.get_default_dtype() if like is None else like.dtype
-    if isinstance(like, nn.Parameter) and x.is_floating_point():
+    device = x.device
+    dtype = torch.get_default_dtype()
+    if like is not None:
+        device = like.device
         dtype = like.dtype
 
-    return x.to(x.device if like is None else like.device, dtype)
+    binding = isinstance(like, nn.Parameter) or not x.is_floating_point()
+    if kept or not binding:
+        dtype = x.dtype
+
+    return x.to(device, dtype)
 
 
 def batch(value: Any) -> tuple:  # noqa: ANN401 - whatever a loader gives
@@ -334,7 +342,11 @@ def _received(name: str, value: Any, like: Tensor | None) -> Any:  # noqa: ANN40
 
 def _received_items(name: str, value: tuple | list, like: Tensor | None) -> tuple | list:
     """A tuple or list with its tensors received; the same one, where nothing changes."""
-    items = [_held(f"{name}[{i}]", part, like) for i, part in enumerate(value)]
+    items = []
+    for i, part in enumerate(value):
+        kept = name == "batch" and i > 0
+        items.append(_held(f"{name}[{i}]", part, like, kept))
+
     if all(new is old for new, old in zip(items, value, strict=True)):
         return value
     if hasattr(value, "_replace"):  # a named tuple
@@ -343,12 +355,13 @@ def _received_items(name: str, value: tuple | list, like: Tensor | None) -> tupl
     return type(value)(items)
 
 
-def _held(name: str, value: Any, like: Tensor | None) -> Any:  # noqa: ANN401
+def _held(name: str, value: Any, like: Tensor | None, kept: bool = False) -> Any:  # noqa: ANN401
     """A tensor inside a container: one of whole numbers holds labels, or is a mask."""
     if not isinstance(value, Tensor | np.ndarray):
         return value
 
-    return numbers(name, tensor(value, name), like, kept=True)
+    value = tensor(value, name)
+    return numbers(name, value, like, kept or not value.is_floating_point())
 
 
 class TakesArrays:

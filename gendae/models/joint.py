@@ -64,9 +64,6 @@ class JointStack(Stack):
 
     ARRAYS = (
         *Stack.ARRAYS,
-        "separate",
-        "replace",
-        "spread",
         "join",
         "lower",
         "climb",
