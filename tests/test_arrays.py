@@ -28,11 +28,6 @@ def labels():
     return np.arange(ROWS) % CLASSES
 
 
-def loader_batch(rule, x):
-    """What the losses of a rule take."""
-    return (x, labels()) if isinstance(rule.stack, gendae.Classifier) else (x,)
-
-
 #: Public functions, given x as an array.
 FUNCTIONS = {
     "inpaint": lambda x: gendae.inpaint(stacked(), x, HALF, seed=0),
@@ -134,9 +129,10 @@ def test_what_holds_no_real_numbers_is_refused_by_name(name, value):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_precisions_become_the_model_s(dtype):
+    stack = stacked()
     x = rows("bits", dtype=torch.float32)
     for same in (x.to(dtype), x.bool(), x.to(torch.uint8), x.long()):
-        assert torch.equal(stacked().encode(same)[-1], stacked().encode(x)[-1])
+        assert torch.equal(stack.encode(same)[-1], stack.encode(x)[-1])
 
 
 def test_a_model_without_numbers_is_named():
@@ -294,7 +290,7 @@ def test_the_advice_after_a_divergence_fits(x, words):
 
 
 def test_constant_data_under_the_kl_rule():
-    rule = gendae.KLRule(roles.stack(prior=gendae.GaussianPrior("full")))
+    rule = gendae.KLRule(gendae.deep_autoencoder([WIDTH, 4], prior=gendae.GaussianPrior("full")))
     with pytest.raises(TrainingDiverged, match="all 12 training examples are equal"):
         fitted(rule, DataLoader(TensorDataset(torch.full((N, WIDTH), 0.5)), 4))
 

@@ -83,7 +83,7 @@ class ParzenLogLikelihood(Metric):
 
     full_state_update = False
     higher_is_better = True
-    is_differentiable = False
+    is_differentiable = True
 
     @checks.takes_arrays
     def __init__(

@@ -66,18 +66,12 @@ def test_every_metric_has_a_case():
 
 @of_each_metric
 def test_forward_gives_a_batch_s_value_and_compute_that_of_all(case):
-    metric = case.make()
-    for x in DATA:
-        assert torch.allclose(metric(x), case.value(x))
+    other_way = type("Other", (case.cls,), {"full_state_update": not case.cls.full_state_update})
+    for metric in (case.make(), other_way(**case.arguments)):
+        for x in DATA:
+            assert torch.allclose(metric(x), case.value(x))
 
-    assert torch.allclose(metric.compute(), case.value(DATA.flatten(0, 1)))
-
-    # both ways in which forward may keep its state, and a second round
-    metric.reset()
-    metric.full_state_update = True
-    for x in DATA:
-        assert torch.allclose(metric(x), case.value(x))
-    assert torch.allclose(metric.compute(), case.value(DATA.flatten(0, 1)))
+        assert torch.allclose(metric.compute(), case.value(DATA.flatten(0, 1)))
 
 
 @of_each_metric
@@ -90,7 +84,7 @@ def test_it_is_pickled_cloned_hashed_and_reset(case):
         same.update(DATA[1])
         assert not torch.equal(same.compute(), metric.compute())
 
-    assert hash(case.make()) == hash(case.make()) or hash(metric) != hash(case.make())
+    assert isinstance(hash(metric), int)
     assert metric.metric_state.keys() == case.make().metric_state.keys()
 
     metric.reset()
