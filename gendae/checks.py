@@ -333,7 +333,8 @@ def _received(name: str, value: Any, like: Tensor | None) -> Any:  # noqa: ANN40
     if name == "batch":
         value = batch(value)
     if isinstance(value, Mapping):
-        return {key: _held(f"{name}[{key!r}]", part, like) for key, part in value.items()}
+        kept = name in KEPT
+        return {key: _held(f"{name}[{key!r}]", part, like, kept) for key, part in value.items()}
     if isinstance(value, tuple | list):
         return _received_items(name, value, like)
 

@@ -290,7 +290,9 @@ def test_the_advice_after_a_divergence_fits(x, words):
 
 
 def test_constant_data_under_the_kl_rule():
-    rule = gendae.KLRule(gendae.deep_autoencoder([WIDTH, 4], prior=gendae.GaussianPrior("full")))
+    rule = gendae.KLRule(
+        gendae.deep_autoencoder([WIDTH, 4], noise=9.0, prior=gendae.GaussianPrior("full"))
+    )
     with pytest.raises(TrainingDiverged, match="all 12 training examples are equal"):
         fitted(rule, DataLoader(TensorDataset(torch.full((N, WIDTH), 0.5)), 4))
 

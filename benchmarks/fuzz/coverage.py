@@ -9,7 +9,9 @@ stops. New inputs of new coverage go to a temporary folder; the corpus stays as 
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -74,6 +76,15 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "safetensors": ("x.safetensors", _safetensors),
     "yaml": ("x.yaml", _yaml),
 }
+#: What is watched beside `gendae.data.files`.
+INSTRUMENTED = {
+    "idx": ["gzip"],
+    "idx-gz": ["gzip"],
+    "image": ["PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.TiffImagePlugin"],
+    "npz": ["zipfile", "numpy.lib"],
+    "safetensors": ["gendae.storage.model_file", "gendae.registry", "gendae.storage.verify"],
+    "yaml": ["gendae.commands.compare", "yaml"],
+}
 
 
 def tried(name: str, data: bytes, folder: Path) -> None:
@@ -99,10 +110,9 @@ def main() -> None:
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    with atheris.instrument_imports(include=["gendae.data", "gendae.storage", "gendae.registry"]):
-        import gendae.commands.compare
-        import gendae.data.files
-        import gendae.storage.model_file  # noqa: F401
+    watched = ["gendae.data.files", *INSTRUMENTED[args.name]]
+    with atheris.instrument_imports(include=watched), contextlib.suppress(OSError, ValueError):
+        READERS[args.name][1](Path(os.devnull, "nothing"))  # imports all that it needs
 
     found = tempfile.mkdtemp()
     folder = Path(tempfile.mkdtemp())
