@@ -1,4 +1,4 @@
-"""What comes in from Python: NumPy arrays, other types and devices, batches of one's own loaders."""
+"""What comes in from Python: NumPy arrays, other types, batches of one's own loaders."""
 
 import inspect
 import logging

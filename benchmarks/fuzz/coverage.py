@@ -76,12 +76,12 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "safetensors": ("x.safetensors", _safetensors),
     "yaml": ("x.yaml", _yaml),
 }
-#: What is watched beside `gendae.data.files`.
+#: What is watched beside `gendae.data.files`; modules that gendae itself imports early cannot be.
 INSTRUMENTED = {
-    "idx": ["gzip"],
-    "idx-gz": ["gzip"],
+    "idx": [],
+    "idx-gz": [],
     "image": ["PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.TiffImagePlugin"],
-    "npz": ["zipfile", "numpy.lib"],
+    "npz": [],
     "safetensors": ["gendae.storage.model_file", "gendae.registry", "gendae.storage.verify"],
     "yaml": ["gendae.commands.compare", "yaml"],
 }
