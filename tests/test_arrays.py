@@ -295,6 +295,16 @@ def test_constant_data_under_the_kl_rule():
         fitted(rule, DataLoader(TensorDataset(torch.full((N, WIDTH), 0.5)), 4))
 
 
+def test_a_prior_that_cannot_be_fitted_names_the_data():
+    rule = gendae.KLRule(gendae.deep_autoencoder([WIDTH, 4]), prior_every=1)
+    with pytest.raises(ValueError, match="codes holds .*; batch 2 of the training data"):
+        fitted(rule, DataLoader(TensorDataset(at_row(-1, torch.nan)), 4))
+
+    rule = gendae.TargetPropRule(gendae.deep_autoencoder([WIDTH, 4], prior=gendae.ParzenPrior()))
+    with pytest.raises(ValueError, match="codes are all equal.*; all 12 training examples"):
+        fitted(rule, DataLoader(TensorDataset(X[:1].repeat(N, 1)), N))
+
+
 # -- weights and types ------------------------------------------------------------------------
 
 

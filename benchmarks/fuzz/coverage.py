@@ -9,9 +9,7 @@ stops. New inputs of new coverage go to a temporary folder; the corpus stays as 
 """
 
 import argparse
-import contextlib
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -110,12 +108,14 @@ def main() -> None:
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    watched = ["gendae.data.files", *INSTRUMENTED[args.name]]
-    with atheris.instrument_imports(include=watched), contextlib.suppress(OSError, ValueError):
-        READERS[args.name][1](Path(os.devnull, "nothing"))  # imports all that it needs
-
     found = tempfile.mkdtemp()
     folder = Path(tempfile.mkdtemp())
+    watched = ["gendae.data.files", *INSTRUMENTED[args.name]]
+    seeds = args.corpus / args.name
+    with atheris.instrument_imports(include=watched):
+        for file in sorted(seeds.iterdir()):
+            tried(args.name, file.read_bytes(), folder)  # imports all that it needs
+
     options = [
         f"-max_total_time={args.seconds}",
         f"-timeout={HANG}",
@@ -130,7 +130,7 @@ def main() -> None:
         if TALLY[args.name].total() % 100 == 0:  # libFuzzer ends the process itself
             print(f"{args.name}: {dict(TALLY[args.name])}", file=sys.stderr)
 
-    atheris.Setup([sys.argv[0], *options, found, str(args.corpus / args.name)], one)
+    atheris.Setup([sys.argv[0], *options, found, str(seeds)], one)
     atheris.Fuzz()
 
 

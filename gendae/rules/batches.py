@@ -91,14 +91,18 @@ def range_of_x(rule: "Shell") -> tuple[float, float]:
 
 def advice(rule: "Shell") -> str:
     """What to do after a divergence: what the training data say, or else what helps most often."""
-    cause = None
-    if rule._trainer is not None:
-        cause = first_said(rule.trainer, _cause(rule))
-
-    return cause or "lower the learning rates or raise the corruption of x"
+    return cause(rule) or "lower the learning rates or raise the corruption of x"
 
 
-def _cause(rule: "Shell") -> str | None:
+def cause(rule: "Shell") -> str | None:
+    """What is wrong with the training data of any process; None without a Trainer."""
+    if rule._trainer is None:
+        return None
+
+    return first_said(rule.trainer, _own_cause(rule))
+
+
+def _own_cause(rule: "Shell") -> str | None:
     """What is wrong with this process's training data, if anything is."""
     first = None
     equal = 0
