@@ -70,7 +70,6 @@ class JointStack(Stack):
         "loop",
         "x_of",
         "predict",
-        "prediction_errors",
     )
 
     def __init__(
