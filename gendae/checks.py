@@ -278,6 +278,9 @@ def takes_arrays(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def receiving(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():  # a traced loop holds tensors that came in before
+            return function(*args, **kwargs)
+
         like = _like(*args, *kwargs.values())
 
         def received(name: str, value: Any) -> Any:  # noqa: ANN401 - any argument
