@@ -292,9 +292,10 @@ def takes_arrays(function: Callable[P, T]) -> Callable[P, T]:
 
             return numbers(name, tensor(value, name), like, name in KEPT)
 
-        given = [received(*pair) for pair in zip(names, args, strict=False)]
-        named = {name: received(name, value) for name, value in kwargs.items()}
-        return function(*given, *args[len(given) :], **named)
+        given: Any = [received(*pair) for pair in zip(names, args, strict=False)]
+        named: Any = {name: received(name, value) for name, value in kwargs.items()}
+        too_many: Any = args[len(given) :]
+        return function(*given, *too_many, **named)
 
     return receiving
 
@@ -310,7 +311,7 @@ def _like(*values: object) -> Tensor | None:
         if not isinstance(value, nn.Module) or "_parameters" not in vars(value):
             continue  # no module, or one whose constructor is called
 
-        like = next(value.parameters(), None)
+        like: Tensor | None = next(value.parameters(), None)
         if like is None:
             like = next((b for b in value.buffers() if b.is_floating_point()), None)
         if like is not None and (like.is_meta or like.is_complex()):

@@ -8,7 +8,7 @@ Representations are tuples h[0] .. h[L] of tensors, batch first, with h[0] = x.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -55,7 +55,15 @@ class Stack(checks.TakesArrays, nn.Module):
         torch.Size([5, 8])
     """
 
-    ARRAYS = ("encode", "decode", "reconstruct", "fit_residuals", "log_joint", "log_q", "sample_q")
+    ARRAYS: ClassVar[tuple[str, ...]] = (
+        "encode",
+        "decode",
+        "reconstruct",
+        "fit_residuals",
+        "log_joint",
+        "log_q",
+        "sample_q",
+    )
 
     #: Files hold settings beside the architecture.
     UNDESCRIBED = ("settings",)
