@@ -1,19 +1,31 @@
-"""What a user can get wrong, said in one line: which argument, what it was, what is accepted."""
+"""What a user can get wrong, said in one line: which argument, what it was, what is accepted.
 
+Tensors come in by one door, `takes_arrays`: whatever public function or method they are given to,
+NumPy arrays are converted, real numbers brought to the model's type and device, and what no
+arithmetic here is made for (complex, sparse, quantised, meta) is refused by the argument's name.
+"""
+
+import inspect
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from numbers import Integral
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendae.errors import choice, shortened
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+#: Arguments that keep their type: masks and class labels. Whole numbers in others become real.
+KEPT = ("mask", "masks", "observed", "y", "labels")
+
 #: Largest pixel that fits into 7 bits: images of 0..255 are likely to have a larger one, those of
 #: 0..16 and percentages have not.
 SEVEN_BITS = 127
@@ -174,23 +186,272 @@ def per_layer(name: str, value: float | Iterable[float], layers: int) -> list[fl
     return values
 
 
-def tensor(value: object) -> Tensor:
+def tensor(value: object, name: str = "value") -> Tensor:
     """`value` as a tensor.
 
-    Read-only or reversed arrays, which torch warns of or refuses, are copied.
+    Arrays that torch warns of or refuses (read-only, reversed, of another byte order, of more
+    than double precision) are copied.
+
+    Raises:
+        ValueError: for what holds no numbers, or hides some of them behind a mask.
 
     Example:
         >>> tensor(np.arange(3)[::-1])
         tensor([2, 1, 0])
     """
-    if isinstance(value, np.ndarray) and not _welcome(value):
-        value = np.array(value)
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} is a masked array; fill it, and give the mask by itself")
 
-    return torch.as_tensor(value)
+    if isinstance(value, np.ndarray) and not _welcome(value):
+        dtype = np.float64 if value.dtype == np.longdouble else value.dtype.newbyteorder("=")
+        value = np.array(value, dtype)
+
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        dtype = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"{name} is of type {dtype}; numbers are needed") from None
 
 
 def _welcome(array: np.ndarray) -> bool:
-    return array.flags.writeable and min(array.strides, default=0) >= 0
+    ours = array.dtype.isnative and array.dtype != np.longdouble
+    return ours and array.flags.writeable and min(array.strides, default=0) >= 0
+
+
+def numbers(name: str, x: Tensor, like: Tensor | None = None, kept: bool = False) -> Tensor:
+    """`x` on the device of `like`, as real numbers; in its precision, if it is a parameter.
+
+    Args:
+        name: of the argument.
+        x: any tensor.
+        like: a tensor of the model that computes with x; without one x stays where it is.
+        kept: whether its type stays what it is: that of labels and masks.
+
+    Raises:
+        ValueError: for tensors that are complex, sparse, quantised, or without numbers (meta).
+
+    Example:
+        >>> numbers("x", torch.tensor([0, 1]), nn.Parameter(torch.zeros(1, dtype=torch.double)))
+        tensor([0., 1.], dtype=torch.float64)
+        >>> numbers("x", torch.empty(2, device="meta"))
+        Traceback (most recent call last):
+        ValueError: x is on the device meta, which holds no numbers; cpu, cuda or mps is needed
+    """
+    as_model = like is not None and x.dtype == like.dtype and x.device == like.device
+    if as_model and x.layout is torch.strided:
+        return x  # most often
+
+    if x.is_meta:
+        raise ValueError(
+            f"{name} is on the device meta, which holds no numbers; cpu, cuda or mps is needed"
+        )
+    if x.is_complex() or x.is_quantized or x.layout is not torch.strided:
+        raise ValueError(
+            f"{name} is a {x.dtype} tensor of layout {x.layout}; real numbers, dense, are needed"
+        )
+
+    device = x.device
+    dtype = torch.get_default_dtype()
+    if like is not None:
+        device = like.device
+        dtype = like.dtype
+
+    binding = isinstance(like, nn.Parameter) or not x.is_floating_point()
+    if kept or not binding:
+        dtype = x.dtype
+
+    return x.to(device, dtype)
+
+
+def batch(value: Any) -> tuple:  # noqa: ANN401 - whatever a loader gives
+    """A loader's batch, (x,), (x, y) or (x, observed), with arrays as tensors.
+
+    Raises:
+        ValueError: for a dictionary, a bare tensor and anything else.
+
+    Example:
+        >>> batch({"image": torch.zeros(1, 4)})
+        Traceback (most recent call last):
+        ValueError: batch is a dict of image; a tuple (x,) or (x, y) is needed: give the loader ...
+    """
+    if isinstance(value, tuple | list) and len(value) > 0 and all(map(_is_part, value)):
+        if all(part is None or isinstance(part, Tensor) for part in value):
+            return tuple(value) if isinstance(value, list) else value
+
+        return tuple(None if part is None else tensor(part, "batch") for part in value)
+
+    told = f"batch is a {type(value).__name__}"
+    if isinstance(value, Mapping):
+        told += f" of {', '.join(map(str, value))}"
+    raise ValueError(
+        f"{told}; a tuple (x,) or (x, y) is needed: give the loader a "
+        "torch.utils.data.TensorDataset(x), or a collate_fn that makes tuples"
+    )
+
+
+def _is_part(part: object) -> bool:
+    return part is None or isinstance(part, Tensor | np.ndarray)
+
+
+def plain(module: T) -> T:
+    """The module itself, where torch.compile wrapped it: they share all weights."""
+    inner = vars(module).get("_modules", {}) if isinstance(module, nn.Module) else {}
+    return inner.get("_orig_mod", module)
+
+
+def untied(name: str, module: nn.Module) -> None:
+    """Raise a ValueError where two of a module's parameters share their numbers.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> layers[1].weight = layers[0].weight
+        >>> untied("layers", layers)
+        Traceback (most recent call last):
+        ValueError: layers: 0.weight and 1.weight share their numbers, ...
+    """
+    owners: dict[int, str] = {}
+    for key, parameter in module.named_parameters(remove_duplicate=False):
+        place = parameter.untyped_storage().data_ptr()
+        owner = owners.setdefault(place, key)
+        if owner != key and place != 0:  # 0: without memory, such as on the device meta
+            raise ValueError(
+                f"{name}: {owner} and {key} share their numbers, which each layer learns and "
+                "keeps for itself: use TiedPair, or a copy, nn.Parameter(weight.detach().clone())"
+            )
+
+
+def takes_arrays(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that takes NumPy arrays where it takes tensors: what comes in is as it needs it.
+
+    Tensors, also those in tuples, lists and dictionaries, are brought to the device and precision
+    of the first module among the arguments, see `numbers`; NumPy's single numbers become Python's;
+    a compiled module is replaced by the one it was made of.
+
+    Raises:
+        ValueError: when called, naming the argument.
+
+    Example:
+        >>> @takes_arrays
+        ... def total(x: Tensor) -> Tensor:
+        ...     return x.sum()
+        >>> total(np.ones(3, dtype=np.float32))
+        tensor(3.)
+        >>> total([1.0])
+        Traceback (most recent call last):
+        ValueError: x is a list; a tensor or a NumPy array is needed
+    """
+    parameters = inspect.signature(function).parameters
+    names = tuple(parameters)
+    needed = {name for name, p in parameters.items() if _is_tensor(p.annotation)}
+    optional = {name for name in needed if parameters[name].annotation is not Tensor}
+
+    @wraps(function)
+    def receiving(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.compiler.is_compiling():  # a traced loop holds tensors that came in before
+            return function(*args, **kwargs)
+
+        like = _like(*args, *kwargs.values())
+
+        def received(name: str, value: Any) -> Any:  # noqa: ANN401 - any argument
+            if name not in needed or (value is None and name in optional):
+                return _received(name, value, like)
+            if not hasattr(value, "__array__"):
+                kind = type(value).__name__
+                raise ValueError(f"{name} is a {kind}; a tensor or a NumPy array is needed")
+
+            return numbers(name, tensor(value, name), like, name in KEPT)
+
+        given: Any = [received(*pair) for pair in zip(names, args, strict=False)]
+        named: Any = {name: received(name, value) for name, value in kwargs.items()}
+        too_many: Any = args[len(given) :]
+        return function(*given, *too_many, **named)
+
+    return receiving
+
+
+def _is_tensor(annotation: object) -> bool:
+    """Whether an argument is a tensor, or one that may be left out."""
+    return annotation in (Tensor, Tensor | None)
+
+
+def _like(*values: object) -> Tensor | None:
+    """A tensor of the first module among the arguments: a parameter, or else a buffer."""
+    for value in values:
+        if not isinstance(value, nn.Module) or "_parameters" not in vars(value):
+            continue  # no module, or one whose constructor is called
+
+        like: Tensor | None = next(value.parameters(), None)
+        if like is None:
+            like = next((b for b in value.buffers() if b.is_floating_point()), None)
+        if like is not None and (like.is_meta or like.is_complex()):
+            name = type(value).__name__
+            raise ValueError(
+                f"the {name} holds {like.dtype} numbers on the device {like.device}; real ones on "
+                "cpu, cuda or mps are needed"
+            )
+        return like
+
+    return None
+
+
+def _received(name: str, value: Any, like: Tensor | None) -> Any:  # noqa: ANN401
+    """An argument that may be anything, or hold anything, with what it holds received."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Tensor | np.ndarray) and name != "batch":
+        return numbers(name, tensor(value, name), like, name in KEPT)
+    if isinstance(value, nn.Module):
+        return plain(value)
+
+    if name == "batch":
+        value = batch(value)
+    if isinstance(value, Mapping):
+        kept = name in KEPT
+        return {key: _held(f"{name}[{key!r}]", part, like, kept) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return _received_items(name, value, like)
+
+    return value
+
+
+def _received_items(name: str, value: tuple | list, like: Tensor | None) -> tuple | list:
+    """A tuple or list with its tensors received; the same one, where nothing changes."""
+    items = []
+    for i, part in enumerate(value):
+        kept = name == "batch" and i > 0
+        items.append(_held(f"{name}[{i}]", part, like, kept))
+
+    if all(new is old for new, old in zip(items, value, strict=True)):
+        return value
+    if hasattr(value, "_replace"):  # a named tuple
+        return type(value)(*items)
+
+    return type(value)(items)
+
+
+def _held(name: str, value: Any, like: Tensor | None, kept: bool = False) -> Any:  # noqa: ANN401
+    """A tensor inside a container: one of whole numbers holds labels, or is a mask."""
+    if not isinstance(value, Tensor | np.ndarray):
+        return value
+
+    value = tensor(value, name)
+    return numbers(name, value, like, kept or not value.is_floating_point())
+
+
+class TakesArrays:
+    """A class some of whose methods take NumPy arrays, in all of its variants: `takes_arrays`.
+
+    Attributes:
+        ARRAYS: names of these methods.
+    """
+
+    ARRAYS: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401
+        super().__init_subclass__(**options)
+        for name in cls.ARRAYS:
+            if name in vars(cls):
+                setattr(cls, name, takes_arrays(vars(cls)[name]))
 
 
 def flat(x: Tensor) -> Tensor:

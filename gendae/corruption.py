@@ -44,7 +44,7 @@ def _faded(level: float, decay: float, progress: float | Tensor) -> float | Tens
     return level * (1.0 - (1.0 - decay) * progress)
 
 
-class Corruption:
+class Corruption(checks.TakesArrays):
     """Base class: a stochastic map h -> h~ of the same shape; a variant defines `__call__`.
 
     Files and configurations hold a corruption whose class is registered, and which keeps each
@@ -60,6 +60,8 @@ class Corruption:
         >>> Dropout(0.5)(torch.ones(1, 5), generator=torch.Generator().manual_seed(0))
         tensor([[0., 1., 0., 0., 0.]])
     """
+
+    ARRAYS = ("__call__",)
 
     def __call__(
         self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None

@@ -23,6 +23,7 @@ Representations = tuple[Tensor, ...]
 Map = Callable[[Tensor], Tensor]
 
 
+@checks.takes_arrays
 def targetprop_gradient(f: Map, g: Map, x: Tensor, h: Tensor, variance: float = 1.0) -> Tensor:
     """Estimate of d log p(x | h) / dh without derivatives: (f(x) - f(g(h))) / sigma_h^2.
 
@@ -53,7 +54,7 @@ def fill(x: Tensor, mask: Tensor | None, reconstruction: Tensor) -> Tensor:
     return torch.where(mask, x, reconstruction)
 
 
-class Inference:
+class Inference(checks.TakesArrays):
     """Base class: owns the loop h <- step(h); a variant's `begin` gives the step.
 
     Args:
@@ -77,6 +78,8 @@ class Inference:
         >>> [len(h) for h in UpAndDown(steps=3)(deep_autoencoder([8, 6, 4]), torch.rand(2, 8))]
         [2, 2, 2]
     """
+
+    ARRAYS = ("__call__", "trajectory")
 
     #: Runs the loop of batches without masks: `gendae.Graphs` sets it, files do not keep it.
     compiled: Callable[[Stack, Tensor, int], Representations] | None = None
@@ -128,7 +131,7 @@ class Inference:
 
         self.check(stack, steps=steps)
 
-        h = stack.feedforward(x)
+        h = stack.feedforward(checks.width("x", x, stack.sizes[0]))
         yield h
 
         if steps == 0:

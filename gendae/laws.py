@@ -34,7 +34,7 @@ def cross_entropy(p: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy(p, target.to(p), reduction="none")
 
 
-class Law(nn.Module):
+class Law(checks.TakesArrays, nn.Module):
     """Base class: independent units around a mean.
 
     A variant defines `distribution`; the rest follows from it where that is one of real units with
@@ -51,6 +51,8 @@ class Law(nn.Module):
         >>> law.sample(mean).shape, law.entropy(mean).round(decimals=4)
         (torch.Size([1, 2]), tensor([3.3863]))
     """
+
+    ARRAYS = ("distribution", "log_prob", "energy", "entropy", "variance", "sample", "transmit")
 
     #: The activation that gives means in the range of the values; None where any layer does.
     activation: str | None = None

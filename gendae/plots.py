@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
+from gendae import checks
 from gendae.storage.atomic import write_whole
 
 
+@checks.takes_arrays
 def tile(x: Tensor, shape: tuple[int, int], columns: int, gap: int = 1) -> Tensor:
     """Images (n, pixels) side by side in one picture, (height, width), with grey gaps."""
     height, width = shape
@@ -29,6 +31,7 @@ def tile(x: Tensor, shape: tuple[int, int], columns: int, gap: int = 1) -> Tenso
     return canvas
 
 
+@checks.takes_arrays
 def picture(canvas: Tensor, scale: int = 3) -> Figure:
     """A figure that shows a grey picture at `scale` screen pixels per pixel, without margins."""
     height, width = canvas.shape
@@ -41,6 +44,7 @@ def picture(canvas: Tensor, scale: int = 3) -> Figure:
     return figure
 
 
+@checks.takes_arrays
 def gallery(x: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
     """A picture of samples, drawn as suits their kind (`gendae.data.base.Data`).
 
@@ -54,6 +58,7 @@ def gallery(x: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
     return image_grid(x, shape)
 
 
+@checks.takes_arrays
 def scatter(x: Tensor) -> Figure:
     """Points of the plane, (n, 2)."""
     u, v = x.detach().float().cpu().numpy().T
@@ -64,6 +69,7 @@ def scatter(x: Tensor) -> Figure:
     return figure
 
 
+@checks.takes_arrays
 def curves(x: Tensor) -> Figure:
     """Vectors, (n, features), each a curve over the index of its elements."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
@@ -73,6 +79,7 @@ def curves(x: Tensor) -> Figure:
     return figure
 
 
+@checks.takes_arrays
 def image_grid(x: Tensor, shape: tuple[int, int], columns: int | None = None) -> Figure:
     """Images in a grid, as square as possible."""
     if not columns:
@@ -81,6 +88,7 @@ def image_grid(x: Tensor, shape: tuple[int, int], columns: int | None = None) ->
     return picture(tile(x, shape, columns))
 
 
+@checks.takes_arrays
 def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int, int]) -> Figure:
     """Original, masked (missing pixels grey) and filled images side by side (Figure 5)."""
     grey = torch.full_like(original, 0.5)
@@ -91,6 +99,7 @@ def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int,
     return picture(tile(rows, shape, columns=3 * groups))
 
 
+@checks.takes_arrays
 def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5) -> Figure:
     """Mean and standard error over images, (steps + 1, images), and a few images (Figure 4)."""
     values = values.double()
@@ -120,6 +129,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     return write_whole(path, png.getvalue())
 
 
+@checks.takes_arrays
 def plane(points: Tensor, cells: int, margin: float = 0.15) -> tuple[Tensor, Tensor, Tensor]:
     """A square grid around points in the plane: axes, 2 x (cells,), and nodes, (cells^2, 2)."""
     low = points.min(0).values
@@ -198,6 +208,7 @@ def _draw_arrows(
     )
 
 
+@checks.takes_arrays
 def vector_field(
     reconstruct: Callable[[Tensor], Tensor],
     data: Tensor,
@@ -219,6 +230,7 @@ def vector_field(
     return figure
 
 
+@checks.takes_arrays
 def spectrum(sigma: Tensor, count: int | None = None) -> Figure:
     """Levels of noise of a code's dimensions, sorted, and the cut after the signal (2014, 7.4)."""
     values = sigma.detach().cpu().flatten().sort().values
@@ -242,6 +254,7 @@ def spectrum(sigma: Tensor, count: int | None = None) -> Figure:
     return figure
 
 
+@checks.takes_arrays
 def autocorrelation(curves: dict[str, Tensor], steps: int | None = None) -> Figure:
     """Autocorrelation of chains against the lag, one curve for each name.
 
@@ -265,6 +278,7 @@ def autocorrelation(curves: dict[str, Tensor], steps: int | None = None) -> Figu
     return figure
 
 
+@checks.takes_arrays
 def filters(weights: Tensor, shape: tuple[int, int]) -> Figure:
     """Incoming weights of units, (n, pixels), as images (thesis, Figure 3.4).
 
@@ -333,6 +347,7 @@ def layers(curves: dict[str, dict[int, float]]) -> Figure:
     return figure
 
 
+@checks.takes_arrays
 def bands(panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str) -> Figure:
     """Means and standard errors over examples, (steps + 1, examples).
 

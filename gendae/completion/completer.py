@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
 
 
 @register
-class Completer:
+class Completer(checks.TakesArrays):
     """Clamped rounds of encoding and decoding at one level of a stack.
 
     A variant overrides `step`, one round, or `first`, where missing elements start.
@@ -90,6 +90,8 @@ class Completer:
         >>> completion.h[0, 0], completion.residuals.shape
         (tensor(1.), torch.Size([2, 1]))
     """
+
+    ARRAYS = ("__call__", "trajectory")
 
     def __init__(
         self,

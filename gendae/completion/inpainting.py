@@ -16,7 +16,7 @@ from gendae.sampling.samplers import BATCH, seeded
 
 
 @register
-class Inpainter:
+class Inpainter(checks.TakesArrays):
     """Filling in missing pixels by clamped inference.
 
     Missing pixels start as uniform noise; each of K rounds calls INFERENCE, in which x presses on
@@ -39,6 +39,8 @@ class Inpainter:
     Raises:
         ValueError: for a negative number of rounds or no chain.
     """
+
+    ARRAYS = ("__call__",)
 
     def __init__(
         self,
@@ -115,6 +117,7 @@ def inpainter_of(stack: Stack) -> Inpainter:
     return Inpainter.encode_decode() if stack.hard_levels else Inpainter()
 
 
+@checks.takes_arrays
 def inpaint(
     stack: Stack,
     x: Tensor,
@@ -147,11 +150,11 @@ def inpaint(
         >>> torch.equal(y[:, :4], x[:, :4]), y.shape
         (True, torch.Size([3, 8]))
     """
-    checks.width("x", x, stack.sizes[0])
-    mask = _expanded(mask, x)
+    x = checks.width("x", x, stack.sizes[0])
+    mask = _expanded(checks.flat(mask), x)
     checks.pixels("x", x.masked_fill(~mask, 0.0))
 
-    x = x.to(stack.dtype).masked_fill(~mask, 0.0)
+    x = x.masked_fill(~mask, 0.0)
     inpainter = inpainter or inpainter_of(stack)
     generator = seeded(checks.seed("seed", seed))
 

@@ -27,6 +27,7 @@ class Values(NamedTuple):
     completion: Completion
 
 
+@checks.takes_arrays
 @torch.no_grad()
 def complete(
     stack: JointStack,
@@ -217,6 +218,7 @@ def _check_mask(stack: JointStack, given: Mapping[str, Tensor], name: str, mask:
         )
 
 
+@checks.takes_arrays
 def log_conditional(prior: Prior, h: Tensor, observed: Tensor) -> Tensor:
     """log p(h_missing | h_observed) under a Gaussian or Parzen prior, in nats, (batch,).
 

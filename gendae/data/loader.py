@@ -10,6 +10,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from gendae import checks
+
 
 class Split(NamedTuple):
     """Examples in rows, those of a data set's split or of a batch, and what is known of each.
@@ -31,11 +33,15 @@ class Split(NamedTuple):
 
     @classmethod
     def of(cls, batch: Sequence[Tensor]) -> "Split":
-        """A batch of any loader: (x,), (x, y) or (x, observed), whose observed is boolean."""
+        """A batch of any loader: (x,), (x, y) or (x, observed), whose observed is boolean.
+
+        Raises:
+            ValueError: for dictionaries, bare tensors and other things.
+        """
         if isinstance(batch, cls):
             return batch
 
-        x, *others = batch
+        x, *others = checks.batch(batch)
         masks = [part for part in others if part.dtype == torch.bool]
         labels = [part for part in others if part.dtype != torch.bool]
 

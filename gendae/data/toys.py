@@ -100,6 +100,7 @@ class Toys2D(Data):
 
         return shuffled_splits(x, y, (0.1, 0.1), self.seed), (1, 2)
 
+    @checks.takes_arrays
     def log_prob(self, x: Tensor) -> Tensor:
         """True log density in nats, (batch,), of "gaussians".
 
@@ -109,6 +110,7 @@ class Toys2D(Data):
         exponent, variance = self._exponents(x)
         return exponent.logsumexp(1) - math.log(SIDE**2 * 2.0 * math.pi * variance)
 
+    @checks.takes_arrays
     def score(self, x: Tensor) -> Tensor:
         """d log p(x) / dx, (batch, 2), of "gaussians"; raises as `log_prob` does."""
         exponent, variance = self._exponents(x)

@@ -29,6 +29,7 @@ def code_range(activation: str | None) -> tuple[float, float]:
     return RANGES.get(activation or "linear", NO_RANGE)
 
 
+@checks.takes_arrays
 def optimize_code(
     pair: Pair,
     x: Tensor,
@@ -72,8 +73,8 @@ def optimize_code(
         >>> bool((error < former).all())
         True
     """
-    checks.width("x", x, pair.f.in_features)
-    checks.width("h_start", h_start, pair.f.out_features)
+    x = checks.width("x", x, pair.f.in_features)
+    h_start = checks.width("h_start", h_start, pair.f.out_features)
     if len(x) != len(h_start):
         raise ValueError(
             f"h_start has {len(h_start)} rows but x has {len(x)}; one start for each x"

@@ -68,6 +68,7 @@ def with_sigma_x(stack: Stack, sigma_x: float) -> Stack:
     return Stack(bottom, *stack.pairs[1:], prior=stack.prior)
 
 
+@checks.takes_arrays
 @full_precision()
 def exact_log_prob(stack: Stack, x: Tensor) -> Tensor:
     """log p(x) of a stack of perfect auto-encoders, in nats, (batch,).
@@ -116,6 +117,7 @@ def exact_log_prob(stack: Stack, x: Tensor) -> Tensor:
     return log_p
 
 
+@checks.takes_arrays
 @full_precision()
 @torch.no_grad()
 def importance_weighted_bound(
@@ -161,7 +163,7 @@ def importance_weighted_bound(
     """
     checks.whole("k", k, 1)
     checks.whole("rows", rows, 1)
-    checks.width("x", x, stack.sizes[0])
+    x = checks.width("x", x, stack.sizes[0])
     if sigma_x is not None:
         stack = with_sigma_x(stack, checks.at_least("sigma_x", sigma_x, 0.0, strict=True))
 

@@ -30,6 +30,7 @@ def _chains(values: Tensor) -> Tensor:
     return states - states.mean((0, 1))
 
 
+@checks.takes_arrays
 def autocorrelation(values: Tensor) -> Tensor:
     """Autocorrelation of chains at lags 0 .. steps, averaged over chains and features.
 
@@ -66,6 +67,7 @@ def autocorrelation(values: Tensor) -> Tensor:
     return covariance / covariance[0]
 
 
+@checks.takes_arrays
 def autocorrelation_time(values: Tensor) -> float:
     """tau = 1 + 2 sum_t rho_t, in steps: one independent draw comes every tau states.
 
@@ -91,6 +93,7 @@ def _time(rho: Tensor) -> float:
     return max(tau.item(), 1.0 / len(rho))  # below 1 where states alternate
 
 
+@checks.takes_arrays
 def effective_sample_size(values: Tensor) -> float:
     """Number of independent draws that all states are worth: n (steps + 1) / tau.
 
@@ -113,6 +116,7 @@ def _states(values: Tensor) -> int:
     return values.shape[:2].numel()
 
 
+@checks.takes_arrays
 def class_switches(labels: Tensor, per: int = 100) -> float:
     """How often a chain changes its class: switches in `per` steps, the mean over chains.
 
@@ -139,6 +143,7 @@ def class_switches(labels: Tensor, per: int = 100) -> float:
     return per * switches.double().mean().item()
 
 
+@checks.takes_arrays
 def chain_report(values: Tensor, labels: Tensor | None = None) -> dict[str, float]:
     """Figures of the mixing of chains, by name.
 
@@ -186,6 +191,7 @@ def report_lines(report: dict[str, float]) -> list[str]:
     return [f"{name:<24}{value:.4g}" for name, value in report.items()]
 
 
+@checks.takes_arrays
 @full_precision()
 def nearest_neighbour_sigma(
     codes: Tensor, quantile: float = 0.5, queries: int = 2000, generator: Generator | None = None
@@ -239,6 +245,7 @@ class Spectrum(NamedTuple):
     information: Tensor
 
 
+@checks.takes_arrays
 def signal_dimensions(
     sigma: Tensor, means: Tensor | None = None, threshold: float = 0.1
 ) -> Spectrum:

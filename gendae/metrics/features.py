@@ -100,6 +100,7 @@ class FeatureClassifier(nn.Module):
         """Training mode, unless frozen: a metric or a Trainer may ask for it all the same."""
         return super().train(mode and not self.frozen)
 
+    @checks.takes_arrays
     @torch.no_grad()
     def normalise(self, x: Tensor) -> float:
         """Scale the features to mean square 1 over the images x, and leave the logits as they are.
@@ -124,12 +125,14 @@ class FeatureClassifier(nn.Module):
 
         return scale.item()
 
+    @checks.takes_arrays
     def features(self, x: Tensor) -> Tensor:
         """Hidden layer of images (batch, pixels) in [0, 1]: (batch, features)."""
-        checks.width("x", x, self.shape[0] * self.shape[1])
+        x = checks.width("x", x, self.shape[0] * self.shape[1])
 
         return self.body(x.reshape(-1, 1, *self.shape))
 
+    @checks.takes_arrays
     def forward(self, x: Tensor) -> Tensor:
         """Class logits, (batch, classes)."""
         return self.head(self.features(x))

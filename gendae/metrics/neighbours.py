@@ -55,6 +55,7 @@ class Manifold(NamedTuple):
     coverage: float
 
 
+@checks.takes_arrays
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
     """How much of `fake` lies where `real` is, and how much of `real` where `fake` is.
 
@@ -117,6 +118,7 @@ MAX_CELLS = 50
 MIN_GENERATED = 20
 
 
+@checks.takes_arrays
 def rank_z(a: Tensor, b: Tensor) -> Tensor:
     """z-scored Mann-Whitney U of a against b: negative where a tends to be smaller.
 
@@ -170,6 +172,7 @@ class DataCopying:
         True
     """
 
+    @checks.takes_arrays
     def __init__(
         self, train: Tensor, held_out: Tensor, cells: int | None = None, seed: int = 0
     ) -> None:
@@ -212,6 +215,7 @@ class DataCopying:
 
         return distances
 
+    @checks.takes_arrays
     def per_cell(self, generated: Tensor, held_out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z of each cell that counts, and its held-out share; other held-out rows may be given."""
         x = checked("generated", generated, self.columns, 1)
@@ -229,6 +233,7 @@ class DataCopying:
 
         return torch.tensor(z, dtype=torch.float64), torch.tensor(shares, dtype=torch.float64)
 
+    @checks.takes_arrays
     def __call__(self, generated: Tensor, held_out: Tensor | None = None) -> float:
         """C_T of generated rows, (m, d); NaN where no cell has more than 20 of them."""
         z, p = self.per_cell(generated, held_out)
@@ -244,6 +249,7 @@ def _to_nearest(rows: Tensor, others: Tensor) -> Tensor:
     return torch.cat([distances.min(1).values for _, distances in blocks(rows, others)])
 
 
+@checks.takes_arrays
 def data_copying(
     train: Tensor, held_out: Tensor, generated: Tensor, cells: int | None = None, seed: int = 0
 ) -> float:

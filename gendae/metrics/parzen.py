@@ -43,6 +43,7 @@ def sigma_grid(grid: str | Sequence[float]) -> list[float]:
     return [float(s) for s in grid]
 
 
+@checks.takes_arrays
 def choose_sigma(
     validation: Tensor, samples: Tensor, grid: str | Sequence[float] = "fine"
 ) -> float:
@@ -82,8 +83,9 @@ class ParzenLogLikelihood(Metric):
 
     full_state_update = False
     higher_is_better = True
-    is_differentiable = False
+    is_differentiable = True
 
+    @checks.takes_arrays
     def __init__(
         self,
         samples: Tensor,
@@ -103,6 +105,7 @@ class ParzenLogLikelihood(Metric):
         for name in ("total", "squares", "count"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    @checks.takes_arrays
     def update(self, x: Tensor) -> None:
         """Add images, (batch, D)."""
         log_p = parzen_log_prob(x.to(self.samples.device), self.samples, self.sigma)
@@ -130,6 +133,7 @@ class ParzenLogLikelihood(Metric):
             return (variance.clamp(min=0.0) / self.count).sqrt()
 
 
+@checks.takes_arrays
 def parzen_score(samples: Tensor, test: Tensor, validation: Tensor) -> dict[str, float]:
     """Parzen score of samples by both published protocols and at the paper's bandwidth, in nats.
 
@@ -154,6 +158,7 @@ def parzen_score(samples: Tensor, test: Tensor, validation: Tensor) -> dict[str,
     }
 
 
+@checks.takes_arrays
 def kmeans_centroids(x: Tensor, n: int, seed: int = 0) -> Tensor:
     """n k-means centroids of x, by scikit-learn.
 
@@ -172,6 +177,7 @@ def kmeans_centroids(x: Tensor, n: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(kmeans.cluster_centers_).to(x)
 
 
+@checks.takes_arrays
 def parzen_report(
     named_samples: dict[str, Tensor],
     train: Tensor,
@@ -200,6 +206,7 @@ def parzen_report(
 VARIANCE_SCALES = (0.5, 0.7, 0.85, 1.0, 2.0, 4.0, 6.0, 9.0, 12.0, 16.0)
 
 
+@checks.takes_arrays
 @torch.no_grad()
 def choose_prior(
     stack: Stack,

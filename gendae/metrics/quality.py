@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from gendae import checks
 from gendae.metrics.neighbours import DataCopying, checked, precision_recall_density_coverage
 from gendae.metrics.parzen import kmeans_centroids
 from gendae.metrics.precision import full_precision
@@ -38,6 +39,7 @@ class PixelFeatures(nn.Module):
         return x
 
 
+@checks.takes_arrays
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """|mu_r - mu_f|^2 + tr(C_r + C_f - 2 (C_r C_f)^(1/2)): FID on these features.
 
@@ -64,6 +66,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     return max(metric.compute().item(), 0.0)  # rounding may leave less than nothing
 
 
+@checks.takes_arrays
 @full_precision()
 def kernel_distance(
     real: Tensor, fake: Tensor, subsets: int = 50, subset_size: int = 1000, seed: int = 0
@@ -143,6 +146,7 @@ class Quality:
         ValueError: for widths that differ, fewer than k + 1 rows, or NaN.
     """
 
+    @checks.takes_arrays
     def __init__(
         self,
         train: Tensor,
@@ -163,6 +167,7 @@ class Quality:
             train_features, _ = in_batches(network, train)
             self.copying = DataCopying(train_features, self.real, cells, seed)
 
+    @checks.takes_arrays
     def __call__(self, samples: Tensor) -> dict[str, float | list[float] | None]:
         """The measures by name; classes and confidence are None for a network without classes."""
         fake, probabilities = in_batches(self.network, samples)
@@ -190,6 +195,7 @@ class Quality:
         return self.copying(self.real[1::2], self.real[::2])
 
 
+@checks.takes_arrays
 def sample_quality(
     samples: Tensor, train: Tensor, held_out: Tensor, network: nn.Module, k: int = 5, seed: int = 0
 ) -> dict[str, float | list[float] | None]:
@@ -213,6 +219,7 @@ def sample_quality(
     return Quality(train, held_out, network, k, seed=seed)(samples)
 
 
+@checks.takes_arrays
 def quality_report(
     named_samples: dict[str, Tensor],
     train: Tensor,

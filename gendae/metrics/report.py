@@ -36,8 +36,8 @@ def feature_network(data: Data) -> tuple[nn.Module, str]:
     It is the shipped classifier for MNIST. All other data are measured on pixels, those in the
     format of MNIST's files too.
     """
-    named = isinstance(data, MNIST) and data.identity is not None
-    if not named or data.identity.name != "MNIST":
+    identity = data.identity if isinstance(data, MNIST) else None
+    if identity is None or identity.name != "MNIST":
         return quality.PixelFeatures(), "pixels"
 
     network = load_feature_classifier("mnist-classifier")

@@ -15,6 +15,7 @@ from gendae.models.stack import Stack
 TRACED = TargetPropInference(steps=20, delta=0.1, alpha=0.1)
 
 
+@checks.takes_arrays
 @full_precision()
 @torch.no_grad()
 def log_joint_trace(
@@ -27,7 +28,7 @@ def log_joint_trace(
     Returns:
         Nats, (steps + 1, images), in CPU memory.
     """
-    checks.width("x", x, stack.sizes[0])
+    x = checks.width("x", x, stack.sizes[0])
 
     traces = []
     for batch in x.split(batch_size):

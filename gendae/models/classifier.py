@@ -71,6 +71,8 @@ class Classifier(Stack):
         (torch.Size([1, 5, 3]), tensor([1., 1., 1., 1., 1.]))
     """
 
+    ARRAYS = (*Stack.ARRAYS, "forward", "log_probability", "predict")
+
     output: Affine
 
     def __init__(
@@ -171,7 +173,7 @@ class Classifier(Stack):
         self, x: Tensor, samples: int = 1, generator: Generator | None = None
     ) -> Tensor:
         """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
-        checks.width("x", x, self.sizes[0])
+        x = checks.width("x", x, self.sizes[0])
         checks.whole("samples", samples, 1, checks.REPEATS)
 
         parts = []
@@ -197,6 +199,6 @@ class Classifier(Stack):
             samples = self.settings.samples or 1
 
         generator = torch.Generator().manual_seed(checks.seed("seed", seed))
-        log_p = self.log_probability(x.to(self.device, self.dtype), samples, generator)
+        log_p = self.log_probability(x, samples, generator)
 
         return log_p.exp()

@@ -62,6 +62,16 @@ class JointStack(Stack):
         ValueError: 'face' is no modality of this model; it has image, label
     """
 
+    ARRAYS = (
+        *Stack.ARRAYS,
+        "join",
+        "lower",
+        "climb",
+        "loop",
+        "x_of",
+        "predict",
+    )
+
     def __init__(
         self,
         modalities: Mapping[str, Modality],

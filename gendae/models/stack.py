@@ -8,7 +8,7 @@ Representations are tuples h[0] .. h[L] of tensors, batch first, with h[0] = x.
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,7 +27,7 @@ MEASURED = ("residuals", "loops", "noises")
 
 
 @register
-class Stack(nn.Module):
+class Stack(checks.TakesArrays, nn.Module):
     """Layer pairs (f_1, g_1) .. (f_L, g_L), bottom first, and the prior P(h_L).
 
     Args:
@@ -54,6 +54,16 @@ class Stack(nn.Module):
         >>> stack.reconstruct(x).shape
         torch.Size([5, 8])
     """
+
+    ARRAYS: ClassVar[tuple[str, ...]] = (
+        "encode",
+        "decode",
+        "reconstruct",
+        "fit_residuals",
+        "log_joint",
+        "log_q",
+        "sample_q",
+    )
 
     #: Files hold settings beside the architecture.
     UNDESCRIBED = ("settings",)

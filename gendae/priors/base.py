@@ -17,7 +17,7 @@ from gendae import checks
 from gendae.corruption import normal_like
 
 
-class Prior(nn.Module):
+class Prior(checks.TakesArrays, nn.Module):
     """Base class: a law over h_L with `fit`, `log_prob`, `score`, `reconstruct` and `sample`.
 
     Fitted numbers are buffers, which are empty until `fit`; a state dict brings their shapes with
@@ -55,6 +55,17 @@ class Prior(nn.Module):
         >>> prior.score(torch.ones(1, 1)), prior.reconstruct(torch.ones(1, 1))
         (tensor([[-0.5000]]), tensor([[0.9950]]))
     """
+
+    ARRAYS = (
+        "fit",
+        "log_prob",
+        "score",
+        "reconstruct",
+        "step",
+        "marginal",
+        "chain",
+        "cross_entropy",
+    )
 
     has_density: bool = True
     fixed: bool = False

@@ -18,6 +18,7 @@ from gendae.registry import grouped, register
 BLOCK_ENTRIES = 2**22
 
 
+@checks.takes_arrays
 def parzen_log_prob(x: Tensor, samples: Tensor, sigma: float | Sequence[float] | Tensor) -> Tensor:
     """Log density of x under a Parzen window: the mean of isotropic Gaussians centred on samples.
 

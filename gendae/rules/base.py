@@ -18,7 +18,7 @@ from gendae.layers.pair import Pair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import built
+from gendae.registry import build, built
 from gendae.rules.chain import Chain, clean
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Maps, Rates
@@ -26,7 +26,7 @@ from gendae.rules.shell import Shell
 from gendae.sampling.samplers import AncestralSampler
 
 
-class Rule(Shell):
+class Rule(checks.TakesArrays, Shell):
     """Base class of the learning rules over a stack; a variant defines `losses`.
 
     Works without a Trainer, in a loop over updates, with the optimizer that
@@ -59,6 +59,8 @@ class Rule(Shell):
         ['x_1']
     """
 
+    ARRAYS = ("losses", "total_loss", "global_loss", "codes", "fit_residuals")
+
     #: Whether the stack is to be sampled from: its prior is then fitted, its samples scored.
     generative: ClassVar[bool] = True
     #: Whether examples may lack modalities.
@@ -79,7 +81,8 @@ class Rule(Shell):
         self.prior_every = checks.whole("prior_every", prior_every, 0)
         super().__init__(log_every, prior_every)
 
-        self.stack = built("stack", stack, Stack)
+        self.stack = checks.kind("stack", checks.plain(build(stack)), Stack)
+        checks.untied("stack", self.stack)
         if self.generative and hasattr(self.stack, "output"):
             raise ValueError(
                 f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "

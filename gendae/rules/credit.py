@@ -83,6 +83,7 @@ def need_global_loss(rule: Rule) -> None:
 # ----------------------------------------------------------------------
 
 
+@checks.takes_arrays
 def angles(rule: Rule, x: Tensor, y: Tensor | None = None) -> Angles:
     """Angles by W_l and b_l between the gradients of the rule's losses and of the global loss.
 
@@ -171,6 +172,7 @@ def _gradients(loss: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[Tensor]
 # -------------------------------------------------------------------------
 
 
+@checks.takes_arrays
 def target_improvement(rule: DifferenceTargetPropRule, x: Tensor, y: Tensor) -> Improvement:
     """How often targets do their work: they lower the global loss, and the loss of the next layer.
 
@@ -297,6 +299,7 @@ def _hidden(stack: Stack, x: Tensor) -> Iterator[tuple[Pair, Tensor]]:
             h = pair.encode(h, generator)
 
 
+@checks.takes_arrays
 @torch.no_grad()
 def inverse_error(stack: Stack, x: Tensor) -> Tensor:
     """|g_l(f_l(h_{l-1})) - h_{l-1}| relative to the deviation of h_{l-1}, for l = 2 .. L.
@@ -332,6 +335,7 @@ def inverse_error(stack: Stack, x: Tensor) -> Tensor:
     return _stacked(errors, x)
 
 
+@checks.takes_arrays
 @torch.no_grad()
 def theorem_2_eigenvalue(stack: Stack, x: Tensor) -> Tensor:
     """Largest eigenvalue of (I - J_f J_g)'(I - J_f J_g), for l = 2 .. L.
@@ -386,6 +390,7 @@ def _stacked(of_layers: Sequence[Tensor], x: Tensor) -> Tensor:
 # -----------------------------------------------------------------------------------
 
 
+@checks.takes_arrays
 def by_layer(rule: Rule, x: Tensor, y: Tensor | None = None) -> dict[str, dict[int, float]]:
     """Measures to follow in training, by name and layer l.
 

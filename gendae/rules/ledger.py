@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from gendae.rules.batches import advice
 from gendae.rules.processes import mean_of_ranks
 from gendae.storage import verify
 
@@ -59,7 +60,7 @@ class LossLedger:
             self._log(rule, step)
 
     def _log(self, rule: LightningModule, step: int) -> None:
-        means = self.flush(partial(mean_of_ranks, rule.trainer))
+        means = self._means(rule)
         losses = {f"loss/{name}": value for name, value in means.items()}
 
         # for callbacks; a Trainer would write them again after every update
@@ -68,17 +69,24 @@ class LossLedger:
         for logger in rule.loggers:
             logger.log_metrics({**losses, "epoch": rule.current_epoch}, step)
 
+    def _means(self, rule: LightningModule) -> dict[str, float]:
+        """See `flush`; a divergence comes with what to do about it."""
+        try:
+            return self.flush(partial(mean_of_ranks, rule.trainer))
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error}; {advice(rule)}") from None
+
     def refuse_diverged(self, rule: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Raise where losses or weights are not finite: a good checkpoint is never overwritten."""
         average = partial(mean_of_ranks, rule.trainer)
         if self.filled and not bool(average(self._values()).isfinite().all()):
-            self.flush(average)
+            self._means(rule)
 
         bad = verify.non_finite_parts(checkpoint)
         if bad:
             raise TrainingDiverged(
                 f"{bad} hold NaN or infinite values at step {rule.global_step}: nothing is saved, "
-                "the last good checkpoint is kept; lower the learning rates"
+                f"the last good checkpoint is kept; {advice(rule)}"
             )
 
     # -- rows of losses ------------------------------------------------------------------------
@@ -129,5 +137,5 @@ def stop_where_not_finite(name: str, loss: float, step: int) -> None:
 
     raise TrainingDiverged(
         f"loss of {name} (layer {words[-1]}{part}) is {loss} at step {step}: training stopped, "
-        "the last good checkpoint is kept; lower the learning rates or raise the corruption of x"
+        "the last good checkpoint is kept"
     )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gendae.priors.base import Prior
+from gendae.rules import batches
 from gendae.rules.moment import Moment
 from gendae.rules.processes import like_parameters
 
@@ -52,7 +53,7 @@ class PriorFit:
         self.recent = torch.cat([earlier, codes])[-MEMORY:]
 
         if self._due(moment) or not prior.fitted:
-            prior.fit(self.recent)
+            _fit(rule, prior, self.recent)
 
     def _due(self, moment: Moment) -> bool:
         if self.every == 0 or moment.update is None:
@@ -81,7 +82,7 @@ class PriorFit:
                 "which all modalities are observed"
             )
 
-        rule.stack.prior.fit(codes)
+        _fit(rule, rule.stack.prior, codes)
         rule.fit_residuals(first[:WIDTHS])  # whose noise may be the prior's bandwidth
 
     def _encoded(
@@ -108,6 +109,17 @@ class PriorFit:
             return x, x.new_empty(0, rule.stack.sizes[-1])
 
         return x, torch.cat(codes)
+
+
+def _fit(rule: "Shell", prior: Prior, codes: Tensor) -> None:
+    """Fit a prior; where its codes are of no use, the data are asked why."""
+    try:
+        prior.fit(codes)
+    except ValueError as error:
+        cause = batches.cause(rule)
+        if cause is None:
+            raise
+        raise ValueError(f"{error}; {cause}") from None
 
 
 def append_in_few(tensors: list[Tensor], new: Tensor) -> None:

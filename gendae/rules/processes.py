@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from gendae import checks
 from gendae.data.loader import Split
 from gendae.models.stack import Stack
 
@@ -74,13 +75,27 @@ def log_means(module: LightningModule, values: dict[str, Tensor], n: int, **opti
 
 
 def like_parameters(stack: Stack, batch: Sequence[Tensor]) -> Split:
-    """A batch on the stack's device, real numbers in its precision.
+    """A batch as rows on the stack's device, real numbers in its precision.
 
-    A Trainer does the same to the batches of its own loops.
+    Raises:
+        ValueError: for what is no batch of real numbers, see `checks.batch` and `checks.numbers`.
     """
+    like = next(stack.parameters())
+    x, *others = Split.of(batch)
+    rows = checks.flat(checks.numbers("x of the batch", x, like))
 
-    def moved(part: Tensor) -> Tensor:
-        dtype = stack.dtype if part.is_floating_point() else None
-        return part.to(stack.device, dtype)
+    y, observed = (
+        None if part is None else checks.numbers("y of the batch", part, like, kept=True)
+        for part in others
+    )
+    return Split(rows, y, observed)
 
-    return Split.of(batch).map(moved)
+
+def first_said(trainer: Trainer, said: str | None) -> str | None:
+    """What the first process that says anything says; all of them must call."""
+    if trainer.world_size == 1:
+        return said
+
+    words: list[str | None] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(words, said)
+    return next(filter(None, words), None)

@@ -15,16 +15,16 @@ from torch import Tensor
 from gendae import checks
 from gendae.data import identity
 from gendae.data.base import Data, facts_of
-from gendae.data.loader import Split
 from gendae.models.joint import check_modalities
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, arguments, describe
+from gendae.rules import batches
 from gendae.rules.ledger import LossLedger
 from gendae.rules.moment import Moment
 from gendae.rules.noise import Noise
 from gendae.rules.prior_fit import PriorFit
-from gendae.rules.processes import log_means, of_all_ranks
+from gendae.rules.processes import like_parameters, log_means, of_all_ranks
 from gendae.rules.rates import Rates
 from gendae.rules.record import Record
 from gendae.rules.resume import Resume, before_validation
@@ -78,6 +78,7 @@ class Shell(LightningModule):
 
         #: Computes losses and gradients in the place of `gradients`: `gendae.Graphs` sets it.
         self.recorded: Gradients | None = None
+        self._looked_at_data = False
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -184,6 +185,8 @@ class Shell(LightningModule):
     def setup(self, stage: str) -> None:
         """From here on the rule itself makes the steps."""
         self.automatic_optimization = False
+        self.stack = checks.plain(self.stack)
+        checks.untied("stack", self.stack)
 
         if self.has_phases and isinstance(self.trainer.strategy, DDPStrategy):
             # several processes would wait for the gradient of every map
@@ -192,12 +195,14 @@ class Shell(LightningModule):
     def on_after_batch_transfer(
         self, batch: Sequence[Tensor], dataloader_idx: int
     ) -> Sequence[Tensor]:
-        """A stack is flat: images of a user's own loader become rows."""
-        x = batch[0]
-        if x.ndim != 4:
-            return batch
+        """Batches of a user's own loader as the stack takes them; images become rows."""
+        return like_parameters(self.stack, batch)
 
-        return Split.of(batch)._replace(x=checks.flat(x))
+    def on_validation_batch_start(
+        self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and self.trainer.state.fn == "fit":
+            batches.check(self, batch, "batch 0 of the validation data")
 
     # -- validation and the prior --------------------------------------------------------------
 
@@ -269,6 +274,7 @@ class Shell(LightningModule):
         check_modalities(self.stack, data, self.handles_missing)
 
         earlier = self.resume.content
+        self._looked_at_data = False
         self.noise.begin(self, earlier.get("generator"))
         self.prior_fit.begin(earlier.get("recent_codes"), earlier.get("prior_fitted_at", -1))
         self.ledger.clear()
@@ -338,5 +344,9 @@ class Shell(LightningModule):
         self.resume.continue_order(self.trainer)
 
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        if not self._looked_at_data:
+            batches.check(self, batch, f"batch {batch_idx} of the training data")
+            self._looked_at_data = True
+
         if self.resume.prior_is_due(self.global_step):
             self._fit_prior_now()

@@ -138,12 +138,12 @@ class SupervisedRule(Rule):
         return x, checks.labels("y", y, len(x), classes)
 
     def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
-        x, y = batch
+        x, y = self.labelled(batch)
         return sum(self.losses_of(x, y, moment).values())
 
     def global_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
         """Cross-entropy of the labels, in nats."""
-        x, y = batch
+        x, y = self.labelled(batch)
         return label_loss(self.stack(x, self.copies, moment.generator), y)
 
     @property

@@ -31,7 +31,7 @@ def seeded(seed: int | None) -> Generator | None:
     return torch.Generator().manual_seed(checks.seed("seed", seed))
 
 
-class Sampler:
+class Sampler(checks.TakesArrays):
     """Base class: prior, decoding, `rounds` transitions; a variant overrides `step`.
 
     Args:
@@ -52,6 +52,8 @@ class Sampler:
         >>> ShortLoopSampler(rounds=5)(stack, 3, seeded(0)).shape
         torch.Size([3, 8])
     """
+
+    ARRAYS = ("from_codes",)
 
     def __init__(self, rounds: int = 0) -> None:
         self.rounds = checks.whole("rounds", rounds, 0, checks.REPEATS)

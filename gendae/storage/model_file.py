@@ -57,10 +57,13 @@ def save(stack: Stack, path: str | Path, half: bool = False) -> Path:
             single precision.
 
     Raises:
-        ValueError: if the suffix is not .safetensors, a setting cannot be stored as plain data, or
-            a weight is NaN or infinite.
+        ValueError: if the suffix is not .safetensors, a setting cannot be stored as plain data,
+            weights are NaN or infinite, or two layers share them.
         OSError: if the file cannot be written; an earlier one is then as it was.
     """
+    stack = checks.kind("stack", checks.plain(stack), Stack)
+    checks.untied("stack", stack)
+
     tensors = {k: v.detach().cpu().contiguous() for k, v in _filled(stack.state_dict()).items()}
     bad = verify.non_finite(tensors)
     if bad:

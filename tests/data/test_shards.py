@@ -167,7 +167,7 @@ LIMITED = """
         num_sanity_val_steps=0,
         accelerator="cpu",
     )
-    loader = torch.utils.data.DataLoader(torch.rand(200, 784).unsqueeze(1), 100)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(200, 784)), 100)
     Trainer(max_epochs=1, **options).fit(rule, loader)
 
     line = next(l for l in open("/proc/self/status") if l.startswith("VmData"))

@@ -87,6 +87,21 @@ def test_precision_recall_density_coverage_by_definition(k, monkeypatch):
     assert precision_recall_density_coverage(real, fake, k) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("n", "m", "width", "shift", "k"),
+    [(40, 40, 3, 0.0, 5), (30, 50, 8, 0.5, 3), (60, 20, 2, 1.0, 1), (25, 25, 64, 0.2, 10)],
+)
+def test_manifold_measures_are_those_of_the_authors(n, m, width, shift, k):
+    from prdc import compute_prdc
+
+    generator = torch.Generator().manual_seed(n)
+    real = torch.randn(n, width, generator=generator, dtype=torch.float64)
+    fake = shift + torch.randn(m, width, generator=generator, dtype=torch.float64)
+
+    theirs = compute_prdc(real.numpy(), fake.numpy(), k)
+    assert precision_recall_density_coverage(real, fake, k)._asdict() == pytest.approx(theirs)
+
+
 def test_a_collapsed_and_a_spread_out_model():
     real = torch.randn(400, 2)
     collapsed = precision_recall_density_coverage(real, 0.05 * torch.randn(400, 2))
