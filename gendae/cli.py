@@ -12,7 +12,7 @@ from importlib import import_module
 
 import gendae
 from gendae.commands import fit, parser
-from gendae.errors import reason
+from gendae.errors import printable, reason
 
 #: Errors other than ValueError and OSError that are no defects.
 EXIT_CODES = {"TrainingDiverged": 1, "MisconfigurationException": 2}
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         for line in run(arguments):
-            print(line)
+            print(printable(line))
     except KeyboardInterrupt:
         print("gendae: interrupted", file=sys.stderr)
         return 130
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"gendae: error: {reason(error)}", file=sys.stderr)
+        print(f"gendae: error: {printable(reason(error))}", file=sys.stderr)
         return code
 
     return 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.commands.common import Table, data_of, load_generative, shape_of
+from gendae.commands.common import Table, data_of, load_generative, shape_of, usable
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
@@ -55,6 +55,7 @@ def inpaint(
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
     filled = inpainting.inpaint(stack, x, observed, inpainter, seed)
+    usable("the filled images", filled)
     written = plots.save(plots.inpainting(x, observed, filled, shape), out)
 
     what = f"white pixels of {mask} are given"

@@ -10,6 +10,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from gendae import checks
+
 
 class Split(NamedTuple):
     """Examples in rows, those of a data set's split or of a batch, and what is known of each.
@@ -176,7 +178,16 @@ class TensorLoader:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.epoch = state["epoch"]
-        self.position = state["position"]
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: for anything but such a state.
+        """
+        if not isinstance(state, dict):
+            raise ValueError(  # noqa: TRY004 - said of a file
+                f"the position in the data is {state!r:.60}; epoch and position are needed"
+            )
+
+        self.epoch = checks.whole("epoch of the data", state.get("epoch"), 0)
+        self.position = checks.whole("position in the data", state.get("position"), 0)
         self._begun = False

@@ -1,0 +1,271 @@
+"""Files whose bytes are whole and whose content is hostile: odd tensors, states, descriptions."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gendae import cli, load
+from gendae.models.architectures import deep_autoencoder
+from gendae.registry import describe
+from gendae.storage import model_file
+from gendae.storage.archive import CheckpointError, WholeFileIO, read, seal
+from gendae.storage.owned import DEEPEST
+from tests.storage import test_damage
+from tests.storage.test_damage import refused, resume
+
+good = test_damage.good
+
+WEIGHT = "stack.pairs.0.f.weight"
+MEAN = "stack.prior.mean"
+
+
+@pytest.fixture
+def edited(good, tmp_path):
+    """Writes a sealed .ckpt with an edit."""
+
+    def write(edit):
+        content = read(good / "m.ckpt")
+        edit(content)
+        path = tmp_path / "m.ckpt"
+        WholeFileIO().save_checkpoint(content, path)
+        return path
+
+    return write
+
+
+# -- tensors ------------------------------------------------------------------------------------
+
+
+def quantised(value):
+    return torch.quantize_per_tensor(value, 0.1, 0, torch.quint8)
+
+
+class Named(torch.Tensor):
+    """A tensor of a class of one's own."""
+
+
+REFUSED = {
+    "expanded": lambda t: t.flatten()[:1].clone().expand(t.shape),
+    "expanded beyond all memory": lambda t: torch.zeros(1).expand([2**20] * max(t.ndim, 1)),
+    "overlapping": lambda t: torch.zeros(99).as_strided(t.shape, [1] * (t.ndim - 1) + [0]),
+    "sparse": lambda t: t.to_sparse(),
+    "meta": lambda t: t.to("meta"),
+    "quantised": quantised,
+    "nested": lambda t: torch.nested.nested_tensor([t, t]),
+}
+STRANGE = {
+    "turned": lambda t: t.T.contiguous().T,
+    "a part of another": lambda t: torch.cat([t, t])[: len(t)],
+    "reversed strides": lambda t: t.flip(0).flip(0),
+    "a parameter": lambda t: torch.nn.Parameter(t),
+}
+PLACES = {
+    "weight": lambda c, f: c["state_dict"].update({WEIGHT: f(c["state_dict"][WEIGHT])}),
+    "prior": lambda c, f: c["state_dict"].update({MEAN: f(c["state_dict"][MEAN])}),
+    "optimizer": lambda c, f: (
+        c["optimizer_states"][0]["state"][0].update(
+            exp_avg=f(c["optimizer_states"][0]["state"][0]["exp_avg"])
+        )
+    ),
+    "codes": lambda c, f: c.update(recent_codes=f(torch.zeros(9, 6))),
+    "generator": lambda c, f: c.update(generator=f(torch.zeros(5056))),
+    "callback": lambda c, f: c.update(callbacks={"Mine": {"values": [f(torch.zeros(9, 6))]}}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_no_tensor_is_used_that_is_not_whole_in_its_own_memory(edited, kind, place):
+    path = edited(lambda c: PLACES[place](c, REFUSED[kind]))
+
+    refused(load, path)
+    if place == "optimizer":
+        refused(resume, path)
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_tensors_of_any_strides_become_contiguous_and_are_their_own(edited, good, kind):
+    path = edited(lambda c: PLACES["weight"](c, STRANGE[kind]))
+    weight = read(path)["state_dict"][WEIGHT]
+
+    assert type(weight) is torch.Tensor and weight.is_contiguous()
+    assert weight.untyped_storage().nbytes() == 4 * weight.numel()
+    assert torch.equal(weight, read(good / "m.ckpt")["state_dict"][WEIGHT])
+    resume(path)
+
+
+def test_tensors_that_share_their_memory_are_parted(edited):
+    def share(content):
+        state = content["optimizer_states"][0]["state"][0]
+        state["exp_avg_sq"] = state["exp_avg"] = content["state_dict"][WEIGHT]
+
+    content = read(edited(share))
+    state = content["optimizer_states"][0]["state"][0]
+    tensors = (state["exp_avg"], state["exp_avg_sq"], content["state_dict"][WEIGHT])
+
+    assert len({tensor.data_ptr() for tensor in tensors}) == 3
+
+
+def nest(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def doubled(times):
+    """A list of 2^times entries, of which a pickle stores one of each depth."""
+    value = ["x"]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+BOMBS = {
+    "nested": nest(DEEPEST + 1),
+    "nested beyond Python's stack": nest(3000),
+    "repeated": doubled(40),
+    "one memory in many tensors": [torch.zeros(2000).narrow(0, 0, 2000) for _ in range(1)] * 2000,
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_content_that_grows_beyond_its_file(tmp_path, kind):
+    path = tmp_path / "m.ckpt"
+    sys.setrecursionlimit(20_000)
+    try:
+        torch.save({"gendae": {}, "bomb": BOMBS[kind]}, path)
+    finally:
+        sys.setrecursionlimit(1000)
+
+    refused(read, path)
+
+
+def test_a_list_that_holds_itself_is_refused(tmp_path):
+    ring = []
+    ring.append(ring)
+    torch.save({"gendae": ring}, tmp_path / "m.ckpt")
+
+    refused(read, tmp_path / "m.ckpt")
+
+
+def test_compressed_archives_are_refused(good, tmp_path):
+    import zipfile
+
+    path = tmp_path / "m.ckpt"
+    with zipfile.ZipFile(good / "m.ckpt") as old, zipfile.ZipFile(path, "w", 8) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    refused(load, path, "compressed")
+
+    path.write_bytes(seal(path.read_bytes()))
+    refused(load, path, "compressed")
+
+
+# -- what Lightning keeps -----------------------------------------------------------------------
+
+
+def optimizer(c):
+    return c["optimizer_states"][0]
+
+
+def fit_loop(c):
+    return c["loops"]["fit_loop"]
+
+
+def callback(**state):
+    """The state of a ModelCheckpoint, with what is odd in it."""
+    usual = {
+        "best_model_path": "",
+        "best_model_score": None,
+        "best_k_models": {},
+        "dirpath": "",
+        "kth_best_model_path": "",
+        "kth_value": torch.tensor(0.0),
+        "last_model_path": "",
+    }
+    return lambda c: c["callbacks"].update({"ModelCheckpoint{}": {**usual, **state}})
+
+
+ODD = {
+    "no loops": lambda c: c.update(loops={}),
+    "loops of a list": lambda c: c.update(loops=[]),
+    "a loop of a number": lambda c: c["loops"].update(fit_loop=3),
+    "an empty loop": lambda c: c["loops"].update(fit_loop={}),
+    "a loop without progress": lambda c: fit_loop(c).pop("epoch_progress"),
+    "a count of text": lambda c: fit_loop(c)["epoch_progress"]["total"].update(ready="1"),
+    "a count below 0": lambda c: fit_loop(c)["epoch_progress"]["current"].update(completed=-1),
+    "a count of None": lambda c: fit_loop(c)["epoch_loop.batch_progress"].update(total=None),
+    "no state of the loop": lambda c: fit_loop(c).update(state_dict=None),
+    "a position of text": lambda c: fit_loop(c)["state_dict"].update(
+        combined_loader=[{"epoch": "1", "position": 0}]
+    ),
+    "no position": lambda c: fit_loop(c)["state_dict"].update(combined_loader=[{"epoch": 0}]),
+    "a position below 0": lambda c: fit_loop(c)["state_dict"].update(
+        combined_loader=[{"epoch": 0, "position": -1}]
+    ),
+    "a position of a list": lambda c: fit_loop(c)["state_dict"].update(combined_loader=[[]]),
+    "positions of a number": lambda c: fit_loop(c)["state_dict"].update(combined_loader=3),
+    "no version": lambda c: c.pop("pytorch-lightning_version"),
+    "a version of text": lambda c: c.update({"pytorch-lightning_version": "new"}),
+    "an old version": lambda c: c.update({"pytorch-lightning_version": "0.9.0"}),
+    "an epoch of text": lambda c: c.update(epoch="3"),
+    "a step of None": lambda c: c.update(global_step=None),
+    "callbacks of a list": lambda c: c.update(callbacks=[1]),
+    "a callback's state of text": lambda c: c.update(callbacks={"A": "b"}),
+    "a removable file outside": callback(kth_best_model_path="a/../../etc/passwd"),
+    "a remote file": callback(best_model_path="s3://bucket/m.ckpt"),
+    "a score of text": callback(kth_value="1"),
+    "models of a list": callback(best_k_models=[1]),
+    "schedulers of a number": lambda c: c.update(lr_schedulers=3),
+    "optimizers of a dict": lambda c: c.update(optimizer_states={}),
+    "an optimizer of a list": lambda c: c.update(optimizer_states=[[]]),
+    "groups of text": lambda c: optimizer(c).update(param_groups="groups"),
+    "no state": lambda c: optimizer(c).pop("state"),
+    "a state of a list": lambda c: optimizer(c)["state"].update({0: []}),
+    "an index of text": lambda c: optimizer(c)["state"].update({"a": {}}),
+    "an index below 0": lambda c: optimizer(c)["state"].update({-1: optimizer(c)["state"][0]}),
+    "a moment less": lambda c: optimizer(c)["state"][0].pop("exp_avg"),
+    "a moment more": lambda c: optimizer(c)["state"][0].update(extra=torch.zeros(())),
+    "a moment of None": lambda c: optimizer(c)["state"][0].update(exp_avg=None),
+    "a moment of one number": lambda c: optimizer(c)["state"][0].update(exp_avg=torch.zeros(())),
+    "a step below 0": lambda c: optimizer(c)["state"][0].update(step=torch.tensor(-1.0)),
+    "steps of text": lambda c: optimizer(c)["state"][0].update(step="3"),
+    "complex moments": lambda c: optimizer(c)["state"][0].update(
+        exp_avg=torch.zeros(12, 64, dtype=torch.complex64)
+    ),
+    "a rate of text": lambda c: optimizer(c)["param_groups"][0].update(lr="1"),
+    "a first rate of None": lambda c: optimizer(c)["param_groups"][0].update(initial_lr=None),
+    "a rate below 0": lambda c: optimizer(c)["param_groups"][0].update(lr=-1.0),
+    "betas of one": lambda c: optimizer(c)["param_groups"][0].update(betas=(0.9,)),
+    "betas above 1": lambda c: optimizer(c)["param_groups"][0].update(betas=(0.9, 2.0)),
+    "parameters in another order": lambda c: optimizer(c)["param_groups"][0]["params"].reverse(),
+    "parameters of text": lambda c: optimizer(c)["param_groups"][0].update(params=["a", "b"]),
+    "a generator of text": lambda c: c.update(generator="x"),
+    "a generator of zeros": lambda c: c.update(generator=torch.zeros(5056, dtype=torch.uint8)),
+    "codes of one dimension": lambda c: c.update(recent_codes=torch.zeros(3)),
+    "a flag of text": lambda c: c.update(prior_due="yes"),
+    "facts of a list": lambda c: c["gendae"].update(facts=[1]),
+    "seconds of text": lambda c: c["gendae"]["facts"].update(seconds="x"),
+    "an enormous seed": lambda c: c["gendae"]["facts"].update(seed=10**5000),
+    "a tensor in the facts": lambda c: c["gendae"]["facts"].update(x=torch.zeros(3)),
+    "a deep stack": lambda c: c["hyper_parameters"].update(stack={"a": nest(80)}),
+    "a stack of text": lambda c: c["hyper_parameters"].update(stack="x"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_training_with_odd_parts_does_not_go_on(edited, kind):
+    with pytest.raises(CheckpointError) as caught:
+        resume(edited(ODD[kind]))
+
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 600
+
+
+@pytest.mark.parametrize("marks", [{"capturable": True}, {"fused": None, "foreach": True}])
+def test_how_another_device_computes_updates_is_not_taken_over(edited, marks):
+    resume(edited(lambda c: [group.update(marks) for group in optimizer(c)["param_groups"]]))
