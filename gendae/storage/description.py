@@ -28,6 +28,12 @@ TENSORS = 16
 #: Bytes and tensors that it may take for a file without any.
 SPARE = 64 * 2**20, 1000
 
+#: Units that it may declare in all, for each number of the file and beyond them: a modality without
+#: layers has units and no weights.
+UNITS = 4, 2**20
+#: Arguments that count units.
+WIDTHS = ("width", "widths", "in_features", "out_features", "features")
+
 #: Classes of the settings that are objects.
 SETTINGS = {"sampler": Sampler, "inpainter": Inpainter, "completer": Completer}
 #: Types of the facts that the package itself reads.
@@ -64,7 +70,17 @@ class Budget(TorchDispatchMode):
         sizes = [tensor.numel() for tensor in tensors]
         self.bytes_left = SPARE[0] + BYTES * sum(sizes)
         self.tensors_left = SPARE[1] + TENSORS * len(sizes)
+        self.numbers = sum(sizes)
         self.held = f"{sum(sizes):,} numbers in {len(sizes):,} tensors"
+
+    def check_widths(self, description: Plain) -> None:
+        """Raise a ValueError where all units of a description together are beyond the budget."""
+        per_number, spare = UNITS
+        if _units(description) > spare + per_number * self.numbers:
+            raise self._exceeded()
+
+    def _exceeded(self) -> ValueError:
+        return ValueError(f"it declares more than the {self.held} that it holds")
 
     def __torch_dispatch__(
         self,
@@ -88,22 +104,44 @@ class Budget(TorchDispatchMode):
         self.bytes_left -= outline.numel() * outline.element_size()
         self.tensors_left -= 1
         if self.bytes_left < 0 or self.tensors_left < 0:
-            raise ValueError(f"it declares more than the {self.held} that it holds")
+            raise self._exceeded()
 
 
-def described(content: dict[str, Any]) -> tuple[Stack, Settings, dict[str, Any]]:
-    """The stack, settings and facts of a description; to be called within a `Budget`.
+def _units(part: Plain) -> int:
+    """The sum of all widths in a part of a description."""
+    if isinstance(part, list | tuple):
+        return sum(map(_units, part))
+    if not isinstance(part, dict):
+        return 0
+
+    total = 0
+    for name, value in part.items():
+        widths = value if isinstance(value, list | tuple) else [value]
+        if name in WIDTHS:
+            total += sum(max(width, 0) for width in widths if isinstance(width, int))
+        total += _units(value)
+    return total
+
+
+def described(
+    content: dict[str, Any], tensors: Iterable[Tensor]
+) -> tuple[Stack, Settings, dict[str, Any]]:
+    """The stack, settings and facts of a description, within the budget of its tensors.
 
     Raises:
         ValueError: for what is none of them; constructors raise other errors, too.
     """
+    budget = Budget(tensors)
     for name in ("stack", "settings", "facts"):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"its {name} are no description")  # noqa: TRY004 - said of a file
         check_plain(name, content[name])
 
-    stack = checks.kind("stack", build(content["stack"]), Stack)
-    settings = Settings.described(content["settings"])
+    budget.check_widths(content["stack"])
+    with budget:
+        stack = checks.kind("stack", build(content["stack"]), Stack)
+        settings = Settings.described(content["settings"])
+
     for name, kind in SETTINGS.items():
         value = getattr(settings, name)
         if value is not None:

@@ -26,7 +26,7 @@ from gendae.registry import describe
 from gendae.storage import verify
 from gendae.storage.archive import CheckpointError, read, regular_file
 from gendae.storage.atomic import write_whole
-from gendae.storage.description import Budget, described
+from gendae.storage.description import described
 from gendae.storage.owned import check_plain
 from gendae.storage.shipped import shipped_files
 
@@ -290,8 +290,7 @@ def _former_settings(arguments: dict[str, Any]) -> dict[str, Any]:
 def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
     """The stack that a description and all its tensors make, or a CheckpointError."""
     try:
-        with Budget(tensors.values()):
-            stack, settings, facts = described(content)
+        stack, settings, facts = described(content, tensors.values())
         fresh = stack.state_dict()
     except Exception as error:  # noqa: BLE001 - a damaged description can ask for anything
         reason = str(error) or type(error).__name__

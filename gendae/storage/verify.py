@@ -282,17 +282,27 @@ def check_prior(
             floating = (buffer for buffer in trial.buffers() if buffer.is_floating_point())
             example = next(floating, torch.empty(0))
             codes = example.new_zeros(2, width)
-            trial.reconstruct(codes)
-            trial.step(codes)
-            repr(trial)
-            if trial.has_density:
-                trial.log_prob(codes)
-            if trial.analytic:
-                trial.sample(2)
+            _try_prior(trial, codes)
     except Exception as error:  # noqa: BLE001 - its shapes and numbers may be any
         raise CheckpointError(
             path, f"holds another architecture: its prior does not work: {error}"
         ) from None
+
+
+def _try_prior(prior: nn.Module, codes: Tensor) -> None:
+    """Raise an error of any kind where a prior does not do what it is asked for, with codes."""
+    results = [prior.reconstruct(codes), prior.step(codes)]
+    if prior.analytic:
+        results.append(prior.sample(len(codes)))
+
+    shapes = [result.shape for result in results]
+    if prior.has_density:
+        shapes.append((*prior.log_prob(codes).shape, codes.shape[1]))
+    for shape in shapes:
+        if shape != codes.shape:
+            raise ValueError(f"it gives shape {tuple(shape)} for codes of {tuple(codes.shape)}")
+
+    repr(prior)
 
 
 # -- optimizers -----------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gendae import cli, load
 from gendae.models.architectures import deep_autoencoder
@@ -50,7 +52,9 @@ class Named(torch.Tensor):
 REFUSED = {
     "expanded": lambda t: t.flatten()[:1].clone().expand(t.shape),
     "expanded beyond all memory": lambda t: torch.zeros(1).expand([2**20] * max(t.ndim, 1)),
-    "overlapping": lambda t: torch.zeros(99).as_strided(t.shape, [1] * (t.ndim - 1) + [0]),
+    "overlapping": lambda t: torch.zeros(len(t) ** (t.ndim - 1)).as_strided(
+        t.shape, [1] * (t.ndim - 1) + [0]
+    ),
     "sparse": lambda t: t.to_sparse(),
     "meta": lambda t: t.to("meta"),
     "quantised": quantised,
@@ -65,10 +69,8 @@ STRANGE = {
 PLACES = {
     "weight": lambda c, f: c["state_dict"].update({WEIGHT: f(c["state_dict"][WEIGHT])}),
     "prior": lambda c, f: c["state_dict"].update({MEAN: f(c["state_dict"][MEAN])}),
-    "optimizer": lambda c, f: (
-        c["optimizer_states"][0]["state"][0].update(
-            exp_avg=f(c["optimizer_states"][0]["state"][0]["exp_avg"])
-        )
+    "optimizer": lambda c, f: c["optimizer_states"][0]["state"][0].update(
+        exp_avg=f(c["optimizer_states"][0]["state"][0]["exp_avg"])
     ),
     "codes": lambda c, f: c.update(recent_codes=f(torch.zeros(9, 6))),
     "generator": lambda c, f: c.update(generator=f(torch.zeros(5056))),
@@ -153,8 +155,6 @@ def test_a_list_that_holds_itself_is_refused(tmp_path):
 
 
 def test_compressed_archives_are_refused(good, tmp_path):
-    import zipfile
-
     path = tmp_path / "m.ckpt"
     with zipfile.ZipFile(good / "m.ckpt") as old, zipfile.ZipFile(path, "w", 8) as new:
         for entry in old.infolist():
@@ -269,3 +269,169 @@ def test_a_training_with_odd_parts_does_not_go_on(edited, kind):
 @pytest.mark.parametrize("marks", [{"capturable": True}, {"fused": None, "foreach": True}])
 def test_how_another_device_computes_updates_is_not_taken_over(edited, marks):
     resume(edited(lambda c: [group.update(marks) for group in optimizer(c)["param_groups"]]))
+
+
+# -- descriptions -------------------------------------------------------------------------------
+
+
+def written(path, content, tensors, text=None):
+    """A .safetensors with any description, its checksums right."""
+    tensors = {name: value for name, value in tensors.items() if value.numel()}
+    text = text or json.dumps({**content, "sha256": model_file.digest(tensors)})
+    metadata = (model_file.FORMAT, text, model_file._sha256(text))
+    save_file(tensors, path, dict(zip(model_file.METADATA, metadata, strict=True)))
+
+    return path
+
+
+def model(**content):
+    stack = deep_autoencoder([8, 4])
+    whole = {"stack": describe(stack), "settings": {}, "facts": {}, **content}
+    return whole, stack.state_dict()
+
+
+def stack_with(**arguments):
+    return model(stack={**describe(deep_autoencoder([8, 4])), **arguments})
+
+
+NOISE = {"type": "GaussianNoise", "sigma": 0.5}
+DESCRIPTIONS = {
+    "a list as facts": model(facts=[]),
+    "text as settings": model(settings="none"),
+    "a number as stack": model(stack=3),
+    "no stack": model(stack=NOISE),
+    "deep facts": model(facts={"a": nest(900)}),
+    "deep settings": model(settings={"sampler": nest(200)}),
+    "a data set of a list": model(facts={"dataset": ["MNIST"]}),
+    "a data set of text": model(facts={"dataset": "MNIST"}),
+    "a data set without type": model(facts={"dataset": {"root": "."}}),
+    "a data set of another class": model(facts={"dataset": NOISE}),
+    "a source of another class": model(
+        facts={"dataset": {"type": "Multimodal", "source": {"type": "Stack"}}}
+    ),
+    "shapes of a list": model(facts={"shapes": [8, 1]}),
+    "shapes of text": model(facts={"shapes": "8x1"}),
+    "a shape of text": model(facts={"shapes": {"a": "28"}}),
+    "a shape of three": model(facts={"shape": [1, 2, 4]}),
+    "an enormous shape": model(facts={"shape": [10**12, 1]}),
+    "a kind of a list": model(facts={"kind": []}),
+    "a seed of text": model(facts={"seed": "x"}),
+    "a truth as count": model(facts={"epochs": True}),
+    "an enormous count": model(facts={"epochs": 2**70}),
+    "an inpainter of another class": model(settings={"inpainting": NOISE}),
+    "a sampler of another class": model(settings={"sampler": NOISE}),
+    "a completer of text": model(settings={"completer": "chain"}),
+    "samples of text": model(settings={"samples": "many"}),
+    "a prior that is a rule's": stack_with(prior={"type": "Rates"}),
+    "a prior that names code": stack_with(
+        prior={"type": "Rates", "decline": {"class_path": "os.abort"}}
+    ),
+    "a prior of text": stack_with(prior="flat"),
+    "no pairs": stack_with(pairs=3),
+    "an endless name": stack_with(type="Stack" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", DESCRIPTIONS)
+def test_a_description_of_another_kind(tmp_path, kind):
+    refused(load, written(tmp_path / "m.safetensors", *DESCRIPTIONS[kind]))
+
+
+TEXTS = {
+    "deep": "[" * 990 + "]" * 990,
+    "deeper than the stack": '{"a":' * 200_000,
+    "a long number": '{"sha256": ' + "9" * 5000 + "}",
+    "a list": "[]",
+    "nothing": "null",
+    "no text": "",
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_description_that_cannot_be_read(tmp_path, kind):
+    _, tensors = model()
+    refused(load, written(tmp_path / "m.safetensors", {}, tensors, TEXTS[kind]))
+
+
+LIMITED = """
+import resource, sys, time
+from gendae import load
+load(sys.argv[1])
+
+resident = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (resident + 600 * 2**20,) * 2)
+for path in sys.argv[2:]:
+    start = time.process_time()
+    try:
+        load(path)
+        print("loaded", path)
+    except ValueError as error:
+        took = time.process_time() - start
+        print(type(error).__name__ if took < 5 else took)
+
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident < 200 * 2**20)
+"""
+
+
+def widened(width, init="normal", prior=None):
+    stack = describe(deep_autoencoder([8, 4]))
+    pair = stack["pairs"][0]
+    pair["f"].update(out_features=width, init=init)
+    pair["g"].update(in_features=width, init=init)
+    if prior is not None:
+        stack["prior"] = prior
+    return stack
+
+
+def modalities(width):
+    """A joint model with a modality that has no layers, and no weights."""
+    pair = describe(deep_autoencoder([8, 4]))["pairs"][0]
+    image = {"type": "Modality", "width": 8, "kind": "real", "pairs": [pair]}
+    label = {"type": "Modality", "width": width, "kind": "onehot", "pairs": []}
+    return {"type": "JointStack", "modalities": {"a": image, "b": label}, "top": []}
+
+
+AUTOENCODER = {"type": "AutoencoderPrior", "hidden": [16_000, 16_000]}
+MANY = {"type": "AutoencoderPrior", "hidden": [1] * 100_000}
+LARGE = [
+    widened(16_000_000),
+    widened(10**12),
+    widened(16_000_000, "orthogonal"),
+    widened(4, prior=AUTOENCODER),
+    widened(4, prior=MANY),
+    modalities(10**8),
+    modalities(10**11),
+]
+
+
+def test_what_a_file_declares_is_compared_with_what_it_holds_before_it_is_built(tmp_path):
+    """Within 600 MB beside an idle process, and 5 seconds of computing for each file."""
+    files = [written(tmp_path / "good.safetensors", *model())]
+    for number, stack in enumerate(LARGE):
+        files.append(written(tmp_path / f"{number}.safetensors", *model(stack=stack)))
+
+    command = [sys.executable, "-c", LIMITED, *map(str, files)]
+    made = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert made.stdout.split() == ["CheckpointError"] * len(LARGE) + ["True"], made.stderr
+
+
+def test_a_prior_of_any_shapes_is_tried_before_it_is_used(tmp_path):
+    content, tensors = model()
+    for mean, factor in (((4, 4), (4,)), ((1,), (1,)), ((4,), (4, 4, 4)), ((4,), (3,))):
+        tensors.update({"prior.mean": torch.zeros(mean), "prior.factor": torch.ones(factor)})
+        refused(load, written(tmp_path / "m.safetensors", content, tensors), "prior")
+
+
+def test_what_info_prints_stays_on_its_line(tmp_path, capsys):
+    facts = {"command": "a\x1b[2Jb\nfile  /etc", "note\r\x07": "\u202e\ud800 grün"}
+    path = written(tmp_path / "m.safetensors", *model(facts=facts))
+
+    assert cli.main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert all(line.isprintable() for line in out.splitlines())
+    assert "command     a\\x1b[2Jb\\nfile  /etc" in out
+
+    _, tensors = model()
+    tensors["pairs\x1b[2J\n"] = torch.zeros(1)
+    assert cli.main(["info", str(written(path, *(model()[0], tensors)))]) == 2
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
