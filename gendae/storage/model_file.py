@@ -298,6 +298,7 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
 
     complete = {**_unfitted(path, fresh, tensors), **tensors}
     verify.check_weights(path, stack, complete, exact=False)
+    verify.check_measured(path, stack, complete)
     verify.check_prior(path, stack.prior, complete, "prior.", stack.sizes[-1])
 
     stack.load_state_dict(complete)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gendae.models.stack import Stack
 from gendae.registry import Plain, describe, upgraded
 from gendae.storage.archive import CheckpointError
 from gendae.storage.description import check_facts
@@ -47,6 +48,7 @@ def check(path: str | Path, checkpoint: Any, rule: Any, training: bool) -> None:
     weights = checkpoint["state_dict"]
     check_weights(path, rule, weights)
 
+    check_measured(path, rule.stack, weights, "stack.")
     for name, prior in rule.priors().items():
         check_prior(path, prior, weights, name, rule.stack.sizes[-1])
 
@@ -289,18 +291,49 @@ def check_prior(
         ) from None
 
 
+def check_measured(
+    path: str | Path, stack: Stack, tensors: dict[str, Tensor], name: str = ""
+) -> None:
+    """Raise a CheckpointError unless a stack's measured widths are those of its units, or none.
+
+    Args:
+        path: the file that the tensors are from.
+        stack: what they are for.
+        tensors: what the file holds.
+        name: how the names of the stack's tensors begin.
+    """
+    units = sum(stack.sizes)
+    shapes = {
+        "residuals": (stack.depth,),
+        "loops": (2, units - stack.sizes[-1]),
+        "noises": (units - stack.sizes[0],),
+    }
+
+    sizes = {part: tensors.get(name + part, torch.empty(0)).shape for part in shapes}
+    bad = [part for part, size in sizes.items() if size.numel() and size != shapes[part]]
+    if bool(sizes["loops"].numel()) != bool(sizes["noises"].numel()):
+        bad += ["loops", "noises"]
+    if bad:
+        raise CheckpointError(
+            path, f"holds another architecture: {some(bad)} are not of {units} units"
+        )
+
+
 def _try_prior(prior: nn.Module, codes: Tensor) -> None:
     """Raise an error of any kind where a prior does not do what it is asked for, with codes."""
-    results = [prior.reconstruct(codes), prior.step(codes)]
+    generator = torch.Generator().manual_seed(0)  # the global random state is left alone
     if prior.analytic:
-        results.append(prior.sample(len(codes)))
+        drawn = prior.sample(len(codes), generator)
+    else:
+        drawn = prior.chain(codes, 1, generator)[-1]
+    results = [drawn, prior.reconstruct(codes), prior.step(codes, 1.0, generator)]
 
-    shapes = [result.shape for result in results]
+    shapes = [tuple(result.shape) for result in results]
     if prior.has_density:
-        shapes.append((*prior.log_prob(codes).shape, codes.shape[1]))
+        shapes.append((*prior.log_prob(drawn).shape, codes.shape[1]))
     for shape in shapes:
         if shape != codes.shape:
-            raise ValueError(f"it gives shape {tuple(shape)} for codes of {tuple(codes.shape)}")
+            raise ValueError(f"it gives shape {shape} for codes of {tuple(codes.shape)}")
 
     repr(prior)
 

@@ -1,20 +1,31 @@
 """Files whose bytes are whole and whose content is hostile: odd tensors, states, descriptions."""
 
+import contextlib
+import copy
 import json
+import resource
 import subprocess
 import sys
 import zipfile
+from itertools import product
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from gendae import cli, load
+from gendae import cli, generate, load
 from gendae.models.architectures import deep_autoencoder
+from gendae.models.stack import MEASURED
+from gendae.priors.autoencoder import AutoencoderPrior, Learning
+from gendae.priors.factorial import FactorialPrior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.parzen import ParzenPrior
 from gendae.registry import describe
 from gendae.storage import model_file
 from gendae.storage.archive import CheckpointError, WholeFileIO, read, seal
+from gendae.storage.description import described
 from gendae.storage.owned import DEEPEST
+from tests import roles
 from tests.storage import test_damage
 from tests.storage.test_damage import refused, resume
 
@@ -415,11 +426,70 @@ def test_what_a_file_declares_is_compared_with_what_it_holds_before_it_is_built(
     assert made.stdout.split() == ["CheckpointError"] * len(LARGE) + ["True"], made.stderr
 
 
-def test_a_prior_of_any_shapes_is_tried_before_it_is_used(tmp_path):
-    content, tensors = model()
-    for mean, factor in (((4, 4), (4,)), ((1,), (1,)), ((4,), (4, 4, 4)), ((4,), (3,))):
-        tensors.update({"prior.mean": torch.zeros(mean), "prior.factor": torch.ones(factor)})
-        refused(load, written(tmp_path / "m.safetensors", content, tensors), "prior")
+PRIORS = [
+    GaussianPrior("full"),
+    FactorialPrior(),
+    ParzenPrior(),
+    AutoencoderPrior([6], 5, learning=Learning(epochs=1)),
+]
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
+def test_numbers_of_any_shape_are_refused_or_do_what_they_are_for(tmp_path, prior):
+    """The shapes of a prior, and of what was measured, are free in a state dict."""
+    stack = deep_autoencoder([6, 4], prior=prior)
+    stack.prior.fit(torch.rand(20, 4))
+    stack.fit_residuals(torch.rand(20, 6))
+    content = {"stack": describe(stack), "settings": {}, "facts": {}}
+    whole = stack.state_dict()
+
+    path = written(tmp_path / "m.safetensors", content, whole)
+    assert generate(load(path), 2, seed=0).shape == (2, 6)
+
+    names = [name for name in whole if name.startswith("prior.") or name in MEASURED]
+    for name, shape in product(names, [(), (1,), (3,), (2, 2), (3, 4), (4, 3), (1, 4, 4)]):
+        path = written(path, content, {**whole, name: torch.rand(shape)})
+        try:
+            trial = load(path)
+        except CheckpointError:
+            continue
+        assert generate(trial, 2, seed=0).shape == (2, 6), (name, shape)
+        trial.loop_noise(0)
+
+
+def numbers(part, path=()):
+    """Places of the numbers of a description."""
+    if isinstance(part, dict | list):
+        entries = part.items() if isinstance(part, dict) else enumerate(part)
+        for key, value in entries:
+            yield from numbers(value, (*path, key))
+    elif isinstance(part, int | float) and not isinstance(part, bool):
+        yield path
+
+
+def replaced(description, path, value):
+    description = copy.deepcopy(description)
+    *way, last = path
+    part = description
+    for key in way:
+        part = part[key]
+    part[last] = value
+    return description
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("large", [10**8, 2**40])
+def test_no_number_of_a_description_takes_memory(large):
+    """Each number of each stack, prior, layer and rule, in turn."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for row in (*roles.STACKS, *roles.CLASSIFIERS, *roles.PRIORS, *roles.PAIRS, *roles.RULES):
+        plain = describe(row.make())
+        for path in numbers(plain):
+            content = {"stack": replaced(plain, path, large), "settings": {}, "facts": {}}
+            with contextlib.suppress(Exception):
+                described(content, [torch.zeros(1000)])
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 * 2**10
 
 
 def test_what_info_prints_stays_on_its_line(tmp_path, capsys):
