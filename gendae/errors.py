@@ -48,13 +48,15 @@ def shortened(text: str, most: int = 480) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with every character escaped that would do more than show: it stays on its line.
+    r"""A text with every character escaped that would do more than show: it stays on its line.
 
     A file may hold control characters, which terminals obey.
 
     Example:
-        >>> printable("red \x1b[31m\nnext"), printable("gr\u00fcn")
-        ('red \\x1b[31m\\nnext', 'gr\u00fcn')
+        >>> printable("red " + chr(27) + "[31m" + chr(10) + "next") == r"red \x1b[31m\nnext"
+        True
+        >>> printable("grün")
+        'grün'
     """
     if text.isprintable():
         return text
