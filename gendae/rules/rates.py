@@ -142,7 +142,7 @@ class Rates:
             if not (path in known or of_torch or _is_registered(path)):
                 raise ValueError(
                     f"rates.{name}={path!r}: a file may not name code to be run, unless "
-                    "gendae.register was used on it; or give the rates yourself, as rates=Rates(..)"
+                    "gendae.register was used on it; or give rates=Rates(..) yourself"
                 )
 
     # -- rates now -----------------------------------------------------------------------------

@@ -28,8 +28,8 @@ TENSORS = 16
 #: Bytes and tensors that it may take for a file without any.
 SPARE = 64 * 2**20, 1000
 
-#: Units that it may declare in all, for each number of the file and beyond them: a modality without
-#: layers has units and no weights.
+#: Units that it may declare in all, for each number of the file and beyond them: a modality
+#: without layers has units and no weights.
 UNITS = 4, 2**20
 #: Arguments that count units.
 WIDTHS = ("width", "widths", "in_features", "out_features", "features")

@@ -1,7 +1,7 @@
 """How far a training had come, as a checkpoint says it: checked before Lightning takes it over.
 
-Lightning hands each part of a checkpoint to the loop or callback that it belongs to, which believes
-what it gets: a missing key ends in a traceback, a path of a callback's state in a removed file.
+Lightning hands each part of a checkpoint to the loop or callback that it belongs to, which
+believes what it gets: a missing key ends in a traceback, a path in a removed file.
 """
 
 import copy
@@ -123,7 +123,7 @@ def _one_number(score: object) -> bool:
 
 
 def check_taken_up(path: str | Path, content: dict[str, Any], trainer: Trainer) -> None:
-    """Raise a CheckpointError unless a Trainer's loop and callbacks can go on from a checkpoint."""
+    """Raise a CheckpointError unless a Trainer's loop and callbacks can take it up."""
     fn = trainer.state.fn.value
     loops = content.get("loops")
     loop = getattr(trainer, f"{fn}_loop", None)
