@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.laws import Gaussian
+from gendae.laws import Gaussian, Law
 from gendae.models.stack import Stack
 from gendae.models.widths import rms
 from gendae.priors.base import Prior
@@ -196,7 +196,8 @@ class KLRule(Rule):
         """With `tie_noise`, take that law."""
         if self.tie_noise:
             top = checkpoint["hyper_parameters"]["stack"]["pairs"][-1]
-            self.stack.pairs[-1].recognition = build(top["recognition"])
+            law = checks.kind("recognition", build(top["recognition"]), Law)
+            self.stack.pairs[-1].recognition = law
 
     # -- the cost ------------------------------------------------------------------------------
 
