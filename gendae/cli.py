@@ -12,7 +12,7 @@ from importlib import import_module
 
 import gendae
 from gendae.commands import fit, parser, places, streams
-from gendae.errors import reason
+from gendae.errors import printable, reason
 from gendae.storage import inputs
 
 #: Errors other than ValueError and OSError that are no defects.
@@ -78,7 +78,7 @@ def outcome(arguments: list[str]) -> int:
     """Carry out a command, print its lines or what went wrong; the exit code."""
     try:
         for line in run(arguments):
-            print(line)
+            print(printable(line))
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("gendae: interrupted", file=sys.stderr)
@@ -87,7 +87,7 @@ def outcome(arguments: list[str]) -> int:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"gendae: error: {reason(error)}", file=sys.stderr)
+        print(f"gendae: error: {printable(reason(error))}", file=sys.stderr)
         return code
 
     return 0

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 #: Most names that a message lists; of more, the nearest few stand for all.
 MANY = 30
 FEW = 5
+#: Most characters of a mistyped name that are compared with others.
+LONGEST = 100
 
 
 def reason(error: BaseException) -> str:
@@ -45,6 +47,23 @@ def shortened(text: str, most: int = 480) -> str:
     return f"{text[:kept]} .. {text[-kept:]}"
 
 
+def printable(text: str) -> str:
+    r"""A text with every character escaped that would do more than show: it stays on its line.
+
+    A file may hold control characters, which terminals obey.
+
+    Example:
+        >>> printable("red " + chr(27) + "[31m" + chr(10) + "next") == r"red \x1b[31m\nnext"
+        True
+        >>> printable("grün")
+        'grün'
+    """
+    if text.isprintable():
+        return text
+
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str | None:
     """The accepted name that a mistyped one is nearest to; None where all are far from it.
 
@@ -71,6 +90,7 @@ def choice(name: str, accepted: Iterable[str]) -> str:
         >>> choice("32", map(str, range(100)))
         'accepted: 32, 3, 2, 93, 92 and 95 more; did you mean 32?'
     """
+    name = name[:LONGEST]
     accepted = list(accepted)
     listed = accepted
     if len(accepted) > MANY:

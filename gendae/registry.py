@@ -15,6 +15,9 @@ were renamed turns the old ones into the present ones by a classmethod `upgrade`
 It gets a dictionary of its own with the arguments of a description, of any version, and returns
 the present ones. With a key "type" they are the arguments of another class, which took over. It is
 inherited like any method.
+
+A class whose arguments can name code, such as the path of a function, has a classmethod
+`check_description(arguments)`, which raises a ValueError for what only a user may name.
 """
 
 import inspect
@@ -282,6 +285,9 @@ def _build(data: Plain) -> Any:  # noqa: ANN401
 def _call(cls: Callable, values: dict[str, Any]) -> Any:  # noqa: ANN401
     positional: list[Any] = []
     try:
+        if hasattr(cls, "check_description"):
+            cls.check_description(values)
+
         for parameter in _parameters(cls):
             if parameter.kind is parameter.VAR_POSITIONAL:
                 positional = list(values.pop(parameter.name, []))

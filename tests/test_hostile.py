@@ -4,7 +4,9 @@ Random sweeps are run by hand: `python -m benchmarks.fuzz`.
 """
 
 import gzip
+import io
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from benchmarks.fuzz.oracle import LONGEST, bounded_memory, command
 from benchmarks.fuzz.targets import CONFIGS, checked, fuzz
 from benchmarks.fuzz.values import nested
 from gendae import Arrays, generate, load
+from gendae.data import files
 from gendae.data.files import read_images, read_labels
 from gendae.data.multimodal import read_modality
 from gendae.registry import REGISTRY, build
@@ -54,6 +57,34 @@ BOTH = (read_images, read_modality)
 )
 def test_arrays_that_are_no_data_of_this_kind(tmp_path, array, readers):
     refused(tmp_path / "x.npy", npy(array), *readers)
+
+
+def packed(method):
+    """Four million zeros in a .npz, of which each byte stands for a thousand or more."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        archive.writestr("x.npy", npy(np.zeros((1000, 4000), np.uint8)))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.npz", packed(zipfile.ZIP_DEFLATED)),
+        ("x.npz", packed(zipfile.ZIP_BZIP2)),
+        ("x.npz", packed(zipfile.ZIP_LZMA)),
+        ("x-ubyte.gz", gzip.compress(idx(np.zeros((1000, 4000), np.uint8)))),
+    ],
+    ids=["deflate", "bzip2", "lzma", "gzip"],
+)
+def test_files_that_unpack_to_a_thousand_times_their_size(tmp_path, monkeypatch, name, content):
+    """Beyond the first bytes, of which a small file may hold many zeros."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert len(read_images(path)[0]) == 1000
+
+    monkeypatch.setattr(files, "FIRST", 2**16)
+    refused(path, content, read_images)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.commands.common import Table, dataset_of, load_generative, shape_of
+from gendae.commands.common import Table, dataset_of, load_generative, shape_of, usable
 from gendae.commands.sections import adjusted, with_synonym
 from gendae.metrics import chains
 from gendae.metrics.features import load_feature_classifier
@@ -56,6 +56,7 @@ def chain(
     checks.fits("--steps", steps, (steps + 1) * n * stack.sizes[0])
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
     states = torch.stack([x.cpu() for x in chain_states(stack, chosen, n, steps, seeded(seed))])
+    usable("the states", states)
     labels = _digit_labels(stack, states)
 
     shown = states[:20, :10].transpose(0, 1)

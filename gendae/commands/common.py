@@ -6,12 +6,13 @@ A command is a function in the file of its name. It returns the lines to print.
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gendae import checks, registry
 from gendae.completion.completer import Completer
 from gendae.data import identity
-from gendae.data.base import Data
+from gendae.data.base import Data, portable
 from gendae.data.files import image_shape
 from gendae.data.images import Images
 from gendae.models.classifier import Classifier
@@ -54,7 +55,13 @@ def _training_data(stack: Stack, root: str | None) -> Data:
     if spec is None:
         raise ValueError("the model does not say what it was trained on; name images with --data")
 
-    data = registry.build(located(spec, root))
+    try:
+        data = checks.kind("dataset", registry.build(located(portable(spec), root)), Data)
+    except ValueError as error:
+        raise ValueError(
+            f"the model's data set cannot be built: {error}; name images with --data"
+        ) from None
+
     try:
         data.split("test")
     except FileNotFoundError as error:
@@ -76,7 +83,7 @@ def located(spec: dict, root: str | None) -> dict:
         return spec
     if spec["type"] == "MNIST":
         return {**spec, "root": root}
-    if "source" in spec:
+    if isinstance(spec.get("source"), dict):
         return {**spec, "source": located(spec["source"], root)}
 
     raise ValueError(
@@ -159,6 +166,21 @@ def only_generative(stack: Stack, model: str) -> Stack:
 def has_several_modalities(stack: Stack) -> bool:
     """Whether the model gives more than one kind of data."""
     return isinstance(stack, JointStack) and len(stack.names) > 1
+
+
+def usable(what: str, *values: Tensor) -> None:
+    """Raise a ValueError where results hold NaN or infinite values: they are not written.
+
+    Args:
+        what: the results, for the message.
+        values: all of them.
+    """
+    bad = sum(int((~torch.isfinite(value)).sum()) for value in values)
+    if bad:
+        raise ValueError(
+            f"{what} hold {bad:,} NaN or infinite values, and nothing is written: the model's "
+            "weights, or the options of the chain, lead out of the range of numbers"
+        )
 
 
 def checkpoint_of(run: str | Path, which: str = "best") -> Path:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.commands.common import Table, completer_of, shapes_of, some_given
+from gendae.commands.common import Table, completer_of, shapes_of, some_given, usable
 from gendae.commands.sections import adjusted, is_of, with_synonym
 from gendae.completion import modalities
 from gendae.completion.completer import Completer
@@ -196,6 +196,7 @@ def check_names(stack: JointStack) -> None:
 
 def written(found: Values, out: Path) -> Path:
     """A .npz with an array for each modality, and `converged` and `residual`."""
+    usable("the answers", *found.values.values())
     arrays = {name: value.float().numpy() for name, value in found.values.items()}
     last = torch.zeros(0)
     if found.completion.rounds:

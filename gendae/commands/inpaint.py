@@ -13,6 +13,7 @@ from gendae.commands.common import (
     one_source,
     shape_of,
     some_given,
+    usable,
 )
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
@@ -65,6 +66,7 @@ def inpaint(
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
     filled = inpainting.inpaint(stack, x, observed, inpainter, seed)
+    usable("the filled images", filled)
     written = plots.save(plots.inpainting(x, observed, filled, shape), out)
 
     what = f"white pixels of {mask}"

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from gendae import checks
+from gendae.commands.common import usable
 from gendae.data.files import labels_of, read_images, write_npz
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
@@ -40,6 +41,7 @@ def predict(
 
     x, _ = read_images(images)
     probability = probabilities(model, x, data, samples, seed, device).float().cpu()
+    usable("the probabilities", probability)
     y = labels_of(data, len(x))
     if y is not None:
         checks.labels(f"{data}: y", y, len(x), probability.shape[1])

@@ -8,7 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.commands.common import Table, has_several_modalities, only_generative, shape_of
+from gendae.commands.common import (
+    Table,
+    has_several_modalities,
+    only_generative,
+    shape_of,
+    usable,
+)
 from gendae.commands.complete import (
     assignments,
     check_names,
@@ -93,6 +99,7 @@ def sample(
         return _sample_all(stack, n, chosen, seed, path)
 
     x = generate(stack, n, chosen, seed)
+    usable("the samples", x)
     return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
 
 
@@ -129,6 +136,7 @@ def _sample_all(stack: JointStack, n: int, sampler: Sampler, seed: int, out: Pat
         check_names(stack)
 
     x = generate(stack, n, sampler, seed)
+    usable("the samples", x)
     if out.suffix == ".npz":
         arrays = {name: value.float().numpy() for name, value in stack.separate(x).items()}
         return [f"{n} samples of {', '.join(arrays)}: {write_npz(out, **arrays)}"]

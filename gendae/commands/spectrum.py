@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from gendae import checks, plots
-from gendae.commands.common import Table, data_of, load_generative
+from gendae.commands.common import Table, data_of, load_generative, usable
 from gendae.metrics import chains
 
 
@@ -38,6 +38,7 @@ def spectrum(
         )
 
     sigma = variance.mean(0).sqrt()
+    usable("the noise and the means", sigma, mean)
     signal = chains.signal_dimensions(sigma, mean)
     path = plots.save(plots.spectrum(signal.sigma, signal.count), out)
 

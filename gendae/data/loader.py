@@ -5,7 +5,7 @@ arrays on disk).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -182,8 +182,17 @@ class TensorLoader:
         """Epoch and position, for resuming in the middle of an epoch."""
         return {"epoch": self.epoch, "position": self.position}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.epoch = state["epoch"]
-        self.position = state["position"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: for anything but such a state.
+        """
+        if not isinstance(state, dict):
+            raise ValueError(  # noqa: TRY004 - said of a file
+                f"the position in the data is {state!r:.60}; epoch and position are needed"
+            )
+
+        self.epoch = checks.whole("epoch of the data", state.get("epoch", -1), 0)
+        self.position = checks.whole("position in the data", state.get("position", -1), 0)
         self._begun = False

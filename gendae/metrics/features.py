@@ -18,8 +18,10 @@ from gendae import checks
 from gendae.data.loader import Split
 from gendae.registry import build, describe, register
 from gendae.storage.archive import CheckpointError, regular_file
+from gendae.storage.description import Budget
 from gendae.storage.model_file import read_checked, write_checked
 from gendae.storage.shipped import shipped_files
+from gendae.storage.verify import check_weights
 
 FORMAT = "gendae-classifier/1"
 #: Below the folder of shipped stacks, so that none is taken for one.
@@ -228,14 +230,14 @@ def load_feature_classifier(name_or_path: str | Path = "mnist-classifier") -> Fe
     content, tensors = read_checked(path, FORMAT)
 
     try:
-        network = build(content["network"])
-        network.load_state_dict(tensors)
+        with Budget(tensors.values()):
+            network = checks.kind("network", build(content["network"]), FeatureClassifier)
         network.facts = dict(content["facts"])
-    except (KeyError, ValueError, AttributeError, TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            path, f"holds another architecture than it says: {' '.join(str(error).split())}"
-        ) from None
+    except Exception as error:  # noqa: BLE001 - a damaged description can ask for anything
+        raise CheckpointError(path, f"holds another architecture than it says: {error}") from None
 
+    check_weights(path, network, tensors)
+    network.load_state_dict(tensors)
     return network.freeze()
 
 

@@ -230,6 +230,10 @@ class AutoencoderPrior(Prior):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         center = state_dict.get(prefix + "center")
+        recorded = state_dict.get(prefix + "recorded")
+        if center is not None and recorded is not None and center.numel():
+            checks.width("recorded", recorded, center.numel())
+
         if center is not None and center.numel() and self.f is None:
             self.prepare(len(center))
 

@@ -197,7 +197,8 @@ class KLRule(Rule):
         """With `tie_noise`, take that law."""
         if self.tie_noise:
             top = checkpoint["hyper_parameters"]["stack"]["pairs"][-1]
-            self.stack.pairs[-1].recognition = build(top["recognition"])
+            law = checks.kind("recognition", build(top["recognition"]), Law)
+            self.stack.pairs[-1].recognition = law
 
     # -- the cost ------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ one layer does never depends on the gradient of another.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from gendae import checks
-from gendae.registry import register
+from gendae.registry import REGISTRY, register
 
 PerLayer = float | Sequence[float]
 #: A name, or {"class_path": PATH, "init_args": {..}} of a class of one's own.
@@ -126,6 +127,24 @@ class Rates:
         self._optimizer()
         self._decline()
 
+    @classmethod
+    def check_description(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise a ValueError where a file names code: importing or calling it would run it.
+
+        Torch's optimizers are accepted, and classes that the user has registered.
+        """
+        for name, known in (("optimizer", OPTIMIZERS), ("decline", DECLINES)):
+            if name not in arguments:
+                continue
+
+            path, _ = _path(f"rates.{name}", arguments[name])
+            of_torch = name == "optimizer" and re.fullmatch(r"torch\.optim\.\w+", path)
+            if not (path in known or of_torch or _is_registered(path)):
+                raise ValueError(
+                    f"rates.{name}={path!r}: a file may not name code to be run, unless "
+                    "gendae.register was used on it; or give rates=Rates(..) yourself"
+                )
+
     # -- rates now -----------------------------------------------------------------------------
 
     def factor(self, progress: float) -> float:
@@ -215,6 +234,12 @@ class Rates:
                 f"rates.decline={path!r} is no function of the part that is left"
             )
         return decline
+
+
+def _is_registered(path: str) -> bool:
+    """Whether a path is that of a class that files may name."""
+    cls = REGISTRY.get(path.rpartition(".")[2])
+    return cls is not None and f"{cls.__module__}.{cls.__qualname__}" == path
 
 
 def _numbers(value: PerLayer) -> Sequence[float]:

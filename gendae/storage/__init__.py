@@ -5,6 +5,9 @@
 | `atomic` | writing a whole file, or none |
 | `inputs` | what is read: regular files, which the command that reads them never replaces |
 | `archive` | Lightning's .ckpt, sealed by a checksum |
+| `owned` | what was read, in memory of its own: ordinary tensors, plain data of bounded size |
+| `description` | what a file declares, compared with what it holds before it is built |
+| `progress` | how far a training had come, checked before Lightning takes it over |
 | `verify` | whether a file belongs to a model, asked before anything is loaded |
 | `model_file` | trained models as .safetensors: `save`, `load` |
 | `shipped` | where the configurations and models that come with gendae lie |

@@ -19,14 +19,20 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import Strategy
 
+from gendae.errors import printable, shortened
 from gendae.storage import inputs
 from gendae.storage.atomic import write_whole
+from gendae.storage.owned import SHARED, owned
 
 #: How the end of a ZIP archive begins, and its size; nothing but a comment follows it.
 END = b"PK\x05\x06"
 END_SIZE = 22
 SEAL = b"gendae sha256 "
 SEALED = len(SEAL) + 64
+
+#: Where a checkpoint says which Lightning wrote it, and the versions that need no migration.
+VERSION = "pytorch-lightning_version"
+PRESENT = r"[2-9]\d?(\.\d+){1,2}(\.?(a|b|rc|post|dev)\d+)?"
 
 
 class CheckpointError(ValueError):
@@ -38,6 +44,7 @@ class CheckpointError(ValueError):
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
+        reason = shortened(printable(" ".join(reason.split())))
         super().__init__(f"{path}: {reason}")
         self.path = Path(path)
         self.reason = reason
@@ -79,12 +86,12 @@ def regular_file(path: str | Path) -> Path:
 
 
 def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever was saved
-    """The content of a .ckpt, on the CPU, its checksums compared.
+    """The content of a .ckpt, on the CPU, its checksums compared, its tensors `owned`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         CheckpointError: if it cannot be read, is damaged, truncated or no checkpoint, or holds
-            more than plain data and tensors.
+            more than plain data and ordinary tensors, or more of them than its size allows.
     """
     path = regular_file(path)
     try:
@@ -92,12 +99,17 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever was saved
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})") from None
 
-    _check_archive(path, data)
+    pickled = _check_archive(path, data)
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch raises a dozen kinds
         reason = _refusal(str(error))
         raise CheckpointError(path, f"cannot be read as plain data and tensors{reason}") from None
+
+    try:
+        return owned(content, SHARED * len(data), pickled)
+    except ValueError as error:
+        raise CheckpointError(path, str(error)) from None
 
 
 def _refusal(message: str) -> str:
@@ -109,8 +121,8 @@ def _refusal(message: str) -> str:
     return f" (it asks for {wanted[1]}, which could run code)"
 
 
-def _check_archive(path: Path, data: bytes) -> None:
-    """Raise a CheckpointError unless every byte is as it was written."""
+def _check_archive(path: Path, data: bytes) -> int:
+    """The bytes of the pickle; a CheckpointError unless every byte is as it was written."""
     if not data:
         raise CheckpointError(path, "empty")
 
@@ -129,12 +141,25 @@ def _check_archive(path: Path, data: bytes) -> None:
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            _check_sizes(path, entries, len(data))
             damaged = archive.testzip()
+    except CheckpointError:
+        raise
     except Exception as error:  # noqa: BLE001 - zipfile and zlib raise a dozen kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise CheckpointError(path, f"damaged ({reason})") from None
+
     if damaged:
         raise CheckpointError(path, f"damaged: {damaged} does not have its checksum")
+    return sum(entry.file_size for entry in entries if entry.filename.endswith("/data.pkl"))
+
+
+def _check_sizes(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Raise a CheckpointError where entries would take more memory than the file has bytes."""
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > size:
+        raise CheckpointError(path, "its entries are compressed or overlap, as torch writes none")
 
 
 # -- within a Trainer -----------------------------------------------------------------------------
@@ -163,9 +188,16 @@ class WholeFileIO(TorchCheckpointIO):
         map_location: Callable | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Content on the CPU; always with `weights_only=True`."""
+        """Content on the CPU; always with `weights_only=True`.
+
+        Lightning moves to its present layout what it takes for a checkpoint of an earlier version.
+        """
         if is_local(path):
-            return read(path)
+            content = read(path)
+            version = content.get(VERSION) if isinstance(content, dict) else None
+            if not isinstance(version, str) or not re.fullmatch(PRESENT, version):
+                raise CheckpointError(path, "not a checkpoint of Lightning 2 or later")
+            return content
         return super().load_checkpoint(path, "cpu", weights_only=True)
 
 

@@ -10,10 +10,10 @@ file is never loaded in part.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -21,12 +21,14 @@ from gendae import checks
 from gendae.errors import nearest
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
-from gendae.models.settings import Settings
+from gendae.models.settings import Facts
 from gendae.models.stack import Stack
-from gendae.registry import build, describe
+from gendae.registry import describe
 from gendae.storage import verify
 from gendae.storage.archive import CheckpointError, read, regular_file
 from gendae.storage.atomic import write_whole
+from gendae.storage.description import described
+from gendae.storage.owned import check_plain
 from gendae.storage.shipped import shipped_files
 
 FORMAT = "gendae/1"
@@ -210,7 +212,7 @@ def read_checked(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tenso
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - torch refuses types of numbers in its own words
         raise CheckpointError(
             path, f"damaged, truncated or not a safetensors file ({error})"
         ) from None
@@ -228,7 +230,8 @@ def read_checked(path: Path, form: str) -> tuple[dict[str, Any], dict[str, Tenso
     try:
         content = json.loads(text)
         expected = content["sha256"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        check_plain("description", content)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(path, f"its description is damaged ({error})") from None
 
     if digest(tensors) != expected:
@@ -291,31 +294,21 @@ def _former_settings(arguments: dict[str, Any]) -> dict[str, Any]:
 def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
     """The stack that a description and all its tensors make, or a CheckpointError."""
     try:
-        stack = build(content["stack"])
-        settings = Settings.described(content["settings"])
-        facts = content["facts"]
-        _check_kinds(stack, settings, facts)
+        stack, settings, facts = described(content, tensors.values())
         fresh = stack.state_dict()
     except Exception as error:  # noqa: BLE001 - a damaged description can ask for anything
-        reason = " ".join(str(error).split())
+        reason = str(error) or type(error).__name__
         raise CheckpointError(path, f"holds another architecture than it says: {reason}") from None
 
     complete = {**_unfitted(path, fresh, tensors), **tensors}
     verify.check_weights(path, stack, complete, exact=False)
+    verify.check_measured(path, stack, complete)
     verify.check_prior(path, stack.prior, complete, "prior.", stack.sizes[-1])
 
     stack.load_state_dict(complete)
     stack.settings = settings
-    stack.facts = facts
+    stack.facts = cast(Facts, facts)
     return stack
-
-
-def _check_kinds(stack: object, settings: object, facts: object) -> None:
-    for value, kind in ((stack, Stack), (facts, dict)):
-        if not isinstance(value, kind):
-            raise ValueError(  # noqa: TRY004 - said of the file
-                f"{type(stack).__name__} is no Stack with settings and facts"
-            )
 
 
 def _unfitted(

@@ -5,6 +5,8 @@ another model would be noticed late, or not at all.
 """
 
 import copy
+import inspect
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gendae.models.stack import Stack
 from gendae.registry import Plain, describe, upgraded
 from gendae.storage.archive import CheckpointError
+from gendae.storage.description import check_facts
+from gendae.storage.owned import check_plain
+from gendae.storage.progress import check_progress, check_taken_up, is_a
 
-#: What a .ckpt needs to be a model of gendae, and further to be trained on.
+#: What a .ckpt needs to be a model of gendae.
 MODEL_KEYS = ("gendae", "hyper_parameters", "state_dict")
-TRAINING_KEYS = ("optimizer_states", "lr_schedulers", "loops", "epoch", "global_step")
 #: Settings of parameter groups that only some optimizers have: they tell optimizers apart.
 OPTIMIZER_MARKS = {"betas", "momentum", "alpha", "rho", "lr_decay"}
+#: Settings of parameter groups that say how an update is computed on a device, not what it is.
+DEVICE_MARKS = ("foreach", "fused", "capturable", "differentiable")
 #: Parts of a stack's description that may differ: its initial weights, and its prior, which is
 #: fitted anew.
 BEGINNING = ("init", "gain", "prior")
@@ -41,17 +48,23 @@ def check(path: str | Path, checkpoint: Any, rule: Any, training: bool) -> None:
     weights = checkpoint["state_dict"]
     check_weights(path, rule, weights)
 
+    check_measured(path, rule.stack, weights, "stack.")
     for name, prior in rule.priors().items():
         check_prior(path, prior, weights, name, rule.stack.sizes[-1])
 
     if training:
         optimizers = optimizers_of(rule.configure_optimizers())
         check_optimizers(path, optimizers, checkpoint["optimizer_states"])
+    if rule._trainer is not None:
+        check_taken_up(path, checkpoint, rule.trainer)
 
 
 def _check_architecture(path: str | Path, theirs: Plain, rule: Any) -> None:  # noqa: ANN401
     """Raise a CheckpointError unless a described stack is built like that of the rule."""
     ours = describe(rule.stack, foreign=True)
+    if not isinstance(theirs, dict) or "type" not in theirs:
+        raise CheckpointError(path, "holds another architecture: its stack is no description")
+
     try:
         theirs = upgraded(theirs)
     except ValueError as error:
@@ -137,11 +150,15 @@ def check_content(
     if rule is not None and author != rule:
         raise CheckpointError(path, f"holds a model that {author} trained, not {rule}")
 
-    lacking = [key for key in TRAINING_KEYS if key not in content]
-    if training and lacking:
-        raise CheckpointError(
-            path, f"holds weights, but no training that could go on: it lacks {some(lacking)}"
-        )
+    try:
+        for part in ("gendae", "hyper_parameters"):
+            check_plain(part, content[part])
+        check_facts(content["gendae"]["facts"])
+    except ValueError as error:
+        raise CheckpointError(path, f"damaged: {error}") from None
+
+    if training:
+        check_progress(path, content)
 
 
 def _lacking_parts(content: dict[str, Any]) -> list[str]:
@@ -266,19 +283,66 @@ def check_prior(
         if trial.fitted:
             floating = (buffer for buffer in trial.buffers() if buffer.is_floating_point())
             example = next(floating, torch.empty(0))
-            trial.reconstruct(example.new_zeros(2, width))
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
+            codes = example.new_zeros(2, width)
+            _try_prior(trial, codes)
+    except Exception as error:  # noqa: BLE001 - its shapes and numbers may be any
         raise CheckpointError(
-            path, f"holds another architecture: its prior does not work: {reason}"
+            path, f"holds another architecture: its prior does not work: {error}"
         ) from None
+
+
+def check_measured(
+    path: str | Path, stack: Stack, tensors: dict[str, Tensor], name: str = ""
+) -> None:
+    """Raise a CheckpointError unless a stack's measured widths are those of its units, or none.
+
+    Args:
+        path: the file that the tensors are from.
+        stack: what they are for.
+        tensors: what the file holds.
+        name: how the names of the stack's tensors begin.
+    """
+    units = sum(stack.sizes)
+    shapes = {
+        "residuals": (stack.depth,),
+        "loops": (2, units - stack.sizes[-1]),
+        "noises": (units - stack.sizes[0],),
+    }
+
+    sizes = {part: tensors.get(name + part, torch.empty(0)).shape for part in shapes}
+    bad = [part for part, size in sizes.items() if size.numel() and size != shapes[part]]
+    if bool(sizes["loops"].numel()) != bool(sizes["noises"].numel()):
+        bad += ["loops", "noises"]
+    if bad:
+        raise CheckpointError(
+            path, f"holds another architecture: {some(bad)} are not of {units} units"
+        )
+
+
+def _try_prior(prior: nn.Module, codes: Tensor) -> None:
+    """Raise an error of any kind where a prior does not do what it is asked for, with codes."""
+    generator = torch.Generator().manual_seed(0)  # the global random state is left alone
+    if prior.analytic:
+        drawn = prior.sample(len(codes), generator)
+    else:
+        drawn = prior.chain(codes, 1, generator)[-1]
+    results = [drawn, prior.reconstruct(codes), prior.step(codes, 1.0, generator)]
+
+    shapes = [tuple(result.shape) for result in results]
+    if prior.has_density:
+        shapes.append((*prior.log_prob(drawn).shape, codes.shape[1]))
+    for shape in shapes:
+        if shape != codes.shape:
+            raise ValueError(f"it gives shape {shape} for codes of {tuple(codes.shape)}")
+
+    repr(prior)
 
 
 # -- optimizers -----------------------------------------------------------------------------------
 
 
 def check_optimizers(
-    path: str | Path, optimizers: Sequence[Optimizer], states: Sequence[dict[str, Any]]
+    path: str | Path, optimizers: Sequence[Optimizer], states: Sequence[Any]
 ) -> None:
     """Raise a CheckpointError unless each optimizer can go on from its state.
 
@@ -293,9 +357,11 @@ def check_optimizers(
         _check_optimizer(path, optimizer, state)
 
 
-def _check_optimizer(path: str | Path, optimizer: Optimizer, state: dict[str, Any]) -> None:
+def _check_optimizer(path: str | Path, optimizer: Optimizer, state: Any) -> None:  # noqa: ANN401
     groups = optimizer.param_groups
-    saved = state["param_groups"]
+    saved = _saved_groups(state)
+    if saved is None:
+        raise CheckpointError(path, "damaged: the state of its optimizer is none")
     if [_group(g) for g in groups] != [_group(g) for g in saved]:
         raise CheckpointError(
             path,
@@ -303,44 +369,143 @@ def _check_optimizer(path: str | Path, optimizer: Optimizer, state: dict[str, An
             f"{_groups(saved)}; the model's is {_groups(groups)}",
         )
 
+    for own, theirs in zip(groups, saved, strict=True):
+        _check_settings(path, optimizer, own, theirs)
+
     parameters: list[Tensor] = []
     for group in groups:
         parameters += group["params"]
-    for index, values in state["state"].items():
-        _check_parameter_state(path, int(index), parameters, values)
+    numbers = [number for group in saved for number in group["params"]]
+    if numbers != list(range(len(parameters))):
+        raise CheckpointError(path, "damaged: its optimizer's parameters are in another order")
 
-    check_finite(path, _rates(saved), "rates")
+    kept = _kept(optimizer)
+    for index, values in state["state"].items():
+        _check_parameter_state(path, index, parameters, values, kept)
+
+
+def _saved_groups(state: Any) -> list[dict[str, Any]] | None:  # noqa: ANN401
+    """The parameter groups in the state of an optimizer, if it is one."""
+    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+        return None
+
+    groups = state.get("param_groups")
+    if not isinstance(groups, list):
+        return None
+    if all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups):
+        return groups
+    return None
+
+
+def _check_settings(
+    path: str | Path, optimizer: Optimizer, own: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    """Raise a CheckpointError unless the settings of a parameter group could be its own.
+
+    Those of the device are replaced by the optimizer's.
+    """
+    name = own.get("name", "group")
+    rates = {}
+    for key in [key for key in own if key not in ("params", "name")]:
+        if key in DEVICE_MARKS:
+            theirs[key] = own[key]
+        elif key in theirs and not _alike(theirs[key], own[key]):
+            raise CheckpointError(path, f"damaged: {name}.{key} is {theirs[key]!r:.60}")
+        elif isinstance(theirs.get(key), int | float):
+            rates[f"{name}.{key}"] = torch.tensor(float(theirs[key]))
+
+    check_finite(path, rates, "rates")
+    accepted = inspect.signature(type(optimizer)).parameters
+    usual = {key: theirs.get(key, own[key]) for key in own if key in accepted and key != "params"}
+    try:
+        type(optimizer)([torch.zeros(1, requires_grad=True)], **usual)  # which checks the ranges
+    except (TypeError, RuntimeError):  # a class of the user's own may need more
+        pass
+    except ValueError as error:
+        raise CheckpointError(path, f"damaged: {name}: {error}") from None
+
+
+def _alike(theirs: Any, ours: Any) -> bool:  # noqa: ANN401
+    """Whether two settings are of one kind."""
+    if isinstance(ours, bool) or ours is None:
+        return theirs is None or isinstance(theirs, bool)
+    if isinstance(ours, int | float):
+        return is_a(theirs, int) or is_a(theirs, float)
+    if isinstance(ours, list | tuple):
+        return (
+            isinstance(theirs, list | tuple)
+            and len(theirs) == len(ours)
+            and all(map(_alike, theirs, ours))
+        )
+    return isinstance(theirs, type(ours))
+
+
+def _kept(optimizer: Optimizer) -> dict[str, Any] | None:
+    """What an optimizer keeps for a parameter of shape (2,), by name; None if a trial cannot tell.
+
+    The trial is an update without gradient.
+    """
+    parameter = torch.zeros(2, requires_grad=True)
+    parameter.grad = torch.zeros(2)
+    trial = copy.copy(optimizer)
+    trial.param_groups = [{**optimizer.param_groups[0], "params": [parameter]}]
+    trial.state = defaultdict(dict)
+
+    try:
+        trial.step()
+    except Exception:  # noqa: BLE001 - of a class of the user's own
+        return None
+    return dict(trial.state[parameter])
 
 
 def _check_parameter_state(
-    path: str | Path, index: int, parameters: list[Tensor], values: dict[str, Any]
+    path: str | Path,
+    index: Any,  # noqa: ANN401
+    parameters: list[Tensor],
+    values: Any,  # noqa: ANN401
+    kept: dict[str, Any] | None,
 ) -> None:
+    """Raise a CheckpointError unless an optimizer can go on from what it kept for a parameter."""
+    where = f"its optimizer's state of parameter {index!r:.60}"
+    if not is_a(index, int) or not isinstance(values, dict):
+        raise CheckpointError(path, f"damaged: {where} is none")
+
     tensors = _tensors_of_parameter(index, values)
     shapes = {tuple(value.shape) for value in tensors.values() if value.ndim}
-    if index >= len(parameters) or shapes - {tuple(parameters[index].shape)}:
+    if not 0 <= index < len(parameters) or shapes - {tuple(parameters[index].shape)}:
         raise CheckpointError(
-            path,
-            f"its optimizer's state of parameter {index} does not fit: "
-            f"shape {some(sorted(map(str, shapes)))}",
+            path, f"{where} does not fit: shape {some(sorted(map(str, shapes)))}"
         )
 
     check_finite(path, tensors, "optimizer states")
+    if kept is None or not values:
+        return
+
+    faults = [name for name in {**kept, **values} if not _same_entry(name, values, kept)]
+    if faults:
+        raise CheckpointError(path, f"{where} does not fit: {some(faults)}")
+
+
+def _same_entry(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether two optimizers keep the same kind of thing under a name; counts are no debts."""
+    if name not in theirs or name not in ours:
+        return False
+
+    value = theirs[name]
+    own = ours[name]
+    if not isinstance(own, Tensor):
+        return _alike(value, own)
+    if not isinstance(value, Tensor) or (value.ndim > 0) != (own.ndim > 0):
+        return False
+
+    usable = value.is_floating_point() == own.is_floating_point() and not value.is_complex()
+    return usable and (value.ndim > 0 or float(value) >= 0)
 
 
 def _tensors_of_parameter(index: int, values: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors that an optimizer keeps for a parameter, by a name for messages."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     return {f"{name} of parameter {index}": value for name, value in tensors.items()}
-
-
-def _rates(groups: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Learning rates and weight decays of parameter groups, by a name for messages."""
-    rates = {}
-    for group in groups:
-        name = group.get("name", "group")
-        for key in ("lr", "weight_decay"):
-            rates[f"{name}.{key}"] = torch.tensor(float(group[key]))
-    return rates
 
 
 def _group(group: dict[str, Any]) -> tuple[str | None, int, frozenset[str]]:

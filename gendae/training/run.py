@@ -15,6 +15,8 @@ from torch import Tensor
 from gendae.rules.resume import before_validation
 from gendae.storage.archive import CheckpointError, read
 from gendae.storage.atomic import write_whole
+from gendae.storage.progress import check_callbacks
+from gendae.storage.verify import check_content
 
 #: Signals that end a fit: Ctrl-C, `kill`, and the end of the terminal where the system has it.
 SIGNALS = [
@@ -84,7 +86,10 @@ class RunCheckpoint(ModelCheckpoint):
             return  # the same folder: Lightning's own state is right
 
         try:
-            score = self._score_of(read(earlier))
+            content = read(earlier)
+            check_content(earlier, content)
+            check_callbacks(earlier, content)
+            score = self._score_of(content)
             if score is None:
                 raise CheckpointError(earlier, f"not chosen by {self.monitor}")
         except (OSError, CheckpointError) as error:
@@ -98,7 +103,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _score_of(self, checkpoint: dict[str, Any]) -> Tensor | None:
         """The best score in a checkpoint, if this score chose it."""
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        state = (checkpoint.get("callbacks") or {}).get(self.state_key)
         if state is None:
             return None
 

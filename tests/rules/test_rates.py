@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from gendae.registry import build, describe
+from gendae.registry import REGISTRY, build, describe
+from gendae.rules import rates as rates_module
 from gendae.rules.backstep import BackStepRule
-from gendae.rules.rates import RMSPROP, Rates
+from gendae.rules.rates import DECLINES, RMSPROP, Rates
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import at, small_stack
 
@@ -62,13 +63,14 @@ def test_rates_and_decays_per_layer_and_direction():
     ],
 )
 def test_the_decline_follows_what_is_left(decline, expected):
-    """From `hold` on; descriptions keep it."""
+    """From `hold` on; descriptions keep a named one."""
     rates = Rates(hold=0.2, decline=decline)
 
     factors = [rates.factor(progress) for progress in (0.0, 0.2, 0.6, 0.8, 1.0)]
 
     assert factors == pytest.approx(expected)
-    assert build(describe(rates)) == rates
+    if decline in list(DECLINES):
+        assert build(describe(rates)) == rates
     assert Rates(hold=1.0, decline=decline).factor(1.0) == 1.0
 
 
@@ -109,6 +111,33 @@ def test_optimizers_by_name_and_by_class_path(choice, kind, options):
         "pairs.0.g.weight",
         "pairs.0.g.bias",
     }
+    assert build(describe(rates)) == rates
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"decline": "tests.rules.test_rates.half"},
+        {"decline": SQUARE},
+        {"decline": {"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}}},
+        {"optimizer": "tests.rules.no_such_module.Optimizer"},
+        {"optimizer": {"class_path": "torch.optim.lr_scheduler.StepLR"}},
+        {"optimizer": "antigravity.AdamW"},
+        {"optimizer": 3},
+    ],
+)
+def test_a_description_names_no_code(monkeypatch, named):
+    """Nothing is imported or called; a class that was registered is the user's own choice."""
+    monkeypatch.setattr(rates_module, "import_module", lambda path: pytest.fail("imported"))
+
+    with pytest.raises(ValueError, match="rates.*may not name code|Rates: .*no attribute"):
+        build({"type": "Rates", **named})
+
+
+def test_a_description_names_registered_code(monkeypatch):
+    monkeypatch.setitem(REGISTRY, "Power", Power)
+    rates = Rates(decline=SQUARE)
+
     assert build(describe(rates)) == rates
 
 
