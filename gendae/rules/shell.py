@@ -17,6 +17,7 @@ from gendae.models.joint import check_modalities
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, arguments, describe
+from gendae.rules import averaging, options
 from gendae.rules.ledger import LossLedger
 from gendae.rules.moment import Moment
 from gendae.rules.noise import Noise
@@ -142,16 +143,10 @@ class Shell(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Called before Lightning checks the Trainer: it lets no manual rule accumulate."""
+        options.check(self.trainer)
         self.automatic_optimization = True
 
-        clip = self.trainer.gradient_clip_val
-        if clip and self.trainer.state.fn == "fit":
-            raise ValueError(
-                f"gradient_clip_val={clip} would clip all layers by one norm; use "
-                f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
-            )
-
-        return []
+        return averaging.with_fitted_priors(self.trainer.callbacks)
 
     def setup(self, stage: str) -> None:
         """From here on the rule itself makes the steps."""
@@ -233,11 +228,6 @@ class Shell(LightningModule):
 
     def on_fit_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        if self.trainer.precision.startswith("16"):
-            raise ValueError(
-                f"precision={self.trainer.precision!r} is not supported; accepted: "
-                "32-true, 64-true, bf16-mixed"
-            )
         check_modalities(self.stack, data, self.handles_missing)
 
         earlier = self.resume.content
