@@ -79,6 +79,7 @@ class FittedAverage(WeightAveraging):
         if not _in_fit(trainer):
             return
 
+        self._ready = None  # fits of some priors go on from the one before, which is now another
         averages = self._fitted(pl_module)
         self._own = _copy(pl_module)
         pl_module.load_state_dict(averages)

@@ -41,15 +41,13 @@ def check(trainer: Trainer) -> None:
     """Raise a ValueError for the first option or callback that a rule cannot follow."""
     if trainer.precision not in PRECISIONS:
         accepted = ", ".join(PRECISIONS)
-        raise ValueError(
-            f"precision={trainer.precision!r} is not supported; accepted: {accepted}"
-        )
+        raise ValueError(f"precision={trainer.precision!r} is not supported; accepted: {accepted}")
 
     if trainer.state.fn != "fit":
         return
 
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - a choice of the user
             f"strategy={type(trainer.strategy).__name__}: every process needs all weights, whose "
             "codes the prior is fitted on; accepted: auto, ddp"
         )
@@ -68,4 +66,7 @@ def check(trainer: Trainer) -> None:
 def _check_callback(callback: Callback) -> None:
     for kind, why in REFUSED.items():
         if isinstance(callback, kind):
-            raise ValueError(f"callbacks={type(callback).__name__} is not supported: {why}")
+            name = type(callback).__name__
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"callbacks={name} is not supported: {why}"
+            )
