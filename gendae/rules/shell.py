@@ -5,6 +5,7 @@ What a training needs besides losses is owned by small objects: `Noise`, `PriorF
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule
@@ -25,7 +26,7 @@ from gendae.rules.prior_fit import PriorFit
 from gendae.rules.processes import log_means, of_all_ranks
 from gendae.rules.rates import Rates
 from gendae.rules.record import Record
-from gendae.rules.resume import Resume, before_validation
+from gendae.rules.resume import Resume, before_validation, run_of
 from gendae.storage import archive, verify
 
 Gradients = Callable[[Sequence[Tensor], Moment], dict[str, Tensor]]
@@ -81,7 +82,8 @@ class Shell(LightningModule):
     def moment(self, batch_idx: int) -> Moment:
         """The moment of the update that a Trainer is at."""
         update = self.global_step
-        progress = min(1.0, update / self.trainer.estimated_stepping_batches)
+        done = update + self.resume.offset
+        progress = min(1.0, done / self.trainer.estimated_stepping_batches)
 
         return Moment(progress, self.noise.generator, update, self.learning(update, batch_idx))
 
@@ -188,8 +190,12 @@ class Shell(LightningModule):
         self.prior_fit.fit(self, batches)
 
     def training_batches(self) -> Iterable[Sequence[Tensor]]:
-        """The training data in order, for the prior."""
+        """The training data in order, for the prior; with `overfit_batches`, these only."""
         loader = self.trainer.train_dataloader
+        if self.trainer.overfit_batches > 0:
+            number = int(self.trainer.num_training_batches)
+            return loader.first(number) if hasattr(loader, "first") else islice(loader, number)
+
         if hasattr(loader, "sequential"):
             return loader.sequential()
 
@@ -230,15 +236,23 @@ class Shell(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         check_modalities(self.stack, data, self.handles_missing)
 
+        self.resume.begin(self)
         earlier = self.resume.content
         self.noise.begin(self, earlier.get("generator"))
         self.prior_fit.begin(earlier.get("recent_codes"), earlier.get("prior_fitted_at", -1))
         self.ledger.clear()
         self.record.begin(self, data, self.resume.facts)
 
+    def on_train_start(self) -> None:
+        self.resume.compare(self)
+
+    def on_fit_end(self) -> None:
+        self.resume.end(self.trainer)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit":
             self.ledger.refuse_diverged(self, checkpoint)
+            checkpoint["run"] = run_of(self.trainer, self.resume.offset)
 
         self.record.update(self)
         checkpoint["hyper_parameters"] = arguments(self, foreign=True)
@@ -281,7 +295,7 @@ class Shell(LightningModule):
         """Take from a checkpoint what training changes, and is no tensor."""
 
     def on_train_epoch_start(self) -> None:
-        self.resume.continue_order(self.trainer)
+        self.resume.begin_epoch(self.trainer)
 
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         if self.resume.prior_is_due(self.global_step):
