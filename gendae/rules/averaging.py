@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from gendae.rules.resume import say
 from gendae.storage import verify
 
 if TYPE_CHECKING:
@@ -136,6 +137,19 @@ class FittedAverage(WeightAveraging):
             verify.check_weights(trainer.ckpt_path, pl_module, checkpoint[CURRENT])
             pl_module.load_state_dict(checkpoint[CURRENT])
             self._average_model.load_state_dict(checkpoint[COUNTS], strict=False)
+        else:
+            say(trainer, "the averages of weights begin with the weights of the checkpoint")
+
+
+def tell_of_end(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Say so where a training goes on from averages, and keeps none itself."""
+    averages = any(isinstance(callback, FittedAverage) for callback in trainer.callbacks)
+    if CURRENT in checkpoint and not averages:
+        say(
+            trainer,
+            "goes on from the checkpoint's averages of weights: this run has no callback that "
+            "averages",
+        )
 
 
 def _learned(rule: "Shell") -> dict[str, nn.Parameter]:

@@ -120,13 +120,17 @@ class Resume:
 
         return begun and not batches.get("is_last_batch")
 
+    def idle(self, step: int) -> bool:
+        """Whether the training that goes on has made no update since."""
+        return self.step is not None and self.step == step
+
     def end(self, trainer: Trainer) -> None:
         """Say so where a resumed training had nothing left to do."""
         self.content = {}
-        if self.step is not None and self.step == trainer.global_step:
+        if self.idle(trainer.global_step):
             say(
                 trainer,
-                f"nothing was trained: {trainer.ckpt_path} has all of max_epochs="
+                f"nothing was trained: {trainer.ckpt_path} has all updates of max_epochs="
                 f"{trainer.max_epochs}, max_steps={trainer.max_steps}",
             )
 

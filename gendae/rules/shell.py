@@ -18,7 +18,7 @@ from gendae.models.joint import check_modalities
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, arguments, describe
-from gendae.rules import averaging, options
+from gendae.rules import averaging, monitors, options
 from gendae.rules.ledger import LossLedger
 from gendae.rules.moment import Moment
 from gendae.rules.noise import Noise
@@ -245,6 +245,7 @@ class Shell(LightningModule):
 
     def on_train_start(self) -> None:
         self.resume.compare(self)
+        monitors.check(self)
 
     def on_fit_end(self) -> None:
         self.resume.end(self.trainer)
@@ -282,6 +283,7 @@ class Shell(LightningModule):
         self.take(checkpoint)
         if fitting:
             self.resume.take(checkpoint)
+            averaging.tell_of_end(self.trainer, checkpoint)
 
     def priors(self) -> dict[str, Prior]:
         """Priors that a checkpoint holds, by the beginning of their names there."""

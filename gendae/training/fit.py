@@ -127,6 +127,13 @@ class FitCLI(LightningCLI):
 
         return model.global_step > (model.resume.step or 0)
 
+    def _drop_run_folder(self) -> None:
+        """Remove the folder of a run that has nothing to keep."""
+        if not helper_process():
+            shutil.rmtree(self.run_folder)
+
+        self.run_folder = None
+
     def _explain(self, error: SystemExit) -> None:
         """Say which signal ended the run and how it goes on; give the exit code of a shell."""
         name = signal_of(error)
@@ -276,7 +283,15 @@ class FitCLI(LightningCLI):
         self.model.stack.facts["command"] = self.command
 
     def after_fit(self) -> None:
-        """Write last.ckpt, unless a validation after the last update has written it."""
+        """Write last.ckpt, unless a validation after the last update has written it.
+
+        Nothing is kept of a `fast_dev_run`, as Lightning says of it, and of a run that went on
+        from the end of another.
+        """
+        if self.trainer.fast_dev_run or self.model.resume.idle(self.trainer.global_step):
+            self._drop_run_folder()
+            return
+
         for callback in self.trainer.checkpoint_callbacks:
             if not isinstance(callback, RunCheckpoint) or not callback.keeps_last:
                 continue
