@@ -80,6 +80,7 @@ class Resume:
             ValueError: for other batches in the middle of an epoch.
         """
         check_loader(rule.trainer)
+        self._follow_options(rule.trainer)
         if not self.content:
             return
 
@@ -138,19 +139,11 @@ class Resume:
 
     def begin_epoch(self, trainer: Trainer) -> None:
         """Let gendae's loader go on where it was: between epochs Lightning starts it anew."""
+        self._follow_options(trainer)
+
         loader = trainer.train_dataloader
         if not isinstance(loader, TensorLoader):
             return
-
-        if trainer.overfit_batches > 0:
-            loader.fixed = True
-        if self._loader not in (None, loader):  # reload_dataloaders_every_n_epochs
-            loader.load_state_dict({"epoch": self._loader.epoch + 1, "position": 0})
-        self._loader = loader
-
-        self._continue_order(trainer, loader)
-
-    def _continue_order(self, trainer: Trainer, loader: TensorLoader) -> None:
         if self.content.get("global_step") != trainer.global_step:
             return
 
@@ -162,6 +155,19 @@ class Resume:
         loader.load_state_dict(states[0])
         if fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"):
             loader.position = len(loader)  # an epoch that `limit_train_batches` cut is over, too
+
+    def _follow_options(self, trainer: Trainer) -> None:
+        """Options that Lightning carries out on samplers, which gendae's loader has none of."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, TensorLoader):
+            return
+
+        if trainer.overfit_batches > 0:
+            loader.fixed = True
+        if self._loader not in (None, loader):  # reload_dataloaders_every_n_epochs
+            loader.load_state_dict({"epoch": self._loader.epoch + 1, "position": 0})
+
+        self._loader = loader
 
     def prior_is_due(self, step: int) -> bool:
         """Whether the interrupted training was about to fit its prior; asked once."""
