@@ -58,7 +58,7 @@ def refused(words, **options):
 ARGUMENTS = {
     "accelerator": [fits(accelerator="cpu"), refused("accelerator", accelerator="abacus")],
     "strategy": [fits(strategy="auto"), refused("fsdp", strategy="fsdp")],
-    "devices": [fits(devices=1), refused("int > 0", devices=0)],
+    "devices": [fits(devices=1), refused("devices=0", devices=0)],
     "num_nodes": [fits(num_nodes=1)],
     "precision": [
         *(fits(precision=name) for name in options.PRECISIONS),
@@ -255,7 +255,12 @@ def test_an_argument_of_a_trainer_works_or_is_refused(case, elsewhere):
 @pytest.mark.parametrize("member", walk(CALLBACKS, QUICK))
 def test_a_callback_works_or_is_refused(member, elsewhere):
     make, case = member
-    outcome(case, make())
+    try:
+        callback = make()
+    except ModuleNotFoundError as error:  # rich is no requirement of gendae
+        pytest.skip(str(error))
+
+    outcome(case, callback)
 
 
 def test_a_strategy_that_shares_out_weights_is_refused():
