@@ -1,4 +1,4 @@
-"""What a Trainer can be asked for: what a rule cannot follow is refused before anything is written.
+"""What a Trainer can be asked for: what no rule can follow is refused before a fit writes a file.
 
 A rule makes its own updates, at rates of its own for each layer and direction. Lightning carries
 out some options and callbacks by means that such a rule passes over, or that would leave the model

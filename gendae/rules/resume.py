@@ -176,7 +176,7 @@ class Resume:
         return bool(content.get("prior_due")) and content["global_step"] == step
 
 
-# -- what a run computes with ----------------------------------------------------------------------
+# -- what a run computes with ------------------------------------------------------------------
 
 
 def run_of(trainer: Trainer, offset: float = 0.0) -> dict[str, Any]:
