@@ -23,7 +23,7 @@ OPTIONS = {
     "--trainer.max_epochs N": "length of training",
     "--trainer.accelerator NAME": "where to train: cpu, gpu, auto",
     "--trainer.default_root_dir DIR": "where numbered run folders are made (default: runs)",
-    "--trainer.logger NAME": "beside the CSV log: TensorBoardLogger, WandbLogger",
+    "--trainer.logger NAME": "beside the CSV log: TensorBoardLogger, WandbLogger; false: no log",
     "--credit.every N": "each N epochs: angles to back-propagation, quality of targets",
 }
 

@@ -127,6 +127,8 @@ class TensorLoader:
         self.ranks = ranks
         self.passes = passes
 
+        #: Every epoch in the order of the rows, as `Trainer(overfit_batches=..)` has it.
+        self.fixed = not shuffle
         self.epoch = 0
         self.position = 0
         self._begun = False
@@ -155,14 +157,31 @@ class TensorLoader:
             self.position = 0
         self._begun = True
 
-        share = self._order()[self.rank :: self.ranks].to(self.split.x.device)
+        share = self._share()
         while self.position < len(self):
-            start = self.position % self._batches_of_a_pass * self.batch_size
             self.position += 1
-            yield self.split.rows(share[start : start + self.batch_size])
+            yield self._batch(share, self.position - 1)
+
+    def first(self, batches: int) -> Iterator[Split]:
+        """The first batches of this epoch, without moving the training position."""
+        share = self._share()
+        for position in range(batches):
+            yield self._batch(share, position)
+
+    def _batch(self, share: Tensor, position: int) -> Split:
+        start = position % self._batches_of_a_pass * self.batch_size
+
+        return self.split.rows(share[start : start + self.batch_size])
+
+    def _share(self) -> Tensor:
+        """The rows of this rank, in the order of this epoch."""
+        return self._order()[self.rank :: self.ranks].to(self.split.x.device)
 
     def _order(self) -> Tensor:
         """The order of all examples in this epoch."""
+        if self.fixed:
+            return torch.arange(len(self.split.x))
+
         seed = (self.seed * 1_000_003 + self.epoch) % 2**63
         generator = torch.Generator().manual_seed(seed)
 

@@ -12,6 +12,8 @@ A rule is one file with one hole filled, `losses(batch, moment)`. What all rules
 | `prior_fit` | when the prior is fitted, and on which codes |
 | `ledger`, `record` | losses on their way to the log; facts that the model keeps |
 | `resume`, `processes` | interrupted trainings; trainings of several processes |
+| `options`, `monitors` | what a Trainer cannot be asked for, and what callbacks wait for |
+| `averaging` | averages of weights, with a prior of their own |
 | `targets` | how targets come down |
 | `missing` | what no example says: hidden modalities, labels, latents |
 | `supervised` | what rules for classifiers share |

@@ -38,6 +38,7 @@ class Record:
 
     def update(self, rule: LightningModule) -> None:
         """Note how far the training has come."""
-        rule.stack.facts.update(epochs=rule.current_epoch + 1, updates=rule.global_step)
+        running = int(not rule.trainer.state.finished)
+        rule.stack.facts.update(epochs=rule.current_epoch + running, updates=rule.global_step)
         if self.started is not None:
             rule.stack.facts["seconds"] = round(time.perf_counter() - self.started, 1)

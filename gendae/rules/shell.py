@@ -5,6 +5,7 @@ What a training needs besides losses is owned by small objects: `Noise`, `PriorF
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -19,7 +20,7 @@ from gendae.models.joint import check_modalities
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, arguments, describe
-from gendae.rules import batches
+from gendae.rules import averaging, batches, monitors, options
 from gendae.rules.ledger import LossLedger
 from gendae.rules.moment import Moment
 from gendae.rules.noise import Noise
@@ -27,7 +28,7 @@ from gendae.rules.prior_fit import PriorFit
 from gendae.rules.processes import like_parameters, log_means, of_all_ranks
 from gendae.rules.rates import Rates
 from gendae.rules.record import Record
-from gendae.rules.resume import Resume, before_validation
+from gendae.rules.resume import Resume, before_validation, run_of
 from gendae.storage import archive, verify
 from gendae.storage.archive import CheckpointError
 
@@ -85,7 +86,8 @@ class Shell(LightningModule):
     def moment(self, batch_idx: int) -> Moment:
         """The moment of the update that a Trainer is at."""
         update = self.global_step
-        progress = min(1.0, update / self.trainer.estimated_stepping_batches)
+        done = update + self.resume.offset
+        progress = min(1.0, done / self.trainer.estimated_stepping_batches)
 
         return Moment(progress, self.noise.generator, update, self.learning(update, batch_idx))
 
@@ -171,16 +173,10 @@ class Shell(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Called before Lightning checks the Trainer: it lets no manual rule accumulate."""
+        options.check(self.trainer)
         self.automatic_optimization = True
 
-        clip = self.trainer.gradient_clip_val
-        if clip and self.trainer.state.fn == "fit":
-            raise ValueError(
-                f"gradient_clip_val={clip} would clip all layers by one norm; use "
-                f"rates.clip={clip} (--model.rates.clip), which clips each layer and direction"
-            )
-
-        return []
+        return averaging.with_fitted_priors(self.trainer.callbacks)
 
     def setup(self, stage: str) -> None:
         """From here on the rule itself makes the steps."""
@@ -226,8 +222,12 @@ class Shell(LightningModule):
         self.prior_fit.fit(self, batches)
 
     def training_batches(self) -> Iterable[Sequence[Tensor]]:
-        """The training data in order, for the prior."""
+        """The training data in order, for the prior; with `overfit_batches`, these only."""
         loader = self.trainer.train_dataloader
+        if self.trainer.overfit_batches > 0:
+            number = int(self.trainer.num_training_batches)
+            return loader.first(number) if hasattr(loader, "first") else islice(loader, number)
+
         if hasattr(loader, "sequential"):
             return loader.sequential()
 
@@ -266,13 +266,9 @@ class Shell(LightningModule):
 
     def on_fit_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        if self.trainer.precision.startswith("16"):
-            raise ValueError(
-                f"precision={self.trainer.precision!r} is not supported; accepted: "
-                "32-true, 64-true, bf16-mixed"
-            )
         check_modalities(self.stack, data, self.handles_missing)
 
+        self.resume.begin(self)
         earlier = self.resume.content
         self._looked_at_data = False
         self.noise.begin(self, earlier.get("generator"))
@@ -280,9 +276,17 @@ class Shell(LightningModule):
         self.ledger.clear()
         self.record.begin(self, data, self.resume.facts)
 
+    def on_train_start(self) -> None:
+        self.resume.compare(self)
+        monitors.check(self)
+
+    def on_fit_end(self) -> None:
+        self.resume.end(self.trainer)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == "fit":
             self.ledger.refuse_diverged(self, checkpoint)
+            checkpoint["run"] = run_of(self.trainer, self.resume.offset)
 
         self.record.update(self)
         checkpoint["hyper_parameters"] = arguments(self, foreign=True)
@@ -313,6 +317,7 @@ class Shell(LightningModule):
         self.take(checkpoint)
         if fitting:
             self.resume.take(checkpoint)
+            averaging.tell_of_end(self.trainer, checkpoint)
 
     def _check_data(self, path: str, facts: dict[str, Any], fitting: bool) -> None:
         """Refuse a checkpoint of other data than those that are open.
@@ -341,7 +346,7 @@ class Shell(LightningModule):
         """Take from a checkpoint what training changes, and is no tensor."""
 
     def on_train_epoch_start(self) -> None:
-        self.resume.continue_order(self.trainer)
+        self.resume.begin_epoch(self.trainer)
 
     def on_train_batch_start(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         if not self._looked_at_data:

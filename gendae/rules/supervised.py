@@ -206,6 +206,7 @@ class SupervisedRule(Rule):
 
     def on_train_start(self) -> None:
         """Check the data once, before the first update."""
+        super().on_train_start()
         self.check_data(getattr(self.trainer, "datamodule", None))
 
     def on_before_batch_transfer(

@@ -91,6 +91,9 @@ class ParzenMonitor(Callback):
         picture: write a grid of samples, samples.png, into the run folder too.
     """
 
+    #: How the names begin that are logged.
+    logs = ("val/parzen_ll",)
+
     def __init__(
         self,
         n: int = 2000,
@@ -158,6 +161,8 @@ class CreditMonitor(Callback):
     Raises:
         ValueError: for every < 0, n < 1; at the start of a fit, for joint stacks.
     """
+
+    logs = ("credit/",)
 
     def __init__(self, every: int = 0, n: int = 1000) -> None:
         self.every = checks.whole("every", every, 0)

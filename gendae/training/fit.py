@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
+import traceback
 from argparse import ArgumentError
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +28,7 @@ from gendae.models.joint import JointStack
 from gendae.registry import import_public
 from gendae.rules.base import Rule
 from gendae.rules.supervised import SupervisedRule
-from gendae.storage.archive import CheckpointError, is_local, read
+from gendae.storage.archive import is_local, read
 from gendae.storage.atomic import remove_stale
 from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
@@ -104,9 +105,11 @@ class FitCLI(LightningCLI):
         try:
             self._run(arguments)
         except BaseException as error:
-            self._remove_if_empty(error)
+            self._remove_unused(error)
             if isinstance(error, SystemExit):
                 self._explain(error)
+            if told_by_lightning(error):
+                raise ValueError(reason(error)) from None
             raise
 
     def _run(self, arguments: list[str]) -> None:
@@ -136,17 +139,31 @@ class FitCLI(LightningCLI):
             command = self._subcommand_parsers.get(args[0], parser)
             raise ValueError(explained(str(error), command)) from None
 
-    def _remove_if_empty(self, error: BaseException) -> None:
-        """Remove the run folder after a failed start, with its files if the checkpoint was bad."""
+    def _remove_unused(self, error: BaseException) -> None:
+        """Remove the run folder after a failed start: one that made no update."""
         if self.run_folder is None or helper_process():
             return
 
         with contextlib.suppress(OSError):
-            unused = not (self.run_folder / "checkpoints").exists()
-            if isinstance(error, CheckpointError) and unused:
+            if isinstance(error, Exception) and not self._trained():
                 shutil.rmtree(self.run_folder)
 
             self.run_folder.rmdir()  # fails unless it is empty
+
+    def _trained(self) -> bool:
+        """Whether this run has made an update."""
+        model = getattr(self, "model", None)  # a start may fail before there is one
+        if model is None:
+            return False
+
+        return model.global_step > (model.resume.step or 0)
+
+    def _drop_run_folder(self) -> None:
+        """Remove the folder of a run that has nothing to keep."""
+        if not helper_process():
+            shutil.rmtree(self.run_folder)
+
+        self.run_folder = None
 
     def _explain(self, error: SystemExit) -> None:
         """Say which signal ended the run and how it goes on; give the exit code of a shell."""
@@ -191,6 +208,7 @@ class FitCLI(LightningCLI):
         """Check the checkpoint before anything is written; then make the run folder."""
         config = self.config[self.subcommand]
         forget_others(config.trainer)
+        refuse_options(config.trainer)
         self._check_checkpoint(config)
         self._choose_best_by_score_of_rule(config)
         if self.subcommand != "fit":
@@ -210,6 +228,24 @@ class FitCLI(LightningCLI):
         content = read(config.ckpt_path)
         _, rule = config.model.class_path.rsplit(".", 1)
         check_content(config.ckpt_path, content, rule, self.subcommand == "fit")
+
+        if self.subcommand == "fit":
+            self._go_on_with_seed(config, content["gendae"]["facts"].get("seed"))
+
+    def _go_on_with_seed(self, config: Namespace, seed: object) -> None:
+        """Take the seed of the training that goes on: its noise does, whatever seed is given."""
+        if not isinstance(seed, int) or not 0 <= seed < 2**32 or seed == config.seed_everything:
+            return
+
+        if not helper_process():
+            print(
+                f"gendae: seed_everything={config.seed_everything} is not used: the noise goes on "
+                f"from that of the checkpoint's training, which had {seed}",
+                file=sys.stderr,
+            )
+
+        config.seed_everything = seed
+        self._set_seed()
 
     def _choose_best_by_score_of_rule(self, config: Namespace) -> None:
         """Where no score is given for best.ckpt, take that of the rule."""
@@ -247,7 +283,10 @@ class FitCLI(LightningCLI):
             config[name].dirpath = str(self.run_folder / "checkpoints")
 
     def _log_in_run_folder(self, trainer: Namespace) -> None:
-        """A CSV log, and the other loggers of the configuration."""
+        """A CSV log, and the other loggers of the configuration; none where it says false."""
+        if trainer.logger is False:
+            return
+
         csv = {
             "class_path": "pytorch_lightning.loggers.CSVLogger",
             "init_args": {"save_dir": str(self.run_folder), "name": "", "version": ""},
@@ -282,13 +321,47 @@ class FitCLI(LightningCLI):
         say_which_data(self.datamodule)
 
     def after_fit(self) -> None:
-        """Write last.ckpt, unless a validation after the last update has written it."""
+        """Write last.ckpt, unless a validation after the last update has written it.
+
+        Nothing is kept of a `fast_dev_run`, as Lightning says of it, and of a run that went on
+        from the end of another.
+        """
+        if self.trainer.fast_dev_run or self.model.resume.idle(self.trainer.global_step):
+            self._drop_run_folder()
+            return
+
         for callback in self.trainer.checkpoint_callbacks:
             if not isinstance(callback, RunCheckpoint) or not callback.keeps_last:
                 continue
 
             if self.trainer.global_step != callback._last_global_step_saved:
                 self.trainer.save_checkpoint(callback.format_checkpoint_name({}))
+
+
+def refuse_options(trainer: Namespace) -> None:
+    """Raise a ValueError for options of a Trainer that keep a run from being kept."""
+    if trainer.barebones:
+        raise ValueError(
+            "trainer.barebones=true: gendae fit, validate and test log and keep what they do; "
+            "in Python, Trainer(barebones=True) is accepted"
+        )
+
+    if trainer.enable_checkpointing is False:
+        raise ValueError(
+            "trainer.enable_checkpointing=false: a run keeps its checkpoints; to write none, use "
+            "--best.save_top_k 0 --last.save_top_k 0"
+        )
+
+
+def told_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself raised an error, of a kind by which it speaks to its users."""
+    if not isinstance(error, RuntimeError | ImportError) or error.__traceback__ is None:
+        return False
+
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals.get("__name__", "")
+
+    return module.startswith(("pytorch_lightning.", "lightning_fabric."))
 
 
 def _loggers_but_csv(loggers: Any) -> list[Namespace]:  # noqa: ANN401 - as configured

@@ -366,6 +366,23 @@ def resumed(name, folder):
     return state_of(rule, t)
 
 
+def moved(before, after, folder):
+    """Weights of ten updates, of one number of processes, and the last six of another one.
+
+    The rule has no noise, and the batches of all processes together stay as they are.
+    """
+    states = []
+    for ranks, ckpt_path in ((before, None), (after, f"{folder}/step=4.ckpt")):
+        torch.manual_seed(1)
+        rule = RULES["feedback alignment"]()
+        keep = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+        t = trainer(ranks, precision=64, callbacks=[keep], enable_checkpointing=True)
+        t.fit(rule, Few(ROWS // ranks), ckpt_path=ckpt_path)
+        states.append({name: value.clone() for name, value in rule.stack.state_dict().items()})
+
+    return states
+
+
 def plain(ranks):
     """Metrics of a fit on torch's own loaders, of which each process has a share."""
     torch.manual_seed(1)
@@ -440,4 +457,5 @@ if __name__ == "__main__":
     file = Path(sys.argv[-1]) / f"rank{os.environ['LOCAL_RANK']}.pt"
     torch.save(results, file)
     results["resumed"] = {name: resumed(name, file.parent / name) for name in RESUMED}
+    results["moved"] = {move: moved(*move, file.parent / str(move)) for move in ((1, 2), (2, 1))}
     torch.save(results, file)

@@ -88,6 +88,14 @@ def test_processes_go_on_from_a_checkpoint_as_if_nothing_had_happened(name):
         assert equal({**whole, "metrics": {}}, {**resumed, "metrics": {}})
 
 
+@pytest.mark.parametrize("move", [(1, 2), (2, 1)])
+def test_another_number_of_processes_goes_on_from_a_checkpoint(move):
+    """From the middle of an epoch, with as many examples in a batch of all of them."""
+    for results in processes.two():
+        whole, rest = results["moved"][move]
+        assert max(distances(whole, rest).values()) < 1e-10
+
+
 @CASES
 def test_training_changes_the_weights(name):
     """Otherwise all of the above would hold."""

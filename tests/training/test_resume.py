@@ -183,6 +183,7 @@ def test_facts_of_a_resumed_training_are_those_of_all_of_it(tmp_path):
     assert (a["seed"], b["seed"]) == (1, 1)
     assert b["seconds"] >= a["seconds"]
     assert b["updates"] == 8
+    assert (a["epochs"], b["epochs"]) == (1, 2)
 
 
 def state(seed):
