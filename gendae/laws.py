@@ -131,23 +131,41 @@ class Law(checks.TakesArrays, nn.Module):
             squares: mean squared error of each unit, (features,).
             mean: (batch, features).
         """
-        return squares.sqrt()
+        return torch.ones_like(squares) if self.drawn else squares.sqrt()
 
     def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
         """A draw around the mean of a model, whose width was measured and not learned.
 
-        Values that a chain draws anyway (`drawn`), and those of discrete units, stay at the mean.
+        Values that are drawn have no width but their law's: they are drawn where it is above 0.
+        Deterministic units stay at the mean.
         """
-        if self.drawn or self.hard:
+        if self.drawn:
+            return torch.where(width > 0.0, self.sample(mean, generator), mean)
+        if self.hard:
             return mean
 
         return torch.addcmul(mean, width, normal_like(mean, generator))
 
-    def disturbed(self, h: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
-        """Values h under noise of this root mean square, (features,), of the kind they can have.
+    def disturbed(
+        self, h: Tensor, width: Tensor, scale: float, generator: Generator | None = None
+    ) -> Tensor:
+        """Values h under `scale` times noise of a root mean square, of the kind they can have.
 
-        It is Gaussian noise, but for units of two values, of which some flip.
+        It is Gaussian noise, but for units of two values, of which some flip. Values that are
+        drawn have it once at most: it is for others that a round has a second noise.
+
+        Args:
+            h: (batch, features).
+            width: root mean square, (features,).
+            scale: of the noise.
+            generator: source of the noise.
         """
+        if self.drawn:
+            scale = min(scale, 1.0)
+
+        return self._disturbed(h, scale * width, generator)
+
+    def _disturbed(self, h: Tensor, width: Tensor, generator: Generator | None) -> Tensor:
         return torch.addcmul(h, width, normal_like(h, generator))
 
     def pool_log_prob(
@@ -389,6 +407,9 @@ class Bernoulli(Law):
 
         It is the same for all units: many of an image's hardly ever vary.
         """
+        if self.drawn:
+            return super().width_of(squares, mean)
+
         most = (mean * (1.0 - mean)).mean(0).sum()
         share = squares.sum() / most.clamp_min(torch.finfo(mean.dtype).tiny)
 
@@ -397,7 +418,7 @@ class Bernoulli(Law):
     def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
         """Beta with this mean and the variance width^2 m (1 - m), so that grey stays in [0, 1]."""
         if self.drawn:
-            return mean
+            return super().near(mean, width, generator)
 
         share = width.square().clamp(LEAST_SPREAD, MOST_SPREAD)
         count = 1.0 / share - 1.0
@@ -415,8 +436,25 @@ class Bernoulli(Law):
 
         return ones + zeros
 
+    def _disturbed(self, h: Tensor, width: Tensor, generator: Generator | None) -> Tensor:
+        if self.binary:
+            return flipped(h, 0.0, width, generator)
+
+        return super()._disturbed(h, width, generator)
+
     def extra_repr(self) -> str:
         return f"binary={self.binary}"
+
+
+def flipped(h: Tensor, low: float, width: Tensor, generator: Generator | None) -> Tensor:
+    """Units of two values, low and 1, that deviate by this root mean square, (features,).
+
+    Each takes its other value with probability width^2 / (1 - low)^2, 1/2 at most.
+    """
+    chance = (width / (1.0 - low)).square().clamp_max(0.5)
+    flips = uniform_like(h, generator) < chance
+
+    return torch.where(flips, 1.0 + low - h, h)
 
 
 #: For each kind of discrete unit, the lower end of its mean's range and the activation with it.
@@ -502,12 +540,8 @@ class Discrete(Law):
         draw = self.stochastic and generator is not None
         return self._values(mean, draw, generator)
 
-    def disturbed(self, h: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
-        """Each unit takes its other value with probability width^2 / range^2, 1/2 at most."""
-        chance = (width / (1.0 - self.low)).square().clamp_max(0.5)
-        flips = uniform_like(h, generator) < chance
-
-        return torch.where(flips, 1.0 + self.low - h, h)
+    def _disturbed(self, h: Tensor, width: Tensor, generator: Generator | None) -> Tensor:
+        return flipped(h, self.low, width, generator)
 
     def _values(self, mean: Tensor, draw: bool, generator: Generator | None) -> Tensor:
         """Values of the units: drawn, or the more probable ones."""
@@ -692,9 +726,11 @@ class Laws(Law):
     def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
         return torch.cat([law.near(m, w, generator) for law, m, w in self.parts(mean, width)], -1)
 
-    def disturbed(self, h: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
+    def disturbed(
+        self, h: Tensor, width: Tensor, scale: float, generator: Generator | None = None
+    ) -> Tensor:
         parts = self.parts(h, width)
-        return torch.cat([law.disturbed(a, w, generator) for law, a, w in parts], -1)
+        return torch.cat([law.disturbed(a, w, scale, generator) for law, a, w in parts], -1)
 
     def pool_log_prob(
         self, h: Tensor, seen: Tensor, pool: Tensor, noise: Tensor | float

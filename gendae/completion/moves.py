@@ -81,7 +81,9 @@ def noisy_around(
     top = noise.climb(pairs, h, ROUND * temperature, generator)
     if use_prior:
         top = whole(stack.prior).reconstruct(top)
-    mean = stack.down(top, stop=level)[0]
+
+    draws = generator if temperature > 0.0 else None
+    mean = stack.down(top, stop=level, generator=draws)[0]
 
     return draw_near(stack, level, mean, temperature, generator)
 
@@ -90,7 +92,7 @@ def draw_near(
     stack: Stack, level: int, mean: Tensor, temperature: float, generator: Generator | None
 ) -> Tensor:
     """A draw from P(h_level | h_L) around its mean, in the range of each modality's values."""
-    noise = stack.loop_noise(level)
+    noise = spared(stack, level, stack.loop_noise(level))
     h = noise.draw(stack.law(level), mean, temperature, generator)
     if level > 0 or not isinstance(stack, JointStack):
         return h
@@ -100,7 +102,7 @@ def draw_near(
 
 
 def spared(stack: Stack, level: int, noise: LoopNoise) -> LoopNoise:
-    """The noise of a round without that of slices which are drawn anyway."""
+    """The noise of a round without that of slices which `draw` draws."""
     laws = laws_of(stack, level)
     if laws is None or not laws.drawn:
         return noise
@@ -108,7 +110,8 @@ def spared(stack: Stack, level: int, noise: LoopNoise) -> LoopNoise:
     keep = []
     for law, part in laws.parts(noise.entering):
         keep.append(torch.full_like(part, float(not law.drawn)))
-    return noise._replace(entering=noise.entering * torch.cat(keep))
+    kept = torch.cat(keep)
+    return noise._replace(entering=noise.entering * kept, rest=noise.rest * kept)
 
 
 def deviation(stack: Stack, level: int) -> float:

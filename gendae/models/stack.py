@@ -151,16 +151,23 @@ class Stack(checks.TakesArrays, nn.Module):
 
         return tuple(path)
 
-    def down(self, h: Tensor, start: int | None = None, stop: int = 0) -> tuple[Tensor, ...]:
+    def down(
+        self,
+        h: Tensor,
+        start: int | None = None,
+        stop: int = 0,
+        generator: Generator | None = None,
+    ) -> tuple[Tensor, ...]:
         """h_stop .. h_start, decoded from h_start without noise; without checks, for the hot path.
 
         Args:
             h: h_start, (batch, sizes[start]).
             start, stop: the levels between which h descends; from the top if `start` is None.
+            generator: draws stochastic units; None for their more probable values.
         """
         path = [h]
         for pair in reversed(self.pairs[stop:start]):
-            path.append(pair.decode(path[-1]))
+            path.append(pair.decode(path[-1], generator))
 
         return tuple(reversed(path))
 

@@ -48,11 +48,11 @@ class LoopNoise(NamedTuple):
 
         Units that are drawn are drawn once, whatever the scale.
         """
-        h = pairs[0].observation.disturbed(h, scale * self.entering, generator)
+        h = pairs[0].observation.disturbed(h, self.entering, scale, generator)
 
         for pair, width in zip(pairs, self.passing, strict=True):
             h = pair.encode(h, generator)
-            h = pair.recognition.disturbed(h, scale * width, generator)
+            h = pair.recognition.disturbed(h, width, scale, generator)
 
         return h
 

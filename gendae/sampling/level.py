@@ -130,10 +130,10 @@ class LevelSampler(Sampler):
 
         scale = math.sqrt(1.0 + residual**2)
         top = noise.climb(list(stack.pairs[level:]), h, scale, generator)
-        mean = stack.down(top, stop=level)[0]
         if not draws:
-            return mean
+            return stack.down(top, stop=level)[0]
 
+        mean = stack.down(top, stop=level, generator=generator)[0]
         return noise.draw(stack.law(level), mean, residual, generator)
 
     def _encode_to_top(self, top: Pair, h: Tensor, generator: Generator | None) -> Tensor:

@@ -9,7 +9,7 @@ from gendae import load, save
 from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.corruption import FlipNoise, GaussianNoise
-from gendae.laws import Bernoulli
+from gendae.laws import Bernoulli, Discrete
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
@@ -296,6 +296,53 @@ def test_the_joint_rule_s_codes_hold_the_noise_of_x_too():
     assert torch.allclose(stack.loop_noise(1).entering, expected.detach(), rtol=0.2)
 
 
+class Posterior(torch.nn.Module):
+    """E[x given x~] of bits that are copies of one another but for flips, x~ with more flips."""
+
+    in_features = out_features = 6
+    activation = "sigmoid"
+    OWN, NOISE = 0.2, 0.1  # chances of a flip
+
+    def __init__(self):
+        super().__init__()
+        values = torch.tensor([0.0, 1.0])
+        self.x = torch.cartesian_prod(*[values] * 6).double()
+        ones = self.x.sum(1)
+        chances = [(p**ones * (1 - p) ** (6 - ones)) for p in (self.OWN, 1 - self.OWN)]
+        self.p = 0.5 * sum(chances)
+
+    def forward(self, noisy):
+        flips = torch.cdist(noisy, self.x, p=1)
+        weights = self.p * self.NOISE**flips * (1 - self.NOISE) ** (6 - flips)
+        return weights @ self.x / weights.sum(1, keepdim=True)
+
+    def correlation(self, x):
+        return (torch.corrcoef(x.T).sum().item() - 6) / 30
+
+
+@pytest.mark.parametrize("law", [Discrete("binary", True), Bernoulli(True)], ids=repr)
+@pytest.mark.parametrize("kind", ["sampler", "completer"])
+def test_bits_are_drawn_after_each_round(law, kind):
+    """Noise of training once, then a draw: up to O(flips^2) the chain has the law of the data."""
+    posterior = Posterior()
+    stack = Stack(Pair(linear(torch.eye(6, dtype=torch.float64)), posterior, law)).double()
+    index = torch.multinomial(posterior.p, 20_000, replacement=True, generator=seeded(0))
+    data = posterior.x[index]
+    stack.fit_residuals(data, [FlipNoise(Posterior.NOISE, "binary"), None])
+
+    x = data[:4000]
+    if kind == "sampler":
+        for seed in range(40):
+            x, _ = LevelSampler(0).step(stack, (x, x), seeded(seed))
+    else:
+        seen = torch.zeros(6, dtype=torch.bool)
+        chain = Completer.mcmc(40, level=0, begin="noise")
+        x = chain(stack, x, seen, generator=seeded(0)).h
+
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert posterior.correlation(x) == pytest.approx(posterior.correlation(data), abs=0.08)
+
+
 def test_the_junction_does_not_see_the_noise_inside_a_modality():
     members = {
         "a": Modality(
@@ -349,7 +396,10 @@ def test_grey_values_spread_by_a_share_of_what_their_mean_allows(width):
 
     law = Bernoulli()
     assert torch.allclose(law.width_of(width**2 * most, mean), torch.full((5,), width).double())
-    assert torch.equal(Bernoulli(True).near(mean, torch.ones(5).double()), mean)
+    drawn = Bernoulli(True).near(mean, torch.ones(5).double(), seeded(0))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert torch.allclose(drawn.mean(0), mean[0], atol=0.01)
+    assert torch.equal(Bernoulli(True).near(mean, torch.zeros(5).double()), mean)
 
 
 def test_the_last_round_s_temperature_decides_whether_x_is_drawn():
