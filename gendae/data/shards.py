@@ -204,7 +204,7 @@ class Rows:
         parts = {"lengths": torch.tensor([len(array) for array in self.arrays])}
         for number, array in enumerate(self.arrays):
             places = np.linspace(0, len(array) - 1, min(len(array), COMPARED)).astype(int)
-            parts[str(number)] = torch.from_numpy(np.asarray(array[places], np.float32))
+            parts[str(number)] = torch.from_numpy(np.asarray(array.rows(places), np.float32))
 
         return parts
 

@@ -41,6 +41,9 @@ class Loop(nn.Module):
     #: Rate of the encoders as a share of `Rates.f`.
     pace: float = 1.0
 
+    def __init__(self) -> None:  # its signature, not Module's, says which arguments there are
+        super().__init__()
+
     def prepare(self, stack: Stack, corruption: Sequence[Corruption] | None = None) -> None:
         """Make what learns beside the stack, and check that the stack can be trained so.
 

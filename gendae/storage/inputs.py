@@ -6,6 +6,7 @@ no end. Within `kept_inputs`, as every command is, what was asked for is remembe
 """
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def kept_inputs() -> Iterator[None]:
         ...     _ = regular_file(file)
         ...     write_whole(f"{folder}/../{Path(folder).name}/x.npy", b"results")
         Traceback (most recent call last):
-        ValueError: ...x.npy is a file that this command reads; name another ...
+        ValueError: ...x.npy is a file that this command reads, as ...x.npy; name another
     """
     global _kept
     outer = _kept
@@ -69,6 +70,8 @@ def regular_file(path: str | Path) -> Path:
             what = "a link to a file that does not exist"
         raise FileNotFoundError(f"{path}: {what}") from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(f"{path}: a loop of links") from None
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
     if stat.S_ISDIR(status.st_mode):

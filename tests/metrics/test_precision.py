@@ -103,7 +103,6 @@ def test_losses_under_bfloat16_autocast_are_near_those_in_single_precision(case)
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
 def test_half_precision_is_refused_with_what_is_accepted(precision):
     rule = RULES["VariationalEMRule"]()
-    rule._trainer = type("T", (), {"precision": precision})()
     message = f"precision='{precision}' is not supported; accepted: 32-true, 64-true, bf16-mixed"
     with pytest.raises(ValueError, match=message):
-        rule.on_fit_start()
+        trainer(precision=precision).fit(rule, Digits())
