@@ -75,6 +75,11 @@ class Law(checks.TakesArrays, nn.Module):
         """Whether the law has parameters."""
         return next(self.parameters(), None) is not None
 
+    @property
+    def follows_input(self) -> bool:
+        """Whether its width depends on the layer's input."""
+        return any(getattr(law, "given", None) is not None for law in self.modules())
+
     def blocks(self, features: int) -> list[tuple["Law", int]]:
         """The laws of a layer's units, and of how many units each is: one, but for `Laws`."""
         return [(self, features)]

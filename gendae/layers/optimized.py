@@ -113,7 +113,7 @@ def _evaluate(pair: Pair, x: Tensor, h: Tensor, sparsity: float) -> tuple[Tensor
     """Cost of each example, the objective's negative, (batch, 1); gradient of its smooth part."""
     leaf = h.detach().requires_grad_()
     with torch.enable_grad():
-        energy = pair.observation.energy(x, pair.g(leaf))
+        energy = pair.observation.energy(x, pair.g(leaf), leaf)
         (gradient,) = torch.autograd.grad(energy.sum(), leaf)
 
     cost = energy.detach() + sparsity * h.abs().sum(-1)

@@ -26,7 +26,7 @@ from gendae.priors.base import Prior
 from gendae.registry import built, register
 from gendae.rules.chain import Chain, Corrupt, State
 from gendae.rules.feedback import Feedback, LocalDifference
-from gendae.rules.loops import Loop, PairLoops
+from gendae.rules.loops import Loop, PairLoops, need_fixed_widths
 from gendae.rules.moment import Moment
 from gendae.rules.targets import missed
 
@@ -92,15 +92,12 @@ def need_codes_of_encoders(level: int, pair: Pair, accepted: str) -> None:
         )
 
 
-def need_fixed_widths(level: int, pair: Pair, lowest: bool, accepted: str) -> None:
-    """Raise a ValueError for laws of codes with parameters, which no displacement teaches.
-
-    The lowest pair's observation learns by the energy of what the loop is to give.
-    """
-    if pair.recognition.learnable or (pair.observation.learnable and not lowest):
+def need_widths_of_no_input(pair: Pair) -> None:
+    """Raise a ValueError where the width of x depends on h_1, from which no link ever has it."""
+    if pair.observation.follows_input:
         raise ValueError(
-            f"pair {level} has a law of codes that is to be learned, which the targets of "
-            f"outputs do not do; accepted: {accepted}"
+            "observation of pair 1: its width depends on h_1, which the differences do not know; "
+            "accepted: a law without `given`, or KLRule"
         )
 
 
@@ -205,6 +202,7 @@ class DifferenceLoop(Loop):
         for level, pair in enumerate(stack.pairs, 1):
             need_codes_of_encoders(level, pair, "loop=ShortAndLongLoops()")
             need_fixed_widths(level, pair, level == 1, accepted)
+        need_widths_of_no_input(stack.pairs[0])
 
         self.noise_is_own = corruption is None
         self.feedback.prepare(self.chain(stack), stack)

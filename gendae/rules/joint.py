@@ -18,13 +18,9 @@ from gendae.registry import build, built, describe, register
 from gendae.rules import missing
 from gendae.rules.base import Rule, own_penalty
 from gendae.rules.chain import Chain, State
-from gendae.rules.differences import (
-    around,
-    losses_of,
-    need_codes_of_encoders,
-    need_fixed_widths,
-)
+from gendae.rules.differences import around, losses_of, need_codes_of_encoders
 from gendae.rules.feedback import Feedback, LocalDifference, Partners
+from gendae.rules.loops import need_fixed_widths
 from gendae.rules.missing import Hiding, Inferring, by_name
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
@@ -193,7 +189,7 @@ class JointTargetPropRule(Rule):
         self.difference = bool(difference)
         self.reach = checks.one_of("reach", reach, REACHES)
 
-        self._check_top()
+        self._check_pairs()
         self.feedback = self._feedback(feedback)
         if self.deep_top:
             self.feedback.prepare(self.chain, stack)
@@ -239,8 +235,13 @@ class JointTargetPropRule(Rule):
 
         return feedback
 
-    def _check_top(self) -> None:
-        """Raise a ValueError for pairs of the top that the rule cannot train."""
+    def _check_pairs(self) -> None:
+        """Raise a ValueError for pairs that the rule cannot train."""
+        accepted = "Gaussian() there, or weights.recirculation > 0"
+        for level, pair in enumerate(self.stack.pairs[: self.stack.level], 1):
+            if self.weights.recirculation == 0:
+                need_fixed_widths(level, pair, True, accepted)
+
         junction = self.stack.level + 1
         for level, pair in enumerate(self.stack.pairs[self.stack.level :], junction):
             need_codes_of_encoders(level, pair, "a Pair there")

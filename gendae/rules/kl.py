@@ -276,7 +276,7 @@ class KLRule(Rule):
             h = self.cut(send(pair.observation, pair.g(h)))
 
         last = self.stack.pairs[stop]
-        return last.observation.energy(target, last.g(h)).mean()
+        return last.observation.energy(target, last.g(h), h).mean()
 
     def _clean(self, level: int, means: list[Tensor]) -> Tensor:
         """The noise-free value of h~_l, a constant."""
@@ -296,10 +296,11 @@ class KLRule(Rule):
         for level in range(self.stack.depth - 1, 0, -1):
             pair = self.stack.pairs[level]
             with torch.no_grad():
-                mean = pair.g(h_hat)
+                above = h_hat
+                mean = pair.g(above)
                 h_hat = pair.observation.transmit(mean)
 
-            energy = pair.observation.energy(h[level], mean).mean()
+            energy = pair.observation.energy(h[level], mean, above).mean()
             losses[f"prior_{level}"] = self.alpha * energy
 
         return losses

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, RelativeNoise
+from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import built, register
@@ -86,6 +87,18 @@ class Loop(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
 
+def need_fixed_widths(level: int, pair: Pair, lowest: bool, accepted: str) -> None:
+    """Raise a ValueError for laws of codes with parameters, which targets of outputs do not teach.
+
+    The lowest pair's observation learns by the energy of what a rule is to give.
+    """
+    if pair.recognition.learnable or (pair.observation.learnable and not lowest):
+        raise ValueError(
+            f"pair {level} has a law of codes that is to be learned, which the targets of "
+            f"outputs do not do; accepted: {accepted}"
+        )
+
+
 @register
 class PairLoops(Loop):
     """Each pair is a denoising auto-encoder of its own: no gradient from one pair to another.
@@ -103,6 +116,10 @@ class PairLoops(Loop):
         ['pair_1', 'pair_2']
     """
 
+    def prepare(self, stack: Stack, corruption: Sequence[Corruption] | None = None) -> None:
+        for level, pair in enumerate(stack.pairs, 1):
+            need_fixed_widths(level, pair, True, "Gaussian() there, KLRule, or VariationalEMRule")
+
     def losses(
         self, stack: Stack, x: Tensor, corrupt: Corrupt, moment: Moment
     ) -> dict[str, Tensor]:
@@ -113,7 +130,7 @@ class PairLoops(Loop):
             sent = send(pair.recognition, code, moment.draws)
             noisy = sent + (corrupt(level, sent.detach(), moment) - sent.detach())
 
-            losses[f"pair_{level}"] = pair.observation.energy(below, pair.g(noisy)).mean()
+            losses[f"pair_{level}"] = pair.observation.energy(below, pair.g(noisy), noisy).mean()
             with torch.no_grad():
                 below = pair.encode(below, moment.draws)
 
@@ -276,6 +293,7 @@ class ShortAndLongLoops(Loop):
         encoded = self._encoder_inputs(stack, level, below, g["short"], corrupt, moment)
         f = together(pair.f, encoded)
 
+        of_decoder = {"short": 1.0, "long": self.weights.long}
         targets = {"short": above, "target": h_hat[level], "denoise": above}
         weights = {
             "short": self.weights.recirculation,
@@ -283,13 +301,13 @@ class ShortAndLongLoops(Loop):
             "denoise": self.weights.denoise,
         }
 
-        terms = {f"short_g_{level}": pair.observation.energy(below, g["short"]).mean()}
+        terms = {}
+        for name, mean in g.items():
+            energy = pair.observation.energy(below, mean, decoded[name]).mean()
+            terms[f"{name}_g_{level}"] = of_decoder[name] * energy
         for name, mean in f.items():
-            energy = pair.recognition.energy(targets[name], mean).mean()
+            energy = pair.recognition.energy(targets[name], mean, encoded[name]).mean()
             terms[f"{name}_f_{level}"] = weights[name] * energy
-        if "long" in g:
-            energy = pair.observation.energy(below, g["long"]).mean()
-            terms[f"long_g_{level}"] = self.weights.long * energy
 
         return terms
 
@@ -322,12 +340,12 @@ class ShortAndLongLoops(Loop):
 
         terms = {}
         for level, pair in enumerate(stack.pairs, 1):
-            g = pair.g(corrupt(level, h[level], moment))
-            energy_g = pair.observation.energy(h[level - 1], g).mean()
+            noisy = corrupt(level, h[level], moment)
+            energy_g = pair.observation.energy(h[level - 1], pair.g(noisy), noisy).mean()
             terms[f"model_g_{level}"] = self.weights.model * energy_g
 
-            f = pair.f(h[level - 1])
-            energy_f = pair.recognition.energy(h[level], f).mean()
+            below = h[level - 1]
+            energy_f = pair.recognition.energy(h[level], pair.f(below), below).mean()
             terms[f"model_f_{level}"] = self.weights.model * energy_f
 
         return terms

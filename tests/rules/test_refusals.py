@@ -22,6 +22,7 @@ from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction
 from gendae.models.settings import Settings
+from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import build
@@ -34,7 +35,7 @@ from gendae.rules.differences import DifferenceLoop
 from gendae.rules.feedback import Exact, Feedback, LocalDifference, Partners
 from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.kl import KLRule
-from gendae.rules.loops import LoopWeights, ShortAndLongLoops
+from gendae.rules.loops import LoopWeights, PairLoops, ShortAndLongLoops
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
@@ -289,6 +290,33 @@ OF_TOPS = [
     ((None, Pair(*UPPER, LearnedGaussian(5))), f"pair 4 {LEARNED}"),
     ((None, OptimizingPair(*UPPER)), "pair 4 is a OptimizingPair"),
 ]
+
+
+def with_learned_codes():
+    stack = stack_of()
+    for modality in stack.modalities.values():
+        for pair in modality.pairs:
+            pair.recognition = LearnedGaussian(pair.f.out_features)
+
+    junction = Junction(stack.top[0].f, stack.top[0].g)
+    return JointStack(stack.modalities, [junction]).double()
+
+
+def learned_code():
+    return Stack(Pair(Affine(5, 4), Affine(4, 5), recognition=LearnedGaussian(4)))
+
+
+def width_of_x():
+    return Stack(Pair(Affine(5, 4), Affine(4, 5), LearnedGaussian(5, given=4)))
+
+
+#: Laws with parameters that no term of the losses would teach.
+OF_LAWS = [
+    (lambda: TargetPropRule(learned_code(), PairLoops()), f"pair 1 {LEARNED}"),
+    (lambda: TargetPropRule(learned_code()), f"pair 1 {LEARNED}"),
+    (lambda: TargetPropRule(width_of_x()), "observation of pair 1: its width depends on h_1"),
+    (lambda: JointTargetPropRule(with_learned_codes()), f"pair 1 {LEARNED}"),
+]
 OF_JOINT_STACKS = [
     (lambda: JointTargetPropRule(deep_autoencoder([6, 4])), f"stack=Stack: {SEVERAL}"),
     (lambda: JointTargetPropRule(joint_autoencoder(ALONE, [4])), f"stack=JointStack: {SEVERAL}"),
@@ -471,6 +499,7 @@ CASES = [
     ),
     *((partial(joint_of, options), words) for options, words in OF_JOINT),
     *OF_JOINT_STACKS,
+    *OF_LAWS,
     *(row for rule in SUPERVISED for row in of_supervised(rule)),
     *(row for rule in (FeedbackAlignmentRule, *TWO_PHASES) for row in of_affine(rule)),
     *(row for rule in TWO_PHASES for row in of_two_phases(rule)),

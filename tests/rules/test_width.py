@@ -14,7 +14,7 @@ from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.kl import KLRule
-from gendae.rules.loops import ShortAndLongLoops
+from gendae.rules.loops import PairLoops, ShortAndLongLoops
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from tests.conftest import at
@@ -83,6 +83,17 @@ def test_the_fitted_width_is_that_of_the_data(make, per):
 
     expected = SIGMA if per == "unit" else SIGMA.square().mean().sqrt().reshape(1)
     assert torch.allclose(log_sigma.exp(), expected, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    "make", [*RULES.values(), partial(TargetPropRule, loop=PairLoops())], ids=[*RULES, "PairLoops"]
+)
+def test_a_width_of_x_that_depends_on_the_code_learns(make):
+    stack, x = exact_stack(given=2)
+    rule = make(stack)
+    sum(rule.losses((x[:50],), at()).values()).backward()
+
+    assert all(p.grad is not None for p in stack.pairs[0].observation.parameters())
 
 
 ALGORITHM_2 = partial(TargetPropRule, loop=ShortAndLongLoops())
