@@ -1,5 +1,7 @@
 """Algorithm 1 of 2014: closed forms, names of terms, and how far gradients travel."""
 
+import math
+
 import pytest
 import torch
 
@@ -73,6 +75,32 @@ def test_terms_are_named_by_name_and_layer():
 
     alone = set(KLRule(stack, intermediate=False).losses((x,)))
     assert alone == {"reconstruction_3", "entropy_3", "prior_3"}
+
+
+@pytest.mark.parametrize("below", [0.0, 0.4])
+def test_entropies_of_the_listing_bound_those_of_equation_7(below):
+    """Linear and Gaussian: Q(h_2 | x) has the covariance W W' sigma_1^2 + sigma_2^2 I.
+
+    Its entropy, of Eq. 7, is that of Q(h_2 | h~_1) or more, and equal without noise on h_1.
+    """
+    torch.manual_seed(0)
+    stack = deep_autoencoder([5, 4, 3], ["linear", "linear"], noise=0.7).double()
+    for pair, sigma in zip(stack.pairs, (below, 0.7), strict=True):
+        pair.recognition.log_sigma.data.fill_(math.log(max(sigma, 1e-300)))
+        pair.recognition.BOUNDS = (-torch.inf, 3.0)
+
+    x = torch.randn(6, 5, dtype=torch.float64)
+    rule = KLRule(stack, alpha=1.0, training_prior=GaussianPrior("identity", 1.0))
+    listed = -rule.losses((x,), at(0))["entropy_2"].item()
+
+    w = stack.pairs[1].f.weight.detach()
+    covariance = below**2 * w @ w.T + 0.7**2 * torch.eye(3, dtype=torch.float64)
+    of_equation_7 = 0.5 * torch.logdet(2.0 * math.pi * math.e * covariance).item()
+
+    if below == 0.0:
+        assert of_equation_7 == pytest.approx(listed, rel=1e-12)
+    else:
+        assert of_equation_7 > listed + 0.01
 
 
 def test_alpha_weighs_entropy_and_prior_not_reconstruction():
