@@ -5,7 +5,9 @@ from typing import Any
 
 from gendae import checks
 from gendae.commands.common import Table, data_of, load_generative
+from gendae.commands.sections import adjusted
 from gendae.metrics.report import NEIGHBOURS, evaluation
+from gendae.sampling.samplers import Sampler, sampler_named
 from gendae.storage.atomic import write_json
 
 
@@ -18,6 +20,8 @@ def evaluate(
     json: str | None = None,
     device: str = "cpu",
     sigma_x: float | None = None,
+    sampler: str | None = None,
+    **options: str,
 ) -> Table:
     """Parzen score, sample quality and a bound on log p(x), beside real images.
 
@@ -32,13 +36,18 @@ def evaluate(
         json: FILE.json that the result is written to as well.
         device: cpu, cuda, cuda:0, mps.
         sigma_x: standard deviation of p(x | h) in the bound; by default the model's own law.
+        sampler: of the model's samples: generate, ancestral, chain, joint or level; by default
+            the model's own.
+        options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20, which
+            --sampler.help lists.
     """
     checks.whole("--n", n, 1)
     if sigma_x is not None:
         checks.at_least("--sigma-x", sigma_x, 0.0, strict=True)
 
     stack = load_generative(model, device)
-    result = evaluation(stack, data_of(stack, data, root), n, seed, sigma_x)
+    chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
+    result = evaluation(stack, data_of(stack, data, root), n, seed, sigma_x, chosen)
     if json:
         write_json(Path(json), result)
     return evaluation_table(result)

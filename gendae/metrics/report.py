@@ -9,7 +9,7 @@ from gendae.data.images import MNIST
 from gendae.metrics import bounds, parzen, quality, traces
 from gendae.metrics.features import load_feature_classifier
 from gendae.models.stack import Stack
-from gendae.sampling.samplers import AncestralSampler, generate
+from gendae.sampling.samplers import AncestralSampler, Sampler, generate
 
 #: Test images and importance samples of the bound: 20 s on one core for the paper's stack.
 BOUND_IMAGES = 1000
@@ -50,7 +50,12 @@ def feature_network(data: Data) -> tuple[nn.Module, str]:
 
 
 def evaluation(
-    stack: Stack, data: Data, n: int, seed: int = 0, sigma_x: float | None = None
+    stack: Stack,
+    data: Data,
+    n: int,
+    seed: int = 0,
+    sigma_x: float | None = None,
+    sampler: Sampler | None = None,
 ) -> dict[str, Any]:
     """All scores of a model: of its samples, its density and its reconstructions.
 
@@ -63,7 +68,7 @@ def evaluation(
     valid = data.split("valid").x.to(stack.device)
     test = data.split("test").x.to(stack.device)
 
-    samples = {"model": generate(stack, n, seed=seed).to(stack.device)}
+    samples = {"model": generate(stack, n, sampler, seed).to(stack.device)}
     if stack.prior.analytic:
         samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
     centroids = parzen.kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)

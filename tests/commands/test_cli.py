@@ -226,6 +226,11 @@ def test_evaluate_prints_a_table_and_writes_json(
         assert name in printed
         assert name in result["parzen"]
 
+    ancestral = ["--sampler", "ancestral", "--json", "a.json"]
+    assert gendae("evaluate", model, "--n", 100, *ancestral, *data) == 0
+    rows = json.loads(Path("a.json").read_text())["parzen"]
+    assert rows["model"] == rows["ancestral"] != result["parzen"]["model"]
+
 
 def bad_files(folder, model):
     """The files that the commands below name."""
