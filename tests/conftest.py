@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes test at once; theirs, too
+
 import pytest
 import torch
 

@@ -49,8 +49,8 @@ def read_image(path: Path) -> np.ndarray:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "red.png"
         ...     Image.new("RGB", (2, 1), "red").save(file)
-        ...     read_image(file).round(2).tolist()
-        [[0.3, 0.3]]
+        ...     (255 * read_image(file)).round().tolist()
+        [[76.0, 76.0]]
     """
     import PIL.Image
     from PIL import ImageOps
