@@ -108,7 +108,13 @@ ORDER = [*RULES, *KL_RULES]
 KINDS = ("tune", "table", "units")
 
 #: Rules of the stacks of discrete units.
-OF_UNITS = ("frozen, loop", "frozen, back-propagation", "learned, tracking", "back-propagation")
+OF_UNITS = (
+    "frozen, loop",
+    "frozen, back-propagation",
+    "frozen after the start",
+    "learned, tracking",
+    "back-propagation",
+)
 
 
 class FreezeEncoders(Callback):
