@@ -125,8 +125,26 @@ def _sample_given(
     values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
     completer = chosen_completer(stack, "mcmc", options)
     samples = modalities.complete(stack, values, completer=completer, seed=seed)
+    samples = with_means(stack, samples, values)
 
     return [f"{n} samples given {', '.join(given)}: {written(samples, out)}", settled(samples)]
+
+
+def with_means(
+    stack: JointStack, samples: modalities.Values, given: Mapping[str, Tensor]
+) -> modalities.Values:
+    """The samples, with means of P(x | h) where x was not given, as other samplers give them.
+
+    Chains that clamped x itself have no code to decode, and stay as they are.
+    """
+    codes = samples.completion.h
+    if codes.shape[1] != stack.sizes[stack.level]:
+        return samples
+
+    x = stack.x_of(codes.to(stack.device)).detach().cpu()
+    means = stack.separate(x)
+    missing = {name: value for name, value in means.items() if name not in given}
+    return samples._replace(values=samples.values | missing)
 
 
 def _sample_all(stack: JointStack, n: int, sampler: Sampler, seed: int, out: Path) -> list[str]:

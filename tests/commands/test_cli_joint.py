@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from gendae import joint_autoencoder, load, save
+from gendae.completion.completer import Completer
 from gendae.completion.inpainting import named_mask
 from gendae.completion.modalities import complete
 from gendae.data.images import Digits
@@ -88,6 +89,14 @@ def test_samples_given_a_label(model, own, capsys):
     assert torch.equal(a["image"], b["image"])
     assert not torch.equal(a["image"], c["image"])
     assert a["converged"].shape == a["residual"].shape == (10,)
+
+    joint = load(model)  # images are means, as those of other samplers
+    chain = Completer.mcmc(5, begin="prior")
+    codes = complete(
+        joint, {"label": torch.tensor([3] * 10)}, completer=chain, seed=0
+    ).completion.h
+    expected = joint.separate(joint.x_of(codes).detach())["image"]
+    assert torch.allclose(a["image"], expected, atol=1e-6)
 
 
 def test_samples_given_an_image_are_of_the_other_modality(model, own):
