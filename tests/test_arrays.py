@@ -14,6 +14,7 @@ from gendae import checks, plots
 from gendae.rules.ledger import TrainingDiverged
 from tests import roles
 from tests.roles import CLASSES, ROWS, WIDTH, rows
+from tests.rules.test_base import trainer
 
 # -- arrays where tensors are -----------------------------------------------------------------
 
@@ -206,19 +207,10 @@ def pairs(x, labelled):
 
 def fitted(rule, data, **options):
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    options = {
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "accelerator": "cpu",
-        **options,
-    }
-    trainer = Trainer(**options)
-    trainer.fit(rule, data)
+    ran = trainer(num_sanity_val_steps=2, **options)
+    ran.fit(rule, data)
 
-    return trainer
+    return ran
 
 
 def refused(member, kind):

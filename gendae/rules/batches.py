@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gendae import checks
 from gendae.layers.optimized import code_range
 from gendae.models.joint import JointStack
 from gendae.rules.processes import first_said, like_parameters
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 #: How far x may leave the range of g_1, as a share of it: resized images overshoot a little.
 OVERSHOOT = 0.1
-#: A largest value above this, and up to 255, is that of levels of grey.
-GREY = 127
 #: Most training examples in which a cause is looked for.
 SEARCHED = 200_000
 
@@ -66,7 +65,7 @@ def _out_of_range(rule: "Shell", x: Tensor) -> str | None:
     low = float(x.min())
     high = float(x.max())
     told = f"holds values from {low:g} to {high:g}"
-    if 0.0 <= low and GREY < high <= 255.0:
+    if 0.0 <= low and checks.SEVEN_BITS < high <= 255.0:
         return f"{told}, as images of 0..255 do: divide by 255, or bring it to numbers around 1"
 
     least, most = range_of_x(rule)

@@ -181,12 +181,14 @@ class DifferenceLoop(Loop):
         if feedback is None:
             feedback = LocalDifference()
         self.feedback: Feedback = built("feedback", feedback, Feedback)
+
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.kl = checks.at_least("kl", kl, 0.0)
         self.pull = checks.one_of("pull", pull, PULLS)
+        self.noise_is_own = True
+
         self.start = checks.whole("start", start, 0)
         self.align = checks.whole("align", align, 0)
-        self.noise_is_own = True
         if self.align > 0 and not self.feedback.learns:
             raise ValueError(
                 f"align={align}: feedback={type(self.feedback).__name__} does not learn, so that "
