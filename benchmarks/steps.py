@@ -25,6 +25,9 @@ from gendae.training.graphs import CompiledLoop, StaticUpdate
 
 SIZES = (784, 1000, 100)
 CLASSES = 10
+#: Of the step: beyond the starts of training, and one in which feedback learns where it does so
+#: every tenth time.
+UPDATE = 10_000
 
 
 def generative(noise=None, **kwargs):
@@ -66,7 +69,7 @@ def step_of(name, device="cpu", compile=False, rows=100):
     """
     torch.manual_seed(0)
     rule = RULES[name]().to(device)
-    moment = Moment(generator=torch.Generator(device).manual_seed(0))
+    moment = Moment(generator=torch.Generator(device).manual_seed(0), update=UPDATE)
     optimizer = rule.configure_optimizers()
     batch = batch_for(name, device, rows)
     rule.manual_backward = lambda loss: loss.backward()
@@ -95,7 +98,7 @@ def batch_for(name, device, rows):
     return values, observed
 
 
-def measured(name, repeats, device, compile, rows):
+def measured(name, repeats, device="cpu", compile=False, rows=100):
     _, step, optimizer = step_of(name, device, rows=rows)
     step()
     floor = Floor(step, optimizer)
