@@ -18,7 +18,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
+#: Among them products with weights that are packed once, which take other products' place on AMD
+#: processors: see gendae/layers/onednn.py.
+PACKED = torch.ops.mkldnn._linear_pointwise.default
 PRODUCTS = {
+    PACKED,
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
@@ -67,7 +71,7 @@ class Recorded(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _recorded(self, argument):
-        if not torch.is_tensor(argument):
+        if not torch.is_tensor(argument) or argument.layout is not torch.strided:
             return argument
 
         shape = argument.shape
@@ -99,9 +103,9 @@ class MatrixProducts(Recorded):
         total = 0
         for func, args, _ in self.calls:
             a, b = [x for x in args if torch.is_tensor(x)][-2:]
-            if func is aten.linear.default:
+            if func in (aten.linear.default, PACKED):
                 a = args[0]
-                b = args[1].T
+                b = args[1].transpose(0, 1)
 
             columns = b.shape[-1] if b.ndim > 1 else 1
             total += 2 * a.numel() * columns
