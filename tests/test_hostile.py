@@ -20,10 +20,10 @@ from benchmarks.fuzz.oracle import LONGEST, bounded_memory, command
 from benchmarks.fuzz.targets import CONFIGS, checked, fuzz
 from benchmarks.fuzz.values import nested
 from gendae import Arrays, generate, load
-from gendae.data import files
 from gendae.data.files import read_images, read_labels
 from gendae.data.multimodal import read_modality
 from gendae.registry import REGISTRY, build
+from gendae.storage import inputs
 
 
 def refused(path, content, *readers):
@@ -87,7 +87,7 @@ def test_files_that_unpack_to_a_thousand_times_their_size(tmp_path, monkeypatch,
     path.write_bytes(content)
     assert len(read_images(path)[0]) == 1000
 
-    monkeypatch.setattr(files, "FIRST", 2**16)
+    monkeypatch.setattr(inputs, "FIRST", 2**16)
     refused(path, content, read_images)
 
 

@@ -38,6 +38,8 @@ Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
 #: own seeds.
 OWN = ("seed_everything", "ckpt_path", "weights_only")
+#: Largest seed that Lightning takes.
+MOST_SEED = 2**32 - 1
 #: Files of a comparison, beside the configuration of each rule.
 WRITTEN = ("comparison.json", "comparison.md", "curves.png")
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -84,8 +86,10 @@ def compare(
     passed = list(options)
     if (folder / "comparison.json").exists():
         raise ValueError(f"--out {out} holds a comparison already; name another folder")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"--seeds {list(seeds)}: different numbers >= 0 are needed")
+    for seed in seeds:
+        checks.whole("--seeds", seed, 0, MOST_SEED)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {list(seeds)}: different numbers are needed")
     if max_epochs is not None:
         checks.whole("--max-epochs", max_epochs, 1)
         passed += ["--trainer.max_epochs", str(int(max_epochs))]
