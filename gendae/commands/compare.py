@@ -32,7 +32,7 @@ from gendae.rules.supervised import SupervisedRule
 from gendae.storage import inputs
 from gendae.storage.atomic import write_json, write_whole
 from gendae.training import fit
-from gendae.training.mistakes import explained
+from gendae.training.mistakes import explained, read_yaml
 
 Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
@@ -127,11 +127,7 @@ def read_config(path: str | Path) -> Config:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not YAML, or names no rule.
     """
-    try:
-        config = yaml.safe_load(checks.path("--config", path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates
-        raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
-
+    config = read_yaml(path)
     if not _is_training(config):
         raise ValueError(
             f"{path} is not a configuration of a training: model with class_path, and data, are "

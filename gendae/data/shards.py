@@ -275,11 +275,13 @@ class Shards(Images):
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x = Rows(self.files())
+        sample = x.sample()
+        _check_bytes(x, sample)
         y = None
         if self.labels is not None:
             y = read_labels(self.labels, len(x))
             check_pairing(x.paths, self.labels)
-        self.identify(self.path, **x.sample(), y=y)
+        self.identify(self.path, **sample, y=y)
 
         parts = zip(SPLITS, self._parts(len(x)), strict=True)
         splits = {name: _part(x, y, index) for name, index in parts}
@@ -310,6 +312,16 @@ class Shards(Images):
         """At most 20,000 images of a split, in memory; fewer where they are large."""
         rows = self.rows(name)
         return rows[: _bounded(SAMPLE, rows.x.shape[1])]
+
+
+def _check_bytes(x: Rows, sample: dict[str, Tensor]) -> None:
+    """Raise a ValueError for bytes that are 0 and 1 alone, of which 1 is no grey of 0..255."""
+    highest = [int(sample[str(number)].max()) for number in range(len(x.arrays))]
+    if max(highest) == 1 and all(array.dtype == np.uint8 for array in x.arrays):
+        raise ValueError(
+            f"{x.paths[0]} holds bytes, 0..255, and none of those compared is above 1; save 0 and "
+            "1 as floating-point numbers, or multiply by 255"
+        )
 
 
 def _bounded(rows: int, pixels: int) -> int:

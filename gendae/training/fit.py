@@ -33,7 +33,7 @@ from gendae.storage.atomic import remove_stale
 from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
-from gendae.training.mistakes import explained
+from gendae.training.mistakes import check_configurations, explained
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
@@ -137,6 +137,7 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the command line; a mistake in it becomes a ValueError of one line."""
+        check_configurations(args)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
