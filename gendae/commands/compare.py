@@ -86,10 +86,7 @@ def compare(
     passed = list(options)
     if (folder / "comparison.json").exists():
         raise ValueError(f"--out {out} holds a comparison already; name another folder")
-    for seed in seeds:
-        checks.whole("--seeds", seed, 0, MOST_SEED)
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds {list(seeds)}: different numbers are needed")
+    check_seeds(seeds)
     if max_epochs is not None:
         checks.whole("--max-epochs", max_epochs, 1)
         passed += ["--trainer.max_epochs", str(int(max_epochs))]
@@ -118,6 +115,14 @@ def compare(
 
     facts = {"config": str(config), "seeds": list(seeds), "options": passed}
     return report(folder, facts, runs, diverged)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise a ValueError unless all seeds are usable, and different."""
+    for seed in seeds:
+        checks.whole("--seeds", seed, 0, MOST_SEED)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {list(seeds)}: different numbers are needed")
 
 
 def read_config(path: str | Path) -> Config:

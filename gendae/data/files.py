@@ -64,7 +64,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         held = "more" if len(content) > size else f"{len(content)}"
         raise ValueError(f"{path} holds {held} values, but its header promises {shape}")
     if size == 0:  # sides beside the 0 may be of any length
-        return np.empty(0, np.uint8)
+        return np.empty([min(side, 1) for side in shape], np.uint8)
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 

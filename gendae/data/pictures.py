@@ -5,7 +5,7 @@
 | orientation (EXIF) | applied: the image stands as viewers show it |
 | colour, palette | grey by luma: 0.299 R + 0.587 G + 0.114 B (Rec. 601) |
 | 1, 2, 4, 8 bits; 16 bits of grey | black is 0, white is 1 |
-| alpha, transparent entries of a palette | passed over where every pixel is opaque, otherwise refused |
+| alpha, transparent entries of a palette | passed over where every pixel is opaque, or refused |
 | a transparent grey, or colour without palette | refused |
 | more than 64 million pixels, and 250 for each byte of the file | refused |
 | parts of the picture that no bytes stand for | refused |

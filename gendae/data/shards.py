@@ -276,11 +276,11 @@ class Shards(Images):
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x = Rows(self.files())
         sample = x.sample()
-        _check_bytes(x, sample)
         y = None
         if self.labels is not None:
             y = read_labels(self.labels, len(x))
             check_pairing(x.paths, self.labels)
+        _check_bytes(x, sample)
         self.identify(self.path, **sample, y=y)
 
         parts = zip(SPLITS, self._parts(len(x)), strict=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gendae import checks
-from gendae.laws import LOWEST, Discrete, Gaussian, Law
+from gendae.laws import LOWEST, Gaussian, Law
 from gendae.layers.pair import Pair, Pairs
 from gendae.models.settings import Facts, Settings
 from gendae.models.widths import ROUND, LoopNoise, Noise, measure
@@ -34,14 +34,8 @@ def lowest_values(pair: Pair) -> list[float | None]:
         >>> lowest_values(Pair(Affine(3, 2, "tanh"), Affine(2, 3)))
         [-1.0, -1.0]
     """
-    lowest: list[float | None] = []
-    for law, width in pair.recognition.blocks(pair.f.out_features):
-        low = LOWEST.get(pair.f.activation)
-        if isinstance(law, Discrete):
-            low = law.low
-        lowest += [low] * width
-
-    return lowest
+    activations = getattr(pair.f, "of_units", [pair.f.activation] * pair.f.out_features)
+    return [LOWEST.get(activation) for activation in activations]
 
 
 @register

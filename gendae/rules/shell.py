@@ -325,14 +325,15 @@ class Shell(LightningModule):
 
         Args:
             checkpoint_path: a file of this machine.
-            map_location, hparams_file, strict, arguments: see Lightning's method. Where `stack` is
-                among the arguments, that of the file is not built.
+            map_location, hparams_file, strict, arguments: see Lightning's method; objects of
+                registered classes are accepted.
             weights_only: always True, whatever is given: no code of a file runs.
 
         Raises:
             FileNotFoundError: if there is no such file.
             CheckpointError: if it is damaged or foreign, of another rule, or hostile.
-            ValueError: for a URL or an open file, whose seal is not compared.
+            ValueError: for a URL or an open file, whose seal is not compared, and for objects of
+                other classes.
         """
         if not isinstance(checkpoint_path, str | PathLike) or not archive.is_local(
             checkpoint_path
@@ -345,15 +346,15 @@ class Shell(LightningModule):
         path = checks.path("checkpoint_path", checkpoint_path)
         content = archive.WholeFileIO().load_checkpoint(path)
         verify.check_content(path, content)
-        if "stack" not in arguments:
-            model_file.load_ckpt(path, content)
+        model_file.load_ckpt(path, content)
 
+        plain = {name: describe(value) for name, value in arguments.items()}
         owned = io.BytesIO()
         torch.save(content, owned)
         owned.seek(0)
         try:
             return super().load_from_checkpoint(
-                owned, map_location, hparams_file, strict, weights_only=True, **arguments
+                owned, map_location, hparams_file, strict, weights_only=True, **plain
             )
         except CheckpointError as error:  # it names no file
             raise CheckpointError(path, error.reason) from None
