@@ -305,7 +305,7 @@ def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
     high = int(array.max())
     if low < 0 or high > checks.MOST_SEED:
         raise ValueError(
-            f"{path} holds labels from {low} to {high}; class indices are from 0 to 2^63 - 1"
+            f"{path} holds labels from {low} to {high}; class indices are >= 0 and below 2^63"
         )
     return torch.from_numpy(array.astype(np.int64))
 
