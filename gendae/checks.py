@@ -589,11 +589,21 @@ def path(name: str, value: str | Path) -> Path:
     """
     if not str(value).strip():  # Path("") would be the current folder
         raise ValueError(f"{name}={value!r}: the name of a file or folder is needed")
+    if not _nameable(str(value)):
+        raise ValueError(f"{name}={str(value)!r}: no file can have this name")
 
     try:
         return Path(value).expanduser()
     except RuntimeError:  # no such user; or a user without a home, as containers have
         raise ValueError(f"{name}={str(value)!r}: there is no such home folder") from None
+
+
+def _nameable(name: str) -> bool:
+    """Whether the system can be asked for a file of this name."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def text_path(name: str, value: str | Path) -> Path:
@@ -678,4 +688,6 @@ def device(name: str) -> torch.device:
 
     if named.type == "meta":
         raise ValueError(f"device={name!r} holds no numbers; cpu, cuda, cuda:0 or mps is needed")
+    if named.type == "cpu" and named.index:  # torch takes any number for the one that there is
+        raise ValueError(f"device={name!r}: there is one cpu device, cpu")
     return named

@@ -14,9 +14,12 @@ import gendae
 from gendae.commands import fit, parser, places, streams
 from gendae.errors import printable, reason
 from gendae.storage import inputs
+from gendae.training.alone import forget_unreadable
 
-#: Errors other than ValueError and OSError that are no defects.
-EXIT_CODES = {"TrainingDiverged": 1, "MisconfigurationException": 2}
+#: Errors other than ValueError, OSError and MemoryError that are no defects.
+EXIT_CODES = {"TrainingDiverged": 1, "MisconfigurationException": 2, "OutOfMemoryError": 2}
+#: How torch says, in a RuntimeError, that the memory does not suffice.
+NO_MEMORY = "can't allocate memory"
 HELP = ("--help", "-h")
 
 # of malloc.h
@@ -69,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="You have overridden `on_.*_batch_transfer`")
     keep_freed_memory()
+    forget_unreadable()
 
     with streams.usable(), inputs.kept_inputs():
         return outcome(arguments)
@@ -87,7 +91,7 @@ def outcome(arguments: list[str]) -> int:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"gendae: error: {printable(reason(error))}", file=sys.stderr)
+        print(f"gendae: error: {printable(said(error))}", file=sys.stderr)
         return code
 
     return 0
@@ -95,9 +99,16 @@ def outcome(arguments: list[str]) -> int:
 
 def exit_code(error: Exception) -> int | None:
     """What a command ends with after an error; None for a defect of gendae's own."""
-    if isinstance(error, ValueError | OSError):
+    if isinstance(error, ValueError | OSError | MemoryError) or NO_MEMORY in str(error):
         return 2
     return EXIT_CODES.get(type(error).__name__)  # by name, so that nothing heavy is imported
+
+
+def said(error: Exception) -> str:
+    """What an error means, in one line."""
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        return f"the memory does not suffice ({reason(error)})"
+    return reason(error)
 
 
 if __name__ == "__main__":

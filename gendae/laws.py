@@ -530,6 +530,7 @@ def flipped(h: Tensor, low: float, width: Tensor, generator: Generator | None) -
 
 #: For each kind of discrete unit, the lower end of its mean's range and the activation with it.
 UNITS = {"sign": (-1.0, "tanh"), "binary": (0.0, "sigmoid")}
+LOWEST = {activation: low for low, activation in UNITS.values()}
 
 
 @register

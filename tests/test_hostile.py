@@ -20,10 +20,10 @@ from benchmarks.fuzz.oracle import LONGEST, bounded_memory, command
 from benchmarks.fuzz.targets import CONFIGS, checked, fuzz
 from benchmarks.fuzz.values import nested
 from gendae import Arrays, generate, load
-from gendae.data import files
 from gendae.data.files import read_images, read_labels
 from gendae.data.multimodal import read_modality
 from gendae.registry import REGISTRY, build
+from gendae.storage import inputs
 
 
 def refused(path, content, *readers):
@@ -87,7 +87,7 @@ def test_files_that_unpack_to_a_thousand_times_their_size(tmp_path, monkeypatch,
     path.write_bytes(content)
     assert len(read_images(path)[0]) == 1000
 
-    monkeypatch.setattr(files, "FIRST", 2**16)
+    monkeypatch.setattr(inputs, "FIRST", 2**16)
     refused(path, content, read_images)
 
 
@@ -130,6 +130,55 @@ HEADER = npy(np.zeros((2, 2), "f4"))
 )
 def test_a_damaged_file_ended_in_an_error_of_the_library_that_read_it(tmp_path, name, content):
     refused(tmp_path / name, content, *readers_of(name))
+
+
+def stored(*names):
+    """A .npz of members with these names."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, npy(np.zeros((2, 4))))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.npz", stored("x", "x.npy"), "two arrays of one name"),
+        ("x.npz", stored(*(f"a{i}" for i in range(999))), r"a0, a1.* \.\. .*a998"),
+        ("x-ubyte", idx(np.zeros(0), (0, 2**31, 2**31)), "is empty"),
+    ],
+    ids=["twice", "many", "no images"],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_file_is_named_in_a_short_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as error:
+        read_images(tmp_path / name)
+
+    assert name in str(error.value)
+    assert len(str(error.value)) < LONGEST
+
+
+def test_a_file_larger_than_the_memory_is_named(tmp_path):
+    """Sparse files of 10^15 bytes ended in a MemoryError."""
+    for name, start in (("x-ubyte", idx(np.zeros(0), (10**6, 10**6, 10**3))), ("x.ckpt", b"PK")):
+        path = tmp_path / name
+        with open(path, "wb") as file:
+            file.write(start)
+            try:
+                file.truncate(10**15 + len(start))
+            except OSError:
+                pytest.skip("the file system has no sparse files of this size")
+
+        with pytest.raises(ValueError, match=f"{name}.* does not fit into the memory"):
+            load(path) if name == "x.ckpt" else read_images(path)
+
+
+def test_labels_beyond_64_bits_were_negative(tmp_path):
+    np.save(tmp_path / "y.npy", np.array([0, 2**64 - 1], np.uint64))
+    with pytest.raises(ValueError, match="labels from 0 to 18446744073709551615"):
+        read_labels(tmp_path / "y.npy", 2)
 
 
 def test_pickled_objects_were_run(tmp_path):

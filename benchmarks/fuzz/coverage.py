@@ -9,14 +9,21 @@ stops. New inputs of new coverage go to a temporary folder; the corpus stays as 
 """
 
 import argparse
+import functools
+import json
 import logging
+import random
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.fuzz.oracle import TALLY, outcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CORPUS = Path(__file__).parent / "corpus"
 #: Seconds after which an input counts as a hang, and megabytes above which it is a bomb.
@@ -43,16 +50,26 @@ def _npz(path: Path) -> object:
     return x, labels_of(path, len(x), strict=False)
 
 
+@functools.cache
+def _tensors() -> tuple[dict[str, "Tensor"], str]:
+    """Those of a small model, which the corpus describes, and their checksum."""
+    import gendae
+    from gendae.storage.model_file import digest
+
+    stack = gendae.deep_autoencoder([3, 2])
+    tensors = {name: value for name, value in stack.state_dict().items() if value.numel()}
+    return tensors, digest(tensors)
+
+
 def _safetensors(path: Path) -> object:
     """The bytes are the description: around them stands a file whose checksums are right."""
-    import torch
     from safetensors.torch import save
 
-    from gendae.storage.model_file import FORMAT, METADATA, _sha256, digest, load
+    from gendae.storage.model_file import FORMAT, METADATA, _sha256, load
 
-    tensors = {"pairs.0.f.weight": torch.zeros(2, 3)}
+    tensors, checksum = _tensors()
     text = path.read_bytes().decode("utf-8", "replace")
-    text = text.replace("DIGEST", digest(tensors))
+    text = text.replace("DIGEST", checksum)
     metadata = dict(zip(METADATA, (FORMAT, text, _sha256(text)), strict=True))
     path.write_bytes(save(tensors, metadata))
 
@@ -83,6 +100,49 @@ INSTRUMENTED = {
     "safetensors": ["gendae.storage.model_file", "gendae.registry", "gendae.storage.verify"],
     "yaml": ["gendae.commands.compare", "yaml"],
 }
+
+
+#: What stands in the place of a part of a description, beside other parts of it and class names.
+VALUES = (None, True, -1, 0, 1, 2**31, 2**63, 1e308, 0.5, "", "DIGEST", [], {}, [[]], {"type": 1})
+
+
+def mutated(data: bytes, most: int, seed: int) -> bytes:
+    """A description with a part replaced: of bytes changed anywhere, hardly any is JSON."""
+    import atheris
+
+    from gendae.registry import REGISTRY
+
+    chance = random.Random(seed)
+    try:
+        description = json.loads(data)
+    except (ValueError, RecursionError):
+        return atheris.Mutate(data, most)
+    if chance.random() < 0.1:
+        return atheris.Mutate(data, most)
+
+    places = list(_places(description))
+    if not places:
+        return atheris.Mutate(data, most)
+
+    holder, key = chance.choice(places)
+    other, name = chance.choice(places)
+    holder[key] = chance.choice(
+        [other[name], chance.choice(VALUES), chance.choice(list(REGISTRY))]
+    )
+    try:
+        return json.dumps(description).encode()[:most]
+    except (ValueError, RecursionError):  # a part within itself
+        return data
+
+
+def _places(part: Any) -> Iterator[tuple[Any, Any]]:
+    """Each list or dictionary within plain data, with each of its indices or keys."""
+    if not isinstance(part, dict | list):
+        return
+
+    for key in list(part) if isinstance(part, dict) else range(len(part)):
+        yield part, key
+        yield from _places(part[key])
 
 
 def tried(name: str, data: bytes, folder: Path) -> None:
@@ -130,7 +190,8 @@ def main() -> None:
         if TALLY[args.name].total() % 100 == 0:  # libFuzzer ends the process itself
             print(f"{args.name}: {dict(TALLY[args.name])}", file=sys.stderr)
 
-    atheris.Setup([sys.argv[0], *options, found, str(seeds)], one)
+    mutator = mutated if args.name == "safetensors" else None
+    atheris.Setup([sys.argv[0], *options, found, str(seeds)], one, custom_mutator=mutator)
     atheris.Fuzz()
 
 

@@ -32,12 +32,14 @@ from gendae.rules.supervised import SupervisedRule
 from gendae.storage import inputs
 from gendae.storage.atomic import write_json, write_whole
 from gendae.training import fit
-from gendae.training.mistakes import explained
+from gendae.training.mistakes import explained, read_yaml
 
 Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
 #: own seeds.
 OWN = ("seed_everything", "ckpt_path", "weights_only")
+#: Largest seed that Lightning takes.
+MOST_SEED = 2**32 - 1
 #: Files of a comparison, beside the configuration of each rule.
 WRITTEN = ("comparison.json", "comparison.md", "curves.png")
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -84,8 +86,7 @@ def compare(
     passed = list(options)
     if (folder / "comparison.json").exists():
         raise ValueError(f"--out {out} holds a comparison already; name another folder")
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"--seeds {list(seeds)}: different numbers >= 0 are needed")
+    check_seeds(seeds)
     if max_epochs is not None:
         checks.whole("--max-epochs", max_epochs, 1)
         passed += ["--trainer.max_epochs", str(int(max_epochs))]
@@ -116,6 +117,14 @@ def compare(
     return report(folder, facts, runs, diverged)
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise a ValueError unless all seeds are usable, and different."""
+    for seed in seeds:
+        checks.whole("--seeds", seed, 0, MOST_SEED)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {list(seeds)}: different numbers are needed")
+
+
 def read_config(path: str | Path) -> Config:
     """A configuration of `gendae fit` as plain data.
 
@@ -123,11 +132,7 @@ def read_config(path: str | Path) -> Config:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not YAML, or names no rule.
     """
-    try:
-        config = yaml.safe_load(checks.path("--config", path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates
-        raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
-
+    config = read_yaml(path)
     if not _is_training(config):
         raise ValueError(
             f"{path} is not a configuration of a training: model with class_path, and data, are "

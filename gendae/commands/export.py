@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gendae import checks
 from gendae.commands.common import Table, checkpoint_of, data_of
 from gendae.metrics import parzen
 from gendae.models.classifier import Classifier
@@ -38,6 +39,7 @@ def export(
     if Path(out).exists():
         raise FileExistsError(f"--out {out} exists already; name another file")
 
+    checks.whole("--n", n, 1)
     if root is not None and not choose_prior:
         raise ValueError(f"--root {root}: a folder of data is read only with --choose-prior")
 

@@ -1,6 +1,7 @@
-"""The files that a command line names: outputs are no inputs, and names are names."""
+"""The files that a command line names: outputs are no inputs, and inputs have an end."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,24 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep_named(values: Any) -> None:  # noqa: ANN401 - words, numbers and lists of them
-    """Remember the files that values name, FILE or NAME=FILE, as inputs of the command."""
+    """Remember the files that values name, FILE or NAME=FILE, as inputs of the command.
+
+    Raises:
+        ValueError: for pipes, devices and sockets, which some readers would wait for.
+    """
     for text in _words(values):
         for name in (text, text.partition("=")[2]):
-            path = os.path.expanduser(name)
-            if os.path.isfile(path):
-                inputs.keep(Path(path))
+            path = Path(os.path.expanduser(name))
+            if _has_bytes(path):
+                inputs.keep(inputs.regular_file(path))
+
+
+def _has_bytes(path: Path) -> bool:
+    """Whether a path names a file, of any kind, and no folder."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):  # nothing has this name, or nothing can have it
+        return False
 
 
 def _words(values: Any) -> Iterator[str]:  # noqa: ANN401

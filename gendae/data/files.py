@@ -18,15 +18,10 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.pictures import read_image
-from gendae.errors import reason
+from gendae.errors import reason, shortened
 from gendae.storage.atomic import write_whole
-from gendae.storage.inputs import regular_file
+from gendae.storage.inputs import regular_file, unpacked
 
-#: Most bytes that a byte of a .gz or .npz may stand for, beyond the first ones. Images of few
-#: strokes in double precision pack to a hundredth; nothing but a trap packs to a thousandth. A
-#: header that promises more is not believed: what it asks for is never allocated.
-DEFLATED = 250
-FIRST = 64 * 2**20
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
 #: Names of arrays in a .npz.
 IMAGE_ARRAYS = ("x", "samples")
@@ -62,16 +57,15 @@ def read_idx(path: str | Path) -> np.ndarray:
             content = stream.read(size + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    except MemoryError:
+        raise ValueError(f"{path} does not fit into the memory: its shape is {shape}") from None
 
     if len(content) != size:
         held = "more" if len(content) > size else f"{len(content)}"
         raise ValueError(f"{path} holds {held} values, but its header promises {shape}")
+    if size == 0:  # sides beside the 0 may be of any length
+        return np.empty([min(side, 1) for side in shape], np.uint8)
     return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def unpacked(size: int) -> int:
-    """How many bytes may become of so many packed ones."""
-    return FIRST + DEFLATED * size
 
 
 def _idx_shape(path: Path, stream: BinaryIO) -> tuple[int, ...]:
@@ -120,8 +114,7 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
         raise FileNotFoundError(f"no such file or folder: {path}")
 
     array = _image_array(path)
-    grey = array.ndim in (2, 3) or (array.ndim == 4 and array.shape[3] == 1)
-    if not grey or array.dtype.kind not in "iuf":
+    if not is_grey(array.shape) or array.dtype.kind not in "iuf":
         raise ValueError(
             f"{path} holds an array of shape {array.shape} and type {array.dtype}; "
             "numbers of shape (n, pixels) or (n, height, width) are needed"
@@ -135,6 +128,16 @@ def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
     with np.errstate(over="ignore"):
         x = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
     return checks.pixels(str(path), x), shape
+
+
+def is_grey(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape holds rows, or images of one channel.
+
+    Example:
+        >>> is_grey((9, 28, 28)), is_grey((9, 28, 28, 1)), is_grey((9, 28, 28, 3))
+        (True, True, False)
+    """
+    return len(shape) in (2, 3) or (len(shape) == 4 and shape[3] == 1)
 
 
 def _image_array(path: Path) -> np.ndarray:
@@ -298,12 +301,13 @@ def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
     if n == 0:
         raise ValueError(f"{path} holds no labels; one for each image is needed")
 
-    y = torch.from_numpy(array.astype(np.int64))
-    if int(y.min()) < 0:
+    low = int(array.min())
+    high = int(array.max())
+    if low < 0 or high > checks.MOST_SEED:
         raise ValueError(
-            f"{path} holds labels from {int(y.min())} to {int(y.max())}; class indices are >= 0"
+            f"{path} holds labels from {low} to {high}; class indices are >= 0 and below 2^63"
         )
-    return y
+    return torch.from_numpy(array.astype(np.int64))
 
 
 # -- NumPy arrays ---------------------------------------------------------------------------------
@@ -328,7 +332,7 @@ def read_numpy(path: Path, what: str, accepted: tuple[str, ...]) -> np.ndarray:
     if array is None:
         held = "no array"
         if names:
-            held = f"the arrays {', '.join(names)}"
+            held = f"the arrays {shortened(', '.join(names), 200)}"
         raise ValueError(
             f"{path} holds {held}; name the {what} {' or '.join(map(repr, accepted))}"
         )
@@ -367,6 +371,8 @@ def _npz(
     with zipfile.ZipFile(stream) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         names = list(members)
+        if len(names) < len(archive.infolist()):
+            raise ValueError("it holds two arrays of one name")
 
         wanted = [name for name in accepted if name in members]
         if or_only and len(names) == 1:

@@ -5,7 +5,10 @@
 | orientation (EXIF) | applied: the image stands as viewers show it |
 | colour, palette | grey by luma: 0.299 R + 0.587 G + 0.114 B (Rec. 601) |
 | 1, 2, 4, 8 bits; 16 bits of grey | black is 0, white is 1 |
-| alpha, transparent colours | passed over where every pixel is opaque, otherwise refused |
+| alpha, transparent entries of a palette | passed over where every pixel is opaque, or refused |
+| a transparent grey, or colour without palette | refused |
+| more than 64 million pixels, and 250 for each byte of the file | refused |
+| parts of the picture that no bytes stand for | refused |
 | several frames or pages | refused |
 | 12 and 32 bits, signed numbers, 16 bits of colour or of grey with alpha | refused |
 | CMYK, Lab and other spaces; channels that have no meaning | refused |
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gendae.errors import reason
-from gendae.storage.inputs import regular_file
+from gendae.storage.inputs import regular_file, unpacked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +37,8 @@ SAMPLE_FORMAT = 339
 UNSIGNED = 1
 PHOTOMETRIC = 262
 WHITE_IS_ZERO = 0
+PLANAR = 284
+PLANE_BY_PLANE = 2
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -60,6 +65,7 @@ def read_image(path: Path) -> np.ndarray:
         # given the name, Pillow maps a TIFF into memory, and turns it before it is read
         with open(path, "rb") as stream, PIL.Image.open(stream, formats=FORMATS) as image:
             coding = _coding(image)
+            _refuse_bomb(image, path.stat().st_size)
             _refuse_unclear(image, coding)
             upright = ImageOps.exif_transpose(image)
 
@@ -114,8 +120,33 @@ def _refuse_unclear(image: "Image", coding: str) -> None:
         raise ValueError(
             f"it has a channel without a meaning ({coding}); save it as grey or RGB alone"
         )
-    if image.tile and image.tile[0][1] != (0, 0, *image.size) and image.format == "GIF":
-        raise ValueError("its frame leaves a part of the picture empty; save it as a whole")
+    if not _covered(image):
+        raise ValueError("a part of the picture is not in the file; save it as a whole")
+
+
+def _refuse_bomb(image: "Image", size: int) -> None:
+    """Raise a ValueError for a picture that takes far more memory than its file of this size."""
+    width, height = image.size
+    if width * height > unpacked(size):
+        raise ValueError(
+            f"its {width} x {height} pixels are more than a file of {size:,} bytes may hold"
+        )
+
+
+def _covered(image: "Image") -> bool:
+    """Whether the parts that a file is made of fill the picture: Pillow leaves the rest black.
+
+    A TIFF stored plane by plane has parts for each channel, unless a library unpacks it.
+    """
+    width, height = image.size
+    area = sum((right - left) * (low - high) for _, (left, high, right, low), *_ in image.tile)
+
+    planes = 1
+    plane_by_plane = image.format == "TIFF" and image.tag_v2.get(PLANAR) == PLANE_BY_PLANE
+    if plane_by_plane and image.tile and image.tile[0][0] == "raw":
+        planes = len(image.getbands())
+
+    return area >= width * height * planes
 
 
 def _refuse_colourless(image: "Image") -> None:

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.base import SPLITS
-from gendae.data.files import check_pairing, image_shape, in_order, read_header, read_labels
+from gendae.data.files import (
+    check_pairing,
+    image_shape,
+    in_order,
+    is_grey,
+    read_header,
+    read_labels,
+)
 from gendae.data.images import Images
 from gendae.data.loader import Split
 from gendae.errors import reason
@@ -27,6 +34,8 @@ from gendae.storage.inputs import regular_file
 SAMPLE = 20_000
 #: Rows of each file by which data are known again: they are not read as a whole.
 COMPARED = 1000
+#: Most pixels of either.
+MOST_PIXELS = 2**26
 
 
 class ArrayFile:
@@ -64,8 +73,10 @@ class ArrayFile:
                 f"{path} is damaged or not a NumPy array of numbers: {reason(error)}"
             ) from None
 
-        has_rows = len(self.shape) >= 2 and math.prod(self.shape) > 0
-        if not has_rows or not (self.dtype == np.uint8 or self.dtype.kind == "f"):
+        has_rows = all(type(side) is int and side > 0 for side in self.shape)
+        if not (has_rows and is_grey(self.shape)) or not (
+            self.dtype == np.uint8 or self.dtype.kind == "f"
+        ):
             raise _not_images(path, f"{self.dtype} of shape {self.shape}")
         if by_columns:
             raise ValueError(
@@ -161,8 +172,8 @@ class Rows:
                 )
 
         self.image_shape: tuple[int, ...] | None = None
-        if len(shape) == 2:
-            self.image_shape = tuple(shape)
+        if len(shape) > 1:
+            self.image_shape = tuple(shape[:2])
 
         self._ends = np.cumsum([len(array) for array in self.arrays])
         if index is None:
@@ -202,8 +213,9 @@ class Rows:
     def sample(self) -> dict[str, Tensor]:
         """Up to 1,000 rows of each file as they are, and the numbers of rows, by name."""
         parts = {"lengths": torch.tensor([len(array) for array in self.arrays])}
+        most = _bounded(COMPARED, self.shape[1])
         for number, array in enumerate(self.arrays):
-            places = np.linspace(0, len(array) - 1, min(len(array), COMPARED)).astype(int)
+            places = np.linspace(0, len(array) - 1, min(len(array), most)).astype(int)
             parts[str(number)] = torch.from_numpy(np.asarray(array.rows(places), np.float32))
 
         return parts
@@ -263,11 +275,13 @@ class Shards(Images):
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         x = Rows(self.files())
+        sample = x.sample()
         y = None
         if self.labels is not None:
             y = read_labels(self.labels, len(x))
             check_pairing(x.paths, self.labels)
-        self.identify(self.path, **x.sample(), y=y)
+        _check_bytes(x, sample)
+        self.identify(self.path, **sample, y=y)
 
         parts = zip(SPLITS, self._parts(len(x)), strict=True)
         splits = {name: _part(x, y, index) for name, index in parts}
@@ -295,8 +309,24 @@ class Shards(Images):
         return self._splits[name]
 
     def split(self, name: str) -> Split:
-        """At most 20,000 images of a split, in memory."""
-        return self.rows(name)[:SAMPLE]
+        """At most 20,000 images of a split, in memory; fewer where they are large."""
+        rows = self.rows(name)
+        return rows[: _bounded(SAMPLE, rows.x.shape[1])]
+
+
+def _check_bytes(x: Rows, sample: dict[str, Tensor]) -> None:
+    """Raise a ValueError for bytes that are 0 and 1 alone, of which 1 is no grey of 0..255."""
+    highest = [int(sample[str(number)].max()) for number in range(len(x.arrays))]
+    if max(highest) == 1 and all(array.dtype == np.uint8 for array in x.arrays):
+        raise ValueError(
+            f"{x.paths[0]} holds bytes, 0..255, and none of those compared is above 1; save 0 and "
+            "1 as floating-point numbers, or multiply by 255"
+        )
+
+
+def _bounded(rows: int, pixels: int) -> int:
+    """How many of so many rows are read at once."""
+    return max(1, min(rows, MOST_PIXELS // pixels))
 
 
 def _part(x: Rows, y: Tensor | None, index: Tensor) -> Split:

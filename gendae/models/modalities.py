@@ -51,7 +51,8 @@ class Modality:
         pairs: (f_1, g_1) .. of its own stack, bottom first; empty for the identity, as for labels.
 
     Raises:
-        ValueError: for an unknown kind, or pairs whose widths do not match.
+        ValueError: for an unknown kind, pairs whose widths do not match, or a code of several
+            activations.
 
     Example:
         >>> label = Modality(3, "onehot")
@@ -79,6 +80,12 @@ class Modality:
                     f"but gets {below}"
                 )
             below = pair.f.out_features
+
+        if self.pairs and isinstance(self.pairs[-1].f, Heads):
+            raise ValueError(
+                "the code of a modality has one activation, and the encoder of its last pair is "
+                "Heads, with several; give each block a Modality of its own"
+            )
 
     @property
     def code_width(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gendae import checks
-from gendae.laws import Gaussian, Law
+from gendae.laws import LOWEST, Gaussian, Law
 from gendae.layers.pair import Pair, Pairs
 from gendae.models.settings import Facts, Settings
 from gendae.models.widths import ROUND, LoopNoise, Noise, measure
@@ -24,6 +24,18 @@ from gendae.registry import register
 
 #: Buffers that `fit_residuals` fills.
 MEASURED = ("residuals", "loops", "noises")
+
+
+def lowest_values(pair: Pair) -> list[float | None]:
+    """The lower end of each code unit's range; None where it is not that of a two-valued unit.
+
+    Example:
+        >>> from gendae.layers.affine import Affine
+        >>> lowest_values(Pair(Affine(3, 2, "tanh"), Affine(2, 3)))
+        [-1.0, -1.0]
+    """
+    activations = getattr(pair.f, "of_units", [pair.f.activation] * pair.f.out_features)
+    return [LOWEST.get(activation) for activation in activations]
 
 
 @register
@@ -93,6 +105,7 @@ class Stack(checks.TakesArrays, nn.Module):
         self.pairs = Pairs(pairs)
         self.prior = prior
         self.prior.prepare(pairs[-1].f.out_features)
+        self.prior.check_units(lowest_values(pairs[-1]))
 
         for name in MEASURED:
             self.register_buffer(name, torch.empty(0))

@@ -8,6 +8,7 @@ starts from recorded codes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -97,6 +98,13 @@ class Prior(checks.TakesArrays, nn.Module):
 
     def prepare(self, features: int) -> None:
         """Take the width of h_L, before any fit: a Stack calls this. Most priors need no width."""
+
+    def check_units(self, lowest: Sequence[float | None]) -> None:
+        """Raise a ValueError for a law that the units of h_L cannot have: a Stack calls this.
+
+        Args:
+            lowest: lower end of each unit's range, -1 or 0; None where it is another.
+        """
 
     def fit(self, codes: Tensor) -> "Prior":
         """Estimate the law from codes of the training set, (n, features); returns the prior.

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.priors.base import ScaledPrior
-from gendae.priors.units import LAWS, Units
+from gendae.priors.units import LAWS, Binary, Units
 from gendae.registry import register
 
 TARGETS = ("mode", "probability")
@@ -130,6 +130,16 @@ class FactorialPrior(ScaledPrior):
         self.scale = self.scale.new_ones(features)
         for law, at in blocks:
             self.location[at] = law.flat(at.stop - at.start)
+
+    def check_units(self, lowest: Sequence[float | None]) -> None:
+        """Refuse signs above units of 0 and 1, which would count as improbable ones."""
+        for law, at in self.blocks(len(lowest)):
+            others = {low for low in lowest[at] if low is not None}
+            if issubclass(law, Binary) and others - {law.low}:
+                raise ValueError(
+                    f"units={self.units}: {law.name} units of the prior are {law.low:g} or 1, and "
+                    f"those of the top layer lie between {others.pop():g} and 1"
+                )
 
     def estimate(self, codes: Tensor) -> None:
         """Fit each unit; the discrete ones of a flat prior stay as they are.

@@ -4,8 +4,11 @@ What a training needs besides losses is owned by small objects: `Noise`, `PriorF
 `Resume` and `Record`. Lightning's `global_step` counts the steps of the one optimizer.
 """
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -29,8 +32,11 @@ from gendae.rules.processes import like_parameters, log_means, of_all_ranks
 from gendae.rules.rates import Rates
 from gendae.rules.record import Record
 from gendae.rules.resume import Resume, before_validation, run_of
-from gendae.storage import archive, verify
+from gendae.storage import archive, model_file, verify
 from gendae.storage.archive import CheckpointError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Gradients = Callable[[Sequence[Tensor], Moment], dict[str, Tensor]]
 
@@ -318,6 +324,54 @@ class Shell(LightningModule):
         checkpoint["prior_due"] = due and before_validation(self.trainer)
         if self.prior_fit.recent is not None:
             checkpoint["recent_codes"] = self.prior_fit.recent.clone()
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,  # noqa: ANN401 - all that Lightning takes
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **arguments: Any,  # noqa: ANN401 - those of the rule's constructor
+    ) -> "Self":
+        """A rule from a .ckpt, checked as `gendae.load` checks it before anything is built.
+
+        Args:
+            checkpoint_path: a file of this machine.
+            map_location, hparams_file, strict, arguments: see Lightning's method; objects of
+                registered classes are accepted.
+            weights_only: always True, whatever is given: no code of a file runs.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointError: if it is damaged or foreign, of another rule, or hostile.
+            ValueError: for a URL or an open file, whose seal is not compared, and for objects of
+                other classes.
+        """
+        if not isinstance(checkpoint_path, str | PathLike) or not archive.is_local(
+            checkpoint_path
+        ):
+            raise ValueError(
+                f"checkpoint_path={checkpoint_path!r}: a file of this machine is needed, whose "
+                "checksum can be compared"
+            )
+
+        path = checks.path("checkpoint_path", checkpoint_path)
+        content = archive.WholeFileIO().load_checkpoint(path)
+        verify.check_content(path, content)
+        model_file.load_ckpt(path, content)
+
+        plain = {name: describe(value) for name, value in arguments.items()}
+        owned = io.BytesIO()
+        torch.save(content, owned)
+        owned.seek(0)
+        try:
+            return super().load_from_checkpoint(
+                owned, map_location, hparams_file, strict, weights_only=True, **plain
+            )
+        except CheckpointError as error:  # it names no file
+            raise CheckpointError(path, error.reason) from None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         path = "the checkpoint"

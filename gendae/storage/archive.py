@@ -98,6 +98,8 @@ def read(path: str | Path) -> Any:  # noqa: ANN401 - whatever was saved
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror})") from None
+    except MemoryError:
+        raise CheckpointError(path, "does not fit into the memory") from None
 
     pickled = _check_archive(path, data)
     try:

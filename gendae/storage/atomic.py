@@ -5,6 +5,7 @@ stands for the earlier file or for the new one.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -28,7 +29,9 @@ def write_whole(path: str | Path, data: bytes) -> Path:
 
     A link stays: the file that it leads to is written. So does what is no regular file: bytes go
     into a device or a pipe, after a reader has opened it. What standard output goes into already,
-    such as /dev/stdout, gets them in the order of the output.
+    such as /dev/stdout, gets them in the order of the output; an open file, such as /dev/fd/3,
+    where it stands. An earlier file's permissions stay: what only its owner may read, remains so,
+    and what is protected from writing is not written. Its hard links keep the earlier content.
 
     Raises:
         ValueError: if it is a file that the running command reads, see `inputs`.
@@ -45,7 +48,7 @@ def write_whole(path: str | Path, data: bytes) -> Path:
     inputs.refuse_input(path)
     try:
         if not _write_into(path, data):
-            _write_and_rename(Path(os.path.realpath(path)), data)
+            _write_beside(Path(os.path.realpath(path)), data)
     except OSError as error:
         reason = (
             f"{path} was not written ({error.strerror}); an earlier file of this name is as it was"
@@ -58,7 +61,7 @@ def write_whole(path: str | Path, data: bytes) -> Path:
 def _write_into(path: Path, data: bytes) -> bool:
     """Write into what must not be replaced, and say whether this was done.
 
-    That is an open output of this process, and all that is no regular file.
+    That is an open file of this process, and all that is no regular file.
     """
     try:
         status = os.stat(path)
@@ -66,6 +69,8 @@ def _write_into(path: Path, data: bytes) -> bool:
         return False
 
     target = _open_output(status)
+    if target is None:
+        target = _descriptor(path)
     if target is None and stat.S_ISREG(status.st_mode):
         return False
 
@@ -86,13 +91,42 @@ def _open_output(status: os.stat_result) -> int | None:
     return None
 
 
+def _descriptor(path: Path) -> int | None:
+    """The open file of this process that a name such as /dev/fd/3, or a link to it, stands for."""
+    own = (f"/proc/{os.getpid()}/fd", "/dev/fd")
+    name = os.fspath(path)
+    while True:
+        folder = os.path.realpath(os.path.dirname(name))
+        if folder in own:
+            return int(os.path.basename(name))
+        if not os.path.islink(name):
+            return None
+
+        name = os.path.join(folder, os.readlink(name))
+
+
+def _write_beside(path: Path, data: bytes) -> None:
+    """Write a file, with the folders that it needs; where that fails, they go again."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
+        _write_and_rename(path, data)
+    except BaseException:
+        with contextlib.suppress(OSError):  # they are not empty: somebody else writes there
+            for folder in made:
+                folder.rmdir()
+        raise
+
+    inputs.written(path)
+    _flush_folder(path.parent)
+
+
 def _write_and_rename(path: Path, data: bytes) -> None:
     partial = path.with_name(_partial_name())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path.parent)
-
     try:
         with open(partial, "xb") as stream:
+            _keep_permissions(path, stream.fileno())
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -101,8 +135,18 @@ def _write_and_rename(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
         raise
 
-    inputs.written(path)
-    _flush_folder(path.parent)
+
+def _keep_permissions(earlier: Path, descriptor: int) -> None:
+    """Give an open file the permissions of an earlier one, if there is one and it is writable."""
+    try:
+        mode = stat.S_IMODE(os.stat(earlier).st_mode)
+    except FileNotFoundError:
+        return
+
+    if not os.access(earlier, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if hasattr(os, "fchmod"):  # not on Windows
+        os.fchmod(descriptor, mode)
 
 
 def _origin() -> str:

@@ -12,6 +12,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+#: Most bytes that a byte of a compressed file may stand for, beyond the first ones. Images of few
+#: strokes in double precision pack to a hundredth; nothing but a trap packs to a thousandth. A
+#: header that promises more is not believed: what it asks for is never allocated.
+DEFLATED = 250
+FIRST = 64 * 2**20
+
 #: Files by device and number, which all names of a file share.
 Files = dict[tuple[int, int], Path]
 
@@ -81,6 +87,11 @@ def regular_file(path: str | Path) -> Path:
 
     keep(path)
     return path
+
+
+def unpacked(size: int) -> int:
+    """How many bytes may become of so many packed ones."""
+    return FIRST + DEFLATED * size
 
 
 def keep(path: Path) -> None:

@@ -111,8 +111,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
     if file != checks.path("model", path):
         check_shipped(file)
 
-    read_stack = _load_ckpt if file.suffix == ".ckpt" else _load_safetensors
-    return read_stack(file).to(device).eval()
+    if file.suffix == ".ckpt":
+        stack = load_ckpt(file, read(file))
+    else:
+        stack = _load_safetensors(file)
+    return stack.to(device).eval()
 
 
 def pretrained_classifier(model: str, classes: int = 10, init: str = "orthogonal") -> Classifier:
@@ -260,8 +263,8 @@ def write_checked(
 # -- a .ckpt --------------------------------------------------------------------------------------
 
 
-def _load_ckpt(path: Path) -> Stack:
-    checkpoint = read(path)
+def load_ckpt(path: Path, checkpoint: Any) -> Stack:  # noqa: ANN401 - whatever was saved
+    """The stack in the content of a .ckpt, as `archive.read` gives it."""
     verify.check_content(path, checkpoint)
 
     arguments = checkpoint["hyper_parameters"]

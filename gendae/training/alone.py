@@ -7,10 +7,10 @@ single process the third of four: without a run folder and a log of its own, or 
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from jsonargparse import Namespace
-from pytorch_lightning.utilities import rank_zero_only
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
 
 #: Variables that Lightning reads a process's place from, by their values where there is one.
 OF_ONE_NODE = {"NODE_RANK": "0", "GROUP_RANK": "0"}
@@ -31,7 +31,26 @@ OF_ONE_PROCESS = OF_ONE_NODE | {
 }
 
 
-def forget_others(trainer: Namespace) -> None:
+def forget_unreadable() -> None:
+    """Forget variables that hold no number: Lightning fails on them when it is imported.
+
+    A line names them.
+    """
+    unreadable = [name for name in OF_ONE_PROCESS if not _is_whole(os.environ.get(name, "0"))]
+    for name in unreadable:
+        value = os.environ.pop(name)
+        print(f"gendae: {name}={value!r} of the environment not used", file=sys.stderr)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def forget_others(trainer: "Namespace") -> None:
     """Forget the places among several processes, or nodes, that a training has only one of.
 
     A line names the variables. Where all of them say that there is one process, they stay.
@@ -50,6 +69,8 @@ def forget_others(trainer: Namespace) -> None:
     for name in values:
         os.environ.pop(name, None)
     if values is OF_ONE_PROCESS:
+        from pytorch_lightning.utilities import rank_zero_only
+
         rank_zero_only.rank = 0
 
     told = ", ".join(sorted(foreign))
@@ -60,7 +81,7 @@ def forget_others(trainer: Namespace) -> None:
     )
 
 
-def processes(trainer: Namespace) -> int:
+def processes(trainer: "Namespace") -> int:
     """How many processes a node has, as the options of a Trainer say."""
     devices = trainer.devices
     if isinstance(devices, str) and "," in devices:
@@ -72,4 +93,7 @@ def processes(trainer: Namespace) -> int:
         return int(devices)
     if trainer.accelerator == "cpu":
         return 1
+
+    import torch
+
     return max(1, torch.cuda.device_count())

@@ -33,7 +33,7 @@ from gendae.storage.atomic import remove_stale
 from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
-from gendae.training.mistakes import explained
+from gendae.training.mistakes import check_configurations, explained
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
@@ -57,6 +57,8 @@ def helper_process() -> bool:
 def new_run_folder(root: str | Path) -> Path:
     """Make the next free numbered folder below root: 0001, 0002, ..; old ones stay as they are."""
     root = Path(root)
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file; run folders are made in a folder")
     root.mkdir(parents=True, exist_ok=True)
 
     number = max((int(run.name) for run in run_folders(root)), default=0)
@@ -99,6 +101,8 @@ class FitCLI(LightningCLI):
     """Adds to LightningCLI: a run folder with CSV log, last and best checkpoint, and scores."""
 
     run_folder: Path | None = None
+    #: Whether the folder of all runs was made for this one.
+    _made_root = False
 
     def __init__(self, arguments: list[str]) -> None:
         self.command = shlex.join(["gendae", *arguments])
@@ -133,6 +137,7 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the command line; a mistake in it becomes a ValueError of one line."""
+        check_configurations(args)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -147,8 +152,10 @@ class FitCLI(LightningCLI):
         with contextlib.suppress(OSError):
             if isinstance(error, Exception) and not self._trained():
                 shutil.rmtree(self.run_folder)
-
-            self.run_folder.rmdir()  # fails unless it is empty
+            else:
+                self.run_folder.rmdir()  # fails unless it is empty
+            if self._made_root:
+                self.run_folder.parent.rmdir()
 
     def _trained(self) -> bool:
         """Whether this run has made an update."""
@@ -272,6 +279,7 @@ class FitCLI(LightningCLI):
         if helper_process():
             self.run_folder = Path(os.environ.get(RUN_FOLDER, root))
         else:
+            self._made_root = not root.exists()
             self.run_folder = new_run_folder(root)
             _sweep(root, config.ckpt_path)
 

@@ -8,12 +8,17 @@ import inspect
 import pydoc
 import re
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser
 
 import gendae
+from gendae import checks
 from gendae.errors import choice, nearest, reason, shortened
+from gendae.storage.owned import SHARED, owned
 from gendae.storage.shipped import shipped_files
 
 #: Arguments in 0.1, and where they stand now, by the section that they are of.
@@ -285,3 +290,29 @@ def _in_words(kind: str) -> str:
     """A type as jsonargparse writes it, such as <class 'int'>, in words."""
     name = re.sub(r"<class '(.*)'>", r"\1", kind).split("[")[0].split(".")[-1]
     return TYPES.get(name, name)
+
+
+# -- configurations ------------------------------------------------------------------------------
+
+
+def read_yaml(path: str | Path) -> Any:  # noqa: ANN401 - any plain data
+    """The plain data in a YAML file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not YAML, or its aliases make far more of it than it holds.
+    """
+    try:
+        text = checks.path("--config", path).read_text(encoding="utf-8")
+        return owned(yaml.safe_load(text), 0, SHARED * len(text))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates
+        raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
+
+
+def check_configurations(arguments: Sequence[str]) -> None:
+    """Raise a ValueError for a --config FILE that is not YAML, or makes far more than it holds."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        path = Path(value if equals else following)
+        if name == "--config" and path.is_file():
+            read_yaml(path)

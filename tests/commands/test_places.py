@@ -106,6 +106,10 @@ def test_a_comparison_does_not_replace_its_configurations(tmp_path, capsys, role
     assert own.read_bytes() == before
 
 
+#: 9^9 values in 400 bytes.
+ALIASES = "a0: &a0 [" + ", ".join("x" * 9) + "]\n"
+ALIASES += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+
 # -- names ----------------------------------------------------------------------------------------
 
 
@@ -134,16 +138,37 @@ def test_a_comparison_does_not_replace_its_configurations(tmp_path, capsys, role
         (["chain", "digits-variational-em", "--steps", 10**12], "--steps=1000000000000"),
         (["sample", "digits-variational-em", "--device", "hpu"], "device='hpu'"),
         (["fit", "--config", DIGITS, "--trainer.accelerator", "tpu"], "error: "),
+        (["sample", "digits-variational-em", "--device", "cpu:7"], "device='cpu:7'"),
+        (["sample", "digits-variational-em", "--device", ""], "device=''"),
+        (["sample", "digits-variational-em", "--out", "a\0b.npz"], r"--out='a\x00b.npz': no file"),
+        (["sample", "\ud800.ckpt"], "no file can have this name"),
+        (["fit", "--config", DIGITS, "--trainer.default_root_dir", "x.npy"], "x.npy is a file"),
+        (["export", "x.ckpt", "--out", "y.safetensors", "--n", 0], "--n=0"),
+        (
+            ["compare", "--config", DIGITS, "--rules", "x", "--out", "o", "--seeds", 2**32],
+            "--seeds",
+        ),
+        (["fit", "--config", "pipe"], "pipe: not a regular file"),
+        (["fit", "--config=pipe"], "pipe: not a regular file"),
+        (["fit", "--config", DIGITS, "--model.stack", "pipe"], "pipe: not a regular file"),
+        (["fit", "--config", DIGITS, "--data", "pipe"], "pipe: not a regular file"),
+        (["compare", "--config", "pipe", "--rules", "x", "--out", "o"], "not a regular file"),
+        (["compare", "--config", DIGITS, "--rules", "pipe", "--out", "o"], "not a regular file"),
+        (["fit", "--config", "aliases.yaml"], "aliases.yaml is not a YAML file: it holds more"),
+        (["compare", "--config", "aliases.yaml", "--rules", "x", "--out", "o"], "it holds more"),
     ],
 )
 def test_what_is_named_binds(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.npy").write_bytes(b"")
     (tmp_path / "x.ckpt").write_bytes(b"")
+    (tmp_path / "aliases.yaml").write_text(ALIASES)
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(os.listdir(tmp_path))
 
     assert gendae(*words) == 2
     assert said in one_line(capsys)
-    assert sorted(os.listdir(tmp_path / "runs") if (tmp_path / "runs").exists() else []) == []
+    assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_without_a_home_the_home_folder_is_an_error_in_one_line(monkeypatch):
@@ -163,6 +188,30 @@ def test_names_that_are_no_number_are_no_runs(tmp_path, name):
 
 
 # -- numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 2),
+        (np.zeros, 2),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to .."), 2),
+        (RuntimeError("a defect"), None),
+    ],
+)
+def test_too_little_memory_is_said_in_one_line(monkeypatch, capsys, error, code):
+    def fail(arguments):
+        if error is np.zeros:
+            np.zeros(2**62, np.uint8)
+        raise error
+
+    monkeypatch.setattr(cli, "run", fail)
+    if code is None:
+        with pytest.raises(RuntimeError):
+            cli.main([])
+    else:
+        assert cli.main([]) == code
+        assert "the memory does not suffice" in one_line(capsys)
 
 
 @pytest.mark.parametrize("seed", [0, 2**50, 2**63 - 1])

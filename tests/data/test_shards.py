@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gendae import cli, load
+from gendae.data import shards
 from gendae.data.images import Digits, Images
 from gendae.data.loader import Split, TensorLoader
 from gendae.data.shards import Rows, Shards
@@ -250,6 +251,39 @@ def test_a_shard_that_vanishes_meanwhile_is_named(tmp_path):
 
     with pytest.raises(FileNotFoundError, match=r"a\.npy"):
         rows[torch.tensor([0])]
+
+
+@pytest.mark.parametrize(
+    "shape", ["(2, 4, 4, 3)", "(-2, -8)", "(True, 16)", "(1, 1, 1, 16)", str((1,) * 80)]
+)
+def test_a_shape_that_is_none_of_images_is_refused(tmp_path, shape):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((2, 48), np.uint8))
+    content = path.read_bytes().replace(b"(2, 48)", shape.encode())
+    extra = len(shape) - len("(2, 48)")
+    size = (int.from_bytes(content[8:10], "little") + extra).to_bytes(2, "little")
+    path.write_bytes(content[:8] + size + content[10:])
+
+    with pytest.raises(ValueError, match=r"x\.npy"):
+        Rows([path])
+
+
+def test_bytes_that_are_not_0_to_255_are_refused(tmp_path):
+    """Black and white as 0 and 1 became black and nearly black."""
+    path = tmp_path / "x.npy"
+    np.save(path, np.eye(9, dtype=np.uint8))
+    with pytest.raises(ValueError, match="none of those compared is above 1"):
+        Shards(str(path)).setup()
+
+
+def test_large_rows_are_read_in_small_numbers(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 16)))
+    monkeypatch.setattr(shards, "MOST_PIXELS", 64)
+    data = Shards(str(tmp_path / "x.npy"))
+
+    assert len(data.split("train").x) == 4
+    assert len(data.rows("train").x) == 16
+    assert len(Rows(data.files()).sample()["0"]) == 4
 
 
 def test_columns_one_after_the_other_are_refused(tmp_path):

@@ -26,6 +26,7 @@ from gendae.registry import build, describe
 from gendae.rules.kl import KLRule
 
 P = torch.tensor([[0.5, 0.2, 0.3], [0.0, 0.9, 0.1]], dtype=torch.float64)
+HEADED = Heads(Affine(3, 2), ["linear", "tanh"], [1, 1])
 YES = True
 NO = False
 
@@ -200,6 +201,10 @@ def test_other_values_are_refused_in_one_line(modality, value, words):
             "pair 2 of a modality takes 3 units, but gets 2",
         ),
         (lambda: Modality(3, "latent", [pair(3, 2)]), "without pairs of their own"),
+        (
+            lambda: Modality(3, "real", [Pair(HEADED, Affine(2, 3))]),
+            "the encoder of its last pair is Heads, with several; give each block a Modality",
+        ),
         (lambda: Masked(Affine(4, 4), [3, 2]), MASK_BITS.format(4)),
         (lambda: Masked(Affine(6, 4), [3, 2]), MASK_BITS.format(6)),
         (lambda: Masked(Affine(8, 4), [3, 2]), MASK_BITS.format(8)),

@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch.distributions import Laplace, Normal
 
+from gendae.laws import Discrete
+from gendae.layers.affine import Affine
+from gendae.layers.heads import Heads
+from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
+from gendae.models.stack import Stack
 from gendae.priors.factorial import FactorialPrior
 from gendae.registry import build, describe
 
@@ -261,6 +266,33 @@ def test_impossible_values_stay_improbable_but_possible():
 
     prior = FactorialPrior("categorical").fit(torch.tensor([[1.0, 0.0, 0.0]]).expand(6, 3))
     assert torch.allclose(prior.location, torch.tensor([6.5, 0.5, 0.5]) / 7.5)
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "recognition"),
+    [
+        ("sign", "sigmoid", Discrete("binary")),
+        ("sign", "sigmoid", None),
+        ("bernoulli", "tanh", Discrete("sign")),
+        ("bernoulli", "tanh", None),
+        ([["gaussian", 1], ["sign", 1]], "sigmoid", None),
+    ],
+)
+def test_a_prior_of_values_that_the_top_layer_does_not_have(units, activation, recognition):
+    """0 was half a -1 and half a 1: samples had values that the decoder had never seen."""
+    pair = Pair(Affine(3, 2, activation), Affine(2, 3), recognition=recognition)
+    mixed = Pair(Heads(Affine(3, 3), ["linear", activation], [1, 2]), Affine(3, 3))
+    with pytest.raises(ValueError, match="units of the prior are"):
+        Stack(mixed, prior=FactorialPrior([["gaussian", 1], ["sign", 1], ["bernoulli", 1]]))
+    with pytest.raises(ValueError, match="units of the prior are"):
+        Stack(pair, prior=FactorialPrior(units))
+
+
+@pytest.mark.parametrize(("units", "unit"), [("sign", "sign"), ("bernoulli", "binary")])
+def test_a_prior_of_the_top_layer_s_values(units, unit):
+    law = Discrete(unit)
+    pair = Pair(Affine(3, 2, law.activation), Affine(2, 3), recognition=law)
+    assert Stack(pair, prior=FactorialPrior(units)).depth == 1
 
 
 SIGNS = FactorialPrior([["sign", 2]], flat=True)

@@ -149,6 +149,7 @@ def test_damaged_files(good, tmp_path, name, kind):
     refused(load, path)
     if name == "m.ckpt":
         refused(resume, path)
+        refused(TargetPropRule.load_from_checkpoint, path)
 
 
 def test_no_flipped_byte_of_a_ckpt_goes_unnoticed(good, tmp_path):
@@ -219,6 +220,7 @@ def test_a_pickle_that_would_run_code_is_refused(good, tmp_path, place, write, w
 
     refused(load, path, words)
     refused(resume, path, words)
+    refused(TargetPropRule.load_from_checkpoint, path, words)
 
     rule = TargetPropRule(deep_autoencoder(SIZES))
     with pytest.raises(CheckpointError):  # not even where the user asks for it

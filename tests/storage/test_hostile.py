@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import json
 import resource
 import subprocess
@@ -21,6 +22,9 @@ from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import describe
+from gendae.rules.kl import KLRule
+from gendae.rules.rates import Rates
+from gendae.rules.targetprop import TargetPropRule
 from gendae.storage import model_file
 from gendae.storage.archive import CheckpointError, WholeFileIO, read, seal
 from gendae.storage.description import described
@@ -97,6 +101,8 @@ def test_no_tensor_is_used_that_is_not_whole_in_its_own_memory(edited, kind, pla
     refused(load, path)
     if place == "optimizer":
         refused(resume, path)
+    else:
+        refused(TargetPropRule.load_from_checkpoint, path)
 
 
 @pytest.mark.parametrize("kind", STRANGE)
@@ -424,6 +430,25 @@ def test_what_a_file_declares_is_compared_with_what_it_holds_before_it_is_built(
     command = [sys.executable, "-c", LIMITED, *map(str, files)]
     made = subprocess.run(command, check=False, capture_output=True, text=True)
     assert made.stdout.split() == ["CheckpointError"] * len(LARGE) + ["True"], made.stderr
+
+
+def test_load_from_checkpoint_builds_no_more_than_a_file_holds(edited):
+    path = edited(lambda content: content["hyper_parameters"].update(stack=widened(16_000_000)))
+    refused(TargetPropRule.load_from_checkpoint, path, "it declares more than")
+
+
+def test_load_from_checkpoint_takes_other_arguments_for_the_rule_of_the_file(good):
+    refused(KLRule.load_from_checkpoint, good / "m.ckpt", "trained, not KLRule")
+    rule = TargetPropRule.load_from_checkpoint(good / "m.ckpt", rates=Rates(0.5), log_every=7)
+
+    assert (rule.rates.f, rule.ledger.every) == (0.5, 7)
+    assert torch.equal(rule.stack.pairs[0].f.weight, load(good / "m.ckpt").pairs[0].f.weight)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/m.ckpt", io.BytesIO(b"")])
+def test_load_from_checkpoint_reads_files_of_this_machine(place):
+    with pytest.raises(ValueError, match="a file of this machine is needed"):
+        TargetPropRule.load_from_checkpoint(place)
 
 
 PRIORS = [

@@ -73,6 +73,47 @@ def test_a_loop_of_links_is_named(tmp_path):
         write_whole(tmp_path / "loop", b"x")
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("place", ["/dev/fd/{}", "/proc/self/fd/{}", "link"])
+def test_an_open_file_gets_the_content_where_it_stands(tmp_path, place, deleted):
+    descriptor = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+    os.write(descriptor, b"before ")
+    if deleted:
+        (tmp_path / "file").unlink()
+    if place == "link":
+        (tmp_path / "link").symlink_to(f"/dev/fd/{descriptor}")
+    write_whole(tmp_path / place.format(descriptor), b"content")
+
+    assert os.pread(descriptor, 100, 0) == b"before content"
+    os.close(descriptor)
+    left = ({"link"} if place == "link" else set()) | (set() if deleted else {"file"})
+    assert set(os.listdir(tmp_path)) == left
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_permissions_of_an_earlier_file_stay(tmp_path, mode):
+    path = write_whole(tmp_path / "x", b"earlier")
+    path.chmod(mode)
+    assert stat.S_IMODE(write_whole(path, b"later").stat().st_mode) == mode
+
+
+def test_a_file_that_is_protected_from_writing_is_not_written(tmp_path, monkeypatch):
+    path = write_whole(tmp_path / "x", b"earlier")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match="x was not written"):
+        write_whole(path, b"later")
+
+    assert path.read_bytes() == b"earlier"
+    assert names(tmp_path) == [b"x"]
+
+
+def test_folders_that_were_made_for_nothing_go(tmp_path):
+    with pytest.raises(OSError, match="was not written"):
+        write_whole(tmp_path / "a" / "b" / ("n" * 300), b"x")
+
+    assert names(tmp_path) == []
+
+
 INTO_OUTPUT = """
 from gendae.storage.atomic import write_whole
 print("before")

@@ -7,6 +7,7 @@ import pytest
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_only
 
+from gendae import cli
 from gendae.training import alone
 from tests.training.resuming import quiet
 from tests.training.test_run import fit, names
@@ -48,6 +49,19 @@ def test_one_process_forgets_what_is_said_of_several(monkeypatch, capsys, left):
 
     (said,) = capsys.readouterr().err.splitlines()
     assert all(name in said for name in left)
+
+
+@pytest.mark.parametrize("value", ["x", "", "1.5", "0x1", " "])
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"])
+def test_what_is_no_number_is_not_used_by_any_command(monkeypatch, capsys, name, value):
+    """Lightning's import ended in int() of it."""
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["--version"]) == 0
+
+    assert name not in os.environ
+    assert os.environ["WORLD_SIZE"] == "2"
+    assert capsys.readouterr().err == f"gendae: {name}={value!r} of the environment not used\n"
 
 
 @pytest.mark.parametrize(
