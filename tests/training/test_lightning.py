@@ -264,11 +264,8 @@ def test_a_callback_works_or_is_refused(member, elsewhere):
 
 
 def test_a_strategy_that_shares_out_weights_is_refused():
-    trainer = SimpleNamespace(
-        precision="32-true", state=SimpleNamespace(fn="fit"), strategy=FSDPStrategy()
-    )
     with pytest.raises(ValueError, match="strategy=FSDPStrategy.*accepted: auto, ddp"):
-        options.check(trainer)
+        options.check_options(SimpleNamespace(strategy=FSDPStrategy()))
 
 
 # -- gendae's loader -------------------------------------------------------------------------
