@@ -235,4 +235,7 @@ def _is_hook(name: str) -> bool:
 def _mentions(hook: Any, name: str) -> bool:  # noqa: ANN401 - a function, or what stands for one
     """Whether a method names another one, as it must to call it; True where that is unknown."""
     code = getattr(inspect.unwrap(hook), "__code__", None)
-    return code is None or name in code.co_names
+    if code is None or set(code.co_freevars) - {"__class__"}:  # which may stand for the other one
+        return True
+
+    return name in code.co_names
