@@ -41,8 +41,10 @@ from tests.training.test_run import fit
 
 
 @pytest.fixture(autouse=True)
-def silent():
+def silent(tmp_path, monkeypatch):
+    """Nothing is said, and nothing is left in the current folder."""
     quiet()
+    monkeypatch.chdir(tmp_path)
 
 
 @dataclass
@@ -261,20 +263,20 @@ QUICK = {
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def restored():
+    """Switches of torch that a Trainer sets are as before."""
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
 
 
 @pytest.mark.parametrize("case", walk(ARGUMENTS, QUICK))
-def test_an_argument_of_a_trainer_works_or_is_refused(case, elsewhere):
+def test_an_argument_of_a_trainer_works_or_is_refused(case, restored):
     outcome(case)
 
 
 @pytest.mark.parametrize("member", walk(CALLBACKS, QUICK))
-def test_a_callback_works_or_is_refused(member, elsewhere):
+def test_a_callback_works_or_is_refused(member, restored):
     make, case = member
     try:
         callback = make()

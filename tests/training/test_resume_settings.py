@@ -20,8 +20,10 @@ FINISHED = "step=6"
 
 
 @pytest.fixture(autouse=True)
-def silent():
+def silent(tmp_path, monkeypatch):
+    """Nothing is said, and nothing is left in the current folder."""
     quiet()
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
