@@ -64,10 +64,12 @@ def with_trainer(name, data, steps):
 
 def plain_loop(name, data, steps):
     rule = RULES[name]()
-    moment = Moment(generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     optimizer = rule.configure_optimizers()
 
     for index, batch in enumerate(data.train_dataloader()):
+        moment = Moment(index / (steps + SKIPPED), generator, index, rule.learning(index, index))
+        rule.begin_update(optimizer, moment)
         optimizer.zero_grad(set_to_none=True)
         sum(rule.losses(batch, moment).values()).backward()
         optimizer.step()

@@ -1,29 +1,33 @@
-"""One training step of each rule against the floor: its own matrix products alone, in turns.
+"""One training step of each rule against its floor, in turns.
 
-    python -m benchmarks.steps [--rules VariationalEMRule KLRule ..] [--repeats 40] [--compile]
-                               [--json FILE]
+    python -m benchmarks.steps [--rules VariationalEMRule KLRule ..] [--batch 100] [--repeats 40]
+                               [--compile] [--json FILE]
 
 Networks have the 2015 paper's size (784-1000-100, batches of 100); classifiers have ten classes on
-top, and the joint rule an image and a label. A step is zero_grad, losses, one backward pass and
+top, and the joint rule an image and a label. The floor is the step's own matrix products, the
+noise it draws and a fused AdamW over its parameters, each alone (benchmarks/floor.py). A step is zero_grad, losses, one backward pass and
 the optimizer, as `Rule.training_step` does it; Lightning's share is measured by
 benchmarks.overhead. Both are timed in the same run.
 """
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 
 import torch
 
 import gendae
-from benchmarks.floor import MatrixProducts, interleaved
+from benchmarks.floor import Floor, interleaved
 from gendae.cli import keep_freed_memory
 from gendae.rules.moment import Moment
 from gendae.training.graphs import CompiledLoop, StaticUpdate
 
 SIZES = (784, 1000, 100)
-BATCH = 100
 CLASSES = 10
+#: Of the step: beyond the starts of training, and one in which feedback learns where it does so
+#: every tenth time.
+UPDATE = 10_000
 
 
 def generative(noise=None, **kwargs):
@@ -58,16 +62,16 @@ RULES = {
 }
 
 
-def step_of(name, device="cpu", compile=False):
-    """The rule, and a training step of it as a function without arguments.
+def step_of(name, device="cpu", compile=False, rows=100):
+    """The rule, a training step of it as a function without arguments, and its optimizer.
 
     `compile` compiles the step as `gendae.training.graphs` does.
     """
     torch.manual_seed(0)
     rule = RULES[name]().to(device)
-    moment = Moment(generator=torch.Generator(device).manual_seed(0))
+    moment = Moment(generator=torch.Generator(device).manual_seed(0), update=UPDATE)
     optimizer = rule.configure_optimizers()
-    batch = batch_for(name, device)
+    batch = batch_for(name, device, rows)
     rule.manual_backward = lambda loss: loss.backward()
 
     gradients = rule.gradients
@@ -80,38 +84,44 @@ def step_of(name, device="cpu", compile=False):
         gradients(batch, moment)
         optimizer.step()
 
-    return rule, step
+    return rule, step, optimizer
 
 
-def batch_for(name, device):
-    x = torch.rand(BATCH, SIZES[0], device=device)
-    y = torch.randint(CLASSES, (BATCH,), device=device)
+def batch_for(name, device, rows):
+    x = torch.rand(rows, SIZES[0], device=device)
+    y = torch.randint(CLASSES, (rows,), device=device)
     if name != "JointTargetPropRule":
         return x, y
 
     values = torch.cat([x, torch.nn.functional.one_hot(y, CLASSES)], 1)
-    observed = torch.ones(BATCH, 2, dtype=torch.bool, device=device)
+    observed = torch.ones(rows, 2, dtype=torch.bool, device=device)
     return values, observed
 
 
-def measured(name, repeats, device, compile):
-    with MatrixProducts() as products:
-        step_of(name, device)[1]()
+def measured(name, repeats, device="cpu", compile=False, rows=100):
+    _, step, optimizer = step_of(name, device, rows=rows)
+    step()
+    floor = Floor(step, optimizer)
 
-    _, step = step_of(name, device, compile)
-    seconds = interleaved({"step": step, "floor": products.replay}, repeats, device)
+    if compile:
+        _, step, _ = step_of(name, device, compile, rows)
+
+    seconds = interleaved({"step": step, **floor.calls}, repeats, device)
+    total = sum(seconds[part] for part in floor.calls)
     return {
         "rule": name,
-        "step_ms": 1e3 * seconds["step"],
-        "floor_ms": 1e3 * seconds["floor"],
-        "ratio": seconds["step"] / seconds["floor"],
-        "gflops": products.flops / seconds["step"] / 1e9,
+        "batch": rows,
+        **{f"{part}_ms": 1e3 * taken for part, taken in seconds.items()},
+        "floor_ms": 1e3 * total,
+        "ratio": seconds["step"] / total,
+        "gflops": floor.products.flops / seconds["step"] / 1e9,
     }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
+    parser.add_argument("--batch", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -122,11 +132,12 @@ def main():
     keep_freed_memory()  # as `gendae fit` does
 
     rows = []
-    for name in args.rules:
-        row = measured(name, args.repeats, args.device, args.compile)
+    for name, batch in product(args.rules, args.batch):
+        row = measured(name, args.repeats, args.device, args.compile, batch)
         rows.append(row)
         print(
-            "{rule:26} step {step_ms:7.2f} ms, its products alone {floor_ms:7.2f} ms, "
+            "{rule:26} batch {batch:4}: step {step_ms:7.2f} ms, floor {floor_ms:7.2f} ms "
+            "(products {products_ms:.2f}, optimizer {optimizer_ms:.2f}, noise {noise_ms:.2f}), "
             "ratio {ratio:.2f}, {gflops:.0f} GFLOP/s".format(**row),
             flush=True,
         )

@@ -84,6 +84,10 @@ class Law(checks.TakesArrays, nn.Module):
         """The laws of a layer's units, and of how many units each is: one, but for `Laws`."""
         return [(self, features)]
 
+    def conditioned(self, given: Tensor | None) -> "Law":
+        """The law for one input of the layer: what depends on it is computed once."""
+        return self
+
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         """The law as a torch distribution."""
         raise NotImplementedError(f"{type(self).__name__} must define distribution")
@@ -201,18 +205,31 @@ class Gaussian(Law):
 
     Args:
         sigma: standard deviation, in units of h.
+        stochastic: if False, the units are deterministic: a draw is the mean, and sigma says only
+            what an error costs. Such a layer has no noise in Algorithm 1, and no entropy.
+
+    Raises:
+        ValueError: for sigma <= 0; from `distribution`, for deterministic units.
 
     Example:
         >>> law, zero = Gaussian(1.0), torch.zeros(1, 4)
         >>> round(law.log_prob(zero, zero).item(), 4), law.energy(zero + 1, zero).item()
         (-3.6758, 2.0)
+        >>> Gaussian(stochastic=False).sample(zero)
+        tensor([[0., 0., 0., 0.]])
     """
 
-    def __init__(self, sigma: float = 1.0) -> None:
+    def __init__(self, sigma: float = 1.0, stochastic: bool = True) -> None:
         super().__init__()
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
+        self.stochastic = bool(stochastic)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        if not self.stochastic:
+            raise ValueError(
+                "stochastic=False: deterministic units have no density; use Gaussian(sigma)"
+            )
+
         return Normal(mean, self.sigma, validate_args=False)
 
     def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
@@ -222,14 +239,20 @@ class Gaussian(Law):
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
+        if not self.stochastic:
+            return mean
+
         noise = normal_like(mean, generator)
         return torch.add(mean, noise, alpha=self.sigma)
 
     def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        if not self.stochastic:
+            return torch.zeros_like(mean)
+
         return torch.full_like(mean, self.sigma**2)
 
     def extra_repr(self) -> str:
-        return f"{self.sigma:g}"
+        return f"{self.sigma:g}, stochastic={self.stochastic}"
 
 
 @register
@@ -303,8 +326,15 @@ class LearnedGaussian(Law):
 
         return nn.Sequential(*layers, last)
 
+    def conditioned(self, given: Tensor | None) -> Law:
+        return DiagonalGaussian(self.log_scale(given))
+
     def scale(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
         """sigma of each unit, in the shape of the mean."""
+        return self.log_scale(given).exp().expand_as(mean)
+
+    def log_scale(self, given: Tensor | None = None) -> Tensor:
+        """log sigma of each unit, (features,), or (batch, features) where it depends on x."""
         log_sigma = self.log_sigma
         if self.of_input is not None:
             if given is None:
@@ -314,7 +344,7 @@ class LearnedGaussian(Law):
                 )
             log_sigma = log_sigma + self.of_input(given)
 
-        return log_sigma.clamp(*self.BOUNDS).exp().expand_as(mean)
+        return log_sigma.clamp(*self.BOUNDS)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         return Normal(mean, self.scale(mean, given), validate_args=False)
@@ -355,6 +385,34 @@ class LearnedGaussian(Law):
 
     def extra_repr(self) -> str:
         return f"{self.features}, sigma={self.sigma:g}, per={self.per!r}, given={self.given}"
+
+
+class DiagonalGaussian(Law):
+    """N(h; mean, diag sigma^2) for one batch, whose log sigma has been computed.
+
+    Args:
+        log_sigma: (features,) or (batch, features), broadcast against the mean.
+    """
+
+    def __init__(self, log_sigma: Tensor) -> None:
+        super().__init__()
+        self.log_sigma = log_sigma
+        self.scale = log_sigma.exp()
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        return Normal(mean, self.scale.expand_as(mean), validate_args=False)
+
+    def entropy(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        of_units = self.log_sigma + (LOG_2PI + 1.0) / 2.0
+        return of_units.expand_as(mean).sum(-1)
+
+    def sample(
+        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        return torch.addcmul(mean, self.scale, normal_like(mean, generator))
+
+    def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
+        return self.scale.square().expand_as(mean)
 
 
 #: Range of the share of m (1 - m) that the variance of a grey value around its mean m can have.
@@ -400,6 +458,14 @@ class Bernoulli(Law):
 
     def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         return cross_entropy(mean, h.clamp(0.0, 1.0)).sum(-1)
+
+    def energy_of_logits(self, h: Tensor, a: Tensor) -> Tensor:
+        """`energy` around sigmoid(a): exact for any a, and several times as fast."""
+        if a.dtype in (torch.bfloat16, torch.float16):
+            a = a.float()
+
+        target = h.clamp(0.0, 1.0).to(a)
+        return F.binary_cross_entropy_with_logits(a, target, reduction="none").sum(-1)
 
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None

@@ -8,6 +8,7 @@ import torch
 from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law, Laws, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
+from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_autoencoder
 from gendae.registry import REGISTRY, build, describe
@@ -250,3 +251,59 @@ def mixed(f, widths):
 def test_refusals_say_what_to_do(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("layer", [Affine(3, 4, "sigmoid"), MLP(3, [5], 4, "sigmoid")])
+def test_the_energy_of_bits_from_logits_is_that_of_their_means(layer):
+    torch.manual_seed(0)
+    pair = Pair(Affine(4, 3), layer, observation=Bernoulli()).double()
+    h = torch.randn(6, 3).double()
+    x = torch.rand(6, 4).double()
+    expected = pair.observation.energy(x, pair.g(h))
+
+    assert torch.allclose(pair.energy(x, h), expected, rtol=1e-12)
+
+
+def test_the_energy_of_bits_from_logits_is_exact_where_a_mean_rounds_to_0_or_1():
+    a = torch.tensor([[-300.0, 300.0, 40.0]], requires_grad=True)
+    energy = Bernoulli().energy_of_logits(torch.tensor([[1.0, 0.0, 1.0]]), a)
+    energy.sum().backward()
+
+    assert energy.item() == 600.0
+    assert a.grad.tolist() == [[-1.0, 1.0, 0.0]]
+
+
+def test_a_law_of_bits_with_an_energy_of_its_own_keeps_it():
+    class Halved(Bernoulli):
+        def energy(self, h, mean, given=None):
+            return super().energy(h, mean, given) / 2.0
+
+    torch.manual_seed(0)
+    layers = Affine(4, 3), Affine(3, 4, "sigmoid")
+    x = torch.rand(2, 4)
+    h = torch.randn(2, 3)
+
+    halved = Pair(*layers, observation=Halved()).energy(x, h)
+    assert torch.allclose(2.0 * halved, Pair(*layers, observation=Bernoulli()).energy(x, h))
+
+
+def test_deterministic_real_units_are_their_mean_and_have_no_density():
+    law = Gaussian(0.5, stochastic=False)
+    assert law.sample(REAL, seeded()) is REAL
+    assert not law.variance(REAL).any()
+    assert law.energy(REAL + 1.0, REAL).item() == 3 / (2 * 0.5**2)
+
+    for ask in (law.log_prob, lambda h, mean: law.entropy(mean)):
+        with pytest.raises(ValueError, match="deterministic units have no density"):
+            ask(REAL, REAL)
+
+
+@pytest.mark.parametrize("name", ["learned", "learned, of x", "learned, one for the layer"])
+def test_a_learned_law_for_one_input_is_the_same_law(name):
+    law, mean, given = LAWS[name]
+    fixed = law.conditioned(given)
+
+    assert torch.equal(fixed.sample(mean, seeded()), law.sample(mean, seeded(), given))
+    assert torch.allclose(fixed.entropy(mean), law.entropy(mean, given), rtol=1e-12)
+    assert torch.allclose(fixed.variance(mean), law.variance(mean, given), rtol=1e-12)
+    assert torch.allclose(fixed.log_prob(mean, mean), law.log_prob(mean, mean, given), rtol=1e-12)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -59,6 +60,14 @@ class MLP(nn.Module):
         for (low, high), name in zip(pairwise(widths), names, strict=True):
             layers.append(Affine(low, high, name, gain * _activation_gain(name)))
         self.layers = nn.Sequential(*layers)
+
+    def preactivation(self, h: Tensor) -> Tensor:
+        """a of the output s(a)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            h = layer(h)
+
+        return cast(Affine, last).preactivation(h)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.layers(h)

@@ -1,7 +1,7 @@
 """Layer pairs: an encoder f_l and a decoder g_l that learn to invert each other."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeGuard, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,10 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 from gendae import checks
-from gendae.laws import Gaussian, Law
+from gendae.laws import Bernoulli, Gaussian, Law
 from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
 from gendae.layers.affine import Affine
+from gendae.layers.mlp import MLP
 from gendae.layers.wrapped import Layer, as_layer
 from gendae.registry import register
 
@@ -34,12 +35,16 @@ class Transpose(nn.Module):
         """W', (features of h_{l-1}, features of h_l)."""
         return self._of[0].weight.T
 
+    def preactivation(self, h: Tensor) -> Tensor:
+        """a = W' h + c."""
+        return F.linear(h, self.weight, self.bias)
+
     def forward(self, h: Tensor) -> Tensor:
-        return self.s(F.linear(h, self.weight, self.bias))
+        return self.s(self.preactivation(h))
 
     def difference(self, h: Tensor, step: Tensor) -> Tensor:
         """The layer's output at h + step minus that at h."""
-        a = F.linear(h, self.weight, self.bias)
+        a = self.preactivation(h)
         e = F.linear(step, self.weight)
 
         return DIFFERENCES[self.activation](a, e)
@@ -120,6 +125,27 @@ class Pair(nn.Module):
     def p(self, h_above: Tensor) -> Distribution:
         """P(h_{l-1} | h_l), around g."""
         return self.observation.distribution(self.g(h_above))
+
+    def energy(self, h_below: Tensor, h_above: Tensor) -> Tensor:
+        """-log P(h_{l-1} | h_l) of each example, up to a constant: the law's `energy` around g."""
+        law = self.observation
+        if takes_logits(law) and type(self.g) in LOGITS:
+            a = cast(Affine, self.g).preactivation(h_above)
+            return law.energy_of_logits(h_below, a)
+
+        return law.energy(h_below, self.g(h_above), h_above)
+
+
+#: Layers whose output is nothing but the activation of their `preactivation`, as a variant's may not be.
+LOGITS = (Affine, MLP, Transpose)
+
+
+def takes_logits(law: Law | None) -> TypeGuard[Bernoulli]:
+    """Whether a law has its energy from a too, before its layer's sigmoid.
+
+    A variant of it that defines another energy has not.
+    """
+    return isinstance(law, Bernoulli) and type(law).energy is Bernoulli.energy
 
 
 def _check_activation(name: str, law: Law, layer: Layer) -> None:

@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributions import Distribution, Normal
 
 from gendae import checks
 from gendae.corruption import Corruption
@@ -343,14 +344,16 @@ class Masked(nn.Module):
 
 
 class Identity(Gaussian):
-    """The law of a slice that is passed on as it is: no noise is injected into it."""
+    """The law of a slice that is passed on as it is: no noise is injected into it.
 
-    stochastic = False
+    Its density is that of N(mean, I), where one is asked for beside those of other slices.
+    """
 
-    def sample(
-        self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
-    ) -> Tensor:
-        return mean
+    def __init__(self) -> None:
+        super().__init__(stochastic=False)
+
+    def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
+        return Normal(mean, self.sigma, validate_args=False)
 
     def near(self, mean: Tensor, width: Tensor, generator: Generator | None = None) -> Tensor:
         return mean

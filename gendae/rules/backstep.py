@@ -13,6 +13,7 @@ from gendae.registry import register
 from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
+from gendae.rules.targets import squared_error
 
 
 @register
@@ -81,8 +82,8 @@ class BackStepRule(Rule):
         again = pair.f(self._corrupt(level - 1, below, moment))
 
         return {
-            f"reconstruct_g_{level}": (z - below).square().sum(-1).mean(),
-            f"target_f_{level}": (again - h_hat).square().sum(-1).mean(),
+            f"reconstruct_g_{level}": squared_error(z, below),
+            f"target_f_{level}": squared_error(again, h_hat),
         }
 
     def _corrupt(self, level: int, h: Tensor, moment: Moment) -> Tensor:

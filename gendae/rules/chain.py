@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from gendae.laws import Law
 from gendae.layers.activations import DERIVATIVES
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
-from gendae.layers.pair import Pair, Transpose
+from gendae.layers.pair import Pair, Transpose, takes_logits
 from gendae.layers.wrapped import Layer
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
@@ -87,7 +87,7 @@ class Link:
     def __call__(self, h: Tensor) -> Tensor:
         """The output: h_l, d_l, or for the last map a."""
         if self.is_last and self.affine:
-            return preactivation(self.layer, h)
+            return self.layer.preactivation(h)
 
         return self.layer(h)
 
@@ -109,6 +109,9 @@ class Link:
 
     def energy(self, x: Tensor, output: Tensor) -> Tensor:
         """-log P(x | h_1) of each example, from the output of the last map."""
+        if self.affine and takes_logits(self.law):
+            return self.law.energy_of_logits(x, output)
+
         return self.law.energy(x, self.head(output))
 
 
@@ -243,11 +246,3 @@ def _links(
 
     inside = [Link(name, part, pair, None, None) for part in parts[:-1]]
     return [*inside, Link(name, parts[-1], pair, gives, law)]
-
-
-def preactivation(layer: Affine | Transpose, h: Tensor) -> Tensor:
-    """a = W h + b of a layer s(W h + b)."""
-    if isinstance(layer, Affine):
-        return layer.preactivation(h)
-
-    return nn.functional.linear(h, layer.weight, layer.bias)

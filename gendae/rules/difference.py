@@ -13,7 +13,13 @@ from gendae.registry import built, register
 from gendae.rules.moment import Moment
 from gendae.rules.rates import PerLayer, Rates
 from gendae.rules.supervised import SupervisedRule
-from gendae.rules.targets import displacements, first_displacement, iterated, missed
+from gendae.rules.targets import (
+    displacements,
+    first_displacement,
+    iterated,
+    missed,
+    squared_error,
+)
 
 SCHEDULES = ("joint", "alternate")
 
@@ -289,4 +295,4 @@ class DifferenceTargetPropRule(SupervisedRule):
             noisy = noise(below, moment.progress, moment.generator)
             above = pair.f(noisy)
 
-        return (pair.g(above) - noisy).square().sum(-1).mean()
+        return squared_error(pair.g(above), noisy)

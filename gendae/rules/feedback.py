@@ -28,7 +28,7 @@ from gendae.models.stack import Stack
 from gendae.registry import register
 from gendae.rules.chain import Chain, Link, State
 from gendae.rules.moment import Moment
-from gendae.rules.targets import change
+from gendae.rules.targets import change, squared_error, with_gradient
 
 
 class Feedback(nn.Module):
@@ -223,7 +223,7 @@ class Inverses(Feedback):
                 given = noise(states[int(number)].given, moment.progress, moment.generator)
                 sent = link.send(link(given), moment)
 
-            error = (inverse(sent) - given).square().sum(-1).mean() / 2.0
+            error = squared_error(inverse(sent), given) / 2.0
             name = f"feedback_{link.name}"
             losses[name] = losses.get(name, 0.0) + error
 
@@ -237,7 +237,7 @@ class TransposeLike(nn.Module):
 
         B(t) = W(t)' + (B(0) - W(0)') + what was learned
 
-    so that only the difference B - W' is kept, and B computed from it. B starts at random, and
+    so that only the difference B' - W is kept, and B computed from it. B starts at random, and
     both directions see the same product of signals, not each other's values.
     Source: Kolen and Pollack 1994; Akrout et al. 2019.
     """
@@ -246,23 +246,28 @@ class TransposeLike(nn.Module):
         super().__init__()
         layer = link.layer
         wider = max(layer.in_features, layer.out_features)
-        start = torch.randn(layer.in_features, layer.out_features) / wider**0.5
+        start = torch.randn(layer.in_features, layer.out_features).T / wider**0.5
 
         self._of = (layer,) if tracks and link.affine else ()
         for tracked in self._of:
-            start = start.to(tracked.weight) - tracked.weight.detach().T
-        self.difference = nn.Parameter(start)
+            start = start.to(tracked.weight) - tracked.weight.detach()
+        self.difference = nn.Parameter(start.contiguous())
+
+    @property
+    def transposed(self) -> Tensor:
+        """B', (width of the map's output, width of its input): it lies in memory as W does."""
+        for tracked in self._of:
+            return tracked.weight.detach() + self.difference
+
+        return self.difference
 
     @property
     def weight(self) -> Tensor:
         """B, (width of the map's input, width of its output)."""
-        for tracked in self._of:
-            return tracked.weight.detach().T + self.difference
-
-        return self.difference
+        return self.transposed.T
 
     def forward(self, d: Tensor) -> Tensor:
-        return d @ self.weight.T
+        return d @ self.transposed
 
 
 @register
@@ -342,18 +347,22 @@ class LocalDifference(Feedback):
     @full_precision()
     def _loss(self, link: Link, state: State, layer: nn.Module, moment: Moment) -> Tensor:
         """In the precision of B: half of it would lose answers, which are small differences."""
-        weight = layer.weight
-        given = state.given[: self.rows].to(weight.dtype)
+        b = layer.transposed
+        given = state.given[: self.rows].to(b.dtype)
         output = state.output.detach()[: self.rows]
 
         with torch.no_grad():
-            if output.dtype != weight.dtype:
+            if output.dtype != b.dtype:
                 output = link(given)
 
             xi = self.sigma * normal_like(given, moment.generator)
             response = self._routed(link, output, link(given + xi) - output)
             gain = self._routed(link, output, torch.ones_like(output)).square().mean(0)
 
-        alignment = (xi * (response @ weight.T)).sum(-1).mean() / self.sigma**2
-        decay = (weight.square() * gain).sum() / 2.0
-        return decay - alignment
+            # both terms are quadratic in B at most: their gradients give their values, too
+            hebbian = response.T @ xi / (len(xi) * self.sigma**2)
+            decay = b * gain[:, None]
+            loss = torch.vdot(b.flatten(), decay.flatten()) / 2.0
+            loss = loss - torch.vdot(b.flatten(), hebbian.flatten())
+
+        return with_gradient(b, loss, decay.sub_(hebbian))

@@ -114,7 +114,7 @@ class TwoPhaseRule(SupervisedRule):
         d.append(label - h[-1])
 
         # a layer receives zeros from zeros: d_1 .. d_L are both
-        d, _ = self.settle(PlusPhase(self.stack.encoders, a), d, below=d)
+        d, _ = self.settle(PlusPhase(self.stack.encoders, h, a), d, below=d)
         return d
 
     def settle(
@@ -142,13 +142,13 @@ class TwoPhaseRule(SupervisedRule):
 
         for _ in range(self.sweeps):
             for level in range(self.stack.depth, 0, -1):
-                above[level] = self.gamma * F.linear(h[level + 1], self.feedback(level + 1))
-                a[level] = below[level] + above[level]
+                above[level] = F.linear(h[level + 1], self.feedback(level + 1))
+                a[level] = torch.add(below[level], above[level], alpha=self.gamma)
                 h[level] = phase.unit(level, a[level])
 
             for level in range(2, phase.free + 1):
                 below[level] = phase.receive(level, h[level - 1])
-                a[level] = below[level] + above[level]
+                a[level] = torch.add(below[level], above[level], alpha=self.gamma)
                 h[level] = phase.unit(level, a[level])
 
         return h, a
@@ -243,14 +243,18 @@ class PlusPhase:
 
     Args:
         encoders: f_1 .. f_M.
+        h: h_0 .. h_M of the minus phase.
         a: a_1 .. a_M of the minus phase, at 1 .. M.
 
     Attributes:
         free: the highest layer that is free.
     """
 
-    def __init__(self, encoders: Sequence[Affine], a: Sequence[Tensor]) -> None:
+    def __init__(
+        self, encoders: Sequence[Affine], h: Sequence[Tensor], a: Sequence[Tensor]
+    ) -> None:
         self.encoders = encoders
+        self.h = h
         self.a = a
         self.free = len(encoders) - 1
 
@@ -261,7 +265,7 @@ class PlusPhase:
     def unit(self, level: int, step: Tensor) -> Tensor:
         """d_l, where a_l moves by a step."""
         difference = DIFFERENCES[self.encoders[level - 1].activation]
-        return difference(self.a[level], step)
+        return difference(self.a[level], step, self.h[level])
 
 
 @register

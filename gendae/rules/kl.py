@@ -1,14 +1,14 @@
 """The layer-wise KL(Q || P) criterion: Algorithm 1 (2014)."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.corruption import normal_like
-from gendae.laws import Gaussian, Law
+from gendae.laws import DiagonalGaussian, Gaussian, Law
 from gendae.models.stack import Stack
 from gendae.models.widths import rms
 from gendae.priors.base import Prior
@@ -176,7 +176,8 @@ class KLRule(Rule):
         for level, below in enumerate(h[:-1], 1):
             pair = self.stack.pairs[level - 1]
             mean = pair.f(below)
-            width = rms(self._draw(level, mean, generator, below) - mean)
+            law = self._law_of_noise(level, below)
+            width = rms(law.sample(mean, generator, below) - mean)
             noise.append(width.masked_fill(hard_units(pair.recognition, width), 0.0))
 
         self.stack.fit_residuals(x, noise, adds_up=True)
@@ -206,88 +207,132 @@ class KLRule(Rule):
         """The terms of the cost in nats, mean over the batch; batch[0] is x."""
         x = checks.rows("x", batch[0])
         self.cost_prior.require_fitted()
-        noisy, means = self._climb(x, moment.generator)
+        up = self._climb(x, moment.generator)
 
-        top = self.stack.depth
         losses: dict[str, Tensor] = {}
         for level, pair in enumerate(self.stack.pairs, 1):
             losses |= own_penalty(pair, level)
-            if self.intermediate or level == top:
-                losses |= self._of_level(level, x, noisy, means)
 
+        for level in self._levels:
+            entropy = up.entropies[level - 1]
+            if entropy is not None:
+                losses[f"entropy_{level}"] = -self.alpha * entropy.mean()
+
+        losses |= self._descend(up)
         if self.intermediate:
-            losses |= self._targets(x)
-            losses |= self._long_loops(noisy, means, moment.generator)
+            losses |= self._targets(up.means[0])
 
-        variance = self.stack.pairs[-1].recognition.variance(means[-1], self.cut(noisy[-2]))
-        energy = self.cost_prior.cross_entropy(noisy[-1], means[-1], variance)
-        losses[f"prior_{top}"] = self.alpha * energy.mean()
+        energy = self.cost_prior.cross_entropy(up.h[-1], up.means[-1], up.variance)
+        losses[f"prior_{self.stack.depth}"] = self.alpha * energy.mean()
         return losses
 
-    def _climb(
-        self, h: Tensor, generator: Generator | None, start: int = 0
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """h~_start .. h~_L ~ Q, and the means f_l(h~_{l-1}) around which they were drawn."""
-        noisy = [h]
-        means = []
-        for level, pair in enumerate(self.stack.pairs[start:], start + 1):
-            below = self.cut(noisy[-1])
+    @property
+    def _levels(self) -> list[int]:
+        """Where short loops turn, top first."""
+        if self.intermediate:
+            return list(range(self.stack.depth, 0, -1))
+
+        return [self.stack.depth]
+
+    def _climb(self, x: Tensor, generator: Generator | None) -> "Climb":
+        """The noisy way up, and beside it the long loops, which begin at h~_1 .. h~_{L-1}.
+
+        Each map runs once, on the rows of all that passes it.
+        """
+        n = len(x)
+        up = Climb([x], [], [])
+        for level, pair in enumerate(self.stack.pairs, 1):
+            below = self.cut(joined([up.h[-1], *up.long]))
             mean = pair.f(below)
-            means.append(mean)
+            law = self._law_of_noise(level, below)
+            h, *long = divided(law.sample(mean, generator, below), n)
 
-            noisy.append(self._draw(level, mean, generator, below))
+            entropy = None
+            if law.stochastic and not self._has_tied_noise(level):
+                entropy = first(law.entropy(mean, below), n)
+            if self.intermediate and level < self.stack.depth:
+                long.append(h.detach())
 
-        return noisy, means
+            up.h.append(h)
+            up.means.append(first(mean, n))
+            up.entropies.append(entropy)
+            up.long = long
 
-    def _draw(
-        self, level: int, mean: Tensor, generator: Generator | None, below: Tensor
-    ) -> Tensor:
-        """h~_l ~ Q(h_l | h_{l-1}) around its mean."""
+        variance = law.variance(mean, below)
+        if variance is not None:
+            up.variance = first(variance, n)
+
+        return up
+
+    def _law_of_noise(self, level: int, below: Tensor) -> Law:
+        """Q(h_l | h_{l-1}) around its mean."""
         if self._has_tied_noise(level):
-            noise = normal_like(mean, generator)
-            return torch.add(mean, noise * self.cost_prior.bandwidth_)
+            return DiagonalGaussian(self.cost_prior.bandwidth_.log())
 
-        return self.stack.pairs[level - 1].recognition.sample(mean, generator, below)
+        return self.stack.pairs[level - 1].recognition.conditioned(below)
 
     def _has_tied_noise(self, level: int) -> bool:
         return self.tie_noise and level == self.stack.depth
 
-    def _of_level(
-        self, level: int, x: Tensor, noisy: list[Tensor], means: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """reconstruction_l, entropy_l and layer_l, where the level has them."""
-        pair = self.stack.pairs[level - 1]
-        losses = {f"reconstruction_{level}": self._energy(x, noisy[level], level)}
+    def _descend(self, up: "Climb") -> dict[str, Tensor]:
+        """reconstruction_l and layer_l of the short loops, and long_l, the layers above h_l as a
+        denoising auto-encoder of it.
+        """
+        x = up.h[0]
+        n = len(x)
+        losses: dict[str, Tensor] = {}
+        short: list[Tensor] = []
+        long = up.long
+        for level in range(self.stack.depth, 1, -1):
+            if level in self._levels:
+                short.append(up.h[level])
 
-        if pair.recognition.stochastic and not self._has_tied_noise(level):
-            below = self.cut(noisy[level - 1])
-            entropy = pair.recognition.entropy(means[level - 1], below).mean()
-            losses[f"entropy_{level}"] = -self.alpha * entropy
+            pair = self.stack.pairs[level - 1]
+            above = joined([*short, *long])
+            mean = pair.g(above)
+            outputs = divided(mean, n)
+            given = divided(above, n)
+            target = self._clean(level - 1, up.means)
 
-        if self.reach == "within_layer" and level > 1:
-            target = self._clean(level - 1, means)
-            losses[f"layer_{level}"] = self._energy(target, noisy[level], level, level - 1)
+            if self.reach == "within_layer":
+                own = len(short) - 1
+                energy = pair.observation.energy(target, outputs[own], given[own])
+                losses[f"layer_{level}"] = energy.mean()
+
+            if long:
+                # that of the highest is back where it began
+                energy = pair.observation.energy(target, outputs[-1], given[-1])
+                losses[f"long_{level - 1}"] = self.alpha * energy.mean()
+                mean = mean[:-n]
+
+            sent = divided(self.cut(send(pair.observation, mean)), n)
+            long = sent[len(short) :]
+            short = sent[: len(short)]
+
+        if 1 in self._levels:
+            short.append(up.h[1])
+
+        energies = self.stack.pairs[0].energy(joined([x] * len(short)), joined(short))
+        for level, energy in zip(self._levels, divided(energies, n), strict=True):
+            losses[f"reconstruction_{level}"] = energy.mean()
 
         return losses
-
-    def _energy(self, target: Tensor, h: Tensor, start: int, stop: int = 0) -> Tensor:
-        """-log P(target | h), where h of level `start` is decoded to the target's level."""
-        for pair in reversed(self.stack.pairs[stop + 1 : start]):
-            h = self.cut(send(pair.observation, pair.g(h)))
-
-        last = self.stack.pairs[stop]
-        return last.observation.energy(target, last.g(h), h).mean()
 
     def _clean(self, level: int, means: list[Tensor]) -> Tensor:
         """The noise-free value of h~_l, a constant."""
         return self.stack.pairs[level - 1].recognition.transmit(means[level - 1].detach())
 
-    def _targets(self, x: Tensor) -> dict[str, Tensor]:
-        """prior_l, l = 1 .. L-1, from the clean way up and down."""
+    def _targets(self, mean: Tensor) -> dict[str, Tensor]:
+        """prior_l, l = 1 .. L-1, from the clean way up and down; it begins with f_1(x)."""
         *below, top = self.stack.pairs
-        h = [x]
-        for pair in below:
-            h.append(send(pair.recognition, pair.f(self.cut(h[-1]))))
+        h: list[Tensor] = []
+        for level, pair in enumerate(below, 1):
+            if level > 1:
+                mean = pair.f(self.cut(h[-1]))
+            h.append(send(pair.recognition, mean))
+
+        if not h:
+            return {}
 
         with torch.no_grad():
             h_hat = top.recognition.transmit(top.f(h[-1]))
@@ -300,24 +345,50 @@ class KLRule(Rule):
                 mean = pair.g(above)
                 h_hat = pair.observation.transmit(mean)
 
-            energy = pair.observation.energy(h[level], mean, above).mean()
+            energy = pair.observation.energy(h[level - 1], mean, above).mean()
             losses[f"prior_{level}"] = self.alpha * energy
 
         return losses
 
-    def _long_loops(
-        self, noisy: list[Tensor], means: list[Tensor], generator: Generator | None
-    ) -> dict[str, Tensor]:
-        """long_l, l = 1 .. L-1: the layers above h_l as a denoising auto-encoder of it."""
-        top = self.stack.depth
 
-        losses = {}
-        for level in range(1, top):
-            above, _ = self._climb(noisy[level].detach(), generator, start=level)
-            energy = self._energy(self._clean(level, means), above[-1], top, level)
-            losses[f"long_{level}"] = self.alpha * energy
+@dataclass
+class Climb:
+    """The noisy way up.
 
-        return losses
+    Attributes:
+        h: h~_0 .. h~_L ~ Q.
+        means: f_l(h~_{l-1}), l = 1 .. L, around which they were drawn.
+        entropies: of Q(h_l | h~_{l-1}), l = 1 .. L, for each example; None where there is none.
+        variance: of Q(h_L | h~_{L-1}); None where it is not Gaussian.
+        long: what has come to the latest level from h~_1, h~_2, ..: the long loops.
+    """
+
+    h: list[Tensor]
+    means: list[Tensor]
+    entropies: list[Tensor | None]
+    variance: Tensor | None = None
+    long: list[Tensor] = field(default_factory=list)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of several batches as one; a single batch as it is."""
+    if len(parts) == 1:
+        return parts[0]
+
+    return torch.cat(list(parts))
+
+
+def divided(rows: Tensor, n: int) -> list[Tensor]:
+    """Batches of n rows; all rows as they are, where they are one batch."""
+    if len(rows) == n:
+        return [rows]
+
+    return list(rows.split(n))
+
+
+def first(rows: Tensor, n: int) -> Tensor:
+    """The first batch of n rows."""
+    return divided(rows, n)[0]
 
 
 def hard_units(law: Law, like: Tensor) -> Tensor:

@@ -51,6 +51,11 @@ class LossLedger:
         """Number of updates whose losses wait to be read."""
         return len(self.updates)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the next update's losses are the last that fit in before all are read."""
+        return self.filled + 1 >= self.every
+
     # -- in training ---------------------------------------------------------------------------
 
     def note(self, rule: LightningModule, step: int, losses: dict[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from gendae.models.joint import check_modalities
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, arguments, describe
-from gendae.rules import averaging, batches, monitors, options
+from gendae.rules import averaging, batches, monitors, options, updates
 from gendae.rules.ledger import LossLedger
 from gendae.rules.moment import Moment
 from gendae.rules.noise import Noise
@@ -82,6 +82,8 @@ class Shell(LightningModule):
 
         #: Computes losses and gradients in the place of `gradients`: `gendae.Graphs` sets it.
         self.recorded: Gradients | None = None
+        #: Makes the update of a batch to which nobody listens; None in any other.
+        self.quiet: updates.QuietBatches | None = None
         self._looked_at_data = False
         self._looked_at_validation = False
 
@@ -103,7 +105,8 @@ class Shell(LightningModule):
         if self.begins_update(batch_idx):
             optimizer = self.optimizers(use_pl_optimizer=False)
             self.begin_update(optimizer, moment)
-            self._tell_before_zero_grad(optimizer)
+            if self.quiet is None:
+                self._tell_before_zero_grad(optimizer)
 
         if self.recorded is not None:
             losses = self.recorded(batch, moment)
@@ -111,7 +114,7 @@ class Shell(LightningModule):
             losses = self.gradients(batch, moment, first=self.begins_update(batch_idx))
 
         if self.ends_update(batch_idx):
-            self.optimizers().step()
+            self.take_step(self.optimizers(use_pl_optimizer=False))
 
         self.ledger.note(self, moment.update, losses)
 
@@ -158,8 +161,19 @@ class Shell(LightningModule):
         if self.batches_of_update > 1:
             total = total / self.batches_of_update
 
-        self.manual_backward(total)
+        if self.quiet is None:
+            self.manual_backward(total)
+        else:
+            total.backward()
+
         return losses
+
+    def take_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step of the optimizer, by which `global_step` grows."""
+        if self.quiet is None:
+            self.optimizers().step()
+        else:
+            self.quiet.take_step(optimizer)
 
     def sum_of(self, losses: dict[str, Tensor]) -> Tensor:
         """What an update follows; a ValueError where a rule gives no losses at all."""
@@ -311,6 +325,7 @@ class Shell(LightningModule):
     def on_train_start(self) -> None:
         self.resume.compare(self)
         monitors.check(self)
+        updates.install(self, Shell)
 
     def on_fit_end(self) -> None:
         self.resume.end(self.trainer)

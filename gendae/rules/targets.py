@@ -13,8 +13,10 @@ Source: Lee 2018, sections 3.2.1 to 3.2.3.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendae import checks
@@ -55,14 +57,43 @@ def change(layer: nn.Module, h: Tensor, d: Tensor) -> Tensor:
     return difference(h, d)
 
 
+class _KnownGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, of: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(gradient)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (gradient,) = ctx.saved_tensors
+        return scale * gradient, None, None
+
+
+def with_gradient(of: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+    """A loss whose gradient by a tensor has been computed: autograd has nothing to record.
+
+    Args:
+        of: the tensor.
+        loss: its value, without a graph.
+        gradient: of the loss, in the shape of the tensor; without a graph.
+    """
+    return cast(Tensor, _KnownGradient.apply(of, loss, gradient))
+
+
 def missed(output: Tensor, move: Tensor) -> Tensor:
     """|output - target|^2 for the target output + move, a constant; mean over the batch.
 
-    output - output is zero: the error is the displacement, to its last digit.
+    The error is the displacement, to its last digit: the output itself is not subtracted.
     """
-    error = output - output.detach() - move
+    move = move.detach()
+    loss = move.square().sum() / len(move)
 
-    return error.square().sum(-1).mean()
+    return with_gradient(output, loss, move * (-2.0 / len(move)))
+
+
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """|output - target|^2, mean over the batch."""
+    return F.mse_loss(output, target, reduction="sum") / len(output)
 
 
 def displacement(

@@ -250,3 +250,65 @@ def test_alpha_is_that_of_the_vae_for_one_pair_under_a_fixed_prior_alone(sizes, 
 
     assert KLRule(stack).alpha == alpha
     assert KLRule(stack, alpha=0.5).alpha == 0.5
+
+
+@pytest.mark.parametrize("reach", REACHES)
+def test_each_map_runs_once_for_all_noisy_loops_and_once_for_the_clean_one(reach):
+    rule = KLRule(stack_of([12, 8, 6, 4]), reach=reach)
+    rows = {}
+    for level, pair in enumerate(rule.stack.pairs, 1):
+        for name in "fg":
+            counted = rows.setdefault(f"{name}_{level}", [])
+            getattr(pair, name).preactivation = counting(getattr(pair, name), counted)
+
+    rule.losses((torch.rand(5, 12, dtype=torch.float64),), at(0))
+
+    # up: the noisy way, and long loops from h_1 and h_2; down: short loops join on the way
+    assert rows == {
+        "f_1": [5],
+        "f_2": [10, 5],
+        "f_3": [15, 5],
+        "g_3": [15, 5],
+        "g_2": [15, 5],
+        "g_1": [15],
+    }
+
+
+def counting(layer, rows):
+    """A layer's `preactivation`, which notes how many rows it gets."""
+    preactivation = layer.preactivation
+
+    def counted(h):
+        rows.append(len(h))
+        return preactivation(h)
+
+    return counted
+
+
+def test_a_deterministic_level_has_no_noise_and_no_entropy():
+    """With it the network of the usual variational auto-encoder is a stack of two pairs."""
+    torch.manual_seed(0)
+    hidden = Pair(
+        Affine(12, 9, "relu"),
+        Affine(9, 12, "sigmoid"),
+        observation=Bernoulli(),
+        recognition=Gaussian(stochastic=False),
+    )
+    law = LearnedGaussian(4, 0.5, given=9)
+    torch.nn.init.normal_(law.of_input[-1].weight, std=0.3)
+    code = Pair(Affine(9, 4), Affine(4, 9, "relu"), recognition=law)
+    stack = Stack(hidden, code, prior=GaussianPrior("identity", 1.0)).double()
+    x = torch.rand(7, 12, dtype=torch.float64)
+
+    losses = KLRule(stack, alpha=1.0, intermediate=False).losses((x,), at(1))
+    assert set(losses) == {"reconstruction_2", "entropy_2", "prior_2"}
+
+    h = hidden.f(x)
+    mu = code.f(h)
+    log_variance = 2.0 * (law.log_sigma + law.of_input(h))
+    noise = torch.randn(7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x_hat = hidden.g(code.g(mu + (log_variance / 2.0).exp() * noise))
+
+    reconstruction = torch.nn.functional.binary_cross_entropy(x_hat, x, reduction="none").sum(1)
+    kl = -0.5 * (1.0 + log_variance - mu**2 - log_variance.exp()).sum(1)
+    assert torch.allclose(sum(losses.values()), (reconstruction + kl).mean(), rtol=1e-12)

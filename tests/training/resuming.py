@@ -219,7 +219,7 @@ def train(case, seed=1, resume=None, callbacks=(), **options):
     diary = Diary()
     trainer = Trainer(
         callbacks=[diary, *callbacks],
-        enable_checkpointing=bool(callbacks),
+        enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
         **{**QUIET, "max_epochs": EPOCHS, **options},
     )
     trainer.fit(rule, data_of(case), ckpt_path=resume)

@@ -679,7 +679,8 @@ def test_the_same_batches_are_overfitted_in_every_epoch():
 
 def test_the_prior_of_overfitted_batches_is_that_of_their_codes():
     rule = RULES["back step"]()
-    Trainer(**QUIET, max_epochs=1, overfit_batches=2).fit(rule, FewDigits())
+    trainer = Trainer(**QUIET, max_epochs=1, overfit_batches=2, enable_checkpointing=False)
+    trainer.fit(rule, FewDigits())
 
     codes = rule.codes(FewDigits().split("train").x[:100])
     torch.testing.assert_close(rule.stack.prior.mean, codes.mean(0))
@@ -770,7 +771,8 @@ def test_averages_of_weights_have_a_prior_of_their_own(case, tmp_path):
 def test_the_prior_and_the_score_of_averages_are_theirs():
     rule = RULES["back step"]()
     monitor = ParzenMonitor(100, picture=False)
-    trainer = Trainer(**QUIET, max_epochs=2, callbacks=[averaged(), monitor])
+    callbacks = [averaged(), monitor]
+    trainer = Trainer(**QUIET, max_epochs=2, callbacks=callbacks, enable_checkpointing=False)
     trainer.fit(rule, FewDigits())
 
     codes = rule.codes(FewDigits().split("train").x)
