@@ -6,6 +6,7 @@ the model another one than its record says.
 """
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,7 +61,7 @@ UNCALLED = {
     "lr_scheduler_step": "begin_update",
 }
 #: What a subclass may have in the place of a rule's own.
-REPLACEABLE = ("training_step", "validation_step", "test_step", "on_after_batch_transfer")
+REPLACEABLE = ("on_after_batch_transfer",)
 
 
 def check(rule: "Shell") -> None:
@@ -217,7 +218,7 @@ def check_hooks(cls: type["Shell"], shell: type["Shell"]) -> None:
                 f"{instead}"
             )
 
-    own = [name for name in vars(shell) if _is_hook(name)]
+    own = own_hooks(shell)
     for heir in cls.__mro__[: cls.__mro__.index(shell)]:
         for name in own:
             if name in vars(heir) and not _mentions(vars(heir)[name], name):
@@ -227,9 +228,10 @@ def check_hooks(cls: type["Shell"], shell: type["Shell"]) -> None:
                 )
 
 
-def _is_hook(name: str) -> bool:
-    """Whether a method is one of Lightning's hooks that a subclass may add to, not replace."""
-    return hasattr(LightningModule, name) and name not in REPLACEABLE
+def own_hooks(shell: type["Shell"]) -> list[str]:
+    """Lightning's hooks to which a subclass may add, but which it may not replace."""
+    hooks = [name for name in vars(shell) if re.match("on_|configure_|setup$", name)]
+    return [name for name in hooks if name not in REPLACEABLE]
 
 
 def _mentions(hook: Any, name: str) -> bool:  # noqa: ANN401 - a function, or what stands for one

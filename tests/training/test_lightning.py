@@ -25,6 +25,7 @@ from gendae.data.loader import Split, TensorLoader
 from gendae.rules import options
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.rates import Rates
+from gendae.rules.shell import Shell
 from gendae.training.callbacks import ParzenMonitor
 from tests.training.resuming import (
     QUIET,
@@ -375,26 +376,7 @@ def heir(**methods):
     return type("Mine", (BackStepRule,), methods)
 
 
-OWN_WORK = [
-    "configure_callbacks",
-    "setup",
-    "configure_model",
-    "on_fit_start",
-    "on_train_start",
-    "on_train_epoch_start",
-    "on_train_batch_start",
-    "on_before_optimizer_step",
-    "on_validation_batch_start",
-    "on_validation_start",
-    "on_validation_end",
-    "on_train_end",
-    "on_fit_end",
-    "on_save_checkpoint",
-    "on_load_checkpoint",
-]
-
-
-@pytest.mark.parametrize("name", OWN_WORK)
+@pytest.mark.parametrize("name", options.own_hooks(Shell))
 def test_a_hook_that_leaves_out_the_rule_s_own_is_refused(name):
     with pytest.raises(ValueError, match=rf"Mine.{name} does not call super\(\).{name}\("):
         heir(**{name: lambda self, *_: None})(stack())
