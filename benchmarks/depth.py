@@ -56,7 +56,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def difference(feedback, start=START, align=0):
-    return lambda kl: gendae.DifferenceLoop(feedback(), kl=kl, start=start, align=align)
+    return lambda kl: gendae.DifferenceLoop(feedback(), prior_weight=kl, start=start, align=align)
 
 
 class TopNoiseAtStart(gendae.DifferenceLoop):

@@ -49,7 +49,7 @@ def rule_of(name, rate, kl):
     (of_x, inside, top), options = VARIANTS[name]
     corruption = [gendae.RelativeNoise(s) for s in (of_x, inside, inside, top)]
     rates = gendae.Rates(f=rate, g=rate, hold=0.5)
-    loop = TopNoiseAtStart(kl=kl, start=START)
+    loop = TopNoiseAtStart(prior_weight=kl, start=START)
 
     return gendae.TargetPropRule(network(DEPTH), loop, corruption, rates=rates, **options)
 

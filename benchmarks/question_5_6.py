@@ -189,7 +189,7 @@ def trained(name, rule, depth, width, x, seed, kl):
     torch.manual_seed(seed)
     feedback, learns = RULES[rule]
     stack = network(name, depth, width)
-    loop = TopNoiseAtStart(feedback(), kl=kl, start=START)
+    loop = TopNoiseAtStart(feedback(), prior_weight=kl, start=START)
     corruption = [gendae.GaussianNoise(0.0)] * depth + [gendae.RelativeNoise(0.1)]
     rates = gendae.Rates(f=RATE if learns else 0.0, g=RATE, hold=0.5)
     rule = gendae.TargetPropRule(stack, loop, corruption, rates=rates)

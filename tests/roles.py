@@ -342,7 +342,10 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("LoopWeights", lambda: LOOPS),
     Member("ShortAndLongLoops", lambda: PRINTED),
     Member("PairLoops", gendae.PairLoops),
-    Member("DifferenceLoop", lambda: gendae.DifferenceLoop(gendae.Exact(), kl=0.5, pull="prior")),
+    Member(
+        "DifferenceLoop",
+        lambda: gendae.DifferenceLoop(gendae.Exact(), prior_weight=0.5, pull="prior"),
+    ),
     Member("Exact", gendae.Exact),
     Member("Partners", lambda: gendae.Partners(0.5)),
     Member("Inverses", lambda: gendae.Inverses(0.2)),

@@ -2,11 +2,12 @@
 
 import inspect
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import gendae
@@ -94,6 +95,54 @@ def test_arrays_give_what_tensors_give(name):
     swapped = x.numpy().astype(">f4")
     for same in (read_only, swapped, x.numpy()[:, ::-1].copy()[:, ::-1]):
         assert called(name, same) == pytest.approx(expected, rel=1e-5, nan_ok=True)
+
+
+# -- the door that they come in by ------------------------------------------------------------
+
+
+def members(name):
+    return next(member for member in roles.RULES if member.name == name)
+
+
+@pytest.mark.parametrize("name", ["VariationalEMRule", "TargetPropRule", "KLRule", "BackpropRule"])
+def test_a_step_receives_its_batch_once(name, monkeypatch):
+    """What a rule calls in turn holds what came in: receiving costs more than a small product."""
+    rule = members(name).built(torch.float32)
+    labelled = isinstance(rule.stack, gendae.Classifier)
+    batch = (X, Y) if labelled else (X,)
+    if rule.generative:
+        rule.fit_prior([batch])
+
+    times = []
+    like = checks._like
+    monkeypatch.setattr(checks, "_like", lambda *values: times.append(1) or like(*values))
+    rule.losses(batch, at_zero())
+    assert len(times) == 1
+
+
+def test_arrays_come_in_within_a_call_too():
+    class Arrays(gendae.VariationalEMRule):
+        def losses(self, batch, moment=gendae.Moment()):
+            self.code = self.stack.encode(batch[0].numpy())[-1]
+            return super().losses(batch, moment)
+
+    rule = Arrays(stacked())
+    rule.losses((X,), at_zero())
+    assert torch.equal(rule.code, rule.stack.encode(X)[-1])
+
+
+def test_a_call_that_fails_leaves_the_door_as_it_was():
+    stack = stacked()
+    with pytest.raises(ValueError, match="x has shape"):
+        stack.encode(X[:, :3])
+    assert stack.encode(X.double())[-1].dtype == torch.float32
+
+
+def test_the_door_of_a_thread_is_its_own():
+    stack = stacked()
+    with checks._door, ThreadPoolExecutor(1) as pool:
+        code = pool.submit(stack.encode, X.double()).result()[-1]
+    assert code.dtype == torch.float32
 
 
 @pytest.mark.parametrize("prior", roles.DENSE, ids=lambda member: member.name)
@@ -197,6 +246,8 @@ BATCHES = {
     "NaN": (lambda y: pairs(at_row(1, torch.nan), y), "x holds 1 NaN or infinite values; replace"),
     "infinity": (lambda y: pairs(at_row(1, -torch.inf), y), "x holds 1 NaN or infinite values"),
     "complex": (lambda y: pairs(X.cfloat(), y), "x of the batch is a torch.complex64 tensor"),
+    "more parts": (lambda y: TensorDataset(X, Y, Y), "batch has 3 parts; x, labels y and"),
+    "two masks": (lambda y: TensorDataset(X, Y > 0, Y > 0), "batch has 3 parts"),
 }
 RULES = [member for member in roles.RULES if "joint" not in member.takes]
 
@@ -248,6 +299,61 @@ def test_the_batch_is_named(name):
     with pytest.raises(ValueError, match=f"^batch 0 of the {name} data: x holds 1 NaN"):
         trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False)
         trainer.fit(rule, *loaders)
+
+
+def test_a_later_batch_of_the_validation_data_is_named():
+    rule = gendae.VariationalEMRule(stacked())
+    loaders = [DataLoader(TensorDataset(x), 4) for x in (X, at_row(-1, torch.nan))]
+    with pytest.raises(ValueError, match="^batch 2 of the validation data: x holds 1 NaN"):
+        trainer(max_epochs=1, num_sanity_val_steps=1).fit(rule, *loaders)
+
+
+def test_examples_without_a_loader_are_refused():
+    rule = gendae.VariationalEMRule(stacked())
+    with pytest.raises(ValueError, match=r"shape \(8,\), which is one example.*DataLoader"):
+        fitted(rule, TensorDataset(X))
+
+
+class Transferring(LightningDataModule):
+    """Data whose own hook stands in the place of the rule's."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(X), 4)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return self.change(batch[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: (x.double(),), "batch 0 .*: x is torch.float64.*on_after_batch_transfer"),
+        (lambda x: (x[:, None, None],), "batch 0 .*: x has shape .*: flatten it"),
+        (lambda x: {"image": x}, "batch is a dict of image"),
+        (lambda x: (0.5 * x,), None),
+    ],
+    ids=["type", "shape", "dictionary", "as needed"],
+)
+def test_a_hook_of_the_data_has_to_give_what_the_model_takes(change, words):
+    rule = gendae.VariationalEMRule(stacked())
+    if words is None:
+        assert fitted(rule, Transferring(change)).global_step == 3
+        return
+
+    with pytest.raises(ValueError, match=words):
+        fitted(rule, Transferring(change))
+
+
+def test_parts_of_a_batch_that_are_none_are_left_out():
+    def collate(examples):
+        return torch.stack([x for (x,) in examples]), None
+
+    loader = DataLoader(TensorDataset(X), 4, collate_fn=collate)
+    assert fitted(gendae.VariationalEMRule(stacked()), loader).global_step == 3
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.double, torch.Tensor.half, torch.Tensor.numpy])

@@ -13,7 +13,7 @@ from gendae.commands.common import Table, completer_of, shapes_of, some_given, u
 from gendae.commands.sections import adjusted, is_of, with_synonym
 from gendae.completion import modalities
 from gendae.completion.completer import Completer
-from gendae.completion.inpainting import MASKS, named_mask
+from gendae.completion.inpainting import MASKS, Inpainter, named_mask
 from gendae.completion.modalities import Values
 from gendae.data.files import check_pairing, image_files, read_images, write_npz
 from gendae.data.multimodal import read_modality
@@ -228,17 +228,22 @@ def settled(found: Values) -> str:
 
 def chosen_completer(
     stack: JointStack, mode: str | None, options: Mapping[str, str]
-) -> Completer | None:
-    """The model's own completer, if any, with another annealing and other arguments.
+) -> Completer | Inpainter | None:
+    """What the model is completed with, with another annealing and other arguments.
+
+    A model that has an `Inpainter` keeps it, unless a mode is named.
 
     Args:
         stack: the model.
         mode: a name of `MODES`, if any.
         options: values by name, those of the section `completer`.
     """
-    own = completer_of(stack)
+    own = completer_of(stack) or stack.settings.inpainter
     if mode is None and not any(is_of(name, "completer") for name in options):
         return own
+
+    if isinstance(own, Inpainter) and mode is None:
+        return adjusted("completer", own, Inpainter, options)
 
     base = own if isinstance(own, Completer) else Completer()
     if mode is not None:

@@ -36,14 +36,21 @@ class Split(NamedTuple):
         """A batch of any loader: (x,), (x, y) or (x, observed), whose observed is boolean.
 
         Raises:
-            ValueError: for dictionaries, bare tensors and other things.
+            ValueError: for dictionaries, bare tensors and other things, and for more labels or
+                masks than one.
         """
         if isinstance(batch, cls):
             return batch
 
         x, *others = checks.batch(batch)
+        others = [part for part in others if part is not None]
         masks = [part for part in others if part.dtype == torch.bool]
         labels = [part for part in others if part.dtype != torch.bool]
+        if x is None or len(masks) > 1 or len(labels) > 1:
+            raise ValueError(
+                f"batch has {len(batch)} parts; x, labels y and a boolean mask, one each, are "
+                "accepted: give the loader a collate_fn that leaves the others out"
+            )
 
         return cls(x, next(iter(labels), None), next(iter(masks), None))
 

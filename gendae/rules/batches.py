@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
+from gendae.data.loader import Split
 from gendae.layers.optimized import code_range
 from gendae.models.joint import JointStack
 from gendae.rules.processes import first_said, like_parameters
@@ -31,17 +32,38 @@ def check(rule: "Shell", batch: Sequence[Tensor], name: str) -> None:
     Raises:
         ValueError: that names the batch, the argument and the cure.
     """
-    x = batch[0]
-    wrong = _wrong_shape(rule, x) or _not_finite(x) or _out_of_range(rule, x)
+    x = Split.of(batch).x
+    wrong = (
+        _not_received(rule, x) or _wrong_shape(rule, x) or _not_finite(x) or _out_of_range(rule, x)
+    )
     wrong = first_said(rule.trainer, wrong and f"{name}: x {wrong}")
     if wrong:
         raise ValueError(wrong)
+
+
+def _not_received(rule: "Shell", x: Tensor) -> str | None:
+    """Where a DataModule has a hook in the place of the rule's, which converts batches."""
+    like = next(rule.stack.parameters())
+    if (x.dtype, x.device) == (like.dtype, like.device):
+        return None
+
+    return (
+        f"is {x.dtype} on {x.device}, and the model {like.dtype} on {like.device}; "
+        "on_after_batch_transfer of the DataModule, which takes the place of the rule's, has to "
+        "convert it"
+    )
 
 
 def _wrong_shape(rule: "Shell", x: Tensor) -> str | None:
     width = rule.stack.sizes[0]
     if isinstance(rule.stack, JointStack) or (x.ndim == 2 and x.shape[1] == width):
         return None  # rules of several modalities know which of them data hold
+
+    if x.ndim == 1 and len(x) == width:
+        return (
+            f"has shape ({width},), which is one example; the model takes (batch, {width}): give "
+            "the Trainer a torch.utils.data.DataLoader with a batch_size"
+        )
 
     cure = f"use a model of {x[:1].numel()} inputs, or data of {width} values"
     if x[:1].numel() == width:

@@ -23,7 +23,7 @@ from gendae.laws import Law
 from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
-from gendae.registry import built, register
+from gendae.registry import Plain, built, register
 from gendae.rules.chain import Chain, Corrupt, State
 from gendae.rules.feedback import Feedback, LocalDifference
 from gendae.rules.loops import Loop, PairLoops, need_fixed_widths
@@ -131,7 +131,7 @@ class DifferenceLoop(Loop):
     and the losses of the feedback. All inputs and targets are detached. Divided by the step, the
     gradients have the scale of those of the loop's loss
 
-    E(x, x^) + kl * (-log P(h_L)),
+    E(x, x^) + prior_weight * (-log P(h_L)),
 
     whose exact gradient they would be with the feedback `Exact`. An MLP is taken as the affine
     maps that it is made of, if the feedback does so; any other module back-propagates inside.
@@ -146,7 +146,7 @@ class DifferenceLoop(Loop):
         feedback: the b_l and c_l; `LocalDifference` if None.
         step: length of a displacement, in squared units of h per nat; it matters for feedback that
             is not linear only.
-        kl: weight of the prior's pull, which holds codes in scale.
+        prior_weight: weight of the prior's pull, which holds codes in scale.
         pull: what pulls: "normal", N(0, I), at the units that are real numbers; or "prior", the
             stack's own, which follows the codes: by its score, or where it has no density by its
             reconstruction minus the code.
@@ -172,7 +172,7 @@ class DifferenceLoop(Loop):
         self,
         feedback: Feedback | None = None,
         step: float = 0.1,
-        kl: float = 0.01,
+        prior_weight: float = 0.01,
         pull: str = "normal",
         start: int = 1000,
         align: int = 0,
@@ -183,7 +183,7 @@ class DifferenceLoop(Loop):
         self.feedback: Feedback = built("feedback", feedback, Feedback)
 
         self.step = checks.at_least("step", step, 0.0, strict=True)
-        self.kl = checks.at_least("kl", kl, 0.0)
+        self.prior_weight = checks.at_least("prior_weight", prior_weight, 0.0)
         self.pull = checks.one_of("pull", pull, PULLS)
         self.noise_is_own = True
 
@@ -194,6 +194,11 @@ class DifferenceLoop(Loop):
                 f"align={align}: feedback={type(self.feedback).__name__} does not learn, so that "
                 "it has nothing to align; accepted: align=0"
             )
+
+    @classmethod
+    def upgrade(cls, arguments: dict[str, Plain]) -> dict[str, Plain]:
+        """The weight of the prior was once called kl."""
+        return {"prior_weight" if name == "kl" else name: v for name, v in arguments.items()}
 
     @property
     def has_phases(self) -> bool:
@@ -218,7 +223,7 @@ class DifferenceLoop(Loop):
         return [*below, RelativeNoise(0.3)]
 
     def prior(self, stack: Stack) -> Prior | None:
-        if self.pull == "prior" and self.kl > 0:
+        if self.pull == "prior" and self.prior_weight > 0:
             return stack.prior
 
         return None
@@ -308,7 +313,7 @@ class DifferenceLoop(Loop):
         pull = None
         if self._pulls(stack):
             code = states[chain.climb - 1].sent
-            pull = self.step * self.kl * self._pull(stack, code)
+            pull = self.step * self.prior_weight * self._pull(stack, code)
 
         return around(chain, states, energies, self.feedback, self.step, pull)
 
@@ -317,7 +322,7 @@ class DifferenceLoop(Loop):
         if self.pull == "normal" and all(law.hard for law, _ in blocks_of_top(stack)):
             return False
 
-        return self.kl > 0.0
+        return self.prior_weight > 0.0
 
     def _pull(self, stack: Stack, code: Tensor) -> Tensor:
         """d log P(h_L) / dh_L."""
@@ -341,8 +346,8 @@ class DifferenceLoop(Loop):
         if not self._pulls(stack):
             return loss
         if self.pull == "normal":
-            return loss + self.kl * real_units(stack, top).square().sum(-1).mean() / 2.0
+            return loss + self.prior_weight * real_units(stack, top).square().sum(-1).mean() / 2.0
         if stack.prior.has_density:
-            return loss - self.kl * stack.prior.log_prob(top).mean()
+            return loss - self.prior_weight * stack.prior.log_prob(top).mean()
 
         return loss

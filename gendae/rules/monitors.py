@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.callbacks import LearningRateMonitor
 from torch import Generator
 
 from gendae.data.loader import Split
@@ -19,8 +20,8 @@ from gendae.rules.processes import like_parameters
 if TYPE_CHECKING:
     from gendae.rules.shell import Shell
 
-#: How names begin that are always there: Lightning's counters, and its LearningRateMonitor's.
-ALWAYS = ("epoch", "step", "lr-")
+#: How names begin that Lightning logs by itself.
+ALWAYS = ("epoch", "step")
 OURS = ("gendae.", "pytorch_lightning.")
 
 
@@ -34,7 +35,7 @@ def check(rule: "Shell") -> None:
     known = all(type(callback).__module__.startswith(OURS) for callback in trainer.callbacks)
     logged = (*ALWAYS, *_beginnings(rule))
     waiting = [callback for callback in trainer.callbacks if _waits(callback, logged)]
-    if not waiting or not known or not trainer.enable_validation:
+    if not waiting or not known:
         return
 
     names = rehearsed(rule)
@@ -63,6 +64,8 @@ def _beginnings(rule: "Shell") -> list[str]:
     beginnings = []
     for callback in rule.trainer.callbacks:
         beginnings += getattr(callback, "logs", ())
+        if isinstance(callback, LearningRateMonitor):
+            beginnings.append("lr-")
     if rule.has_phases:
         beginnings.append("loss/")
 
@@ -82,14 +85,21 @@ def rehearsed(rule: "Shell") -> set[str] | None:
     try:
         with torch.random.fork_rng(_devices(rule)):
             moment = Moment(0.0, _noise(rule), 0, rule.learning(0, 0))
-            _rehearse(actor, next(iter(rule.training_batches())), moment, note)
+            batch = next(iter(rule.training_batches()))
+            _rehearse(actor, batch, moment, note, rule.trainer.enable_validation)
     except Exception:  # noqa: BLE001 - what is wrong with the batch is said in training
         return None
 
     return names
 
 
-def _rehearse(actor: "Shell", batch: Any, moment: Moment, note: Any) -> None:  # noqa: ANN401
+def _rehearse(
+    actor: "Shell",
+    batch: Any,  # noqa: ANN401
+    moment: Moment,
+    note: Any,  # noqa: ANN401
+    validates: bool,
+) -> None:
     batch = Split.of(actor.on_after_batch_transfer(like_parameters(actor.stack, batch), 0))
     batch = batch._replace(observed=None)  # as if all modalities were there: each is logged
 
@@ -98,6 +108,9 @@ def _rehearse(actor: "Shell", batch: Any, moment: Moment, note: Any) -> None:  #
     if actor.prior_in_losses is not None:
         actor.prior_fit.follow(actor, batch.x, actor.prior_in_losses, moment)
     note(f"loss/{name}" for name in actor.losses(batch, moment))
+
+    if not validates:
+        return
 
     with torch.no_grad():
         actor.on_validation_epoch_start()

@@ -69,14 +69,18 @@ class PriorFit:
         codes are those of all processes.
 
         Raises:
-            ValueError: where no example has all of its modalities.
+            ValueError: where there are no batches, or no example has all of its modalities.
         """
         first, codes = self._encoded(rule, batches)
-        if first is not None:
-            first = rule.of_all_ranks(first)
-            codes = rule.of_all_ranks(codes)
+        if first is None:
+            raise ValueError(
+                "the training data gave no batches: the prior is fitted on the codes of one more "
+                "pass through them"
+            )
 
-        if first is None or len(first) == 0:
+        first = rule.of_all_ranks(first)
+        codes = rule.of_all_ranks(codes)
+        if len(first) == 0:
             raise ValueError(
                 "no training example is complete: the prior is fitted on codes of examples of "
                 "which all modalities are observed"

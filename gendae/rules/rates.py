@@ -34,6 +34,12 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": MOMENTUM}),
 }
 
+#: Torch's optimizers that no rule can step: why not.
+UNFIT: dict[type[torch.optim.Optimizer], str] = {
+    torch.optim.LBFGS: "it takes several looks at one loss for an update",
+    torch.optim.SparseAdam: "it is for sparse gradients",
+}
+
 
 def linear(left: float) -> float:
     """The part of the decline that is left, from 1 to 0."""
@@ -188,7 +194,10 @@ class Rates:
             device = next(p for group in groups for p in group["params"]).device
             options = {**options, "fused": device.type in ("cpu", "cuda")}
 
-        return cls(groups, **options)
+        try:
+            return cls(groups, **options)
+        except (TypeError, ValueError) as error:  # Muon, say, is for matrices only
+            raise ValueError(f"rates.optimizer={self.optimizer!r}: {error}") from None
 
     def _groups(
         self, direction: str, layers: Sequence[Sequence[Trained]]
@@ -219,6 +228,7 @@ class Rates:
             raise ValueError(  # noqa: TRY004 - a choice of the user
                 f"rates.optimizer={path!r} is no subclass of torch.optim.Optimizer"
             )
+        check_optimizer("rates.optimizer", cls)
         return cls, options
 
     def _decline(self) -> Callable[[float], float]:
@@ -234,6 +244,15 @@ class Rates:
                 f"rates.decline={path!r} is no function of the part that is left"
             )
         return decline
+
+
+def check_optimizer(name: str, cls: type[torch.optim.Optimizer]) -> None:
+    """Raise a ValueError for a class of optimizers that cannot make a rule's updates."""
+    for unfit, why in UNFIT.items():
+        if issubclass(cls, unfit):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"{name}: {cls.__name__} cannot be used: {why}"
+            )
 
 
 def _is_registered(path: str) -> bool:

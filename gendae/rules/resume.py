@@ -5,12 +5,15 @@ goes on with the settings that it is given: those that are not the checkpoint's 
 line. Only within an epoch the batches must stay as they were.
 """
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Trainer
 
+from gendae import checks
 from gendae.data.base import facts_of
 from gendae.data.loader import TensorLoader
 from gendae.errors import shortened
@@ -34,7 +37,14 @@ CONTINUED = (
 #: Settings of a rule that count for first weights only.
 BEGINNING = {"init", "gain"}
 #: Options of a Trainer that decide what a run computes.
-OPTIONS = ("accumulate_grad_batches", "max_epochs", "max_steps", "limit_train_batches")
+OPTIONS = (
+    "accumulate_grad_batches",
+    "max_epochs",
+    "max_steps",
+    "limit_train_batches",
+    "check_val_every_n_epoch",
+    "precision",
+)
 
 
 class Resume:
@@ -42,22 +52,28 @@ class Resume:
 
     Attributes:
         content: the parts of the checkpoint that the rule needs; empty without one.
-        step: updates that the checkpoint's training had made; None without one.
+        step: updates that had been made when this fit began.
         offset: updates to be added to those made so that progress is that of the epochs, where the
             number of updates of an epoch has changed.
     """
 
     def __init__(self) -> None:
         self.content: dict[str, Any] = {}
-        self.step: int | None = None
+        self.step = 0
         self.offset = 0.0
 
         self._groups: list[dict[str, Any]] = []
         self._loader: TensorLoader | None = None
 
     def take(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the start of the fit will ask for."""
+        """Keep what the start of the fit will ask for; an epoch that is over is so for any data.
+
+        (Of a loader with more batches than before, Lightning would go on with the rest of them.)
+        """
         self.content = {key: checkpoint[key] for key in CONTINUED if key in checkpoint}
+        if self._epoch_is_over:
+            for state in self._loaders:
+                state["position"] = checks.MOST
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -68,7 +84,7 @@ class Resume:
 
     def begin(self, rule: "Shell") -> None:
         """Keep the settings of the optimizer, before those of the checkpoint take their place."""
-        self.step = self.content.get("global_step")
+        self.step = self.content.get("global_step", rule.global_step)
         self.offset = 0.0
         self._loader = None
         self._groups = [_settings(group) for group in rule.optimizers().param_groups]
@@ -77,9 +93,10 @@ class Resume:
         """Use the settings of this run, and say which are not those of the checkpoint.
 
         Raises:
-            ValueError: for other batches in the middle of an epoch.
+            ValueError: for other batches in the middle of an epoch, and for loaders that no
+                training can use.
         """
-        check_loader(rule.trainer)
+        check_loaders(rule.trainer)
         self._follow_options(rule.trainer)
         if not self.content:
             return
@@ -98,6 +115,8 @@ class Resume:
                 "its run, or from a checkpoint of the end of an epoch"
             )
 
+        if not self._within_epoch:
+            _end_epoch(rule.trainer)
         self.offset = _offset(earlier, now, self.content["global_step"])
         theirs = self.content.get("hyper_parameters", {})
         settings = changes(theirs, arguments(rule, foreign=True), skip=BEGINNING)
@@ -115,25 +134,44 @@ class Resume:
 
     @property
     def _within_epoch(self) -> bool:
-        fit_loop = self.content.get("loops", {}).get("fit_loop", {})
-        batches = fit_loop.get("epoch_loop.batch_progress", {})
+        batches = self._fit_loop.get("epoch_loop.batch_progress", {})
         begun = batches.get("current", {}).get("ready", 0) > 0
 
-        return begun and not batches.get("is_last_batch")
+        return begun and not self._epoch_is_over
+
+    @property
+    def _epoch_is_over(self) -> bool:
+        return bool(self._fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"))
+
+    @property
+    def _fit_loop(self) -> dict[str, Any]:
+        """The state of Lightning's loop."""
+        return self.content.get("loops", {}).get("fit_loop", {})
+
+    @property
+    def _loaders(self) -> list[dict[str, Any]]:
+        """The states of gendae's loaders, one at most."""
+        states = self._fit_loop.get("state_dict", {}).get("combined_loader", [])
+        return [state for state in states if "position" in state]
 
     def idle(self, step: int) -> bool:
-        """Whether the training that goes on has made no update since."""
-        return self.step is not None and self.step == step
+        """Whether a fit has made no update, of its own, so far."""
+        return self.step == step
 
     def end(self, trainer: Trainer) -> None:
-        """Say so where a resumed training had nothing left to do."""
+        """Say so where a fit had nothing to do."""
         self.content = {}
-        if self.idle(trainer.global_step):
-            say(
-                trainer,
-                f"nothing was trained: {trainer.ckpt_path} has all updates of max_epochs="
-                f"{trainer.max_epochs}, max_steps={trainer.max_steps}",
-            )
+        if not self.idle(trainer.global_step):
+            return
+
+        origin = trainer.ckpt_path or "this Trainer"
+        made = f" after {self.step} updates of {origin}" if self.step else ""
+        say(
+            trainer,
+            f"nothing was trained{made}: max_epochs={trainer.max_epochs}, max_steps="
+            f"{trainer.max_steps}, {trainer.num_training_batches} batches in an epoch, and limits "
+            "of time, leave no update",
+        )
 
     # -- the order of the data -------------------------------------------------------------------
 
@@ -147,14 +185,8 @@ class Resume:
         if self.content.get("global_step") != trainer.global_step:
             return
 
-        fit_loop = self.content.get("loops", {}).get("fit_loop", {})
-        states = fit_loop.get("state_dict", {}).get("combined_loader", [])
-        if len(states) != 1:
-            return
-
-        loader.load_state_dict(states[0])
-        if fit_loop.get("epoch_loop.batch_progress", {}).get("is_last_batch"):
-            loader.position = len(loader)  # an epoch that `limit_train_batches` cut is over, too
+        for state in self._loaders:
+            loader.load_state_dict(state)
 
     def _follow_options(self, trainer: Trainer) -> None:
         """Options that Lightning carries out on samplers, which gendae's loader has none of."""
@@ -182,6 +214,7 @@ class Resume:
 def run_of(trainer: Trainer, offset: float = 0.0) -> dict[str, Any]:
     """What a checkpoint keeps of its run's options: batches, processes, length."""
     options = {name: getattr(trainer, name) for name in OPTIONS}
+    options["val_check_interval"] = _plain(trainer.val_check_interval)
     size = getattr(trainer.train_dataloader, "batch_size", None)
     epochs = trainer.max_epochs
 
@@ -191,6 +224,8 @@ def run_of(trainer: Trainer, offset: float = 0.0) -> dict[str, Any]:
 
     return {
         "batch_size": size,
+        "batches_of_epoch": trainer.num_training_batches,
+        "overfit_batches": trainer.overfit_batches,
         "processes": trainer.world_size,
         "options": options,
         "updates_of_epoch": updates,
@@ -198,13 +233,33 @@ def run_of(trainer: Trainer, offset: float = 0.0) -> dict[str, Any]:
     }
 
 
-def _batches(run: dict[str, Any]) -> dict[str, Any]:
-    """How many examples a batch of all processes has."""
-    size = run.get("batch_size")
-    if size is None:
-        return {}
+def _plain(interval: float | timedelta) -> float | str:
+    """An option that may be a time, as a checkpoint can hold it."""
+    return str(interval) if isinstance(interval, timedelta) else interval
 
-    return {"examples of a batch": size * run["processes"]}
+
+def _batches(run: dict[str, Any]) -> dict[str, Any]:
+    """What decides which examples a batch of all processes holds, as far as it is known."""
+    known = {name: run[name] for name in ("batches_of_epoch", "overfit_batches") if name in run}
+    if run.get("batch_size") is not None:
+        known["examples of a batch"] = run["batch_size"] * run["processes"]
+
+    return known
+
+
+def _end_epoch(trainer: Trainer) -> None:
+    """Let the epoch of a checkpoint be over, of however many batches the next ones are.
+
+    Lightning compares the batches of the checkpoint's epoch with those of an epoch now: where
+    these are more, it would train on the rest as if they were the next epoch.
+    """
+    counts = trainer.fit_loop.epoch_loop.batch_progress.current
+    missing = trainer.num_training_batches - counts.ready
+    if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or not 0 < missing < math.inf:
+        return
+
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(counts, name, getattr(counts, name) + missing)
 
 
 def _offset(earlier: dict[str, Any], now: dict[str, Any], step: int) -> float:
@@ -221,13 +276,26 @@ def _offset(earlier: dict[str, Any], now: dict[str, Any], step: int) -> float:
     return (step + offset) * after / before - step
 
 
-def check_loader(trainer: Trainer) -> None:
-    """Raise a ValueError for a loader of gendae's that was made for other processes."""
+def check_loaders(trainer: Trainer) -> None:
+    """Raise a ValueError for loaders that a training would fail with, or be wrong, later on."""
     loader = trainer.train_dataloader
     if isinstance(loader, TensorLoader) and loader.ranks != trainer.world_size:
         raise ValueError(
             f"the TensorLoader has ranks={loader.ranks}, and the Trainer {trainer.world_size} "
             "processes: use a gendae.Data, whose loaders follow the Trainer"
+        )
+
+    if isinstance(loader, Iterator):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"the training data are a {type(loader).__name__}, which can be gone through once; "
+            "epochs and the prior need a loader, such as a torch.utils.data.DataLoader"
+        )
+
+    validation = trainer.val_dataloaders
+    if isinstance(validation, Sequence | Mapping) and len(validation) > 1:
+        raise ValueError(
+            f"{len(validation)} loaders of validation data are given: one is needed, such as that "
+            "of a torch.utils.data.ConcatDataset"
         )
 
 

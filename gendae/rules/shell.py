@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
+from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
@@ -77,6 +78,8 @@ class Shell(LightningModule):
 
     def __init__(self, log_every: int, prior_every: int) -> None:
         super().__init__()
+        options.check_hooks(type(self), Shell)
+
         self.noise = Noise()
         self.prior_fit = PriorFit(prior_every)
         self.ledger = LossLedger(log_every)
@@ -88,6 +91,7 @@ class Shell(LightningModule):
         #: Makes the update of a batch to which nobody listens; None in any other.
         self.quiet: updates.QuietBatches | None = None
         self._looked_at_data = False
+        self._looked_at_validation = False
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -105,7 +109,10 @@ class Shell(LightningModule):
             self.prior_fit.follow(self, batch[0], self.prior_in_losses, moment)
 
         if self.begins_update(batch_idx):
-            self.begin_update(self.optimizers(use_pl_optimizer=False), moment)
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            self.begin_update(optimizer, moment)
+            if self.quiet is None:
+                self._tell_before_zero_grad(optimizer)
 
         if self.recorded is not None:
             losses = self.recorded(batch, moment)
@@ -113,11 +120,20 @@ class Shell(LightningModule):
             losses = self.gradients(batch, moment, first=self.begins_update(batch_idx))
 
         if self.ends_update(batch_idx):
-            optimizer = self.optimizers(use_pl_optimizer=False)
-            self.rates.clip_gradients(optimizer)
-            self.take_step(optimizer)
+            self.take_step(self.optimizers(use_pl_optimizer=False))
 
         self.ledger.note(self, moment.update, losses)
+
+    def _tell_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Call the hooks that Lightning calls only where it clears the gradients itself."""
+        for callback in self.trainer.callbacks:
+            callback.on_before_zero_grad(self.trainer, self, optimizer)
+
+        self.on_before_zero_grad(optimizer)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients here: callbacks, which come first, see them as they are."""
+        self.rates.clip_gradients(optimizer)
 
     def begin_update(self, optimizer: torch.optim.Optimizer, moment: Moment) -> None:
         """What the optimizer is told before an update, by a Trainer or by a loop of one's own.
@@ -192,7 +208,7 @@ class Shell(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Called before Lightning checks the Trainer: it lets no manual rule accumulate."""
-        options.check(self.trainer)
+        options.check(self)
         self.automatic_optimization = True
 
         return averaging.with_fitted_priors(self.trainer.callbacks)
@@ -216,8 +232,11 @@ class Shell(LightningModule):
     def on_validation_batch_start(
         self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if batch_idx == 0 and self.trainer.state.fn == "fit":
-            batches.check(self, batch, "batch 0 of the validation data")
+        if self.trainer.state.fn != "fit" or self._looked_at_validation:
+            return
+
+        if batch_idx == 0 or self.trainer.world_size == 1:  # others may have fewer batches
+            batches.check(self, batch, f"batch {batch_idx} of the validation data")
 
     # -- validation and the prior --------------------------------------------------------------
 
@@ -241,7 +260,10 @@ class Shell(LightningModule):
         self.prior_fit.fit(self, batches)
 
     def training_batches(self) -> Iterable[Sequence[Tensor]]:
-        """The training data in order, for the prior; with `overfit_batches`, these only."""
+        """The training data in order, for the prior; with `overfit_batches`, these only.
+
+        A stream, which may have no end, gives as many batches as the training has taken.
+        """
         loader = self.trainer.train_dataloader
         if self.trainer.overfit_batches > 0:
             number = int(self.trainer.num_training_batches)
@@ -249,6 +271,8 @@ class Shell(LightningModule):
 
         if hasattr(loader, "sequential"):
             return loader.sequential()
+        if sized_len(loader) is None:
+            return islice(loader, max(1, self.trainer.fit_loop.total_batch_idx + 1))
 
         return loader
 
@@ -267,10 +291,17 @@ class Shell(LightningModule):
         if self.generative and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._fit_prior_now()
 
+    def on_validation_end(self) -> None:
+        self._looked_at_validation = not self.trainer.sanity_checking
+
     def on_train_end(self) -> None:
         # there may have been no validation after the last update
         if self.generative and self.prior_fit.step != self.global_step:
             self.fit_prior(self.training_batches())
+
+    def cpu(self) -> "Shell":
+        """Move to the CPU, as Lightning does at the end, after the refusal of a meta device too."""
+        return self if self.stack.device.type == "meta" else super().cpu()
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -286,10 +317,12 @@ class Shell(LightningModule):
     def on_fit_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
         check_modalities(self.stack, data, self.handles_missing)
+        options.check_optimizers(self.trainer)
 
         self.resume.begin(self)
         earlier = self.resume.content
         self._looked_at_data = False
+        self._looked_at_validation = False
         self.noise.begin(self, earlier.get("generator"))
         self.prior_fit.begin(earlier.get("recent_codes"), earlier.get("prior_fitted_at", -1))
         self.ledger.clear()

@@ -127,6 +127,7 @@ class QuietBatches:
         """A step of the optimizer, which `global_step` counts."""
         steps = self.loop.manual_optimization.optim_step_progress
         steps.increment_ready()
+        self.rule.on_before_optimizer_step(optimizer)
         optimizer.step()
         steps.increment_completed()
 
@@ -162,8 +163,7 @@ def nobody_listens(rule: "Shell", base: type["Shell"]) -> bool:
     return plain and not (
         any(_listeners(trainer, hook) for hook in INSIDE)
         or any(_changed(trainer.datamodule, DataHooks, hook) for hook in OF_DATA)
-        or any(_changed(rule, LightningModule, name) for name in OF_MODULE)
-        or any(_changed(rule, base, name) for name in OF_RULE)
+        or any(_changed(rule, base, name) for name in (*OF_MODULE, *OF_RULE))
     )
 
 

@@ -217,13 +217,20 @@ def check_weights(
                 f"the model's has {tuple(expected.shape)}",
             )
         if not same_kind(value, expected, exact):
-            raise CheckpointError(
-                path,
-                f"holds another architecture: {name} is of type {value.dtype}, "
-                f"the model's of {expected.dtype}",
-            )
+            raise CheckpointError(path, _of_other_type(name, value, expected))
 
     check_finite(path, tensors)
+
+
+def _of_other_type(name: str, value: Tensor, own: Tensor) -> str:
+    """What is wrong with a tensor whose type is not the model's own."""
+    if same_kind(value, own, exact=False):
+        return (
+            f"was written in another precision: {name} is {value.dtype}, the model's {own.dtype}; "
+            "go on in the precision of its run (trainer.precision)"
+        )
+
+    return f"holds another architecture: {name} is {value.dtype}, the model's {own.dtype}"
 
 
 def _check_names(path: str | Path, own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
@@ -536,12 +543,3 @@ def optimizers_of(configured: Any) -> list[Optimizer]:  # noqa: ANN401 - all tha
     for part in configured or ():
         optimizers += optimizers_of(part)
     return optimizers
-
-
-# -- facts about the data -------------------------------------------------------------------------
-
-
-# -- what Lightning does not restore --------------------------------------------------------------
-
-
-# -- noise: Lightning saves the state of no generator ---------------------------------------------

@@ -163,7 +163,7 @@ class FitCLI(LightningCLI):
         if model is None:
             return False
 
-        return model.global_step > (model.resume.step or 0)
+        return model.global_step > model.resume.step
 
     def _drop_run_folder(self) -> None:
         """Remove the folder of a run that has nothing to keep."""
@@ -331,8 +331,7 @@ class FitCLI(LightningCLI):
     def after_fit(self) -> None:
         """Write last.ckpt, unless a validation after the last update has written it.
 
-        Nothing is kept of a `fast_dev_run`, as Lightning says of it, and of a run that went on
-        from the end of another.
+        Nothing is kept of a `fast_dev_run`, as Lightning says of it, and of a run without updates.
         """
         if self.trainer.fast_dev_run or self.model.resume.idle(self.trainer.global_step):
             self._drop_run_folder()

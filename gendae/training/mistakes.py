@@ -35,6 +35,7 @@ RENAMED = {
         "completer": "stack.settings.completer",
         "eval_samples": "stack.settings.samples",
     },
+    "model.loop": {"kl": "prior_weight"},
     "data": {
         "kind": "distribution",
         "label_seed": "labelled.seed",

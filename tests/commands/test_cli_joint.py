@@ -8,10 +8,14 @@ import torch
 from PIL import Image
 
 from gendae import joint_autoencoder, load, save
+from gendae.commands.complete import chosen_completer
 from gendae.completion.completer import Completer
-from gendae.completion.inpainting import named_mask
+from gendae.completion.inpainting import Inpainter, named_mask
 from gendae.completion.modalities import complete
 from gendae.data.images import Digits
+from gendae.models.settings import Settings
+from gendae.registry import describe
+from tests import roles
 from tests.commands.test_cli import EPOCHS, QUICK, ROOT, gendae
 
 PLAIN = "digits-variational-em"
@@ -184,6 +188,23 @@ def test_modes_are_map_mcmc_and_annealed(model, own, capsys):
 
     answer(model, "complete --given label=3 --rounds 0")
     assert capsys.readouterr().out.endswith("no rounds\n")
+
+
+def chosen(mode=None, **options):
+    stack = roles.joint_stack()
+    stack.settings = Settings(inpainter=Inpainter(rounds=7, chains=2))
+    return chosen_completer(stack, mode, {f"completer.{k}": v for k, v in options.items()})
+
+
+def test_a_model_s_own_inpainter_is_adjusted():
+    """Another class only where a mode is named."""
+    assert describe(chosen()) == describe(Inpainter(rounds=7, chains=2))
+    assert describe(chosen(rounds="3")) == describe(Inpainter(rounds=3, chains=2))
+    with pytest.raises(ValueError, match="completer.begin: no argument of Inpainter; accepted: "):
+        chosen(begin="prior")
+
+    named = chosen("map", begin="prior")
+    assert isinstance(named, Completer) and named.begin == "prior"
 
 
 def test_several_answers_follow_each_row(model, own):

@@ -15,7 +15,7 @@ from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
-from gendae.registry import arguments
+from gendae.registry import arguments, build, describe
 from gendae.rules import credit
 from gendae.rules.chain import clean
 from gendae.rules.differences import DifferenceLoop
@@ -92,7 +92,9 @@ def test_exact_feedback_is_back_propagation_of_the_loop_s_loss(name):
     make, pull = STACKS[name]
     stack = make()
     noise = [GaussianNoise(sigma) for sigma in (0.1, 0.2, 0.3)]
-    rule = TargetPropRule(stack, DifferenceLoop(Exact(), kl=0.3, pull=pull, start=0), noise)
+    rule = TargetPropRule(
+        stack, DifferenceLoop(Exact(), prior_weight=0.3, pull=pull, start=0), noise
+    )
     parameters = [p for pair in stack.pairs for p in pair.parameters()]
 
     local = torch.autograd.grad(sum(rule.losses((x_of(),), at(1)).values()), parameters)
@@ -107,7 +109,7 @@ def test_exact_feedback_is_back_propagation_of_the_loop_s_loss(name):
 def test_feedback_of_no_displacement_is_none(feedback):
     """x^ = x and no pull: b_l(0) = c_l(0) = 0, so that no map is asked to move."""
     stack = stack_of()
-    loop = DifferenceLoop(feedback(), kl=0.0)
+    loop = DifferenceLoop(feedback(), prior_weight=0.0)
     loop.prepare(stack)
     chain = loop.chain(stack)
 
@@ -123,7 +125,7 @@ def test_displacements_by_partners_are_the_papers():
     stack = stack_of(observation="bernoulli")
     (f1, g1), (f2, g2) = ((p.f, p.g) for p in stack.pairs)
     x = x_of()
-    loop = DifferenceLoop(Partners(), step=0.2, kl=0.5)
+    loop = DifferenceLoop(Partners(), step=0.2, prior_weight=0.5)
     loop.prepare(stack)
     chain = loop.chain(stack)
     states = chain.run(x, clean, Moment())
@@ -151,7 +153,7 @@ def test_n_0_i_pulls_at_the_real_units_of_a_mixed_code(pull):
     x = x_of()
     tops = []
     for kl in (0.0, 0.5):
-        loop = DifferenceLoop(Exact(), step=0.2, kl=kl, pull=pull)
+        loop = DifferenceLoop(Exact(), step=0.2, prior_weight=kl, pull=pull)
         loop.prepare(stack)
         chain = loop.chain(stack)
         states = chain.run(x, clean, Moment())
@@ -365,3 +367,10 @@ def test_encoders_of_three_pairs_learn(units):
 
     assert loss < frozen_loss - 1.0
     assert read_out > frozen_read_out + 2.0
+
+
+def test_the_weight_of_the_prior_was_once_called_kl():
+    """Descriptions of earlier versions are understood."""
+    described = describe(DifferenceLoop(prior_weight=0.3))
+    described["kl"] = described.pop("prior_weight")
+    assert build(described).prior_weight == 0.3

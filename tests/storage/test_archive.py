@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback
@@ -283,6 +285,20 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, what):
         run.save_checkpoint(tmp_path / "m.ckpt")
 
     assert (tmp_path / "m.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [Path("a"), np.float64(1.0), signal.SIGINT], ids=repr)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, value):
+    class Keeping(Callback):
+        def state_dict(self):
+            return {"value": value}
+
+    run = trainer(callbacks=[Keeping()])
+    run.fit(RULES["back step"](), FewDigits())
+    with pytest.raises(ValueError, match="m.ckpt: a checkpoint with .* could not be read again"):
+        run.save_checkpoint(tmp_path / "m.ckpt")
+
+    assert names(tmp_path) == []
 
 
 def test_a_crash_leaves_no_map_frozen():

@@ -9,16 +9,23 @@ import inspect
 import pkgutil
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer, callbacks
 from pytorch_lightning.strategies import FSDPStrategy
+from pytorch_lightning.tuner import Tuner
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.optim import LBFGS, SGD, lr_scheduler
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from gendae.data.loader import Split, TensorLoader
 from gendae.rules import options
+from gendae.rules.backstep import BackStepRule
+from gendae.rules.rates import Rates
+from gendae.rules.shell import Shell
 from gendae.training.callbacks import ParzenMonitor
 from tests.training.resuming import (
     QUIET,
@@ -28,14 +35,17 @@ from tests.training.resuming import (
     digest,
     keepers,
     quiet,
+    stack,
     train,
 )
 from tests.training.test_run import fit
 
 
 @pytest.fixture(autouse=True)
-def silent():
+def silent(tmp_path, monkeypatch):
+    """Nothing is said, and nothing is left in the current folder."""
     quiet()
+    monkeypatch.chdir(tmp_path)
 
 
 @dataclass
@@ -87,7 +97,10 @@ ARGUMENTS = {
     "enable_checkpointing": [fits(enable_checkpointing=True)],
     "enable_progress_bar": [fits(enable_progress_bar=True)],
     "enable_model_summary": [fits(enable_model_summary=True)],
-    "accumulate_grad_batches": [Case({"accumulate_grad_batches": 3}, updates=4)],
+    "accumulate_grad_batches": [
+        Case({"accumulate_grad_batches": 3}, updates=4),
+        *(refused("a whole number >= 1", accumulate_grad_batches=n) for n in (0, -1, 2.5)),
+    ],
     "gradient_clip_val": [refused("rates.clip=1.0", gradient_clip_val=1.0)],
     "gradient_clip_algorithm": [fits(gradient_clip_algorithm="value")],  # of no clipping
     "deterministic": [fits(deterministic=True)],
@@ -136,6 +149,11 @@ CALLBACKS = {
             Case(refused="EarlyStopping: monitor='val_loss' is logged by nothing; .*val/recon"),
         ),
         (lambda: callbacks.EarlyStopping("loss/f_1"), Case(refused="loss/target_f_1")),
+        (lambda: callbacks.EarlyStopping("lr-AdamW/f_1"), Case(refused="is logged by nothing")),
+        (
+            lambda: callbacks.EarlyStopping(**score()),
+            Case({"limit_val_batches": 0}, "is logged by nothing; accepted: loss/"),
+        ),
     ],
     "GradientAccumulationScheduler": never(
         lambda: callbacks.GradientAccumulationScheduler({0: 2})
@@ -151,6 +169,10 @@ CALLBACKS = {
         (
             lambda: callbacks.ModelCheckpoint(monitor="val/nothing"),
             Case({"enable_checkpointing": True}, "is logged by nothing"),
+        ),
+        (
+            lambda: callbacks.ModelCheckpoint(train_time_interval=timedelta(seconds=1)),
+            Case({"enable_checkpointing": True}, "train_time_interval=0:00:01 would save nothing"),
         ),
     ],
     "ModelPruning": never(lambda: callbacks.ModelPruning("l1_unstructured", amount=0.5)),
@@ -236,24 +258,26 @@ QUICK = {
     "StochasticWeightAveraging",
     "EarlyStopping",
     "ModelPruning",
+    "ModelCheckpoint",
+    "accumulate_grad_batches",
 }
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def restored():
+    """Switches of torch that a Trainer sets are as before."""
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
 
 
 @pytest.mark.parametrize("case", walk(ARGUMENTS, QUICK))
-def test_an_argument_of_a_trainer_works_or_is_refused(case, elsewhere):
+def test_an_argument_of_a_trainer_works_or_is_refused(case, restored):
     outcome(case)
 
 
 @pytest.mark.parametrize("member", walk(CALLBACKS, QUICK))
-def test_a_callback_works_or_is_refused(member, elsewhere):
+def test_a_callback_works_or_is_refused(member, restored):
     make, case = member
     try:
         callback = make()
@@ -264,11 +288,347 @@ def test_a_callback_works_or_is_refused(member, elsewhere):
 
 
 def test_a_strategy_that_shares_out_weights_is_refused():
-    trainer = SimpleNamespace(
-        precision="32-true", state=SimpleNamespace(fn="fit"), strategy=FSDPStrategy()
-    )
     with pytest.raises(ValueError, match="strategy=FSDPStrategy.*accepted: auto, ddp"):
-        options.check(trainer)
+        options.check_options(SimpleNamespace(strategy=FSDPStrategy()))
+
+
+@pytest.mark.parametrize("find", ["lr_find", "scale_batch_size"])
+def test_a_tuner_is_refused(find):
+    tuner = Tuner(Trainer(**QUIET, max_epochs=1))
+    with pytest.raises(ValueError, match="is not supported: .* set "):
+        getattr(tuner, find)(RULES["back step"](), FewDigits())
+
+
+# -- hooks -----------------------------------------------------------------------------------
+
+HOOKS = [
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+]
+
+
+class Listener(Callback):
+    """Which hooks of an update were called, in order."""
+
+    def __init__(self):
+        self.called = []
+
+
+def listens(name):
+    def hook(self, *_):
+        self.called.append(name)
+
+    return hook
+
+
+for name in HOOKS:
+    setattr(Listener, name, listens(name))
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_hooks_of_an_update_are_called_in_the_order_of_lightning(batches):
+    listener = Listener()
+    train("back step", callbacks=[listener], max_epochs=1, accumulate_grad_batches=batches)
+
+    begins = HOOKS[:2]
+    backward = HOOKS[2:4]
+    ends = HOOKS[4:]
+    if batches == 2:
+        update = [*begins, *backward, HOOKS[5], HOOKS[0], *backward, *ends]
+    else:
+        update = [*begins, *backward, *ends]
+    assert listener.called == 4 // batches * update
+
+
+class Norms(Callback):
+    """The norms of all groups' gradients, before the steps and after them."""
+
+    def __init__(self):
+        self.before = []
+        self.after = []
+
+    def on_before_optimizer_step(self, trainer, rule, optimizer):
+        self.before += self.of(optimizer)
+
+    def on_train_batch_end(self, trainer, rule, *_):
+        self.after += self.of(rule.optimizers())
+
+    def of(self, optimizer):
+        groups = [group["params"] for group in optimizer.param_groups]
+        return [float(torch.stack([p.grad.norm() for p in group]).norm()) for group in groups]
+
+
+def test_callbacks_see_gradients_before_they_are_clipped():
+    norms = Norms()
+    rule = BackStepRule(stack(), rates=Rates(clip=1e-3))
+    Trainer(**QUIET, max_epochs=1, callbacks=[norms]).fit(rule, FewDigits())
+
+    assert min(norms.before) > 1.1e-3
+    assert max(norms.after) < 1.1e-3
+
+
+def heir(**methods):
+    """A rule of a class of one's own."""
+    return type("Mine", (BackStepRule,), methods)
+
+
+@pytest.mark.parametrize("name", options.own_hooks(Shell))
+def test_a_hook_that_leaves_out_the_rule_s_own_is_refused(name):
+    with pytest.raises(ValueError, match=rf"Mine.{name} does not call super\(\).{name}\("):
+        heir(**{name: lambda self, *_: None})(stack())
+
+
+@pytest.mark.parametrize("name", options.UNCALLED)
+def test_a_hook_that_nothing_calls_is_refused(name):
+    with pytest.raises(ValueError, match=f"Mine.{name} would never be called.*; use "):
+        heir(**{name: lambda self, *_: None})(stack())
+
+
+class Polite(BackStepRule):
+    """A rule with more hooks, which call those of the rule."""
+
+    seen = 0
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.seen += 1
+
+    def on_train_end(self):
+        BackStepRule.on_train_end(self)
+        self.seen += 1
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return super().on_after_batch_transfer((0.5 * batch[0],), dataloader_idx)
+
+    def on_train_epoch_end(self):
+        self.seen += 1
+
+
+def test_hooks_that_call_the_rule_s_own_work():
+    rule = Polite(stack())
+    Trainer(**QUIET, max_epochs=1).fit(rule, FewDigits())
+
+    assert rule.seen == 3
+    assert rule.stack.prior.fitted
+
+
+# -- optimizers ------------------------------------------------------------------------------
+
+
+def configured(make):
+    """A rule whose optimizer is made by a function of it and of its parent's."""
+    return heir(
+        configure_optimizers=lambda rule: make(rule, BackStepRule.configure_optimizers(rule))
+    )
+
+
+UNUSABLE = {
+    "scheduler": (lambda r, o: ([o], [lr_scheduler.StepLR(o, 1)]), "StepLR, which would never"),
+    "scheduler of a score": (
+        lambda r, o: {
+            "optimizer": o,
+            "lr_scheduler": {"scheduler": lr_scheduler.ReduceLROnPlateau(o), "monitor": "val/x"},
+        },
+        "ReduceLROnPlateau, which would never step: rates follow",
+    ),
+    "two": (lambda r, o: [o, SGD(r.parameters(), 0.1)], "gives 2 optimizers; one is needed"),
+    "none": (lambda r, o: None, "gives 0 optimizers; one is needed"),
+    "of several looks": (lambda r, o: LBFGS(r.parameters()), "LBFGS cannot be used"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_an_optimizer_that_no_rule_can_follow_is_refused(name):
+    make, words = UNUSABLE[name]
+    rule = configured(make)(stack())
+    with pytest.raises(ValueError, match=f"^configure_optimizers.*{words}"):
+        Trainer(**QUIET, max_epochs=1).fit(rule, FewDigits())
+    assert rule.global_step == 0
+
+
+def test_an_optimizer_of_one_s_own_has_the_decline_of_the_rates():
+    rule = configured(lambda rule, _: SGD(rule.parameters(), 0.1))(stack())
+    Trainer(**QUIET, max_epochs=1).fit(rule, FewDigits())
+
+    (group,) = rule.optimizers().param_groups
+    assert group["lr"] == pytest.approx(0.1 * 1 / 4)
+
+
+@pytest.mark.parametrize("name", ["LBFGS", "SparseAdam", "Muon"])
+def test_rates_name_an_optimizer_that_cannot_be_used(name):
+    if not hasattr(torch.optim, name):
+        pytest.skip("of later versions of torch")
+
+    with pytest.raises(ValueError, match=f"rates.optimizer.*{name}"):
+        BackStepRule(stack(), rates=Rates(optimizer=f"torch.optim.{name}")).configure_optimizers()
+
+
+# -- what a fit finds ------------------------------------------------------------------------
+
+
+def changed(function):
+    rule = RULES["back step"]()
+    function(rule)
+    return rule
+
+
+def inferred():
+    with torch.inference_mode():
+        return RULES["back step"]()
+
+
+def compiled_layer(rule):
+    rule.stack.pairs[0].f = torch.compile(rule.stack.pairs[0].f, backend="eager")
+
+
+UNTRAINABLE = {
+    "half": (lambda: RULES["back step"]().half(), "is torch.float16; accepted: torch.float32"),
+    "bfloat16": (lambda: RULES["back step"]().bfloat16(), "is torch.bfloat16; accepted"),
+    "complex": (lambda: RULES["back step"]().to(torch.cfloat), "is torch.complex64; accepted"),
+    "meta": (lambda: RULES["back step"]().to("meta"), "on the device meta, which holds no"),
+    "one layer in double": (lambda: changed(lambda r: r.stack.pairs[0].double()), "several types"),
+    "frozen": (lambda: changed(lambda r: r.freeze()), "nothing learns"),
+    "made in inference mode": (inferred, "was made within torch.inference_mode"),
+    "compiled": (
+        lambda: torch.compile(RULES["back step"](), backend="eager"),
+        r"^torch.compile\(rule\) would compile",
+    ),
+    "compiled layer": (lambda: changed(compiled_layer), "pairs.0.f was replaced by torch.compile"),
+}
+
+
+@pytest.mark.parametrize("name", UNTRAINABLE)
+def test_weights_that_cannot_be_trained_are_refused(name):
+    make, words = UNTRAINABLE[name]
+    trainer = Trainer(**QUIET, max_epochs=1)
+    with pytest.raises(ValueError, match=words):
+        trainer.fit(make(), FewDigits())
+    assert trainer.global_step == 0
+
+
+def test_a_rule_that_was_compiled_trains_afterwards():
+    rule = RULES["back step"]()
+    trainer = Trainer(**QUIET, max_epochs=1)
+    with pytest.raises(ValueError, match="would compile"):
+        trainer.fit(torch.compile(rule, backend="eager"), FewDigits())
+
+    trainer.fit(rule, FewDigits())
+    assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (torch.inference_mode(), "within torch.inference_mode"),
+        (torch.device("meta"), "the default device meta"),
+    ],
+    ids=["inference mode", "meta"],
+)
+def test_surroundings_without_gradients_or_numbers_are_refused(context, words):
+    rule = RULES["back step"]()
+    data = FewDigits()
+    with pytest.raises(ValueError, match=words), context:
+        Trainer(**QUIET, max_epochs=1).fit(rule, data)
+
+
+def test_no_gradients_around_a_fit_make_no_difference():
+    with torch.no_grad():
+        inside = train("back step", max_epochs=1)
+
+    assert differences(train("back step", max_epochs=1), inside) == []
+
+
+def test_a_prediction_is_refused_unless_a_rule_defines_one():
+    loader = DataLoader(FewDigits().split("train").x[:4], 2)
+    with pytest.raises(
+        ValueError, match="BackStepRule has no predict_step; use rule.stack.encode"
+    ):
+        Trainer(**QUIET).predict(RULES["back step"](), loader)
+
+    rule = heir(
+        predict_step=lambda rule, batch, batch_idx: rule.stack.encode(batch.x)[-1],
+        on_after_batch_transfer=lambda rule, batch, index: Split(batch),
+    )(stack())
+    first, _ = Trainer(**QUIET).predict(rule, loader)
+    assert first.shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_epochs": 0}, {"max_steps": 0}, {"max_time": {"seconds": 0}}]
+)
+def test_a_fit_without_updates_says_so(options, capsys):
+    train("back step", **options)
+    assert "gendae: nothing was trained: max_epochs=" in capsys.readouterr().err
+
+
+def test_a_trainer_that_has_trained_says_that_it_does_no_more(capsys):
+    trainer = Trainer(**QUIET, max_epochs=1)
+    trainer.fit(RULES["back step"](), FewDigits())
+    assert capsys.readouterr().err == ""
+
+    trainer.fit(RULES["back step"](), FewDigits())
+    assert "nothing was trained after 4 updates of this Trainer" in capsys.readouterr().err
+
+
+# -- loaders of one's own --------------------------------------------------------------------
+
+
+class Stream(IterableDataset):
+    """The same digits again and again, or a number of them."""
+
+    def __init__(self, most=None):
+        self.x = FewDigits().split("train").x
+        self.most = most
+        self.drawn = 0
+
+    def __iter__(self):
+        number = 0
+        while self.most is None or number < self.most:
+            number += 1
+            self.drawn += 1
+            yield (self.x[number % len(self.x)],)
+
+
+def test_a_stream_without_end_gives_the_prior_what_it_gave_the_training():
+    stream = Stream()
+    rule = RULES["back step"]()
+    Trainer(**QUIET, max_steps=5).fit(rule, DataLoader(stream, 4))
+
+    assert rule.stack.prior.fitted
+    assert stream.drawn <= 2 * 6 * 4
+
+
+def test_a_stream_of_some_length_gives_the_prior_all_of_it():
+    rule = RULES["back step"]()
+    Trainer(**QUIET, max_epochs=2).fit(rule, DataLoader(Stream(20), 4))
+
+    x = FewDigits().split("train").x[1:21]
+    torch.testing.assert_close(rule.stack.prior.mean, rule.codes(x).mean(0))
+
+
+def rows(n=8):
+    return DataLoader(TensorDataset(FewDigits().split("train").x[:n]), 4)
+
+
+@pytest.mark.parametrize(
+    ("train_data", "validation", "words"),
+    [
+        (lambda: (batch for batch in rows()), None, "are a generator, which can be gone through"),
+        (rows, lambda: [rows(), rows()], "2 loaders of validation data are given"),
+        (lambda: DataLoader(Stream(0), 4), None, "the training data gave no batches"),
+    ],
+    ids=["a generator", "two for validation", "nothing"],
+)
+def test_loaders_that_no_rule_can_use(train_data, validation, words):
+    rule = RULES["back step"]()
+    with pytest.raises(ValueError, match=words):
+        given = validation and validation()
+        Trainer(**QUIET, max_epochs=1).fit(rule, train_data(), given)
+    assert rule.global_step == 0
 
 
 # -- gendae's loader -------------------------------------------------------------------------
@@ -420,6 +780,9 @@ def test_the_prior_and_the_score_of_averages_are_theirs():
         ("--trainer.callbacks+=LearningRateFinder", "callbacks=LearningRateFinder"),
         ("--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/error", "val/error"),
         ("--best.monitor val/nothing", "is logged by nothing"),
+        ("--last.train_time_interval 0:00:01", "would save nothing"),
+        ("--trainer.accumulate_grad_batches 0", "accumulate_grad_batches=0: a whole number"),
+        ("--model.rates.optimizer torch.optim.SparseAdam", "SparseAdam cannot be used"),
     ],
 )
 def test_a_refused_option_is_one_line_and_leaves_no_folder(tmp_path, capsys, arguments, words):
@@ -440,8 +803,9 @@ def test_what_lightning_tells_of_later_is_one_line(tmp_path, capsys, monkeypatch
     assert (tmp_path / "0001/config.yaml").is_file()
 
 
-def test_a_fast_dev_run_leaves_no_folder(tmp_path):
-    assert fit(tmp_path, "--trainer.fast_dev_run", "true") == 0
+@pytest.mark.parametrize("option", ["--trainer.fast_dev_run=true", "--trainer.max_epochs=0"])
+def test_a_run_with_nothing_to_keep_leaves_no_folder(tmp_path, option):
+    assert fit(tmp_path, option) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 

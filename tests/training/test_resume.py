@@ -116,7 +116,7 @@ def test_a_killed_process_resumes_bit_equal_in_another(case, stop, tmp_path):
     ("case", "options", "updates", "points"),
     [
         ("em", {"precision": "64-true"}, 8, ["batch=3", "epoch=0"]),
-        ("em", {"limit_train_batches": 3}, 6, ["batch=1", "batch=2", "batch=4", "epoch=0"]),
+        ("em", {"limit_train_batches": 3}, 6, ["batch=1", "batch=3", "batch=4", "epoch=0"]),
         # the batch before a validation, that does not take place once more: the prior it fits
         # is there all the same
         (

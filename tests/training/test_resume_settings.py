@@ -5,9 +5,12 @@ What the new run keeps (config.yaml, hyper-parameters, facts) is what it used.
 
 import pytest
 import yaml
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
 
-from gendae.storage.archive import read
-from tests.training.resuming import keepers, quiet, train
+from gendae.storage.archive import CheckpointError, read
+from tests.training.resuming import QUIET, RULES, FewDigits, keepers, quiet, train
 from tests.training.test_run import fit, names
 
 #: Of three updates an epoch; the run has two epochs.
@@ -17,8 +20,10 @@ FINISHED = "step=6"
 
 
 @pytest.fixture(autouse=True)
-def silent():
+def silent(tmp_path, monkeypatch):
+    """Nothing is said, and nothing is left in the current folder."""
     quiet()
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +118,79 @@ def test_rates_go_on_from_the_epoch_that_the_training_is_in(tmp_path):
     assert progress[0] >= 0.5
     assert progress[-1] == 1.0
     assert progress == sorted(progress)
+
+
+# -- epochs of other lengths -----------------------------------------------------------------
+
+
+class Seen(Callback):
+    """Epoch and number of each batch."""
+
+    def __init__(self):
+        self.batches = []
+
+    def on_train_batch_end(self, trainer, rule, outputs, batch, index):
+        self.batches.append((trainer.current_epoch, index))
+
+
+#: When the checkpoint of the first epoch's end is written.
+WRITTEN = {
+    "after its last update": {"every_n_train_steps": 1},
+    "before its validation": {"save_on_train_epoch_end": True},
+    "after its validation": {"save_on_train_epoch_end": False},
+}
+
+
+def own_loaders(batches):
+    loader = DataLoader(TensorDataset(FewDigits().split("train").x[: 10 * batches]), 10)
+    return loader, loader
+
+
+def of_digits(batches):
+    return (FewDigits(200 // batches),)
+
+
+@pytest.mark.parametrize("batches", [2, 5])
+@pytest.mark.parametrize("loader", [own_loaders, of_digits])
+@pytest.mark.parametrize("written", WRITTEN)
+def test_the_next_epochs_are_whole_whatever_their_length(tmp_path, loader, written, batches):
+    keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **WRITTEN[written])
+    Trainer(**QUIET, max_epochs=1, callbacks=[keep]).fit(RULES["back step"](), *loader(4))
+
+    seen = Seen()
+    rest = Trainer(**QUIET, max_epochs=3, callbacks=[seen], enable_checkpointing=False)
+    rest.fit(RULES["back step"](), *loader(batches), ckpt_path=tmp_path / "step=4.ckpt")
+    assert seen.batches == [(epoch, index) for epoch in (1, 2) for index in range(batches)]
+
+
+@pytest.mark.parametrize("batches", [2, 3, 6])
+def test_an_epoch_of_another_length_does_not_go_on(tmp_path, batches):
+    train("back step", callbacks=keepers(tmp_path), max_epochs=1)
+    rule = RULES["back step"]()
+    limited = {"limit_train_batches": batches} if batches < 4 else {}
+    data = FewDigits() if limited else FewDigits(200 // batches)
+
+    with pytest.raises(ValueError, match=f"in the middle of an epoch.*batches_of_epoch={batches}"):
+        Trainer(**QUIET, max_epochs=1, **limited).fit(
+            rule, data, ckpt_path=tmp_path / "batch=3.ckpt"
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "bf16-mixed"}, "precision='bf16-mixed' (was '32-true')"),
+        ({"check_val_every_n_epoch": 2}, "check_val_every_n_epoch=2 (was 1)"),
+        ({"val_check_interval": 2}, "val_check_interval=2 (was 1.0)"),
+    ],
+)
+def test_other_options_are_said(tmp_path, capsys, options, words):
+    train("back step", callbacks=keepers(tmp_path), max_epochs=1)
+    train("back step", resume=tmp_path / "batch=2.ckpt", max_epochs=1, **options)
+    assert f"goes on with other settings: {words}" in capsys.readouterr().err
+
+
+def test_another_precision_of_the_weights_is_named(tmp_path):
+    train("back step", callbacks=keepers(tmp_path), max_epochs=1, precision="64-true")
+    with pytest.raises(CheckpointError, match="in another precision: .*float64.*float32"):
+        train("back step", resume=tmp_path / "epoch=0.ckpt")
