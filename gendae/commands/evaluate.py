@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from gendae import checks
-from gendae.commands.common import Table, data_of, load_generative
+from gendae.commands.common import Table, load_generative
+from gendae.commands.data import data_of
 from gendae.commands.sections import adjusted
 from gendae.metrics.report import NEIGHBOURS, evaluation
 from gendae.sampling.samplers import Sampler, sampler_named

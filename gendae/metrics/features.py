@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.data.loader import Split
 from gendae.registry import build, describe, register
-from gendae.storage.archive import CheckpointError, regular_file
 from gendae.storage.description import Budget
 from gendae.storage.model_file import read_checked, write_checked
+from gendae.storage.sealed import CheckpointError, regular_file
 from gendae.storage.shipped import shipped_files
 from gendae.storage.verify import check_weights
 

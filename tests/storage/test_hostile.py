@@ -22,9 +22,10 @@ from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.registry import describe
 from gendae.storage import model_file
-from gendae.storage.archive import CheckpointError, WholeFileIO, read, seal
+from gendae.storage.archive import WholeFileIO
 from gendae.storage.description import described
 from gendae.storage.owned import DEEPEST
+from gendae.storage.sealed import CheckpointError, read, seal
 from tests import roles
 from tests.storage import test_damage
 from tests.storage.test_damage import refused, resume

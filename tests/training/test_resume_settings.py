@@ -6,7 +6,7 @@ What the new run keeps (config.yaml, hyper-parameters, facts) is what it used.
 import pytest
 import yaml
 
-from gendae.storage.archive import read
+from gendae.storage.sealed import read
 from tests.training.resuming import keepers, quiet, train
 from tests.training.test_run import fit, names
 
