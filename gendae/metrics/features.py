@@ -93,10 +93,13 @@ class FeatureClassifier(nn.Module):
         self.head = nn.Linear(self.width, classes)
 
     def freeze(self) -> "FeatureClassifier":
-        """The network itself, without gradients and for ever in evaluation mode."""
+        """The network itself, without gradients and for ever in evaluation mode.
+
+        Its weights are laid out with channels last, as convolutions on a CPU are twice as fast.
+        """
         self.frozen = True
 
-        return self.eval().requires_grad_(False)
+        return self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "FeatureClassifier":
         """Training mode, unless frozen: a metric or a Trainer may ask for it all the same."""

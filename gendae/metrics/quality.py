@@ -14,7 +14,13 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from gendae import checks
-from gendae.metrics.neighbours import DataCopying, checked, precision_recall_density_coverage
+from gendae.metrics.neighbours import (
+    DataCopying,
+    Manifold,
+    checked,
+    neighbour_radii,
+    precision_recall_density_coverage,
+)
 from gendae.metrics.parzen import kmeans_centroids
 from gendae.metrics.precision import full_precision
 
@@ -161,6 +167,7 @@ class Quality:
         self.seed = seed
 
         self.real, _ = in_batches(network, held_out)
+        self.radii = neighbour_radii(checked("held_out", self.real, self.real.shape[-1], k + 1), k)
         self.copying_pixels = DataCopying(train, held_out, cells, seed)
         self.copying = self.copying_pixels
         if network.classes:
@@ -183,12 +190,16 @@ class Quality:
             "n": len(samples),
             "fid": frechet_distance(self.real, fake),
             "kid": kernel_distance(self.real, fake, seed=self.seed),
-            **precision_recall_density_coverage(self.real, fake, self.k)._asdict(),
+            **self.manifold(fake)._asdict(),
             "copying": self.copying(fake),
             "copying_pixels": self.copying_pixels(samples),
             "classes": classes,
             "confidence": confidence,
         }
+
+    def manifold(self, fake: Tensor) -> Manifold:
+        """Precision, recall, density and coverage of features."""
+        return precision_recall_density_coverage(self.real, fake, self.k, self.radii)
 
     def copying_of_halves(self) -> float:
         """C_T of every second held-out image against the others: the statistic of fresh data."""
