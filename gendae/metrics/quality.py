@@ -7,6 +7,7 @@ so be set beside those of training images, other held-out images and k-means cen
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ from gendae.metrics.parzen import kmeans_centroids
 from gendae.metrics.precision import full_precision
 
 BATCH = 100  # images at a time through a network: larger ones are slower on a CPU
+
+
+def untold(name: str) -> None:
+    """A step begins, and nobody is told."""
 
 
 class PixelFeatures(nn.Module):
@@ -239,18 +244,21 @@ def quality_report(
     network: nn.Module,
     centroids: Tensor | None = None,
     seed: int = 0,
+    begin: Callable[[str], None] = untold,
 ) -> dict[str, dict]:
     """Sample quality of several sets of samples and of real images, all against the test images.
 
     Real images are the first training images, the first validation images (no set is compared with
     itself), and k-means centroids of the training images. Each set has as many images as the
     samples, or all that exist. The row of held-out images also has `copying_of_halves`: one half
-    of the test images against the other.
+    of the test images against the other. `begin` is called with the name of each set as its turn
+    comes.
     """
     n = max(len(samples) for samples in named_samples.values())
     if centroids is None:
         centroids = kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
 
+    begin("sample quality: features")
     quality = Quality(train, test, network, seed=seed)
     sets = {
         **named_samples,
@@ -259,7 +267,11 @@ def quality_report(
         "k-means centroids": centroids,
     }
 
-    report = {name: quality(x) for name, x in sets.items()}
+    report = {}
+    for name, x in sets.items():
+        begin(f"sample quality: {name}")
+        report[name] = quality(x)
+
     report["held-out images"]["copying_of_halves"] = quality.copying_of_halves()
 
     return report
