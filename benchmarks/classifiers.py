@@ -11,8 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from gendae.commands.common import data_of
 from gendae.commands.compare import HEADER, Run, curves, markdown, measure, summary, table
+from gendae.commands.data import data_of
 from gendae.commands.predict import error_rate, load_classifier
 from gendae.plots import learning_curves, save
 

@@ -7,7 +7,7 @@ import argparse
 
 from benchmarks.mnist import inpainting_errors
 from gendae import load
-from gendae.commands.common import data_of
+from gendae.commands.data import data_of
 
 
 def main():

@@ -26,7 +26,8 @@ import yaml
 from sklearn.neighbors import KNeighborsRegressor
 
 from gendae import complete, load, plots
-from gendae.commands.common import checkpoint_of, data_of
+from gendae.commands.common import checkpoint_of
+from gendae.commands.data import data_of
 from gendae.commands.predict import error_rate
 from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer

@@ -27,7 +27,8 @@ from gendae import (
     named_mask,
     plots,
 )
-from gendae.commands.common import checkpoint_of, data_of
+from gendae.commands.common import checkpoint_of
+from gendae.commands.data import data_of
 from gendae.metrics.parzen import choose_prior, parzen_report, parzen_score
 from gendae.metrics.traces import log_joint_trace
 from gendae.storage.atomic import write_json

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gendae import complete, generate, load
-from gendae.commands.common import data_of
+from gendae.commands.data import data_of
 from gendae.commands.predict import error_rate
 from gendae.completion.completer import Completer
 from gendae.metrics.features import load_feature_classifier

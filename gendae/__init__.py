@@ -26,15 +26,16 @@ def _homes() -> dict[str, str]:
     return homes
 
 
-_HOME = _homes()
-__all__ = list(_HOME)
+#: The module of each public name.
+HOME = _homes()
+__all__ = list(HOME)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
-    if name not in _HOME:
+    if name not in HOME:
         raise AttributeError(f"module 'gendae' has no attribute {name!r}")
 
-    home = _HOME[name]
+    home = HOME[name]
     if home == __name__:
         return _submodule(name)
 

@@ -133,4 +133,5 @@ from gendae.storage.model_file import save as save
 from gendae.training.graphs import Graphs as Graphs
 
 __version__: str
+HOME: dict[str, str]
 __all__: list[str]  # noqa: PYI035 - `__init__.py` makes it of this file

@@ -12,23 +12,8 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from gendae import checks
+from gendae.data.mosaic import tile
 from gendae.storage.atomic import write_whole
-
-
-@checks.takes_arrays
-def tile(x: Tensor, shape: tuple[int, int], columns: int, gap: int = 1) -> Tensor:
-    """Images (n, pixels) side by side in one picture, (height, width), with grey gaps."""
-    height, width = shape
-    rows = math.ceil(len(x) / columns)
-    canvas = torch.full((rows * (height + gap) + gap, columns * (width + gap) + gap), 0.5)
-
-    for i, image in enumerate(x.detach().float().cpu().clamp(0, 1)):
-        row, column = divmod(i, columns)
-        top = gap + row * (height + gap)
-        left = gap + column * (width + gap)
-        canvas[top : top + height, left : left + width] = image.view(height, width)
-
-    return canvas
 
 
 @checks.takes_arrays
@@ -82,9 +67,6 @@ def curves(x: Tensor) -> Figure:
 @checks.takes_arrays
 def image_grid(x: Tensor, shape: tuple[int, int], columns: int | None = None) -> Figure:
     """Images in a grid, as square as possible."""
-    if not columns:
-        columns = max(1, math.ceil(math.sqrt(len(x))))
-
     return picture(tile(x, shape, columns))
 
 

@@ -12,9 +12,11 @@ from sklearn.neighbors import KNeighborsRegressor
 import gendae
 from benchmarks import (
     claims,
+    commands,
     depth,
     floor,
     gpu,
+    memory,
     options,
     overhead,
     plain,
@@ -107,6 +109,17 @@ def test_parzen_and_generate_are_not_far_above_their_products(mnist, monkeypatch
     assert row["ratio"] < 12
     assert row["times_faster_than_sklearn"] > 4
     assert scores.generating("mnist-variational-em", 1000)["ratio"] < 6
+
+
+def test_a_sample_takes_little_more_than_its_imports_and_arithmetic():
+    assert commands.sampling(1)["ratio"] < 2
+
+
+@pytest.mark.parametrize("name", ["VariationalEMRule", "BackpropRule"])
+def test_a_step_takes_little_more_memory_than_it_must(name):
+    row = memory.measured(name, 100)
+    assert 0 < row["activations_mib"] < row["peak_mib"]
+    assert row["ratio"] < 1.5
 
 
 def test_the_trainer_adds_little_to_the_step_of_the_2015_model(mnist):

@@ -20,8 +20,7 @@ from benchmarks.fuzz.oracle import LONGEST, bounded_memory, command
 from benchmarks.fuzz.targets import CONFIGS, checked, fuzz
 from benchmarks.fuzz.values import nested
 from gendae import Arrays, generate, load
-from gendae.data.files import read_images, read_labels
-from gendae.data.multimodal import read_modality
+from gendae.data.files import read_images, read_labels, read_modality
 from gendae.registry import REGISTRY, build
 from gendae.storage import inputs
 

@@ -125,6 +125,16 @@ heavy = ("torch", "pytorch_lightning", "jsonargparse", "wandb", "sklearn")
 print([name for name in heavy if name in sys.modules])
 """
 
+SAMPLE_IS_LIGHT = """
+import sys, tempfile
+from gendae import cli
+with tempfile.TemporaryDirectory() as folder:
+    cli.run(["sample", "digits-variational-em", "--n", "4", "--out", f"{folder}/samples.png"])
+heavy = ("pytorch_lightning", "torchmetrics", "sklearn", "scipy", "matplotlib")
+heavy += ("jsonargparse", "torch._dynamo", "sympy", "gendae.rules", "gendae.metrics")
+print([name for name in heavy if name in sys.modules])
+"""
+
 WITHOUT_WANDB = """
 import sys
 sys.modules["wandb"] = None
@@ -143,11 +153,18 @@ print(type(sampler_named(gendae.deep_autoencoder([4, 2]), "level")).__name__)
     ("code", "printed"),
     [
         (HELP_IS_LIGHT, "[]"),
+        (SAMPLE_IS_LIGHT, "[]"),
         (WITHOUT_WANDB, "without wandb"),
         (SAMPLER_BY_NAME, "LevelSampler"),
         ("from gendae.registry import build; print(build({'type': 'Toys2D'}).kind)", "points"),
     ],
-    ids=["import and help are light", "wandb is optional", "samplers by name", "classes by name"],
+    ids=[
+        "import and help are light",
+        "sample is light",
+        "wandb is optional",
+        "samplers by name",
+        "classes by name",
+    ],
 )
 def test_a_fresh_process(code, printed):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gendae import checks, plots
 from gendae.commands.common import Table, dataset_of, load_generative, shape_of, usable
 from gendae.commands.sections import adjusted, with_synonym
+from gendae.data.mosaic import tile, write_grey
 from gendae.metrics import chains
 from gendae.metrics.features import load_feature_classifier
 from gendae.models.stack import Stack
@@ -60,8 +61,8 @@ def chain(
     labels = _digit_labels(stack, states)
 
     shown = states[:20, :10].transpose(0, 1)
-    tiles = plots.tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])
-    written = plots.save(plots.picture(tiles), out)
+    tiles = tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])
+    written = write_grey(tiles, out)
 
     rho = chains.autocorrelation(states)
     curve = Path(out).with_name(f"{Path(out).stem}-autocorrelation.png")

@@ -15,8 +15,13 @@ from gendae.completion import modalities
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
 from gendae.completion.modalities import Values
-from gendae.data.files import check_pairing, image_files, read_images, write_npz
-from gendae.data.multimodal import read_modality
+from gendae.data.files import (
+    check_pairing,
+    image_files,
+    read_images,
+    read_modality,
+    write_npz,
+)
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Modality
 from gendae.registry import build, describe

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from gendae import checks
-from gendae.commands.common import Table, data_of, load_generative
+from gendae.commands.common import Table, load_generative
+from gendae.commands.data import data_of
+from gendae.commands.progress import bar_of_steps
 from gendae.commands.sections import adjusted
-from gendae.metrics.report import NEIGHBOURS, evaluation
+from gendae.metrics.report import NEIGHBOURS, evaluation, steps
 from gendae.sampling.samplers import Sampler, sampler_named
 from gendae.storage.atomic import write_json
 
@@ -47,7 +49,10 @@ def evaluate(
 
     stack = load_generative(model, device)
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
-    result = evaluation(stack, data_of(stack, data, root), n, seed, sigma_x, chosen)
+    images = data_of(stack, data, root)
+    with bar_of_steps(steps(stack)) as begin:
+        result = evaluation(stack, images, n, seed, sigma_x, chosen, begin)
+
     if json:
         write_json(Path(json), result)
     return evaluation_table(result)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from gendae import checks
-from gendae.commands.common import Table, checkpoint_of, data_of
+from gendae.commands.common import Table, checkpoint_of
+from gendae.commands.data import data_of
 from gendae.metrics import parzen
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack

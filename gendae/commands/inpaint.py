@@ -9,13 +9,12 @@ from torch import Tensor
 from gendae import checks, plots
 from gendae.commands.common import (
     Table,
-    data_of,
     load_generative,
-    one_source,
     shape_of,
     some_given,
     usable,
 )
+from gendae.commands.data import data_of, one_source
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from gendae import plots
-from gendae.commands.common import Table, checkpoint_of, data_of
+from gendae.commands.common import Table, checkpoint_of
+from gendae.commands.data import data_of
 from gendae.commands.evaluate import evaluation_table
 from gendae.completion.inpainting import MASKS, inpaint, named_mask
 from gendae.metrics import parzen, traces

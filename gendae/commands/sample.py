@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from gendae import checks, plots
+from gendae import checks
 from gendae.commands.common import (
     Table,
     has_several_modalities,
@@ -28,6 +28,7 @@ from gendae.commands.complete import (
 from gendae.commands.sections import adjusted, refuse, with_synonym
 from gendae.completion import modalities
 from gendae.data.files import write_npz
+from gendae.data.mosaic import tile, write_grey
 from gendae.models.joint import JointStack, images_of, kind_of
 from gendae.sampling.samplers import Sampler, generate, sampler_named
 from gendae.storage import model_file
@@ -164,14 +165,14 @@ def _sample_all(stack: JointStack, n: int, sampler: Sampler, seed: int, out: Pat
         raise ValueError(
             f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz"
         )
-    return [f"{n} samples: {plots.save(plots.image_grid(images, shape), out)}"]
+    return [f"{n} samples: {write_grey(tile(images, shape), out)}"]
 
 
 def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Path:
     """Samples as a PNG grid, .npz (array `samples`) or .npy, by suffix."""
     checks.one_of("suffix of --out", out.suffix, (".png", ".npz", ".npy"))
     if out.suffix == ".png":
-        return plots.save(plots.gallery(x, kind, shape), out)
+        return _write_picture(x, out, kind, shape)
 
     if kind == "image":
         x = x.clamp(0.0, 1.0)
@@ -182,3 +183,13 @@ def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Pa
     content = io.BytesIO()
     np.save(content, array)
     return write_whole(out, content.getvalue())
+
+
+def _write_picture(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Path:
+    """Samples as a picture; only a plot waits for matplotlib."""
+    if kind == "image":
+        return write_grey(tile(x, shape), out)
+
+    from gendae import plots
+
+    return plots.save(plots.gallery(x, kind, shape), out)

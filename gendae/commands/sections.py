@@ -7,12 +7,12 @@ SpikeNoise --sampler.corruption.draws 2. And --sampler.help says what there is.
 
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
-
-from jsonargparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, TypeVar
 
 from gendae.registry import Plain, describe, import_public, registered
-from gendae.training.mistakes import explained
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 T = TypeVar("T")
 
@@ -42,6 +42,11 @@ def adjusted(section: str, thing: T, base: type[T], options: Mapping[str, str]) 
         return thing
     if own.get(f"{section}.help") == "":
         own[f"{section}.help"] = type(thing).__name__
+
+    # only where there are options, with all that they can name
+    from jsonargparse import ArgumentParser
+
+    from gendae.training.mistakes import explained
 
     import_public()
     described = describe(thing)
@@ -93,7 +98,7 @@ def with_synonym(
     return {**options, name: str(value)}
 
 
-def instantiated(parser: ArgumentParser, parsed: Namespace) -> Namespace:
+def instantiated(parser: "ArgumentParser", parsed: "Namespace") -> "Namespace":
     """What was parsed, with objects in the place of their descriptions."""
     # `instantiate_classes` is the former name
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from gendae import checks, plots
-from gendae.commands.common import Table, data_of, load_generative, usable
+from gendae.commands.common import Table, load_generative, usable
+from gendae.commands.data import data_of
 from gendae.metrics import chains
 
 

@@ -11,4 +11,5 @@
 | `identity` | which data they are: the SHA-256 of their arrays |
 | `files` | reading and writing arrays, IDX files and images |
 | `pictures` | what an image file says, as grey numbers |
+| `mosaic` | images side by side in one picture, written as PNG |
 """

@@ -364,6 +364,21 @@ def read_array(
         ) from None
 
 
+def read_modality(path: str | Path) -> np.ndarray:
+    """Numbers from a .npy, (n, ..)."""
+    path = checks.path("path", path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+
+    array, _ = read_array(path)
+    if array is None or array.dtype.kind not in "iufb" or array.size == 0 or array.ndim == 0:
+        raise ValueError(
+            f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices "
+            "(n,) in an integer type are needed"
+        )
+    return array
+
+
 def _npz(
     stream: BinaryIO, size: int, accepted: tuple[str, ...], or_only: bool
 ) -> tuple[np.ndarray | None, list[str]]:

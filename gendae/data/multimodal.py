@@ -5,7 +5,6 @@ The mask, `observed`, (n, N), is True where an example has a modality; what is m
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.base import SPLITS, Data, shuffled_splits
-from gendae.data.files import read_array
+from gendae.data.files import read_modality
 from gendae.data.loader import Split
 from gendae.registry import Plain, build, register
 
@@ -408,21 +407,6 @@ def _width(array: np.ndarray) -> int:
     if array.ndim == 1:
         return int(array.max()) + 1
     return array[0].size
-
-
-def read_modality(path: str | Path) -> np.ndarray:
-    """Numbers from a .npy, (n, ..)."""
-    path = checks.path("path", path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-
-    array, _ = read_array(path)
-    if array is None or array.dtype.kind not in "iufb" or array.size == 0 or array.ndim == 0:
-        raise ValueError(
-            f"{path}: an array of numbers, (n, features) or (n, height, width), or class indices "
-            "(n,) in an integer type are needed"
-        )
-    return array
 
 
 def rows_of(name: str, array: np.ndarray, width: int) -> tuple[Tensor, Tensor]:

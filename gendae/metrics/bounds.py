@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.laws import Gaussian
+from gendae.laws import Bernoulli, Gaussian, Law
 from gendae.layers.invertible import InvertiblePair
 from gendae.layers.pair import Pair
 from gendae.metrics.precision import full_precision
@@ -19,6 +19,8 @@ from gendae.models.stack import Stack
 
 #: Rows (images x importance samples) computed at a time; more do not run faster on a CPU.
 ROWS = 1000
+#: A sample whose weight is e^-60 of another one's does not show in a sum in float64.
+NEGLIGIBLE = 60.0
 
 
 class NoDensityError(ValueError):
@@ -209,12 +211,52 @@ def _bound(stack: Stack, x: Tensor, k: int, rows: int, generator: Generator | No
     for start in range(0, k, rows):
         samples = min(rows, k - start)
         h, log_q = draw_q(stack, x, samples, generator)
-        log_weights = (stack.log_joint(h) - log_q).double().reshape(len(x), samples)
-
-        part = log_weights.logsumexp(1)
+        part = _log_weights(stack, h, log_q, samples).logsumexp(1)
         if total is None:
             total = part
         else:
             total = torch.logaddexp(total, part)
 
     return total - math.log(k)
+
+
+def _log_weights(stack: Stack, h: tuple[Tensor, ...], log_q: Tensor, samples: int) -> Tensor:
+    """log p(x, h) / q(h | x), (images, samples); -inf for samples that are negligible.
+
+    p(x | h_1) costs more than all the rest, and cannot exceed `_highest`. Samples that would be
+    negligible even then are left out: in a wide model nearly all of them.
+    """
+    bottom = stack.pairs[0]
+    x, h_1 = h[:2]
+    rest = _log_above(stack, h) - log_q.double()
+
+    def weights(rows: Tensor) -> Tensor:
+        log_p = bottom.observation.log_prob(x[rows], bottom.g(h_1[rows]))
+        return log_p.double() + rest[rows]
+
+    most = rest + _highest(bottom.observation, x[::samples]).repeat_interleave(samples)
+    first = torch.arange(0, len(rest), samples, device=rest.device)
+    promising = first + most.view(-1, samples).argmax(1)
+    enough = weights(promising).repeat_interleave(samples) - NEGLIGIBLE
+
+    counts = ~(most < enough)  # NaN counts
+    log_weights = torch.full_like(rest, -math.inf)
+    log_weights[counts] = weights(counts)
+    return log_weights.view(-1, samples)
+
+
+def _log_above(stack: Stack, h: tuple[Tensor, ...]) -> Tensor:
+    """log p(h_1 .. h_L), in float64."""
+    total = stack.prior.log_prob(h[-1]).double()
+    for pair, low, high in zip(stack.pairs[1:], h[1:], h[2:], strict=False):
+        total = total + pair.observation.log_prob(low, pair.g(high)).double()
+
+    return total
+
+
+def _highest(law: Law, x: Tensor) -> Tensor:
+    """The log-probability of x that no mean exceeds, (batch,); infinite where none is known."""
+    if type(law) in (Gaussian, Bernoulli):
+        return law.log_prob(x, x).double()
+
+    return torch.full(x.shape[:1], math.inf, dtype=torch.float64, device=x.device)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.data.loader import Split
 from gendae.registry import build, describe, register
-from gendae.storage.archive import CheckpointError, regular_file
 from gendae.storage.description import Budget
 from gendae.storage.model_file import read_checked, write_checked
+from gendae.storage.sealed import CheckpointError, regular_file
 from gendae.storage.shipped import shipped_files
 from gendae.storage.verify import check_weights
 
@@ -93,10 +93,13 @@ class FeatureClassifier(nn.Module):
         self.head = nn.Linear(self.width, classes)
 
     def freeze(self) -> "FeatureClassifier":
-        """The network itself, without gradients and for ever in evaluation mode."""
+        """The network itself, without gradients and for ever in evaluation mode.
+
+        Its weights are laid out with channels last, as convolutions on a CPU are twice as fast.
+        """
         self.frozen = True
 
-        return self.eval().requires_grad_(False)
+        return self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "FeatureClassifier":
         """Training mode, unless frozen: a metric or a Trainer may ask for it all the same."""

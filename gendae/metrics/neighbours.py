@@ -34,6 +34,7 @@ def blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 def neighbour_radii(x: Tensor, k: int) -> Tensor:
     """Distance of each row to its k-th nearest other row, (n,)."""
+    x = x - x.double().mean(0)  # distances of centred rows round less
     radii = []
     for block, distances in blocks(x, x):
         columns = torch.arange(len(x))[block]
@@ -56,7 +57,9 @@ class Manifold(NamedTuple):
 
 
 @checks.takes_arrays
-def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> Manifold:
+def precision_recall_density_coverage(
+    real: Tensor, fake: Tensor, k: int = 5, radii: Tensor | None = None
+) -> Manifold:
     """How much of `fake` lies where `real` is, and how much of `real` where `fake` is.
 
     B(x) is the ball around x up to its k-th nearest neighbour in the set of x:
@@ -69,6 +72,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
     Args:
         real, fake: features, (n, d) and (m, d).
         k: neighbours that set the radius.
+        radii: `neighbour_radii` of the real rows, where they are known already, (n,).
 
     Raises:
         ValueError: for k < 1, fewer than k + 1 rows, widths that differ, or NaN.
@@ -85,7 +89,8 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
     centre = real.double().mean(0)
     real = real - centre
     fake = fake - centre
-    real_radii = neighbour_radii(real, k)
+    if radii is None:
+        radii = neighbour_radii(real, k)
     fake_radii = neighbour_radii(fake, k)
 
     inside = 0
@@ -93,7 +98,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
     recalled = torch.zeros(len(real), dtype=torch.bool)
     covered = torch.zeros(len(real), dtype=torch.bool)
     for block, distances in blocks(fake, real):
-        in_real = distances <= real_radii
+        in_real = distances <= radii
         inside += in_real.any(1).sum()
         hits += in_real.sum()
         covered |= in_real.any(0)

@@ -48,11 +48,19 @@ def choose_sigma(
     validation: Tensor, samples: Tensor, grid: str | Sequence[float] = "fine"
 ) -> float:
     """The bandwidth with the highest mean log density of the first 1,000 validation images."""
-    sigmas = sigma_grid(grid)
+    (sigma,) = _chosen_sigmas(validation, samples, [sigma_grid(grid)])
+    return sigma
+
+
+def _chosen_sigmas(validation: Tensor, samples: Tensor, grids: list[list[float]]) -> list[float]:
+    """The best bandwidth of each grid; distances are computed once for all."""
     checks.rows("validation", validation)
 
+    sigmas = [sigma for grid in grids for sigma in grid]
     scores = parzen_log_prob(validation[:SIGMA_IMAGES], samples, sigmas).mean(1)
-    return sigmas[int(scores.argmax())]
+
+    parts = scores.split([len(grid) for grid in grids])
+    return [grid[int(part.argmax())] for grid, part in zip(grids, parts, strict=True)]
 
 
 class ParzenLogLikelihood(Metric):
@@ -143,38 +151,43 @@ def parzen_score(samples: Tensor, test: Tensor, validation: Tensor) -> dict[str,
     """
     checks.rows("test", test)
 
-    chosen = {name: choose_sigma(validation, samples, name) for name in GRIDS}
-    sigmas = [chosen["fine"], chosen["goodfellow"], PAPER_SIGMA]
-    fine, goodfellow, fixed = parzen_log_prob(test, samples, sigmas)
+    chosen = _chosen_sigmas(validation, samples, [GRIDS["fine"], GRIDS["goodfellow"]])
+    fine, goodfellow, fixed = parzen_log_prob(test, samples, [*chosen, PAPER_SIGMA])
     standard_error = fine.std(correction=0) / math.sqrt(len(fine))
 
     return {
         "ll": fine.mean().item(),
         "se": standard_error.item(),
-        "sigma": chosen["fine"],
+        "sigma": chosen[0],
         "ll_goodfellow": goodfellow.mean().item(),
-        "sigma_goodfellow": chosen["goodfellow"],
+        "sigma_goodfellow": chosen[1],
         "ll_at_0.2": fixed.mean().item(),
     }
 
 
 @checks.takes_arrays
 def kmeans_centroids(x: Tensor, n: int, seed: int = 0) -> Tensor:
-    """n k-means centroids of x, by scikit-learn.
+    """n k-means centroids of x.
 
-    Two Lloyd steps from random images suffice for a baseline.
+    Two Lloyd steps from random images suffice for a baseline. scikit-learn takes the first one and
+    assigns images for the second, whose means are taken here: it would go on to assign all images
+    once more, only for their labels.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     checks.rows("x", checks.finite("x", x), n)
 
-    kmeans = KMeans(n, init="random", n_init=1, max_iter=2, random_state=checks.folded(seed))
+    kmeans = KMeans(n, init="random", n_init=1, max_iter=1, random_state=checks.folded(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         kmeans.fit(x.cpu().numpy())
 
-    return torch.from_numpy(kmeans.cluster_centers_).to(x)
+    first = torch.from_numpy(kmeans.cluster_centers_).to(x.device)
+    labels = torch.from_numpy(kmeans.labels_).long().to(x.device)
+    counts = labels.bincount(minlength=n)[:, None]
+    sums = torch.zeros_like(first).index_add_(0, labels, x.to(first.dtype))
+    return torch.where(counts > 0, sums / counts, first).to(x)  # nothing may be nearest to one
 
 
 @checks.takes_arrays

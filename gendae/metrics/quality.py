@@ -7,6 +7,7 @@ so be set beside those of training images, other held-out images and k-means cen
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,21 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from gendae import checks
-from gendae.metrics.neighbours import DataCopying, checked, precision_recall_density_coverage
+from gendae.metrics.neighbours import (
+    DataCopying,
+    Manifold,
+    checked,
+    neighbour_radii,
+    precision_recall_density_coverage,
+)
 from gendae.metrics.parzen import kmeans_centroids
 from gendae.metrics.precision import full_precision
 
 BATCH = 100  # images at a time through a network: larger ones are slower on a CPU
+
+
+def untold(name: str) -> None:
+    """A step begins, and nobody is told."""
 
 
 class PixelFeatures(nn.Module):
@@ -161,6 +172,7 @@ class Quality:
         self.seed = seed
 
         self.real, _ = in_batches(network, held_out)
+        self.radii = neighbour_radii(checked("held_out", self.real, self.real.shape[-1], k + 1), k)
         self.copying_pixels = DataCopying(train, held_out, cells, seed)
         self.copying = self.copying_pixels
         if network.classes:
@@ -183,12 +195,16 @@ class Quality:
             "n": len(samples),
             "fid": frechet_distance(self.real, fake),
             "kid": kernel_distance(self.real, fake, seed=self.seed),
-            **precision_recall_density_coverage(self.real, fake, self.k)._asdict(),
+            **self.manifold(fake)._asdict(),
             "copying": self.copying(fake),
             "copying_pixels": self.copying_pixels(samples),
             "classes": classes,
             "confidence": confidence,
         }
+
+    def manifold(self, fake: Tensor) -> Manifold:
+        """Precision, recall, density and coverage of features."""
+        return precision_recall_density_coverage(self.real, fake, self.k, self.radii)
 
     def copying_of_halves(self) -> float:
         """C_T of every second held-out image against the others: the statistic of fresh data."""
@@ -228,18 +244,21 @@ def quality_report(
     network: nn.Module,
     centroids: Tensor | None = None,
     seed: int = 0,
+    begin: Callable[[str], None] = untold,
 ) -> dict[str, dict]:
     """Sample quality of several sets of samples and of real images, all against the test images.
 
     Real images are the first training images, the first validation images (no set is compared with
     itself), and k-means centroids of the training images. Each set has as many images as the
     samples, or all that exist. The row of held-out images also has `copying_of_halves`: one half
-    of the test images against the other.
+    of the test images against the other. `begin` is called with the name of each set as its turn
+    comes.
     """
     n = max(len(samples) for samples in named_samples.values())
     if centroids is None:
         centroids = kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
 
+    begin("sample quality: features")
     quality = Quality(train, test, network, seed=seed)
     sets = {
         **named_samples,
@@ -248,7 +267,11 @@ def quality_report(
         "k-means centroids": centroids,
     }
 
-    report = {name: quality(x) for name, x in sets.items()}
+    report = {}
+    for name, x in sets.items():
+        begin(f"sample quality: {name}")
+        report[name] = quality(x)
+
     report["held-out images"]["copying_of_halves"] = quality.copying_of_halves()
 
     return report

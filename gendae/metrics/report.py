@@ -1,5 +1,6 @@
 """A model's scores beside those of real images and k-means centroids, as data and as lines."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Generator, Tensor, nn
@@ -56,24 +57,30 @@ def evaluation(
     seed: int = 0,
     sigma_x: float | None = None,
     sampler: Sampler | None = None,
+    begin: Callable[[str], None] = quality.untold,
 ) -> dict[str, Any]:
     """All scores of a model: of its samples, its density and its reconstructions.
 
     These are Parzen scores, sample quality, a bound on log p(x), log p(x, h) for each inference
     step, and reconstruction errors for each layer. Every row is scored on the test images: the
     model, its ancestral samples where the prior is drawn without a chain, training images,
-    held-out (validation) images and k-means centroids.
+    held-out (validation) images and k-means centroids. `begin` is called with the name of each of
+    the `steps` as it begins.
     """
     train = data.split("train").x.to(stack.device)
     valid = data.split("valid").x.to(stack.device)
     test = data.split("test").x.to(stack.device)
 
+    begin("samples of the model")
     samples = {"model": generate(stack, n, sampler, seed).to(stack.device)}
     if stack.prior.analytic:
+        begin("ancestral samples")
         samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
+    begin("k-means centroids")
     centroids = parzen.kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
 
-    rows = parzen_rows(samples, centroids, train, valid, test)
+    rows = parzen_rows(samples, centroids, train, valid, test, begin)
+    begin("log p(x, h) and reconstructions")
     own = rows["model"]
     ancestral = rows.get("ancestral", {"ll": None})
     result = {
@@ -87,10 +94,18 @@ def evaluation(
         "log_joint": joint_trace(stack, test),
         "reconstruction": traces.reconstruction_errors(stack, test.split(1000)),
     }
-    result |= quality_rows(samples, centroids, data, seed)
+    result |= quality_rows(samples, centroids, data, seed, begin)
+    begin("bound on log p(x)")
     result |= bound(stack, test[:BOUND_IMAGES], sigma_x, seed)
 
     return result
+
+
+def steps(stack: Stack) -> int:
+    """How many steps an evaluation has, where there are enough images for all measures."""
+    sets = 2 if stack.prior.analytic else 1
+    beside = 4 + 3  # whose Parzen score, and whose quality is measured
+    return 3 * sets + beside + len(("centroids", "log p(x, h)", "training images", "bound"))
 
 
 def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
@@ -102,7 +117,12 @@ def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
 
 
 def parzen_rows(
-    samples: dict[str, Tensor], centroids: Tensor, train: Tensor, valid: Tensor, test: Tensor
+    samples: dict[str, Tensor],
+    centroids: Tensor,
+    train: Tensor,
+    valid: Tensor,
+    test: Tensor,
+    begin: Callable[[str], None] = quality.untold,
 ) -> dict[str, dict[str, float]]:
     """Parzen scores by name.
 
@@ -122,13 +142,18 @@ def parzen_rows(
 
     rows = {}
     for name, x in sets.items():
+        begin(f"Parzen score: {name}")
         rows[name] = {"n": len(x), **parzen.parzen_score(x, test, chosen_on[name])}
 
     return rows
 
 
 def quality_rows(
-    samples: dict[str, Tensor], centroids: Tensor, data: Data, seed: int = 0
+    samples: dict[str, Tensor],
+    centroids: Tensor,
+    data: Data,
+    seed: int = 0,
+    begin: Callable[[str], None] = quality.untold,
 ) -> dict[str, Any]:
     """Sample quality of all rows, that of the model also at the top level.
 
@@ -144,7 +169,9 @@ def quality_rows(
         return {"features": features, "quality": {}, **dict.fromkeys(QUALITY)}
 
     samples = {name: x.cpu() for name, x in samples.items()}
-    report = quality.quality_report(samples, train, valid, test, network, centroids.cpu(), seed)
+    report = quality.quality_report(
+        samples, train, valid, test, network, centroids.cpu(), seed, begin
+    )
 
     return {
         "features": features,

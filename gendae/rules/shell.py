@@ -34,7 +34,7 @@ from gendae.rules.rates import Rates
 from gendae.rules.record import Record
 from gendae.rules.resume import Resume, before_validation, run_of
 from gendae.storage import archive, model_file, verify
-from gendae.storage.archive import CheckpointError
+from gendae.storage.sealed import CheckpointError
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -7,7 +7,7 @@ budget, which the tensors of the file set: a tensor beyond it is refused before 
 from collections.abc import Iterable
 from typing import Any
 
-from pytorch_lightning import LightningDataModule
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,7 +17,7 @@ from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
-from gendae.registry import REGISTRY, Plain, build, registered
+from gendae.registry import REGISTRY, Plain, build
 from gendae.sampling.samplers import Sampler
 from gendae.storage.owned import check_plain
 
@@ -73,6 +73,11 @@ class Budget(TorchDispatchMode):
         self.numbers = sum(sizes)
         self.held = f"{sum(sizes):,} numbers in {len(sizes):,} tensors"
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; otherwise torch imports its compiler, for a second."""
+        return False
+
     def check_widths(self, description: Plain) -> None:
         """Raise a ValueError where all units of a description together are beyond the budget."""
         per_number, spare = UNITS
@@ -93,10 +98,7 @@ class Budget(TorchDispatchMode):
         kwargs = kwargs or {}
         names = [argument.name for argument in func._schema.arguments]
         if "device" in names:
-            outline = {**kwargs, "device": "meta"}
-            if "generator" in names:
-                outline["generator"] = None
-            self._spend(func(*args, **outline))
+            self._spend(_outline(func, names, args, kwargs))
 
         return func(*args, **kwargs)
 
@@ -105,6 +107,22 @@ class Budget(TorchDispatchMode):
         self.tensors_left -= 1
         if self.bytes_left < 0 or self.tensors_left < 0:
             raise self._exceeded()
+
+
+def _outline(
+    func: Any,  # noqa: ANN401 - an operation of torch
+    names: list[str],
+    args: tuple,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """The tensor that an operation of torch would make, without data."""
+    if names[0] == "size":  # torch's own outline of noise imports sympy, for half a second
+        return torch.empty(args[0], dtype=kwargs.get("dtype"), device="meta")
+
+    outline = {**kwargs, "device": "meta"}
+    if "generator" in names:
+        outline["generator"] = None
+    return func(*args, **outline)
 
 
 def _units(part: Plain) -> int:
@@ -187,8 +205,20 @@ def _check_data_set(name: str, data: Plain) -> None:
 
     kind = data["type"]
     known = kind in REGISTRY or kind in gendae.__all__
-    if known and not issubclass(registered(kind) or object, LightningDataModule):
+    if known and not _is_data_set(kind):
         raise ValueError(f"{name} is of type {kind!r}, which is no data set")
 
     if isinstance(data.get("source"), dict):
         _check_data_set(f"{name}.source", data["source"])
+
+
+def _is_data_set(kind: str) -> bool:
+    """Whether a known class is a data set.
+
+    One that was not imported yet is told by its module, and Lightning's class by its name: who
+    reads a model need not wait until Lightning is imported.
+    """
+    if kind not in REGISTRY:
+        return gendae.HOME[kind].startswith("gendae.data.")
+
+    return any(base.__name__ == "LightningDataModule" for base in REGISTRY[kind].__mro__)

@@ -25,10 +25,10 @@ from gendae.models.settings import Facts
 from gendae.models.stack import Stack
 from gendae.registry import describe
 from gendae.storage import verify
-from gendae.storage.archive import CheckpointError, read, regular_file
 from gendae.storage.atomic import write_whole
 from gendae.storage.description import described
 from gendae.storage.owned import check_plain
+from gendae.storage.sealed import CheckpointError, read, regular_file
 from gendae.storage.shipped import shipped_files
 
 FORMAT = "gendae/1"

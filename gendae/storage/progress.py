@@ -6,15 +6,16 @@ believes what it gets: a missing key ends in a traceback, a path in a removed fi
 
 import copy
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from gendae.errors import reason
-from gendae.storage.archive import CheckpointError
+from gendae.storage.sealed import CheckpointError
+
+if TYPE_CHECKING:  # who reads a model without training it need not wait for Lightning
+    from pytorch_lightning import Callback, Trainer
 
 #: Parts that only a training needs, and their types.
 TRAINING: dict[str, type] = {
@@ -122,7 +123,7 @@ def _one_number(score: object) -> bool:
 # -- within a Trainer -----------------------------------------------------------------------------
 
 
-def check_taken_up(path: str | Path, content: dict[str, Any], trainer: Trainer) -> None:
+def check_taken_up(path: str | Path, content: dict[str, Any], trainer: "Trainer") -> None:
     """Raise a CheckpointError unless a Trainer's loop and callbacks can take it up."""
     fn = trainer.state.fn.value
     loops = content.get("loops")
@@ -172,9 +173,9 @@ def _unlike(name: str, theirs: object, ours: object) -> str | None:
     return None
 
 
-def _try_on(path: str | Path, callback: Callback, state: dict[str, Any]) -> None:
+def _try_on(path: str | Path, callback: "Callback", state: dict[str, Any]) -> None:
     """Raise a CheckpointError unless a copy of a callback takes this state."""
-    if isinstance(callback, ModelCheckpoint) and "best_model_path" not in state:
+    if hasattr(callback, "best_model_path") and "best_model_path" not in state:
         raise CheckpointError(path, f"damaged: the state of {callback.state_key} names no files")
 
     try:

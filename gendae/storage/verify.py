@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 
 from gendae.models.stack import Stack
 from gendae.registry import Plain, describe, upgraded
-from gendae.storage.archive import CheckpointError
 from gendae.storage.description import check_facts
 from gendae.storage.owned import check_plain
 from gendae.storage.progress import check_progress, check_taken_up, is_a
+from gendae.storage.sealed import CheckpointError
 
 #: What a .ckpt needs to be a model of gendae.
 MODEL_KEYS = ("gendae", "hyper_parameters", "state_dict")

@@ -28,8 +28,9 @@ from gendae.models.joint import JointStack
 from gendae.registry import import_public
 from gendae.rules.base import Rule
 from gendae.rules.supervised import SupervisedRule
-from gendae.storage.archive import is_local, read
+from gendae.storage.archive import is_local
 from gendae.storage.atomic import remove_stale
+from gendae.storage.sealed import read
 from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor

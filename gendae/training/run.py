@@ -13,9 +13,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from gendae.rules.resume import before_validation
-from gendae.storage.archive import CheckpointError, read
 from gendae.storage.atomic import write_whole
 from gendae.storage.progress import check_callbacks
+from gendae.storage.sealed import CheckpointError, read
 from gendae.storage.verify import check_content
 
 #: Signals that end a fit: Ctrl-C, `kill`, and the end of the terminal where the system has it.

@@ -6,13 +6,14 @@ import torch
 from pytorch_lightning import Trainer
 
 from gendae import MNIST, Arrays, Digits, Images, Multimodal, Shards, TargetPropRule, load, save
-from gendae.commands.common import data_of, dataset_of
+from gendae.commands.common import dataset_of
+from gendae.commands.data import data_of
 from gendae.data.base import facts_of
 from gendae.data.identity import KNOWN, Identity, difference, recorded
 from gendae.metrics import quality
 from gendae.metrics.report import feature_network
 from gendae.models.architectures import deep_autoencoder
-from gendae.storage.archive import CheckpointError
+from gendae.storage.sealed import CheckpointError
 from gendae.training.fit import say_which_data
 from tests.commands.test_cli import gendae
 from tests.conftest import small_stack

@@ -144,6 +144,35 @@ def test_blocks_of_samples_add_up():
         assert torch.allclose(bound, exact, atol=0.15)
 
 
+@pytest.mark.parametrize(
+    ("law", "rows"),
+    [(Gaussian(0.5), 30), (Bernoulli(), 30), (LearnedGaussian(8), 60), (Full(torch.eye(8)), 60)],
+    ids=["Gaussian", "Bernoulli", "no bound known", "a variant"],
+)
+def test_samples_that_cannot_count_are_not_decoded(law, rows, monkeypatch):
+    """Every second sample of three images has a weight of e^-100."""
+    above = small_stack()
+    bottom = Pair(above.pairs[0].f, above.pairs[0].g, observation=law)
+    stack = Stack(bottom, *above.pairs[1:], prior=above.prior)
+    x = torch.rand(3, 8)
+    draw_q = bounds.draw_q
+
+    def drawn(stack, x, samples, generator=None):
+        h, log_q = draw_q(stack, x, samples, seeded(0))
+        return h, log_q + 100.0 * (torch.arange(len(log_q)) % 2)
+
+    h, log_q = drawn(stack, x, 20)
+    expected = (stack.log_joint(h) - log_q).double().view(3, 20).logsumexp(1) - math.log(20)
+
+    decoded = []
+    monkeypatch.setattr(bounds, "draw_q", drawn)
+    bottom.g.register_forward_hook(lambda layer, h, out: decoded.append(len(out)))
+
+    assert torch.allclose(importance_weighted_bound(stack, x, 20), expected, atol=1e-4)
+    assert decoded[0] == 3
+    assert decoded[1] == 60 or (decoded[1] <= rows < 60)
+
+
 def test_sigma_x_replaces_the_law_of_x_alone():
     stack = with_posterior(linear_stack((4, 3, 2), sigma=0.7))
     x = torch.randn(3, 4).double()

@@ -15,8 +15,8 @@ from gendae.metrics.features import (
     save_feature_classifier,
     shipped_feature_classifiers,
 )
-from gendae.storage.archive import CheckpointError
 from gendae.storage.model_file import shipped
+from gendae.storage.sealed import CheckpointError
 from tests.conftest import small_stack
 from tests.rules.test_base import trainer
 

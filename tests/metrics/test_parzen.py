@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from gendae.inference import GradientInference
 from gendae.metrics import parzen, traces
-from gendae.metrics.parzen import GRIDS, ParzenLogLikelihood, choose_sigma
+from gendae.metrics.parzen import GRIDS, ParzenLogLikelihood, choose_sigma, kmeans_centroids
 from gendae.priors.parzen import parzen_log_prob
 from tests.conftest import small_stack
 
@@ -143,3 +144,13 @@ def test_calibration_on_real_mnist(mnist):
     assert score["ll"] == pytest.approx(243.07, abs=0.1)
     assert score["ll_at_0.2"] == pytest.approx(230.79, abs=0.02)
     assert score["se"] == pytest.approx(1.88, abs=0.02)
+
+
+def test_centroids_are_those_of_two_steps_of_scikit_learn(digits):
+    x = digits.split("train").x
+    theirs = KMeans(100, init="random", n_init=1, max_iter=2, random_state=3).fit(x.numpy())
+    centroids = kmeans_centroids(x, 100, seed=3)
+    assert torch.allclose(centroids, torch.from_numpy(theirs.cluster_centers_), atol=1e-5)
+
+    same = kmeans_centroids(torch.full((20, 3), 0.5), 5)  # four of five cells are empty
+    assert torch.equal(same, torch.full((5, 3), 0.5))

@@ -1,11 +1,14 @@
 """What `gendae evaluate` scores and writes, on a small digits model."""
 
+import io
 import json
+import sys
 
 import pytest
 import torch
 
 from gendae.commands import evaluate
+from gendae.commands.progress import bar_of_steps
 from gendae.data.images import Images
 from gendae.laws import Discrete
 from gendae.metrics import quality, report
@@ -35,7 +38,9 @@ SCORES = ["copying_pixels", "iw_bound", "iw_bound_se", "parzen_ll", "ancestral_l
 
 def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
     state = torch.get_rng_state()
-    result = report.evaluation(stack, digits, 60)
+    begun = []
+    result = report.evaluation(stack, digits, 60, begin=begun.append)
+    assert len(set(begun)) == len(begun) == report.steps(stack)
     assert torch.equal(torch.get_rng_state(), state)
     assert list(result["parzen"]) == ROWS
     assert list(result["quality"]) == ROWS[:-1]
@@ -64,7 +69,9 @@ def test_held_out_images_do_not_choose_their_own_bandwidth(stack, digits):
 
 def test_a_prior_that_needs_a_chain_has_no_ancestral_row(stack, digits):
     stack.prior.analytic = False
-    result = report.evaluation(stack, digits, 30)
+    begun = []
+    result = report.evaluation(stack, digits, 30, begin=begun.append)
+    assert len(begun) == report.steps(stack)
     assert result["ancestral_ll"] is None
     assert "ancestral" not in result["parzen"]
 
@@ -81,6 +88,20 @@ def test_sigma_x_is_stated(stack, digits):
     bound = report.bound(stack, x, sigma_x=0.3)
     assert bound["iw_bound_law"] == "N(x; g_1(h_1), 0.3^2)"
     assert bound["iw_bound"] != report.bound(stack, x)["iw_bound"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_the_step_and_a_log_nothing(terminal, monkeypatch):
+    stderr = io.StringIO()
+    stderr.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with bar_of_steps(2) as begin:
+        begin("samples")
+        begin("their score")
+
+    shown = stderr.getvalue()
+    assert ("1/2" in shown and "samples" in shown and "2/2" in shown) == terminal
+    assert terminal or shown == ""
 
 
 def test_too_few_images_leave_quality_out(stack, digits):

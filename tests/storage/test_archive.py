@@ -22,8 +22,9 @@ from gendae.models.architectures import deep_autoencoder
 from gendae.rules.base import Rule
 from gendae.rules.ledger import TrainingDiverged
 from gendae.storage import atomic
-from gendae.storage.archive import WholeFileIO, install, read
+from gendae.storage.archive import WholeFileIO, install
 from gendae.storage.atomic import write_whole
+from gendae.storage.sealed import read
 from tests.rules.test_base import Poisoned, trainer
 from tests.training.resuming import RULES, FewDigits, data_of, quiet
 

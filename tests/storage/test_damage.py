@@ -18,7 +18,8 @@ from gendae import load, save
 from gendae.models.architectures import deep_autoencoder
 from gendae.rules.targetprop import TargetPropRule
 from gendae.storage import model_file, shipped
-from gendae.storage.archive import END, END_SIZE, SEALED, CheckpointError, WholeFileIO, read, seal
+from gendae.storage.archive import WholeFileIO
+from gendae.storage.sealed import END, END_SIZE, SEALED, CheckpointError, read, seal
 from tests.rules.test_base import trainer
 from tests.training.resuming import FewDigits, quiet
 

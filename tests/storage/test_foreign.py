@@ -12,7 +12,8 @@ from gendae.registry import describe
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.storage import model_file
-from gendae.storage.archive import WholeFileIO, read
+from gendae.storage.archive import WholeFileIO
+from gendae.storage.sealed import read
 from tests.rules.test_base import trainer
 from tests.storage import test_damage
 from tests.storage.test_damage import SIZES, flip, refused, resume

@@ -26,9 +26,10 @@ from gendae.rules.kl import KLRule
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.storage import model_file
-from gendae.storage.archive import CheckpointError, WholeFileIO, read, seal
+from gendae.storage.archive import WholeFileIO
 from gendae.storage.description import described
 from gendae.storage.owned import DEEPEST
+from gendae.storage.sealed import CheckpointError, read, seal
 from tests import roles
 from tests.storage import test_damage
 from tests.storage.test_damage import refused, resume

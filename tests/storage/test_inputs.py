@@ -10,12 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from gendae.data.files import read_idx, read_images, read_labels
-from gendae.data.multimodal import read_modality
+from gendae.data.files import read_idx, read_images, read_labels, read_modality
 from gendae.data.shards import ArrayFile
 from gendae.storage import atomic, inputs
-from gendae.storage.archive import read
 from gendae.storage.atomic import write_whole
+from gendae.storage.sealed import read
 
 
 def names(folder):

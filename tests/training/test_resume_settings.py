@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from gendae.storage.archive import CheckpointError, read
+from gendae.storage.sealed import CheckpointError, read
 from tests.training.resuming import QUIET, RULES, FewDigits, keepers, quiet, train
 from tests.training.test_run import fit, names
 

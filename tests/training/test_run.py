@@ -12,7 +12,7 @@ import torch
 from gendae import cli, load, save
 from gendae.models.architectures import deep_autoencoder
 from gendae.rules.backstep import BackStepRule
-from gendae.storage.archive import read
+from gendae.storage.sealed import read
 from tests.rules.test_base import trainer
 from tests.training.resuming import RULES, FewDigits, quiet
 
