@@ -1,0 +1,192 @@
+"""Recurrent pairs: a sequence read into a state, and told from it again, last step first.
+
+s_t = f(s_{t-1}, x_t),  t = 1 .. T,  s_0 = 0             up: the state is what was read so far
+(s^_{t-1}, x^_t) = g(s^_t),  t = T .. 1                  down: a recurrent net without inputs
+
+Unfolded in time this is a stack of T pairs of equal weights with an input at each level. Here it is
+one pair of a stack: f maps (x_1 .. x_T) to s_T, and g maps s_T to the reconstruction of all of
+them. What a `Stack` can do, such as sampling from a prior over the top, a recurrent pair can thus
+be a part of; what differs is how it learns (`rules.recurrent`).
+Source: Bengio 2014, section 5; its h_{t-1} is x_t here, the input that s_t is the first to see.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gendae import checks
+from gendae.laws import Law
+from gendae.layers.affine import Affine
+from gendae.layers.pair import Pair
+from gendae.layers.wrapped import Layer, as_layer
+from gendae.registry import register
+
+
+@register
+class Cell(nn.Module):
+    """The maps of one step: f, and the two halves of g.
+
+    Args:
+        f: (s_{t-1}, x_t) -> s_t; the state comes first in its input.
+        g_state: s_t -> s_{t-1}.
+        g_input: s_t -> x_t.
+
+    Raises:
+        ValueError: if the widths do not match.
+
+    Example:
+        >>> cell = Cell(Affine(5, 3, "tanh"), Affine(3, 3, "tanh"), Affine(3, 2))
+        >>> cell.state, cell.width
+        (3, 2)
+    """
+
+    f: Layer
+    g_state: Layer
+    g_input: Layer
+
+    def __init__(self, f: nn.Module, g_state: nn.Module, g_input: nn.Module) -> None:
+        super().__init__()
+        self.f = as_layer(f)
+        self.g_state = as_layer(g_state)
+        self.g_input = as_layer(g_input)
+
+        maps = {
+            "f": (self.f, self.state + self.width, self.state),
+            "g_state": (self.g_state, self.state, self.state),
+            "g_input": (self.g_input, self.state, self.width),
+        }
+        for name, (layer, low, high) in maps.items():
+            if (layer.in_features, layer.out_features) != (low, high):
+                raise ValueError(
+                    f"{name} maps {layer.in_features} -> {layer.out_features} units; for a state "
+                    f"of {self.state} and inputs of {self.width} it must map {low} -> {high}"
+                )
+
+    @property
+    def state(self) -> int:
+        """Width of s_t."""
+        return self.f.out_features
+
+    @property
+    def width(self) -> int:
+        """Width of x_t."""
+        return self.g_input.out_features
+
+    def step(self, state: Tensor, x: Tensor) -> Tensor:
+        """s_t = f(s_{t-1}, x_t)."""
+        return self.f(torch.cat([state, x], -1))
+
+
+class Reader(nn.Module):
+    """f of a recurrent pair: (x_1 .. x_T) -> s_T, rows of all steps one after the other."""
+
+    def __init__(self, cell: Cell, steps: int, masked: bool) -> None:
+        super().__init__()
+        self.layer = cell.f
+        self.steps = steps
+        self.masked = masked
+        self.in_features = steps * (cell.width + masked)
+        self.out_features = cell.state
+        self.activation = cell.f.activation
+
+        self._of = (cell,)  # in a tuple, so that the maps of g are not registered here
+
+    @property
+    def cell(self) -> Cell:
+        return self._of[0]
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Inputs (batch, T, width) of a batch of rows, and which steps there are, (batch, T, 1)."""
+        steps = x.unflatten(1, (self.steps, -1))
+        if not self.masked:
+            return steps, None
+
+        return steps[..., 1:], steps[..., :1]
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        """s_0 .. s_T, each (batch, state); a step that is not there leaves the state as it is."""
+        inputs, there = self.split(x)
+        states = [x.new_zeros(len(x), self.out_features)]
+        for t in range(self.steps):
+            after = self.cell.step(states[-1], inputs[:, t])
+            if there is not None:
+                after = torch.lerp(states[-1], after, there[:, t])
+            states.append(after)
+
+        return states
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.states(x)[-1]
+
+
+class Teller(nn.Module):
+    """g of a recurrent pair: s_T -> (x^_1 .. x^_T)."""
+
+    def __init__(self, cell: Cell, steps: int, masked: bool) -> None:
+        super().__init__()
+        self.back = cell.g_state
+        self.out = cell.g_input
+        self.steps = steps
+        self.masked = masked
+        self.in_features = cell.state
+        self.out_features = steps * (cell.width + masked)
+        self.activation = cell.g_input.activation
+
+    def forward(self, state: Tensor) -> Tensor:
+        told = []
+        for _ in range(self.steps):
+            told.append(self.out(state))
+            state = self.back(state)
+
+        steps = torch.stack(told[::-1], 1)
+        if self.masked:  # all steps are told
+            steps = torch.cat([torch.ones_like(steps[..., :1]), steps], -1)
+
+        return steps.flatten(1)
+
+
+@register
+class RecurrentPair(Pair):
+    """A pair whose f reads a sequence step by step, and whose g tells it again.
+
+    Args:
+        cell: the maps of one step.
+        steps: T.
+        masked: whether the first value of each step says if the step is there, 1 or 0: a sequence
+            of T' < T steps has its steps first, and zeros after them.
+        observation: law of x around g; Gaussian(1) if None.
+        recognition: law of s_T around f; Gaussian(1) if None.
+
+    Raises:
+        ValueError: for steps < 1, and if a law's mean needs another activation than its layer has.
+
+    Example:
+        >>> cell = Cell(Affine(5, 3, "tanh"), Affine(3, 3, "tanh"), Affine(3, 2))
+        >>> pair = RecurrentPair(cell, steps=4)
+        >>> pair.f(torch.rand(7, 8)).shape, pair.g(torch.rand(7, 3)).shape
+        (torch.Size([7, 3]), torch.Size([7, 8]))
+    """
+
+    f: Reader
+    g: Teller
+
+    def __init__(
+        self,
+        cell: Cell,
+        steps: int,
+        masked: bool = False,
+        observation: Law | None = None,
+        recognition: Law | None = None,
+    ) -> None:
+        steps = checks.whole("steps", steps, 1, checks.REPEATS)
+        masked = bool(masked)
+        super().__init__(
+            Reader(cell, steps, masked), Teller(cell, steps, masked), observation, recognition
+        )
+
+        self.steps = steps
+        self.masked = masked
+
+    @property
+    def cell(self) -> Cell:
+        """The maps of one step."""
+        return self.f.cell
