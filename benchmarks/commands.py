@@ -2,8 +2,8 @@
 
     python -m benchmarks.commands [--repeats 7] [--evaluate N] [--json FILE]
 
-`gendae sample` cannot do without `import torch` and GENERATE's own arithmetic: the first is timed in
-a process of its own, the second in this one, in turns with the command. With --evaluate,
+`gendae sample` cannot do without `import torch` and GENERATE's own arithmetic: the first is timed
+in a process of its own, the second in this one, in turns with the command. With --evaluate,
 `gendae evaluate` of N samples is timed once. Seconds are user and system time of all threads.
 """
 

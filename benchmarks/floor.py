@@ -156,18 +156,30 @@ def wait(device="cpu"):
         torch.cuda.synchronize()
 
 
-def interleaved(calls, repeats, device="cpu", quantile=0.25):
-    """Seconds of each call, timed in turns so that all see the same machine: a low quantile."""
+def seconds_of(call, device="cpu"):
+    wait(device)
+    start = time.perf_counter()
+    call()
+    wait(device)
+
+    return time.perf_counter() - start
+
+
+def interleaved(calls, repeats, device="cpu", quantile=0.25, burst=1):
+    """Seconds of each call, timed in turns so that all see the same machine: a low quantile.
+
+    With a burst each turn is so many calls, after one that is not timed: what a call leaves in the
+    caches is there for the next one, as it is in a training, and not what another call left.
+    """
     for call in calls.values():
         call()
 
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            wait(device)
-            start = time.perf_counter()
-            call()
-            wait(device)
-            times[name].append(time.perf_counter() - start)
+            if burst > 1:
+                call()
+            for _ in range(burst):
+                times[name].append(seconds_of(call, device))
 
     return {name: sorted(taken)[int(quantile * len(taken))] for name, taken in times.items()}

@@ -1,6 +1,7 @@
-"""Memory of one training step of each rule: the peak of live tensors against what a step must keep.
+"""Memory of a training step of each rule: the peak of live tensors against what it must keep.
 
-    python -m benchmarks.memory [--rules VariationalEMRule KLRule ..] [--batch 100 500] [--json FILE]
+    python -m benchmarks.memory [--rules VariationalEMRule KLRule ..] [--batch 100 500]
+                                [--json FILE]
 
 A step must keep parameters, gradients, the optimizer's state and the activations that autograd
 saves for its backward pass (their peak, each piece of memory counted once). Rules without autograd
@@ -120,7 +121,8 @@ def main():
         row = measured(name, batch)
         rows.append(row)
         print(
-            "{rule:26} batch {batch:4}: peak {peak_mib:6.1f} MiB, parameters {parameters_mib:.1f}, "
+            "{rule:26} batch {batch:4}: peak {peak_mib:6.1f} MiB, parameters "
+            "{parameters_mib:.1f}, "
             "gradients {gradients_mib:.1f}, optimizer {optimizer_mib:.1f}, "
             "activations {activations_mib:.1f}, ratio {ratio:.2f}".format(**row),
             flush=True,

@@ -28,6 +28,8 @@ CLASSES = 10
 #: Of the step: beyond the starts of training, and one in which feedback learns where it does so
 #: every tenth time.
 UPDATE = 10_000
+#: Steps that follow one another in a turn.
+BURST = 5
 
 
 def generative(noise=None, **kwargs):
@@ -106,7 +108,7 @@ def measured(name, repeats, device="cpu", compile=False, rows=100):
     if compile:
         _, step, _ = step_of(name, device, compile, rows)
 
-    seconds = interleaved({"step": step, **floor.calls}, repeats, device)
+    seconds = interleaved({"step": step, **floor.calls}, repeats, device, burst=BURST)
     total = sum(seconds[part] for part in floor.calls)
     return {
         "rule": name,
@@ -122,6 +124,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--batch", type=int, nargs="+", default=[100, 500])
+    parser.add_argument(
+        "--deep", action="store_true", help="classifiers of 784-240x7, as in the thesis"
+    )
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -130,6 +135,9 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_freed_memory()  # as `gendae fit` does
+    if args.deep:
+        global SIZES
+        SIZES = (784, *[240] * 7)
 
     rows = []
     for name, batch in product(args.rules, args.batch):

@@ -10,6 +10,7 @@ units, a sign or a bit for discrete ones. A clamped chain further asks whether i
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -335,14 +336,17 @@ class LearnedGaussian(Law):
 
     def log_scale(self, given: Tensor | None = None) -> Tensor:
         """log sigma of each unit, (features,), or (batch, features) where it depends on x."""
-        log_sigma = self.log_sigma
+        log_sigma: Tensor = self.log_sigma
         if self.of_input is not None:
             if given is None:
                 raise ValueError(
                     "given=None: sigma depends on the layer's input, which is not told here; "
                     "pass it as `given`, or use LearnedGaussian(given=None)"
                 )
-            log_sigma = log_sigma + self.of_input(given)
+            *hidden, last = self.of_input
+            for layer in hidden:
+                given = layer(given)
+            log_sigma = F.linear(given, cast(nn.Linear, last).weight, log_sigma)
 
         return log_sigma.clamp(*self.BOUNDS)
 

@@ -93,7 +93,7 @@ class Diagonal(Covariance):
         return 1.0 / (self.scale * self.factor.square())
 
     def whiten(self, h: Tensor) -> Tensor:
-        return h / math.sqrt(self.scale) / self.factor
+        return h / (math.sqrt(self.scale) * self.factor)
 
     def solve(self, h: Tensor) -> Tensor:
         return self.whiten(h) / self.factor / math.sqrt(self.scale)

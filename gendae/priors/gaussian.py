@@ -108,7 +108,7 @@ class GaussianPrior(ScaledPrior):
         spread = self.spread
         z = spread.whiten(h - self.mean)
 
-        return -0.5 * z.square().sum(-1) - spread.log_volume - 0.5 * len(self.mean) * LOG_2PI
+        return -0.5 * z.square().sum(-1) - self._log_normaliser(spread)
 
     def score(self, h: Tensor) -> Tensor:
         """d log p(h) / dh = -Sigma^-1 (h - mean), (batch, features)."""
@@ -142,7 +142,15 @@ class GaussianPrior(ScaledPrior):
         if variance is None:
             return -self.log_prob(sample)
 
-        return -self.log_prob(mean) + 0.5 * (variance * self.spread.precisions).sum(-1)
+        spread = self.spread
+        z = spread.whiten(mean - self.mean)
+        terms = torch.addcmul(z.square(), variance, spread.precisions)
+
+        return 0.5 * terms.sum(-1) + self._log_normaliser(spread)
+
+    def _log_normaliser(self, spread: Covariance) -> Tensor:
+        """1/2 log det 2 pi Sigma."""
+        return spread.log_volume + 0.5 * len(self.mean) * LOG_2PI
 
     def extra_repr(self) -> str:
         return f"{self.covariance!r}, variance_scale={self.variance_scale:g}, fitted={self.fitted}"

@@ -6,10 +6,11 @@ What a training needs besides losses is owned by small objects: `Noise`, `PriorF
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning_fabric.utilities.data import sized_len
@@ -189,7 +190,7 @@ class Shell(LightningModule):
                 "least one at every update"
             )
 
-        return cast(Tensor, sum(losses.values()))
+        return reduce(torch.add, losses.values())
 
     # -- accumulate_grad_batches ---------------------------------------------------------------
 

@@ -200,8 +200,10 @@ def test_a_model_s_own_inpainter_is_adjusted():
     """Another class only where a mode is named."""
     assert describe(chosen()) == describe(Inpainter(rounds=7, chains=2))
     assert describe(chosen(rounds="3")) == describe(Inpainter(rounds=3, chains=2))
-    with pytest.raises(ValueError, match="completer.begin: no argument of Inpainter; accepted: "):
-        chosen(begin="prior")
+    with pytest.raises(
+        ValueError, match="completer.annealing: no argument of Inpainter; accepted: "
+    ):
+        chosen(annealing="map")
 
     named = chosen("map", begin="prior")
     assert isinstance(named, Completer) and named.begin == "prior"
