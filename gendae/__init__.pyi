@@ -23,6 +23,7 @@ from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
 from gendae.data.multimodal import Multimodal as Multimodal
+from gendae.data.sequences import LongDependencies as LongDependencies
 from gendae.data.shards import Shards as Shards
 from gendae.data.toys import Toys2D as Toys2D
 from gendae.inference import GradientInference as GradientInference
@@ -63,12 +64,15 @@ from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
+from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.joint import JointStack as JointStack
 from gendae.models.modalities import EachModality as EachModality
 from gendae.models.modalities import Junction as Junction
 from gendae.models.modalities import Modality as Modality
+from gendae.models.recurrent import Cell as Cell
+from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
 from gendae.models.stack import Stack as Stack
@@ -116,6 +120,7 @@ from gendae.rules.missing import Hiding as Hiding
 from gendae.rules.missing import Inferring as Inferring
 from gendae.rules.moment import Moment as Moment
 from gendae.rules.rates import Rates as Rates
+from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule

@@ -114,6 +114,16 @@ def identity_top():
     return stack(noise=0.3, prior=gendae.GaussianPrior("identity", 1.0))
 
 
+def cell(width=2):
+    """The maps of a step that reads some values into a state of 3."""
+    f = gendae.Affine(3 + width, 3, "tanh")
+    return gendae.Cell(f, gendae.Affine(3, 3, "tanh"), gendae.Affine(3, width))
+
+
+def recurrent():
+    return gendae.recurrent_classifier(2, steps=4, state=5, classes=CLASSES)
+
+
 def classifier(**options):
     return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
 
@@ -185,6 +195,8 @@ PAIRS = [
     Member("TiedPair", lambda: gendae.TiedPair(WIDTH, 4)),
     Member("InvertiblePair", lambda: gendae.InvertiblePair(WIDTH)),
     Member("InvertiblePair svd", lambda: gendae.InvertiblePair(WIDTH, "svd")),
+    Member("RecurrentPair", lambda: gendae.RecurrentPair(cell(), steps=4)),
+    Member("RecurrentPair masked", lambda: gendae.RecurrentPair(cell(1), steps=4, masked=True)),
     Member("OptimizingPair", lambda: gendae.OptimizingPair(pair().f, pair().g, steps=3)),
 ]
 
@@ -308,6 +320,7 @@ RULES = [
     rule("BackpropRule", classifier, EXAMPLES, local=False),
     rule("StraightThroughRule", DRAWN, EXAMPLES, local=False),
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
+    rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
@@ -321,6 +334,7 @@ PARTS = ["image", "label"]
 FEW = gendae.FewLabels(50)
 DATA = [
     Member("Digits", lambda: gendae.Digits(50, 3)),
+    Member("LongDependencies", lambda: gendae.LongDependencies("temporal-order", 10, 50)),
     Member("Toys2D", lambda: gendae.Toys2D("gaussians", 200, noise=0.2, batch_size=50)),
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch import nn
+
 from gendae import checks
 from gendae.laws import UNITS, Bernoulli, Discrete, Gaussian, Law, LearnedGaussian
 from gendae.layers.affine import Affine
@@ -12,6 +15,7 @@ from gendae.layers.pair import Pair
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.modalities import KINDS, Junction, Modality
+from gendae.models.recurrent import Cell, RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
@@ -206,6 +210,52 @@ def deep_classifier(
 
     output = Affine(sizes[-1], classes, "linear", gain, init)
     return Classifier(*pairs, output=output, settings=settings)
+
+
+def recurrent_classifier(
+    width: int,
+    steps: int,
+    state: int = 100,
+    classes: int = 10,
+    activation: str = "tanh",
+    masked: bool = False,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A recurrent network that reads a sequence and then tells its class.
+
+    s_t = s(W s_{t-1} + U x_t + b), with an orthogonal W at the start, so that states neither
+    vanish nor explode, and U ~ N(0, 1 / width).
+
+    Args:
+        width: of the input x_t of one step.
+        steps: T.
+        state: width of s_t.
+        classes: number of classes.
+        activation: of s_t, and of the feedback from s_t to s_{t-1}.
+        masked: see `RecurrentPair`.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> recurrent_classifier(8, steps=8, classes=10)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 10])
+    """
+    width = checks.whole("width", width, 1)
+    state = checks.whole("state", state, 1)
+
+    f = Affine(state + width, state, activation)
+    with torch.no_grad():
+        nn.init.orthogonal_(f.weight[:, :state])
+        nn.init.normal_(f.weight[:, state:], std=width**-0.5)
+
+    g_state = Affine(state, state, activation, init="orthogonal")
+    cell = Cell(f, g_state, Affine(state, width))
+    pair = RecurrentPair(cell, steps, masked)
+
+    return Classifier(pair, output=Affine(state, classes), settings=settings)
 
 
 def joint_autoencoder(

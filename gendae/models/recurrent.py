@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from gendae import checks
 from gendae.laws import Law
-from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.layers.wrapped import Layer, as_layer
 from gendae.registry import register

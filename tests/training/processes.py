@@ -28,7 +28,7 @@ from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.parzen import ParzenLogLikelihood
-from gendae.models.architectures import joint_autoencoder
+from gendae.models.architectures import joint_autoencoder, recurrent_classifier
 from gendae.models.settings import Settings
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
@@ -42,6 +42,7 @@ from gendae.rules import (
     joint,
     kl,
     ledger,
+    recurrent,
     targetprop,
     variational_em,
 )
@@ -183,6 +184,7 @@ RULES = {
     ),
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
+    "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }

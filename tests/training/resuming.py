@@ -22,7 +22,12 @@ from gendae.data.base import SPLITS
 from gendae.data.images import Digits
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
-from gendae.models.architectures import deep_autoencoder, deep_classifier, joint_autoencoder
+from gendae.models.architectures import (
+    deep_autoencoder,
+    deep_classifier,
+    joint_autoencoder,
+    recurrent_classifier,
+)
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
@@ -35,6 +40,7 @@ from gendae.rules import (
     hebbian,
     joint,
     kl,
+    recurrent,
     targetprop,
     variational_em,
 )
@@ -154,6 +160,7 @@ RULES = {
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(
         network(), input_corruption=NOISE
     ),
+    "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
