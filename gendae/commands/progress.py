@@ -10,7 +10,7 @@ from tqdm import tqdm
 def bar_of_steps(total: int) -> Iterator[Callable[[str], None]]:
     """A function to be called with the name of each step as it begins; it moves a bar on stderr.
 
-    Where stderr is no terminal, as in logs and pipes, nothing is written; nothing stays at the end.
+    Where stderr is no terminal, as in logs and pipes, nothing is written. At the end it goes.
 
     Args:
         total: how many steps there are.
