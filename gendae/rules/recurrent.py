@@ -57,7 +57,7 @@ class RecurrentTargetPropRule(SupervisedRule):
         self,
         stack: Classifier,
         step: float = 0.1,
-        sigma: float = 0.1,
+        sigma: float = 0.3,
         difference: bool = True,
         input_corruption: Corruption | None = None,
         rates: Rates = Rates(),
