@@ -193,10 +193,10 @@ class PoissonNoise(Corruption):
     def __call__(
         self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
     ) -> Tensor:
-        expected = self.draws * h.clamp(min=0.0)
+        expected = (self.draws * h).clamp(0.0, checks.MOST).nan_to_num()
         counts = torch.poisson(expected.to(_drawing_device(h, generator)), generator)
 
-        return counts.to(h.device) / self.draws
+        return counts.to(h.device) / self.draws + 0.0 * h  # NaN and infinite values stay such
 
 
 @register

@@ -27,7 +27,7 @@ class STDPRule(VariationalEMRule):
     """Every synapse follows the rates it sees: dW ~ (rate of change behind it) x (rate before it).
 
     E-step:  h_1 .. h_L <- INFERENCE(x), as in `VariationalEMRule`
-    f_l:     dW = sum_t (v^{t+1} - v^t) h~_{l-1}^t'  along INFERENCE, from v = f_l(h~_{l-1}) on
+    f_l:     dW = sum_t (v^{t+1} - v^t) h~_{l-1}^t'  along INFERENCE, from where h~_{l-1} drives v
     g_l:     dW = (h_{l-1} - g_l(h~_l)) h~_l'        while h_{l-1} is nudged to where it was
 
     No error is computed anywhere: what each unit does is all that its synapses need. Where the
@@ -35,10 +35,11 @@ class STDPRule(VariationalEMRule):
     update is that of the M-step of `VariationalEMRule`: exactly with `slope`; without it, that of
     the energy which matches the activation, such as the cross-entropy of sigmoid units.
 
-    Where they move, v says what moves with them. A rate that follows its own input would be
-    learned as if something had corrected it, so v is what the rest of the inputs, the feedback,
-    adds to it: the change that section 2 speaks of. h~ has the noise of the end of inference all
-    the time, as of spikes counted over it (`PoissonNoise`). Laws of the pairs do not enter.
+    Where they move, h_l moves with them. Learned from, that would strengthen whatever happens. So
+    v is the part of h_l that the rest of its inputs, the feedback, adds to what h~_{l-1} drives it
+    to: the change that section 2 speaks of. h~ has the noise of the end of inference all the time,
+    like spikes counted over it (`PoissonNoise`). Laws of the pairs do not enter: errors are those
+    of unit variances whatever they are.
     Source: Bengio et al. 2015, sections 2 and 3, Eq. 1.
 
     Args:
