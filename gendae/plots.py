@@ -271,7 +271,7 @@ def spike_timing(curve: TimingCurve, fitted: Tensor, window: Tensor) -> Figure:
     left.plot(time, fitted.numpy(), "--", color="0.4", linewidth=1, label="exponentials")
     _draw_by_slope(left, curve)
     left.set(title=r"$\Delta W \propto S_i \dot{V}_j$", ylabel=r"$\Delta W$  [mV/ms]")
-    left.legend(loc="lower right", fontsize="small")
+    left.legend(loc="upper left", fontsize="small")
 
     right.plot(time, 100 * window.numpy(), color="tab:red")
     right.set(title="Bi and Poo", ylabel=r"$\Delta W$  [% of the weight]")
@@ -300,7 +300,7 @@ def _draw_by_slope(axes: Axes, curve: TimingCurve) -> None:
     shown = time.abs() <= curve.change.centre.max()
     change = curve.change_of_slope.mean
 
-    label = r"E[$\Delta T$], E[$\Delta W$] given $\dot{V}_j$"
+    label = r"means given $\dot{V}_j$"
     axes.plot(time[shown].numpy(), change[shown].numpy(), ".", color="tab:orange", label=label)
 
 
