@@ -35,11 +35,10 @@ class STDPRule(VariationalEMRule):
     update is that of the M-step of `VariationalEMRule`: exactly with `slope`; without it, that of
     the energy which matches the activation, such as the cross-entropy of sigmoid units.
 
-    Where they move, h_l moves with them. Learned from, that would strengthen whatever happens. So
-    v is the part of h_l that the rest of its inputs, the feedback, adds to what h~_{l-1} drives it
-    to: the change that section 2 speaks of. h~ has the noise of the end of inference all the time,
-    like spikes counted over it (`PoissonNoise`). Laws of the pairs do not enter: errors are those
-    of unit variances whatever they are.
+    Where they move, h_l follows them, of which the M-step knows nothing. So v is the part of h_l
+    that the rest of its inputs, the feedback, adds to what h~_{l-1} drives it to: the change that
+    section 2 speaks of. h~ has the noise of the end of inference all the time, like spikes counted
+    over it (`PoissonNoise`). Laws of the pairs do not enter: errors are those of unit variances.
     Source: Bengio et al. 2015, sections 2 and 3, Eq. 1.
 
     Args:
