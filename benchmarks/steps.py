@@ -42,6 +42,7 @@ def classifier(**kwargs):
 
 RULES = {
     "VariationalEMRule": lambda: gendae.VariationalEMRule(generative()),
+    "STDPRule": lambda: gendae.STDPRule(generative()),
     "KLRule": lambda: gendae.KLRule(
         gendae.deep_autoencoder(
             SIZES, ["softplus", "linear"], noise=0.3, prior=gendae.GaussianPrior("identity", 1.0)

@@ -12,6 +12,7 @@ from gendae.corruption import FlipNoise as FlipNoise
 from gendae.corruption import GaussianNoise as GaussianNoise
 from gendae.corruption import MaskingNoise as MaskingNoise
 from gendae.corruption import NeighbourNoise as NeighbourNoise
+from gendae.corruption import PoissonNoise as PoissonNoise
 from gendae.corruption import RelativeNoise as RelativeNoise
 from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
@@ -60,6 +61,9 @@ from gendae.metrics.neighbours import (
 )
 from gendae.metrics.parzen import ParzenLogLikelihood as ParzenLogLikelihood
 from gendae.metrics.quality import sample_quality as sample_quality
+from gendae.metrics.spikes import exponential_window as exponential_window
+from gendae.metrics.spikes import spike_timing_curve as spike_timing_curve
+from gendae.metrics.spikes import weight_change as weight_change
 from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
@@ -121,6 +125,7 @@ from gendae.rules.missing import Inferring as Inferring
 from gendae.rules.moment import Moment as Moment
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
+from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule

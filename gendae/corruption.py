@@ -168,6 +168,38 @@ class SpikeNoise(Corruption):
 
 
 @register
+class PoissonNoise(Corruption):
+    """Spikes counted: the mean of k draws from a Poisson law of rate h.
+
+    E[h~] = h and Var[h~] = h / k; negative values count as silence. k is the time over which, or
+    the number of neurons in which, spikes are counted.
+    Source: Bengio et al. 2015, section 3 (spike trains S as a quantization of V).
+
+    Args:
+        draws: number k of counts averaged.
+
+    Raises:
+        ValueError: if draws < 1.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> (4 * PoissonNoise(4)(torch.full((1, 6), 0.5), generator=g)).tolist()
+        [[6.0, 2.0, 1.0, 2.0, 2.0, 2.0]]
+    """
+
+    def __init__(self, draws: int = 3) -> None:
+        self.draws = checks.whole("draws", draws, 1, checks.REPEATS)
+
+    def __call__(
+        self, h: Tensor, progress: float | Tensor = 0.0, generator: Generator | None = None
+    ) -> Tensor:
+        expected = (self.draws * h).clamp(0.0, checks.MOST).nan_to_num()
+        counts = torch.poisson(expected.to(_drawing_device(h, generator)), generator)
+
+        return counts.to(h.device) / self.draws + 0.0 * h  # NaN and infinite values stay such
+
+
+@register
 class RelativeNoise(GaussianNoise):
     """Gaussian noise relative to the spread of h, h~ = h + sigma_t * std(h) * N(0, I).
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.mosaic import tile
+from gendae.metrics.spikes import Means, TimingCurve
 from gendae.storage.atomic import write_whole
 
 
@@ -234,6 +235,55 @@ def spectrum(sigma: Tensor, count: int | None = None) -> Figure:
     axes.set(xlabel="dimension of the code, sorted", ylabel="noise $\\sigma_j$", yscale="log")
 
     return figure
+
+
+def spike_timing(curve: TimingCurve, fitted: Tensor, window: Tensor) -> Figure:
+    """Weight change against spike timing, from Eq. 1 and as it was measured (2015, Figure 1).
+
+    Args:
+        curve: of the simulation.
+        fitted: the exponentials that are nearest to it, at the same dT.
+        window: the window of the biological literature, at the same dT.
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    time = curve.change.centre.numpy()
+
+    _draw_means(left, curve.change, r"E[$\Delta W$ | $\Delta T$]")
+    left.plot(time, fitted.numpy(), "--", color="0.4", linewidth=1, label="exponentials")
+    _draw_by_slope(left, curve)
+    left.set(title=r"$\Delta W \propto S_i \dot{V}_j$", ylabel=r"$\Delta W$  [mV/ms]")
+    left.legend(loc="upper left", fontsize="small")
+
+    right.plot(time, 100 * window.numpy(), color="tab:red")
+    right.set(title="Bi and Poo", ylabel=r"$\Delta W$  [% of the weight]")
+
+    for axes in (left, right):
+        axes.axhline(0.0, color="0.6", linewidth=0.8)
+        axes.axvline(0.0, color="0.6", linewidth=0.8)
+        axes.set(xlabel=r"post- minus pre-synaptic spike $\Delta T$  [ms]")
+
+    return figure
+
+
+def _draw_means(axes: Axes, means: Means, label: str) -> None:
+    """Means and two standard errors."""
+    low = means.mean - 2 * means.error
+    high = means.mean + 2 * means.error
+
+    (line,) = axes.plot(means.centre.numpy(), means.mean.numpy(), label=label)
+    colour = line.get_color()
+    axes.fill_between(means.centre.numpy(), low.numpy(), high.numpy(), alpha=0.3, color=colour)
+
+
+def _draw_by_slope(axes: Axes, curve: TimingCurve) -> None:
+    """Mean weight change against mean timing, a dot for each rate of change."""
+    time = curve.timing_of_slope.mean
+    shown = time.abs() <= curve.change.centre.max()
+    change = curve.change_of_slope.mean
+
+    label = r"means given $\dot{V}_j$"
+    axes.plot(time[shown].numpy(), change[shown].numpy(), ".", color="tab:orange", label=label)
 
 
 @checks.takes_arrays

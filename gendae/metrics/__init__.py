@@ -5,6 +5,7 @@
 | `parzen` | Parzen log-likelihood of samples, and the choice of its bandwidth |
 | `bounds` | importance-weighted bounds on log p(x) |
 | `traces` | what inference does, step by step |
+| `spikes` | weight change against spike timing: the window of STDP |
 | `chains` | autocorrelation, effective samples and class switches of Markov chains |
 | `neighbours` | precision, recall, density, coverage, copying |
 | `quality`, `features` | FID, KID, and the features they are measured in |

@@ -15,6 +15,7 @@ from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Inferring
+from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
 from gendae.rules.variational_em import VariationalEMRule
@@ -109,6 +110,8 @@ def back_step(make):
 ROUNDS = Iterations(rounds=3, reconstruct=0.2)
 LOCAL = [
     (lambda: VariationalEMRule(small_stack()), images),
+    (lambda: STDPRule(small_stack()), images),
+    (lambda: STDPRule(small_stack(), slope=True, source="all"), images),
     *((partial(target_prop, units), images) for units in (None, "sign", "binary")),
     *(
         (partial(around, units, feedback), images)

@@ -43,6 +43,7 @@ from gendae.rules import (
     kl,
     ledger,
     recurrent,
+    stdp,
     targetprop,
     variational_em,
 )
@@ -134,6 +135,7 @@ RULES = {
         prior_codes="inferred",
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
     ),
+    "stdp": lambda: stdp.STDPRule(stack(), warmup=3, log_every=3),
     "kl": lambda: kl.KLRule(learned(), prior_every=4),
     "kl within layers": lambda: kl.KLRule(
         stack(FactorialPrior()), reach="within_layer", prior_every=4

@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from gendae.corruption import GaussianNoise, SpikeNoise
+from gendae.corruption import GaussianNoise, PoissonNoise, SpikeNoise
 from gendae.data.base import SPLITS
 from gendae.data.images import Digits
 from gendae.data.multimodal import FewLabels, Multimodal
@@ -41,6 +41,7 @@ from gendae.rules import (
     joint,
     kl,
     recurrent,
+    stdp,
     targetprop,
     variational_em,
 )
@@ -108,6 +109,7 @@ RULES = {
         prior_codes="inferred",
         corruption=[NOISE, GaussianNoise(0.3, half_life=0.2), SpikeNoise(3)],
     ),
+    "stdp": lambda: stdp.STDPRule(stack(), warmup=6, corruption=[NOISE, NOISE, PoissonNoise(3)]),
     "kl": lambda: kl.KLRule(learned(), prior_every=3),
     "kl under parzen": lambda: kl.KLRule(
         stack(ParzenPrior(capacity=70), noise=0.2), prior_every=3

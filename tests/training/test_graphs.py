@@ -21,6 +21,7 @@ from gendae.rules.differences import DifferenceLoop
 from gendae.rules.kl import KLRule
 from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.moment import Moment
+from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.variational_em import VariationalEMRule
 from gendae.training.graphs import CompiledLoop, Graphs, StaticUpdate
@@ -30,6 +31,7 @@ from tests.rules.test_base import trainer
 SIZES = [64, 20, 8]
 RULES = {
     "VariationalEMRule": lambda: VariationalEMRule(deep_autoencoder(SIZES), warmup=8),
+    "STDPRule": lambda: STDPRule(deep_autoencoder(SIZES), warmup=8),
     "KLRule": lambda: KLRule(
         deep_autoencoder(
             SIZES, ["softplus", "linear"], noise=0.3, prior=GaussianPrior("identity", 1.0)
