@@ -76,6 +76,7 @@ def stdp(
 def _fit(side: str, fit: Exponential) -> str:
     """What an exponential says of one side of the curve."""
     return (
-        f"post-synaptic spike {side}: |dW| = {fit.amplitude:.3f} exp(-|dT| / {fit.constant:.1f} ms)"
+        f"post-synaptic spike {side}: |dW| = {fit.amplitude:.3f} "
+        f"exp(-|dT| / {fit.constant:.1f} ms)"
         f" explains {fit.explained:.1%} of it, beyond the peak at {fit.peak:g} ms"
     )

@@ -1,4 +1,4 @@
-"""Sequences as rows: x is (x_1 .. x_T), step after step, of which a recurrent pair reads one at a time.
+"""Sequences as rows: x is (x_1 .. x_T), of which a recurrent pair reads one step at a time.
 
 The long dependencies are those on which recurrent networks have been compared since Hochreiter and
 Schmidhuber 1997: what decides the label is seen early, and everything after it is noise.

@@ -36,7 +36,8 @@ def weight_change(spikes: Tensor, potential: Tensor) -> Tensor:
         ValueError: for spikes that are no whole numbers >= 0, and for other numbers of steps.
 
     Example:
-        >>> weight_change(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0], [2.0], [5.0]]))
+        >>> spikes = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+        >>> weight_change(spikes, torch.tensor([[0.0], [2.0], [5.0]]))
         tensor([[5., 3.]])
     """
     counts = (spikes >= 0) & (spikes == spikes.round())

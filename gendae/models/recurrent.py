@@ -3,8 +3,8 @@
 s_t = f(s_{t-1}, x_t),  t = 1 .. T,  s_0 = 0             up: the state is what was read so far
 (s^_{t-1}, x^_t) = g(s^_t),  t = T .. 1                  down: a recurrent net without inputs
 
-Unfolded in time this is a stack of T pairs of equal weights with an input at each level. Here it is
-one pair of a stack: f maps (x_1 .. x_T) to s_T, and g maps s_T to the reconstruction of all of
+Unfolded in time this is a stack of T pairs of equal weights with an input at each level. Here it
+is one pair of a stack: f maps (x_1 .. x_T) to s_T, and g maps s_T to the reconstruction of all of
 them. What a `Stack` can do, such as sampling from a prior over the top, a recurrent pair can thus
 be a part of; what differs is how it learns (`rules.recurrent`).
 Source: Bengio 2014, section 5; its h_{t-1} is x_t here, the input that s_t is the first to see.
@@ -94,7 +94,7 @@ class Reader(nn.Module):
         return self._of[0]
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Inputs (batch, T, width) of a batch of rows, and which steps there are, (batch, T, 1)."""
+        """Inputs, (batch, T, width), and which steps there are, (batch, T, 1) or None."""
         steps = x.unflatten(1, (self.steps, -1))
         if not self.masked:
             return steps, None

@@ -58,7 +58,7 @@ def same(a, b):
     return all(torch.allclose(x, y, rtol=1e-9, atol=1e-12) for x, y in zip(a, b, strict=True))
 
 
-# -- the rule, term by term ------------------------------------------------------------------------
+# -- the rule, term by term ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["all", "rest"])
@@ -141,7 +141,7 @@ def cross_entropy(a, s, target):
 @pytest.mark.parametrize("source", ["all", "rest"])
 @pytest.mark.parametrize("activation", ["linear", "softplus", "tanh", "sigmoid"])
 def test_changes_add_up_to_the_m_step_where_the_input_stays(activation, source, noise):
-    """f_1's input is x: (h_1^N - f_1(x~)) x~', times s'. Decoders learn at the end, all of them."""
+    """f_1's input is x: (h_1^N - f_1(x~)) x~', times s'. All decoders learn at the end."""
     rule = rule_of(activation, noise, source=source, slope=True)
     found = updates(rule)
     expected = updates(rule, VariationalEMRule.losses(rule, (images(),), at(1)))
@@ -227,7 +227,7 @@ def test_poisson_noise_has_the_mean_and_variance_of_counts():
     assert torch.equal(4 * drawn, (4 * drawn).round())
 
 
-# -- refusals --------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------
 
 
 def learned_width():
