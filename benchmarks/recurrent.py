@@ -1,7 +1,7 @@
 """Recurrent classifiers by targets, by back-propagation through time, and with a state left alone.
 
-    python -m benchmarks.recurrent [--tasks digits temporal-order-30 mnist]
-                                   [--rules targets bptt ..] [--seeds 0 1 2] [--epochs N] [--json FILE]
+    python -m benchmarks.recurrent [--tasks digits temporal-order-30 mnist] [--seeds 0 1 2]
+                                   [--rules targets bptt ..] [--epochs N] [--json FILE]
 
 The same network from the same weights, the same batches and rates: "targets"
 (RecurrentTargetPropRule), "reconstructions" (the same without the difference), "bptt"
