@@ -64,8 +64,10 @@ from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import stack_of as stack_of
+from gendae.models.architectures import with_labels as with_labels
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.joint import JointStack as JointStack
+from gendae.models.labelled import LabelledStack as LabelledStack
 from gendae.models.modalities import EachModality as EachModality
 from gendae.models.modalities import Junction as Junction
 from gendae.models.modalities import Modality as Modality
@@ -108,6 +110,7 @@ from gendae.rules.hebbian import GeneRecRule as GeneRecRule
 from gendae.rules.joint import JointTargetPropRule as JointTargetPropRule
 from gendae.rules.joint import JointWeights as JointWeights
 from gendae.rules.kl import KLRule as KLRule
+from gendae.rules.labelled import LabelledEMRule as LabelledEMRule
 from gendae.rules.loops import Loop as Loop
 from gendae.rules.loops import LoopWeights as LoopWeights
 from gendae.rules.loops import PairLoops as PairLoops
