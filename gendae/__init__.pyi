@@ -19,6 +19,7 @@ from gendae.data.base import Data as Data
 from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits
 from gendae.data.images import Images as Images
+from gendae.data.labels import PartlyLabelled as PartlyLabelled
 from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
