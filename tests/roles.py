@@ -114,6 +114,11 @@ def identity_top():
     return stack(noise=0.3, prior=gendae.GaussianPrior("identity", 1.0))
 
 
+def labelled_stack(**options):
+    model = gendae.deep_autoencoder([WIDTH, 6, 4], **options)
+    return ready(gendae.with_labels(model, CLASSES), "unit")
+
+
 def classifier(**options):
     return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
 
@@ -193,6 +198,7 @@ STACKS = [
     Member("Stack of MLPs", lambda: stack(hidden_f=[5], hidden_g=[5]), "unit"),
     Member("Stack with noise", lambda: stack(noise=0.3, noise_of_x=True), "unit"),
     Member("JointStack", joint_stack, "joint"),
+    Member("LabelledStack", labelled_stack, "unit"),
 ]
 CLASSIFIERS = [
     Member("Classifier", classifier, "unit"),
@@ -292,6 +298,8 @@ RULES = [
     rule("VariationalEMRule", stack),
     rule("VariationalEMRule", stack, variant=" inferred", **INFERRED),
     rule("VariationalEMRule", stack, variant=" under the prior", inference=PULLED),
+    rule("LabelledEMRule", labelled_stack, EXAMPLES),
+    rule("LabelledEMRule", labelled_stack, EXAMPLES, " by gradients", inference=GRADIENT()),
     rule("TargetPropRule", stack),
     rule("TargetPropRule", stack, variant=" all terms", **ALL_TERMS),
     rule("TargetPropRule", lambda: stack(units="sign"), variant=" signs"),
@@ -325,6 +333,7 @@ DATA = [
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
     Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
+    Member("PartlyLabelled", lambda: gendae.PartlyLabelled(gendae.Digits(), FEW)),
     Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=FEW)),
 ]
 

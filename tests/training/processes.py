@@ -25,10 +25,11 @@ from gendae import corruption
 from gendae.corruption import GaussianNoise, SpikeNoise
 from gendae.data.base import SPLITS
 from gendae.data.images import Digits
+from gendae.data.labels import PartlyLabelled
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.parzen import ParzenLogLikelihood
-from gendae.models.architectures import joint_autoencoder
+from gendae.models.architectures import joint_autoencoder, with_labels
 from gendae.models.settings import Settings
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
@@ -41,6 +42,7 @@ from gendae.rules import (
     hebbian,
     joint,
     kl,
+    labelled,
     ledger,
     targetprop,
     variational_em,
@@ -133,6 +135,11 @@ RULES = {
         prior_codes="inferred",
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
     ),
+    "labels": lambda: labelled.LabelledEMRule(
+        with_labels(stack()),
+        log_every=3,
+        corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
+    ),
     "kl": lambda: kl.KLRule(learned(), prior_every=4),
     "kl within layers": lambda: kl.KLRule(
         stack(FactorialPrior()), reach="within_layer", prior_every=4
@@ -189,6 +196,7 @@ RULES = {
 #: Cases whose credit assignment is measured on the way, which takes time.
 MEASURED = ("difference", "generec")
 DATA = {
+    "labels": lambda rows: PartlyLabelled(Few(), FewLabels(20, share=0.5), batch_size=rows),
     "joint": FewModalities,
     "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20)),
 }
