@@ -62,7 +62,7 @@ import torch
 from matplotlib.figure import Figure
 
 import gendae
-from benchmarks.mnist import QUIET
+from benchmarks.mnist import LANGEVIN, QUIET
 from gendae import (
     AncestralSampler,
     GaussianNoise,
@@ -497,7 +497,8 @@ INPAINTERS = {
     ),
     "one chain, delta 0.1, alpha 0.3": Inpainter(20, TargetPropInference(alpha=0.3), chains=1),
     "one chain, delta 0.3, alpha 0.3": QUIET,
-    "mean of 32 Langevin chains (default)": Inpainter(),
+    "mean of 32 Langevin chains": LANGEVIN,
+    "mean of 16 chains from draws of the prior (default)": Inpainter(),
 }
 
 

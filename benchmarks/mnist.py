@@ -34,7 +34,9 @@ from gendae.storage.atomic import write_json
 
 HALVES = ("left", "right", "top", "bottom")
 NEIGHBOUR_IMAGES = 20_000
-QUIET = Inpainter(20, TargetPropInference(15, 0.3, 0.3), chains=1)  # the paper's protocol
+#: The paper's protocol, and the default of version 0.2.
+QUIET = Inpainter(20, TargetPropInference(15, 0.3, 0.3), chains=1)
+LANGEVIN = Inpainter(10, TargetPropInference(15, 0.4, 0.2, temperature=0.05), chains=32)
 
 
 def parzen_scores(stack, data, n, baselines):

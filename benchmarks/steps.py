@@ -5,9 +5,9 @@
 
 Networks have the 2015 paper's size (784-1000-100, batches of 100); classifiers have ten classes on
 top, and the joint rule an image and a label. The floor is the step's own matrix products, the
-noise it draws and a fused AdamW over its parameters, each alone (benchmarks/floor.py). A step is zero_grad, losses, one backward pass and
-the optimizer, as `Rule.training_step` does it; Lightning's share is measured by
-benchmarks.overhead. Both are timed in the same run.
+noise it draws and a fused AdamW over its parameters, each alone (benchmarks/floor.py). A step is
+zero_grad, losses, one backward pass and the optimizer, as `Rule.training_step` does it;
+Lightning's share is measured by benchmarks.overhead. Both are timed in the same run.
 """
 
 import argparse

@@ -514,7 +514,8 @@ def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
 def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = False) -> Tensor:
     """`y` as int64 if it holds one class index, 0 .. classes - 1, for each of n examples.
 
-    With `missing`, -1 is accepted too, of an example without a label. Synchronises with the device, unless `classes` is None and the values are not looked at.
+    With `missing`, -1 is accepted too, of an example without a label. Synchronises with the
+    device, unless `classes` is None and the values are not looked at.
 
     Example:
         >>> labels("y", torch.tensor([0, 10]), 2, 10)

@@ -16,13 +16,17 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.layers.onednn import packed
+from gendae.layers.activations import IN_PLACE
+from gendae.layers.affine import Affine
+from gendae.layers.onednn import packed, product
+from gendae.layers.wrapped import Layer
 from gendae.models.labelled import LabelledStack, present
 from gendae.models.stack import Stack
 from gendae.registry import register
 
 Representations = tuple[Tensor, ...]
 Map = Callable[[Tensor], Tensor]
+CodesOfX = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @checks.takes_arrays
@@ -305,10 +309,7 @@ class TargetPropInference(Inference):
     ) -> Callable[[Representations], Representations]:
         x = h[0]
         maps = [packed(pair, x) for pair in stack.pairs]
-        f_1, _ = maps[0]
-        from_x = None
-        if mask is None:  # it never changes while all of x is clamped; h_1 may be another code
-            from_x = f_1(x)
+        codes_of_x = _codes_of_x(stack.pairs[0].f, maps[0][0], x, mask)
 
         # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's
         # f_l(g_l(h_l))
@@ -328,13 +329,14 @@ class TargetPropInference(Inference):
                     below = down[level]
                     seen = h[level - 1]
                     up = f(seen)
+                    around = f(below)
                 else:
                     below = g(h[1])
                     seen = fill(x, mask, below)
-                    up = f(seen) if from_x is None else from_x
+                    up, around = codes_of_x(seen, below)
 
                 raised = self._raise(h[level], up, down.get(level + 1))
-                moved = raised.sub_(f(below), alpha=self.delta)
+                moved = raised.sub_(around, alpha=self.delta)
                 if of_label is not None and level == stack.depth:
                     moved.add_(of_label(h[level]), alpha=self.label_weight * self.delta)
                 new[level] = self._langevin(stack, level, h[level], seen, moved, generator)
@@ -374,6 +376,53 @@ class TargetPropInference(Inference):
             moved = torch.addcmul(moved, variance, stack.prior.score(h), value=self.delta)
 
         return self._diffuse(moved, generator, variance)
+
+
+def _codes_of_x(layer: Layer, f: Map, x: Tensor, mask: Tensor | None) -> CodesOfX:
+    """(x filled in by g_1(h_1), g_1(h_1)) -> f_1 of both, what never changes computed once.
+
+    That is f_1(x) while all of x is clamped, and W^v x^v where the same pixels are in all rows and
+    the layer is affine: of x filled in and g_1(h_1), W^m g_1^m(h_1) is the same.
+
+    Args:
+        layer: f_1.
+        f: its function, of packed products perhaps.
+        x: observation, (batch, width).
+        mask: True where x is observed; None if all of it is.
+    """
+    if mask is None:
+        from_x = f(x)  # h_1 may be another code
+        return lambda seen, below: (from_x, f(below))
+
+    common = _common_row(mask)
+    if common is None or type(layer) is not Affine or layer.receives != "real":
+        return lambda seen, below: (f(seen), f(below))
+
+    observed = common.nonzero().squeeze(1)
+    missing = (~common).nonzero().squeeze(1)
+    x_observed = x[:, observed]
+    of_observed = product(layer.weight[:, observed], layer.bias, x_observed)
+    of_missing = product(layer.weight[:, missing], None, x[:, missing])
+    s = IN_PLACE[layer.activation]
+    from_x = of_observed(x_observed)
+
+    def codes(seen: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+        from_missing = of_missing(below[:, missing])
+        around = of_observed(below[:, observed]).add_(from_missing)
+        up = from_missing.add_(from_x)
+
+        return s(up), s(around)
+
+    return codes
+
+
+def _common_row(mask: Tensor) -> Tensor | None:
+    """The row that all rows of a mask are equal to; None if they differ."""
+    if mask.ndim == 1:
+        return mask
+    if len(mask) > 0 and bool((mask == mask[0]).all()):
+        return mask[0]
+    return None
 
 
 @register

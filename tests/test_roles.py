@@ -473,6 +473,8 @@ def test_a_rule_fills_what_is_unset_in_the_settings_and_nothing_else(member):
     other = gendae.VariationalEMRule if rule.generative else gendae.StraightThroughRule
     if rule.generative and rule.stack.hard_levels:
         other = gendae.KLRule
+    if rule.learns_label:
+        other = gendae.LabelledEMRule
     other(rule.stack)
     assert all(getattr(rule.stack.settings, name) is own for name, own in first.chosen().items())
 

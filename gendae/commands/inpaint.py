@@ -1,6 +1,7 @@
 """`gendae inpaint`."""
 
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -65,7 +66,9 @@ def inpaint(
         x, _ = read_images(checks.path("--data", data))
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
-    filled = inpainting.inpaint(stack, x, observed, inpainter, seed)
+    began = perf_counter()
+    filled = inpainting.inpaint(stack, x, observed, inpainter, seed, progress=True)
+    seconds = perf_counter() - began
     usable("the filled images", filled)
     written = plots.save(plots.inpainting(x, observed, filled, shape), out)
 
@@ -73,7 +76,32 @@ def inpaint(
     if mask in MASKS:
         what = f"the {mask} half"
     given = f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
-    return [f"{len(x)} images, {given}, the rest is filled in: {written}"]
+    return [
+        f"{len(x)} images, {given}, the rest is filled in: {written}",
+        cost(inpainter, seconds / len(x)),
+    ]
+
+
+def cost(inpainter: Inpainter, seconds: float) -> str:
+    """What was averaged, and the time that an image took, which is proportional to it.
+
+    Example:
+        >>> cost(Inpainter(rounds=20, chains=1), 0.0123)
+        '1 chain x 20 rounds x 4 steps of inference: 0.012 s an image'
+    """
+    parts = (
+        numbered(inpainter.chains, "chain"),
+        numbered(inpainter.rounds, "round"),
+        numbered(inpainter.inference.steps, "step"),
+    )
+    mean = "mean of " if inpainter.chains > 1 else ""
+
+    return f"{mean}{' x '.join(parts)} of inference: {seconds:.2g} s an image"
+
+
+def numbered(number: int, thing: str) -> str:
+    """A number of things, in the singular for one."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:

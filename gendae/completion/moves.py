@@ -147,6 +147,27 @@ def from_prior(
     return torch.cat(draws)
 
 
+def likeliest_draws(stack: Stack, x: Tensor, mask: Tensor, draws: Tensor, chains: int) -> Tensor:
+    """For each row, the likeliest given its observed elements among draws of its chain's own.
+
+    Unlike `from_prior`'s, starts of the same x differ: each chain has other draws to choose from.
+
+    Args:
+        stack: the model.
+        x: (chains times batch, width), the same batch for each chain.
+        mask: True where an element is observed, of the shape of x.
+        draws: of x, (chains times any number, width).
+        chains: how many times the batch is repeated.
+    """
+    starts = []
+    parts = zip(x.chunk(chains), mask.chunk(chains), draws.chunk(chains), strict=True)
+    for rows, seen, own in parts:
+        score = stack.law(0).pool_log_prob(rows, seen.to(x.dtype), own, noise=1.0)
+        starts.append(own[score.argmax(1)])
+
+    return torch.cat(starts)
+
+
 def agreement(stack: Stack, level: int, h: Tensor, seen: Tensor, pool: Tensor) -> Tensor:
     """log-likelihood of the observed elements of each h around each mean of the pool.
 

@@ -20,6 +20,7 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gendae import checks
 from gendae.layers.activations import IN_PLACE
@@ -61,7 +62,7 @@ def pack(weight: Tensor, rows: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
 
-def linear(h: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+def linear(h: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """W h + b, (batch, out)."""
     return torch.ops.mkldnn._linear_pointwise(h, packed, bias, "none", [], "")
 
@@ -116,6 +117,26 @@ def packed(pair: Pair, h: Tensor) -> tuple[Map, Map]:
         return pair.f, pair.g
 
     return _packed_layer(pair.f, len(h)), _packed_layer(pair.g, len(h))
+
+
+def product(weight: Tensor, bias: Tensor | None, h: Tensor) -> Map:
+    """W h + b as a function for such a loop, for a part of a layer's weights.
+
+    Args:
+        weight: W, (out, in).
+        bias: b, (out,); 0 if None.
+        h: a batch like those that the function will get.
+
+    Example:
+        >>> with torch.no_grad():
+        ...     product(2.0 * torch.eye(2), None, torch.ones(1, 2))(torch.ones(1, 2))
+        tensor([[2., 2.]])
+    """
+    if not _packs(h) or weight.numel() == 0:
+        return lambda h: functional.linear(h, weight, bias)
+
+    layout = pack(weight, len(h))
+    return lambda h: linear(h, layout, bias)
 
 
 def _packs(h: Tensor) -> bool:

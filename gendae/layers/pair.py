@@ -136,7 +136,8 @@ class Pair(nn.Module):
         return law.energy(h_below, self.g(h_above), h_above)
 
 
-#: Layers whose output is nothing but the activation of their `preactivation`, as a variant's may not be.
+#: Layers whose output is nothing but the activation of their `preactivation`; a variant's may be
+#: another.
 LOGITS = (Affine, MLP, Transpose)
 
 

@@ -7,6 +7,7 @@ the model another one than its record says.
 
 import inspect
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,9 +75,9 @@ def check(rule: "Shell") -> None:
     predicts = is_overridden("predict_step", rule) or is_overridden("forward", rule)
     if trainer.state.fn == "predict" and not predicts:
         raise ValueError(
-            f"Trainer.predict: {type(rule).__name__} has no predict_step; use rule.stack.encode(x), "
-            "rule.stack.predict(x) of a classifier, gendae.generate(rule.stack, n), or a subclass "
-            "with a predict_step"
+            f"Trainer.predict: {type(rule).__name__} has no predict_step; use "
+            "rule.stack.encode(x), rule.stack.predict(x) of a classifier, "
+            "gendae.generate(rule.stack, n), or a subclass with a predict_step"
         )
     if trainer.state.fn != "fit":
         return
@@ -188,8 +189,8 @@ def check_optimizers(trainer: Trainer) -> None:
     if trainer.lr_scheduler_configs:
         name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
         raise ValueError(
-            f"configure_optimizers gives a {name}, which would never step: rates follow rates.hold "
-            "and rates.decline, or an own begin_update"
+            f"configure_optimizers gives a {name}, which would never step: rates follow "
+            "rates.hold and rates.decline, or an own begin_update"
         )
 
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
@@ -205,7 +206,7 @@ def check_optimizers(trainer: Trainer) -> None:
 
 
 def check_hooks(cls: type["Shell"], shell: type["Shell"]) -> None:
-    """Raise a ValueError for hooks that nothing calls, or in whose place a rule's own are lost.
+    """Raise a ValueError for hooks that nothing calls; warn where a rule's own may be lost.
 
     Args:
         cls: the class of a rule.
@@ -222,9 +223,10 @@ def check_hooks(cls: type["Shell"], shell: type["Shell"]) -> None:
     for heir in cls.__mro__[: cls.__mro__.index(shell)]:
         for name in own:
             if name in vars(heir) and not _mentions(vars(heir)[name], name):
-                raise ValueError(
+                warnings.warn(
                     f"{heir.__name__}.{name} does not call super().{name}(..): what rules do "
-                    "there would be left out"
+                    "there is left out",
+                    stacklevel=3,
                 )
 
 

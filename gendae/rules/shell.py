@@ -300,7 +300,7 @@ class Shell(LightningModule):
             self.fit_prior(self.training_batches())
 
     def cpu(self) -> "Shell":
-        """Move to the CPU, as Lightning does at the end, after the refusal of a meta device too."""
+        """Move to the CPU, as Lightning does at the end, also where a meta device was refused."""
         return self if self.stack.device.type == "meta" else super().cpu()
 
     # -- the run -------------------------------------------------------------------------------
@@ -337,6 +337,7 @@ class Shell(LightningModule):
         self.resume.end(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        verify.require_readable(checkpoint.get("callbacks", {}))
         if self.trainer.state.fn == "fit":
             self.ledger.refuse_diverged(self, checkpoint)
             checkpoint["run"] = run_of(self.trainer, self.resume.offset)

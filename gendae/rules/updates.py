@@ -1,14 +1,14 @@
 """Batches of a training to which nobody listens, without what Lightning does for listeners.
 
-For every batch Lightning opens some twenty profiling contexts, asks each callback for six hooks and
-gathers metrics, which takes as long as the arithmetic of a small classifier. `QuietBatches` leaves
-that out, and moves the same counters: checkpoints, `global_step` and all that follows from them
-are as before, bit for bit. Lightning itself takes the first and the last batch of an epoch, those
-whose losses are logged, and all of them where an option or a callback may listen to any.
+For every batch Lightning opens some twenty profiling contexts, asks each callback for six hooks
+and gathers metrics, which takes as long as the arithmetic of a small classifier. `QuietBatches`
+leaves that out, and moves the same counters: checkpoints, `global_step` and all that follows from
+them are as before, bit for bit. Lightning itself takes the first and the last batch of an epoch,
+those whose losses are logged, and all of them where an option or a callback may listen to any.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -110,7 +110,7 @@ class QuietBatches:
 
         return self.rule.on_after_batch_transfer(batch, 0)
 
-    def _call(self, callbacks: Sequence[Callback], hook: str, *arguments: Any) -> None:  # noqa: ANN401
+    def _call(self, callbacks: Sequence[Callback], hook: str, *arguments: object) -> None:
         self.rule._current_fx_name = hook
         for callback in callbacks:
             getattr(callback, hook)(self.trainer, self.rule, *arguments)

@@ -182,14 +182,6 @@ class WholeFileIO(TorchCheckpointIO):
 
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        buffer.seek(0)
-        strangers = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
-        if strangers:
-            raise ValueError(
-                f"{path}: a checkpoint with {', '.join(sorted(strangers))} could not be read "
-                "again; the state_dict of a callback may hold plain data and tensors"
-            )
-
         write_whole(path, seal(buffer.getvalue()))
 
     def load_checkpoint(

@@ -126,7 +126,7 @@ def _write_and_rename(path: Path, data: bytes) -> None:
     partial = path.with_name(_partial_name())
     try:
         with open(partial, "xb") as stream:
-            _keep_permissions(path, stream.fileno())
+            _keep_permissions(path, partial)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -136,8 +136,8 @@ def _write_and_rename(path: Path, data: bytes) -> None:
         raise
 
 
-def _keep_permissions(earlier: Path, descriptor: int) -> None:
-    """Give an open file the permissions of an earlier one, if there is one and it is writable."""
+def _keep_permissions(earlier: Path, new: Path) -> None:
+    """Give a new file the permissions of an earlier one, if there is one and it is writable."""
     try:
         mode = stat.S_IMODE(os.stat(earlier).st_mode)
     except FileNotFoundError:
@@ -145,8 +145,7 @@ def _keep_permissions(earlier: Path, descriptor: int) -> None:
 
     if not os.access(earlier, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    if hasattr(os, "fchmod"):  # not on Windows
-        os.fchmod(descriptor, mode)
+    os.chmod(new, mode)
 
 
 def _origin() -> str:

@@ -6,8 +6,10 @@ another model would be noticed late, or not at all.
 
 import copy
 import inspect
+import io
+import pickle
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,28 @@ DEVICE_MARKS = ("foreach", "fused", "capturable", "differentiable")
 #: Parts of a stack's description that may differ: its initial weights, and its prior, which is
 #: fitted anew.
 BEGINNING = ("init", "gain", "prior")
+
+
+def require_readable(states: Mapping[str, Any]) -> None:
+    """Raise a ValueError for the state of a callback with which a checkpoint cannot be read again.
+
+    Args:
+        states: of all callbacks, by name.
+    """
+    for name, state in states.items():
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        buffer.seek(0)
+        try:
+            strangers = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+        except pickle.UnpicklingError:
+            strangers = ["numbers without bound"]
+
+        if strangers:
+            raise ValueError(
+                f"{name}: its state_dict holds {', '.join(sorted(strangers))}, which no "
+                "checkpoint could be read with again; plain data and tensors are accepted"
+            )
 
 
 def check(path: str | Path, checkpoint: Any, rule: Any, training: bool) -> None:  # noqa: ANN401

@@ -1,5 +1,7 @@
 """Precision: every rule in float32, float64 and bf16-mixed; scores no global switch can change."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -104,7 +106,7 @@ def test_losses_under_bfloat16_autocast_are_near_those_in_single_precision(case)
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
 def test_half_precision_is_refused_with_what_is_accepted(precision):
     """On a CPU, Lightning itself takes bf16-mixed for 16-mixed."""
-    asked = type("T", (), {"precision": precision})()
+    trainer = SimpleNamespace(precision=precision)
     message = f"precision='{precision}' is not supported; accepted: 32-true, 64-true, bf16-mixed"
     with pytest.raises(ValueError, match=message):
-        options.check(asked)
+        options.check(SimpleNamespace(trainer=trainer))

@@ -37,7 +37,7 @@ def examples(n=6, width=8):
     return torch.rand(n, width, dtype=torch.float64), torch.arange(n) % CLASSES
 
 
-# -- a linear-Gaussian label -----------------------------------------------------------------------
+# -- a linear-Gaussian label ----------------------------------------------------------------------
 
 SIGMA = 0.7
 SIGMA_Y = 0.5
@@ -113,7 +113,7 @@ def test_gradient_inference_ends_there_too(weight):
     torch.testing.assert_close(h, expected, rtol=1e-8, atol=1e-8)
 
 
-# -- weight 0, and labels that are missing ---------------------------------------------------------
+# -- weight 0, and labels that are missing --------------------------------------------------------
 
 
 def trained(rule, data, updates=6):
@@ -199,7 +199,7 @@ def test_the_losses_of_the_label_pair_are_written_out():
     torch.testing.assert_close(losses["g_3"], cross_entropy(stack.label.g.g(h), classes))
 
 
-# -- the limit of weak labels ----------------------------------------------------------------------
+# -- the limit of weak labels ---------------------------------------------------------------------
 
 
 def symmetric():
@@ -278,7 +278,7 @@ def test_the_update_by_a_weak_label_tends_to_back_propagation():
     assert all(a < b for a, b in zip(strong, weak, strict=True))
 
 
-# -- bad input -------------------------------------------------------------------------------------
+# -- bad input ------------------------------------------------------------------------------------
 
 
 class Unlabelled(FewDigits):
@@ -346,7 +346,7 @@ def test_refusals(make, words):
     assert "\n" not in str(caught.value)
 
 
-# -- few labels, and what is learned ---------------------------------------------------------------
+# -- few labels, and what is learned --------------------------------------------------------------
 
 
 def test_few_images_keep_their_label():

@@ -129,7 +129,7 @@ OF_TARGET_PROP = [
         (part("loop", "DifferenceLoop", **{name: value}), f"{name}={value!r}")
         for name, value in (
             ("step", 0.0),
-            ("kl", -1.0),
+            ("prior_weight", -1.0),
             ("pull", "down"),
             ("start", 0.5),
             ("align", -1),
