@@ -41,8 +41,8 @@ class LabelRule(Rule):
             x, y, _ = data.split(name)
             if y is None:
                 raise ValueError(
-                    f"{type(data).__name__} has no labels; {type(self).__name__} learns from (x, y)"
-                    ": use a data set with labels, or Images with labels=FILE"
+                    f"{type(data).__name__} has no labels; {type(self).__name__} learns from "
+                    "(x, y): use a data set with labels, or Images with labels=FILE"
                 )
             checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
             classes = self.stack.classes
