@@ -123,6 +123,7 @@ from gendae.rules.rates import Rates as Rates
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
+from gendae.sampling.labelled import LabelledSampler as LabelledSampler
 from gendae.sampling.level import LevelSampler as LevelSampler
 from gendae.sampling.level import chain_states as chain_states
 from gendae.sampling.samplers import AncestralSampler as AncestralSampler

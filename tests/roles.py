@@ -243,6 +243,10 @@ SAMPLERS = [
     Member("LevelSampler", lambda: gendae.LevelSampler(1, 2, residual=1.0)),
 ]
 
+LABEL_SAMPLERS = [
+    Member("LabelledSampler", lambda: gendae.LabelledSampler(1, 2, candidates=3)),
+]
+
 LANGEVIN = partial(gendae.TargetPropInference, 3, temperature=0.1)
 GRADIENT = partial(gendae.GradientInference, 3, q_weight=0.1, every_q=True, use_prior=True)
 INFERENCES = [  # x, and which of it is observed
@@ -373,5 +377,5 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
 
 EVERYTHING = [
     *(*CORRUPTIONS, *LAWS, *LAYERS, *PAIRS, *STACKS, *CLASSIFIERS, *PRIORS),
-    *(*SAMPLERS, *INFERENCES, *COMPLETERS, *RULES, *DATA, *OTHERS),
+    *(*SAMPLERS, *LABEL_SAMPLERS, *INFERENCES, *COMPLETERS, *RULES, *DATA, *OTHERS),
 ]

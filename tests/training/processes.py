@@ -87,6 +87,11 @@ class FewModalities(Multimodal):
         super().__init__(Few(), ["image", "label"], batch_size=batch_size, **options)
 
 
+class Labelled(PartlyLabelled):
+    def __init__(self, batch_size=ROWS):
+        super().__init__(Few(), FewLabels(20, share=0.5), batch_size=batch_size)
+
+
 def both(prior=None, **options):
     members = {"image": {"sizes": [64, 8]}, "label": {"sizes": [10], "kind": "onehot"}}
     return joint.JointTargetPropRule(
@@ -196,7 +201,7 @@ RULES = {
 #: Cases whose credit assignment is measured on the way, which takes time.
 MEASURED = ("difference", "generec")
 DATA = {
-    "labels": lambda rows: PartlyLabelled(Few(), FewLabels(20, share=0.5), batch_size=rows),
+    "labels": Labelled,
     "joint": FewModalities,
     "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20)),
 }
