@@ -9,7 +9,7 @@ from gendae.sampling.samplers import GenerateSampler, seeded
 
 
 def model():
-    stack = with_labels(deep_autoencoder([8, 6, 4]), classes=3, gain=3.0).double()
+    stack = with_labels(deep_autoencoder([8, 6, 4]), classes=3, gain=9.0).double()
     stack.prior.fit(stack.encode(torch.rand(50, 8, dtype=torch.float64))[-1].detach())
 
     return stack
@@ -18,7 +18,7 @@ def model():
 def test_starts_have_the_law_of_the_prior_given_the_label():
     """Their mean is that of the prior's samples, weighed by p(y | h)."""
     stack = model()
-    pool = stack.prior.sample(20_000, seeded(1))
+    pool = stack.prior.sample(20_000, seeded(1)).detach()
     fit = stack.label.g(pool)[:, 2]
     expected = (fit[:, None] * pool).sum(0) / fit.sum()
 
