@@ -71,22 +71,15 @@ def sample(
             --sampler.inference.alpha 0.1, which --sampler.help lists; with --given
             --completer.OPTION, those of the clamped chain.
     """
-    if given is not None and sampler is not None:
-        raise ValueError(
-            f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run"
-        )
-
-    label = None if given is None else label_given(model, given)
+    label = label_given(model, given, sampler)
     if label is not None:
-        given = None
         sampler = "labelled"
         options = {"sampler.label": label, **options}
-
-    if given is not None:
+    elif given is not None:
         refuse("sampler", options, "with --given a clamped chain is run; use --completer.OPTION")
         options = with_synonym("rounds", rounds, "completer.rounds", options)
-        out = out or "samples.npz"
-        return _sample_given(model, given, n, seed, Path(out), device, GIVEN | options)
+        path = Path(out or "samples.npz")
+        return _sample_given(model, given, n, seed, path, device, GIVEN | options)
 
     if rounds is not None:
         raise ValueError(
@@ -111,8 +104,14 @@ def sample(
     return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
 
 
-def label_given(model: str, given: list[str]) -> str | None:
-    """The label that is asked of a model whose top has one; None of another model."""
+def label_given(model: str, given: list[str] | None, sampler: str | None) -> str | None:
+    """The label that is asked of a model whose top has one; None if none is, or of another."""
+    if given is None:
+        return None
+    if sampler is not None:
+        raise ValueError(
+            f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run"
+        )
     if not isinstance(model_file.load(model), LabelledStack):
         return None
 
