@@ -20,6 +20,7 @@ from gendae.data.base import Data as Data
 from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits
 from gendae.data.images import Images as Images
+from gendae.data.labels import PartlyLabelled as PartlyLabelled
 from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
@@ -70,8 +71,10 @@ from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
+from gendae.models.architectures import with_labels as with_labels
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.joint import JointStack as JointStack
+from gendae.models.labelled import LabelledStack as LabelledStack
 from gendae.models.modalities import EachModality as EachModality
 from gendae.models.modalities import Junction as Junction
 from gendae.models.modalities import Modality as Modality
@@ -116,6 +119,7 @@ from gendae.rules.hebbian import GeneRecRule as GeneRecRule
 from gendae.rules.joint import JointTargetPropRule as JointTargetPropRule
 from gendae.rules.joint import JointWeights as JointWeights
 from gendae.rules.kl import KLRule as KLRule
+from gendae.rules.labelled import LabelledEMRule as LabelledEMRule
 from gendae.rules.loops import Loop as Loop
 from gendae.rules.loops import LoopWeights as LoopWeights
 from gendae.rules.loops import PairLoops as PairLoops
@@ -129,6 +133,7 @@ from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
+from gendae.sampling.labelled import LabelledSampler as LabelledSampler
 from gendae.sampling.level import LevelSampler as LevelSampler
 from gendae.sampling.level import chain_states as chain_states
 from gendae.sampling.samplers import AncestralSampler as AncestralSampler

@@ -511,10 +511,11 @@ def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
     return x
 
 
-def labels(name: str, y: Tensor, n: int, classes: int | None) -> Tensor:
+def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = False) -> Tensor:
     """`y` as int64 if it holds one class index, 0 .. classes - 1, for each of n examples.
 
-    Synchronises with the device, unless `classes` is None and the values are not looked at.
+    With `missing`, -1 is accepted too, of an example without a label. Synchronises with the
+    device, unless `classes` is None and the values are not looked at.
 
     Example:
         >>> labels("y", torch.tensor([0, 10]), 2, 10)
@@ -533,10 +534,11 @@ def labels(name: str, y: Tensor, n: int, classes: int | None) -> Tensor:
 
     low = int(y.min())
     high = int(y.max())
-    if low < 0 or high >= classes:
+    if low < (-1 if missing else 0) or high >= classes:
+        none = ", and -1 is an example without a label" if missing else ""
         raise ValueError(
             f"{name} holds labels from {low} to {high}; the model has {classes} "
-            f"classes, 0 .. {classes - 1}"
+            f"classes, 0 .. {classes - 1}{none}"
         )
     return y
 

@@ -4,11 +4,12 @@
 up and down only. `GradientInference` is Algorithm 1, the gradient of
 J = log p(x, h) + q_weight log q(h | x) by autograd: the reference that target propagation
 estimates. Both handle missing pixels inside their step: the pull of x on h_1 is computed from x
-with its missing pixels filled in by g_1(h_1) (2015, Figure 5).
+with its missing pixels filled in by g_1(h_1) (2015, Figure 5). Of a `LabelledStack`, labels y pull
+on h_L as x does on h_1; where there are none, that pull is 0 (2015, section 9).
 """
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,7 @@ from gendae.layers.activations import IN_PLACE
 from gendae.layers.affine import Affine
 from gendae.layers.onednn import packed, product
 from gendae.layers.wrapped import Layer
+from gendae.models.labelled import LabelledStack, present
 from gendae.models.stack import Stack
 from gendae.registry import register
 
@@ -58,6 +60,38 @@ def fill(x: Tensor, mask: Tensor | None, reconstruction: Tensor) -> Tensor:
     return torch.where(mask, x, reconstruction)
 
 
+def check_label(stack: Stack, y: Tensor, n: int) -> Tensor:
+    """`y` if it has a row for each of n examples of a stack with labels, else a ValueError."""
+    if not isinstance(stack, LabelledStack):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"y was given, and {type(stack).__name__} has no labels; accepted: a LabelledStack"
+        )
+    if y.shape != (n, stack.classes) or not y.is_floating_point():
+        raise ValueError(
+            f"y has shape {tuple(y.shape)} and type {y.dtype}; rows of real numbers, "
+            f"({n}, {stack.classes}), are needed, as stack.label_rows(y) gives them"
+        )
+
+    return y
+
+
+def label_pull(stack: LabelledStack, y: Tensor) -> Map:
+    """Eq. 12 of the label: h_L -> r_y(y) - r_y(o(h_L)), and 0 in rows where y is missing."""
+    there = present(y)
+    partner, decoder = packed(stack.label, y)
+    from_y = partner(y.nan_to_num())
+
+    return lambda h: (from_y - partner(decoder(h))) * there
+
+
+def label_log_prob(stack: LabelledStack, y: Tensor, h: Tensor) -> Tensor:
+    """log p(y | h_L) in nats, (batch,); 0 where y is missing."""
+    label = stack.label
+    log_p = label.observation.log_prob(y.nan_to_num(), label.g(h))
+
+    return log_p * present(y)[:, 0]
+
+
 class Inference(checks.TakesArrays):
     """Base class: owns the loop h <- step(h); a variant's `begin` gives the step.
 
@@ -89,6 +123,8 @@ class Inference(checks.TakesArrays):
     compiled: Callable[[Stack, Tensor, int], Representations] | None = None
     #: Whether p(h_L), the stack's prior, takes part.
     use_prior: bool = False
+    #: Weight of y, which `begin` takes where it is not 0.
+    label_weight: float = 0.0
 
     def __init__(self, steps: int = 15, delta: float = 0.1, temperature: float = 0.0) -> None:
         self.steps = checks.whole("steps", steps, 0, checks.REPEATS)
@@ -102,6 +138,7 @@ class Inference(checks.TakesArrays):
         mask: Tensor | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
+        y: Tensor | None = None,
     ) -> Representations:
         """Representations h_0 .. h_L after the last update.
 
@@ -111,11 +148,13 @@ class Inference(checks.TakesArrays):
             mask: True where x is observed, broadcast against x; None if all of it is.
             generator: source of the Langevin noise.
             steps: N, where it shall differ from the constructor's (the rule's warm-up).
+            y: what is observed beside x, of a `LabelledStack`, (batch, classes), see its
+                `label_rows`: a row of NaN is missing. None leaves y free.
         """
-        if self.compiled is not None and mask is None:
+        if self.compiled is not None and mask is None and y is None:
             return self.compiled(stack, x, self.steps if steps is None else steps)
 
-        for h in self.trajectory(stack, x, mask, generator, steps):  # noqa: B007
+        for h in self.trajectory(stack, x, mask, generator, steps, y):  # noqa: B007
             pass
 
         return h
@@ -128,6 +167,7 @@ class Inference(checks.TakesArrays):
         mask: Tensor | None = None,
         generator: Generator | None = None,
         steps: int | None = None,
+        y: Tensor | None = None,
     ) -> Iterator[Representations]:
         """The representations at the feed-forward start and after every update: N + 1 of them."""
         if steps is None:
@@ -141,7 +181,12 @@ class Inference(checks.TakesArrays):
         if steps == 0:
             return
 
-        step = self.begin(stack, h, mask, generator)
+        if y is None or self.label_weight == 0.0:
+            step = self.begin(stack, h, mask, generator)
+        else:
+            with_label = cast(Any, self.begin)
+            step = with_label(stack, h, mask, generator, check_label(stack, y, len(x)))
+
         for _ in range(steps):
             h = step(h)
             yield h
@@ -168,7 +213,10 @@ class Inference(checks.TakesArrays):
     def begin(
         self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
     ) -> Callable[[Representations], Representations]:
-        """The update h -> h; quantities that the loop does not change are computed here, once."""
+        """The update h -> h; quantities that the loop does not change are computed here, once.
+
+        A variant with a `label_weight` takes y as one more argument, None by default.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define begin")
 
     def _diffuse(
@@ -193,6 +241,11 @@ class TargetPropInference(Inference):
     h_{l+1} is updated already, h_{l-1} not yet. Alpha is not multiplied by delta, as printed. The
     bracket with delta is Eq. 12, that with alpha the gradient of log p(h_l | h_{l+1}).
 
+    The label y of a `LabelledStack` adds its own Eq. 12 to the top, where it is observed, with the
+    partner r_y of the label decoder o:
+
+        h_L <- .. + label_weight delta (r_y(y) - r_y(o(h_L)))
+
     Eq. 12's bracket is not the gradient of log p(h_{l-1} | h_l), but S_l times it, S_l being the
     covariance of h_l given h_{l-1}. So the prior's gradient and the Langevin noise of h_l, which
     join it as options, are multiplied by S_l and sqrt(S_l):
@@ -205,7 +258,8 @@ class TargetPropInference(Inference):
     p(h | x), in the limit of a small delta, with sigma_{l+1} of the law of h_l around g_{l+1}.
     Where Q's variance was never learned, as under VariationalEMRule, which takes 1, T is no more
     than a scale of the noise.
-    Source: Bengio et al. 2015, Algorithm 2, INFERENCE; section 8 for clamped pixels; Eq. 8 and 12.
+    Source: Bengio et al. 2015, Algorithm 2, INFERENCE; section 8 for clamped pixels, section 9 for
+    labels; Eq. 8 and 12.
 
     Args:
         steps: N; the paper's 15.
@@ -213,6 +267,7 @@ class TargetPropInference(Inference):
         alpha: coupling to the layer above; the paper's 0.001 in training and 0.3 in GENERATE.
         temperature: T of optional Langevin noise, in units of S_l.
         use_prior: include log p(h_L), the stack's prior; Algorithm 2 leaves it out.
+        label_weight: of y beside x, where the stack has labels; 0 leaves y free.
 
     Raises:
         ValueError: for negative numbers; when called, for discrete units, or a prior that is not
@@ -233,13 +288,20 @@ class TargetPropInference(Inference):
         alpha: float = 0.001,
         temperature: float = 0.0,
         use_prior: bool = False,
+        label_weight: float = 1.0,
     ) -> None:
         super().__init__(steps, delta, temperature)
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.use_prior = use_prior
+        self.label_weight = checks.at_least("label_weight", label_weight, 0.0)
 
     def begin(
-        self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
+        self,
+        stack: Stack,
+        h: Representations,
+        mask: Tensor | None,
+        generator: Generator | None,
+        y: Tensor | None = None,
     ) -> Callable[[Representations], Representations]:
         x = h[0]
         maps = [packed(pair, x) for pair in stack.pairs]
@@ -248,6 +310,10 @@ class TargetPropInference(Inference):
         # g_l(h_l) for l > 1 serves twice: as top-down input of h_{l-1}, and in the next step's
         # f_l(g_l(h_l))
         down = {level: maps[level - 1][1](h[level]) for level in range(2, len(h))}
+
+        of_label = None
+        if y is not None:
+            of_label = label_pull(cast(LabelledStack, stack), y)
 
         def step(h: Representations) -> Representations:
             new = list(h)
@@ -267,6 +333,8 @@ class TargetPropInference(Inference):
 
                 raised = self._raise(h[level], up, down.get(level + 1))
                 moved = raised.sub_(around, alpha=self.delta)
+                if of_label is not None and level == stack.depth:
+                    moved.add_(of_label(h[level]), alpha=self.label_weight * self.delta)
                 new[level] = self._langevin(stack, level, h[level], seen, moved, generator)
 
                 if level > 1:
@@ -375,6 +443,7 @@ class GradientInference(Inference):
         every_q: reward all q_t, not only q_0.
         use_prior: include log p(h_L); training and Figure 4 leave it out.
         temperature: T of optional Langevin noise; 1 samples the law that log p(x, h) is of.
+        label_weight: of log p(y | h_L), which joins J where the stack has labels; 0 leaves y free.
 
     Raises:
         ValueError: for negative numbers; when called, for discrete units, or a prior that is not
@@ -398,8 +467,10 @@ class GradientInference(Inference):
         every_q: bool = False,
         use_prior: bool = False,
         temperature: float = 0.0,
+        label_weight: float = 1.0,
     ) -> None:
         super().__init__(steps, delta, temperature)
+        self.label_weight = checks.at_least("label_weight", label_weight, 0.0)
         self.q_weight = checks.at_least("q_weight", q_weight, 0.0)
         self.every_q = every_q
         self.use_prior = use_prior
@@ -419,7 +490,12 @@ class GradientInference(Inference):
         return j + self.q_weight * torch.stack(log_q).mean(0)
 
     def begin(
-        self, stack: Stack, h: Representations, mask: Tensor | None, generator: Generator | None
+        self,
+        stack: Stack,
+        h: Representations,
+        mask: Tensor | None,
+        generator: Generator | None,
+        y: Tensor | None = None,
     ) -> Callable[[Representations], Representations]:
         x = h[0]
         iterates: list[Representations] = []
@@ -431,6 +507,9 @@ class GradientInference(Inference):
                 seen = fill(x, mask, stack.pairs[0].g(free[0]).detach()).clone()
 
                 total = self.objective(stack, (seen, *free), iterates).sum()
+                if y is not None:
+                    log_p = label_log_prob(cast(LabelledStack, stack), y, free[-1])
+                    total = total + self.label_weight * log_p.sum()
                 gradients = torch.autograd.grad(total, free)
 
             new = [x]

@@ -124,6 +124,11 @@ def recurrent():
     return gendae.recurrent_classifier(2, steps=4, state=5, classes=CLASSES)
 
 
+def labelled_stack(**options):
+    model = gendae.deep_autoencoder([WIDTH, 6, 4], **options)
+    return ready(gendae.with_labels(model, CLASSES), "unit")
+
+
 def classifier(**options):
     return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
 
@@ -206,6 +211,7 @@ STACKS = [
     Member("Stack of MLPs", lambda: stack(hidden_f=[5], hidden_g=[5]), "unit"),
     Member("Stack with noise", lambda: stack(noise=0.3, noise_of_x=True), "unit"),
     Member("JointStack", joint_stack, "joint"),
+    Member("LabelledStack", labelled_stack, "unit"),
 ]
 CLASSIFIERS = [
     Member("Classifier", classifier, "unit"),
@@ -248,6 +254,10 @@ SAMPLERS = [
     Member("LatentChainSampler", lambda: gendae.LatentChainSampler(2, corruption=SPIKES)),
     Member("JointChainSampler", lambda: gendae.JointChainSampler(2, [SPIKES] * 3)),
     Member("LevelSampler", lambda: gendae.LevelSampler(1, 2, residual=1.0)),
+]
+
+LABEL_SAMPLERS = [
+    Member("LabelledSampler", lambda: gendae.LabelledSampler(1, 2, candidates=3)),
 ]
 
 LANGEVIN = partial(gendae.TargetPropInference, 3, temperature=0.1)
@@ -307,6 +317,8 @@ RULES = [
     rule("VariationalEMRule", stack, variant=" under the prior", inference=PULLED),
     rule("STDPRule", stack),
     rule("STDPRule", stack, variant=" all", source="all", slope=True, inference=LANGEVIN()),
+    rule("LabelledEMRule", labelled_stack, EXAMPLES),
+    rule("LabelledEMRule", labelled_stack, EXAMPLES, " by gradients", inference=GRADIENT()),
     rule("TargetPropRule", stack),
     rule("TargetPropRule", stack, variant=" all terms", **ALL_TERMS),
     rule("TargetPropRule", lambda: stack(units="sign"), variant=" signs"),
@@ -342,6 +354,7 @@ DATA = [
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
     Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
+    Member("PartlyLabelled", lambda: gendae.PartlyLabelled(gendae.Digits(), FEW)),
     Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=FEW)),
 ]
 
@@ -381,5 +394,5 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
 
 EVERYTHING = [
     *(*CORRUPTIONS, *LAWS, *LAYERS, *PAIRS, *STACKS, *CLASSIFIERS, *PRIORS),
-    *(*SAMPLERS, *INFERENCES, *COMPLETERS, *RULES, *DATA, *OTHERS),
+    *(*SAMPLERS, *LABEL_SAMPLERS, *INFERENCES, *COMPLETERS, *RULES, *DATA, *OTHERS),
 ]

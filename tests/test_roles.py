@@ -335,6 +335,7 @@ def test_random_numbers_come_from_the_generator(call):
 DRAWS = [
     *calls(roles.PRIORS, prior=lambda prior, g, n: prior.sample(n, g)),
     *calls(roles.SAMPLERS, stack=lambda s, g, n: s(model_of(roles.stack), n, g)),
+    *calls(roles.LABEL_SAMPLERS, stack=lambda s, g, n: s(model_of(roles.labelled_stack), n, g)),
     *calls(roles.SAMPLERS[:4], joint=lambda s, g, n: s(model_of(roles.joint_stack), n, g)),
 ]
 
@@ -473,6 +474,8 @@ def test_a_rule_fills_what_is_unset_in_the_settings_and_nothing_else(member):
     other = gendae.VariationalEMRule if rule.generative else gendae.StraightThroughRule
     if rule.generative and rule.stack.hard_levels:
         other = gendae.KLRule
+    if rule.learns_label:
+        other = gendae.LabelledEMRule
     other(rule.stack)
     assert all(getattr(rule.stack.settings, name) is own for name, own in first.chosen().items())
 

@@ -5,6 +5,7 @@ import json
 from gendae.commands.common import Table, settings_of
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
+from gendae.models.labelled import LabelledStack
 from gendae.models.stack import Stack
 from gendae.storage import model_file
 
@@ -39,7 +40,7 @@ def _layers_in_words(stack: Stack) -> str:
     """Sizes and activations of all layers, from x upwards."""
     layers = [f"{pair.f.out_features} {pair.f.activation}" for pair in stack.pairs]
     words = " - ".join([str(stack.sizes[0]), *layers])
-    if isinstance(stack, Classifier):
+    if isinstance(stack, Classifier | LabelledStack):
         words += f" - {stack.classes} classes"
     if isinstance(stack, JointStack):
         words += f" (level {stack.level} holds the codes of {stack.described()})"

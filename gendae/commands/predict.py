@@ -1,6 +1,7 @@
 """`gendae predict`."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -8,8 +9,10 @@ from torch import Tensor
 from gendae import checks
 from gendae.commands.common import usable
 from gendae.data.files import labels_of, read_images, write_npz
+from gendae.inference import TargetPropInference
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
+from gendae.models.labelled import LabelledStack
 from gendae.models.stack import Stack
 from gendae.storage import model_file
 
@@ -21,8 +24,9 @@ def predict(
     samples: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    steps: int | None = None,
 ) -> list[str]:
-    """Labels of images and their probabilities, from a classifier or a joint model with labels.
+    """Labels of images and their probabilities, from a classifier or another model with labels.
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
@@ -32,15 +36,20 @@ def predict(
         samples: draws of stochastic units; by default the model's own number.
         seed: the same seed gives the same result.
         device: cpu, cuda, cuda:0, mps.
+        steps: of inference, in which the label is free, before it is read off the top; by default
+            none, but for the feed-forward pass; only of a model whose top has a label.
     """
     path = Path(out)
     images = checks.path("DATA", data)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
     if samples is not None:
         checks.whole("--samples", samples, 1, checks.REPEATS)
+    if steps is not None:
+        checks.whole("--steps", steps, 0, checks.REPEATS)
 
     x, _ = read_images(images)
-    probability = probabilities(model, x, data, samples, seed, device).float().cpu()
+    options = Options(samples, seed, steps)
+    probability = probabilities(model, x, data, options, device).float().cpu()
     usable("the probabilities", probability)
     y = labels_of(data, len(x))
     if y is not None:
@@ -55,6 +64,37 @@ def predict(
         wrong = round(error * len(x))
         lines.append(f"error rate {100 * error:.2f} % ({wrong:,} of {len(x):,} labels are wrong)")
     return lines
+
+
+class Options(NamedTuple):
+    """What is done for a prediction beside the feed-forward pass.
+
+    Args:
+        samples, seed: of stochastic units.
+        steps: of inference.
+    """
+
+    samples: int | None
+    seed: int
+    steps: int | None
+
+    @property
+    def inference(self) -> TargetPropInference:
+        """INFERENCE with the label free."""
+        return TargetPropInference(self.steps or 0)
+
+    def check(self, stack: Stack, model: str | Path) -> None:
+        """Raise a ValueError for what a model's prediction has not."""
+        if self.samples is not None and isinstance(stack, JointStack | LabelledStack):
+            raise ValueError(
+                f"--samples {self.samples}: {model} is a {type(stack).__name__}, whose prediction "
+                "has no draws; leave it out"
+            )
+        if self.steps is not None and not isinstance(stack, LabelledStack):
+            raise ValueError(
+                f"--steps {self.steps}: {model} is a {type(stack).__name__}, whose prediction has "
+                "no steps; leave it out"
+            )
 
 
 def load_classifier(model: str | Path, device: str = "cpu") -> Classifier:
@@ -72,8 +112,8 @@ def as_classifier(stack: Stack, model: str | Path) -> Classifier:
     if not isinstance(stack, Classifier):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a {type(stack).__name__} without output layer, which gives no labels; "
-            "a Classifier is needed, which rules such as DifferenceTargetPropRule train, or a "
-            "JointStack with labels"
+            "a Classifier is needed, which rules such as DifferenceTargetPropRule train, a "
+            "LabelledStack, or a JointStack with labels"
         )
     return stack
 
@@ -94,34 +134,34 @@ def label_modalities(stack: JointStack) -> tuple[str, str]:
 
 
 def probabilities(
-    model: str | Path, x: Tensor, name: str, samples: int | None, seed: int, device: str
+    model: str | Path, x: Tensor, name: str, options: Options, device: str
 ) -> Tensor:
     """p(y | x), (batch, classes), from a classifier, or in one pass from a joint model.
 
-    Source: Bengio 2014, Algorithm 4 (joint models).
+    Source: Bengio 2014, Algorithm 4 (joint models); Bengio et al. 2015, section 9 (labels of a
+    top).
 
     Args:
         model: file or name.
         x: images, (batch, width).
         name: what to call them in messages.
-        samples, seed: of stochastic units.
+        options: what is done for a prediction beside the feed-forward pass.
         device: where to compute.
     """
     stack = model_file.load(model, device)
+    options.check(stack, model)
     if isinstance(stack, JointStack):
-        if samples is not None:
-            raise ValueError(
-                f"--samples {samples}: {model} is a joint model, whose prediction has no draws; "
-                "leave it out"
-            )
-
         image, label = label_modalities(stack)
         checks.width(name, x, stack.modalities[image].width)
         return stack.predict({image: x}, label)
 
+    if isinstance(stack, LabelledStack):
+        checks.width(name, x, stack.sizes[0])
+        return stack.predict(x, options.inference)
+
     classifier = as_classifier(stack, model)
     checks.width(name, x, classifier.sizes[0])
-    return classifier.predict(x, samples, seed)
+    return classifier.predict(x, options.samples, options.seed)
 
 
 def error_rate(probability: Tensor, y: Tensor) -> float:

@@ -30,6 +30,7 @@ from gendae.completion import modalities
 from gendae.data.files import write_npz
 from gendae.data.mosaic import tile, write_grey
 from gendae.models.joint import JointStack, images_of, kind_of
+from gendae.models.labelled import LabelledStack
 from gendae.sampling.samplers import Sampler, generate, sampler_named
 from gendae.storage import model_file
 from gendae.storage.atomic import write_whole
@@ -53,33 +54,33 @@ def sample(
     """Draw samples into a PNG grid, a .npz or a .npy.
 
     Samples of a joint model may be drawn given some of its modalities: a clamped chain draws them.
-    It starts from those samples of the prior that fit.
+    It starts from those samples of the prior that fit. Of a model whose top has a label, they may
+    be drawn given the label: --given label=3 stands for --sampler labelled --sampler.label 3.
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
         n: how many samples.
-        sampler: generate, ancestral, chain, joint or level; by default the model's own.
+        sampler: generate, ancestral, chain, joint, level or labelled; by default the model's own.
         seed: the same seed gives the same result.
-        out: samples.png, or another .png, .npz or .npy; with --given a .npz, an array for each
-            modality.
+        out: samples.png, or another .png, .npz or .npy; given modalities a .npz, an array for
+            each.
         device: cpu, cuda, cuda:0, mps.
         given: NAME=VALUE, of a joint model: sample all modalities given some, such as label=3 or
-            image=FILE.npy.
+            image=FILE.npy; of a model whose top has a label, label=CLASS.
         rounds: with --given, of the chain; 5 by default, for long chains drift.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20 or
             --sampler.inference.alpha 0.1, which --sampler.help lists; with --given
             --completer.OPTION, those of the clamped chain.
     """
-    if given is not None:
-        if sampler is not None:
-            raise ValueError(
-                f"--sampler {sampler} and --given exclude each other: a clamped chain is what is "
-                "run"
-            )
+    label = label_given(model, given, sampler)
+    if label is not None:
+        sampler = "labelled"
+        options = {"sampler.label": label, **options}
+    elif given is not None:
         refuse("sampler", options, "with --given a clamped chain is run; use --completer.OPTION")
         options = with_synonym("rounds", rounds, "completer.rounds", options)
-        out = out or "samples.npz"
-        return _sample_given(model, given, n, seed, Path(out), device, GIVEN | options)
+        path = Path(out or "samples.npz")
+        return _sample_given(model, given, n, seed, path, device, GIVEN | options)
 
     if rounds is not None:
         raise ValueError(
@@ -102,6 +103,25 @@ def sample(
     x = generate(stack, n, chosen, seed)
     usable("the samples", x)
     return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
+
+
+def label_given(model: str, given: list[str] | None, sampler: str | None) -> str | None:
+    """The label that is asked of a model whose top has one; None if none is, or of another."""
+    if given is None:
+        return None
+    if sampler is not None:
+        raise ValueError(
+            f"--sampler {sampler} and --given exclude each other: a clamped chain is what is run"
+        )
+    if not isinstance(model_file.load(model), LabelledStack):
+        return None
+
+    values = assignments(given)
+    if list(values) != ["label"]:
+        raise ValueError(
+            f"--given {' '.join(given)}: {model} is a LabelledStack; accepted: label=CLASS"
+        )
+    return values["label"]
 
 
 def _sample_given(

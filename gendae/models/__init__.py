@@ -4,6 +4,7 @@
 |---|---|
 | `stack` | `Stack`: the deep generative model p(x, h) and q(h given x) |
 | `classifier` | `Classifier`: a stack with an output layer |
+| `labelled` | `LabelledStack`: a stack whose top explains a label beside x |
 | `modalities`, `joint` | several kinds of data with stacks of their own, under one top stack |
 | `noise` | the corruption that trains a stack where none is given |
 | `architectures` | functions that compose models from sizes |

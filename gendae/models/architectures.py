@@ -8,12 +8,22 @@ import torch
 from torch import nn
 
 from gendae import checks
-from gendae.laws import UNITS, Bernoulli, Discrete, Gaussian, Law, LearnedGaussian
+from gendae.laws import (
+    UNITS,
+    Bernoulli,
+    Categorical,
+    Discrete,
+    Gaussian,
+    Law,
+    LearnedGaussian,
+)
 from gendae.layers.affine import Affine
+from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
+from gendae.models.labelled import LabelledStack
 from gendae.models.modalities import KINDS, Junction, Modality
 from gendae.models.recurrent import Cell, RecurrentPair
 from gendae.models.settings import Settings
@@ -256,6 +266,34 @@ def recurrent_classifier(
     pair = RecurrentPair(cell, steps, masked)
 
     return Classifier(pair, output=Affine(state, classes), settings=settings)
+
+
+def with_labels(stack: Stack, classes: int = 10, gain: float = 1.0) -> LabelledStack:
+    """A stack under whose top stands a label beside x: h_L -> softmax, and classes -> h_L.
+
+    Args:
+        stack: whose pairs, prior and settings it has.
+        classes: number of classes.
+        gain: scale of the initial weights of both maps.
+
+    Raises:
+        ValueError: for fewer than two classes.
+
+    Example:
+        >>> import torch
+        >>> label = with_labels(deep_autoencoder([8, 6, 4]), classes=3).label
+        >>> label.f.activation, label.f(torch.eye(3)).shape, label.g(torch.rand(2, 4)).shape
+        ('sigmoid', torch.Size([3, 4]), torch.Size([2, 3]))
+    """
+    checks.whole("classes", classes, 2)
+
+    top = stack.pairs[-1].f
+    partner = Affine(classes, top.out_features, top.activation or "linear", gain)
+    logits = Affine(top.out_features, classes, "linear", gain)
+    decoder = Heads(logits, ["softmax"], [classes])
+    label = Pair(partner, decoder, observation=Categorical())
+
+    return LabelledStack(*stack.pairs, label=label, prior=stack.prior, settings=stack.settings)
 
 
 def joint_autoencoder(

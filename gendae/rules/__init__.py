@@ -16,6 +16,7 @@ A rule is one file with one hole filled, `losses(batch, moment)`. What all rules
 | `averaging` | averages of weights, with a prior of their own |
 | `targets` | how targets come down |
 | `missing` | what no example says: hidden modalities, labels, latents |
+| `labels` | labels are checked before they reach the losses |
 | `supervised` | what rules for classifiers share |
 | `credit` | how good an assignment of credit is |
 """

@@ -65,6 +65,8 @@ class Rule(checks.TakesArrays, Shell):
     generative: ClassVar[bool] = True
     #: Whether examples may lack modalities.
     handles_missing: ClassVar[bool] = False
+    #: Whether the label pair of a `LabelledStack` learns.
+    learns_label: ClassVar[bool] = False
     #: What best.ckpt is chosen by, and whether more ("max") or less ("min") of it is better.
     score: ClassVar[tuple[str, str]] = ("val/parzen_ll", "max")
     #: Noise of h_0 .. h_L in training; None for a rule without any.
@@ -83,16 +85,25 @@ class Rule(checks.TakesArrays, Shell):
 
         self.stack = checks.kind("stack", checks.plain(build(stack)), Stack)
         checks.untied("stack", self.stack)
-        if self.generative and hasattr(self.stack, "output"):
-            raise ValueError(
-                f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "
-                "stacks, and would leave the output layer as it is; accepted: a Stack"
-            )
+        self._check_untrained()
         self.stack.settings = self.stack.settings.or_else(self.default_settings())
         self.stack.settings.check(self.stack)
 
         self.rates = built("rates", rates, Rates)
         self.rates.check(self.maps())
+
+    def _check_untrained(self) -> None:
+        """Raise a ValueError for a stack with layers that this rule would leave as they are."""
+        if self.generative and hasattr(self.stack, "output"):
+            raise ValueError(
+                f"stack={type(self.stack).__name__}: {type(self).__name__} trains generative "
+                "stacks, and would leave the output layer as it is; accepted: a Stack"
+            )
+        if hasattr(self.stack, "label") and not self.learns_label:
+            raise ValueError(
+                f"stack={type(self.stack).__name__}: {type(self).__name__} would leave the label "
+                "decoder as it is; accepted: LabelledEMRule, or a Stack"
+            )
 
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Local losses in nats, mean over the batch; batch[0] is x.

@@ -13,7 +13,7 @@ from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.settings import Settings
 from gendae.registry import build, built
-from gendae.rules.base import Rule
+from gendae.rules.labels import LabelRule
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
 from gendae.rules.rates import Maps, Rates
@@ -28,7 +28,7 @@ class Thaw(Callback):
         pl_module.teardown("fit")
 
 
-class SupervisedRule(Rule):
+class SupervisedRule(LabelRule):
     """Base class of the rules that train a `Classifier`: batches are (x, y), y class indices.
 
     `best.ckpt` is the epoch of the lowest error on validation images. The layers are numbered 1 ..
@@ -121,22 +121,6 @@ class SupervisedRule(Rule):
         """
         raise NotImplementedError(f"{type(self).__name__} must define losses_of")
 
-    def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """x and its labels, checked where that costs no synchronisation."""
-        x, y, _ = Split.of(batch)
-        if y is None:
-            raise ValueError(
-                "the batch has no labels; a classifier learns from (x, y), y of an integer type "
-                "(torch.bool marks modalities): use a data set with labels, or Images with "
-                "labels=FILE"
-            )
-
-        checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
-
-        # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
-        classes = self.stack.classes if self._trainer is None else None
-        return x, checks.labels("y", y, len(x), classes)
-
     def total_loss(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> Tensor:
         x, y = self.labelled(batch)
         return sum(self.losses_of(x, y, moment).values())
@@ -188,36 +172,6 @@ class SupervisedRule(Rule):
         return [*super().configure_callbacks(), Thaw()]
 
     # -- validation and test -------------------------------------------------------------------
-
-    def check_data(self, data: object) -> None:
-        """Raise a ValueError unless both splits have images and labels that fit the classifier."""
-        if not hasattr(data, "split"):
-            return
-
-        for name in ("train", "valid"):
-            x, y, _ = data.split(name)
-            if y is None:
-                raise ValueError(
-                    f"{type(data).__name__} has no labels; a classifier learns from (x, y): use a "
-                    "data set with labels, or Images with labels=FILE"
-                )
-            checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
-            checks.labels(f"labels of the {name} images", y, len(x), self.stack.classes)
-
-    def on_train_start(self) -> None:
-        """Check the data once, before the first update."""
-        super().on_train_start()
-        self.check_data(getattr(self.trainer, "datamodule", None))
-
-    def on_before_batch_transfer(
-        self, batch: Sequence[Tensor], dataloader_idx: int
-    ) -> Sequence[Tensor]:
-        """Check labels while they are on the CPU: a device would only notice bad ones by dying."""
-        x, y, _ = Split.of(batch)
-        if y is not None and y.device.type == "cpu":
-            checks.labels("y", y, len(x), self.stack.classes)
-
-        return batch
 
     def on_validation_epoch_start(self) -> None:
         self._eval_draws = Generator().manual_seed(0)  # as in `Classifier.predict`

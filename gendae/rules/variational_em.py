@@ -117,26 +117,40 @@ class VariationalEMRule(Rule):
 
         return (self.inference_steps(moment),)
 
-    def expect(self, x: Tensor, moment: Moment = Moment()) -> Representations:
-        """E-step: the representations that inference gives x."""
+    def expect(
+        self, x: Tensor, moment: Moment = Moment(), y: Tensor | None = None
+    ) -> Representations:
+        """E-step: the representations that inference gives x, and the rows y of a label."""
         steps = self.inference_steps(moment)
+        given = {} if y is None else {"y": y}
         with torch.autocast(x.device.type, enabled=False):
-            return self.inference(self.stack, x, generator=moment.generator, steps=steps)
+            return self.inference(self.stack, x, generator=moment.generator, steps=steps, **given)
 
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Local losses f_1, g_1 .. f_L, g_L in nats, mean over the batch; batch[0] is x."""
         h = self.expect(checks.rows("x", batch[0]), moment)
+        f_inputs, g_inputs = self.inputs(h, moment)
 
+        return self.local_losses(h, f_inputs, g_inputs)
+
+    def inputs(
+        self, h: Representations, moment: Moment
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """h~_0 .. h~_{L-1} as inputs of f_1 .. f_L, and h~_1 .. h~_L as those of g_1 .. g_L."""
         h_tilde = corrupted(self.corruption, h, moment)
-        g_inputs = h_tilde[1:]
-        if self.decoder_corruption is not None:
-            g_inputs = corrupted(self.decoder_corruption, h[1:], moment)
+        if self.decoder_corruption is None:
+            return h_tilde[:-1], h_tilde[1:]
 
+        return h_tilde[:-1], corrupted(self.decoder_corruption, h[1:], moment)
+
+    def local_losses(
+        self, h: Representations, f_inputs: Sequence[Tensor], g_inputs: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """M-step: the losses of all pairs, mean over the batch."""
         losses: dict[str, Tensor] = {}
-        for level, pair in enumerate(self.stack.pairs, 1):
+        levels = zip(self.stack.pairs, f_inputs, g_inputs, strict=True)
+        for level, (pair, below, above) in enumerate(levels, 1):
             losses |= own_penalty(pair, level)
-            below = h_tilde[level - 1]
-            above = g_inputs[level - 1]
             f_energy = pair.recognition.energy(h[level], pair.f(below), below)
             g_energy = pair.observation.energy(h[level - 1], pair.g(above), above)
             losses[f"f_{level}"] = f_energy.mean()

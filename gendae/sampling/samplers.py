@@ -295,6 +295,7 @@ SAMPLERS = {
     "chain": "LatentChainSampler",
     "joint": "JointChainSampler",
     "level": "LevelSampler",
+    "labelled": "LabelledSampler",
 }
 
 

@@ -27,7 +27,7 @@ from gendae.errors import reason
 from gendae.models.joint import JointStack
 from gendae.registry import import_public
 from gendae.rules.base import Rule
-from gendae.rules.supervised import SupervisedRule
+from gendae.rules.labels import LabelRule
 from gendae.storage.archive import is_local
 from gendae.storage.atomic import remove_stale
 from gendae.storage.sealed import read
@@ -320,7 +320,7 @@ class FitCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Check the data before a run begins, and keep the command with the model."""
-        if isinstance(self.model, SupervisedRule):
+        if isinstance(self.model, LabelRule):
             self.model.check_data(self.datamodule)
         elif not isinstance(self.model.stack, JointStack):  # its rule checks the data
             x = self.datamodule.rows("train").x

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from gendae.layers.pair import TiedPair
-from gendae.models.architectures import deep_autoencoder
+from gendae.models.architectures import deep_autoencoder, with_labels
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.feedback import Exact, Inverses, LocalDifference, Partners
 from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
+from gendae.rules.labelled import LabelledEMRule
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Inferring
 from gendae.rules.stdp import STDPRule
@@ -107,11 +108,20 @@ def back_step(make):
     return BackStepRule(make(7, 6, 5))
 
 
+def labels_by_inference():
+    return LabelledEMRule(with_labels(deep_autoencoder([8, 6, 5]), classes=3))
+
+
+def labelled_images():
+    return *images(), torch.arange(10) % 4 - 1
+
+
 ROUNDS = Iterations(rounds=3, reconstruct=0.2)
 LOCAL = [
     (lambda: VariationalEMRule(small_stack()), images),
     (lambda: STDPRule(small_stack()), images),
     (lambda: STDPRule(small_stack(), slope=True, source="all"), images),
+    (labels_by_inference, labelled_images),
     *((partial(target_prop, units), images) for units in (None, "sign", "binary")),
     *(
         (partial(around, units, feedback), images)

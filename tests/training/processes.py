@@ -25,10 +25,11 @@ from gendae import corruption
 from gendae.corruption import GaussianNoise, SpikeNoise
 from gendae.data.base import SPLITS
 from gendae.data.images import Digits
+from gendae.data.labels import PartlyLabelled
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.parzen import ParzenLogLikelihood
-from gendae.models.architectures import joint_autoencoder, recurrent_classifier
+from gendae.models.architectures import joint_autoencoder, recurrent_classifier, with_labels
 from gendae.models.settings import Settings
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
@@ -41,6 +42,7 @@ from gendae.rules import (
     hebbian,
     joint,
     kl,
+    labelled,
     ledger,
     recurrent,
     stdp,
@@ -85,6 +87,11 @@ class Few(Digits):
 class FewModalities(Multimodal):
     def __init__(self, batch_size=ROWS, **options):
         super().__init__(Few(), ["image", "label"], batch_size=batch_size, **options)
+
+
+class Labelled(PartlyLabelled):
+    def __init__(self, batch_size=ROWS):
+        super().__init__(Few(), FewLabels(20, share=0.5), batch_size=batch_size)
 
 
 def both(prior=None, **options):
@@ -136,6 +143,11 @@ RULES = {
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
     ),
     "stdp": lambda: stdp.STDPRule(stack(), warmup=3, log_every=3),
+    "labels": lambda: labelled.LabelledEMRule(
+        with_labels(stack()),
+        log_every=3,
+        corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
+    ),
     "kl": lambda: kl.KLRule(learned(), prior_every=4),
     "kl within layers": lambda: kl.KLRule(
         stack(FactorialPrior()), reach="within_layer", prior_every=4
@@ -193,6 +205,7 @@ RULES = {
 #: Cases whose credit assignment is measured on the way, which takes time.
 MEASURED = ("difference", "generec")
 DATA = {
+    "labels": Labelled,
     "joint": FewModalities,
     "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20)),
 }

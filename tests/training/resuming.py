@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from gendae.corruption import GaussianNoise, PoissonNoise, SpikeNoise
 from gendae.data.base import SPLITS
 from gendae.data.images import Digits
+from gendae.data.labels import PartlyLabelled
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.laws import LearnedGaussian
 from gendae.models.architectures import (
@@ -27,6 +28,7 @@ from gendae.models.architectures import (
     deep_classifier,
     joint_autoencoder,
     recurrent_classifier,
+    with_labels,
 )
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
@@ -40,6 +42,7 @@ from gendae.rules import (
     hebbian,
     joint,
     kl,
+    labelled,
     recurrent,
     stdp,
     targetprop,
@@ -110,6 +113,9 @@ RULES = {
         corruption=[NOISE, GaussianNoise(0.3, half_life=0.2), SpikeNoise(3)],
     ),
     "stdp": lambda: stdp.STDPRule(stack(), warmup=6, corruption=[NOISE, NOISE, PoissonNoise(3)]),
+    "labels": lambda: labelled.LabelledEMRule(
+        with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
+    ),
     "kl": lambda: kl.KLRule(learned(), prior_every=3),
     "kl under parzen": lambda: kl.KLRule(
         stack(ParzenPrior(capacity=70), noise=0.2), prior_every=3
@@ -176,6 +182,9 @@ def data_of(case):
     """Its batches, larger where an epoch goes over them twice: all cases have as many updates."""
     if case == "joint":
         return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=FewLabels(80))
+
+    if case == "labels":
+        return PartlyLabelled(FewDigits(), FewLabels(80), batch_size=50)
 
     if case == "difference in phases":
         return FewDigits(100)

@@ -50,7 +50,8 @@ def test_configuration_trains_and_is_kept_by_files(name, tmp_path):
     torch.manual_seed(0)
     rule = rule_of(name)
     x = torch.rand(64, rule.stack.sizes[0])
-    parameters, moved = two_updates(rule, (x,))
+    batch = (x, torch.randint(10, (64,))) if rule.learns_label else (x,)
+    parameters, moved = two_updates(rule, batch)
 
     assert moved == parameters, parameters - moved
 
