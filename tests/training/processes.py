@@ -42,6 +42,7 @@ from gendae.rules import (
     joint,
     kl,
     ledger,
+    online,
     targetprop,
     variational_em,
 )
@@ -159,6 +160,9 @@ RULES = {
         prior_every=4,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
+    "online": lambda: online.OnlineDeltaRule(
+        stack(), online.Presentation(ticks=4, blank=2, noise=0.2), [1.0, 3.0], log_every=3
+    ),
     "joint": both,
     "joint with few labels": lambda: both(
         weights=JointWeights(recirculation=0.1),

@@ -35,6 +35,7 @@ from gendae.rules import (
     hebbian,
     joint,
     kl,
+    online,
     targetprop,
     variational_em,
 )
@@ -134,6 +135,9 @@ RULES = {
         prior_every=3,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
+    "online": lambda: online.OnlineDeltaRule(
+        stack(), online.Presentation(ticks=4, blank=2, noise=0.2), [1.0, 3.0], every_tick=True
+    ),
     "joint": lambda: joint_rule(
         weights=JointWeights(recirculation=0.1),
         hiding=Hiding(walkback=1),
