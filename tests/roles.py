@@ -289,6 +289,8 @@ def few_classes():
     return ready(gendae.deep_autoencoder([WIDTH, 6, CLASSES]), "unit")
 
 
+STDP = gendae.TemporalPlasticity()
+TWO_TAUS = gendae.DeltaPlasticity([1.0, 3.0], prediction=0.5)
 SHOWN = gendae.Presentation(ticks=4, blank=2, noise=0.2)
 IDENTITY = gendae.GaussianPrior("identity", 1.0)
 DRAWN = partial(classifier, stochastic=True)
@@ -307,9 +309,9 @@ RULES = [
     rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
     rule("BackStepRule", tied),
     rule("OnlineDeltaRule", stack),
-    rule("OnlineDeltaRule", stack, variant=" noisy", presentation=SHOWN, taus=[1.0, 3.0]),
+    rule("OnlineDeltaRule", stack, variant=" noisy", presentation=SHOWN, plasticity=TWO_TAUS),
     rule("OnlineDeltaRule", few_classes, EXAMPLES, " labels", labels=True, every_tick=True),
-    rule("OnlineDeltaRule", stack, variant=" stdp", plasticity="stdp"),
+    rule("OnlineDeltaRule", stack, variant=" stdp", plasticity=STDP),
     rule("KLRule", identity_top, local=False),
     rule("KLRule", identity_top, variant=" within_layer", local=False, reach="within_layer"),
     rule("KLRule", stack, variant=" training prior", local=False, training_prior=IDENTITY),
@@ -350,6 +352,8 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Rates", RATES),
     Member("Rates of classes", lambda: RATES(optimizer={"class_path": "torch.optim.NAdam"})),
     Member("Presentation", lambda: SHOWN),
+    Member("DeltaPlasticity", lambda: TWO_TAUS),
+    Member("TemporalPlasticity", lambda: STDP),
     Member("LoopWeights", lambda: LOOPS),
     Member("ShortAndLongLoops", lambda: PRINTED),
     Member("PairLoops", gendae.PairLoops),

@@ -91,34 +91,65 @@ class Average:
         return cast(Tensor, self.each).sum(0)
 
 
-class Plasticity:
-    """Base class: what synapses do at a tick, and the averages that they keep.
-
-    A variant defines `changes` and `remember`.
+class Traces:
+    """All averages that synapses and units keep of the past, of one network and its streams.
 
     Args:
-        network: the network that runs.
-        taus: time constants in ticks.
-        recirculation: weight of what forward synapses learn while there is no stimulus.
+        taus: time constants, in ticks.
     """
 
-    def __init__(
-        self, network: DelayNetwork, taus: Sequence[float], recirculation: float = 1.0
-    ) -> None:
-        self.network = network
-        self.taus = [checks.at_least("taus", tau, 1.0) for tau in taus]
-        self.recirculation = recirculation
+    def __init__(self, taus: Sequence[float]) -> None:
+        self.taus = taus
         self.averages: dict[tuple[str, int], Average] = {}
-        if not self.taus:
-            raise ValueError("taus=[]: one time constant or more is needed, in ticks")
+
+    def bar(self, name: str, level: int) -> Tensor:
+        """The average of a quantity of a layer, summed over the time constants."""
+        return self.averages[name, level].sum
+
+    def since(self, name: str, level: int, z: Tensor) -> Tensor:
+        """How far its average is from what it is now, summed over the time constants."""
+        return self.bar(name, level) - len(self.taus) * z
+
+    def take(self, name: str, level: int, z: Tensor) -> None:
+        """Go on with the average of a quantity of a layer."""
+        if (name, level) not in self.averages:
+            self.averages[name, level] = Average(self.taus)
+
+        self.averages[name, level].take(z)
+
+
+class Plasticity:
+    """Base class: what synapses do at a tick. A variant defines `changes` and `remember`.
+
+    Args:
+        taus: time constants of the averages, in ticks; updates of several are added.
+    """
+
+    taus: Sequence[float]
+
+    def _check_taus(self) -> None:
+        for tau in self.taus:
+            checks.at_least("plasticity.taus", tau, 1.0)
+        if len(self.taus) == 0:
+            raise ValueError("plasticity.taus=[]: one time constant or more is needed, in ticks")
+
+    def start(self) -> Traces:
+        """The averages before anything has been."""
+        return Traces(self.taus)
 
     @torch.no_grad()
     def tick(
-        self, before: Activity, now: Activity, stimulus: bool = True, label: bool = False
+        self,
+        traces: Traces,
+        before: Activity,
+        now: Activity,
+        stimulus: bool = True,
+        label: bool = False,
     ) -> Changes:
         """Changes by what happens at a tick; then the averages go on.
 
         Args:
+            traces: the averages of what was before this tick.
             before: the tick before, whose values the units have received.
             now: this tick.
             stimulus: whether the sensors are held at a stimulus.
@@ -129,32 +160,29 @@ class Plasticity:
             nothing was.
         """
         changes = {}
-        if self.averages:
-            changes = self.changes(before, now, stimulus, label)
-        self.remember(before, now)
+        if traces.averages:
+            changes = self.changes(traces, before, now, stimulus, label)
+        self.remember(traces, before, now)
 
         return changes
 
-    def changes(self, before: Activity, now: Activity, stimulus: bool, label: bool) -> Changes:
+    def changes(
+        self, traces: Traces, before: Activity, now: Activity, stimulus: bool, label: bool
+    ) -> Changes:
         """See `tick`."""
         raise NotImplementedError(f"{type(self).__name__} must define changes")
 
-    def remember(self, before: Activity, now: Activity) -> None:
+    def remember(self, traces: Traces, before: Activity, now: Activity) -> None:
         """Let the averages take what there is at a tick."""
         raise NotImplementedError(f"{type(self).__name__} must define remember")
 
-    def bar(self, name: str, level: int) -> Tensor:
-        """The average of a quantity of a layer, summed over the time constants."""
-        return self.averages[name, level].sum
-
-    def take(self, name: str, level: int, z: Tensor) -> None:
-        """Go on with the average of a quantity of a layer."""
-        if (name, level) not in self.averages:
-            self.averages[name, level] = Average(self.taus)
-
-        self.averages[name, level].take(z)
+    def teaches_top(self, blanks: bool) -> bool:
+        """Whether f_L learns without labels, where there are ticks without a stimulus or none."""
+        return True
 
 
+@register
+@dataclass(frozen=True)
 class DeltaPlasticity(Plasticity):
     """The two rules of section 8, and the second one for forward synapses too.
 
@@ -166,73 +194,115 @@ class DeltaPlasticity(Plasticity):
     principle these up-going connections into a neuron n must learn to invert the down-going
     connections". At the top nothing comes back but a label. A bias is a synapse whose input is 1.
 
-    Args: see `Plasticity`.
+    What comes back is what layers above can tell of a layer, which is less than it says: prediction
+    alone contracts the codes, until they are constant. It therefore has a small weight.
+
+    Args:
+        taus: time constants of the averages, in ticks; updates of several are added.
+        prediction: weight of predict_f_l below the top.
+        recirculation: weight of recirculate_f_l.
+
+    Raises:
+        ValueError: for a time constant below 1 or none, and weights below 0.
+
+    Example:
+        >>> from gendae import DelayNetwork, deep_autoencoder
+        >>> network = DelayNetwork(deep_autoencoder([8, 6, 4]).pairs)
+        >>> plasticity, x = DeltaPlasticity(taus=[2.0]), torch.rand(3, 8)
+        >>> now, traces = network.rest(3), plasticity.start()
+        >>> for _ in range(4):
+        ...     before, now = now, network.tick(now, x)
+        ...     changes = plasticity.tick(traces, before, now)
+        >>> sorted(changes), changes["predict_f_1"].weight.shape
+        (['predict_f_1', 'reconstruct_g_1', 'reconstruct_g_2'], torch.Size([6, 8]))
     """
 
-    def changes(self, before: Activity, now: Activity, stimulus: bool, label: bool) -> Changes:
-        top = self.network.depth
+    taus: Sequence[float] = (2.0,)
+    prediction: float = 0.02
+    recirculation: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check_taus()
+        checks.at_least("plasticity.prediction", self.prediction, 0.0)
+        checks.at_least("plasticity.recirculation", self.recirculation, 0.0)
+
+    def teaches_top(self, blanks: bool) -> bool:
+        return blanks and self.recirculation > 0.0
+
+    def changes(
+        self, traces: Traces, before: Activity, now: Activity, stimulus: bool, label: bool
+    ) -> Changes:
+        top = len(now.x) - 1
 
         changes = {}
         for level in range(1, top + 1):
-            if level < top or label:
-                changes[f"predict_f_{level}"] = self._predict(level, now)
+            if level < top and self.prediction > 0.0:
+                changes[f"predict_f_{level}"] = self._predict(traces, level, now, self.prediction)
 
-            past = self.bar("up", level - 1) - len(self.taus) * now.down[level - 1]
+            past = traces.since("up", level - 1, now.down[level - 1])
             changes[f"reconstruct_g_{level}"] = hebbian(past, before.x[level])
 
             if not stimulus and self.recirculation > 0.0:
-                past = self.bar("up", level) - len(self.taus) * now.up[level]
+                past = traces.since("up", level, now.up[level])
                 error = self.recirculation * past
                 changes[f"recirculate_f_{level}"] = hebbian(error, before.x[level - 1])
 
+        if label:
+            changes[f"predict_f_{top}"] = self._predict(traces, top, now, 1.0)
+
         return changes
 
-    def _predict(self, level: int, now: Activity) -> Change:
+    def _predict(self, traces: Traces, level: int, now: Activity, scale: float) -> Change:
         future = now.down[level]
-        rows = len(future)
-        weight = future.T @ self.bar("pre", level) / rows - self.bar("synapse", level)
-        bias = len(self.taus) * future.mean(0) - self.bar("up", level).mean(0)
-        error = len(self.taus) * future - self.bar("up", level)
+        past = traces.bar("pre", level)
+        weight = future.T @ past / len(future) - traces.bar("synapse", level)
+        error = -traces.since("up", level, future)
 
-        return Change(weight, bias, half_square(error))
+        return Change(scale * weight, scale * error.mean(0), scale * half_square(error))
 
-    def remember(self, before: Activity, now: Activity) -> None:
-        self.take("up", 0, now.up[0])
-        for level in range(1, self.network.depth + 1):
+    def remember(self, traces: Traces, before: Activity, now: Activity) -> None:
+        traces.take("up", 0, now.up[0])
+        for level in range(1, len(now.x)):
             pre = before.x[level - 1]
-            self.take("up", level, now.up[level])
-            self.take("pre", level, pre)
-            self.take("synapse", level, now.up[level].T @ pre / len(pre))
+            traces.take("up", level, now.up[level])
+            traces.take("pre", level, pre)
+            traces.take("synapse", level, now.up[level].T @ pre / len(pre))
 
 
+@register
+@dataclass(frozen=True)
 class TemporalPlasticity(Plasticity):
     """Spike-timing dependent plasticity in rates: dW ~ (x_post - bar(x_post)) x_pre', up and down.
 
     The difference from the average of the past is the rate of change, as Hinton 2007 takes it for
     the derivative of a loss.
 
-    Args: see `Plasticity`; there is no recirculation of its own.
+    Args:
+        taus: time constants of the averages, in ticks; updates of several are added.
+
+    Raises:
+        ValueError: for a time constant below 1, or none.
     """
 
-    def changes(self, before: Activity, now: Activity, stimulus: bool, label: bool) -> Changes:
+    taus: Sequence[float] = (2.0,)
+
+    def __post_init__(self) -> None:
+        self._check_taus()
+
+    def changes(
+        self, traces: Traces, before: Activity, now: Activity, stimulus: bool, label: bool
+    ) -> Changes:
         changes = {}
-        for level in range(1, self.network.depth + 1):
-            below = before.x[level - 1]
-            above = before.x[level]
-            changes[f"predict_f_{level}"] = hebbian(self._rise(level, now), below)
-            changes[f"predict_g_{level}"] = hebbian(self._rise(level - 1, now), above)
+        rises = [-traces.since("x", level, x) for level, x in enumerate(now.x)]
+        for level in range(1, len(now.x)):
+            changes[f"predict_f_{level}"] = hebbian(rises[level], before.x[level - 1])
+            changes[f"predict_g_{level}"] = hebbian(rises[level - 1], before.x[level])
 
         return changes
 
-    def _rise(self, level: int, now: Activity) -> Tensor:
-        return len(self.taus) * now.x[level] - self.bar("x", level)
-
-    def remember(self, before: Activity, now: Activity) -> None:
+    def remember(self, traces: Traces, before: Activity, now: Activity) -> None:
         for level, x in enumerate(now.x):
-            self.take("x", level, x)
-
-
-PLASTICITY: dict[str, type[Plasticity]] = {"delta": DeltaPlasticity, "stdp": TemporalPlasticity}
+            traces.take("x", level, x)
 
 
 def hebbian(post: Tensor, pre: Tensor) -> Change:
@@ -321,10 +391,9 @@ class OnlineDeltaRule(Rule):
     Args:
         stack: the model, of affine layers.
         presentation: how an example comes and goes; `Presentation()` if None.
-        taus: time constants of the moving averages, in ticks; updates of several are added.
         feedback: weight a of what a unit gets from above, in [0, 1].
-        recirculation: weight of what forward synapses learn while there is no stimulus.
-        plasticity: "delta", the rules of the section, or "stdp", see `TemporalPlasticity`.
+        plasticity: what synapses do at a tick: `DeltaPlasticity()`, the rules of the section, if
+            None, or `TemporalPlasticity`.
         labels: hold the top, as wide as there are classes, at the label of each example.
         every_tick: move the weights at every tick of a presentation, by plain steps of the rates;
             the optimizer's step, of torch.optim.SGD, then leaves them there.
@@ -349,13 +418,11 @@ class OnlineDeltaRule(Rule):
         self,
         stack: Stack,
         presentation: Presentation | None = None,
-        taus: Sequence[float] = (2.0,),
         feedback: float = 0.1,
-        recirculation: float = 1.0,
-        plasticity: str = "delta",
+        plasticity: Plasticity | None = None,
         labels: bool = False,
         every_tick: bool = False,
-        rates: Rates = Rates(f=1e-3, g=0.1, hold=0.5, optimizer=PLAIN),
+        rates: Rates = Rates(f=0.2, g=0.3, hold=0.5, optimizer=PLAIN),
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, rates, log_every)
@@ -363,10 +430,10 @@ class OnlineDeltaRule(Rule):
         if presentation is None:
             presentation = Presentation()
         self.presentation = built("presentation", presentation, Presentation)
-        self.taus = list(taus)
+        if plasticity is None:
+            plasticity = DeltaPlasticity()
+        self.plasticity: Plasticity = built("plasticity", plasticity, Plasticity)
         self.feedback = feedback
-        self.recirculation = checks.at_least("recirculation", recirculation, 0.0)
-        self.plasticity = checks.one_of("plasticity", plasticity, PLASTICITY)
         self.labels = bool(labels)
         self.every_tick = bool(every_tick)
 
@@ -376,7 +443,7 @@ class OnlineDeltaRule(Rule):
                 f"rates.optimizer={self.rates.optimizer!r}: every_tick makes plain steps; "
                 f"accepted with it: {PLAIN}"
             )
-        self._running(self.network())  # what is out of range is refused now
+        self.network()  # what cannot run is refused now
 
     def _check_laws(self) -> None:
         for level, pair in enumerate(self.stack.pairs, 1):
@@ -390,14 +457,10 @@ class OnlineDeltaRule(Rule):
         """The stack in continuous operation."""
         return DelayNetwork(list(self.stack.pairs), self.feedback)
 
-    def _running(self, network: DelayNetwork) -> Plasticity:
-        return PLASTICITY[self.plasticity](network, self.taus, self.recirculation)
-
     @property
     def has_phases(self) -> bool:
-        """Whether f_L never learns: nothing comes back to the top."""
-        comes_back = self.presentation.blank > 0 and self.recirculation > 0.0
-        return not (self.labels or comes_back or self.plasticity == "stdp")
+        """Whether f_L never learns, since nothing comes back to the top."""
+        return not (self.labels or self.plasticity.teaches_top(self.presentation.blank > 0))
 
     def phase(self, moment: Moment) -> Hashable | None:
         """None where labels are looked at, or weights move within an update."""
@@ -458,10 +521,10 @@ class OnlineDeltaRule(Rule):
         network = self.network()
         if self.every_tick:
             network = DelayNetwork(deepcopy(network.pairs), self.feedback)
-        plasticity = self._running(network)
 
         total: Changes = {}
         now = network.rest(len(x))
+        traces = self.plasticity.start()
         for tick in range(len(self.presentation)):
             there = tick < self.presentation.ticks
             before = now
@@ -469,7 +532,7 @@ class OnlineDeltaRule(Rule):
             stimuli = (x, y) if there else (None, None)
             now = network.tick(before, *stimuli, noise, moment.generator)
 
-            changes = plasticity.tick(before, now, there, there and y is not None)
+            changes = self.plasticity.tick(traces, before, now, there, there and y is not None)
             share = self._shares(changes)
             for name, change in share.items():
                 total[name] = total[name].plus(change) if name in total else change

@@ -161,7 +161,10 @@ RULES = {
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
     "online": lambda: online.OnlineDeltaRule(
-        stack(), online.Presentation(ticks=4, blank=2, noise=0.2), [1.0, 3.0], log_every=3
+        stack(),
+        online.Presentation(ticks=4, blank=2, noise=0.2),
+        plasticity=online.DeltaPlasticity([1.0, 3.0]),
+        log_every=3,
     ),
     "joint": both,
     "joint with few labels": lambda: both(

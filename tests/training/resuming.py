@@ -136,7 +136,10 @@ RULES = {
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
     "online": lambda: online.OnlineDeltaRule(
-        stack(), online.Presentation(ticks=4, blank=2, noise=0.2), [1.0, 3.0], every_tick=True
+        stack(),
+        online.Presentation(ticks=4, blank=2, noise=0.2),
+        plasticity=online.DeltaPlasticity([1.0, 3.0]),
+        every_tick=True,
     ),
     "joint": lambda: joint_rule(
         weights=JointWeights(recirculation=0.1),
