@@ -1,11 +1,12 @@
 """Networks in continuous operation: every unit updates once a tick, and there are no phases.
 
-    p^f_l = f_l(x_{l-1}),  p^r_l = g_{l+1}(x_{l+1})                 from the values of the tick before
-    x_l = (1 - a) p^f_l + a p^r_l                                            0 < l < L, feedback a
-    x_0 = the stimulus, or p^r_0 while there is none;  x_L = p^f_L, or the label while it is given
+    p^f_l = f_l(x_{l-1}),  p^r_l = g_{l+1}(x_{l+1})             from the values of the tick before
+    x_l = (1 - a) p^f_l + a p^r_l                               0 < l < L, weight a of feedback
+    x_0 = the stimulus, or p^r_0 while there is none
+    x_L = p^f_L, or the label while it is given
 
-Each layer thus answers one tick after the layers beside it. Several streams run side by side as the
-rows of a tensor, each with a state of its own.
+Each layer thus answers one tick after the layers beside it. Several streams run side by side as
+the rows of a tensor, each with a state of its own.
 Source: Bengio 2014, section 8.
 """
 

@@ -5,9 +5,9 @@ Two principles drive them (2014, section 8):
     prediction      match the future    dW^f_l ~ p^r_l bar(x_{l-1})' - bar(p^f_l x_{l-1}')
     reconstruction  match the past      dW^r_l ~ (bar(p^f_{l-1}) - p^r_{l-1}) x_l'
 
-where bar(z) <- (1 - 1/tau) bar(z) + z / tau is a moving average of what was. Updates are linear in
-these averages, so that those of several tau are added, and nothing of the past is stored: a synapse
-holds one number for each tau.
+where bar(z) <- (1 - 1/tau) bar(z) + z / tau is a moving average of what was. Updates are linear
+in these averages, so that those of several tau are added, and nothing of the past is stored: a
+synapse holds one number for each tau.
 """
 
 from collections.abc import Hashable, Sequence
@@ -194,8 +194,8 @@ class DeltaPlasticity(Plasticity):
     principle these up-going connections into a neuron n must learn to invert the down-going
     connections". At the top nothing comes back but a label. A bias is a synapse whose input is 1.
 
-    What comes back is what layers above can tell of a layer, which is less than it says: prediction
-    alone contracts the codes, until they are constant. It therefore has a small weight.
+    What comes back is what layers above can tell of a layer, which is less than it says:
+    prediction alone contracts the codes, until they are constant. So it has a small weight.
 
     Args:
         taus: time constants of the averages, in ticks; updates of several are added.
@@ -218,7 +218,7 @@ class DeltaPlasticity(Plasticity):
     """
 
     taus: Sequence[float] = (2.0,)
-    prediction: float = 0.02
+    prediction: float = 0.01
     recirculation: float = 1.0
 
     def __post_init__(self) -> None:
@@ -422,7 +422,7 @@ class OnlineDeltaRule(Rule):
         plasticity: Plasticity | None = None,
         labels: bool = False,
         every_tick: bool = False,
-        rates: Rates = Rates(f=0.2, g=0.3, hold=0.5, optimizer=PLAIN),
+        rates: Rates = Rates(f=0.3, g=0.3, hold=0.5, optimizer=PLAIN),
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, rates, log_every)

@@ -1,11 +1,13 @@
 """Networks in continuous operation and their delta rules: closed forms, limits, and what holds."""
 
 import tracemalloc
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 
 from gendae.corruption import GaussianNoise
 from gendae.laws import Bernoulli
@@ -106,7 +108,7 @@ def test_what_is_clamped_stays_and_what_is_not_is_reconstructed():
 
 
 def test_averages_are_those_of_the_section():
-    """bar(z) <- (1 - 1/tau) bar(z) + z / tau, summed over tau; what was before was as the first."""
+    """bar(z) <- (1 - 1/tau) bar(z) + z / tau, summed over tau; before the first z all was as it."""
     z = torch.randn(9, 2, 3, dtype=torch.float64)
     bar = Average([1.0, 2.5, 6.0])
     for value in z:
@@ -307,6 +309,50 @@ def test_memory_does_not_grow_with_the_stream():
     assert held() == before
     assert sizes[1] < sizes[0] + 20_000
     assert traces.averages["synapse", 1].each.shape == (2, 6, 7)
+
+
+def learning(network, x, clamped, ticks=400):
+    """What units do after all synapses have learned for a while, streams seeing images or none."""
+    plasticity = DeltaPlasticity(prediction=0.3)
+    traces = plasticity.start()
+    now = network.show(network.rest(len(x)), 4, x)
+    for tick in range(ticks):
+        before = now
+        there = clamped and tick % 10 < 7
+        now = network.tick(before, x.roll(tick // 10, 0) if there else None)
+        for name, change in plasticity.tick(traces, before, now, there).items():
+            layer = map_of(network.pairs, name)
+            layer.weight.data.add_(change.weight, alpha=0.02)
+            layer.bias.data.add_(change.bias, alpha=0.02)
+
+    return now
+
+
+def test_without_a_boundary_condition_all_become_constant(digits):
+    """With it the codes go on to tell the images apart (the section's own claim)."""
+    train = digits.split("train")
+    valid = digits.split("valid")
+    stack = deep_autoencoder([64, 30, 15], ["sigmoid"] * 2, init="orthogonal", gain=2.0)
+    other = deepcopy(stack)
+
+    def error(stack):
+        with torch.no_grad():
+            codes, others = stack.encode(train.x)[1], stack.encode(valid.x)[1]
+        scale = codes.std(0)
+        readout = LogisticRegression(max_iter=200).fit(codes / scale, train.y)
+        return 1.0 - readout.score(others / scale, valid.y)
+
+    at_first = error(stack)
+    x = train.x[:100]
+    free = learning(DelayNetwork(other.pairs), x, clamped=False)
+    held = learning(DelayNetwork(stack.pairs), x, clamped=True)
+
+    spread = [layer.std(0).max() for layer in stack.encode(x)]
+    print(spread, [layer.std(0).max() for layer in free.x], at_first, error(stack))
+    for gone, there in zip(free.x, spread, strict=True):
+        assert gone.std(0).max() < 1e-3 * there
+    assert held.x[1].std(0).max() > 0.05
+    assert error(stack) < at_first + 0.01
 
 
 # -- the rule ------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ RULES = {
         stack(),
         online.Presentation(ticks=4, blank=2, noise=0.2),
         plasticity=online.DeltaPlasticity([1.0, 3.0]),
-        every_tick=True,
+        rates=Rates(f=0.1, g=0.1, optimizer="sgd"),
     ),
     "joint": lambda: joint_rule(
         weights=JointWeights(recirculation=0.1),
