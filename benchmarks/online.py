@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 import gendae
 from gendae.models.delay import DelayNetwork
+from gendae.rules.backprop import BackpropRule
 from gendae.rules.online import PLAIN, DeltaPlasticity, map_of
 
 STREAMS = 20
@@ -168,7 +169,7 @@ def labels(seed, args, data):
 
     torch.manual_seed(seed)
     network = gendae.deep_classifier(sizes, classes=10, activation="sigmoid")
-    trained(gendae.rules.backprop.BackpropRule(network), train, args.images, seed)
+    trained(BackpropRule(network), train, args.images, seed)
     wrong = network.predict(test.x).argmax(1) != test.y
     yield {"rule": "BackpropRule", "images": args.images, "error": percent(wrong)}
 
