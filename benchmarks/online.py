@@ -1,4 +1,4 @@
-"""The delta rules of 2014, section 8, in continuous operation on digits: features, labels, slowness.
+"""The delta rules of 2014, section 8, on streams of digits: features, labels, slowness.
 
     python -m benchmarks.online [--seeds 0 1 2] [--parts features labels slowness]
         docs/results/online.json
@@ -59,7 +59,7 @@ RULES = {
 }
 
 
-# -- learning --------------------------------------------------------------------------------------
+# -- learning ------------------------------------------------------------------------------------
 
 
 def trained(rule, split, images, seed):
@@ -95,7 +95,7 @@ def ran(network, plasticity, frames, f, g):
         yield now
 
 
-# -- scores ----------------------------------------------------------------------------------------
+# -- scores --------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def correlation_time(values):
     return len(values)
 
 
-# -- the three parts -------------------------------------------------------------------------------
+# -- the three parts -----------------------------------------------------------------------------
 
 
 def features(seed, args, data):
@@ -227,8 +227,8 @@ def main():
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--data", default="Digits", choices=["Digits", "MNIST"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[50, 20])
-    parser.add_argument("--images", type=int, default=30_000)
-    parser.add_argument("--ticks", type=int, default=6_000)
+    parser.add_argument("--images", type=int, default=15_000)
+    parser.add_argument("--ticks", type=int, default=3_000)
     parser.add_argument("--out", type=Path, default=Path("docs/results/online.json"))
     args = parser.parse_args()
 

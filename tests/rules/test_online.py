@@ -110,7 +110,7 @@ def test_what_is_clamped_stays_and_what_is_not_is_reconstructed():
 
 
 def test_averages_are_those_of_the_section():
-    """bar(z) <- (1 - 1/tau) bar(z) + z / tau, summed over tau; before the first z all was as it."""
+    """bar(z) <- (1 - 1/tau) bar(z) + z / tau, summed over tau; the past before z_1 is z_1."""
     z = torch.randn(9, 2, 3, dtype=torch.float64)
     bar = Average([1.0, 2.5, 6.0])
     for value in z:
