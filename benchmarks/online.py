@@ -47,13 +47,13 @@ def with_weights(prediction, recirculation):
 
 RULES = {
     "frozen": lambda stack: delta(stack, f=0.0),
-    "OnlineDeltaRule": delta,
-    "OnlineDeltaRule, a step at every tick": lambda stack: delta(stack, every_tick=True),
-    "OnlineDeltaRule, noise early": lambda stack: delta(stack, presentation=NOISY),
-    "OnlineDeltaRule, no prediction": lambda s: delta(s, plasticity=with_weights(0.0, 1.0)),
-    "OnlineDeltaRule, prediction 1": lambda s: delta(s, plasticity=with_weights(1.0, 1.0)),
-    "OnlineDeltaRule, no recirculation": lambda s: delta(s, plasticity=with_weights(1.0, 0.0)),
-    "OnlineDeltaRule, stdp": lambda s: delta(s, plasticity=gendae.TemporalPlasticity()),
+    "online": delta,
+    "online, a step at every tick": lambda stack: delta(stack, every_tick=True),
+    "online, noise early": lambda stack: delta(stack, presentation=NOISY),
+    "online, no prediction": lambda s: delta(s, plasticity=with_weights(0.0, 1.0)),
+    "online, prediction 1": lambda s: delta(s, plasticity=with_weights(1.0, 1.0)),
+    "online, no recirculation": lambda s: delta(s, plasticity=with_weights(1.0, 0.0)),
+    "online, stdp": lambda s: delta(s, plasticity=gendae.TemporalPlasticity()),
     "TargetPropRule": gendae.TargetPropRule,
     "VariationalEMRule": gendae.VariationalEMRule,
 }
@@ -133,11 +133,11 @@ def correlation_time(values):
 
 
 def features(seed, args, data):
-    for name, make in RULES.items():
+    for name in args.rules:
         torch.manual_seed(seed)
         stack = stack_of([data.split("train").x.shape[1], *args.sizes])
         start = time.process_time()
-        trained(make(stack), data.split("train"), args.images, seed)
+        trained(RULES[name](stack), data.split("train"), args.images, seed)
         seconds = round(time.process_time() - start, 1)
         yield {"rule": name, "images": args.images, "seconds": seconds} | of_features(stack, data)
 
@@ -225,9 +225,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     parser.add_argument("--data", default="Digits", choices=["Digits", "MNIST"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[50, 20])
-    parser.add_argument("--images", type=int, default=15_000)
+    parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--ticks", type=int, default=3_000)
     parser.add_argument("--out", type=Path, default=Path("docs/results/online.json"))
     args = parser.parse_args()

@@ -218,7 +218,7 @@ class DeltaPlasticity(Plasticity):
     """
 
     taus: Sequence[float] = (2.0,)
-    prediction: float = 0.01
+    prediction: float = 0.003
     recirculation: float = 1.0
 
     def __post_init__(self) -> None:
