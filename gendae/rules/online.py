@@ -409,7 +409,7 @@ class OnlineDeltaRule(Rule):
         >>> _ = torch.manual_seed(0)
         >>> rule = OnlineDeltaRule(deep_autoencoder([8, 6, 4]))
         >>> sorted(rule.losses((torch.rand(10, 8),)))[:3]
-        ['predict_f_1', 'reconstruct_g_1', 'reconstruct_g_2']
+        ['predict_f_1', 'recirculate_f_1', 'recirculate_f_2']
     """
 
     ARRAYS = (*Rule.ARRAYS, "predict")
