@@ -73,6 +73,9 @@ from gendae.models.architectures import recurrent_classifier as recurrent_classi
 from gendae.models.architectures import stack_of as stack_of
 from gendae.models.architectures import with_labels as with_labels
 from gendae.models.classifier import Classifier as Classifier
+from gendae.models.delay import Activity as Activity
+from gendae.models.delay import DelayNetwork as DelayNetwork
+from gendae.models.delay import SymmetricDelayNetwork as SymmetricDelayNetwork
 from gendae.models.joint import JointStack as JointStack
 from gendae.models.labelled import LabelledStack as LabelledStack
 from gendae.models.modalities import EachModality as EachModality
@@ -127,6 +130,10 @@ from gendae.rules.loops import ShortAndLongLoops as ShortAndLongLoops
 from gendae.rules.missing import Hiding as Hiding
 from gendae.rules.missing import Inferring as Inferring
 from gendae.rules.moment import Moment as Moment
+from gendae.rules.online import DeltaPlasticity as DeltaPlasticity
+from gendae.rules.online import OnlineDeltaRule as OnlineDeltaRule
+from gendae.rules.online import Presentation as Presentation
+from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.stdp import STDPRule as STDPRule

@@ -307,6 +307,14 @@ def rule(name, of, takes="unit", variant="", local=True, **options):
     return Member(name + variant, lambda: make(of(), **deepcopy(options)), takes, local=local)
 
 
+def few_classes():
+    """A stack whose top has a unit for each class."""
+    return ready(gendae.deep_autoencoder([WIDTH, 6, CLASSES]), "unit")
+
+
+STDP = gendae.TemporalPlasticity()
+TWO_TAUS = gendae.DeltaPlasticity([1.0, 3.0], prediction=0.5)
+SHOWN = gendae.Presentation(ticks=4, blank=2, noise=0.2)
 IDENTITY = gendae.GaussianPrior("identity", 1.0)
 DRAWN = partial(classifier, stochastic=True)
 BITS = partial(classifier, bits=[1])
@@ -327,6 +335,10 @@ RULES = [
     rule("TargetPropRule", stack, variant=" exact", **around(gendae.Exact(), pull="prior")),
     rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
     rule("BackStepRule", tied),
+    rule("OnlineDeltaRule", stack),
+    rule("OnlineDeltaRule", stack, variant=" noisy", presentation=SHOWN, plasticity=TWO_TAUS),
+    rule("OnlineDeltaRule", few_classes, EXAMPLES, " labels", labels=True, every_tick=True),
+    rule("OnlineDeltaRule", stack, variant=" stdp", plasticity=STDP),
     rule("KLRule", identity_top, local=False),
     rule("KLRule", identity_top, variant=" within_layer", local=False, reach="within_layer"),
     rule("KLRule", stack, variant=" training prior", local=False, training_prior=IDENTITY),
@@ -369,6 +381,9 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Settings", lambda: Settings(gendae.AncestralSampler(), samples=5)),
     Member("Rates", RATES),
     Member("Rates of classes", lambda: RATES(optimizer={"class_path": "torch.optim.NAdam"})),
+    Member("Presentation", lambda: SHOWN),
+    Member("DeltaPlasticity", lambda: TWO_TAUS),
+    Member("TemporalPlasticity", lambda: STDP),
     Member("LoopWeights", lambda: LOOPS),
     Member("ShortAndLongLoops", lambda: PRINTED),
     Member("PairLoops", gendae.PairLoops),

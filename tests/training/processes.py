@@ -44,6 +44,7 @@ from gendae.rules import (
     kl,
     labelled,
     ledger,
+    online,
     recurrent,
     stdp,
     targetprop,
@@ -174,6 +175,12 @@ RULES = {
         prior_every=4,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
+    "online": lambda: online.OnlineDeltaRule(
+        stack(),
+        online.Presentation(ticks=4, blank=2, noise=0.2),
+        plasticity=online.DeltaPlasticity([1.0, 3.0]),
+        log_every=3,
+    ),
     "joint": both,
     "joint with few labels": lambda: both(
         weights=JointWeights(recirculation=0.1),

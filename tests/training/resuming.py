@@ -43,6 +43,7 @@ from gendae.rules import (
     joint,
     kl,
     labelled,
+    online,
     recurrent,
     stdp,
     targetprop,
@@ -148,6 +149,12 @@ RULES = {
         prior_every=3,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
+    "online": lambda: online.OnlineDeltaRule(
+        stack(),
+        online.Presentation(ticks=4, blank=2, noise=0.2),
+        plasticity=online.DeltaPlasticity([1.0, 3.0]),
+        rates=Rates(f=0.1, g=0.1, optimizer="sgd"),
+    ),
     "joint": lambda: joint_rule(
         weights=JointWeights(recirculation=0.1),
         hiding=Hiding(walkback=1),
