@@ -381,6 +381,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Settings", lambda: Settings(gendae.AncestralSampler(), samples=5)),
     Member("Rates", RATES),
     Member("Rates of classes", lambda: RATES(optimizer={"class_path": "torch.optim.NAdam"})),
+    Member("Cell", cell),
     Member("Presentation", lambda: SHOWN),
     Member("DeltaPlasticity", lambda: TWO_TAUS),
     Member("TemporalPlasticity", lambda: STDP),
