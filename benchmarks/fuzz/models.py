@@ -79,12 +79,34 @@ JOINT = {
         "b": {"type": "Modality", "width": 2, "kind": "onehot"},
     },
 }
+LABEL = {
+    "type": "Pair",
+    "f": {"type": "Affine", "in_features": 2, "out_features": 3},
+    "g": {"type": "Heads", "g": OUTPUT, "activations": ["softmax"], "widths": [2]},
+    "observation": {"type": "Categorical"},
+}
+LABELLED = {"type": "LabelledStack", "pairs": [PAIR], "label": LABEL}
+CELL = {
+    "type": "Cell",
+    "f": {"type": "Affine", "in_features": 5, "out_features": 3},
+    "g_state": {"type": "Affine", "in_features": 3, "out_features": 3},
+    "g_input": {"type": "Affine", "in_features": 3, "out_features": 2},
+}
+RECURRENT_PAIR = {"type": "RecurrentPair", "cell": CELL, "steps": 4}
+RECURRENT = {"type": "Classifier", "pairs": [RECURRENT_PAIR], "output": OUTPUT}
 NOISE = {"type": "GaussianNoise", "sigma": 0.1}
 #: What a constructor needs, beside its defaults.
 NEEDED: dict[str, dict[str, Any]] = {
     "Affine": OUTPUT,
     "Arrays": {"files": {"a": "a.npy"}},
+    "Cell": CELL,
     "Classifier": CLASSIFIER,
+    "LabelledStack": LABELLED,
+    "PartlyLabelled": {
+        "source": {"type": "Digits"},
+        "labelled": {"type": "FewLabels", "count": 10},
+    },
+    "RecurrentPair": RECURRENT_PAIR,
     "Pair": LAYERS,
     "OptimizingPair": LAYERS,
     "EachModality": {"corruptions": [None, NOISE], "widths": [1, 2]},
@@ -119,6 +141,8 @@ STACKS = {
     "GeneRecRule": CLASSIFIER,
     "StraightThroughRule": CLASSIFIER,
     "JointTargetPropRule": JOINT,
+    "LabelledEMRule": LABELLED,
+    "RecurrentTargetPropRule": RECURRENT,
 }
 
 

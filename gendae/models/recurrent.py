@@ -33,6 +33,7 @@ class Cell(nn.Module):
         ValueError: if the widths do not match.
 
     Example:
+        >>> from gendae.layers.affine import Affine
         >>> cell = Cell(Affine(5, 3, "tanh"), Affine(3, 3, "tanh"), Affine(3, 2))
         >>> cell.state, cell.width
         (3, 2)
@@ -159,6 +160,7 @@ class RecurrentPair(Pair):
         ValueError: for steps < 1, and if a law's mean needs another activation than its layer has.
 
     Example:
+        >>> from gendae.layers.affine import Affine
         >>> cell = Cell(Affine(5, 3, "tanh"), Affine(3, 3, "tanh"), Affine(3, 2))
         >>> pair = RecurrentPair(cell, steps=4)
         >>> pair.f(torch.rand(7, 8)).shape, pair.g(torch.rand(7, 3)).shape
