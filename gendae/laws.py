@@ -327,7 +327,7 @@ class LearnedGaussian(Law):
 
         return nn.Sequential(*layers, last)
 
-    def conditioned(self, given: Tensor | None) -> Law:
+    def conditioned(self, given: Tensor | None) -> "DiagonalGaussian":
         return DiagonalGaussian(self.log_scale(given))
 
     def scale(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
@@ -351,7 +351,7 @@ class LearnedGaussian(Law):
         return log_sigma.clamp(*self.BOUNDS)
 
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
-        return Normal(mean, self.scale(mean, given), validate_args=False)
+        return self.conditioned(given).distribution(mean)
 
     def energy(self, h: Tensor, mean: Tensor, given: Tensor | None = None) -> Tensor:
         """sum_j (h_j - mean_j)^2 / (2 sigma_j^2) + log sigma_j, which is -log p(h) but a constant.
@@ -379,13 +379,10 @@ class LearnedGaussian(Law):
     def sample(
         self, mean: Tensor, generator: Generator | None = None, given: Tensor | None = None
     ) -> Tensor:
-        scale = self.scale(mean, given)
-        noise = normal_like(mean, generator)
-
-        return torch.addcmul(mean, scale, noise)
+        return self.conditioned(given).sample(mean, generator)
 
     def variance(self, mean: Tensor, given: Tensor | None = None) -> Tensor:
-        return self.scale(mean, given).square()
+        return self.conditioned(given).variance(mean)
 
     def extra_repr(self) -> str:
         return f"{self.features}, sigma={self.sigma:g}, per={self.per!r}, given={self.given}"

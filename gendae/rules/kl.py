@@ -284,7 +284,8 @@ class KLRule(Rule):
         short: list[Tensor] = []
         long = up.long
         for level in range(self.stack.depth, 1, -1):
-            if level in self._levels:
+            turns = level in self._levels
+            if turns:
                 short.append(up.h[level])
 
             pair = self.stack.pairs[level - 1]
@@ -294,7 +295,7 @@ class KLRule(Rule):
             given = divided(above, n)
             target = self._clean(level - 1, up.means)
 
-            if self.reach == "within_layer":
+            if self.reach == "within_layer" and turns:
                 own = len(short) - 1
                 energy = pair.observation.energy(target, outputs[own], given[own])
                 losses[f"layer_{level}"] = energy.mean()

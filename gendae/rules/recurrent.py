@@ -51,6 +51,12 @@ class RecurrentTargetPropRule(SupervisedRule):
 
     Raises:
         ValueError: for another network, and numbers out of range.
+
+    Example:
+        >>> from gendae.models.architectures import recurrent_classifier
+        >>> rule = RecurrentTargetPropRule(recurrent_classifier(2, steps=4, classes=3))
+        >>> list(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
+        ['target_f_1', 'state_g_1', 'input_g_1', 'label_f_2']
     """
 
     def __init__(

@@ -312,3 +312,12 @@ def test_a_deterministic_level_has_no_noise_and_no_entropy():
     reconstruction = torch.nn.functional.binary_cross_entropy(x_hat, x, reduction="none").sum(1)
     kl = -0.5 * (1.0 + log_variance - mu**2 - log_variance.exp()).sum(1)
     assert torch.allclose(sum(losses.values()), (reconstruction + kl).mean(), rtol=1e-12)
+
+
+def test_the_top_alone_has_its_own_pair_s_loss_within_layers():
+    """Levels without short loops have none: what comes by is decoded from further above."""
+    stack = stack_of([12, 8, 6, 4])
+    x = torch.rand(5, 12, dtype=torch.float64)
+    alone = KLRule(stack, reach="within_layer", intermediate=False).losses((x,))
+
+    assert set(alone) == {"reconstruction_3", "entropy_3", "layer_3", "prior_3"}
