@@ -125,6 +125,15 @@ class Reader(nn.Module):
 
         return steps[..., 1:], steps[..., :1]
 
+    def there_as(self, x: Tensor, noisy: Tensor) -> Tensor:
+        """Noisy inputs, with the steps that x has: what says so is no input."""
+        if not self.masked:
+            return noisy
+
+        steps = x.unflatten(1, (self.steps, -1))
+        values = noisy.unflatten(1, (self.steps, -1))
+        return torch.cat([steps[..., :1], values[..., 1:]], -1).flatten(1)
+
     def states(self, x: Tensor) -> list[Tensor]:
         """s_0 .. s_T, each (batch, state); a step that is not there leaves the state as it is."""
         inputs, there = self.split(x)
