@@ -76,6 +76,8 @@ def task_of(name):
 def network_of(rule, width, steps, state, classes, scale):
     if rule == "lstm":
         return lstm_classifier(width, steps, state, classes)
+    if rule == "inversion":  # of affine steps
+        scale = None
 
     return recurrent_classifier(width, steps, state, classes, scale=scale)
 
