@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gendae.data.sequences import PLACES, LongDependencies
+from gendae.data.dependencies import PLACES, LongDependencies
 
 
 @pytest.mark.parametrize(("task", "letters"), [("temporal-order", 2), ("temporal-order-3", 3)])
