@@ -543,6 +543,58 @@ def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = Fa
     return y
 
 
+def answers(
+    name: str,
+    y: Tensor,
+    n: int,
+    width: int | None,
+    steps: int | None = None,
+    missing: bool = False,
+) -> Tensor:
+    """`y` if it is what a network of so many outputs can learn to tell of n examples.
+
+    Class indices, see `labels`; of sequences of so many steps also one at each step, (n, steps),
+    -1 at a step without one, or finite numbers of a floating type, (n,) or (n, width).
+    Synchronises with the device, unless `width` is None and the values are not looked at.
+
+    Example:
+        >>> answers("y", torch.tensor([[0, -1], [2, 1]]), 2, 3, steps=2)
+        tensor([[ 0, -1],
+                [ 2,  1]])
+        >>> answers("y", torch.rand(2, 4), 2, 3, steps=2)
+        Traceback (most recent call last):
+        ValueError: y has shape (2, 4); numbers of shape (2, 3) are needed
+    """
+    if steps is None:
+        return labels(name, y, n, width, missing)
+
+    if y.is_floating_point():
+        return _numbers_told(name, y, n, width)
+
+    if y.ndim == 2 and y.shape == (n, steps):
+        labels(name, y.flatten(), y.numel(), width, missing=True)
+        return y.long()
+
+    if y.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
+            f"type and shape ({n},) or, at every step, ({n}, {steps}), or floating numbers are "
+            "needed"
+        )
+    return labels(name, y, n, width, missing)
+
+
+def _numbers_told(name: str, y: Tensor, n: int, width: int | None) -> Tensor:
+    """`y` if it holds finite numbers for each of n examples, (n,) where there is one of each."""
+    columns = y[:, None] if y.ndim == 1 else y
+    wanted = (n, columns.shape[-1] if width is None else width)
+    if columns.shape != wanted:
+        shape = (n,) if wanted[1] == 1 else wanted
+        raise ValueError(f"{name} has shape {tuple(y.shape)}; numbers of shape {shape} are needed")
+
+    return y if width is None else finite(name, y)
+
+
 def _integral(y: Tensor) -> bool:
     return not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
 

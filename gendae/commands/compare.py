@@ -266,7 +266,7 @@ def check(config: Config, entries: dict[str, Config], options: Sequence[str]) ->
             )
 
     for split in SPLITS:
-        _check_split(data, split, sizes)
+        _check_split(data, split, rule)
     return data
 
 
@@ -279,16 +279,16 @@ def _sizes_of(name: str, rule: Rule) -> list[int]:
     return [*rule.stack.sizes, rule.stack.classes]
 
 
-def _check_split(data: Data, split: str, sizes: list[int]) -> None:
-    """Raise a ValueError unless a split has images and labels that fit a network."""
+def _check_split(data: Data, split: str, rule: SupervisedRule) -> None:
+    """Raise a ValueError unless a split has images and labels that fit a rule's network."""
     kind = type(data).__name__
     x, y, _ = data.split(split)
     if y is None or len(x) == 0:
         lacking = "no labels" if y is None else "no images"
         raise ValueError(f"{kind}: the {split} split has {lacking}; a comparison needs both")
 
-    checks.width(f"{kind} {split} images", x, sizes[0])
-    checks.labels(f"{kind} {split} labels", y, len(x), sizes[-1])
+    checks.width(f"{kind} {split} images", x, rule.stack.sizes[0])
+    rule.checked(f"{kind} {split} labels", y, len(x))
 
 
 def write_config(path: Path, config: Config) -> Path:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.loader import Split
+from gendae.models.recurrent import RecurrentPair
 from gendae.rules.base import Rule
 
 
@@ -15,6 +16,21 @@ class LabelRule(Rule):
 
     #: Whether an example may lack its label, which is -1.
     unlabelled: ClassVar[bool] = False
+
+    def checked(self, name: str, y: Tensor, n: int, seen: bool = True) -> Tensor:
+        """Labels of n examples, or what else the stack can tell of sequences; see `checks.answers`.
+
+        Args:
+            name: what to call them in messages.
+            y: the labels.
+            n: number of examples.
+            seen: whether the values are looked at, which synchronises with their device.
+        """
+        classes = self.stack.classes if seen else None
+        bottom = self.stack.pairs[0]
+        steps = bottom.steps if isinstance(bottom, RecurrentPair) else None
+
+        return checks.answers(name, y, n, classes, steps, self.unlabelled)
 
     def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """x and its labels, checked where that costs no synchronisation."""
@@ -29,8 +45,7 @@ class LabelRule(Rule):
         checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
 
         # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
-        classes = self.stack.classes if self._trainer is None else None
-        return x, checks.labels("y", y, len(x), classes, self.unlabelled)
+        return x, self.checked("y", y, len(x), seen=self._trainer is None)
 
     def check_data(self, data: object) -> None:
         """Raise a ValueError unless both splits have images and labels that fit the stack."""
@@ -45,8 +60,7 @@ class LabelRule(Rule):
                     "(x, y): use a data set with labels, or Images with labels=FILE"
                 )
             checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
-            classes = self.stack.classes
-            checks.labels(f"labels of the {name} images", y, len(x), classes, self.unlabelled)
+            self.checked(f"labels of the {name} images", y, len(x))
 
     def on_train_start(self) -> None:
         """Check the data once, before the first update."""
@@ -59,6 +73,6 @@ class LabelRule(Rule):
         """Check labels while they are on the CPU: a device would only notice bad ones by dying."""
         x, y, _ = Split.of(batch)
         if y is not None and y.device.type == "cpu":
-            checks.labels("y", y, len(x), self.stack.classes, self.unlabelled)
+            self.checked("y", y, len(x))
 
         return batch
