@@ -34,15 +34,44 @@ def test_the_first_symbol_is_to_be_remembered():
     assert data.shape == (12, 100)
 
 
+@pytest.mark.parametrize("steps", [10, 31])
+def test_the_sum_of_the_marked_numbers(steps):
+    data = LongDependencies("adding", steps, n=2000)
+    x, y, _ = data.split("train")
+    numbers, marks = x.view(-1, steps, 2).unbind(2)
+
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert (marks[:, : steps // 2].sum(1) == 1).all()
+    assert (marks[:, steps // 2 :].sum(1) == 1).all()
+    assert torch.equal(y, (numbers * marks).sum(1))
+    assert y.dtype == torch.float32
+    assert abs((y - 1.0).square().mean() - 1 / 6) < 0.02  # of whoever tells the mean
+
+
+@pytest.mark.parametrize("steps", [21, 70])
+def test_ten_symbols_are_to_be_copied_after_a_pause(steps):
+    data = LongDependencies("copy", steps, n=100)
+    x, y, _ = data.split("train")
+    symbols = x.view(-1, steps, 10).argmax(2)
+
+    assert (symbols[:, :10] < 8).all()
+    assert (symbols[:, 10:] >= 8).all()
+    assert (symbols == 9).nonzero()[:, 1].eq(steps - 11).all()
+    assert torch.equal(y[:, -10:], symbols[:, :10])
+    assert (y[:, :-10] == 8).all()
+    assert len(symbols[:, :10].unique()) == 8
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"task": "sorting"}, "task='sorting'"),
         ({"steps": 9}, "steps=9"),
+        ({"task": "copy", "steps": 20}, "steps=20: a whole number >= 21"),
         ({"n": 5}, "n=5"),
         ({"seed": -1}, "seed=-1"),
     ],
-    ids=["task", "steps", "n", "seed"],
+    ids=["task", "steps", "copy", "n", "seed"],
 )
 def test_what_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
