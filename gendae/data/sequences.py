@@ -82,6 +82,12 @@ class Sequences(Data):
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         files = [self.path] if self.test is None else [self.path, self.test]
         read = [read_series(file) for file in files]
+        for file, series in zip(files, read, strict=True):
+            if series.observed is not None:
+                raise ValueError(
+                    f"{file}: observed marks steps for `gendae complete`; training needs all of "
+                    "them"
+                )
         self._identify(read)
         if len(read) == 2:
             self._check_alike(*read)

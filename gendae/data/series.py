@@ -18,6 +18,7 @@ from gendae.errors import shortened
 from gendae.storage.inputs import regular_file
 
 LENGTHS = ("lengths",)
+OBSERVED = ("observed",)
 #: What an error of a file of arrays is followed by, where it holds objects.
 RAGGED = (
     "; sequences of different lengths are one array x (n, steps, channels), padded, beside lengths"
@@ -32,11 +33,13 @@ class Series(NamedTuple):
         lengths: how many steps of each are there, (n,); None if all of them are.
         y: what is known of each: class indices, (n,), or at every step, (n, T), -1 where there is
             none; or numbers, (n,) or (n, k), of a floating type. None if nothing is.
+        observed: which steps are known, (n, T) boolean, to a completion; None if all of them are.
     """
 
     x: Tensor
     lengths: Tensor | None = None
     y: Tensor | None = None
+    observed: Tensor | None = None
 
     @property
     def there(self) -> Tensor:
@@ -62,7 +65,11 @@ class Series(NamedTuple):
         if y is not None and y.ndim == 2 and not y.is_floating_point():
             y = torch.nn.functional.pad(y, (0, more), value=-1)
 
-        return Series(x, lengths, y)
+        observed = self.observed
+        if observed is not None:
+            observed = torch.nn.functional.pad(observed, (0, more), value=True)
+
+        return Series(x, lengths, y, observed)
 
     def rows(self, masked: bool) -> Tensor:
         """What a recurrent pair of this many steps reads, (n, T * (channels + masked))."""
@@ -118,9 +125,9 @@ def read_series(path: str | Path) -> Series:
     """Sequences from a file.
 
     Args:
-        path: .npz of x (n, steps, channels), integer or floating, and where they are there lengths
-            (n,) and y, see `Series`; .npy of x alone; or .ts, the text format of time series
-            archives, with class labels or numbers.
+        path: .npz of x (n, steps, channels), integer or floating, and where they are there
+            lengths, y and observed, see `Series`; .npy of x alone; or .ts, the text format of time
+            series archives, with class labels or numbers.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -140,7 +147,10 @@ def read_series(path: str | Path) -> Series:
 def _read_arrays(path: Path) -> Series:
     try:
         x, names = read_array(path, IMAGE_ARRAYS, or_only=True)
-        lengths, y = (_beside(path, names, accepted) for accepted in (LENGTHS, LABEL_ARRAYS))
+        lengths, y, observed = (
+            read_array(path, accepted)[0] if names else None
+            for accepted in (LENGTHS, LABEL_ARRAYS, OBSERVED)
+        )
     except ValueError as error:
         advice = RAGGED if "pickled" in str(error) else ""
         raise ValueError(f"{error}{advice}") from None
@@ -156,25 +166,21 @@ def _read_arrays(path: Path) -> Series:
     if x.size == 0:
         raise ValueError(f"{path}: x has shape {x.shape}, and is empty; T = 0 steps are none")
 
-    series = Series(_numbers(x), _lengths(path, lengths, x.shape))
-    there = series.there
-    bad = int((~torch.isfinite(series.x[there])).sum())
+    steps = _numbers(x)
+    lengths = _lengths(path, lengths, x.shape)
+    observed = _observed(path, observed, x.shape)
+
+    there = Series(steps, lengths).there
+    known = there if observed is None else there & observed
+    bad = int((~torch.isfinite(steps[known])).sum())
     if bad:
         raise ValueError(
             f"{path}: x holds {bad} NaN or infinite values in steps that are there; finite "
             "numbers are needed, and lengths where sequences are shorter"
         )
 
-    x = torch.where(there[..., None], series.x, 0.0)
-    return Series(x, series.lengths, _answers(path, y, there))
-
-
-def _beside(path: Path, names: list[str], accepted: tuple[str, ...]) -> np.ndarray | None:
-    """An array of a .npz under one of the accepted names, if it has one."""
-    if not names:
-        return None
-
-    return read_array(path, accepted)[0]
+    steps = torch.where(known[..., None], steps, 0.0)
+    return Series(steps, lengths, _answers(path, y, there), observed)
 
 
 def _numbers(array: np.ndarray) -> Tensor:
@@ -200,6 +206,18 @@ def _lengths(path: Path, lengths: np.ndarray | None, shape: tuple[int, ...]) -> 
         )
 
     return torch.from_numpy(lengths.astype(np.int64))
+
+
+def _observed(path: Path, observed: np.ndarray | None, shape: tuple[int, ...]) -> Tensor | None:
+    if observed is None:
+        return None
+
+    if observed.shape != shape[:2] or observed.dtype != bool:
+        raise ValueError(
+            f"{path}: observed has shape {observed.shape} and type {observed.dtype}; booleans of "
+            f"shape {shape[:2]}, one for each step, are needed"
+        )
+    return torch.from_numpy(observed.copy())
 
 
 def _answers(path: Path, y: np.ndarray | None, there: Tensor) -> Tensor | None:

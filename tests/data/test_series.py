@@ -49,6 +49,18 @@ def test_arrays_of_one_length(tmp_path):
     assert read_series(tmp_path / "s.npy").y is None
 
 
+def test_steps_that_are_not_observed_may_hold_anything(tmp_path):
+    x = X.copy()
+    x[0, 1] = np.inf
+    observed = np.ones((3, 4), bool)
+    observed[0, 1] = False
+    series = read_series(written(tmp_path, x=x, observed=observed))
+
+    assert torch.equal(series.observed, torch.from_numpy(observed))
+    assert not series.x[0, 1].any()
+    assert series.there.all()
+
+
 def test_channels_are_standardised_over_the_steps_that_are_there():
     x = torch.randn(20, 6, 2, generator=torch.Generator().manual_seed(0)) * 3.0 + 5.0
     x[..., 1] = 7.0
@@ -81,6 +93,8 @@ def test_channels_are_standardised_over_the_steps_that_are_there():
         ({"x": X, "lengths": [4.0, 1.0, 1.0]}, "lengths has shape (3,) and type float64"),
         ({"x": X * np.nan}, "x holds 24 NaN or infinite values"),
         ({"x": X * 1e40}, "x holds 23 NaN or infinite values"),
+        ({"x": X, "observed": np.ones((3, 4))}, "observed has shape (3, 4) and type float64"),
+        ({"x": X, "observed": np.ones((3, 2), bool)}, "observed has shape (3, 2) and type bool"),
         ({"x": X, "y": [0, 1]}, "y has shape (2,) and type int64; class indices"),
         ({"x": X, "y": [0, -1, 1]}, "y holds labels from -1 to 1; class indices are >= 0"),
         ({"x": X, "y": [[0, -2, 1, 1]] * 3}, "y holds labels from -2 to 1; class indices are >="),
