@@ -85,6 +85,7 @@ from gendae.models.modalities import EachModality as EachModality
 from gendae.models.modalities import Junction as Junction
 from gendae.models.modalities import Modality as Modality
 from gendae.models.recurrent import Cell as Cell
+from gendae.models.recurrent import EveryStep as EveryStep
 from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
@@ -139,6 +140,7 @@ from gendae.rules.online import Presentation as Presentation
 from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
+from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid

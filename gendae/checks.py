@@ -511,21 +511,30 @@ def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
     return x
 
 
-def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = False) -> Tensor:
+def labels(
+    name: str,
+    y: Tensor,
+    n: int,
+    classes: int | None,
+    missing: bool = False,
+    steps: int | None = None,
+) -> Tensor:
     """`y` as int64 if it holds one class index, 0 .. classes - 1, for each of n examples.
 
-    With `missing`, -1 is accepted too, of an example without a label. Synchronises with the
-    device, unless `classes` is None and the values are not looked at.
+    With `missing`, -1 is accepted too, of an example without a label. With `steps` there is one
+    for each step of each example, and -1 for a step without a label. Synchronises with the device,
+    unless `classes` is None and the values are not looked at.
 
     Example:
         >>> labels("y", torch.tensor([0, 10]), 2, 10)
         Traceback (most recent call last):
         ValueError: y holds labels from 0 to 10; the model has 10 classes, 0 .. 9
     """
-    if y.ndim != 1 or len(y) != n or not _integral(y):
+    shape = (n,) if steps is None else (n, steps)
+    if y.shape != shape or not _integral(y):
         raise ValueError(
             f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
-            f"type and shape ({n},) are needed"
+            f"type and shape {shape} are needed"
         )
 
     y = y.long()
@@ -534,8 +543,10 @@ def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = Fa
 
     low = int(y.min())
     high = int(y.max())
+    missing = missing or steps is not None
     if low < (-1 if missing else 0) or high >= classes:
-        none = ", and -1 is an example without a label" if missing else ""
+        part = "an example" if steps is None else "a step"
+        none = f", and -1 is {part} without a label" if missing else ""
         raise ValueError(
             f"{name} holds labels from {low} to {high}; the model has {classes} "
             f"classes, 0 .. {classes - 1}{none}"
@@ -543,56 +554,28 @@ def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = Fa
     return y
 
 
-def answers(
-    name: str,
-    y: Tensor,
-    n: int,
-    width: int | None,
-    steps: int | None = None,
-    missing: bool = False,
-) -> Tensor:
-    """`y` if it is what a network of so many outputs can learn to tell of n examples.
+def values(name: str, y: Tensor, shape: tuple[int, ...], look: bool = True) -> Tensor:
+    """`y` if it holds real numbers in this shape; a single number of each example may lack its axis.
 
-    Class indices, see `labels`; of sequences of so many steps also one at each step, (n, steps),
-    -1 at a step without one, or finite numbers of a floating type, (n,) or (n, width).
-    Synchronises with the device, unless `width` is None and the values are not looked at.
+    Args:
+        name: of the argument, for the message.
+        y: the numbers.
+        shape: (n, outputs), or (n, steps, outputs).
+        look: whether they must be finite, which synchronises with the device.
 
     Example:
-        >>> answers("y", torch.tensor([[0, -1], [2, 1]]), 2, 3, steps=2)
-        tensor([[ 0, -1],
-                [ 2,  1]])
-        >>> answers("y", torch.rand(2, 4), 2, 3, steps=2)
-        Traceback (most recent call last):
-        ValueError: y has shape (2, 4); numbers of shape (2, 3) are needed
+        >>> values("y", torch.tensor([0.5, 1.0]), (2, 1)).shape
+        torch.Size([2, 1])
     """
-    if steps is None:
-        return labels(name, y, n, width, missing)
-
-    if y.is_floating_point():
-        return _numbers_told(name, y, n, width)
-
-    if y.ndim == 2 and y.shape == (n, steps):
-        labels(name, y.flatten(), y.numel(), width, missing=True)
-        return y.long()
-
-    if y.ndim != 1:
+    if shape[-1] == 1 and y.ndim == len(shape) - 1:
+        y = y[..., None]
+    if y.shape != shape or not y.is_floating_point():
         raise ValueError(
-            f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
-            f"type and shape ({n},) or, at every step, ({n}, {steps}), or floating numbers are "
-            "needed"
+            f"{name} has shape {tuple(y.shape)} and type {y.dtype}; real numbers in the shape "
+            f"{shape} are needed"
         )
-    return labels(name, y, n, width, missing)
 
-
-def _numbers_told(name: str, y: Tensor, n: int, width: int | None) -> Tensor:
-    """`y` if it holds finite numbers for each of n examples, (n,) where there is one of each."""
-    columns = y[:, None] if y.ndim == 1 else y
-    wanted = (n, columns.shape[-1] if width is None else width)
-    if columns.shape != wanted:
-        shape = (n,) if wanted[1] == 1 else wanted
-        raise ValueError(f"{name} has shape {tuple(y.shape)}; numbers of shape {shape} are needed")
-
-    return y if width is None else finite(name, y)
+    return finite(name, y) if look else y
 
 
 def _integral(y: Tensor) -> bool:

@@ -348,6 +348,7 @@ RULES = [
     rule("StraightThroughRule", DRAWN, EXAMPLES, local=False),
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
+    rule("RegularizedInversionRule", recurrent, EXAMPLES),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),

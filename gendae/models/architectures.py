@@ -25,7 +25,7 @@ from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.labelled import LabelledStack
 from gendae.models.modalities import KINDS, Junction, Modality
-from gendae.models.recurrent import Cell, RecurrentPair
+from gendae.models.recurrent import Cell, EveryStep, RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
@@ -229,6 +229,9 @@ def recurrent_classifier(
     classes: int = 10,
     activation: str = "tanh",
     masked: bool = False,
+    every_step: bool = False,
+    predicts: str = "classes",
+    sees_input: bool = True,
     settings: Settings | None = None,
 ) -> Classifier:
     """A recurrent network that reads a sequence and then tells its class.
@@ -243,6 +246,9 @@ def recurrent_classifier(
         classes: number of classes.
         activation: of s_t, and of the feedback from s_t to s_{t-1}.
         masked: see `RecurrentPair`.
+        every_step: whether it answers at every step, and not at the end alone.
+        predicts: "classes" or "values", of which there are as many as `classes`.
+        sees_input: whether the feedback from s_t to s_{t-1} is given x_t.
         settings: see `Stack`.
 
     Raises:
@@ -252,6 +258,8 @@ def recurrent_classifier(
         >>> import torch
         >>> recurrent_classifier(8, steps=8, classes=10)(torch.rand(5, 64)).shape
         torch.Size([1, 5, 10])
+        >>> recurrent_classifier(8, steps=8, classes=3, every_step=True)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 8, 3])
     """
     width = checks.whole("width", width, 1)
     state = checks.whole("state", state, 1)
@@ -261,11 +269,19 @@ def recurrent_classifier(
         nn.init.orthogonal_(f.weight[:, :state])
         nn.init.normal_(f.weight[:, state:], std=width**-0.5)
 
-    g_state = Affine(state, state, activation, init="orthogonal")
-    cell = Cell(f, g_state, Affine(state, width))
-    pair = RecurrentPair(cell, steps, masked)
+    seen = width if sees_input else 0
+    g_state = Affine(state + seen, state, activation)
+    with torch.no_grad():
+        nn.init.orthogonal_(g_state.weight[:, :state])
+        g_state.weight[:, state:] = 0.0
 
-    return Classifier(pair, output=Affine(state, classes), settings=settings)
+    cell = Cell(f, g_state, Affine(state, width))
+    pair = RecurrentPair(cell, steps, masked, every_step)
+    output = Affine(state, classes)
+    if every_step:
+        output = EveryStep(pair.f.out_features, classes, pair.steps)
+
+    return Classifier(pair, output=output, predicts=predicts, settings=settings)
 
 
 def with_labels(stack: Stack, classes: int = 10, gain: float = 1.0) -> LabelledStack:

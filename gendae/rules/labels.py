@@ -7,7 +7,6 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.loader import Split
-from gendae.models.recurrent import RecurrentPair
 from gendae.rules.base import Rule
 
 
@@ -17,20 +16,16 @@ class LabelRule(Rule):
     #: Whether an example may lack its label, which is -1.
     unlabelled: ClassVar[bool] = False
 
-    def checked(self, name: str, y: Tensor, n: int, seen: bool = True) -> Tensor:
-        """Labels of n examples, or what else the stack can tell of sequences; see `checks.answers`.
+    def check_labels(self, name: str, y: Tensor, n: int, look: bool = True) -> Tensor:
+        """y as the losses take it, checked.
 
         Args:
-            name: what to call them in messages.
-            y: the labels.
+            name: of y, for messages.
+            y: class indices, (n,).
             n: number of examples.
-            seen: whether the values are looked at, which synchronises with their device.
+            look: whether to look at the indices, which synchronises with the device.
         """
-        classes = self.stack.classes if seen else None
-        bottom = self.stack.pairs[0]
-        steps = bottom.steps if isinstance(bottom, RecurrentPair) else None
-
-        return checks.answers(name, y, n, classes, steps, self.unlabelled)
+        return checks.labels(name, y, n, self.stack.classes if look else None, self.unlabelled)
 
     def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """x and its labels, checked where that costs no synchronisation."""
@@ -45,7 +40,7 @@ class LabelRule(Rule):
         checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
 
         # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
-        return x, self.checked("y", y, len(x), seen=self._trainer is None)
+        return x, self.check_labels("y", y, len(x), look=self._trainer is None)
 
     def check_data(self, data: object) -> None:
         """Raise a ValueError unless both splits have images and labels that fit the stack."""
@@ -60,7 +55,7 @@ class LabelRule(Rule):
                     "(x, y): use a data set with labels, or Images with labels=FILE"
                 )
             checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
-            self.checked(f"labels of the {name} images", y, len(x))
+            self.check_labels(f"labels of the {name} images", y, len(x))
 
     def on_train_start(self) -> None:
         """Check the data once, before the first update."""
@@ -73,6 +68,6 @@ class LabelRule(Rule):
         """Check labels while they are on the CPU: a device would only notice bad ones by dying."""
         x, y, _ = Split.of(batch)
         if y is not None and y.device.type == "cpu":
-            self.checked("y", y, len(x))
+            self.check_labels("y", y, len(x))
 
         return batch
