@@ -32,7 +32,8 @@ class Series(NamedTuple):
         x: (n, T, channels), 0 where there is no step.
         lengths: how many steps of each are there, (n,); None if all of them are.
         y: what is known of each: class indices, (n,), or at every step, (n, T), -1 where there is
-            none; or numbers, (n,) or (n, k), of a floating type. None if nothing is.
+            none; or numbers of a floating type, (n,), (n, k) or at every step (n, T, k). None if
+            nothing is.
         observed: which steps are known, (n, T) boolean, to a completion; None if all of them are.
     """
 
@@ -64,6 +65,8 @@ class Series(NamedTuple):
         y = self.y
         if y is not None and y.ndim == 2 and not y.is_floating_point():
             y = torch.nn.functional.pad(y, (0, more), value=-1)
+        if y is not None and y.ndim == 3:
+            y = torch.nn.functional.pad(y, (0, 0, 0, more))
 
         observed = self.observed
         if observed is not None:
@@ -226,14 +229,16 @@ def _answers(path: Path, y: np.ndarray | None, there: Tensor) -> Tensor | None:
         return None
 
     n, steps = there.shape
-    if y.dtype.kind == "f" and y.ndim in (1, 2) and len(y) == n and y.size > 0:
+    of_sequences = y.ndim in (1, 2) and len(y) == n
+    of_steps = y.ndim == 3 and y.shape[:2] == (n, steps)
+    if y.dtype.kind == "f" and (of_sequences or of_steps) and y.size > 0:
         return checks.finite(f"{path}: y", _numbers(y))
 
     if y.dtype.kind not in "iu" or y.shape not in ((n,), (n, steps)):
         raise ValueError(
             f"{path}: y has shape {y.shape} and type {y.dtype}; class indices of an integer type "
-            f"and shape ({n},) or ({n}, {steps}), or floating numbers ({n},) or ({n}, k) are "
-            "needed"
+            f"and shape ({n},) or ({n}, {steps}), or floating numbers, ({n},), ({n}, k) or "
+            f"({n}, {steps}, k), are needed"
         )
 
     least = 1 - y.ndim  # a step may have no label
