@@ -14,7 +14,7 @@ at every update.
 Source: Bengio 2014, section 5, with the differences of Lee 2018.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F

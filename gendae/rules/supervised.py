@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Generator, Tensor, nn
 

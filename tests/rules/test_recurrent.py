@@ -10,8 +10,8 @@ from gendae.models.architectures import deep_classifier, recurrent_classifier
 from gendae.models.classifier import Classifier
 from gendae.models.recurrent import Cell, EveryStep, RecurrentPair
 from gendae.rules.backprop import BackpropRule
-from gendae.rules.rates import Rates
 from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.rates import Rates
 from gendae.rules.recurrent import Reading, RecurrentTargetPropRule, RegularizedInversionRule
 from tests.conftest import at
 from tests.rules.test_base import trainer
