@@ -125,7 +125,7 @@ def test_text_of_archives(tmp_path):
     path.write_text("@targetLabel true\n@data\n1,2:0.5\n3,4:-1\n")
     assert read_series(path).y.tolist() == [0.5, -1.0]
     path.write_text("@classLabel false\n@data\n1,2\n3,4\n")
-    assert read_series(path)[1:] == (None, None)
+    assert read_series(path)[1:] == (None, None, None)
 
 
 @pytest.mark.parametrize(
