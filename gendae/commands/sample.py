@@ -103,7 +103,7 @@ def sample(
 
     x = generate(stack, n, chosen, seed)
     usable("the samples", x)
-    if reads_sequences(stack) and path.suffix != ".png":
+    if reads_sequences(stack):
         return [f"{n} samples: {write_sequences(stack, x, path)}"]
     return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
 

@@ -82,10 +82,16 @@ def arrays_of(stack: Stack, x: Tensor, series: Series | None = None) -> dict[str
 
 
 def write_sequences(stack: Stack, x: Tensor, out: Path) -> Path:
-    """Sampled rows as steps: array x of a .npz, or a .npy."""
+    """Sampled rows as steps: array x of a .npz, a .npy, or a picture."""
     arrays = arrays_of(stack, x)
     if out.suffix == ".npz":
         return write_npz(out, **arrays)
+
+    if out.suffix == ".png":
+        from gendae import plots  # only a plot waits for matplotlib
+
+        steps = torch.from_numpy(arrays["x"])
+        return plots.save(plots.gallery(steps.flatten(1), "sequence", steps.shape[1:]), out)
 
     content = io.BytesIO()
     np.save(content, arrays["x"])
