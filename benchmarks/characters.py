@@ -1,7 +1,7 @@
 """Characters of a text: bits per character of recurrent networks, and of counts of five.
 
     python -m benchmarks.characters --texts FILE .. [--models targets bptt ngram ..]
-                                    [--state 300] [--epochs 30] [--seed 0] [--json FILE]
+                                    [--state 300] [--epochs 30] [--minutes M] [--json FILE]
 
 The last text is held out: its first half validates, its second half tests. The same network from
 the same weights: "targets" (RecurrentTargetPropRule), "inverse" (RegularizedInversionRule), "bptt"
@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from benchmarks.ngram import KneserNey
@@ -50,7 +50,7 @@ RULES = {
 MODELS = (*RULES, "ngram")
 
 
-def data_of(texts, folder, batch_size=50):
+def data_of(texts, folder, batch_size):
     """The texts one after the other, of which the last is held out."""
     read = [text for path in texts for text in read_texts(path)]
     share = len(read[-1]) / sum(map(len, read)) / 2.0
@@ -68,6 +68,14 @@ def bits(log_p, y):
     return nats[there].mean().item() / math.log(2.0)
 
 
+class Told(Callback):
+    """Prints the validation of each epoch."""
+
+    def on_validation_epoch_end(self, trainer, module):
+        loss = trainer.callback_metrics["val/loss"].item()
+        print(f"epoch {trainer.current_epoch + 1}: {loss:.4f} nats a step", flush=True)
+
+
 def network_run(data, name, args):
     steps, width = data.shape
     seed_everything(args.seed, verbose=False)
@@ -81,9 +89,10 @@ def network_run(data, name, args):
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            max_time={"minutes": args.minutes},
             accelerator=args.accelerator,
             devices=1,
-            callbacks=[best],
+            callbacks=[best, Told()],
         )
         trainer.fit(module, data)
         state = torch.load(best.best_model_path, weights_only=False)["state_dict"]
@@ -137,6 +146,8 @@ def main(arguments=None):
     parser.add_argument("--state", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--json", type=Path)
@@ -145,7 +156,7 @@ def main(arguments=None):
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        data = data_of(args.texts, folder)
+        data = data_of(args.texts, folder, args.batch_size)
         for name in args.models:
             rows.append(one_run(data, name, args))
             print(rows[-1], flush=True)

@@ -115,7 +115,7 @@ def main(arguments=None):
     parser.add_argument("--batch-size", type=int, default=10)
     parser.add_argument("--noise", type=float, default=0.4)
     parser.add_argument("--step", type=float, default=0.1)
-    parser.add_argument("--sigma", type=float, default=0.1)
+    parser.add_argument("--sigma", type=float, default=0.3)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--rate-g", type=float, default=3e-3)
     parser.add_argument("--rate-reservoir", type=float, default=3e-3)
