@@ -42,10 +42,14 @@ def rates(f, g=3e-3):
 
 
 RULES = {
-    "targets": lambda stack, lr: RecurrentTargetPropRule(stack, rates=rates(lr)),
-    "inverse": lambda stack, lr: RegularizedInversionRule(stack, rates=rates(lr)),
-    "bptt": lambda stack, lr: BackpropRule(stack, rates=rates(lr)),
-    "reservoir": lambda stack, lr: BackpropRule(stack, rates=rates([0.0, lr])),
+    "targets": lambda stack, args: RecurrentTargetPropRule(
+        stack, sigma=args.sigma, rates=rates(args.rate)
+    ),
+    "inverse": lambda stack, args: RegularizedInversionRule(
+        stack, damping=args.damping, rates=rates(args.rate)
+    ),
+    "bptt": lambda stack, args: BackpropRule(stack, rates=rates(args.rate)),
+    "reservoir": lambda stack, args: BackpropRule(stack, rates=rates([0.0, args.rate])),
 }
 MODELS = (*RULES, "ngram")
 
@@ -80,7 +84,7 @@ def network_run(data, name, args):
     steps, width = data.shape
     seed_everything(args.seed, verbose=False)
     stack = recurrent_classifier(width, steps, args.state, width, every_step=True)
-    module = RULES[name](stack, args.rate)
+    module = RULES[name](stack, args)
 
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val/loss")
@@ -146,6 +150,8 @@ def main(arguments=None):
     parser.add_argument("--state", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--sigma", type=float, default=0.03)
+    parser.add_argument("--damping", type=float, default=0.1)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
