@@ -51,6 +51,7 @@ from gendae.layers.optimized import OptimizingPair as OptimizingPair
 from gendae.layers.optimized import optimize_code as optimize_code
 from gendae.layers.pair import Pair as Pair
 from gendae.layers.pair import TiedPair as TiedPair
+from gendae.layers.residual import Residual as Residual
 from gendae.layers.wrapped import Wrapped as Wrapped
 from gendae.metrics.bounds import exact_log_prob as exact_log_prob
 from gendae.metrics.bounds import importance_weighted_bound as importance_weighted_bound

@@ -555,7 +555,7 @@ def labels(
 
 
 def values(name: str, y: Tensor, shape: tuple[int, ...], look: bool = True) -> Tensor:
-    """`y` if it holds real numbers in this shape; a single number of each example may lack its axis.
+    """`y` if it holds real numbers in this shape; where there is one of each, its axis may lack.
 
     Args:
         name: of the argument, for the message.

@@ -1,5 +1,6 @@
 """Named architectures: functions that only compose layers into stacks."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
+from gendae.layers.residual import Residual
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.labelled import LabelledStack
@@ -228,6 +230,7 @@ def recurrent_classifier(
     state: int = 100,
     classes: int = 10,
     activation: str = "tanh",
+    scale: float | None = None,
     masked: bool = False,
     every_step: bool = False,
     predicts: str = "classes",
@@ -237,14 +240,19 @@ def recurrent_classifier(
     """A recurrent network that reads a sequence and then tells its class.
 
     s_t = s(W s_{t-1} + U x_t + b), with an orthogonal W at the start, so that states neither
-    vanish nor explode, and U ~ N(0, 1 / width).
+    vanish nor explode, and U ~ N(0, 1 / width). With a scale,
+
+    s_t = s_{t-1} + scale * s(W s_{t-1} + U x_t + b), with W = -W' at the start, so that states
+    turn and do not vanish (Chang et al. 2019), and feedback of the same form: the choice where
+    what decides lies many steps back.
 
     Args:
         width: of the input x_t of one step.
         steps: T.
         state: width of s_t.
         classes: number of classes.
-        activation: of s_t, and of the feedback from s_t to s_{t-1}.
+        activation: s, of the feedback from s_t to s_{t-1} too.
+        scale: what one step adds to the state; None for a state that is made anew at each step.
         masked: see `RecurrentPair`.
         every_step: whether it answers at every step, and not at the end alone.
         predicts: "classes" or "values", of which there are as many as `classes`.
@@ -261,27 +269,79 @@ def recurrent_classifier(
         >>> recurrent_classifier(8, steps=8, classes=3, every_step=True)(torch.rand(5, 64)).shape
         torch.Size([1, 5, 8, 3])
     """
-    width = checks.whole("width", width, 1)
-    state = checks.whole("state", state, 1)
-
-    f = Affine(state + width, state, activation)
-    with torch.no_grad():
-        nn.init.orthogonal_(f.weight[:, :state])
-        nn.init.normal_(f.weight[:, state:], std=width**-0.5)
-
-    seen = width if sees_input else 0
-    g_state = Affine(state + seen, state, activation)
-    with torch.no_grad():
-        nn.init.orthogonal_(g_state.weight[:, :state])
-        g_state.weight[:, state:] = 0.0
-
-    cell = Cell(f, g_state, Affine(state, width))
+    cell = _cell(width, state, activation, "linear", scale, sees_input)
     pair = RecurrentPair(cell, steps, masked, every_step)
-    output = Affine(state, classes)
-    if every_step:
+    output = Affine(pair.cell.state, classes)
+    if pair.every_step:
         output = EveryStep(pair.f.out_features, classes, pair.steps)
 
     return Classifier(pair, output=output, predicts=predicts, settings=settings)
+
+
+def _cell(
+    width: int, state: int, activation: str, visible: str, scale: float | None, sees_input: bool
+) -> Cell:
+    """The maps of one step; see `recurrent_classifier`."""
+    width = checks.whole("width", width, 1)
+    state = checks.whole("state", state, 1)
+
+    f: Affine | Residual = Affine(state + width, state, activation)
+    g: Affine | Residual = Affine(state + width if sees_input else state, state, activation)
+    with torch.no_grad():
+        nn.init.normal_(f.weight[:, state:], std=width**-0.5)
+        g.weight.zero_()
+        if scale is None:
+            nn.init.orthogonal_(f.weight[:, :state])
+            nn.init.orthogonal_(g.weight[:, :state])
+        else:
+            square = torch.randn(state, state) / math.sqrt(2.0 * state)
+            f.weight[:, :state] = square - square.T
+
+    if scale is not None:
+        f = Residual(f, scale)
+        g = Residual(g, scale)
+
+    return Cell(f, g, Affine(state, width, visible))
+
+
+def recurrent_autoencoder(
+    width: int,
+    steps: int,
+    state: int = 100,
+    activation: str = "tanh",
+    visible: str = "sigmoid",
+    observation: str = "gaussian",
+    scale: float | None = None,
+    masked: bool = False,
+    prior: Prior | None = None,
+    settings: Settings | None = None,
+) -> Stack:
+    """A recurrent network that reads a sequence into a state, and tells it from that again.
+
+    Sequences are generated from a prior over the last state, last step first.
+    Source: Bengio 2014, section 5.
+
+    Args:
+        width, steps, state, activation, scale, masked: see `recurrent_classifier`.
+        visible: activation of g_input; sigmoid for values in [0, 1].
+        observation: law of x around g: gaussian (unit variance) or bernoulli.
+        prior: P(s_T); the diagonal Gaussian if None.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> stack = recurrent_autoencoder(8, steps=8, state=20)
+        >>> stack.sizes, stack.reconstruct(torch.rand(5, 64)).shape
+        ([64, 20], torch.Size([5, 64]))
+    """
+    law_of_x = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]
+    cell = _cell(width, state, activation, visible, scale, sees_input=False)
+    pair = RecurrentPair(cell, steps, masked, observation=law_of_x())
+
+    return Stack(pair, prior=prior, settings=settings)
 
 
 def with_labels(stack: Stack, classes: int = 10, gain: float = 1.0) -> LabelledStack:

@@ -1,10 +1,11 @@
 """A feed-forward classifier: a stack with an output layer.
 
-p(y | x) = softmax(f_M(h_L)) with M = L + 1, or N(f_M(h_L), I) where y is a value. The stack's encoders f_1 .. f_L are the network's
-hidden layers. Its decoders g_2 .. g_L are the feedback paths along which targets come down; g_1
-leads to x, which needs no target, so that rules for classifiers leave it alone. Between layers a
-unit may transmit its value, a bit (to a layer that receives bits), or a draw (stochastic binary
-units). The units of this file report the straight-through gradient of bits and draws to autograd.
+p(y | x) = softmax(f_M(h_L)) with M = L + 1, or N(f_M(h_L), I) where y is a value. The stack's
+encoders f_1 .. f_L are the network's hidden layers. Its decoders g_2 .. g_L are the feedback paths
+along which targets come down; g_1 leads to x, which needs no target, so that rules for classifiers
+leave it alone. Between layers a unit may transmit its value, a bit (to a layer that receives
+bits), or a draw (stochastic binary units). The units of this file report the straight-through
+gradient of bits and draws to autograd.
 Source: Lee 2018, sections 3.2.1, 3.3.2 and 3.3.3.
 """
 

@@ -24,14 +24,16 @@ from gendae import checks
 from gendae.corruption import Corruption, normal_like
 from gendae.layers.activations import RANGES, inverse_activation
 from gendae.layers.affine import Affine
+from gendae.layers.wrapped import change
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.recurrent import RecurrentPair
 from gendae.registry import register
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
-from gendae.rules.targets import change, first_displacement, missed
+from gendae.rules.targets import first_displacement, missed
 
+LEARNS = ("inverse", "transpose")
 #: (t, d_t) -> d_{t-1}, for t = T .. 2.
 Back = Callable[[int, Tensor], Tensor]
 
@@ -68,7 +70,7 @@ class Reading:
         return self.states[1:]
 
     def present(self, value: Tensor, otherwise: Tensor) -> Tensor:
-        """`value` at the steps that there are, (T, batch, width), and `otherwise` at the others."""
+        """`value` at the steps that there are, (T, batch, width), `otherwise` at the others."""
         return value if self.there is None else torch.lerp(otherwise, value, self.there)
 
 
@@ -169,19 +171,25 @@ class RecurrentTargetPropRule(ThroughTimeRule):
     """A recurrent classifier learns from targets that go back in time by a learned inverse.
 
     target_f_1: sum over t of |f(s_{t-1}, x_t) - (s_t + d_t)|^2 / (2 step)
-    state_g_1:  sum over t of |g_state(f(s~_{t-1}, x_t), x_t) - s~_{t-1}|^2
+    state_g_1:  sum over t of |g_state(f(s~_{t-1}, x_t), x_t) - s~_{t-1}|^2,  s~ = s + noise
     input_g_1:  sum over t of |g_input(s_t) - x_t|^2
     label_f_2:  cross-entropy of the label in nats, or half the squared distance of the values
 
     Divided by the step, the gradient by f is that of back-propagation through time where g is the
-    transpose of f's Jacobian, as it is for orthogonal linear states with their inverse. f learns
-    best at a third of g's rate: g has to follow.
-    Source: Bengio 2014, section 5; Lee 2018, Eq. 3.7, 3.13, 3.15.
+    transpose of f's Jacobian, as it is for orthogonal linear states with their inverse. With
+    learns="transpose" g_state learns to be that by how f answers to noise:
+
+    state_g_1:  sum over t of -noise' (g_state(f(s~)) - g_state(f(s))) / sigma^2
+                              + |g_state(s_t + noise') - g_state(s_t)|^2 / (2 sigma^2)
+
+    Source: Bengio 2014, section 5; Lee 2018, Eq. 3.7, 3.13, 3.15; Ernoult et al. 2022 (the local
+    difference reconstruction loss).
 
     Args:
         stack: a classifier of one `RecurrentPair`.
         step: length of the first displacement, in squared units of s per nat.
-        sigma: standard deviation of the noise at which g_state learns to invert f.
+        learns: what g_state learns to be: f's "inverse", or the "transpose" of its Jacobian.
+        sigma: standard deviation of the noise at which it does.
         difference: with the correction; without it targets are the reconstructions themselves,
             d_{t-1} = g(s_t + d_t, x_t) - s_{t-1}.
         input_corruption, rates, log_every: see `SupervisedRule`.
@@ -200,6 +208,7 @@ class RecurrentTargetPropRule(ThroughTimeRule):
         self,
         stack: Classifier,
         step: float = 0.1,
+        learns: str = "inverse",
         sigma: float = 0.3,
         difference: bool = True,
         input_corruption: Corruption | None = None,
@@ -207,7 +216,8 @@ class RecurrentTargetPropRule(ThroughTimeRule):
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, step, input_corruption, rates, log_every)
-        self.sigma = checks.at_least("sigma", sigma, 0.0)
+        self.learns = checks.one_of("learns", learns, LEARNS)
+        self.sigma = checks.at_least("sigma", sigma, 0.0, strict=learns == "transpose")
         self.difference = bool(difference)
 
     def idle(self) -> list[nn.Module]:
@@ -228,19 +238,43 @@ class RecurrentTargetPropRule(ThroughTimeRule):
         return back
 
     def feedback_losses(self, reading: Reading, moment: Moment) -> dict[str, Tensor]:
-        cell = self.pair.cell
-        with torch.no_grad():
-            noise = normal_like(reading.before.flatten(0, 1), moment.generator)
-            noisy = reading.before + self.sigma * noise.view_as(reading.before)
-            after = cell.step(noisy, reading.inputs)
-
-        told = reading.present(cell.back(after, reading.inputs), noisy)
-        seen = reading.present(cell.g_input(reading.after), reading.inputs)
+        seen = reading.present(self.pair.cell.g_input(reading.after), reading.inputs)
+        state = self._inverse if self.learns == "inverse" else self._transpose
 
         return {
-            "state_g_1": squared_error(told, noisy),
+            "state_g_1": state(reading, moment),
             "input_g_1": squared_error(seen, reading.inputs),
         }
+
+    def _noise(self, like: Tensor, moment: Moment) -> Tensor:
+        noise = normal_like(like.flatten(0, 1), moment.generator)
+        return self.sigma * noise.view_as(like)
+
+    def _inverse(self, reading: Reading, moment: Moment) -> Tensor:
+        """The reconstruction error of noisy states."""
+        cell = self.pair.cell
+        with torch.no_grad():
+            noisy = reading.before + self._noise(reading.before, moment)
+            after = cell.step(noisy, reading.inputs)
+
+        told = cell.back(after, reading.inputs)
+        return squared_error(reading.present(told, noisy), noisy)
+
+    def _transpose(self, reading: Reading, moment: Moment) -> Tensor:
+        """The local difference reconstruction loss."""
+        cell = self.pair.cell
+        with torch.no_grad():
+            noise = self._noise(reading.before, moment)
+            answer = cell.step(reading.before + noise, reading.inputs)
+            other = reading.after + self._noise(reading.after, moment)
+
+        here = cell.back(reading.after, reading.inputs)
+        none = torch.zeros_like(here)
+        told = reading.present(cell.back(answer, reading.inputs) - here, none)
+        moved = reading.present(cell.back(other, reading.inputs) - here, none)
+
+        agreement = (noise * told).sum() / len(noise[0])
+        return (squared_error(moved, none) / 2.0 - agreement) / self.sigma**2
 
 
 @register

@@ -157,6 +157,31 @@ def test_one_step_is_one_pair():
     assert torch.equal(ours["label_f_2"], theirs["label_f_2"])
 
 
+def test_feedback_that_learns_the_transpose_of_the_jacobian():
+    """Linear f, g: the mean of the loss is least at g = W', whatever the states are."""
+    network = orthogonal()
+    with torch.no_grad():
+        network.pairs[0].cell.f.weight[:, :STATE] = torch.randn(STATE, STATE).double()
+        network.pairs[0].cell.g_state.weight.copy_(network.pairs[0].cell.f.weight[:, :STATE].T)
+    rule = RecurrentTargetPropRule(network, learns="transpose")
+
+    x, _ = batch()
+    losses = rule.feedback_losses(Reading(rule.pair, x.repeat(20_000, 1)), at(0))
+    losses["state_g_1"].backward()
+
+    weight = network.pairs[0].cell.g_state.weight
+    assert weight.grad.abs().max() < 0.02 * STEPS * weight.abs().max()
+
+    # a step of one tenth away, the gradient is that of |B - W'|^2 / 2 at every time step
+    away = 0.1 * torch.randn(STATE, STATE).double()
+    weight.grad = None
+    with torch.no_grad():
+        weight += away
+    losses = rule.feedback_losses(Reading(rule.pair, x.repeat(20_000, 1)), at(0))
+    losses["state_g_1"].backward()
+    assert torch.allclose(weight.grad, STEPS * away, atol=0.02 * STEPS * weight.abs().max().item())
+
+
 def test_regularised_inversion_tends_to_the_inverse_and_to_the_transpose():
     """Without damping g(f(s)) = s; with much of it, and small steps, W' d comes back."""
     network = nonlinear()

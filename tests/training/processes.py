@@ -206,6 +206,12 @@ RULES = {
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
+        recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
+    ),
+    "regularised inversion": lambda: recurrent.RegularizedInversionRule(
+        recurrent_classifier(8, 8, 12)
+    ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }

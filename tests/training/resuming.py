@@ -176,6 +176,12 @@ RULES = {
         network(), input_corruption=NOISE
     ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
+        recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
+    ),
+    "regularised inversion": lambda: recurrent.RegularizedInversionRule(
+        recurrent_classifier(8, 8, 12)
+    ),
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
