@@ -43,7 +43,7 @@ def rates(f, g=3e-3):
 
 RULES = {
     "targets": lambda stack, args: RecurrentTargetPropRule(
-        stack, sigma=args.sigma, rates=rates(args.rate)
+        stack, learns=args.learns, sigma=args.sigma, rates=rates(args.rate)
     ),
     "inverse": lambda stack, args: RegularizedInversionRule(
         stack, damping=args.damping, rates=rates(args.rate)
@@ -150,6 +150,7 @@ def main(arguments=None):
     parser.add_argument("--state", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--learns", default="inverse", choices=["inverse", "transpose"])
     parser.add_argument("--sigma", type=float, default=0.03)
     parser.add_argument("--damping", type=float, default=0.1)
     parser.add_argument("--batch-size", type=int, default=20)

@@ -52,9 +52,10 @@ def rule_of(name, stack, args):
     noise = StepNoise(args.noise, stack.pairs[0].cell.width + 1)
     options = {"input_corruption": noise, "rates": rates(args.rate, args.rate_g)}
     if name == "targets":
-        return RecurrentTargetPropRule(stack, args.step, args.sigma, **options)
+        own = {"step": args.step, "learns": args.learns, "sigma": args.sigma}
+        return RecurrentTargetPropRule(stack, **own, **options)
     if name == "inverse":
-        return RegularizedInversionRule(stack, args.step, **options)
+        return RegularizedInversionRule(stack, step=args.step, damping=args.damping, **options)
     if name == "reservoir":
         options["rates"] = rates([0.0, args.rate_reservoir], args.rate_g)
 
@@ -115,6 +116,8 @@ def main(arguments=None):
     parser.add_argument("--batch-size", type=int, default=10)
     parser.add_argument("--noise", type=float, default=0.4)
     parser.add_argument("--step", type=float, default=0.1)
+    parser.add_argument("--learns", default="inverse", choices=["inverse", "transpose"])
+    parser.add_argument("--damping", type=float, default=0.1)
     parser.add_argument("--sigma", type=float, default=0.3)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--rate-g", type=float, default=3e-3)
