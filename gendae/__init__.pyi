@@ -73,6 +73,8 @@ from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
+from gendae.models.architectures import lstm_classifier as lstm_classifier
+from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
 from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
 from gendae.models.architectures import with_labels as with_labels
@@ -87,6 +89,7 @@ from gendae.models.modalities import Junction as Junction
 from gendae.models.modalities import Modality as Modality
 from gendae.models.recurrent import Cell as Cell
 from gendae.models.recurrent import EveryStep as EveryStep
+from gendae.models.recurrent import LSTMReader as LSTMReader
 from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
@@ -142,6 +145,8 @@ from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule
+from gendae.rules.recurrent import TruncatedBackpropRule as TruncatedBackpropRule
+from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid

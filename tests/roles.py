@@ -191,6 +191,7 @@ LAYERS = [
     Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
     Member("Heads", lambda: gendae.Heads(gendae.Affine(WIDTH, 4), ["tanh", "softmax"], [1, 3])),
     Member("Residual", lambda: gendae.Residual(gendae.Affine(WIDTH, 4, "tanh"))),
+    Member("LSTMReader", lambda: gendae.LSTMReader(width=2, steps=WIDTH // 2, state=4)),
     Member("EveryStep", lambda: gendae.EveryStep(WIDTH, 4, steps=2)),
     Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
@@ -321,6 +322,7 @@ SHOWN = gendae.Presentation(ticks=4, blank=2, noise=0.2)
 IDENTITY = gendae.GaussianPrior("identity", 1.0)
 DRAWN = partial(classifier, stochastic=True)
 BITS = partial(classifier, bits=[1])
+TELLER = partial(gendae.recurrent_autoencoder, 2, steps=4, state=5)
 RESIDUAL = partial(recurrent, scale=0.1)
 EXAMPLES = "unit labels"
 RULES = [
@@ -338,6 +340,7 @@ RULES = [
     rule("TargetPropRule", stack, variant=" inverses", **around(gendae.Inverses())),
     rule("TargetPropRule", stack, variant=" exact", **around(gendae.Exact(), pull="prior")),
     rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
+    rule("TargetPropRule", TELLER, variant=" in time", loop=gendae.RecurrentLoop(every=2)),
     rule("BackStepRule", tied),
     rule("OnlineDeltaRule", stack),
     rule("OnlineDeltaRule", stack, variant=" noisy", presentation=SHOWN, plasticity=TWO_TAUS),
@@ -353,7 +356,9 @@ RULES = [
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
+    rule("RecurrentTargetPropRule", partial(recurrent, bits=True), EXAMPLES, " bits"),
     rule("RegularizedInversionRule", recurrent, EXAMPLES),
+    rule("TruncatedBackpropRule", recurrent, EXAMPLES, local=False, horizon=2),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
