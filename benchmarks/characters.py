@@ -25,6 +25,7 @@ from benchmarks.ngram import KneserNey
 from gendae import (
     BackpropRule,
     Characters,
+    Graphs,
     Rates,
     RecurrentTargetPropRule,
     RegularizedInversionRule,
@@ -96,7 +97,7 @@ def network_run(data, name, args):
             max_time={"minutes": args.minutes},
             accelerator=args.accelerator,
             devices=1,
-            callbacks=[best, Told()],
+            callbacks=[best, Told(), *([Graphs()] if args.graphs else [])],
         )
         trainer.fit(module, data)
         state = torch.load(best.best_model_path, weights_only=False)["state_dict"]
@@ -157,6 +158,7 @@ def main(arguments=None):
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--graphs", action="store_true", help="updates as CUDA graphs")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
