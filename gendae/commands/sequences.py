@@ -26,7 +26,14 @@ def reads_sequences(stack: Stack) -> bool:
 def scale_of(stack: Stack) -> Scale | None:
     """The units of the channels that the model was trained with; None for those of its file."""
     fact = stack.facts.get("scale")
-    return None if fact is None else Scale.recorded(fact)
+    if fact is None:
+        return None
+
+    scale = Scale.recorded(fact)
+    channels = stack.pairs[0].cell.width
+    if len(scale.mean) != channels:
+        raise ValueError(f"facts.scale: {len(scale.mean)} channels; the model reads {channels}")
+    return scale
 
 
 def series_of(stack: Stack, path: str | Path) -> Series:

@@ -161,6 +161,28 @@ def test_missing_steps_are_completed(generative, capsys):
         assert np.array_equal(filled["lengths"][::2], file["lengths"])
 
 
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ([1.0], "facts.scale=[1.0]: dict is needed"),
+        ({"mean": [0.0]}, "lists mean and deviation"),
+        ({"mean": [0.0, 1.0], "deviation": [1.0]}, "2 means, 1 deviations"),
+        ({"mean": [0.0, "x"], "deviation": [1.0, 1.0]}, "facts.scale.mean='x'"),
+        ({"mean": [0.0, 1.0], "deviation": [1.0, 0.0]}, "facts.scale.deviation=0.0"),
+        ({"mean": [0.0], "deviation": [1.0]}, "facts.scale: 1 channels; the model reads 2"),
+    ],
+)
+def test_units_of_a_file_are_not_believed(capsys, scale, words):
+    network = recurrent_classifier(CHANNELS, STEPS, 8, CLASSES, masked=True)
+    network.facts["scale"] = scale
+    save(network, "m.safetensors")
+    assert gendae("predict", "m.safetensors", "class.npz", "--out", "p.npz") == 2
+
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
 def test_the_second_half_is_completed_given_the_first(generative):
     x = np.load("class.npz")["x"]
     np.save("x.npy", x)
@@ -169,6 +191,24 @@ def test_the_second_half_is_completed_given_the_first(generative):
     filled = np.load("c.npz")["x"]
     np.testing.assert_allclose(filled[:, :2], x[:, :2], rtol=1e-5)
     assert not np.allclose(filled[:, 2:], x[:, 2:])
+
+
+def test_a_model_that_generates_is_trained_sampled_and_completed(tmp_path):
+    network = {"width": CHANNELS, "steps": STEPS, "state": 8, "visible": "linear"}
+    stack = ["--model.stack", "gendae.recurrent_autoencoder", "--model.stack.masked", "true"]
+    for name, value in network.items():
+        stack += [f"--model.stack.{name}", value]
+    model = ["--model", "gendae.TargetPropRule", "--model.loop", "gendae.RecurrentLoop", *stack]
+    data = ["--data", "gendae.Sequences", "--data.path", "class.npz", "--data.batch_size", 10]
+    root = ["--trainer.default_root_dir", tmp_path / "runs"]
+    assert gendae("fit", *model, *data, *QUICK, *root) == 0
+
+    checkpoint = tmp_path / "runs/0001/checkpoints/best.ckpt"
+    assert gendae("sample", checkpoint, "--n", 3, "--out", "s.npz") == 0
+    assert np.load("s.npz")["x"].shape == (3, STEPS, CHANNELS)
+    command = ["complete", checkpoint, "--given", "x=class.npz", "--mask", "top"]
+    assert gendae(*command, "--out", "c.npz") == 0
+    assert np.isfinite(np.load("c.npz")["x"]).all()
 
 
 @pytest.mark.parametrize(
