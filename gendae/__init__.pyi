@@ -17,6 +17,8 @@ from gendae.corruption import RelativeNoise as RelativeNoise
 from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
 from gendae.data.base import Data as Data
+from gendae.data.characters import Characters as Characters
+from gendae.data.dependencies import LongDependencies as LongDependencies
 from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits
 from gendae.data.images import Images as Images
@@ -25,7 +27,8 @@ from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
 from gendae.data.multimodal import Multimodal as Multimodal
-from gendae.data.sequences import LongDependencies as LongDependencies
+from gendae.data.sequences import ImageSequences as ImageSequences
+from gendae.data.sequences import Sequences as Sequences
 from gendae.data.shards import Shards as Shards
 from gendae.data.toys import Toys2D as Toys2D
 from gendae.inference import GradientInference as GradientInference

@@ -373,6 +373,10 @@ FEW = gendae.FewLabels(50)
 DATA = [
     Member("Digits", lambda: gendae.Digits(50, 3)),
     Member("LongDependencies", lambda: gendae.LongDependencies("temporal-order", 10, 50)),
+    Member("LongDependencies adding", lambda: gendae.LongDependencies("adding", 10, 50)),
+    Member("ImageSequences", lambda: gendae.ImageSequences(gendae.Digits(), "row", 4, n=50)),
+    Member("Sequences", lambda: gendae.Sequences("walks.npz", steps=5, standardise=True)),
+    Member("Characters", lambda: gendae.Characters("song.txt", steps=5)),
     Member("Toys2D", lambda: gendae.Toys2D("gaussians", 200, noise=0.2, batch_size=50)),
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
