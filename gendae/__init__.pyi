@@ -71,6 +71,7 @@ from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
+from gendae.models.architectures import tree_classifier as tree_classifier
 from gendae.models.architectures import with_labels as with_labels
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.delay import Activity as Activity
@@ -86,6 +87,10 @@ from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
 from gendae.models.stack import Stack as Stack
+from gendae.models.trees import Quadtree as Quadtree
+from gendae.models.trees import TreeCell as TreeCell
+from gendae.models.trees import TreePair as TreePair
+from gendae.models.trees import TreeRows as TreeRows
 from gendae.priors.autoencoder import AutoencoderPrior as AutoencoderPrior
 from gendae.priors.autoencoder import Learning as Learning
 from gendae.priors.autoencoder import Walk as Walk
@@ -139,6 +144,8 @@ from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPro
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
+from gendae.rules.trees import TreeLoops as TreeLoops
+from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
 from gendae.sampling.labelled import LabelledSampler as LabelledSampler
 from gendae.sampling.level import LevelSampler as LevelSampler

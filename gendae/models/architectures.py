@@ -28,7 +28,9 @@ from gendae.models.modalities import KINDS, Junction, Modality
 from gendae.models.recurrent import Cell, RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
+from gendae.models.trees import Layout, TreeCell, TreePair
 from gendae.priors.base import Prior
+from gendae.registry import build
 
 OBSERVATIONS = {"gaussian": Gaussian, "bernoulli": Bernoulli}
 
@@ -256,16 +258,73 @@ def recurrent_classifier(
     width = checks.whole("width", width, 1)
     state = checks.whole("state", state, 1)
 
-    f = Affine(state + width, state, activation)
-    with torch.no_grad():
-        nn.init.orthogonal_(f.weight[:, :state])
-        nn.init.normal_(f.weight[:, state:], std=width**-0.5)
-
+    f = composition(width, state, 1, activation, width**-0.5)
     g_state = Affine(state, state, activation, init="orthogonal")
     cell = Cell(f, g_state, Affine(state, width))
     pair = RecurrentPair(cell, steps, masked)
 
     return Classifier(pair, output=Affine(state, classes), settings=settings)
+
+
+def composition(width: int, state: int, arity: int, activation: str, spread: float) -> Affine:
+    """f of a cell: orthonormal rows for the states that it reads, and normal ones for the input.
+
+    Args:
+        width: of the input.
+        state: of f's output, and of each state that it reads.
+        arity: how many states it reads.
+        activation: of f.
+        spread: standard deviation of the weights of the input.
+    """
+    f = Affine(arity * state + width, state, activation)
+    with torch.no_grad():
+        nn.init.orthogonal_(f.weight[:, : arity * state])
+        nn.init.normal_(f.weight[:, arity * state :], std=spread)
+
+    return f
+
+
+def tree_classifier(
+    layout: Layout,
+    state: int = 100,
+    classes: int = 10,
+    activation: str = "tanh",
+    gain: float | None = None,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A recursive network that reads a tree and then tells its class.
+
+    p = s(W_1 c_1 + .. + W_k c_k + U x + b), with orthonormal rows of (W_1 .. W_k) at the start, so
+    that codes neither vanish nor explode from the leaves to the root, and U ~ N(0, gain^2).
+
+    Args:
+        layout: what a row of x is, a `TreeRows` or a `Quadtree`.
+        state: width of a code.
+        classes: number of classes.
+        activation: of codes, and of the feedback from a node to its children.
+        gain: of the inputs; 1 / sqrt(width of an input) if None, or 1 for symbols.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> from gendae.models.trees import Quadtree
+        >>> tree_classifier(Quadtree([8, 8], patch=2), state=20)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 10])
+    """
+    layout = checks.kind("layout", build(layout), Layout)
+    state = checks.whole("state", state, 1)
+    if gain is None:
+        gain = 1.0 if getattr(layout, "symbols", False) else layout.width**-0.5
+
+    spread = checks.at_least("gain", gain, 0.0, strict=True)
+    f = composition(layout.width, state, layout.arity, activation, spread)
+    g_state = Affine(state, layout.arity * state, activation, init="orthogonal")
+    cell = TreeCell(f, g_state, Affine(state, layout.width), layout.arity)
+
+    return Classifier(TreePair(cell, layout), output=Affine(state, classes), settings=settings)
 
 
 def with_labels(stack: Stack, classes: int = 10, gain: float = 1.0) -> LabelledStack:
