@@ -28,6 +28,8 @@ from gendae.data.multimodal import Multimodal as Multimodal
 from gendae.data.sequences import LongDependencies as LongDependencies
 from gendae.data.shards import Shards as Shards
 from gendae.data.toys import Toys2D as Toys2D
+from gendae.data.trees import ListOps as ListOps
+from gendae.data.trees import StandardLibrary as StandardLibrary
 from gendae.inference import GradientInference as GradientInference
 from gendae.inference import Inference as Inference
 from gendae.inference import TargetPropInference as TargetPropInference

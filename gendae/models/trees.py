@@ -300,12 +300,10 @@ class TreeRows(Layout):
                 f"inputs have shape {tuple(values.shape)}; {(len(children), room)} is needed"
             )
 
-        row = torch.zeros(self.nodes, self.arity + room)
-        for node, below in enumerate(children):
-            row[node, : len(below)] = torch.tensor(below)
-        row[: len(values), self.arity :] = values
+        filled = [[*below, *[0] * (self.arity - len(below))] for below in children]
+        nodes = torch.cat([torch.tensor(filled, dtype=values.dtype), values], 1)
 
-        return row.flatten()
+        return F.pad(nodes.flatten(), (0, self.features - nodes.numel()))
 
 
 @register
@@ -454,7 +452,9 @@ class TreeReader(nn.Module):
 
 def children_of(codes: Tensor, children: Tensor) -> Tensor:
     """(c_1, .., c_k) of some nodes, side by side, (nodes, arity * state)."""
-    return codes.index_select(0, children.flatten()).view(len(children), -1)
+    nodes, arity = children.shape
+
+    return codes.index_select(0, children.flatten()).view(nodes, arity * codes.shape[1])
 
 
 class TreeTeller(nn.Module):
@@ -486,7 +486,7 @@ class TreeTeller(nn.Module):
         for count in reversed(trees.heights[1:]):
             start = stop - count
             children = trees.children[start:stop].flatten()
-            told = self.back(codes[start + 1 : stop + 1]).view(len(children), -1)
+            told = self.back(codes[start + 1 : stop + 1]).view(-1, self.in_features)
             codes = codes.index_copy(0, children, told)
             stop = start
 

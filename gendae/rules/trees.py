@@ -168,7 +168,7 @@ class TreeTargetPropRule(SupervisedRule):
 
         return terms
 
-    # -- targets from the label --------------------------------------------------------------------
+    # -- targets from the label ------------------------------------------------------------------
 
     @torch.no_grad()
     def displacements(self, codes: Tensor, trees: Trees, y: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class TreeTargetPropRule(SupervisedRule):
         """f of all nodes at once: their children's codes are constants."""
         return self.pair.cell.step(children_of(codes, trees.children), trees.inputs)
 
-    # -- how g learns ------------------------------------------------------------------------------
+    # -- how g learns ----------------------------------------------------------------------------
 
     def _inverses(self, codes: Tensor, trees: Trees, moment: Moment) -> Tensor:
         """state_g_1."""
@@ -243,7 +243,7 @@ class TreeTargetPropRule(SupervisedRule):
 
         return _error(output, trees.inputs[told.nodes[seen] - 1], None, trees)
 
-    # -- loops -------------------------------------------------------------------------------------
+    # -- loops -----------------------------------------------------------------------------------
 
     def runs(self, codes: Tensor, trees: Trees) -> Iterator[Told]:
         """What g tells of nodes 1, 2, .. below its starts, which are all nodes with children."""
@@ -258,7 +258,9 @@ class TreeTargetPropRule(SupervisedRule):
         """The children of the nodes that were told."""
         parents = told.nodes > trees.leaves
         children = trees.children[told.nodes[parents] - 1].flatten()
-        codes = self.pair.cell.g_state(told.codes[parents]).view(len(children), -1)
+        codes = self.pair.cell.g_state(told.codes[parents]).view(
+            len(children), told.codes.shape[1]
+        )
         there = children > 0
 
         return Told(children[there], codes[there])
