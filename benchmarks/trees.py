@@ -127,8 +127,7 @@ def by_depth(stack, data):
 
 def counted(task, rule):
     """The error of counting what stands between the same neighbours in the training examples."""
-    make, layout, *_ = TASKS[task]
-    data = make(None)
+    data = TASKS[task][0](None)
     looked_at = COUNTED[rule] if task == "ast" else ()
 
     counts = defaultdict(Counter)

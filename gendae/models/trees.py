@@ -340,7 +340,8 @@ class Quadtree(Layout):
         self.side = self.patch * 2**depth
         self.width = self.patch**2
         self.features = height * width
-        self.inner = (4**depth - 1) // 3
+        self.leaves = 4**depth
+        self.inner = (self.leaves - 1) // 3
 
         pixel = self._pixels(depth)
         place = torch.empty(self.features + 1, dtype=torch.long)
@@ -377,14 +378,12 @@ class Quadtree(Layout):
         return Trees.of(children, inputs, of_leaves=True)
 
     def rows(self, trees: Trees, inputs: Tensor) -> Tensor:
-        leaves = inputs.unflatten(0, (-1, trees.batch)).transpose(0, 1).flatten(1)
+        leaves = inputs.view(self.leaves, trees.batch, self.width).transpose(0, 1).flatten(1)
 
         return leaves[:, self.place]
 
     def whole(self, like: Tensor) -> Trees:
-        nodes = self.inner + len(self.pixel) // self.width
-
-        return self._of(like.new_zeros(len(like), nodes, self.width))
+        return self._of(like.new_zeros(len(like), self.inner + self.leaves, self.width))
 
 
 # -- the maps ------------------------------------------------------------------------------------

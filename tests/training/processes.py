@@ -29,8 +29,14 @@ from gendae.data.labels import PartlyLabelled
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.parzen import ParzenLogLikelihood
-from gendae.models.architectures import joint_autoencoder, recurrent_classifier, with_labels
+from gendae.models.architectures import (
+    joint_autoencoder,
+    recurrent_classifier,
+    tree_classifier,
+    with_labels,
+)
 from gendae.models.settings import Settings
+from gendae.models.trees import Quadtree
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
@@ -48,6 +54,7 @@ from gendae.rules import (
     recurrent,
     stdp,
     targetprop,
+    trees,
     variational_em,
 )
 from gendae.rules.difference import InverseLearning, Iterations
@@ -206,6 +213,9 @@ RULES = {
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "trees": lambda: trees.TreeTargetPropRule(
+        tree_classifier(Quadtree([8, 8], patch=2), 12), loops=trees.TreeLoops(short=0.1, long=0.1)
+    ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }

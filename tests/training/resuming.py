@@ -28,8 +28,10 @@ from gendae.models.architectures import (
     deep_classifier,
     joint_autoencoder,
     recurrent_classifier,
+    tree_classifier,
     with_labels,
 )
+from gendae.models.trees import Quadtree
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
@@ -47,6 +49,7 @@ from gendae.rules import (
     recurrent,
     stdp,
     targetprop,
+    trees,
     variational_em,
 )
 from gendae.rules.difference import InverseLearning
@@ -176,6 +179,9 @@ RULES = {
         network(), input_corruption=NOISE
     ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "trees": lambda: trees.TreeTargetPropRule(
+        tree_classifier(Quadtree([8, 8], patch=2), 12), loops=trees.TreeLoops(short=0.1, long=0.1)
+    ),
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
