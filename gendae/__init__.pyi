@@ -74,6 +74,7 @@ from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
 from gendae.models.architectures import tree_classifier as tree_classifier
+from gendae.models.architectures import tree_pair as tree_pair
 from gendae.models.architectures import with_labels as with_labels
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.delay import Activity as Activity
@@ -146,6 +147,7 @@ from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPro
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
+from gendae.rules.trees import TreeAutoencoderRule as TreeAutoencoderRule
 from gendae.rules.trees import TreeLoops as TreeLoops
 from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule

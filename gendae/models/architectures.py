@@ -284,15 +284,10 @@ def composition(width: int, state: int, arity: int, activation: str, spread: flo
     return f
 
 
-def tree_classifier(
-    layout: Layout,
-    state: int = 100,
-    classes: int = 10,
-    activation: str = "tanh",
-    gain: float | None = None,
-    settings: Settings | None = None,
-) -> Classifier:
-    """A recursive network that reads a tree and then tells its class.
+def tree_pair(
+    layout: Layout, state: int = 100, activation: str = "tanh", gain: float | None = None
+) -> TreePair:
+    """The maps of a recursive network that reads trees, and tells them again.
 
     p = s(W_1 c_1 + .. + W_k c_k + U x + b), with orthonormal rows of (W_1 .. W_k) at the start, so
     that codes neither vanish nor explode from the leaves to the root, and U ~ N(0, gain^2).
@@ -300,10 +295,8 @@ def tree_classifier(
     Args:
         layout: what a row of x is, a `TreeRows` or a `Quadtree`.
         state: width of a code.
-        classes: number of classes.
-        activation: of codes, and of the feedback from a node to its children.
+        activation: of codes, and of the way from a node to its children.
         gain: of the inputs; 1 / sqrt(width of an input) if None, or 1 for symbols.
-        settings: see `Stack`.
 
     Raises:
         ValueError: for unknown names and numbers out of range.
@@ -311,8 +304,8 @@ def tree_classifier(
     Example:
         >>> import torch
         >>> from gendae.models.trees import Quadtree
-        >>> tree_classifier(Quadtree([8, 8], patch=2), state=20)(torch.rand(5, 64)).shape
-        torch.Size([1, 5, 10])
+        >>> tree_pair(Quadtree([8, 8], patch=2), state=20).encode(torch.rand(5, 64)).shape
+        torch.Size([5, 20])
     """
     layout = checks.kind("layout", build(layout), Layout)
     state = checks.whole("state", state, 1)
@@ -324,7 +317,36 @@ def tree_classifier(
     g_state = Affine(state, layout.arity * state, activation, init="orthogonal")
     cell = TreeCell(f, g_state, Affine(state, layout.width), layout.arity)
 
-    return Classifier(TreePair(cell, layout), output=Affine(state, classes), settings=settings)
+    return TreePair(cell, layout)
+
+
+def tree_classifier(
+    layout: Layout,
+    state: int = 100,
+    classes: int = 10,
+    activation: str = "tanh",
+    gain: float | None = None,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A recursive network that reads a tree and then tells its class.
+
+    Args:
+        layout, state, activation, gain: see `tree_pair`.
+        classes: number of classes.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> from gendae.models.trees import Quadtree
+        >>> tree_classifier(Quadtree([8, 8], patch=2), state=20)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 10])
+    """
+    pair = tree_pair(layout, state, activation, gain)
+
+    return Classifier(pair, output=Affine(state, classes), settings=settings)
 
 
 def with_labels(stack: Stack, classes: int = 10, gain: float = 1.0) -> LabelledStack:

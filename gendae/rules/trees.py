@@ -1,40 +1,45 @@
-"""Target propagation through structure, for classifiers of trees.
+"""Target propagation through structure: for classifiers of trees, and for auto-encoders of them.
 
-A network that reads trees is a stack whose layers are the applications of one f to the nodes. The
-first target is that of the root, from the output layer; it goes down by g, to all children of a
-node at once, as far as the leaves:
+A network that reads trees is a stack whose layers are the applications of one f to the nodes.
+Targets come from a label at the root, or from what is told of the inputs, and go down by g, to all
+children of a node at once, as far as the leaves:
 
-    h^ = p - step dL/dp at the root,  d = h^ - p
+    d = -step dL/dp at the root
     (d_1, .., d_k) = g(p + d) - g(p)                     (difference; Lee 2018, Eq. 3.15)
     f learns at every node, leaves included: p + d is a target for f(c_1, .., c_k, x)
     g learns at every node with children: c~ is a target for g(f(c~, x)), c~ = c + noise, and x
 
-Loops of auto-encoding start at every node that has children, and run down to the leaves:
+Loops of auto-encoding start at every node, and run down to the leaves:
 
     short   p is a target for f(g(p + noise), x)                            (recirculation)
     long    p^ = p at the start, (c^_1, .., c^_k, x^) = g(p^)
             c and x are targets for g(p^), at every node below the start
-            c^ is a target for f at the child
+            c^ is a target for f at the child                   (without difference, as printed)
 
-With the difference a loop without label starts with d = 0, which stays 0 all the way down: then
-long loops teach g alone. Without it they move f towards what g tells.
+What is told of a code is no news to it: with the difference, a loop has d = c^ - c = 0 as long as
+nothing but g lies in between. It is what the told inputs lack that makes one. That travels up again
+from the leaves, by f, which g has learned to invert, to where the loop began, and adds to d there:
+
+    e = f(c^ + e_c, x) - f(c^, x^),  d = step e at the start            (2015, Eq. 12, by nodes)
 
 No gradient crosses a node. All nodes share one f and one g, whose losses are added up.
 Source: Bengio 2014, section 5, with the differences of Lee 2018.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, normal_like
 from gendae.models.classifier import Classifier, label_loss
-from gendae.models.trees import TreePair, Trees, children_of
+from gendae.models.stack import Stack
+from gendae.models.trees import TreeCell, TreePair, Trees, children_of
 from gendae.registry import built, register
+from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
@@ -44,7 +49,7 @@ from gendae.rules.targets import change, first_displacement, missed, squared_err
 @register
 @dataclass(frozen=True)
 class TreeLoops:
-    """Weights of the loops of `TreeTargetPropRule`, and where g learns.
+    """Weights of the loops of rules for trees, and where g learns.
 
     Args:
         short: of recirculation.
@@ -71,10 +76,260 @@ class Told(NamedTuple):
     Args:
         nodes: their numbers, (m,).
         codes: p^, (m, state).
+        below: for each child of each node its place among what is told next, (m, arity); 0 for
+            none.
     """
 
     nodes: Tensor
     codes: Tensor
+    below: Tensor
+
+
+class Reading:
+    """A batch of trees as it was read, and the losses of the maps of a node around its codes.
+
+    Losses are sums over nodes, mean over trees.
+
+    Args:
+        pair: the maps.
+        x: rows, (batch, features).
+        empty: see `TreeLoops`.
+    """
+
+    def __init__(self, pair: TreePair, x: Tensor, empty: bool = False) -> None:
+        self.cell: TreeCell = pair.cell
+        self.empty = empty
+        with torch.no_grad():
+            self.trees: Trees = pair.layout.trees(x)
+            self.codes = pair.f.codes(self.trees)
+
+    @property
+    def roots(self) -> Tensor:
+        """Codes of the roots, (batch, state)."""
+        return self.codes.index_select(0, self.trees.roots)
+
+    @property
+    def inner(self) -> slice:
+        """The nodes that have children."""
+        return slice(self.trees.leaves, None)
+
+    def error(self, output: Tensor, target: Tensor, there: Tensor | None = None) -> Tensor:
+        """|output - target|^2, where there is a target."""
+        if len(output) == 0:
+            return output.sum()
+
+        if there is not None:
+            output = torch.where(there, output, target)
+
+        return self.share(output) * squared_error(output, target)
+
+    def share(self, output: Tensor) -> float:
+        """Nodes for each tree."""
+        return len(output) / max(1, self.trees.batch)
+
+    def outputs(self) -> Tensor:
+        """f of all nodes at once: their children's codes are constants."""
+        return self.cell.step(children_of(self.codes, self.trees.children), self.trees.inputs)
+
+    def real(self, children: Tensor) -> Tensor | None:
+        """Which codes of children g is to tell, (nodes, arity * state); None for all."""
+        if self.empty:
+            return None
+
+        return (children > 0).repeat_interleave(self.cell.state, 1)
+
+    # -- targets ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def displacements(self, start: Tensor, difference: bool = True) -> Tensor:
+        """d of all nodes, (n, state), from those that they have of their own.
+
+        Args:
+            start: (n, state).
+            difference: with the correction; else d_i = g_i(p + d) - c_i, where d is not 0.
+        """
+        moves = torch.cat([torch.zeros_like(self.codes[:1]), start])
+
+        stop = len(moves)
+        for count in reversed(self.trees.heights[1:]):  # parents lie higher than their children
+            nodes = slice(stop - count, stop)
+            children = self.trees.children[stop - count - 1 : stop - 1]
+            told = self._down(self.codes[nodes], children, moves[nodes], difference)
+            moves[children.flatten()] += told.view(-1, moves.shape[1])
+            stop -= count
+
+        return moves[1:]
+
+    def _down(self, codes: Tensor, children: Tensor, move: Tensor, difference: bool) -> Tensor:
+        """d of the children of some nodes, (nodes, arity * state), from those of the nodes."""
+        if difference:
+            return change(self.cell.g_state, codes, move)
+
+        return self.cell.g_state(codes + move) - children_of(self.codes, children)
+
+    def targets(self, moves: Tensor, step: float) -> Tensor:
+        """|f(c, x) - (p + d)|^2 / (2 step)."""
+        output = self.outputs()
+        return missed(output, moves) * (self.share(output) / (2.0 * step))
+
+    # -- how g learns -----------------------------------------------------------------------------
+
+    def inverses(self, sigma: float, generator: Generator | None) -> Tensor:
+        """|g_state(f(c~, x)) - c~|^2 of all nodes with children."""
+        nodes = slice(0, None) if self.empty else self.inner
+        children = self.trees.children[nodes]
+        real = self.real(children)
+
+        below = children_of(self.codes, children)
+        noise = sigma * normal_like(below, generator)
+        if real is not None:
+            noise = noise * real
+        noisy = below + noise
+        with torch.no_grad():
+            given = self.cell.step(noisy, self.trees.inputs[nodes])
+
+        return self.error(self.cell.g_state(given), noisy, real)
+
+    def inputs(self, nodes: Tensor, codes: Tensor) -> Tensor:
+        """|g_input(p) - x|^2 of those nodes that have an input."""
+        seen = nodes <= self.trees.with_input
+        output = self.cell.g_input(codes[seen])
+
+        return self.error(output, self.trees.inputs[nodes[seen] - 1])
+
+    # -- loops ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def runs(self) -> list[Told]:
+        """The starts, which are all nodes, and what g tells of nodes 1, 2, .. below them."""
+        nodes = torch.arange(1, len(self.codes), device=self.codes.device)
+        told = self._told(nodes, self.codes[1:])
+        runs = [told]
+        while bool((told.below > 0).any()):
+            parents = told.nodes > self.trees.leaves
+            below = told.below[parents].flatten()
+            children = self.trees.children[told.nodes[parents] - 1].flatten()
+            codes = self.cell.g_state(told.codes[parents]).view(len(children), -1)
+
+            told = self._told(children[below > 0], codes[below > 0])
+            runs.append(told)
+
+        return runs
+
+    def _told(self, nodes: Tensor, codes: Tensor) -> Told:
+        children = self.trees.children[nodes - 1]
+        there = (children > 0).flatten()
+        below = torch.where(there, there.cumsum(0), 0)
+
+        return Told(nodes, codes, below.view_as(children))
+
+    def long_g(self, runs: Sequence[Told]) -> Tensor:
+        """Children and inputs are targets for g wherever a run has come."""
+        total = torch.zeros_like(self.codes[0, 0])
+        for told in runs[1:]:
+            parents = told.nodes > self.trees.leaves
+            children = self.trees.children[told.nodes[parents] - 1]
+
+            output = self.cell.g_state(told.codes[parents])
+            below = children_of(self.codes, children)
+            total = total + self.error(output, below, self.real(children))
+            total = total + self.inputs(told.nodes, told.codes)
+
+        return total
+
+    def long_f(self, runs: Sequence[Told]) -> Tensor:
+        """What g told is a target for f, from every start above a node."""
+        output = self.outputs()
+        loss = torch.zeros_like(self.codes[0, 0])
+        moves = torch.zeros_like(self.codes)
+        for told in runs[1:]:
+            move = told.codes - self.codes[told.nodes]
+            loss += move.square().sum()
+            moves.index_add_(0, told.nodes, move)
+
+        batch = max(1, self.trees.batch)
+        return with_gradient(output, loss / batch, moves[1:] * (-2.0 / batch))
+
+    @torch.no_grad()
+    def lacks(self, runs: Sequence[Told]) -> Tensor:
+        """e of all starts, (n, state): what the inputs told of them lack, brought up to them."""
+        nothing = torch.zeros_like(self.codes[:1])
+        codes_below = nothing
+        lacks_below = nothing
+        for told in reversed(runs):
+            seen = (told.nodes <= self.trees.with_input)[:, None]
+            given = self.trees.inputs[told.nodes - 1]
+            lack = torch.where(seen, given - self.cell.g_input(told.codes), 0.0)
+
+            before = torch.cat([children_of(codes_below, told.below), given - lack], 1)
+            move = torch.cat([children_of(lacks_below, told.below), lack], 1)
+            lacks = change(self.cell.f, before, move)
+
+            codes_below = torch.cat([nothing, told.codes])
+            lacks_below = torch.cat([nothing, lacks])
+
+        return lacks_below[1:]
+
+    def recirculation(self, sigma: float, generator: Generator | None) -> Tensor:
+        """|f(g(p + noise), x) - p|^2 of all nodes with children."""
+        above = self.codes[1:][self.inner]
+        noisy = above + sigma * normal_like(above, generator)
+
+        with torch.no_grad():
+            told = self.cell.g_state(noisy)
+            real = self.real(self.trees.children[self.inner])
+            if real is not None:
+                told = told * real
+
+        return self.error(self.cell.step(told, self.trees.inputs[self.inner]), above)
+
+    def losses(
+        self,
+        start: Tensor,
+        loops: TreeLoops,
+        noise: tuple[float, Generator | None],
+        step: float,
+        difference: bool = True,
+    ) -> dict[str, Tensor]:
+        """All losses of f and g.
+
+        Args:
+            start: d of the nodes of their own, (n, state).
+            loops: weights of the loops.
+            noise: its standard deviation, and its source.
+            step: by which d is multiplied.
+            difference: see `displacements`.
+        """
+        runs: list[Told] = []
+        if loops.long > 0:
+            runs = self.runs()
+        if loops.long > 0 and difference:
+            start = start + loops.long * step * self.lacks(runs)
+
+        moves = self.displacements(start, difference)
+        nodes = torch.arange(1, len(self.codes), device=moves.device)
+        terms = {
+            "target_f_1": self.targets(moves, step),
+            "state_g_1": self.inverses(*noise),
+            "input_g_1": self.inputs(nodes, self.codes[1:]),
+        }
+        if loops.short > 0:
+            terms["short_f_1"] = loops.short * self.recirculation(*noise)
+        if loops.long > 0:
+            terms["long_g_1"] = loops.long * self.long_g(runs)
+        if loops.long > 0 and not difference:
+            terms["long_f_1"] = loops.long * self.long_f(runs)
+
+        return terms
+
+
+def need_tree_pair(rule: Rule) -> None:
+    """Raise a ValueError unless the rule's stack is one `TreePair`."""
+    if rule.stack.depth != 1 or not isinstance(rule.stack.pairs[0], TreePair):
+        raise ValueError(
+            f"{type(rule).__name__} does not support this network: one TreePair is needed, "
+            "through whose nodes targets go down"
+        )
 
 
 @register
@@ -84,7 +339,7 @@ class TreeTargetPropRule(SupervisedRule):
     target_f_1: sum over nodes of |f(c, x) - (p + d)|^2 / (2 step)
     state_g_1:  sum over nodes with children of |g_state(f(c~, x)) - c~|^2
     input_g_1:  sum over nodes of |g_input(p) - x|^2
-    short_f_1, long_f_1, long_g_1: of the loops, where they have a weight
+    short_f_1, long_g_1, long_f_1: of the loops, where they have a weight
     label_f_2:  cross-entropy of the label, in nats
 
     Divided by the step, the gradient by f is that of back-propagation through structure where g is
@@ -124,17 +379,12 @@ class TreeTargetPropRule(SupervisedRule):
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
-        if self.stack.depth != 1 or not isinstance(self.stack.pairs[0], TreePair):
-            self.refuse("one TreePair is needed, through whose nodes targets go down")
+        need_tree_pair(self)
 
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.sigma = checks.at_least("sigma", sigma, 0.0)
         self.difference = bool(difference)
         self.loops = built("loops", loops, TreeLoops)
-
-    @property
-    def pair(self) -> TreePair:
-        return self.stack.pairs[0]
 
     def idle(self) -> list[nn.Module]:
         return self.laws()
@@ -143,187 +393,76 @@ class TreeTargetPropRule(SupervisedRule):
         """None: the shapes of trees are found out in Python."""
 
     def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
-        with torch.no_grad():
-            trees = self.pair.layout.trees(x)
-            codes = self.pair.f.codes(trees)
-            moves = self.displacements(codes, trees, y)
-            loops = []
-            if self.loops.long > 0:
-                loops = list(self.runs(codes, trees))
+        reading = Reading(self.stack.pairs[0], x, self.loops.empty)
+        start = self.first(reading, y)
+        noise = (self.sigma, moment.generator)
 
-        terms = {
-            "target_f_1": self._targets(codes, trees, moves),
-            "state_g_1": self._inverses(codes, trees, moment),
-            "input_g_1": self._inputs(Told(_all(codes), codes[1:]), trees),
-        }
-        if self.loops.short > 0:
-            terms["short_f_1"] = self.loops.short * self._recirculation(codes, trees, moment)
-        if self.loops.long > 0:
-            terms["long_g_1"] = self.loops.long * self._long_g(loops, codes, trees)
-        if self.loops.long > 0 and not self.difference:
-            terms["long_f_1"] = self.loops.long * self._long_f(loops, codes, trees)
-
-        roots = codes.index_select(0, trees.roots)
-        terms["label_f_2"] = label_loss(self.stack.output(roots)[None], y)
+        terms = reading.losses(start, self.loops, noise, self.step, self.difference)
+        terms["label_f_2"] = label_loss(self.stack.output(reading.roots)[None], y)
 
         return terms
 
-    # -- targets from the label ------------------------------------------------------------------
+    def first(self, reading: Reading, y: Tensor) -> Tensor:
+        """d of the label, (n, state): -step dL/dp at the roots."""
+        start = torch.zeros_like(reading.codes)
+        start[reading.trees.roots] = first_displacement(self.stack, reading.roots, y, self.step)
 
-    @torch.no_grad()
-    def displacements(self, codes: Tensor, trees: Trees, y: Tensor) -> Tensor:
-        """d of all nodes, (n, state).
-
-        Args:
-            codes: of all nodes by their numbers, see `TreeReader.codes`.
-            trees: their shape.
-            y: class indices, (batch,).
-        """
-        roots = codes.index_select(0, trees.roots)
-        moves = torch.zeros_like(codes)
-        moves[trees.roots] = first_displacement(self.stack, roots, y, self.step)
-
-        stop = len(codes)
-        for count in reversed(trees.heights[1:]):  # parents lie higher than their children
-            nodes = slice(stop - count, stop)
-            children = trees.children[stop - count - 1 : stop - 1]
-            told = self._down(codes, nodes, children, moves[nodes])
-            moves[children.flatten()] = told.view(-1, codes.shape[1])
-            stop -= count
-
-        return moves[1:]
-
-    def _down(self, codes: Tensor, nodes: slice, children: Tensor, move: Tensor) -> Tensor:
-        """d of the children of some nodes, (nodes, arity * state), from those of the nodes."""
-        g = self.pair.cell.g_state
-        if self.difference:
-            return change(g, codes[nodes], move)
-
-        return g(codes[nodes] + move) - children_of(codes, children)
-
-    def _targets(self, codes: Tensor, trees: Trees, moves: Tensor) -> Tensor:
-        """target_f_1."""
-        output = self._step(codes, trees)
-        return missed(output, moves) * (_share(output, trees) / (2.0 * self.step))
-
-    def _step(self, codes: Tensor, trees: Trees) -> Tensor:
-        """f of all nodes at once: their children's codes are constants."""
-        return self.pair.cell.step(children_of(codes, trees.children), trees.inputs)
-
-    # -- how g learns ----------------------------------------------------------------------------
-
-    def _inverses(self, codes: Tensor, trees: Trees, moment: Moment) -> Tensor:
-        """state_g_1."""
-        cell = self.pair.cell
-        nodes = slice(0 if self.loops.empty else trees.leaves, None)
-        children = trees.children[nodes]
-        there = self._there(children)
-
-        below = children_of(codes, children)
-        noise = self.sigma * normal_like(below, moment.generator)
-        if there is not None:
-            noise = noise * there
-        noisy = below + noise
-        with torch.no_grad():
-            given = cell.step(noisy, trees.inputs[nodes])
-
-        return _error(cell.g_state(given), noisy, there, trees)
-
-    def _there(self, children: Tensor) -> Tensor | None:
-        """Which codes of children g is to tell, (nodes, arity * state); None for all."""
-        if self.loops.empty:
-            return None
-
-        return (children > 0).repeat_interleave(self.pair.cell.state, 1)
-
-    def _inputs(self, told: Told, trees: Trees) -> Tensor:
-        """|x^ - x|^2 of nodes that have an input."""
-        seen = told.nodes <= trees.with_input
-        output = self.pair.cell.g_input(told.codes[seen])
-
-        return _error(output, trees.inputs[told.nodes[seen] - 1], None, trees)
-
-    # -- loops -----------------------------------------------------------------------------------
-
-    def runs(self, codes: Tensor, trees: Trees) -> Iterator[Told]:
-        """What g tells of nodes 1, 2, .. below its starts, which are all nodes with children."""
-        told = Told(_all(codes), codes[1:])
-        while True:
-            told = self._below(told, trees)
-            if len(told.nodes) == 0:
-                return
-            yield told
-
-    def _below(self, told: Told, trees: Trees) -> Told:
-        """The children of the nodes that were told."""
-        parents = told.nodes > trees.leaves
-        children = trees.children[told.nodes[parents] - 1].flatten()
-        codes = self.pair.cell.g_state(told.codes[parents]).view(
-            len(children), told.codes.shape[1]
-        )
-        there = children > 0
-
-        return Told(children[there], codes[there])
-
-    def _long_g(self, runs: list[Told], codes: Tensor, trees: Trees) -> Tensor:
-        """long_g_1: children and inputs are targets for g wherever a run has come."""
-        total = torch.zeros_like(codes[0, 0])
-        for told in runs:
-            parents = told.nodes > trees.leaves
-            children = trees.children[told.nodes[parents] - 1]
-            there = self._there(children)
-
-            output = self.pair.cell.g_state(told.codes[parents])
-            total = total + _error(output, children_of(codes, children), there, trees)
-            total = total + self._inputs(told, trees)
-
-        return total
-
-    def _long_f(self, runs: list[Told], codes: Tensor, trees: Trees) -> Tensor:
-        """long_f_1: what g told is a target for f, from every start above a node."""
-        output = self._step(codes, trees)
-        loss = torch.zeros_like(codes[0, 0])
-        moves = torch.zeros_like(codes)
-        for told in runs:
-            move = told.codes - codes[told.nodes]
-            loss += move.square().sum()
-            moves.index_add_(0, told.nodes, move)
-
-        batch = max(1, trees.batch)
-        return with_gradient(output, loss / batch, moves[1:] * (-2.0 / batch))
-
-    def _recirculation(self, codes: Tensor, trees: Trees, moment: Moment) -> Tensor:
-        """short_f_1."""
-        cell = self.pair.cell
-        nodes = slice(trees.leaves, None)
-        above = codes[1:][nodes]
-        noisy = above + self.sigma * normal_like(above, moment.generator)
-
-        with torch.no_grad():
-            told = cell.g_state(noisy)
-            there = self._there(trees.children[nodes])
-            if there is not None:
-                told = told * there
-
-        return _error(cell.step(told, trees.inputs[nodes]), above, None, trees)
+        return start[1:]
 
 
-def _all(codes: Tensor) -> Tensor:
-    """Numbers of all nodes, (n,)."""
-    return torch.arange(1, len(codes), device=codes.device)
+@register
+class TreeAutoencoderRule(Rule):
+    """A stack of one tree pair learns to tell again what it has read, from every node on.
 
+    The losses are those of `TreeTargetPropRule` without a label, where d comes from what the told
+    inputs lack. For linear f of orthonormal rows, and its transpose as g, the gradient by f is
+    that of back-propagation through the structure of |x^ - x|^2 / 2, summed over the inputs below
+    each node, with one telling for each.
+    Source: Bengio 2014, section 5; Bengio et al. 2015, Eq. 12; Lee 2018, Eq. 3.15.
 
-def _share(output: Tensor, trees: Trees) -> float:
-    """Nodes for each tree."""
-    return len(output) / max(1, trees.batch)
+    Args:
+        stack: of one `TreePair`.
+        step: by which d is multiplied; f's loss is divided by it.
+        sigma: standard deviation of the noise at which g_state learns to invert f.
+        loops: see `TreeLoops`; its long loops are those that move f.
+        rates, log_every, prior_every: see `Rule`.
 
+    Raises:
+        ValueError: for another network, and numbers out of range.
 
-def _error(output: Tensor, target: Tensor, there: Tensor | None, trees: Trees) -> Tensor:
-    """|output - target|^2, the sum over nodes, mean over trees."""
-    if len(output) == 0:
-        return output.sum()
+    Example:
+        >>> from gendae import Stack
+        >>> from gendae.models.architectures import tree_pair
+        >>> from gendae.models.trees import Quadtree
+        >>> rule = TreeAutoencoderRule(Stack(tree_pair(Quadtree([4, 4], patch=1))))
+        >>> list(rule.losses((torch.rand(10, 16),)))
+        ['target_f_1', 'state_g_1', 'input_g_1', 'long_g_1']
+    """
 
-    if there is not None:
-        output = torch.where(there, output, target)
+    def __init__(
+        self,
+        stack: Stack,
+        step: float = 0.1,
+        sigma: float = 0.3,
+        loops: TreeLoops = TreeLoops(long=1.0),
+        rates: Rates = Rates(),
+        log_every: int = 50,
+        prior_every: int = 0,
+    ) -> None:
+        super().__init__(stack, rates, log_every, prior_every)
+        need_tree_pair(self)
 
-    return _share(output, trees) * squared_error(output, target)
+        self.step = checks.at_least("step", step, 0.0, strict=True)
+        self.sigma = checks.at_least("sigma", sigma, 0.0)
+        self.loops = built("loops", loops, TreeLoops)
+
+    def phase(self, moment: Moment) -> None:
+        """None: the shapes of trees are found out in Python."""
+
+    def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
+        """The losses of f and g, mean over the batch; batch[0] is x."""
+        x = checks.rows("x", batch[0])
+        reading = Reading(self.stack.pairs[0], x, self.loops.empty)
+        start = torch.zeros_like(reading.codes[1:])
+
+        return reading.losses(start, self.loops, (self.sigma, moment.generator), self.step)

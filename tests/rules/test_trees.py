@@ -12,7 +12,7 @@ from gendae.models.trees import Quadtree, TreeCell, TreePair, TreeRows
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.rates import Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule
-from gendae.rules.trees import TreeLoops, TreeTargetPropRule
+from gendae.rules.trees import Reading, TreeAutoencoderRule, TreeLoops, TreeTargetPropRule
 from tests.conftest import at
 from tests.models import test_trees
 from tests.models.test_trees import ARITY, SHAPES, STATE, WIDTH
@@ -69,10 +69,11 @@ def test_with_orthonormal_maps_it_is_back_propagation_through_structure():
 def test_displacements_are_the_recursion_written_out(difference):
     net = curved()
     rule = TreeTargetPropRule(net, difference=difference)
-    pair, g = rule.pair, rule.pair.cell.g_state
-    trees = pair.layout.trees(test_trees.rows())
-    codes = pair.f.codes(trees).detach()
-    moves = rule.displacements(codes, trees, LABELS)
+    pair = net.pairs[0]
+    g = pair.cell.g_state
+    reading = Reading(pair, test_trees.rows())
+    trees, codes = reading.trees, reading.codes
+    moves = reading.displacements(rule.first(reading, LABELS), difference)
 
     seen = 0
     for node in range(1, len(codes)):
@@ -154,10 +155,10 @@ def told_below(cell, trees, node, p):
 def test_loops_are_those_of_all_starts_written_out():
     net = curved()
     rule = TreeTargetPropRule(net, difference=False, loops=TreeLoops(long=1.0))
-    cell = rule.pair.cell
+    cell = net.pairs[0].cell
     x = test_trees.rows()
-    trees = rule.pair.layout.trees(x)
-    codes = rule.pair.f.codes(trees).detach()
+    reading = Reading(net.pairs[0], x)
+    trees, codes = reading.trees, reading.codes
     terms = rule.losses((x, LABELS), at(0))
 
     of_g = torch.zeros(()).double()
@@ -165,7 +166,7 @@ def test_loops_are_those_of_all_starts_written_out():
     for start in range(1, len(codes)):
         for node, told in told_below(cell, trees, start, codes[start]):
             told = told.detach()
-            output = rule._step(codes, trees)[node - 1]
+            output = reading.outputs()[node - 1]
             of_f = of_f + (output - told).square().sum()
             of_g = of_g + (cell.g_input(told) - trees.inputs[node - 1]).square().sum()
             children = zip(trees.children[node - 1], cell.g_state(told).split(STATE), strict=True)
@@ -186,14 +187,14 @@ def test_short_loops_are_recirculation():
     net = curved()
     rule = TreeTargetPropRule(net, sigma=0.0, loops=TreeLoops(short=1.0))
     x = test_trees.rows()
-    trees = rule.pair.layout.trees(x)
-    codes = rule.pair.f.codes(trees).detach()
+    reading = Reading(net.pairs[0], x)
+    trees, codes = reading.trees, reading.codes
 
     total = 0.0
     for node in range(trees.leaves + 1, len(codes)):
         there = (trees.children[node - 1] > 0).repeat_interleave(STATE)
-        told = rule.pair.cell.g_state(codes[node]) * there
-        output = rule.pair.cell.step(told, trees.inputs[node - 1])
+        told = net.pairs[0].cell.g_state(codes[node]) * there
+        output = net.pairs[0].cell.step(told, trees.inputs[node - 1])
         total = total + (output - codes[node]).square().sum()
 
     assert torch.allclose(rule.losses((x, LABELS), at(0))["short_f_1"], total / 4, rtol=1e-12)
