@@ -7,6 +7,7 @@ from gendae.completion.inpainting import Inpainter as Inpainter
 from gendae.completion.inpainting import inpaint as inpaint
 from gendae.completion.inpainting import named_mask as named_mask
 from gendae.completion.modalities import complete as complete
+from gendae.completion.trees import complete_trees as complete_trees
 from gendae.corruption import Corruption as Corruption
 from gendae.corruption import FlipNoise as FlipNoise
 from gendae.corruption import GaussianNoise as GaussianNoise

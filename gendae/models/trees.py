@@ -67,6 +67,22 @@ class Trees(NamedTuple):
         """Number of nodes without children, the first ones."""
         return self.heights[0] if self.heights else 0
 
+    def without(self, hidden: Tensor) -> Tensor:
+        """Which nodes are left without some subtrees, (n,).
+
+        Args:
+            hidden: whether a subtree is hidden, by the number of its root, (n,).
+        """
+        left = F.pad(~hidden, (1, 0))
+        stop = len(left)
+        for count in reversed(self.heights[1:]):  # parents lie higher than their children
+            children = self.children[stop - count - 1 : stop - 1].flatten()
+            above = left[stop - count : stop].repeat_interleave(self.children.shape[1])
+            left[children] &= above
+            stop -= count
+
+        return left[1:]
+
     @classmethod
     def of(cls, children: Tensor, inputs: Tensor, of_leaves: bool = False) -> "Trees":
         """The trees whose nodes stand in slots, slot 0 the root; slots may be left over.
@@ -163,11 +179,13 @@ class Layout(nn.Module):
     Attributes:
         arity: most children of a node.
         width: of a node's input.
+        nodes: of the largest tree.
         features: of a row.
     """
 
     arity: int
     width: int
+    nodes: int
     features: int
     #: Whether a told row is made of told inputs alone.
     of_inputs = True
@@ -342,6 +360,7 @@ class Quadtree(Layout):
         self.features = height * width
         self.leaves = 4**depth
         self.inner = (self.leaves - 1) // 3
+        self.nodes = self.inner + self.leaves
 
         pixel = self._pixels(depth)
         place = torch.empty(self.features + 1, dtype=torch.long)
@@ -383,7 +402,7 @@ class Quadtree(Layout):
         return leaves[:, self.place]
 
     def whole(self, like: Tensor) -> Trees:
-        return self._of(like.new_zeros(len(like), self.inner + self.leaves, self.width))
+        return self._of(like.new_zeros(len(like), self.nodes, self.width))
 
 
 # -- the maps ------------------------------------------------------------------------------------
@@ -431,14 +450,23 @@ class TreeReader(nn.Module):
     def cell(self) -> TreeCell:
         return self._of[0]
 
-    def codes(self, trees: Trees) -> Tensor:
-        """Codes of all nodes by their numbers, (n + 1, state), after that of the empty tree."""
+    def codes(self, trees: Trees, seen: Tensor | None = None) -> Tensor:
+        """Codes of all nodes by their numbers, (n + 1, state), after that of the empty tree.
+
+        Args:
+            trees: the batch.
+            seen: whether a node is seen, (n,); the others have the code 0 of the empty tree. None
+                for all.
+        """
         codes = trees.inputs.new_zeros(1, self.out_features)
         start = 0
         for count in trees.heights:
             nodes = slice(start, start + count)
             below = children_of(codes, trees.children[nodes])
-            codes = torch.cat([codes, self.cell.step(below, trees.inputs[nodes])])
+            above = self.cell.step(below, trees.inputs[nodes])
+            if seen is not None:
+                above = above * seen[nodes, None]
+            codes = torch.cat([codes, above])
             start += count
 
         return codes

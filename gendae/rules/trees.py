@@ -31,10 +31,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from gendae import checks
-from gendae.corruption import Corruption, normal_like
+from gendae.corruption import Corruption, normal_like, uniform_like
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.stack import Stack
 from gendae.models.trees import TreeCell, TreePair, Trees, children_of
@@ -88,20 +89,29 @@ class Told(NamedTuple):
 class Reading:
     """A batch of trees as it was read, and the losses of the maps of a node around its codes.
 
-    Losses are sums over nodes, mean over trees.
+    Losses are sums over nodes, mean over trees. Some subtrees may be hidden while it is read, in
+    whose place stands the empty tree: f is not applied to their nodes, and g is to tell them.
 
     Args:
         pair: the maps.
-        x: rows, (batch, features).
+        trees: the batch.
         empty: see `TreeLoops`.
+        hidden: whether a subtree is hidden, by the number of its root, (n,); None for none.
     """
 
-    def __init__(self, pair: TreePair, x: Tensor, empty: bool = False) -> None:
+    def __init__(
+        self, pair: TreePair, trees: Trees, empty: bool = False, hidden: Tensor | None = None
+    ) -> None:
         self.cell: TreeCell = pair.cell
+        self.trees = trees
         self.empty = empty
+        self.seen: Tensor | None = None
         with torch.no_grad():
-            self.trees: Trees = pair.layout.trees(x)
-            self.codes = pair.f.codes(self.trees)
+            self.codes = pair.f.codes(trees)
+            self.whole = self.codes
+            if hidden is not None:
+                self.seen = trees.without(hidden)
+                self.codes = pair.f.codes(trees, self.seen)
 
     @property
     def roots(self) -> Tensor:
@@ -109,9 +119,13 @@ class Reading:
         return self.codes.index_select(0, self.trees.roots)
 
     @property
-    def inner(self) -> slice:
-        """The nodes that have children."""
-        return slice(self.trees.leaves, None)
+    def nodes(self) -> Tensor:
+        """Numbers of the nodes that are seen."""
+        numbers = torch.arange(1, len(self.codes), device=self.codes.device)
+        if self.seen is None:
+            return numbers
+
+        return numbers[self.seen]
 
     def error(self, output: Tensor, target: Tensor, there: Tensor | None = None) -> Tensor:
         """|output - target|^2, where there is a target."""
@@ -131,12 +145,21 @@ class Reading:
         """f of all nodes at once: their children's codes are constants."""
         return self.cell.step(children_of(self.codes, self.trees.children), self.trees.inputs)
 
-    def real(self, children: Tensor) -> Tensor | None:
-        """Which codes of children g is to tell, (nodes, arity * state); None for all."""
+    def real(self, children: Tensor, seen: bool = True) -> Tensor | None:
+        """Which codes of children there are, (nodes, arity * state); None for all.
+
+        Args:
+            children: their numbers, (nodes, arity).
+            seen: those that are seen.
+        """
         if self.empty:
             return None
 
-        return (children > 0).repeat_interleave(self.cell.state, 1)
+        there = children > 0
+        if seen and self.seen is not None:
+            there = F.pad(self.seen, (1, 0))[children]
+
+        return there.repeat_interleave(self.cell.state, 1)
 
     # -- targets ----------------------------------------------------------------------------------
 
@@ -158,6 +181,8 @@ class Reading:
             moves[children.flatten()] += told.view(-1, moves.shape[1])
             stop -= count
 
+        if self.seen is not None:
+            moves = moves * F.pad(self.seen, (1, 0))[:, None]
         return moves[1:]
 
     def _down(self, codes: Tensor, children: Tensor, move: Tensor, difference: bool) -> Tensor:
@@ -176,7 +201,7 @@ class Reading:
 
     def inverses(self, sigma: float, generator: Generator | None) -> Tensor:
         """|g_state(f(c~, x)) - c~|^2 of all nodes with children."""
-        nodes = slice(0, None) if self.empty else self.inner
+        nodes = slice(0 if self.empty else self.trees.leaves, None)
         children = self.trees.children[nodes]
         real = self.real(children)
 
@@ -202,8 +227,7 @@ class Reading:
     @torch.no_grad()
     def runs(self) -> list[Told]:
         """The starts, which are all nodes, and what g tells of nodes 1, 2, .. below them."""
-        nodes = torch.arange(1, len(self.codes), device=self.codes.device)
-        told = self._told(nodes, self.codes[1:])
+        told = self._told(self.nodes, self.codes[self.nodes])
         runs = [told]
         while bool((told.below > 0).any()):
             parents = told.nodes > self.trees.leaves
@@ -231,8 +255,8 @@ class Reading:
             children = self.trees.children[told.nodes[parents] - 1]
 
             output = self.cell.g_state(told.codes[parents])
-            below = children_of(self.codes, children)
-            total = total + self.error(output, below, self.real(children))
+            below = children_of(self.whole, children)
+            total = total + self.error(output, below, self.real(children, seen=False))
             total = total + self.inputs(told.nodes, told.codes)
 
         return total
@@ -244,6 +268,8 @@ class Reading:
         moves = torch.zeros_like(self.codes)
         for told in runs[1:]:
             move = told.codes - self.codes[told.nodes]
+            if self.seen is not None:
+                move = move * self.seen[told.nodes - 1, None]
             loss += move.square().sum()
             moves.index_add_(0, told.nodes, move)
 
@@ -268,20 +294,23 @@ class Reading:
             codes_below = torch.cat([nothing, told.codes])
             lacks_below = torch.cat([nothing, lacks])
 
-        return lacks_below[1:]
+        starts = torch.zeros_like(self.codes)
+        starts[self.nodes] = lacks_below[1:]
+        return starts[1:]
 
     def recirculation(self, sigma: float, generator: Generator | None) -> Tensor:
         """|f(g(p + noise), x) - p|^2 of all nodes with children."""
-        above = self.codes[1:][self.inner]
+        nodes = self.nodes[self.nodes > self.trees.leaves]
+        above = self.codes[nodes]
         noisy = above + sigma * normal_like(above, generator)
 
         with torch.no_grad():
             told = self.cell.g_state(noisy)
-            real = self.real(self.trees.children[self.inner])
+            real = self.real(self.trees.children[nodes - 1])
             if real is not None:
                 told = told * real
 
-        return self.error(self.cell.step(told, self.trees.inputs[self.inner]), above)
+        return self.error(self.cell.step(told, self.trees.inputs[nodes - 1]), above)
 
     def losses(
         self,
@@ -307,11 +336,10 @@ class Reading:
             start = start + loops.long * step * self.lacks(runs)
 
         moves = self.displacements(start, difference)
-        nodes = torch.arange(1, len(self.codes), device=moves.device)
         terms = {
             "target_f_1": self.targets(moves, step),
             "state_g_1": self.inverses(*noise),
-            "input_g_1": self.inputs(nodes, self.codes[1:]),
+            "input_g_1": self.inputs(self.nodes, self.codes[self.nodes]),
         }
         if loops.short > 0:
             terms["short_f_1"] = loops.short * self.recirculation(*noise)
@@ -393,7 +421,8 @@ class TreeTargetPropRule(SupervisedRule):
         """None: the shapes of trees are found out in Python."""
 
     def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
-        reading = Reading(self.stack.pairs[0], x, self.loops.empty)
+        pair = self.stack.pairs[0]
+        reading = Reading(pair, pair.layout.trees(x), self.loops.empty)
         start = self.first(reading, y)
         noise = (self.sigma, moment.generator)
 
@@ -415,13 +444,14 @@ class TreeAutoencoderRule(Rule):
     """A stack of one tree pair learns to tell again what it has read, from every node on.
 
     The losses are those of `TreeTargetPropRule` without a label, where d comes from what the told
-    inputs lack. For linear f of orthonormal rows, and its transpose as g, the gradient by f is
-    that of back-propagation through the structure of |x^ - x|^2 / 2, summed over the inputs below
-    each node, with one telling for each.
+    inputs lack. For a linear f, and its transpose as g, the gradient by f is that of
+    back-propagation through structure of |x^ - x|^2 / 2, x^ told from each node of all below it.
     Source: Bengio 2014, section 5; Bengio et al. 2015, Eq. 12; Lee 2018, Eq. 3.15.
 
     Args:
         stack: of one `TreePair`.
+        hide: probability that a subtree is hidden where its root is not hidden yet, as it is when
+            a tree is completed; what is told of it counts all the same.
         step: by which d is multiplied; f's loss is divided by it.
         sigma: standard deviation of the noise at which g_state learns to invert f.
         loops: see `TreeLoops`; its long loops are those that move f.
@@ -442,8 +472,9 @@ class TreeAutoencoderRule(Rule):
     def __init__(
         self,
         stack: Stack,
+        hide: float = 0.1,
         step: float = 0.1,
-        sigma: float = 0.3,
+        sigma: float = 0.1,
         loops: TreeLoops = TreeLoops(long=1.0),
         rates: Rates = Rates(),
         log_every: int = 50,
@@ -452,6 +483,7 @@ class TreeAutoencoderRule(Rule):
         super().__init__(stack, rates, log_every, prior_every)
         need_tree_pair(self)
 
+        self.hide = checks.share("hide", hide)
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.sigma = checks.at_least("sigma", sigma, 0.0)
         self.loops = built("loops", loops, TreeLoops)
@@ -462,7 +494,19 @@ class TreeAutoencoderRule(Rule):
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """The losses of f and g, mean over the batch; batch[0] is x."""
         x = checks.rows("x", batch[0])
-        reading = Reading(self.stack.pairs[0], x, self.loops.empty)
+        pair = self.stack.pairs[0]
+        trees = pair.layout.trees(x)
+        hidden = self.hidden(trees, moment) if self.hide > 0 else None
+
+        reading = Reading(pair, trees, self.loops.empty, hidden)
         start = torch.zeros_like(reading.codes[1:])
 
         return reading.losses(start, self.loops, (self.sigma, moment.generator), self.step)
+
+    def hidden(self, trees: Trees, moment: Moment) -> Tensor:
+        """Roots of hidden subtrees, (n,); the whole tree is never hidden."""
+        draws = uniform_like(trees.inputs[:, :1], moment.generator)[:, 0]
+        hidden = draws < self.hide
+        hidden[trees.roots - 1] = False
+
+        return hidden

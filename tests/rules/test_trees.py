@@ -12,7 +12,7 @@ from gendae.models.trees import Quadtree, TreeCell, TreePair, TreeRows
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.rates import Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule
-from gendae.rules.trees import Reading, TreeAutoencoderRule, TreeLoops, TreeTargetPropRule
+from gendae.rules.trees import Reading, TreeLoops, TreeTargetPropRule
 from tests.conftest import at
 from tests.models import test_trees
 from tests.models.test_trees import ARITY, SHAPES, STATE, WIDTH
@@ -51,6 +51,11 @@ def gradients(loss, parameters):
     return torch.autograd.grad(loss, parameters, retain_graph=True)
 
 
+def reading_of(network):
+    pair = network.pairs[0]
+    return Reading(pair, pair.layout.trees(test_trees.rows()))
+
+
 # -- against the chain rule -----------------------------------------------------------------------
 
 
@@ -71,7 +76,7 @@ def test_displacements_are_the_recursion_written_out(difference):
     rule = TreeTargetPropRule(net, difference=difference)
     pair = net.pairs[0]
     g = pair.cell.g_state
-    reading = Reading(pair, test_trees.rows())
+    reading = reading_of(net)
     trees, codes = reading.trees, reading.codes
     moves = reading.displacements(rule.first(reading, LABELS), difference)
 
@@ -157,7 +162,7 @@ def test_loops_are_those_of_all_starts_written_out():
     rule = TreeTargetPropRule(net, difference=False, loops=TreeLoops(long=1.0))
     cell = net.pairs[0].cell
     x = test_trees.rows()
-    reading = Reading(net.pairs[0], x)
+    reading = reading_of(net)
     trees, codes = reading.trees, reading.codes
     terms = rule.losses((x, LABELS), at(0))
 
@@ -187,7 +192,7 @@ def test_short_loops_are_recirculation():
     net = curved()
     rule = TreeTargetPropRule(net, sigma=0.0, loops=TreeLoops(short=1.0))
     x = test_trees.rows()
-    reading = Reading(net.pairs[0], x)
+    reading = reading_of(net)
     trees, codes = reading.trees, reading.codes
 
     total = 0.0
