@@ -1,14 +1,13 @@
 """Classifiers of trees by targets, by back-propagation through structure, and with frozen codes.
 
     python -m benchmarks.trees [--tasks digits listops ast mnist] [--seeds 0 1 2]
-                               [--rules targets bpts ..] [--epochs N] [--examples N]
-                               [--accelerator cpu] [--json FILE]
+                               [--rules targets bpts ..] [--rate F] [--epochs N]
+                               [--examples N] [--accelerator cpu] [--json FILE]
 
-The same network from the same weights, the same batches and rates of g: "targets"
+The same network from the same weights, the same batches and rates: "targets"
 (TreeTargetPropRule), "loops" (the same with long loops), "reconstructions" (the same without the
 difference), "bpts" (back-propagation through structure) and "frozen" (the read-out alone learns).
-Codes learn at the rate chosen on validation digits for each of them. The checkpoint of the least
-validation error is tested, once. "majority", "parent" and "neighbours" count: the type that is
+The checkpoint of the least validation error is tested, once. "majority", "parent" and "neighbours" count: the type that is
 most frequent, below this parent, and between these neighbours (fewer of them where they were never
 seen). The test error of "listops" is told by depth, too.
 """
@@ -19,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,13 +67,11 @@ TASKS = {
 }
 RATE = 3e-3
 RULES = {
-    "targets": lambda stack: TreeTargetPropRule(stack, rates=rates(1e-3)),
-    "loops": lambda stack: TreeTargetPropRule(stack, loops=TreeLoops(long=0.3), rates=rates(1e-3)),
-    "reconstructions": lambda stack: TreeTargetPropRule(
-        stack, difference=False, rates=rates(1e-3)
-    ),
-    "bpts": lambda stack: BackpropRule(stack, rates=rates(RATE)),
-    "frozen": lambda stack: BackpropRule(stack, rates=rates([0.0, RATE])),
+    "targets": TreeTargetPropRule,
+    "loops": partial(TreeTargetPropRule, loops=TreeLoops(long=0.1)),
+    "reconstructions": partial(TreeTargetPropRule, difference=False),
+    "bpts": BackpropRule,
+    "frozen": BackpropRule,
 }
 #: Which neighbours of the hidden node are looked at; as many of the first as have been seen.
 COUNTED = {
@@ -83,16 +81,18 @@ COUNTED = {
 }
 
 
-def rates(f):
+def rates(rule, f):
+    f = [0.0, RATE] if rule == "frozen" else f
     return Rates(f=f, g=RATE, hold=0.5, clip=1.0)
 
 
-def trained(task, rule, seed, epochs=None, examples=None, accelerator="cpu"):
+def trained(task, rule, seed, rate=RATE, epochs=None, examples=None, accelerator="cpu"):
     make, layout, classes, state, usual = TASKS[task]
     data = make(examples)
 
     seed_everything(seed, verbose=False)
-    module = RULES[rule](tree_classifier(layout(data), state, classes))
+    network = tree_classifier(layout(data), state, classes)
+    module = RULES[rule](network, rates=rates(rule, rate))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         best = ModelCheckpoint(folder, monitor="val/error")
@@ -109,7 +109,7 @@ def trained(task, rule, seed, epochs=None, examples=None, accelerator="cpu"):
         (tested,) = trainer.test(module, data, ckpt_path=best.best_model_path, verbose=False)
         found = {"validation_error": best.best_model_score.item(), "seconds": seconds}
 
-    found["test_error"] = tested["test/error"]
+    found |= {"test_error": tested["test/error"], "rate": rate}
     if task == "listops":
         found["by_depth"] = by_depth(module.stack, data)
 
@@ -167,6 +167,7 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--rules", nargs="+", default=names, choices=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--examples", type=int)
     parser.add_argument("--accelerator", default="cpu")
@@ -181,7 +182,7 @@ def main():
             for seed in seeds:
                 row = {"task": task, "rule": rule, "seed": seed}
                 if rule in RULES:
-                    options = (args.epochs, args.examples, args.accelerator)
+                    options = (args.rate, args.epochs, args.examples, args.accelerator)
                     row |= trained(task, rule, seed, *options)
                 else:
                     row |= counted(task, rule)

@@ -149,6 +149,10 @@ def trees():
     return gendae.tree_classifier(TREES, state=5, classes=CLASSES)
 
 
+def tree_stack():
+    return ready(gendae.Stack(gendae.tree_pair(PATCHES, state=5)), "unit")
+
+
 def quadtrees():
     return gendae.tree_classifier(PATCHES, state=5, classes=CLASSES)
 
@@ -382,6 +386,7 @@ RULES = [
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("TreeTargetPropRule", trees, "chains labels"),
     rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, loops=RUNS),
+    rule("TreeAutoencoderRule", tree_stack),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),

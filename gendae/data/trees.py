@@ -16,7 +16,7 @@ import ast
 import random
 import sys
 import sysconfig
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -194,15 +194,18 @@ class StandardLibrary(Data):
         return splits, (1, self.layout.features)
 
     def _examples(self, files: list[Path], n: int, draw: random.Random) -> Split:
-        trees = [parsed(path.read_bytes()) for path in files]
-        places = [(tree, node) for tree in trees for node in range(len(tree.types))]
+        """Nodes of the files, each of them as often as is in proportion to its length."""
+        sizes = [path.stat().st_size for path in files]
+        numbers = Counter(draw.choices(range(len(files)), sizes, k=n))
         layout = self.layout
 
         rows = []
         labels = []
-        for tree, node in draw.choices(places, k=n):
-            rows.append(layout.row(*around(tree, node, self.nodes)))
-            labels.append(tree.types[node])
+        for file, number in sorted(numbers.items()):
+            tree = parsed(files[file].read_bytes())
+            for node in draw.choices(range(len(tree.types)), k=number):
+                rows.append(layout.row(*around(tree, node, self.nodes)))
+                labels.append(tree.types[node])
 
         return Split(torch.stack(rows), torch.tensor(labels))
 

@@ -5,14 +5,20 @@ import torch
 
 from gendae.data.images import Digits
 from gendae.layers.affine import Affine
-from gendae.models.architectures import deep_classifier, tree_classifier
+from gendae.models.architectures import (
+    deep_autoencoder,
+    deep_classifier,
+    tree_classifier,
+    tree_pair,
+)
 from gendae.models.classifier import Classifier
 from gendae.models.recurrent import Cell, RecurrentPair
+from gendae.models.stack import Stack
 from gendae.models.trees import Quadtree, TreeCell, TreePair, TreeRows
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.rates import Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule
-from gendae.rules.trees import Reading, TreeLoops, TreeTargetPropRule
+from gendae.rules.trees import Reading, TreeAutoencoderRule, TreeLoops, TreeTargetPropRule
 from tests.conftest import at
 from tests.models import test_trees
 from tests.models.test_trees import ARITY, SHAPES, STATE, WIDTH
@@ -205,6 +211,90 @@ def test_short_loops_are_recirculation():
     assert torch.allclose(rule.losses((x, LABELS), at(0))["short_f_1"], total / 4, rtol=1e-12)
 
 
+# -- auto-encoders --------------------------------------------------------------------------------
+
+
+def transposed():
+    """A linear f, and g of the same weights."""
+    stack = Stack(orthogonal().pairs[0])
+    cell = stack.pairs[0].cell
+    with torch.no_grad():
+        cell.f.weight += 0.1 * torch.randn_like(cell.f.weight)
+        cell.g_state.weight.copy_(cell.f.weight[:, : ARITY * STATE].T)
+        cell.g_input.weight.copy_(cell.f.weight[:, ARITY * STATE :].T)
+
+    return stack
+
+
+@pytest.mark.parametrize("hidden", [None, [3, 9, 12]])
+def test_what_is_lacking_is_back_propagation_through_structure(hidden):
+    """Of what is told from every node of all below it, and of itself."""
+    pair = transposed().pairs[0]
+    trees = pair.layout.trees(test_trees.rows())
+    roots = None
+    if hidden is not None:
+        roots = torch.zeros(len(trees.children), dtype=torch.bool)
+        roots[[node - 1 for node in hidden]] = True
+
+    reading = Reading(pair, trees, hidden=roots)
+    terms = reading.losses(
+        torch.zeros_like(reading.codes[1:]), TreeLoops(long=1.0), (0.0, None), step=0.1
+    )
+
+    codes = pair.f.codes(trees, reading.seen)
+    total = torch.zeros(()).double()
+    for start in reading.nodes.tolist():
+        told = [(start, codes[start]), *told_below(pair.cell, trees, start, codes[start])]
+        for node, p in told:
+            total = total + (pair.cell.g_input(p) - trees.inputs[node - 1]).square().sum() / 2
+
+    f = list(pair.cell.f.parameters())
+    both = gradients(terms["target_f_1"], f), gradients(total / len(SHAPES), f)
+    for ours, theirs in zip(*both, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-13)
+
+
+def test_hidden_subtrees_are_empty_and_have_no_targets_but_those_of_g():
+    net = curved()
+    pair = net.pairs[0]
+    trees = pair.layout.trees(test_trees.rows())
+    top = int(trees.children[trees.roots[0] - 1, 0])  # a node with two children
+    hidden = torch.zeros(len(trees.children), dtype=torch.bool)
+    hidden[top - 1] = True
+
+    reading = Reading(pair, trees, hidden=hidden)
+    below = [top, *trees.children[top - 1].tolist()]
+    gone = torch.ones(len(hidden), dtype=torch.bool)
+    gone[[node - 1 for node in below]] = False
+    assert torch.equal(reading.seen, gone)
+    assert (reading.codes[below] == 0).all()
+    assert (reading.codes[1:][gone] != 0).all()
+
+    runs = reading.runs()
+    assert not set(runs[0].nodes.tolist()) & set(below)
+    assert set(below) <= {node for told in runs[1:] for node in told.nodes.tolist()}
+    moves = reading.displacements(torch.randn(len(hidden), STATE).double())
+    assert torch.equal((moves != 0).any(1), gone)
+
+
+@pytest.mark.exhaustive
+def test_digits_are_told_again():
+    """Better than from codes that are left as they were at the start."""
+    data = Digits(50)
+    x = data.split("valid").x
+    errors = {}
+    for rate in (0.0, 1e-3):
+        torch.manual_seed(0)
+        stack = Stack(tree_pair(Quadtree([8, 8], patch=2), 32))
+        rates = Rates(f=rate, g=3e-3, hold=0.5)
+        run = trainer(max_epochs=15, limit_val_batches=0)
+        run.fit(TreeAutoencoderRule(stack, rates=rates), data)
+        errors[rate] = (stack.reconstruct(x) - x).square().sum(1).mean().item()
+
+    constant = (x - x.mean(0)).square().sum(1).mean().item()
+    assert errors[1e-3] < errors[0.0] < constant
+
+
 # -- what does not matter -------------------------------------------------------------------------
 
 
@@ -250,6 +340,8 @@ def test_no_gradient_crosses_a_node():
 def test_another_network_is_refused():
     with pytest.raises(ValueError, match="one TreePair is needed"):
         TreeTargetPropRule(deep_classifier([8, 6, 6], 3))
+    with pytest.raises(ValueError, match="one TreePair is needed"):
+        TreeAutoencoderRule(deep_autoencoder([8, 6]))
     with pytest.raises(ValueError, match=r"loops\.long=-1"):
         TreeLoops(long=-1.0)
 
