@@ -158,6 +158,7 @@ STACKS = {
     "JointTargetPropRule": JOINT,
     "LabelledEMRule": LABELLED,
     "RecurrentTargetPropRule": RECURRENT,
+    "TreeAutoencoderRule": {"type": "Stack", "pairs": [TREE_PAIR]},
     "TreeTargetPropRule": TREES,
 }
 

@@ -33,9 +33,11 @@ from gendae.models.architectures import (
     joint_autoencoder,
     recurrent_classifier,
     tree_classifier,
+    tree_pair,
     with_labels,
 )
 from gendae.models.settings import Settings
+from gendae.models.stack import Stack
 from gendae.models.trees import Quadtree
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
@@ -215,6 +217,9 @@ RULES = {
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "trees": lambda: trees.TreeTargetPropRule(
         tree_classifier(Quadtree([8, 8], patch=2), 12), loops=trees.TreeLoops(short=0.1, long=0.1)
+    ),
+    "tree auto-encoder": lambda: trees.TreeAutoencoderRule(
+        Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), prior_every=3
     ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
