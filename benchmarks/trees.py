@@ -10,6 +10,13 @@ difference), "bpts" (back-propagation through structure) and "frozen" (the read-
 The checkpoint of the least validation error is tested, once. "majority", "parent" and "neighbours" count: the type that is
 most frequent, below this parent, and between these neighbours (fewer of them where they were never
 seen). The test error of "listops" is told by depth, too.
+
+    python -m benchmarks.trees --tasks completion [--figure FILE.png] [--seeds 0 1 2] ..
+
+A quarter of each test digit is completed given the rest, by auto-encoders of quadtrees
+("targets": TreeAutoencoderRule; "frozen": the same, whose codes are left as they were), and, for
+comparison, by the mean of the training digits, by linear regression, and by the nearest one:
+squared error of a quarter, mean over digits and quarters.
 """
 
 import argparse
@@ -32,10 +39,15 @@ from gendae import (
     ListOps,
     Quadtree,
     Rates,
+    Stack,
     StandardLibrary,
+    TreeAutoencoderRule,
     TreeLoops,
     TreeTargetPropRule,
+    complete_trees,
+    plots,
     tree_classifier,
+    tree_pair,
 )
 from gendae.data.trees import NEXT, PARENT, PREVIOUS, TYPES
 
@@ -161,10 +173,92 @@ def examples_of(data, looked_at, split):
     return list(zip(zip(*columns, strict=True), y.tolist(), strict=True))
 
 
+# -- completion ----------------------------------------------------------------------------------
+
+SHAPE = (8, 8)
+QUARTERS = 4
+
+
+def quarter(number):
+    """Pixels that are given without a quarter, and nodes."""
+    rows = torch.arange(8)[:, None] // 4
+    columns = torch.arange(8)[None] // 4
+    pixels = (2 * rows + columns != number).flatten()
+
+    return pixels, torch.arange(Quadtree(SHAPE, 2).nodes) != number + 1
+
+
+def told_by_training_digits(x, pixels, train):
+    """Missing pixels by what the training digits have there."""
+    given = torch.cat([train[:, pixels], torch.ones(len(train), 1)], 1)
+    weights = torch.linalg.lstsq(given, train[:, ~pixels], driver="gelsd").solution
+    nearest = torch.cdist(x[:, pixels], train[:, pixels]).argmin(1)
+
+    return {
+        "mean": train[:, ~pixels].mean(0).expand(len(x), -1),
+        "regression": torch.cat([x[:, pixels], torch.ones(len(x), 1)], 1) @ weights,
+        "nearest": train[nearest][:, ~pixels],
+    }
+
+
+def autoencoder(seed, rate, epochs):
+    """A stack of one tree pair, trained on digits of which subtrees are hidden."""
+    seed_everything(seed, verbose=False)
+    stack = Stack(tree_pair(Quadtree(SHAPE, 2), 128))
+    module = TreeAutoencoderRule(stack, rates=Rates(f=rate, g=RATE, hold=0.5))
+    trainer = Trainer(
+        max_epochs=epochs,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    trainer.fit(module, Digits(50))
+
+    return module.stack
+
+
+def completion(seed, epochs=None, figure=None, rounds=2):
+    """Squared error of a missing quarter, by what completes it."""
+    data = Digits(50)
+    train = data.split("train").x
+    x = data.split("test").x
+    stacks = {
+        name: autoencoder(seed, rate, epochs or 60)
+        for name, rate in (("targets", RATE), ("frozen", 0.0))
+    }
+
+    errors = defaultdict(list)
+    pictures = []
+    for number in range(QUARTERS):
+        pixels, nodes = quarter(number)
+        told = told_by_training_digits(x, pixels, train)
+        for name, stack in stacks.items():
+            filled = complete_trees(stack, x, nodes, rounds)
+            told[name] = filled[:, ~pixels]
+            if name == "targets":
+                pictures.append((pixels, filled))
+
+        for name, values in told.items():
+            errors[name].append((values - x[:, ~pixels]).square().sum(1).mean().item())
+
+    if figure is not None:
+        shown = slice(0, 5)
+        mask = torch.cat([pixels.expand(5, -1) for pixels, _ in pictures])
+        filled = torch.cat([filled[shown] for _, filled in pictures])
+        drawn = plots.inpainting(x[shown].repeat(QUARTERS, 1), mask, filled, SHAPE)
+        plots.save(drawn, figure)
+
+    return {name: sum(values) / QUARTERS for name, values in errors.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     names = [*COUNTED, *RULES]
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    tasks = [*TASKS, "completion"]
+    parser.add_argument("--tasks", nargs="+", default=tasks, choices=tasks)
     parser.add_argument("--rules", nargs="+", default=names, choices=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rate", type=float, default=RATE)
@@ -172,11 +266,19 @@ def main():
     parser.add_argument("--examples", type=int)
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
 
     rows = []
-    for task in args.tasks:
+    if "completion" in args.tasks:
+        for seed in args.seeds:
+            rows.append({"task": "completion", "seed": seed})
+            rows[-1] |= completion(seed, args.epochs, args.figure)
+            print(rows[-1], flush=True)
+            keep(rows, args.json)
+
+    for task in (task for task in args.tasks if task != "completion"):
         for rule in args.rules:
             seeds = args.seeds if rule in RULES else [None]
             for seed in seeds:
@@ -188,12 +290,16 @@ def main():
                     row |= counted(task, rule)
                 rows.append(row)
                 print(row, flush=True)
-                if args.json:
-                    args.json.write_text(json.dumps(rows, indent=1) + "\n")
+                keep(rows, args.json)
 
             errors = torch.tensor([row["test_error"] for row in rows[-len(seeds) :]])
             spread = errors.std().item() if len(errors) > 1 else 0.0
             print(f"{task}, {rule}: {errors.mean():.2%} +- {spread:.2%}", flush=True)
+
+
+def keep(rows, path):
+    if path is not None:
+        path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
