@@ -51,6 +51,7 @@ from gendae.layers.optimized import OptimizingPair as OptimizingPair
 from gendae.layers.optimized import optimize_code as optimize_code
 from gendae.layers.pair import Pair as Pair
 from gendae.layers.pair import TiedPair as TiedPair
+from gendae.layers.residual import Residual as Residual
 from gendae.layers.wrapped import Wrapped as Wrapped
 from gendae.metrics.bounds import exact_log_prob as exact_log_prob
 from gendae.metrics.bounds import importance_weighted_bound as importance_weighted_bound
@@ -72,6 +73,7 @@ from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
+from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
 from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
 from gendae.models.architectures import tree_classifier as tree_classifier
@@ -87,6 +89,7 @@ from gendae.models.modalities import EachModality as EachModality
 from gendae.models.modalities import Junction as Junction
 from gendae.models.modalities import Modality as Modality
 from gendae.models.recurrent import Cell as Cell
+from gendae.models.recurrent import EveryStep as EveryStep
 from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
@@ -145,6 +148,8 @@ from gendae.rules.online import Presentation as Presentation
 from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
+from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule
+from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid

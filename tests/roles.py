@@ -131,8 +131,8 @@ def cell(width=2):
     return gendae.Cell(f, gendae.Affine(3, 3, "tanh"), gendae.Affine(3, width))
 
 
-def recurrent():
-    return gendae.recurrent_classifier(2, steps=4, state=5, classes=CLASSES)
+def recurrent(**options):
+    return gendae.recurrent_classifier(2, steps=4, state=5, classes=CLASSES, **options)
 
 
 def tree_cell(width=1, arity=1):
@@ -223,6 +223,8 @@ LAYERS = [
     Member("Affine bits", lambda: gendae.Affine(WIDTH, 4, "tanh", receives="bits")),
     Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
     Member("Heads", lambda: gendae.Heads(gendae.Affine(WIDTH, 4), ["tanh", "softmax"], [1, 3])),
+    Member("Residual", lambda: gendae.Residual(gendae.Affine(WIDTH, 4, "tanh"))),
+    Member("EveryStep", lambda: gendae.EveryStep(WIDTH, 4, steps=2)),
     Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
     Member("InvertibleAffine svd", lambda: gendae.InvertibleAffine(WIDTH, "svd", "sigmoid")),
@@ -236,6 +238,7 @@ PAIRS = [
     Member("InvertiblePair svd", lambda: gendae.InvertiblePair(WIDTH, "svd")),
     Member("RecurrentPair", lambda: gendae.RecurrentPair(cell(), steps=4)),
     Member("RecurrentPair masked", lambda: gendae.RecurrentPair(cell(1), steps=4, masked=True)),
+    Member("RecurrentPair every step", lambda: gendae.RecurrentPair(cell(), 4, every_step=True)),
     Member("TreePair", lambda: gendae.TreePair(tree_cell(), TREES), "chains"),
     Member("TreePair quarters", lambda: gendae.TreePair(tree_cell(1, 4), PATCHES)),
     Member("OptimizingPair", lambda: gendae.OptimizingPair(pair().f, pair().g, steps=3)),
@@ -354,6 +357,7 @@ SHOWN = gendae.Presentation(ticks=4, blank=2, noise=0.2)
 IDENTITY = gendae.GaussianPrior("identity", 1.0)
 DRAWN = partial(classifier, stochastic=True)
 BITS = partial(classifier, bits=[1])
+RESIDUAL = partial(recurrent, scale=0.1)
 EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
@@ -384,6 +388,8 @@ RULES = [
     rule("StraightThroughRule", DRAWN, EXAMPLES, local=False),
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
+    rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
+    rule("RegularizedInversionRule", recurrent, EXAMPLES),
     rule("TreeTargetPropRule", trees, "chains labels"),
     rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, loops=RUNS),
     rule("TreeAutoencoderRule", tree_stack),

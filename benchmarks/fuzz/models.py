@@ -133,6 +133,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Images": {"path": "x.npy"},
     "SaltAndPepperNoise": {"probability": 0.1},
     "Shards": {"path": "x.npy"},
+    "EveryStep": {"in_features": 6, "out_features": 2, "steps": 3},
+    "Residual": {"branch": OUTPUT},
     "InvertibleAffine": {"features": 3},
     "InvertiblePair": {"features": 3},
     "JointStack": JOINT,
@@ -158,6 +160,7 @@ STACKS = {
     "JointTargetPropRule": JOINT,
     "LabelledEMRule": LABELLED,
     "RecurrentTargetPropRule": RECURRENT,
+    "RegularizedInversionRule": RECURRENT,
     "TreeAutoencoderRule": {"type": "Stack", "pairs": [TREE_PAIR]},
     "TreeTargetPropRule": TREES,
 }

@@ -1,5 +1,6 @@
 """Named architectures: functions that only compose layers into stacks."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,11 +22,12 @@ from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
+from gendae.layers.residual import Residual
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.labelled import LabelledStack
 from gendae.models.modalities import KINDS, Junction, Modality
-from gendae.models.recurrent import Cell, RecurrentPair
+from gendae.models.recurrent import Cell, EveryStep, RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.models.trees import Layout, TreeCell, TreePair
@@ -230,21 +232,33 @@ def recurrent_classifier(
     state: int = 100,
     classes: int = 10,
     activation: str = "tanh",
+    scale: float | None = None,
     masked: bool = False,
+    every_step: bool = False,
+    predicts: str = "classes",
+    sees_input: bool = True,
     settings: Settings | None = None,
 ) -> Classifier:
     """A recurrent network that reads a sequence and then tells its class.
 
     s_t = s(W s_{t-1} + U x_t + b), with an orthogonal W at the start, so that states neither
-    vanish nor explode, and U ~ N(0, 1 / width).
+    vanish nor explode, and U ~ N(0, 1 / width). With a scale,
+
+    s_t = s_{t-1} + scale * s(W s_{t-1} + U x_t + b), with W = -W' at the start, so that states
+    turn and do not vanish (Chang et al. 2019), and feedback of the same form: the choice where
+    what decides lies many steps back.
 
     Args:
         width: of the input x_t of one step.
         steps: T.
         state: width of s_t.
         classes: number of classes.
-        activation: of s_t, and of the feedback from s_t to s_{t-1}.
+        activation: s, of the feedback from s_t to s_{t-1} too.
+        scale: what one step adds to the state; None for a state that is made anew at each step.
         masked: see `RecurrentPair`.
+        every_step: whether it answers at every step, and not at the end alone.
+        predicts: "classes" or "values", of which there are as many as `classes`.
+        sees_input: whether the feedback from s_t to s_{t-1} is given x_t.
         settings: see `Stack`.
 
     Raises:
@@ -254,34 +268,82 @@ def recurrent_classifier(
         >>> import torch
         >>> recurrent_classifier(8, steps=8, classes=10)(torch.rand(5, 64)).shape
         torch.Size([1, 5, 10])
+        >>> recurrent_classifier(8, steps=8, classes=3, every_step=True)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 8, 3])
     """
+    cell = _cell(width, state, activation, "linear", scale, sees_input)
+    pair = RecurrentPair(cell, steps, masked, every_step)
+    output = Affine(pair.cell.state, classes)
+    if pair.every_step:
+        output = EveryStep(pair.f.out_features, classes, pair.steps)
+
+    return Classifier(pair, output=output, predicts=predicts, settings=settings)
+
+
+def _cell(
+    width: int, state: int, activation: str, visible: str, scale: float | None, sees_input: bool
+) -> Cell:
+    """The maps of one step; see `recurrent_classifier`."""
     width = checks.whole("width", width, 1)
     state = checks.whole("state", state, 1)
 
-    f = composition(width, state, 1, activation, width**-0.5)
-    g_state = Affine(state, state, activation, init="orthogonal")
-    cell = Cell(f, g_state, Affine(state, width))
-    pair = RecurrentPair(cell, steps, masked)
+    f: Affine | Residual = Affine(state + width, state, activation)
+    g: Affine | Residual = Affine(state + width if sees_input else state, state, activation)
+    with torch.no_grad():
+        nn.init.normal_(f.weight[:, state:], std=width**-0.5)
+        g.weight.zero_()
+        if scale is None:
+            nn.init.orthogonal_(f.weight[:, :state])
+            nn.init.orthogonal_(g.weight[:, :state])
+        else:
+            square = torch.randn(state, state) / math.sqrt(2.0 * state)
+            f.weight[:, :state] = square - square.T
 
-    return Classifier(pair, output=Affine(state, classes), settings=settings)
+    if scale is not None:
+        f = Residual(f, scale)
+        g = Residual(g, scale)
+
+    return Cell(f, g, Affine(state, width, visible))
 
 
-def composition(width: int, state: int, arity: int, activation: str, spread: float) -> Affine:
-    """f of a cell: orthonormal rows for the states that it reads, and normal ones for the input.
+def recurrent_autoencoder(
+    width: int,
+    steps: int,
+    state: int = 100,
+    activation: str = "tanh",
+    visible: str = "sigmoid",
+    observation: str = "gaussian",
+    scale: float | None = None,
+    masked: bool = False,
+    prior: Prior | None = None,
+    settings: Settings | None = None,
+) -> Stack:
+    """A recurrent network that reads a sequence into a state, and tells it from that again.
+
+    Sequences are generated from a prior over the last state, last step first.
+    Source: Bengio 2014, section 5.
 
     Args:
-        width: of the input.
-        state: of f's output, and of each state that it reads.
-        arity: how many states it reads.
-        activation: of f.
-        spread: standard deviation of the weights of the input.
-    """
-    f = Affine(arity * state + width, state, activation)
-    with torch.no_grad():
-        nn.init.orthogonal_(f.weight[:, : arity * state])
-        nn.init.normal_(f.weight[:, arity * state :], std=spread)
+        width, steps, state, activation, scale, masked: see `recurrent_classifier`.
+        visible: activation of g_input; sigmoid for values in [0, 1].
+        observation: law of x around g: gaussian (unit variance) or bernoulli.
+        prior: P(s_T); the diagonal Gaussian if None.
+        settings: see `Stack`.
 
-    return f
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> stack = recurrent_autoencoder(8, steps=8, state=20)
+        >>> stack.sizes, stack.reconstruct(torch.rand(5, 64)).shape
+        ([64, 20], torch.Size([5, 64]))
+    """
+    law_of_x = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]
+    cell = _cell(width, state, activation, visible, scale, sees_input=False)
+    pair = RecurrentPair(cell, steps, masked, observation=law_of_x())
+
+    return Stack(pair, prior=prior, settings=settings)
 
 
 def tree_pair(
@@ -313,8 +375,13 @@ def tree_pair(
         gain = 1.0 if getattr(layout, "symbols", False) else layout.width**-0.5
 
     spread = checks.at_least("gain", gain, 0.0, strict=True)
-    f = composition(layout.width, state, layout.arity, activation, spread)
-    g_state = Affine(state, layout.arity * state, activation, init="orthogonal")
+    below = layout.arity * state
+    f = Affine(below + layout.width, state, activation)
+    with torch.no_grad():
+        nn.init.orthogonal_(f.weight[:, :below])
+        nn.init.normal_(f.weight[:, below:], std=spread)
+
+    g_state = Affine(state, below, activation, init="orthogonal")
     cell = TreeCell(f, g_state, Affine(state, layout.width), layout.arity)
 
     return TreePair(cell, layout)

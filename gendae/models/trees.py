@@ -431,6 +431,11 @@ class TreeCell(Cell):
     def __init__(self, f: nn.Module, g_state: nn.Module, g_input: nn.Module, arity: int) -> None:
         self.arity = checks.whole("arity", arity, 1)
         super().__init__(f, g_state, g_input)
+        if self.sees_input:
+            raise ValueError(
+                f"g_state maps {self.g_state.in_features} units; that of a tree's cell takes the "
+                f"{self.state} of a code alone"
+            )
 
 
 class TreeReader(nn.Module):

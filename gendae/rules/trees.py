@@ -36,6 +36,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, normal_like, uniform_like
+from gendae.layers.wrapped import change
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.stack import Stack
 from gendae.models.trees import TreeCell, TreePair, Trees, children_of
@@ -44,7 +45,7 @@ from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
-from gendae.rules.targets import change, first_displacement, missed, squared_error, with_gradient
+from gendae.rules.targets import first_displacement, missed, squared_error, with_gradient
 
 
 @register

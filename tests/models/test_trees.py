@@ -217,6 +217,7 @@ def test_what_is_no_tree_is_named(x, words):
         (lambda: TreePair(cell(width=2), layout()), "layout has width 3, and the cell width 2"),
         (lambda: TreeCell(Affine(7, 2), Affine(2, 6), Affine(2, 3), 2), "g_state maps 2 -> 6"),
         (lambda: TreeCell(Affine(9, 3), Affine(3, 4), Affine(3, 3), 2), "g_state maps 3 -> 4"),
+        (lambda: TreeCell(Affine(9, 3), Affine(6, 6), Affine(3, 3), 2), "g_state maps 6 units"),
         (lambda: Quadtree([8, 8], patch=8), "patch=8"),
         (lambda: tree_classifier(3), "layout"),
         (lambda: tree_classifier(layout(), state=0), "state=0"),

@@ -215,6 +215,12 @@ RULES = {
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
+        recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
+    ),
+    "regularised inversion": lambda: recurrent.RegularizedInversionRule(
+        recurrent_classifier(8, 8, 12)
+    ),
     "trees": lambda: trees.TreeTargetPropRule(
         tree_classifier(Quadtree([8, 8], patch=2), 12), loops=trees.TreeLoops(short=0.1, long=0.1)
     ),

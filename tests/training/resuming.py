@@ -181,6 +181,12 @@ RULES = {
         network(), input_corruption=NOISE
     ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
+        recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
+    ),
+    "regularised inversion": lambda: recurrent.RegularizedInversionRule(
+        recurrent_classifier(8, 8, 12)
+    ),
     "trees": lambda: trees.TreeTargetPropRule(
         tree_classifier(Quadtree([8, 8], patch=2), 12), loops=trees.TreeLoops(short=0.1, long=0.1)
     ),
