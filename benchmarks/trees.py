@@ -5,8 +5,8 @@
                                [--examples N] [--accelerator cpu] [--json FILE]
 
 The same network from the same weights, the same batches and rates: "targets"
-(TreeTargetPropRule), "loops" (the same with long loops), "reconstructions" (the same without the
-difference), "bpts" (back-propagation through structure) and "frozen" (the read-out alone learns).
+(TreeTargetPropRule), "transpose" (the same, where g learns the transpose of f's Jacobian), "loops"
+(with long loops), "reconstructions" (without the difference), "bpts" (back-propagation through structure) and "frozen" (the read-out alone learns).
 The checkpoint of the least validation error is tested, once. "majority", "parent" and "neighbours" count: the type that is
 most frequent, below this parent, and between these neighbours (fewer of them where they were never
 seen). The test error of "listops" is told by depth, too.
@@ -41,8 +41,8 @@ from gendae import (
     Rates,
     Stack,
     StandardLibrary,
+    Telling,
     TreeAutoencoderRule,
-    TreeLoops,
     TreeTargetPropRule,
     complete_trees,
     plots,
@@ -80,7 +80,8 @@ TASKS = {
 RATE = 3e-3
 RULES = {
     "targets": TreeTargetPropRule,
-    "loops": partial(TreeTargetPropRule, loops=TreeLoops(long=0.1)),
+    "transpose": partial(TreeTargetPropRule, telling=Telling("transpose")),
+    "loops": partial(TreeTargetPropRule, telling=Telling(long=0.1)),
     "reconstructions": partial(TreeTargetPropRule, difference=False),
     "bpts": BackpropRule,
     "frozen": BackpropRule,

@@ -153,8 +153,8 @@ from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
+from gendae.rules.trees import Telling as Telling
 from gendae.rules.trees import TreeAutoencoderRule as TreeAutoencoderRule
-from gendae.rules.trees import TreeLoops as TreeLoops
 from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
 from gendae.sampling.labelled import LabelledSampler as LabelledSampler

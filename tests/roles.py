@@ -350,7 +350,8 @@ def few_classes():
     return ready(gendae.deep_autoencoder([WIDTH, 6, CLASSES]), "unit")
 
 
-RUNS = gendae.TreeLoops(short=0.5, long=0.5)
+TRANSPOSE = gendae.Telling("transpose")
+TOLD = gendae.Telling(short=0.5, long=0.5)
 STDP = gendae.TemporalPlasticity()
 TWO_TAUS = gendae.DeltaPlasticity([1.0, 3.0], prediction=0.5)
 SHOWN = gendae.Presentation(ticks=4, blank=2, noise=0.2)
@@ -391,7 +392,8 @@ RULES = [
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
     rule("RegularizedInversionRule", recurrent, EXAMPLES),
     rule("TreeTargetPropRule", trees, "chains labels"),
-    rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, loops=RUNS),
+    rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, telling=TOLD),
+    rule("TreeTargetPropRule", trees, "chains labels", " transpose", telling=TRANSPOSE),
     rule("TreeAutoencoderRule", tree_stack),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
@@ -432,7 +434,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("TreeCell", tree_cell),
     Member("TreeRows", lambda: TREES),
     Member("Quadtree", lambda: PATCHES),
-    Member("TreeLoops", lambda: RUNS),
+    Member("Telling", lambda: TOLD),
     Member("Presentation", lambda: SHOWN),
     Member("DeltaPlasticity", lambda: TWO_TAUS),
     Member("TemporalPlasticity", lambda: STDP),

@@ -44,32 +44,40 @@ from gendae.registry import built, register
 from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
+from gendae.rules.recurrent import LEARNS
 from gendae.rules.supervised import SupervisedRule
-from gendae.rules.targets import first_displacement, missed, squared_error, with_gradient
+from gendae.rules.targets import first_displacement, missed, with_gradient
 
 
 @register
 @dataclass(frozen=True)
-class TreeLoops:
-    """Weights of the loops of rules for trees, and where g learns.
+class Telling:
+    """How g learns in the rules for trees, and the weights of the loops through it.
 
     Args:
-        short: of recirculation.
-        long: of all that starts higher up.
+        learns: what g_state learns to be, by how f answers to noise on the codes of children: f's
+            "inverse", or the "transpose" of its Jacobian (see `RecurrentTargetPropRule`).
+        sigma: standard deviation of the noise.
+        short: weight of recirculation.
+        long: weight of all that starts higher up.
         empty: g tells children that are not there, too, with their code 0: as a recurrent pair
             tells the state before the first step. Else these have no loss.
 
     Raises:
-        ValueError: for a negative weight.
+        ValueError: for an unknown name, negative numbers, and a transpose without noise.
     """
 
+    learns: str = "inverse"
+    sigma: float = 0.3
     short: float = 0.0
     long: float = 0.0
     empty: bool = False
 
     def __post_init__(self) -> None:
-        checks.at_least("loops.short", self.short, 0.0)
-        checks.at_least("loops.long", self.long, 0.0)
+        checks.one_of("telling.learns", self.learns, LEARNS)
+        checks.at_least("telling.sigma", self.sigma, 0.0, strict=self.learns == "transpose")
+        checks.at_least("telling.short", self.short, 0.0)
+        checks.at_least("telling.long", self.long, 0.0)
 
 
 class Told(NamedTuple):
@@ -96,16 +104,20 @@ class Reading:
     Args:
         pair: the maps.
         trees: the batch.
-        empty: see `TreeLoops`.
+        telling: see `Telling`.
         hidden: whether a subtree is hidden, by the number of its root, (n,); None for none.
     """
 
     def __init__(
-        self, pair: TreePair, trees: Trees, empty: bool = False, hidden: Tensor | None = None
+        self,
+        pair: TreePair,
+        trees: Trees,
+        telling: Telling = Telling(),
+        hidden: Tensor | None = None,
     ) -> None:
         self.cell: TreeCell = pair.cell
         self.trees = trees
-        self.empty = empty
+        self.telling = telling
         self.seen: Tensor | None = None
         with torch.no_grad():
             self.codes = pair.f.codes(trees)
@@ -136,7 +148,7 @@ class Reading:
         if there is not None:
             output = torch.where(there, output, target)
 
-        return self.share(output) * squared_error(output, target)
+        return F.mse_loss(output, target, reduction="sum") / self.trees.batch
 
     def share(self, output: Tensor) -> float:
         """Nodes for each tree."""
@@ -153,7 +165,7 @@ class Reading:
             children: their numbers, (nodes, arity).
             seen: those that are seen.
         """
-        if self.empty:
+        if self.telling.empty:
             return None
 
         there = children > 0
@@ -200,21 +212,42 @@ class Reading:
 
     # -- how g learns -----------------------------------------------------------------------------
 
-    def inverses(self, sigma: float, generator: Generator | None) -> Tensor:
-        """|g_state(f(c~, x)) - c~|^2 of all nodes with children."""
-        nodes = slice(0 if self.empty else self.trees.leaves, None)
+    def states(self, generator: Generator | None) -> Tensor:
+        """The loss of g_state at all nodes with children."""
+        nodes = slice(0 if self.telling.empty else self.trees.leaves, None)
         children = self.trees.children[nodes]
         real = self.real(children)
 
-        below = children_of(self.codes, children)
-        noise = sigma * normal_like(below, generator)
-        if real is not None:
-            noise = noise * real
-        noisy = below + noise
         with torch.no_grad():
-            given = self.cell.step(noisy, self.trees.inputs[nodes])
+            below = children_of(self.codes, children)
+            noise = self.telling.sigma * normal_like(below, generator)
+            if real is not None:
+                noise = noise * real
+            answer = self.cell.step(below + noise, self.trees.inputs[nodes])
 
-        return self.error(self.cell.g_state(given), noisy, real)
+        if self.telling.learns == "inverse":
+            return self.error(self.cell.g_state(answer), below + noise, real)
+
+        return self._transpose(self.codes[1:][nodes], answer, noise, real, generator)
+
+    def _transpose(
+        self,
+        above: Tensor,
+        answer: Tensor,
+        noise: Tensor,
+        real: Tensor | None,
+        generator: Generator | None,
+    ) -> Tensor:
+        """The local difference reconstruction loss (Ernoult et al. 2022)."""
+        g = self.cell.g_state
+        sigma = self.telling.sigma
+        other = above + sigma * normal_like(above, generator)
+
+        here = g(above)
+        none = torch.zeros_like(here)
+        agreement = (noise * (g(answer) - here)).sum() / max(1, self.trees.batch)
+
+        return (self.error(g(other) - here, none, real) / 2.0 - agreement) / sigma**2
 
     def inputs(self, nodes: Tensor, codes: Tensor) -> Tensor:
         """|g_input(p) - x|^2 of those nodes that have an input."""
@@ -299,11 +332,11 @@ class Reading:
         starts[self.nodes] = lacks_below[1:]
         return starts[1:]
 
-    def recirculation(self, sigma: float, generator: Generator | None) -> Tensor:
+    def recirculation(self, generator: Generator | None) -> Tensor:
         """|f(g(p + noise), x) - p|^2 of all nodes with children."""
         nodes = self.nodes[self.nodes > self.trees.leaves]
         above = self.codes[nodes]
-        noisy = above + sigma * normal_like(above, generator)
+        noisy = above + self.telling.sigma * normal_like(above, generator)
 
         with torch.no_grad():
             told = self.cell.g_state(noisy)
@@ -316,38 +349,38 @@ class Reading:
     def losses(
         self,
         start: Tensor,
-        loops: TreeLoops,
-        noise: tuple[float, Generator | None],
         step: float,
+        generator: Generator | None = None,
         difference: bool = True,
     ) -> dict[str, Tensor]:
         """All losses of f and g.
 
         Args:
             start: d of the nodes of their own, (n, state).
-            loops: weights of the loops.
-            noise: its standard deviation, and its source.
             step: by which d is multiplied.
+            generator: source of noise.
             difference: see `displacements`.
         """
+        short = self.telling.short
+        long = self.telling.long
         runs: list[Told] = []
-        if loops.long > 0:
+        if long > 0:
             runs = self.runs()
-        if loops.long > 0 and difference:
-            start = start + loops.long * step * self.lacks(runs)
+        if long > 0 and difference:
+            start = start + long * step * self.lacks(runs)
 
         moves = self.displacements(start, difference)
         terms = {
             "target_f_1": self.targets(moves, step),
-            "state_g_1": self.inverses(*noise),
+            "state_g_1": self.states(generator),
             "input_g_1": self.inputs(self.nodes, self.codes[self.nodes]),
         }
-        if loops.short > 0:
-            terms["short_f_1"] = loops.short * self.recirculation(*noise)
-        if loops.long > 0:
-            terms["long_g_1"] = loops.long * self.long_g(runs)
-        if loops.long > 0 and not difference:
-            terms["long_f_1"] = loops.long * self.long_f(runs)
+        if short > 0:
+            terms["short_f_1"] = short * self.recirculation(generator)
+        if long > 0:
+            terms["long_g_1"] = long * self.long_g(runs)
+        if long > 0 and not difference:
+            terms["long_f_1"] = long * self.long_f(runs)
 
         return terms
 
@@ -366,7 +399,7 @@ class TreeTargetPropRule(SupervisedRule):
     """A classifier of trees learns from targets that go down from the root.
 
     target_f_1: sum over nodes of |f(c, x) - (p + d)|^2 / (2 step)
-    state_g_1:  sum over nodes with children of |g_state(f(c~, x)) - c~|^2
+    state_g_1:  sum over nodes with children of |g_state(f(c~, x)) - c~|^2  (see `Telling`)
     input_g_1:  sum over nodes of |g_input(p) - x|^2
     short_f_1, long_g_1, long_f_1: of the loops, where they have a weight
     label_f_2:  cross-entropy of the label, in nats
@@ -379,10 +412,9 @@ class TreeTargetPropRule(SupervisedRule):
     Args:
         stack: a classifier of one `TreePair`.
         step: length of the first displacement, in squared units of p per nat.
-        sigma: standard deviation of the noise at which g_state learns to invert f.
         difference: with the correction; without it targets are the reconstructions themselves,
             d_i = g_i(p + d) - c_i.
-        loops: see `TreeLoops`.
+        telling: how g learns, and the loops; see `Telling`.
         input_corruption, rates, log_every: see `SupervisedRule`.
 
     Raises:
@@ -400,20 +432,18 @@ class TreeTargetPropRule(SupervisedRule):
         self,
         stack: Classifier,
         step: float = 0.1,
-        sigma: float = 0.3,
         difference: bool = True,
-        loops: TreeLoops = TreeLoops(),
+        telling: Telling = Telling(),
         input_corruption: Corruption | None = None,
-        rates: Rates = Rates(),
+        rates: Rates = Rates(f=3e-3, g=3e-3, hold=0.5, clip=1.0),
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
         need_tree_pair(self)
 
         self.step = checks.at_least("step", step, 0.0, strict=True)
-        self.sigma = checks.at_least("sigma", sigma, 0.0)
         self.difference = bool(difference)
-        self.loops = built("loops", loops, TreeLoops)
+        self.telling = built("telling", telling, Telling)
 
     def idle(self) -> list[nn.Module]:
         return self.laws()
@@ -423,11 +453,10 @@ class TreeTargetPropRule(SupervisedRule):
 
     def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
         pair = self.stack.pairs[0]
-        reading = Reading(pair, pair.layout.trees(x), self.loops.empty)
+        reading = Reading(pair, pair.layout.trees(x), self.telling)
         start = self.first(reading, y)
-        noise = (self.sigma, moment.generator)
 
-        terms = reading.losses(start, self.loops, noise, self.step, self.difference)
+        terms = reading.losses(start, self.step, moment.generator, self.difference)
         terms["label_f_2"] = label_loss(self.stack.output(reading.roots)[None], y)
 
         return terms
@@ -454,8 +483,7 @@ class TreeAutoencoderRule(Rule):
         hide: probability that a subtree is hidden where its root is not hidden yet, as it is when
             a tree is completed; what is told of it counts all the same.
         step: by which d is multiplied; f's loss is divided by it.
-        sigma: standard deviation of the noise at which g_state learns to invert f.
-        loops: see `TreeLoops`; its long loops are those that move f.
+        telling: how g learns, and the loops; see `Telling`. Its long loops are those that move f.
         rates, log_every, prior_every: see `Rule`.
 
     Raises:
@@ -475,9 +503,8 @@ class TreeAutoencoderRule(Rule):
         stack: Stack,
         hide: float = 0.1,
         step: float = 0.1,
-        sigma: float = 0.1,
-        loops: TreeLoops = TreeLoops(long=1.0),
-        rates: Rates = Rates(),
+        telling: Telling = Telling(sigma=0.1, long=1.0),
+        rates: Rates = Rates(f=3e-3, g=3e-3, hold=0.5),
         log_every: int = 50,
         prior_every: int = 0,
     ) -> None:
@@ -486,8 +513,7 @@ class TreeAutoencoderRule(Rule):
 
         self.hide = checks.share("hide", hide)
         self.step = checks.at_least("step", step, 0.0, strict=True)
-        self.sigma = checks.at_least("sigma", sigma, 0.0)
-        self.loops = built("loops", loops, TreeLoops)
+        self.telling = built("telling", telling, Telling)
 
     def phase(self, moment: Moment) -> None:
         """None: the shapes of trees are found out in Python."""
@@ -499,10 +525,10 @@ class TreeAutoencoderRule(Rule):
         trees = pair.layout.trees(x)
         hidden = self.hidden(trees, moment) if self.hide > 0 else None
 
-        reading = Reading(pair, trees, self.loops.empty, hidden)
+        reading = Reading(pair, trees, self.telling, hidden)
         start = torch.zeros_like(reading.codes[1:])
 
-        return reading.losses(start, self.loops, (self.sigma, moment.generator), self.step)
+        return reading.losses(start, self.step, moment.generator)
 
     def hidden(self, trees: Trees, moment: Moment) -> Tensor:
         """Roots of hidden subtrees, (n,); the whole tree is never hidden."""

@@ -18,7 +18,7 @@ from gendae.models.trees import Quadtree, TreeCell, TreePair, TreeRows
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.rates import Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule
-from gendae.rules.trees import Reading, TreeAutoencoderRule, TreeLoops, TreeTargetPropRule
+from gendae.rules.trees import Reading, Telling, TreeAutoencoderRule, TreeTargetPropRule
 from tests.conftest import at
 from tests.models import test_trees
 from tests.models.test_trees import ARITY, SHAPES, STATE, WIDTH
@@ -26,7 +26,8 @@ from tests.rules.test_base import trainer
 
 CLASSES = 4
 LABELS = torch.tensor([0, 1, 2, 3])
-ALL = TreeLoops(short=0.5, long=0.5)
+EXACT = Telling(sigma=0.0)
+ALL = Telling(sigma=0.0, short=0.5, long=0.5)
 
 
 def network(pair):
@@ -101,8 +102,10 @@ def test_displacements_are_the_recursion_written_out(difference):
 # -- a chain is a sequence ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("difference", [True, False])
-def test_a_chain_is_a_sequence_bit_for_bit(difference):
+@pytest.mark.parametrize(
+    ("difference", "learns"), [(True, "inverse"), (False, "inverse"), (True, "transpose")]
+)
+def test_a_chain_is_a_sequence_bit_for_bit(difference, learns):
     steps = 5
     torch.manual_seed(0)
     maps = (Affine(STATE + WIDTH, STATE, "tanh"), Affine(STATE, STATE, "tanh"))
@@ -118,8 +121,8 @@ def test_a_chain_is_a_sequence_bit_for_bit(difference):
     output = Affine(STATE, CLASSES)
     recurrent = Classifier(RecurrentPair(cell, steps), output=output).double()
     tree = Classifier(TreePair(chain, layout), output=output).double()
-    there = RecurrentTargetPropRule(recurrent, difference=difference)
-    here = TreeTargetPropRule(tree, difference=difference, loops=TreeLoops(empty=True))
+    there = RecurrentTargetPropRule(recurrent, difference=difference, learns=learns)
+    here = TreeTargetPropRule(tree, difference=difference, telling=Telling(learns, empty=True))
 
     expected = there.losses((sequence.flatten(1), LABELS), at(0))
     terms = here.losses((x, LABELS), at(0))
@@ -140,12 +143,12 @@ def test_a_chain_is_a_sequence_bit_for_bit(difference):
 def test_an_exact_inverse_leaves_nothing_to_learn_but_the_label(difference):
     pair = test_trees.register(height=3)
     net = network(pair)
-    terms = losses(net, test_trees.rows(), sigma=0.0, difference=difference, loops=ALL)
+    terms = losses(net, test_trees.rows(), difference=difference, telling=ALL)
     label = terms.pop("label_f_2")
     if difference:
         del terms["target_f_1"]
     else:  # the label's target alone, as with the difference
-        target = losses(net, test_trees.rows(), sigma=0.0)["target_f_1"]
+        target = losses(net, test_trees.rows(), telling=EXACT)["target_f_1"]
         assert torch.allclose(terms.pop("target_f_1"), target, rtol=1e-9)
 
     assert label > 0
@@ -165,7 +168,7 @@ def told_below(cell, trees, node, p):
 
 def test_loops_are_those_of_all_starts_written_out():
     net = curved()
-    rule = TreeTargetPropRule(net, difference=False, loops=TreeLoops(long=1.0))
+    rule = TreeTargetPropRule(net, difference=False, telling=Telling(long=1.0))
     cell = net.pairs[0].cell
     x = test_trees.rows()
     reading = reading_of(net)
@@ -196,7 +199,7 @@ def test_loops_are_those_of_all_starts_written_out():
 
 def test_short_loops_are_recirculation():
     net = curved()
-    rule = TreeTargetPropRule(net, sigma=0.0, loops=TreeLoops(short=1.0))
+    rule = TreeTargetPropRule(net, telling=Telling(sigma=0.0, short=1.0))
     x = test_trees.rows()
     reading = reading_of(net)
     trees, codes = reading.trees, reading.codes
@@ -236,10 +239,8 @@ def test_what_is_lacking_is_back_propagation_through_structure(hidden):
         roots = torch.zeros(len(trees.children), dtype=torch.bool)
         roots[[node - 1 for node in hidden]] = True
 
-    reading = Reading(pair, trees, hidden=roots)
-    terms = reading.losses(
-        torch.zeros_like(reading.codes[1:]), TreeLoops(long=1.0), (0.0, None), step=0.1
-    )
+    reading = Reading(pair, trees, Telling(sigma=0.0, long=1.0), roots)
+    terms = reading.losses(torch.zeros_like(reading.codes[1:]), step=0.1)
 
     codes = pair.f.codes(trees, reading.seen)
     total = torch.zeros(()).double()
@@ -303,15 +304,15 @@ def test_the_order_of_nodes_is_irrelevant():
     values = test_trees.inputs()
     other = [values[0][[0, 2, 1, 4, 3]], *values[1:]]
 
-    first = losses(curved(), test_trees.rows(SHAPES, values), sigma=0.0, loops=ALL)
-    second = losses(curved(), test_trees.rows(shapes, other), sigma=0.0, loops=ALL)
+    first = losses(curved(), test_trees.rows(SHAPES, values), telling=ALL)
+    second = losses(curved(), test_trees.rows(shapes, other), telling=ALL)
     for name, term in first.items():
         assert torch.allclose(second[name], term, rtol=1e-12), name
 
 
 def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_trees():
     x = test_trees.rows()
-    options = {"sigma": 0.0, "difference": False, "loops": ALL}
+    options = {"difference": False, "telling": ALL}
     whole = losses(curved(), x, **options)
     parts = [losses(curved(), x[i : i + 1], LABELS[i : i + 1], **options) for i in range(4)]
 
@@ -323,7 +324,7 @@ def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_trees():
 def test_no_gradient_crosses_a_node():
     """f learns from one application at a time: from codes that are constants."""
     net = curved()
-    terms = losses(net, test_trees.rows(), difference=False, loops=ALL)
+    terms = losses(net, test_trees.rows(), difference=False, telling=ALL)
     cell = net.pairs[0].cell
     maps = {"f": [cell.f], "g": [cell.g_state, cell.g_input], "output": [net.output]}
 
@@ -342,8 +343,8 @@ def test_another_network_is_refused():
         TreeTargetPropRule(deep_classifier([8, 6, 6], 3))
     with pytest.raises(ValueError, match="one TreePair is needed"):
         TreeAutoencoderRule(deep_autoencoder([8, 6]))
-    with pytest.raises(ValueError, match=r"loops\.long=-1"):
-        TreeLoops(long=-1.0)
+    with pytest.raises(ValueError, match=r"telling\.long=-1"):
+        Telling(long=-1.0)
 
 
 def test_digits_are_read_as_quadtrees():

@@ -222,7 +222,7 @@ RULES = {
         recurrent_classifier(8, 8, 12)
     ),
     "trees": lambda: trees.TreeTargetPropRule(
-        tree_classifier(Quadtree([8, 8], patch=2), 12), loops=trees.TreeLoops(short=0.1, long=0.1)
+        tree_classifier(Quadtree([8, 8], patch=2), 12), telling=trees.Telling(short=0.1, long=0.1)
     ),
     "tree auto-encoder": lambda: trees.TreeAutoencoderRule(
         Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), prior_every=3
