@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from gendae import (
@@ -94,6 +94,15 @@ COUNTED = {
 }
 
 
+class Told(Callback):
+    """The validation error of each epoch, printed."""
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            error = trainer.callback_metrics["val/error"].item()
+            print(f"epoch {trainer.current_epoch}: validation error {error:.2%}", flush=True)
+
+
 def rates(rule, f):
     f = [0.0, RATE] if rule == "frozen" else f
     return Rates(f=f, g=RATE, hold=0.5, clip=1.0)
@@ -115,7 +124,7 @@ def trained(task, rule, seed, rate=RATE, epochs=None, examples=None, accelerator
             enable_progress_bar=False,
             enable_model_summary=False,
             accelerator=accelerator,
-            callbacks=[best],
+            callbacks=[best, Told()],
         )
         trainer.fit(module, data)
         seconds = time.perf_counter() - start
