@@ -14,7 +14,7 @@ seen). The test error of "listops" is told by depth, too.
     python -m benchmarks.trees --tasks completion [--figure FILE.png] [--seeds 0 1 2] ..
 
 A quarter of each test digit is completed given the rest, by auto-encoders of quadtrees
-("targets": TreeAutoencoderRule; "frozen": the same, whose codes are left as they were), and, for
+("targets": TargetPropRule with TreeLoop; "frozen": the same, whose codes are left as they were), and, for
 comparison, by the mean of the training digits, by linear regression, and by the nearest one:
 squared error of a quarter, mean over digits and quarters.
 """
@@ -41,8 +41,9 @@ from gendae import (
     Rates,
     Stack,
     StandardLibrary,
+    TargetPropRule,
     Telling,
-    TreeAutoencoderRule,
+    TreeLoop,
     TreeTargetPropRule,
     complete_trees,
     plots,
@@ -215,7 +216,7 @@ def autoencoder(seed, rate, epochs):
     """A stack of one tree pair, trained on digits of which subtrees are hidden."""
     seed_everything(seed, verbose=False)
     stack = Stack(tree_pair(Quadtree(SHAPE, 2), 128))
-    module = TreeAutoencoderRule(stack, rates=Rates(f=rate, g=RATE, hold=0.5))
+    module = TargetPropRule(stack, TreeLoop(), rates=Rates(f=rate, g=RATE, hold=0.5))
     trainer = Trainer(
         max_epochs=epochs,
         limit_val_batches=0,

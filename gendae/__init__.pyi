@@ -154,7 +154,7 @@ from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
 from gendae.rules.trees import Telling as Telling
-from gendae.rules.trees import TreeAutoencoderRule as TreeAutoencoderRule
+from gendae.rules.trees import TreeLoop as TreeLoop
 from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
 from gendae.sampling.labelled import LabelledSampler as LabelledSampler

@@ -161,7 +161,6 @@ STACKS = {
     "LabelledEMRule": LABELLED,
     "RecurrentTargetPropRule": RECURRENT,
     "RegularizedInversionRule": RECURRENT,
-    "TreeAutoencoderRule": {"type": "Stack", "pairs": [TREE_PAIR]},
     "TreeTargetPropRule": TREES,
 }
 

@@ -21,7 +21,7 @@ def complete_trees(
 ) -> Tensor:
     """Rows of trees with the inputs of missing subtrees told by the model.
 
-    A stack that was trained with hidden subtrees (`TreeAutoencoderRule`) is meant for it.
+    A stack that was trained with hidden subtrees (`TreeLoop`) is meant for it.
 
     Args:
         stack: whose lowest pair is a `TreePair`.

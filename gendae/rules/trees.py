@@ -41,7 +41,8 @@ from gendae.models.classifier import Classifier, label_loss
 from gendae.models.stack import Stack
 from gendae.models.trees import TreeCell, TreePair, Trees, children_of
 from gendae.registry import built, register
-from gendae.rules.base import Rule
+from gendae.rules.chain import Corrupt
+from gendae.rules.loops import Loop
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.recurrent import LEARNS
@@ -385,12 +386,13 @@ class Reading:
         return terms
 
 
-def need_tree_pair(rule: Rule) -> None:
-    """Raise a ValueError unless the rule's stack is one `TreePair`."""
-    if rule.stack.depth != 1 or not isinstance(rule.stack.pairs[0], TreePair):
+def need_tree_pair(name: str, stack: Stack) -> None:
+    """Raise a ValueError unless a stack is one `TreePair`."""
+    pair = stack.pairs[0]
+    if stack.depth != 1 or not isinstance(pair, TreePair):
         raise ValueError(
-            f"{type(rule).__name__} does not support this network: one TreePair is needed, "
-            "through whose nodes targets go down"
+            f"{name} does not support this network: one TreePair is needed, through whose nodes "
+            "targets go down"
         )
 
 
@@ -439,7 +441,7 @@ class TreeTargetPropRule(SupervisedRule):
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
-        need_tree_pair(self)
+        need_tree_pair("TreeTargetPropRule", self.stack)
 
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.difference = bool(difference)
@@ -470,58 +472,61 @@ class TreeTargetPropRule(SupervisedRule):
 
 
 @register
-class TreeAutoencoderRule(Rule):
-    """A stack of one tree pair learns to tell again what it has read, from every node on.
+class TreeLoop(Loop):
+    """Loops from every node, for a stack of one tree pair: it learns to tell what it has read.
 
-    The losses are those of `TreeTargetPropRule` without a label, where d comes from what the told
+    The terms are those of `TreeTargetPropRule` without a label, where d comes from what the told
     inputs lack. For a linear f, and its transpose as g, the gradient by f is that of
     back-propagation through structure of |x^ - x|^2 / 2, x^ told from each node of all below it.
     Source: Bengio 2014, section 5; Bengio et al. 2015, Eq. 12; Lee 2018, Eq. 3.15.
 
     Args:
-        stack: of one `TreePair`.
         hide: probability that a subtree is hidden where its root is not hidden yet, as it is when
             a tree is completed; what is told of it counts all the same.
         step: by which d is multiplied; f's loss is divided by it.
         telling: how g learns, and the loops; see `Telling`. Its long loops are those that move f.
-        rates, log_every, prior_every: see `Rule`.
 
     Raises:
-        ValueError: for another network, and numbers out of range.
+        ValueError: for numbers out of range; for another stack, and noise of its user's.
 
     Example:
-        >>> from gendae import Stack
+        >>> from gendae import Stack, TargetPropRule
         >>> from gendae.models.architectures import tree_pair
         >>> from gendae.models.trees import Quadtree
-        >>> rule = TreeAutoencoderRule(Stack(tree_pair(Quadtree([4, 4], patch=1))))
+        >>> rule = TargetPropRule(Stack(tree_pair(Quadtree([4, 4], patch=1))), TreeLoop())
         >>> list(rule.losses((torch.rand(10, 16),)))
         ['target_f_1', 'state_g_1', 'input_g_1', 'long_g_1']
     """
 
     def __init__(
         self,
-        stack: Stack,
         hide: float = 0.1,
         step: float = 0.1,
         telling: Telling = Telling(sigma=0.1, long=1.0),
-        rates: Rates = Rates(f=3e-3, g=3e-3, hold=0.5),
-        log_every: int = 50,
-        prior_every: int = 0,
     ) -> None:
-        super().__init__(stack, rates, log_every, prior_every)
-        need_tree_pair(self)
-
+        super().__init__()
         self.hide = checks.share("hide", hide)
         self.step = checks.at_least("step", step, 0.0, strict=True)
         self.telling = built("telling", telling, Telling)
 
+    def prepare(self, stack: Stack, corruption: Sequence[Corruption] | None = None) -> None:
+        need_tree_pair("TreeLoop", stack)
+        if stack.pairs[0].observation.learnable or stack.pairs[0].recognition.learnable:
+            raise ValueError(
+                "TreeLoop teaches no law with parameters; accepted: Gaussian(), Bernoulli()"
+            )
+        if corruption is not None:
+            raise ValueError(
+                "TreeLoop has its own noise, `telling.sigma`: corruption must be None"
+            )
+
     def phase(self, moment: Moment) -> None:
         """None: the shapes of trees are found out in Python."""
 
-    def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
-        """The losses of f and g, mean over the batch; batch[0] is x."""
-        x = checks.rows("x", batch[0])
-        pair = self.stack.pairs[0]
+    def losses(
+        self, stack: Stack, x: Tensor, corrupt: Corrupt, moment: Moment
+    ) -> dict[str, Tensor]:
+        pair = stack.pairs[0]
         trees = pair.layout.trees(x)
         hidden = self.hidden(trees, moment) if self.hide > 0 else None
 

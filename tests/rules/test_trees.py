@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
 from gendae.layers.affine import Affine
 from gendae.models.architectures import (
@@ -18,7 +19,8 @@ from gendae.models.trees import Quadtree, TreeCell, TreePair, TreeRows
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.rates import Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule
-from gendae.rules.trees import Reading, Telling, TreeAutoencoderRule, TreeTargetPropRule
+from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.trees import Reading, Telling, TreeLoop, TreeTargetPropRule
 from tests.conftest import at
 from tests.models import test_trees
 from tests.models.test_trees import ARITY, SHAPES, STATE, WIDTH
@@ -289,7 +291,7 @@ def test_digits_are_told_again():
         stack = Stack(tree_pair(Quadtree([8, 8], patch=2), 32))
         rates = Rates(f=rate, g=3e-3, hold=0.5)
         run = trainer(max_epochs=15, limit_val_batches=0)
-        run.fit(TreeAutoencoderRule(stack, rates=rates), data)
+        run.fit(TargetPropRule(stack, TreeLoop(), rates=rates), data)
         errors[rate] = (stack.reconstruct(x) - x).square().sum(1).mean().item()
 
     constant = (x - x.mean(0)).square().sum(1).mean().item()
@@ -342,7 +344,9 @@ def test_another_network_is_refused():
     with pytest.raises(ValueError, match="one TreePair is needed"):
         TreeTargetPropRule(deep_classifier([8, 6, 6], 3))
     with pytest.raises(ValueError, match="one TreePair is needed"):
-        TreeAutoencoderRule(deep_autoencoder([8, 6]))
+        TargetPropRule(deep_autoencoder([8, 6]), TreeLoop())
+    with pytest.raises(ValueError, match="TreeLoop has its own noise"):
+        TargetPropRule(transposed(), TreeLoop(), [GaussianNoise(0.1)] * 2)
     with pytest.raises(ValueError, match=r"telling\.long=-1"):
         Telling(long=-1.0)
 

@@ -224,8 +224,8 @@ RULES = {
     "trees": lambda: trees.TreeTargetPropRule(
         tree_classifier(Quadtree([8, 8], patch=2), 12), telling=trees.Telling(short=0.1, long=0.1)
     ),
-    "tree auto-encoder": lambda: trees.TreeAutoencoderRule(
-        Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), prior_every=3
+    "trees told again": lambda: targetprop.TargetPropRule(
+        Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
     ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
