@@ -451,6 +451,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("LoopWeights", lambda: LOOPS),
     Member("ShortAndLongLoops", lambda: PRINTED),
     Member("PairLoops", gendae.PairLoops),
+    Member("RecurrentLoop", lambda: gendae.RecurrentLoop(every=3, horizon=2, difference=False)),
     Member(
         "DifferenceLoop",
         lambda: gendae.DifferenceLoop(gendae.Exact(), prior_weight=0.5, pull="prior"),

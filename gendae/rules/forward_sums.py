@@ -40,7 +40,8 @@ def fixed_point(cell: Cell, start: Tensor, tolerance: float = 1e-10, most: int =
         >>> from gendae.layers.affine import Affine
         >>> half = Affine(1, 1)
         >>> _ = torch.nn.init.constant_(half.weight, 0.5), torch.nn.init.ones_(half.bias)
-        >>> fixed_point(Cell(Affine(2, 1), half, Affine(1, 1)), torch.zeros(1, 1)).round(decimals=3)
+        >>> cell = Cell(Affine(2, 1), half, Affine(1, 1))
+        >>> fixed_point(cell, torch.zeros(1, 1)).round(decimals=3)
         tensor([[2.]])
     """
     state = start
