@@ -5,8 +5,8 @@
                                    [--f RATE] [--g RATE] [--scale S] [--accelerator gpu]
 
 The same network from the same weights, the same batches and rates: "targets"
-(RecurrentTargetPropRule), "transposes" (its feedback learns the transpose), "reconstructions" (no
-difference), "inversion" (RegularizedInversionRule), "bptt" (back-propagation through time),
+(RecurrentTargetPropRule), "transposes" (its feedback learns the transpose), "weights"
+(TransposeFeedbackRule), "reconstructions" (no difference), "inversion" (RegularizedInversionRule), "bptt" (back-propagation through time),
 "truncated-1", "truncated-10", and "reservoir" (the read-out alone learns); "lstm" is a long
 short-term memory of as many units by back-propagation. The checkpoint of the least validation
 error is tested, once; that of "adding" is a squared one, and beside it stands the fraction of sums
@@ -35,6 +35,7 @@ from gendae import (
     Rates,
     RecurrentTargetPropRule,
     RegularizedInversionRule,
+    TransposeFeedbackRule,
     TruncatedBackpropRule,
     lstm_classifier,
     recurrent_classifier,
@@ -52,6 +53,7 @@ RATE = 1e-3
 TARGETS = {
     "targets": RecurrentTargetPropRule,
     "transposes": partial(RecurrentTargetPropRule, learns="transpose"),
+    "weights": TransposeFeedbackRule,
     "reconstructions": partial(RecurrentTargetPropRule, difference=False),
     "inversion": RegularizedInversionRule,
 }

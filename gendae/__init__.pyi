@@ -154,6 +154,7 @@ from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule
+from gendae.rules.recurrent import TransposeFeedbackRule as TransposeFeedbackRule
 from gendae.rules.recurrent import TruncatedBackpropRule as TruncatedBackpropRule
 from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule

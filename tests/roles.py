@@ -395,6 +395,8 @@ RULES = [
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
     rule("RecurrentTargetPropRule", partial(recurrent, bits=True), EXAMPLES, " bits"),
     rule("RegularizedInversionRule", recurrent, EXAMPLES),
+    rule("TransposeFeedbackRule", recurrent, EXAMPLES),
+    rule("TransposeFeedbackRule", RESIDUAL, EXAMPLES, " residual"),
     rule("TruncatedBackpropRule", recurrent, EXAMPLES, local=False, horizon=2),
     rule("TreeTargetPropRule", trees, "chains labels"),
     rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, telling=TOLD),

@@ -162,6 +162,7 @@ STACKS = {
     "LabelledEMRule": LABELLED,
     "RecurrentTargetPropRule": RECURRENT,
     "RegularizedInversionRule": RECURRENT,
+    "TransposeFeedbackRule": RECURRENT,
     "TruncatedBackpropRule": RECURRENT,
     "TreeTargetPropRule": TREES,
 }

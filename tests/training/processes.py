@@ -218,6 +218,12 @@ RULES = {
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
     ),
+    "transpose feedback": lambda: recurrent.TransposeFeedbackRule(
+        recurrent_classifier(8, 8, 12, scale=0.1)
+    ),
+    "truncated": lambda: recurrent.TruncatedBackpropRule(
+        recurrent_classifier(8, 8, 12), horizon=3
+    ),
     "regularised inversion": lambda: recurrent.RegularizedInversionRule(
         recurrent_classifier(8, 8, 12)
     ),
