@@ -1,7 +1,7 @@
 """Sequences with long dependencies: what decides the answer is seen early, and noise follows.
 
-On these tasks recurrent networks have been compared since Hochreiter and Schmidhuber 1997. Some ask
-for a class at the end, one for a number, and one for a symbol at every step.
+On these tasks recurrent networks have been compared since Hochreiter and Schmidhuber 1997. Some
+ask for a class at the end, one for a number, and one for a symbol at every step.
 """
 
 from collections.abc import Callable

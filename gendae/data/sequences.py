@@ -36,7 +36,8 @@ class Sequences(Data):
         >>> import numpy as np
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/walks.npz"
-        ...     np.savez(path, x=np.random.randn(50, 9, 2).cumsum(1), lengths=np.arange(50) % 9 + 1)
+        ...     lengths = np.arange(50) % 9 + 1
+        ...     np.savez(path, x=np.random.randn(50, 9, 2), lengths=lengths)
         ...     data = Sequences(path, standardise=True)
         ...     data.split("train").x.shape, data.shape
         (torch.Size([40, 27]), (9, 3))
