@@ -7,6 +7,7 @@ from gendae.completion.inpainting import Inpainter as Inpainter
 from gendae.completion.inpainting import inpaint as inpaint
 from gendae.completion.inpainting import named_mask as named_mask
 from gendae.completion.modalities import complete as complete
+from gendae.completion.trees import complete_trees as complete_trees
 from gendae.corruption import Corruption as Corruption
 from gendae.corruption import FlipNoise as FlipNoise
 from gendae.corruption import GaussianNoise as GaussianNoise
@@ -31,6 +32,8 @@ from gendae.data.sequences import ImageSequences as ImageSequences
 from gendae.data.sequences import Sequences as Sequences
 from gendae.data.shards import Shards as Shards
 from gendae.data.toys import Toys2D as Toys2D
+from gendae.data.trees import ListOps as ListOps
+from gendae.data.trees import StandardLibrary as StandardLibrary
 from gendae.inference import GradientInference as GradientInference
 from gendae.inference import Inference as Inference
 from gendae.inference import TargetPropInference as TargetPropInference
@@ -77,6 +80,8 @@ from gendae.models.architectures import lstm_classifier as lstm_classifier
 from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
 from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
+from gendae.models.architectures import tree_classifier as tree_classifier
+from gendae.models.architectures import tree_pair as tree_pair
 from gendae.models.architectures import with_labels as with_labels
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.delay import Activity as Activity
@@ -94,6 +99,10 @@ from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
 from gendae.models.stack import Stack as Stack
+from gendae.models.trees import Quadtree as Quadtree
+from gendae.models.trees import TreeCell as TreeCell
+from gendae.models.trees import TreePair as TreePair
+from gendae.models.trees import TreeRows as TreeRows
 from gendae.priors.autoencoder import AutoencoderPrior as AutoencoderPrior
 from gendae.priors.autoencoder import Learning as Learning
 from gendae.priors.autoencoder import Walk as Walk
@@ -150,6 +159,9 @@ from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
+from gendae.rules.trees import Telling as Telling
+from gendae.rules.trees import TreeLoop as TreeLoop
+from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
 from gendae.sampling.labelled import LabelledSampler as LabelledSampler
 from gendae.sampling.level import LevelSampler as LevelSampler

@@ -36,8 +36,7 @@ class Sequences(Data):
         >>> import numpy as np
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/walks.npz"
-        ...     lengths = np.arange(50) % 9 + 1
-        ...     np.savez(path, x=np.random.randn(50, 9, 2), lengths=lengths)
+        ...     np.savez(path, x=np.random.randn(50, 9, 2).cumsum(1), lengths=[9, 5] * 25)
         ...     data = Sequences(path, standardise=True)
         ...     data.split("train").x.shape, data.shape
         (torch.Size([40, 27]), (9, 3))

@@ -30,7 +30,9 @@ from gendae.models.modalities import KINDS, Junction, Modality
 from gendae.models.recurrent import Cell, EveryStep, LSTMReader, RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
+from gendae.models.trees import Layout, TreeCell, TreePair
 from gendae.priors.base import Prior
+from gendae.registry import build
 
 OBSERVATIONS = {"gaussian": Gaussian, "bernoulli": Bernoulli}
 
@@ -385,6 +387,76 @@ def recurrent_autoencoder(
     pair = RecurrentPair(cell, steps, masked, observation=law_of_x())
 
     return Stack(pair, prior=prior, settings=settings)
+
+
+def tree_pair(
+    layout: Layout, state: int = 100, activation: str = "tanh", gain: float | None = None
+) -> TreePair:
+    """The maps of a recursive network that reads trees, and tells them again.
+
+    p = s(W_1 c_1 + .. + W_k c_k + U x + b), with orthonormal rows of (W_1 .. W_k) at the start, so
+    that codes neither vanish nor explode from the leaves to the root, and U ~ N(0, gain^2).
+
+    Args:
+        layout: what a row of x is, a `TreeRows` or a `Quadtree`.
+        state: width of a code.
+        activation: of codes, and of the way from a node to its children.
+        gain: of the inputs; 1 / sqrt(width of an input) if None, or 1 for symbols.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> from gendae.models.trees import Quadtree
+        >>> tree_pair(Quadtree([8, 8], patch=2), state=20).encode(torch.rand(5, 64)).shape
+        torch.Size([5, 20])
+    """
+    layout = checks.kind("layout", build(layout), Layout)
+    state = checks.whole("state", state, 1)
+    if gain is None:
+        gain = 1.0 if getattr(layout, "symbols", False) else layout.width**-0.5
+
+    spread = checks.at_least("gain", gain, 0.0, strict=True)
+    below = layout.arity * state
+    f = Affine(below + layout.width, state, activation)
+    with torch.no_grad():
+        nn.init.orthogonal_(f.weight[:, :below])
+        nn.init.normal_(f.weight[:, below:], std=spread)
+
+    g_state = Affine(state, below, activation, init="orthogonal")
+    cell = TreeCell(f, g_state, Affine(state, layout.width), layout.arity)
+
+    return TreePair(cell, layout)
+
+
+def tree_classifier(
+    layout: Layout,
+    state: int = 100,
+    classes: int = 10,
+    activation: str = "tanh",
+    gain: float | None = None,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A recursive network that reads a tree and then tells its class.
+
+    Args:
+        layout, state, activation, gain: see `tree_pair`.
+        classes: number of classes.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> from gendae.models.trees import Quadtree
+        >>> tree_classifier(Quadtree([8, 8], patch=2), state=20)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 10])
+    """
+    pair = tree_pair(layout, state, activation, gain)
+
+    return Classifier(pair, output=Affine(state, classes), settings=settings)
 
 
 def with_labels(stack: Stack, classes: int = 10, gain: float = 1.0) -> LabelledStack:

@@ -47,6 +47,9 @@ class Cell(nn.Module):
     g_state: Layer
     g_input: Layer
 
+    #: How many states f reads, and g_state tells.
+    arity = 1
+
     def __init__(self, f: nn.Module, g_state: nn.Module, g_input: nn.Module) -> None:
         super().__init__()
         self.f = as_layer(f)
@@ -55,8 +58,8 @@ class Cell(nn.Module):
 
         both = self.state + self.width
         maps = {
-            "f": (self.f, (both,), self.state),
-            "g_state": (self.g_state, (self.state, both), self.state),
+            "f": (self.f, (self.arity * self.state + self.width,), self.state),
+            "g_state": (self.g_state, (self.state, both), self.arity * self.state),
             "g_input": (self.g_input, (self.state,), self.width),
         }
         for name, (layer, low, high) in maps.items():
