@@ -4,17 +4,18 @@
                                [--rules targets bpts ..] [--rate F] [--epochs N]
                                [--examples N] [--accelerator cpu] [--json FILE]
 
-The same network from the same weights, the same batches and rates: "targets"
-(TreeTargetPropRule), "transpose" (the same, where g learns the transpose of f's Jacobian), "loops"
-(with long loops), "reconstructions" (without the difference), "bpts" (back-propagation through structure) and "frozen" (the read-out alone learns).
-The checkpoint of the least validation error is tested, once. "majority", "parent" and "neighbours" count: the type that is
-most frequent, below this parent, and between these neighbours (fewer of them where they were never
-seen). The test error of "listops" is told by depth, too.
+The same network from the same weights, the same batches and rates: "targets" (TreeTargetPropRule),
+"transpose" (the same, where g learns the transpose of f's Jacobian), "loops" (with long loops),
+"reconstructions" (without the difference), "bpts" (back-propagation through structure) and
+"frozen" (the read-out alone learns). The checkpoint of the least validation error is tested, once.
+"majority", "parent" and "neighbours" count: the type that is most frequent, below this parent, and
+between these neighbours (fewer of them where they were never seen). The test error of "listops" is
+told by depth, too.
 
     python -m benchmarks.trees --tasks completion [--figure FILE.png] [--seeds 0 1 2] ..
 
-A quarter of each test digit is completed given the rest, by auto-encoders of quadtrees
-("targets": TargetPropRule with TreeLoop; "frozen": the same, whose codes are left as they were), and, for
+A quarter of each test digit is completed given the rest, by auto-encoders of quadtrees ("targets":
+TargetPropRule with TreeLoop; "frozen": the same, whose codes are left as they were), and, for
 comparison, by the mean of the training digits, by linear regression, and by the nearest one:
 squared error of a quarter, mean over digits and quarters.
 """

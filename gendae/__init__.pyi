@@ -18,6 +18,8 @@ from gendae.corruption import RelativeNoise as RelativeNoise
 from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
 from gendae.data.base import Data as Data
+from gendae.data.characters import Characters as Characters
+from gendae.data.dependencies import LongDependencies as LongDependencies
 from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits
 from gendae.data.images import Images as Images
@@ -26,7 +28,8 @@ from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
 from gendae.data.multimodal import Multimodal as Multimodal
-from gendae.data.sequences import LongDependencies as LongDependencies
+from gendae.data.sequences import ImageSequences as ImageSequences
+from gendae.data.sequences import Sequences as Sequences
 from gendae.data.shards import Shards as Shards
 from gendae.data.toys import Toys2D as Toys2D
 from gendae.data.trees import ListOps as ListOps
@@ -73,6 +76,7 @@ from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
+from gendae.models.architectures import lstm_classifier as lstm_classifier
 from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
 from gendae.models.architectures import recurrent_classifier as recurrent_classifier
 from gendae.models.architectures import stack_of as stack_of
@@ -90,6 +94,7 @@ from gendae.models.modalities import Junction as Junction
 from gendae.models.modalities import Modality as Modality
 from gendae.models.recurrent import Cell as Cell
 from gendae.models.recurrent import EveryStep as EveryStep
+from gendae.models.recurrent import LSTMReader as LSTMReader
 from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
@@ -149,6 +154,7 @@ from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule
+from gendae.rules.recurrent import TruncatedBackpropRule as TruncatedBackpropRule
 from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule

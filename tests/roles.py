@@ -224,6 +224,7 @@ LAYERS = [
     Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
     Member("Heads", lambda: gendae.Heads(gendae.Affine(WIDTH, 4), ["tanh", "softmax"], [1, 3])),
     Member("Residual", lambda: gendae.Residual(gendae.Affine(WIDTH, 4, "tanh"))),
+    Member("LSTMReader", lambda: gendae.LSTMReader(width=2, steps=WIDTH // 2, state=4)),
     Member("EveryStep", lambda: gendae.EveryStep(WIDTH, 4, steps=2)),
     Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
@@ -358,6 +359,7 @@ SHOWN = gendae.Presentation(ticks=4, blank=2, noise=0.2)
 IDENTITY = gendae.GaussianPrior("identity", 1.0)
 DRAWN = partial(classifier, stochastic=True)
 BITS = partial(classifier, bits=[1])
+TELLER = partial(gendae.recurrent_autoencoder, 2, steps=4, state=5)
 RESIDUAL = partial(recurrent, scale=0.1)
 EXAMPLES = "unit labels"
 RULES = [
@@ -375,6 +377,7 @@ RULES = [
     rule("TargetPropRule", stack, variant=" inverses", **around(gendae.Inverses())),
     rule("TargetPropRule", stack, variant=" exact", **around(gendae.Exact(), pull="prior")),
     rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
+    rule("TargetPropRule", TELLER, variant=" in time", loop=gendae.RecurrentLoop(every=2)),
     rule("BackStepRule", tied),
     rule("OnlineDeltaRule", stack),
     rule("OnlineDeltaRule", stack, variant=" noisy", presentation=SHOWN, plasticity=TWO_TAUS),
@@ -390,7 +393,9 @@ RULES = [
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
+    rule("RecurrentTargetPropRule", partial(recurrent, bits=True), EXAMPLES, " bits"),
     rule("RegularizedInversionRule", recurrent, EXAMPLES),
+    rule("TruncatedBackpropRule", recurrent, EXAMPLES, local=False, horizon=2),
     rule("TreeTargetPropRule", trees, "chains labels"),
     rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, telling=TOLD),
     rule("TreeTargetPropRule", trees, "chains labels", " transpose", telling=TRANSPOSE),
@@ -409,6 +414,10 @@ FEW = gendae.FewLabels(50)
 DATA = [
     Member("Digits", lambda: gendae.Digits(50, 3)),
     Member("LongDependencies", lambda: gendae.LongDependencies("temporal-order", 10, 50)),
+    Member("LongDependencies adding", lambda: gendae.LongDependencies("adding", 10, 50)),
+    Member("ImageSequences", lambda: gendae.ImageSequences(gendae.Digits(), "row", 4, n=50)),
+    Member("Sequences", lambda: gendae.Sequences("walks.npz", steps=5, standardise=True)),
+    Member("Characters", lambda: gendae.Characters("song.txt", steps=5)),
     Member("ListOps", lambda: gendae.ListOps([1, 2], 50)),
     Member("StandardLibrary", lambda: gendae.StandardLibrary(4, 20)),
     Member("Toys2D", lambda: gendae.Toys2D("gaussians", 200, noise=0.2, batch_size=50)),
@@ -442,6 +451,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("LoopWeights", lambda: LOOPS),
     Member("ShortAndLongLoops", lambda: PRINTED),
     Member("PairLoops", gendae.PairLoops),
+    Member("RecurrentLoop", lambda: gendae.RecurrentLoop(every=3, horizon=2, difference=False)),
     Member(
         "DifferenceLoop",
         lambda: gendae.DifferenceLoop(gendae.Exact(), prior_weight=0.5, pull="prior"),

@@ -133,6 +133,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Images": {"path": "x.npy"},
     "SaltAndPepperNoise": {"probability": 0.1},
     "Shards": {"path": "x.npy"},
+    "LSTMReader": {"width": 2, "steps": 3, "state": 2},
     "EveryStep": {"in_features": 6, "out_features": 2, "steps": 3},
     "Residual": {"branch": OUTPUT},
     "InvertibleAffine": {"features": 3},
@@ -161,6 +162,7 @@ STACKS = {
     "LabelledEMRule": LABELLED,
     "RecurrentTargetPropRule": RECURRENT,
     "RegularizedInversionRule": RECURRENT,
+    "TruncatedBackpropRule": RECURRENT,
     "TreeTargetPropRule": TREES,
 }
 

@@ -1,8 +1,8 @@
 """Completion of trees: any subtrees given the rest, and their shape.
 
-The first time, a tree is read without what is missing, in whose place the empty tree stands; all of
-it is told, and the missing inputs are taken from there. In further rounds the completed tree is read
-and told again, with the given inputs clamped.
+The first time, a tree is read without what is missing, in whose place the empty tree stands; all
+of it is told, and the missing inputs are taken from there. In further rounds the completed tree is
+read and told again, with the given inputs clamped.
 Source: Bengio 2014, section 5: "resample any part given any part".
 """
 

@@ -27,7 +27,7 @@ from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.labelled import LabelledStack
 from gendae.models.modalities import KINDS, Junction, Modality
-from gendae.models.recurrent import Cell, EveryStep, RecurrentPair
+from gendae.models.recurrent import Cell, EveryStep, LSTMReader, RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.models.trees import Layout, TreeCell, TreePair
@@ -237,6 +237,7 @@ def recurrent_classifier(
     every_step: bool = False,
     predicts: str = "classes",
     sees_input: bool = True,
+    bits: bool = False,
     settings: Settings | None = None,
 ) -> Classifier:
     """A recurrent network that reads a sequence and then tells its class.
@@ -259,6 +260,7 @@ def recurrent_classifier(
         every_step: whether it answers at every step, and not at the end alone.
         predicts: "classes" or "values", of which there are as many as `classes`.
         sees_input: whether the feedback from s_t to s_{t-1} is given x_t.
+        bits: whether states and inputs travel as bits, 1 where they are positive and 0 elsewhere.
         settings: see `Stack`.
 
     Raises:
@@ -271,24 +273,65 @@ def recurrent_classifier(
         >>> recurrent_classifier(8, steps=8, classes=3, every_step=True)(torch.rand(5, 64)).shape
         torch.Size([1, 5, 8, 3])
     """
-    cell = _cell(width, state, activation, "linear", scale, sees_input)
+    receives = "bits" if bits else "real"
+    if bits and (scale is not None or every_step):
+        raise ValueError(
+            "bits=True: bits are made anew at each step; accepted: no scale, one answer"
+        )
+
+    cell = _cell(width, state, activation, "linear", scale, sees_input, receives)
     pair = RecurrentPair(cell, steps, masked, every_step)
-    output = Affine(pair.cell.state, classes)
+    output = Affine(pair.cell.state, classes, receives=receives)
     if pair.every_step:
         output = EveryStep(pair.f.out_features, classes, pair.steps)
 
     return Classifier(pair, output=output, predicts=predicts, settings=settings)
 
 
+def lstm_classifier(
+    width: int,
+    steps: int,
+    state: int = 100,
+    classes: int = 10,
+    masked: bool = False,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A long short-term memory that reads a sequence and then tells its class: a baseline.
+
+    Args:
+        width, steps, state, classes, masked: see `recurrent_classifier`.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> lstm_classifier(8, steps=8)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 10])
+    """
+    f = LSTMReader(width, steps, state, masked)
+    pair = Pair(f, Affine(f.out_features, f.in_features))
+
+    return Classifier(pair, output=Affine(f.out_features, classes), settings=settings)
+
+
 def _cell(
-    width: int, state: int, activation: str, visible: str, scale: float | None, sees_input: bool
+    width: int,
+    state: int,
+    activation: str,
+    visible: str,
+    scale: float | None,
+    sees_input: bool,
+    receives: str = "real",
 ) -> Cell:
     """The maps of one step; see `recurrent_classifier`."""
     width = checks.whole("width", width, 1)
     state = checks.whole("state", state, 1)
 
-    f: Affine | Residual = Affine(state + width, state, activation)
-    g: Affine | Residual = Affine(state + width if sees_input else state, state, activation)
+    given = state + width if sees_input else state
+    f: Affine | Residual = Affine(state + width, state, activation, receives=receives)
+    g: Affine | Residual = Affine(given, state, activation, receives=receives)
     with torch.no_grad():
         nn.init.normal_(f.weight[:, state:], std=width**-0.5)
         g.weight.zero_()

@@ -137,20 +137,25 @@ class Reader(nn.Module):
         values = noisy.unflatten(1, (self.steps, -1))
         return torch.cat([steps[..., :1], values[..., 1:]], -1).flatten(1)
 
-    def states(self, x: Tensor) -> list[Tensor]:
-        """s_0 .. s_T, each (batch, state); a step that is not there leaves the state as it is."""
+    def states(self, x: Tensor, horizon: int | None = None) -> list[Tensor]:
+        """s_0 .. s_T, each (batch, state); a step that is not there leaves the state as it is.
+
+        With a horizon, the gradient stops where so many steps, or a multiple of them, are left.
+        """
         inputs, there = self.split(x)
         states = [x.new_zeros(len(x), self.cell.state)]
         for t in range(self.steps):
             after = self.cell.step(states[-1], inputs[:, t])
             if there is not None:
                 after = torch.lerp(states[-1], after, there[:, t])
+            if horizon is not None and (self.steps - t - 1) % horizon == 0 and t < self.steps - 1:
+                after = after.detach()
             states.append(after)
 
         return states
 
-    def forward(self, x: Tensor) -> Tensor:
-        states = self.states(x)
+    def forward(self, x: Tensor, horizon: int | None = None) -> Tensor:
+        states = self.states(x, horizon)
         return torch.cat(states[1:], -1) if self.every_step else states[-1]
 
 
@@ -194,6 +199,50 @@ class Teller(nn.Module):
             state = cell.back(state, told[-1])
 
         return told[::-1]
+
+
+@register
+class LSTMReader(nn.Module):
+    """A long short-term memory as f: (x_1 .. x_T) -> the output of its last step.
+
+    A baseline: it learns by back-propagation alone.
+    Source: Hochreiter and Schmidhuber 1997.
+
+    Args:
+        width: of x_t.
+        steps: T.
+        state: width of the output.
+        masked: see `RecurrentPair`.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Example:
+        >>> LSTMReader(width=2, steps=4, state=5)(torch.rand(3, 8)).shape
+        torch.Size([3, 5])
+    """
+
+    activation = None
+
+    def __init__(self, width: int, steps: int, state: int, masked: bool = False) -> None:
+        super().__init__()
+        self.width = checks.whole("width", width, 1)
+        self.steps = checks.whole("steps", steps, 1, checks.REPEATS)
+        self.state = checks.whole("state", state, 1)
+        self.masked = bool(masked)
+
+        self.in_features = self.steps * (self.width + self.masked)
+        self.out_features = self.state
+        self.memory = nn.LSTM(self.width, self.state, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.unflatten(1, (self.steps, -1))
+        if not self.masked:
+            return self.memory(steps)[0][:, -1]
+
+        outputs, _ = self.memory(steps[..., 1:])
+        last = steps[..., 0].sum(1).long().clamp(min=1) - 1
+        return outputs[torch.arange(len(x), device=x.device), last]
 
 
 @register

@@ -28,6 +28,7 @@ from gendae.layers.wrapped import change
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.recurrent import RecurrentPair
 from gendae.registry import register
+from gendae.rules.backprop import BackpropRule
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
@@ -215,7 +216,7 @@ class RecurrentTargetPropRule(ThroughTimeRule):
         sigma: float = 0.3,
         difference: bool = True,
         input_corruption: Corruption | None = None,
-        rates: Rates = Rates(f=1e-3, g=3e-3, hold=0.5, clip=1.0),
+        rates: Rates = Rates(hold=0.5, clip=1.0),
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, step, input_corruption, rates, log_every)
@@ -316,7 +317,7 @@ class RegularizedInversionRule(ThroughTimeRule):
         stack: Classifier,
         step: float = 0.1,
         damping: float = 1.0,
-        margin: float = 1e-3,
+        margin: float = 0.1,
         input_corruption: Corruption | None = None,
         rates: Rates = Rates(hold=0.5, clip=1.0),
         log_every: int = 50,
@@ -349,3 +350,44 @@ class RegularizedInversionRule(ThroughTimeRule):
         kept = state.clamp(low + self.margin, high - self.margin)
 
         return inverse_activation(kept, activation)
+
+
+@register
+class TruncatedBackpropRule(BackpropRule):
+    """Back-propagation through the last steps only: the state from before is a constant.
+
+    Of a sequence with an answer at the end, the last k steps learn; with an answer at every step,
+    time is cut into parts of k steps, counted from the end.
+
+    Args:
+        stack: a classifier of one `RecurrentPair`.
+        horizon: k.
+        input_corruption, rates, log_every: see `SupervisedRule`.
+
+    Raises:
+        ValueError: for another network, and numbers out of range.
+
+    Example:
+        >>> from gendae.models.architectures import recurrent_classifier
+        >>> rule = TruncatedBackpropRule(recurrent_classifier(2, steps=4, classes=3), horizon=2)
+        >>> list(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
+        ['label_f_2']
+    """
+
+    def __init__(
+        self,
+        stack: Classifier,
+        horizon: int = 10,
+        input_corruption: Corruption | None = None,
+        rates: Rates = Rates(hold=0.5, clip=1.0),
+        log_every: int = 50,
+    ) -> None:
+        super().__init__(stack, 0, input_corruption, rates=rates, log_every=log_every)
+        if self.stack.depth != 1 or not isinstance(self.stack.pairs[0], RecurrentPair):
+            self.refuse("one RecurrentPair is needed, whose past is cut off")
+
+        self.horizon = checks.whole("horizon", horizon, 1)
+
+    def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
+        code = self.stack.pairs[0].f(x, self.horizon)
+        return {"label_f_2": label_loss(self.stack.output(code)[None], y)}

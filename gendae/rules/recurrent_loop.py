@@ -91,7 +91,8 @@ class RecurrentLoop(Loop):
 
     Args:
         step: length of a displacement, in squared units of s per nat.
-        short: weight of the short loops.
+        short: weight of the short loops, which keep f and g the inverses of each other that
+            displacements need.
         every: a long loop starts at T and every so many steps before; at T alone if None.
         horizon: how many steps a long loop tells; all of them if None.
         difference: with the correction.
@@ -110,7 +111,7 @@ class RecurrentLoop(Loop):
     def __init__(
         self,
         step: float = 0.1,
-        short: float = 1.0,
+        short: float = 0.2,
         every: int | None = None,
         horizon: int | None = None,
         difference: bool = True,

@@ -17,8 +17,9 @@ Loops of auto-encoding start at every node, and run down to the leaves:
             c^ is a target for f at the child                   (without difference, as printed)
 
 What is told of a code is no news to it: with the difference, a loop has d = c^ - c = 0 as long as
-nothing but g lies in between. It is what the told inputs lack that makes one. That travels up again
-from the leaves, by f, which g has learned to invert, to where the loop began, and adds to d there:
+nothing but g lies in between. It is what the told inputs lack that makes one. That travels up
+again from the leaves, by f, which g has learned to invert, to where the loop began, and adds to d
+there:
 
     e = f(c^ + e_c, x) - f(c^, x^),  d = step e at the start            (2015, Eq. 12, by nodes)
 

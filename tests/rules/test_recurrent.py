@@ -7,12 +7,17 @@ from gendae.data.images import Digits
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_classifier, recurrent_classifier
-from gendae.models.classifier import Classifier
+from gendae.models.classifier import Classifier, label_loss
 from gendae.models.recurrent import Cell, EveryStep, RecurrentPair
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.rates import Rates
-from gendae.rules.recurrent import Reading, RecurrentTargetPropRule, RegularizedInversionRule
+from gendae.rules.recurrent import (
+    Reading,
+    RecurrentTargetPropRule,
+    RegularizedInversionRule,
+    TruncatedBackpropRule,
+)
 from tests.conftest import at
 from tests.rules.test_base import trainer
 
@@ -289,3 +294,40 @@ def test_digits_are_read_row_by_row():
 
     assert errors["targets"] < 0.15
     assert errors["targets"] < errors["reservoir"] - 0.1
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 4, 6, 100])
+def test_truncated_gradients_stop_at_the_horizon(horizon):
+    """Those of a network whose state of `horizon` steps before is a constant."""
+    network = nonlinear()
+    x, y = batch()
+    TruncatedBackpropRule(network, horizon).losses((x, y))["label_f_2"].backward()
+    ours = network.pairs[0].cell.f.weight.grad.clone()
+
+    network.zero_grad()
+    cell = network.pairs[0].cell
+    inputs = x.view(7, STEPS, WIDTH)
+    state = x.new_zeros(7, STATE)
+    for t in range(STEPS):
+        if t == STEPS - horizon:
+            state = state.detach()
+        state = cell.step(state, inputs[:, t])
+    label_loss(network.output(state)[None], y).backward()
+    assert torch.allclose(ours, cell.f.weight.grad, rtol=1e-12)
+
+
+def test_states_of_bits_learn():
+    """Back-propagation is refused, and a target moves what a step of its size can turn over."""
+    network = nonlinear(bits=True)
+    with pytest.raises(ValueError, match="transmitted as bits"):
+        BackpropRule(network)
+
+    rule = RecurrentTargetPropRule(network, step=10.0)
+    x, y = batch()
+    reading = Reading(rule.pair, x)
+    moves = rule.displacements(reading, y)
+    g = rule.pair.cell.g_state
+    given = rule.pair.cell.given(reading.after, reading.inputs)[-1]
+    turned = torch.cat([reading.states[-1] + moves[-1], reading.inputs[-1]], 1)
+    assert torch.allclose(moves[-2], g(turned) - g(given), atol=1e-12)
+    assert moves[-2].abs().max() > 0.0
