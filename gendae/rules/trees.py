@@ -185,7 +185,7 @@ class Reading:
 
         Args:
             start: (n, state).
-            difference: with the correction; else d_i = g_i(p + d) - c_i, where d is not 0.
+            difference: with the correction; else d_i = g_i(p + d) - c_i.
         """
         moves = torch.cat([torch.zeros_like(self.codes[:1]), start])
 
