@@ -6,12 +6,12 @@
 
 The same network from the same weights, the same batches and rates: "targets"
 (RecurrentTargetPropRule), "transposes" (its feedback learns the transpose), "weights"
-(TransposeFeedbackRule), "reconstructions" (no difference), "inversion" (RegularizedInversionRule), "bptt" (back-propagation through time),
-"truncated-1", "truncated-10", and "reservoir" (the read-out alone learns); "lstm" is a long
-short-term memory of as many units by back-propagation. The checkpoint of the least validation
-error is tested, once; that of "adding" is a squared one, and beside it stands the fraction of sums
-that are off by more than 0.04. A task is a name of the table, or that of a long dependency with
-its number of steps.
+(TransposeFeedbackRule), "reconstructions" (no difference), "inversion" (RegularizedInversionRule),
+"bptt" (back-propagation through time), "truncated-1", "truncated-10", and "reservoir" (the
+read-out alone learns); "lstm" is a long short-term memory of as many units by back-propagation.
+The checkpoint of the least validation error is tested, once; that of "adding" is a squared one,
+and beside it stands the fraction of sums that are off by more than 0.04. A task is a name of the
+table, or that of a long dependency with its number of steps.
 """
 
 import argparse
