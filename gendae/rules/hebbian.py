@@ -1,5 +1,6 @@
 """Rules that learn from the difference of two phases: GeneRec and contrastive Hebbian learning."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -121,11 +122,8 @@ class TwoPhaseRule(SupervisedRule):
         self, phase: "MinusPhase | PlusPhase", h: Sequence[Tensor], below: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Where `sweep` ends: the fixed point of a phase, or near it."""
-        a = list(below)
-        for h, a in self.sweep(phase, h, below):  # noqa: B007 - the last of them
-            pass
-
-        return list(h), a
+        (settled,) = deque(self.sweep(phase, h, below), maxlen=1)
+        return settled
 
     def sweep(
         self, phase: "MinusPhase | PlusPhase", h: Sequence[Tensor], below: Sequence[Tensor]

@@ -117,7 +117,8 @@ class NudgedPhase(PlusPhase):
         if level < self.free:
             return super().unit(level, step)
 
-        return torch.add(self.pull, softmax_difference(self.h[level], step), alpha=1.0 - self.nudge)
+        difference = softmax_difference(self.h[level], step)
+        return torch.add(self.pull, difference, alpha=1.0 - self.nudge)
 
 
 def softmax_difference(p: Tensor, step: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """STDP while a label nudges the top: its sum written out, and the limit of a weak nudge."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,7 +52,7 @@ def test_the_update_is_the_sum_of_changes_times_the_rates_before_the_synapse(act
 
     for level, (weight, bias) in enumerate(found, 1):
         expected = torch.zeros_like(weight)
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in pairwise(times):
             expected -= (then[level] - now[level]).T @ now[level - 1].detach()
 
         scale = len(x) * rule.nudge * rule.gamma ** (4 - level)
