@@ -350,6 +350,7 @@ RULES = [
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
+    rule("NudgedSTDPRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", iterations=ROUNDS),

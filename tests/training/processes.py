@@ -44,6 +44,7 @@ from gendae.rules import (
     kl,
     labelled,
     ledger,
+    nudged,
     online,
     recurrent,
     stdp,
@@ -207,6 +208,7 @@ RULES = {
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
+    "nudged": lambda: nudged.NudgedSTDPRule(network()),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }
 #: Cases whose credit assignment is measured on the way, which takes time.
