@@ -6,8 +6,10 @@
 `samples`: a stack of two pairs by each rule, the same network, noise, batches and updates; Parzen
 log-likelihood of the test images, of the epoch of the best score on validation images and of the
 last one. "frozen": encoders stay as they are at random. "backprop": the errors of x, told from
-each level, go back through all maps below. For the variants of STDP also the cosine of their
-update, of weights and biases of a map, with the M-step's, lowest and mean over training.
+each level, go back through all maps below. The top is a full Gaussian, its variances times 1, 4 or 9,
+and samples come from GENERATE or straight down, as scores best on validation images. For the
+variants of STDP also the cosine of their update, of weights and biases of a map, with the M-step's,
+lowest and mean over training.
 `labels`: a classifier by nudged labels, by back-propagation, and with its hidden layers frozen;
 test error at the epoch of the lowest error on validation images.
 """
@@ -27,6 +29,7 @@ from gendae.metrics.parzen import GRIDS, parzen_score
 
 BATCH = 100
 LOOKS = 100  # updates between two looks at cosines, and images that they are of
+SCALES = (1.0, 4.0, 9.0)  # of the top's variances
 SIZES = {"Digits": [64, 200, 50], "MNIST": [784, 1000, 100]}
 FAST = {"f": 5e-4, "g": 2e-3}  # rates on digits; the defaults on MNIST
 
@@ -100,7 +103,7 @@ def noise_of(data):
 def trained(rule, split, epochs, seed, look=None):
     """Updates in the order of the seed; yields the number of each epoch when it is over."""
     order = torch.Generator().manual_seed(seed)
-    draws = torch.Generator(rule.device).manual_seed(seed)
+    draws = torch.Generator(rule.stack.device).manual_seed(seed)
     optimizer = rule.configure_optimizers()
     updates = epochs * (len(split.x) // BATCH)
 
@@ -164,15 +167,14 @@ def samples(name, seed, args, data):
     scores = []
     for epoch in trained(rule, train, args.epochs, seed, look):
         if epoch % max(1, args.epochs // 20) == 0:
-            drawn = samples_of(stack, train.x, 2000)
-            log_p = gendae.parzen_log_prob(valid.x[:1000], drawn, GRIDS["goodfellow"])
-            scores.append(round(log_p.mean(1).max().item(), 1))
-            best = max(best, (scores[-1], epoch, deepcopy(stack.state_dict())), key=lambda b: b[0])
+            scores.append(round(told(samples_of(stack, train.x, 2000), valid), 1))
+            best = max(best, (scores[-1], epoch, deepcopy(stack.pairs)), key=lambda b: b[0])
 
-    row = {"epochs": args.epochs, "seconds": round(time.perf_counter() - start)}
-    row |= {"scores": scores, "best": best[1], "last_ll": score(stack, train, valid, test)}
-    stack.load_state_dict(best[2])
-    row["best_ll"] = score(stack, train, valid, test)
+    row = {"epochs": args.epochs, "seconds": round(time.perf_counter() - start), "scores": scores}
+    row["last_ll"], row["last_top"] = score(stack, train, valid, test)
+    stack.pairs = best[2]
+    row["best"] = best[1]
+    row["best_ll"], row["best_top"] = score(stack, train, valid, test)
     for key, of in {"lowest": min, "mean": lambda values: sum(values) / len(values)}.items():
         if seen:
             row[key] = {m: round(of([c[m] for c in seen]), 3) for m in seen[0]}
@@ -180,14 +182,27 @@ def samples(name, seed, args, data):
     return row
 
 
-def samples_of(stack, x, n):
-    stack.prior.fit(torch.cat([stack.encode(part)[-1] for part in x.split(5000)]))
-    return gendae.generate(stack, n, seed=0).to(x.device)
+def samples_of(stack, x, n, scale=9.0, sampler=None):
+    codes = torch.cat([stack.encode(part)[-1] for part in x.split(5000)])
+    stack.prior = gendae.GaussianPrior("full", scale).to(x.device).fit(codes)
+    return gendae.generate(stack, n, sampler, seed=0).to(x.device)
+
+
+def told(samples, valid):
+    """The score of samples on validation images, at the best bandwidth."""
+    return (
+        gendae.parzen_log_prob(valid.x[:1000], samples, GRIDS["goodfellow"]).mean(1).max().item()
+    )
 
 
 def score(stack, train, valid, test):
-    drawn = samples_of(stack, train.x, 10_000)
-    return round(parzen_score(drawn, test.x, valid.x)["ll"], 2)
+    """LL of the test images; top and sampler are those of the best score on validation images."""
+    tops = [(scale, sampler) for scale in SCALES for sampler in ("generate", "ancestral")]
+    best = max(tops, key=lambda top: told(samples_of(stack, train.x, 2000, *top), valid))
+    drawn = samples_of(stack, train.x, 10_000, *best)
+    stack.prior = gendae.GaussianPrior("full", 9.0).to(train.x.device)
+
+    return round(parzen_score(drawn, test.x, valid.x)["ll"], 2), best
 
 
 def labels(name, seed, args, data):
