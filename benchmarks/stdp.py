@@ -6,10 +6,10 @@
 `samples`: a stack of two pairs by each rule, the same network, noise, batches and updates; Parzen
 log-likelihood of the test images, of the epoch of the best score on validation images and of the
 last one. "frozen": encoders stay as they are at random. "backprop": the errors of x, told from
-each level, go back through all maps below. The top is a full Gaussian, its variances times 1, 4 or 9,
-and samples come from GENERATE or straight down, as scores best on validation images. For the
-variants of STDP also the cosine of their update, of weights and biases of a map, with the M-step's,
-lowest and mean over training.
+each level, go back through all maps below. The top is a full Gaussian, its variances times 1, 4 or
+9, and samples come from GENERATE or straight down, as scores best on validation images. For the
+variants of STDP also the cosine of their update, of weights and biases of a map, with the
+M-step's, lowest and mean over training.
 `labels`: a classifier by nudged labels, by back-propagation, and with its hidden layers frozen;
 test error at the epoch of the lowest error on validation images.
 """
