@@ -404,6 +404,7 @@ RULES = [
     rule("TargetPropRule", tree_stack, variant=" trees", loop=gendae.TreeLoop()),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
+    rule("NudgedSTDPRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", iterations=ROUNDS),

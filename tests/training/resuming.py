@@ -47,6 +47,7 @@ from gendae.rules import (
     joint,
     kl,
     labelled,
+    nudged,
     online,
     recurrent,
     stdp,
@@ -202,6 +203,7 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
+    "nudged": lambda: nudged.NudgedSTDPRule(network(), input_corruption=NOISE),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
     ),
