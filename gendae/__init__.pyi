@@ -21,6 +21,7 @@ from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits
 from gendae.data.images import Images as Images
 from gendae.data.labels import PartlyLabelled as PartlyLabelled
+from gendae.data.labels import SpreadLabels as SpreadLabels
 from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
@@ -130,6 +131,7 @@ from gendae.rules.loops import ShortAndLongLoops as ShortAndLongLoops
 from gendae.rules.missing import Hiding as Hiding
 from gendae.rules.missing import Inferring as Inferring
 from gendae.rules.moment import Moment as Moment
+from gendae.rules.nudged import NudgedEMRule as NudgedEMRule
 from gendae.rules.online import DeltaPlasticity as DeltaPlasticity
 from gendae.rules.online import OnlineDeltaRule as OnlineDeltaRule
 from gendae.rules.online import Presentation as Presentation
