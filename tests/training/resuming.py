@@ -43,6 +43,7 @@ from gendae.rules import (
     joint,
     kl,
     labelled,
+    nudged,
     online,
     recurrent,
     stdp,
@@ -115,6 +116,9 @@ RULES = {
     ),
     "stdp": lambda: stdp.STDPRule(stack(), warmup=6, corruption=[NOISE, NOISE, PoissonNoise(3)]),
     "labels": lambda: labelled.LabelledEMRule(
+        with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
+    ),
+    "nudged by labels": lambda: nudged.NudgedEMRule(
         with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
     ),
     "kl": lambda: kl.KLRule(learned(), prior_every=3),
@@ -190,7 +194,7 @@ def data_of(case):
     if case == "joint":
         return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=FewLabels(80))
 
-    if case == "labels":
+    if case in ("labels", "nudged by labels"):
         return PartlyLabelled(FewDigits(), FewLabels(80), batch_size=50)
 
     if case == "difference in phases":
