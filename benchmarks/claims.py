@@ -76,11 +76,11 @@ from gendae import (
     generate,
     plots,
 )
-from gendae.commands.predict import error_rate
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import frechet_distance, in_batches
 from gendae.metrics.traces import log_joint_trace
+from gendae.models.classifier import error_of
 from gendae.models.noise import default_corruption
 from gendae.rules import credit
 from gendae.sampling.samplers import seeded
@@ -557,7 +557,7 @@ def thesis_errors(bench):
     for name in THESIS:
         torch.manual_seed(bench.seed)
         p = gendae.load(name).predict(bench.test)
-        rows[name] = round(100 * error_rate(p, y), 2)
+        rows[name] = round(100 * error_of(p, y).item(), 2)
 
     show(rows)
     return rows

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from gendae.commands.compare import HEADER, Run, curves, markdown, measure, summary, table
 from gendae.commands.data import data_of
-from gendae.commands.predict import error_rate, load_classifier
+from gendae.commands.predict import load_classifier
+from gendae.models.classifier import error_of
 from gendae.plots import learning_curves, save
 
 
 def training_error(run: Run, data, samples: int) -> float:
     x, y, _ = data.split("train")
     classifier = load_classifier(Path(run.folder) / "checkpoints/last.ckpt")
-    return error_rate(classifier.predict(x, samples), y)
+    return error_of(classifier.predict(x, samples), y).item()
 
 
 def row_of(folder, samples):

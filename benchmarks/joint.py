@@ -28,13 +28,13 @@ from sklearn.neighbors import KNeighborsRegressor
 from gendae import complete, load, plots
 from gendae.commands.common import checkpoint_of
 from gendae.commands.data import data_of
-from gendae.commands.predict import error_rate
 from gendae.completion.annealing import Annealing
 from gendae.completion.completer import Completer
 from gendae.completion.modalities import log_conditional
 from gendae.data.images import MNIST
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.neighbours import precision_recall_density_coverage
+from gendae.models.classifier import error_of
 from gendae.models.joint import JointStack
 from gendae.models.noise import noise_of_all_but_labels
 from gendae.priors.autoencoder import AutoencoderPrior, Learning
@@ -88,7 +88,7 @@ def label_error(stack, split):
     """Error rate of labels by one pass from the image."""
     values = parts(stack, split)
     p = stack.predict({"image": values["image"]}, "label")
-    return error_rate(p, values["label"].argmax(1))
+    return error_of(p, values["label"].argmax(1)).item()
 
 
 def spread(values):
@@ -172,7 +172,7 @@ def by_chains(stack, values, chains=8):
         (f"mean of {chains} chains of 20", Completer.mcmc(20), chains),
     ):
         p = complete(stack, {"image": x}, n=n, completer=completer, seed=0).values["label"]
-        error_rates[name] = error_rate(p.view(len(x), n, -1).mean(1), y)
+        error_rates[name] = error_of(p.view(len(x), n, -1).mean(1), y).item()
 
     return {"inferred": error_rates}
 

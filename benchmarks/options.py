@@ -32,8 +32,8 @@ from sklearn.linear_model import RidgeCV
 
 import gendae
 from benchmarks.stability import measures, trainer_of
-from gendae.commands.predict import error_rate
 from gendae.metrics.parzen import parzen_score
+from gendae.models.classifier import error_of
 
 DATA = gendae.Digits()
 SAMPLES = 1000
@@ -243,7 +243,7 @@ def iterated_targets(seed):
         variants[name] = partial(of_rounds, iterations=gendae.Iterations(*given))
 
     def scores(stack):
-        return {"label": 100 * error_rate(stack.predict(x), y)}
+        return {"label": 100 * error_of(stack.predict(x), y).item()}
 
     return compared(variants, scores, seed, EPOCHS)
 
@@ -315,7 +315,7 @@ def of_parts(predict, test):
         name = f"{wanted} from {' + '.join(given) or 'none'}"
         scores[name] = (found - test[wanted]).square().mean().item()
         if wanted == "label":
-            scores[name] = 100 * error_rate(found, test[wanted].argmax(1))
+            scores[name] = 100 * error_of(found, test[wanted].argmax(1)).item()
 
     return scores
 

@@ -12,13 +12,12 @@ import torch
 
 from gendae import complete, generate, load
 from gendae.commands.data import data_of
-from gendae.commands.predict import error_rate
 from gendae.completion.completer import Completer
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import Quality
 from gendae.metrics.report import feature_network
-from gendae.models.classifier import Classifier
+from gendae.models.classifier import Classifier, error_of
 from gendae.models.joint import JointStack
 from gendae.sampling.samplers import AncestralSampler
 
@@ -72,7 +71,7 @@ def errors(classifier, data, n):
     rates = {}
     for name, split in (("validation", "valid"), ("test", "test")):
         x, y, _ = data.split(split)
-        rates[f"{name}_error"] = round(error_rate(classifier.predict(x), y), 4)
+        rates[f"{name}_error"] = round(error_of(classifier.predict(x), y).item(), 4)
 
     return rates
 
@@ -86,7 +85,7 @@ def joint_errors(stack, data, n):
     for split, name in (("valid", "validation"), ("test", "test")):
         values = stack.separate(data.split(split).x)
         p = stack.predict({"image": values["image"]}, "label")
-        metrics[f"{name}_error"] = round(error_rate(p, values["label"].argmax(1)), 4)
+        metrics[f"{name}_error"] = round(error_of(p, values["label"].argmax(1)).item(), 4)
 
     classes = torch.arange(10).repeat_interleave(100)
     completer = Completer.mcmc(5, begin="prior")

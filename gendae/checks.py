@@ -511,21 +511,30 @@ def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
     return x
 
 
-def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = False) -> Tensor:
+def labels(
+    name: str,
+    y: Tensor,
+    n: int,
+    classes: int | None,
+    missing: bool = False,
+    steps: int | None = None,
+) -> Tensor:
     """`y` as int64 if it holds one class index, 0 .. classes - 1, for each of n examples.
 
-    With `missing`, -1 is accepted too, of an example without a label. Synchronises with the
-    device, unless `classes` is None and the values are not looked at.
+    With `missing`, -1 is accepted too, of an example without a label. With `steps` there is one
+    for each step of each example, and -1 for a step without a label. Synchronises with the device,
+    unless `classes` is None and the values are not looked at.
 
     Example:
         >>> labels("y", torch.tensor([0, 10]), 2, 10)
         Traceback (most recent call last):
         ValueError: y holds labels from 0 to 10; the model has 10 classes, 0 .. 9
     """
-    if y.ndim != 1 or len(y) != n or not _integral(y):
+    shape = (n,) if steps is None else (n, steps)
+    if y.shape != shape or not _integral(y):
         raise ValueError(
             f"{name} has shape {tuple(y.shape)} and type {y.dtype}; class indices of an integer "
-            f"type and shape ({n},) are needed"
+            f"type and shape {shape} are needed"
         )
 
     y = y.long()
@@ -534,13 +543,39 @@ def labels(name: str, y: Tensor, n: int, classes: int | None, missing: bool = Fa
 
     low = int(y.min())
     high = int(y.max())
+    missing = missing or steps is not None
     if low < (-1 if missing else 0) or high >= classes:
-        none = ", and -1 is an example without a label" if missing else ""
+        part = "an example" if steps is None else "a step"
+        none = f", and -1 is {part} without a label" if missing else ""
         raise ValueError(
             f"{name} holds labels from {low} to {high}; the model has {classes} "
             f"classes, 0 .. {classes - 1}{none}"
         )
     return y
+
+
+def values(name: str, y: Tensor, shape: tuple[int, ...], look: bool = True) -> Tensor:
+    """`y` if it holds real numbers in this shape; where there is one of each, its axis may lack.
+
+    Args:
+        name: of the argument, for the message.
+        y: the numbers.
+        shape: (n, outputs), or (n, steps, outputs).
+        look: whether they must be finite, which synchronises with the device.
+
+    Example:
+        >>> values("y", torch.tensor([0.5, 1.0]), (2, 1)).shape
+        torch.Size([2, 1])
+    """
+    if shape[-1] == 1 and y.ndim == len(shape) - 1:
+        y = y[..., None]
+    if y.shape != shape or not y.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(y.shape)} and type {y.dtype}; real numbers in the shape "
+            f"{shape} are needed"
+        )
+
+    return finite(name, y) if look else y
 
 
 def _integral(y: Tensor) -> bool:

@@ -34,14 +34,23 @@ def picture(canvas: Tensor, scale: int = 3) -> Figure:
 def gallery(x: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
     """A picture of samples, drawn as suits their kind (`gendae.data.base.Data`).
 
-    Images lie in a grid, points of the plane in a scatter plot, and each vector is a curve.
+    Images lie in a grid, points of the plane in a scatter plot, and each vector is a curve. So is
+    a sequence of single numbers; of others each is a picture, a row for a step.
     """
     if kind == "points":
         return scatter(x)
-    if kind == "vector":
+    if kind == "vector" or (kind == "sequence" and shape[1] == 1):
         return curves(x)
+    if kind == "sequence":
+        x = _in_unit_interval(x)
 
     return image_grid(x, shape)
+
+
+def _in_unit_interval(x: Tensor) -> Tensor:
+    """All numbers between the least, 0, and the greatest, 1."""
+    low, high = x.aminmax()
+    return (x - low) / (high - low).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 @checks.takes_arrays

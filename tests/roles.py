@@ -43,12 +43,23 @@ def rows(kind: str, n: int = ROWS, dtype: torch.dtype = torch.float64, first: in
         "joint": torch.cat([real[:, CLASSES:].sigmoid(), one_hot(labels, CLASSES)], 1),
         "mask": real > 0,
         "labels": labels,
+        "chains": chains(real),
     }
     values = kinds[kind][first : first + n].clone()
     if values.is_floating_point():
         return values.to(dtype)
 
     return values
+
+
+def chains(real):
+    """Trees of four nodes or fewer, each the only child of the one before, with an input."""
+    nodes = torch.stack([torch.tensor([1.0, 2.0, 3.0, 0.0]).expand(100, 4), real[:, :4]], 2)
+    short = torch.arange(100) % 3
+    nodes[short == 1, 1, 0] = 0.0
+    nodes[short == 1, 2, 0] = 0.0
+
+    return nodes.flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +131,30 @@ def cell(width=2):
     return gendae.Cell(f, gendae.Affine(3, 3, "tanh"), gendae.Affine(3, width))
 
 
-def recurrent():
-    return gendae.recurrent_classifier(2, steps=4, state=5, classes=CLASSES)
+def recurrent(**options):
+    return gendae.recurrent_classifier(2, steps=4, state=5, classes=CLASSES, **options)
+
+
+def tree_cell(width=1, arity=1):
+    f = gendae.Affine(3 * arity + width, 3, "tanh")
+    g = gendae.Affine(3, 3 * arity, "tanh")
+    return gendae.TreeCell(f, g, gendae.Affine(3, width), arity)
+
+
+TREES = gendae.TreeRows(4, arity=1, width=1)
+PATCHES = gendae.Quadtree([2, 4], patch=1)
+
+
+def trees():
+    return gendae.tree_classifier(TREES, state=5, classes=CLASSES)
+
+
+def tree_stack():
+    return ready(gendae.Stack(gendae.tree_pair(PATCHES, state=5)), "unit")
+
+
+def quadtrees():
+    return gendae.tree_classifier(PATCHES, state=5, classes=CLASSES)
 
 
 def labelled_stack(**options):
@@ -190,6 +223,9 @@ LAYERS = [
     Member("Affine bits", lambda: gendae.Affine(WIDTH, 4, "tanh", receives="bits")),
     Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
     Member("Heads", lambda: gendae.Heads(gendae.Affine(WIDTH, 4), ["tanh", "softmax"], [1, 3])),
+    Member("Residual", lambda: gendae.Residual(gendae.Affine(WIDTH, 4, "tanh"))),
+    Member("LSTMReader", lambda: gendae.LSTMReader(width=2, steps=WIDTH // 2, state=4)),
+    Member("EveryStep", lambda: gendae.EveryStep(WIDTH, 4, steps=2)),
     Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
     Member("InvertibleAffine svd", lambda: gendae.InvertibleAffine(WIDTH, "svd", "sigmoid")),
@@ -203,6 +239,9 @@ PAIRS = [
     Member("InvertiblePair svd", lambda: gendae.InvertiblePair(WIDTH, "svd")),
     Member("RecurrentPair", lambda: gendae.RecurrentPair(cell(), steps=4)),
     Member("RecurrentPair masked", lambda: gendae.RecurrentPair(cell(1), steps=4, masked=True)),
+    Member("RecurrentPair every step", lambda: gendae.RecurrentPair(cell(), 4, every_step=True)),
+    Member("TreePair", lambda: gendae.TreePair(tree_cell(), TREES), "chains"),
+    Member("TreePair quarters", lambda: gendae.TreePair(tree_cell(1, 4), PATCHES)),
     Member("OptimizingPair", lambda: gendae.OptimizingPair(pair().f, pair().g, steps=3)),
 ]
 
@@ -314,12 +353,16 @@ def few_classes():
     return ready(gendae.deep_autoencoder([WIDTH, 6, CLASSES]), "unit")
 
 
+TRANSPOSE = gendae.Telling("transpose")
+TOLD = gendae.Telling(short=0.5, long=0.5)
 STDP = gendae.TemporalPlasticity()
 TWO_TAUS = gendae.DeltaPlasticity([1.0, 3.0], prediction=0.5)
 SHOWN = gendae.Presentation(ticks=4, blank=2, noise=0.2)
 IDENTITY = gendae.GaussianPrior("identity", 1.0)
 DRAWN = partial(classifier, stochastic=True)
 BITS = partial(classifier, bits=[1])
+TELLER = partial(gendae.recurrent_autoencoder, 2, steps=4, state=5)
+RESIDUAL = partial(recurrent, scale=0.1)
 EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
@@ -337,6 +380,7 @@ RULES = [
     rule("TargetPropRule", stack, variant=" inverses", **around(gendae.Inverses())),
     rule("TargetPropRule", stack, variant=" exact", **around(gendae.Exact(), pull="prior")),
     rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
+    rule("TargetPropRule", TELLER, variant=" in time", loop=gendae.RecurrentLoop(every=2)),
     rule("BackStepRule", tied),
     rule("OnlineDeltaRule", stack),
     rule("OnlineDeltaRule", stack, variant=" noisy", presentation=SHOWN, plasticity=TWO_TAUS),
@@ -351,6 +395,14 @@ RULES = [
     rule("StraightThroughRule", DRAWN, EXAMPLES, local=False),
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
+    rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
+    rule("RecurrentTargetPropRule", partial(recurrent, bits=True), EXAMPLES, " bits"),
+    rule("RegularizedInversionRule", recurrent, EXAMPLES),
+    rule("TruncatedBackpropRule", recurrent, EXAMPLES, local=False, horizon=2),
+    rule("TreeTargetPropRule", trees, "chains labels"),
+    rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, telling=TOLD),
+    rule("TreeTargetPropRule", trees, "chains labels", " transpose", telling=TRANSPOSE),
+    rule("TargetPropRule", tree_stack, variant=" trees", loop=gendae.TreeLoop()),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
@@ -372,6 +424,12 @@ def spread_labels():
 DATA = [
     Member("Digits", lambda: gendae.Digits(50, 3)),
     Member("LongDependencies", lambda: gendae.LongDependencies("temporal-order", 10, 50)),
+    Member("LongDependencies adding", lambda: gendae.LongDependencies("adding", 10, 50)),
+    Member("ImageSequences", lambda: gendae.ImageSequences(gendae.Digits(), "row", 4, n=50)),
+    Member("Sequences", lambda: gendae.Sequences("walks.npz", steps=5, standardise=True)),
+    Member("Characters", lambda: gendae.Characters("song.txt", steps=5)),
+    Member("ListOps", lambda: gendae.ListOps([1, 2], 50)),
+    Member("StandardLibrary", lambda: gendae.StandardLibrary(4, 20)),
     Member("Toys2D", lambda: gendae.Toys2D("gaussians", 200, noise=0.2, batch_size=50)),
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
@@ -393,12 +451,18 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Rates", RATES),
     Member("Rates of classes", lambda: RATES(optimizer={"class_path": "torch.optim.NAdam"})),
     Member("Cell", cell),
+    Member("TreeCell", tree_cell),
+    Member("TreeRows", lambda: TREES),
+    Member("Quadtree", lambda: PATCHES),
+    Member("TreeLoop", gendae.TreeLoop),
+    Member("Telling", lambda: TOLD),
     Member("Presentation", lambda: SHOWN),
     Member("DeltaPlasticity", lambda: TWO_TAUS),
     Member("TemporalPlasticity", lambda: STDP),
     Member("LoopWeights", lambda: LOOPS),
     Member("ShortAndLongLoops", lambda: PRINTED),
     Member("PairLoops", gendae.PairLoops),
+    Member("RecurrentLoop", lambda: gendae.RecurrentLoop(every=3, horizon=2, difference=False)),
     Member(
         "DifferenceLoop",
         lambda: gendae.DifferenceLoop(gendae.Exact(), prior_weight=0.5, pull="prior"),

@@ -17,6 +17,7 @@ from benchmarks import (
     floor,
     gpu,
     memory,
+    ngram,
     options,
     overhead,
     plain,
@@ -230,3 +231,34 @@ def test_displacements_by_exact_feedback_are_the_straight_through_gradient(optio
 
     cosine = credit.angles(rule, x, torch.randint(4, (30,))).cosine
     assert torch.allclose(cosine, torch.ones_like(cosine))
+
+
+def test_counts_of_five_characters_are_a_distribution_after_any_context():
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(6, (400,), generator=generator).tolist() + [0, 1, 2, 3] * 50
+    model = ngram.KneserNey([text], order=5, symbols=8)  # two of them were never seen
+
+    for context in ([], [0], [7], [1, 2, 3], [0, 1, 2, 3], [6, 7, 0, 1], [5, 5, 4, 0, 1, 2, 3]):
+        p = model.distribution(context)
+        assert abs(p.sum() - 1.0) < 1e-12
+        assert (p > 0).all()
+    assert model.distribution([0, 1, 2, 3])[0] > 0.8
+
+
+def test_two_symbols_are_told_as_the_formula_has_it():
+    """Of order 2: discounted counts, and how many symbols each one follows."""
+    text = [0, 1, 0, 1, 0, 2, 1, 0, 0, 1]
+    model = ngram.KneserNey([text], order=2, symbols=3)
+    discounts = [0.0, 0.5, 1.0, 1.5]  # no count is 4, so these
+
+    after_0 = {1: 3, 2: 1, 0: 1}
+    follows = {0: 2, 1: 2, 2: 1}  # 10 00, 01 21, 02
+    p_1 = {}
+    for w, count in follows.items():
+        left = sum(discounts[n] for n in follows.values()) / 5
+        p_1[w] = (count - discounts[count]) / 5 + left / 3
+
+    left = sum(discounts[n] for n in after_0.values()) / 5
+    p = model.distribution([0])
+    for w, count in after_0.items():
+        assert abs(p[w] - ((count - discounts[count]) / 5 + left * p_1[w])) < 1e-12

@@ -93,6 +93,8 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     numbers = np.random.default_rng(0)
     np.save("images.npy", numbers.random((40, 4, 4), np.float32))
+    np.savez("walks.npz", x=numbers.random((40, 4, 2)), lengths=1 + np.arange(40) % 4)
+    Path("song.txt").write_text("la la lu " * 30, encoding="utf-8")
     np.save("numbers.npy", numbers.normal(size=(40, 3)))
 
 

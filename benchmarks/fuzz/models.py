@@ -94,6 +94,16 @@ CELL = {
 }
 RECURRENT_PAIR = {"type": "RecurrentPair", "cell": CELL, "steps": 4}
 RECURRENT = {"type": "Classifier", "pairs": [RECURRENT_PAIR], "output": OUTPUT}
+TREE_CELL = {
+    "type": "TreeCell",
+    "f": {"type": "Affine", "in_features": 8, "out_features": 3},
+    "g_state": {"type": "Affine", "in_features": 3, "out_features": 6},
+    "g_input": {"type": "Affine", "in_features": 3, "out_features": 2},
+    "arity": 2,
+}
+TREE_ROWS = {"type": "TreeRows", "nodes": 4, "arity": 2, "width": 2}
+TREE_PAIR = {"type": "TreePair", "cell": TREE_CELL, "layout": TREE_ROWS}
+TREES = {"type": "Classifier", "pairs": [TREE_PAIR], "output": OUTPUT}
 NOISE = {"type": "GaussianNoise", "sigma": 0.1}
 #: What a constructor needs, beside its defaults.
 NEEDED: dict[str, dict[str, Any]] = {
@@ -106,7 +116,12 @@ NEEDED: dict[str, dict[str, Any]] = {
         "source": {"type": "Digits"},
         "labelled": {"type": "FewLabels", "count": 10},
     },
+    "ListOps": {"depths": [1]},
+    "Quadtree": {"shape": [4, 4], "patch": 1},
     "RecurrentPair": RECURRENT_PAIR,
+    "TreeCell": TREE_CELL,
+    "TreePair": TREE_PAIR,
+    "TreeRows": TREE_ROWS,
     "Pair": LAYERS,
     "OptimizingPair": LAYERS,
     "EachModality": {"corruptions": [None, NOISE], "widths": [1, 2]},
@@ -118,6 +133,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Images": {"path": "x.npy"},
     "SaltAndPepperNoise": {"probability": 0.1},
     "Shards": {"path": "x.npy"},
+    "LSTMReader": {"width": 2, "steps": 3, "state": 2},
+    "EveryStep": {"in_features": 6, "out_features": 2, "steps": 3},
+    "Residual": {"branch": OUTPUT},
     "InvertibleAffine": {"features": 3},
     "InvertiblePair": {"features": 3},
     "JointStack": JOINT,
@@ -143,6 +161,9 @@ STACKS = {
     "JointTargetPropRule": JOINT,
     "LabelledEMRule": LABELLED,
     "RecurrentTargetPropRule": RECURRENT,
+    "RegularizedInversionRule": RECURRENT,
+    "TruncatedBackpropRule": RECURRENT,
+    "TreeTargetPropRule": TREES,
 }
 
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 import gendae
 from gendae import checks, plots
-from gendae.commands.predict import error_rate, load_classifier
+from gendae.commands.predict import load_classifier
 from gendae.commands.sections import instantiated
 from gendae.data.base import SPLITS, Data
 from gendae.errors import choice, reason
+from gendae.models.classifier import Classifier, error_of
 from gendae.registry import REGISTRY, import_public, registered
 from gendae.rules.base import Rule
 from gendae.rules.ledger import TrainingDiverged
@@ -266,7 +267,7 @@ def check(config: Config, entries: dict[str, Config], options: Sequence[str]) ->
             )
 
     for split in SPLITS:
-        _check_split(data, split, sizes)
+        _check_split(data, split, rule.stack)
     return data
 
 
@@ -279,7 +280,7 @@ def _sizes_of(name: str, rule: Rule) -> list[int]:
     return [*rule.stack.sizes, rule.stack.classes]
 
 
-def _check_split(data: Data, split: str, sizes: list[int]) -> None:
+def _check_split(data: Data, split: str, network: Classifier) -> None:
     """Raise a ValueError unless a split has images and labels that fit a network."""
     kind = type(data).__name__
     x, y, _ = data.split(split)
@@ -287,8 +288,8 @@ def _check_split(data: Data, split: str, sizes: list[int]) -> None:
         lacking = "no labels" if y is None else "no images"
         raise ValueError(f"{kind}: the {split} split has {lacking}; a comparison needs both")
 
-    checks.width(f"{kind} {split} images", x, sizes[0])
-    checks.labels(f"{kind} {split} labels", y, len(x), sizes[-1])
+    checks.width(f"{kind} {split} images", x, network.sizes[0])
+    network.answers(f"{kind} {split} labels", y, len(x))
 
 
 def write_config(path: Path, config: Config) -> Path:
@@ -327,7 +328,7 @@ def measure(folder: Path, data: Data) -> Run:
         str(folder),
         epoch,
         dict(curve)[epoch],
-        error_rate(classifier.predict(x), y),
+        error_of(classifier.predict(x), classifier.answers("y", y, len(x))).item(),
         last["seconds"] / last["epochs"],
         curve,
     )

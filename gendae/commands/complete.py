@@ -9,11 +9,19 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.commands.common import Table, completer_of, shapes_of, some_given, usable
-from gendae.commands.sections import adjusted, is_of, with_synonym
+from gendae.commands.common import (
+    Table,
+    completer_of,
+    only_generative,
+    shapes_of,
+    some_given,
+    usable,
+)
+from gendae.commands.sections import adjusted, is_of, refuse, with_synonym
+from gendae.commands.sequences import complete_sequences, reads_sequences
 from gendae.completion import modalities
 from gendae.completion.completer import Completer
-from gendae.completion.inpainting import MASKS, Inpainter, named_mask
+from gendae.completion.inpainting import MASKS, Inpainter, inpainter_of, named_mask
 from gendae.completion.modalities import Values
 from gendae.data.files import (
     check_pairing,
@@ -24,6 +32,7 @@ from gendae.data.files import (
 )
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Modality
+from gendae.models.stack import Stack
 from gendae.registry import build, describe
 from gendae.storage import model_file
 
@@ -48,10 +57,15 @@ def complete(
 ) -> Table:
     """What is missing of a joint model's modalities, given some of them or parts of them.
 
+    Of a model of sequences, which has no modalities, steps are completed given others: those that
+    array `observed`, (n, steps), marks beside x in x=FILE.npz.
+
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
-        given: NAME=VALUE, modalities with a file of values or a class: top=FILE.npy label=3.
-        mask: the part of given images that is given: left, right, top, bottom or random.
+        given: NAME=VALUE, modalities with a file of values or a class: top=FILE.npy label=3;
+            sequences as x=FILE.npz.
+        mask: the part of given images that is given: left, right, top, bottom or random; of
+            sequences top is the first half of the steps.
         mode: map, likely values; mcmc, samples; annealed, from one to the other; by default the
             model's own.
         rounds: most rounds of encoding and decoding.
@@ -60,14 +74,23 @@ def complete(
         out: FILE.npz: an array for each modality.
         device: cpu, cuda, cuda:0, mps.
         options: --completer.OPTION, arguments of the completer, such as --completer.begin prior or
-            --completer.tolerance 0; --completer.help lists them.
+            --completer.tolerance 0; --completer.help lists them. Of sequences --inpainter.OPTION.
     """
     path = Path(out)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
     texts = assignments(given)
     check_order(texts)
 
-    stack = load_joint(model, device)
+    loaded = model_file.load(model, device)
+    if reads_sequences(loaded):
+        refuse("completer", options, "sequences are completed by an Inpainter: --inpainter.OPTION")
+        options = with_synonym("rounds", rounds, "inpainter.rounds", options)
+        stack = only_generative(loaded, model)
+        own = adjusted("inpainter", inpainter_of(stack), Inpainter, options)
+        return complete_sequences(stack, sequences_given(texts, mode), mask, n, seed, path, own)
+
+    refuse("inpainter", options, "a joint model is completed by a Completer: --completer.OPTION")
+    stack = joint(loaded, model)
     check_names(stack)
 
     values = {name: value_of(stack, name, text) for name, text in texts.items()}
@@ -95,13 +118,33 @@ def load_joint(model: str | Path, device: str = "cpu") -> JointStack:
         FileNotFoundError, CheckpointError: see `persistence.load`.
         ValueError: if the model has no modalities.
     """
-    stack = model_file.load(model, device)
+    return joint(model_file.load(model, device), model)
+
+
+def joint(stack: Stack, model: str | Path) -> JointStack:
+    """The stack, if it has modalities; `model` names it in the message."""
     if not isinstance(stack, JointStack):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{model} is a {type(stack).__name__} of one kind of data; a JointStack of named "
             "modalities is needed, which JointTargetPropRule trains"
         )
     return stack
+
+
+def sequences_given(given: dict[str, str], mode: str | None) -> Path:
+    """The file of the sequences, which a model of them calls x, and no more.
+
+    Raises:
+        ValueError: for other names, and a mode, which a completion of sequences has not.
+    """
+    if list(given) != ["x"]:
+        raise ValueError(
+            f"--given {' '.join(given)}: the model is one of sequences; x=FILE.npz is needed"
+        )
+    if mode is not None:
+        raise ValueError(f"--mode {mode} is of a joint model; leave it out for sequences")
+
+    return checks.path("--given x", given["x"])
 
 
 def assignments(given: list[str]) -> dict[str, str]:

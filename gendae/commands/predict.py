@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gendae import checks
 from gendae.commands.common import usable
+from gendae.commands.sequences import reads_sequences, series_of
 from gendae.data.files import labels_of, read_images, write_npz
+from gendae.data.series import Series
 from gendae.inference import TargetPropInference
-from gendae.models.classifier import Classifier
+from gendae.models.classifier import Classifier, error_of
 from gendae.models.joint import JointStack
 from gendae.models.labelled import LabelledStack
 from gendae.models.stack import Stack
@@ -26,13 +29,15 @@ def predict(
     device: str = "cpu",
     steps: int | None = None,
 ) -> list[str]:
-    """Labels of images and their probabilities, from a classifier or another model with labels.
+    """Labels of images or sequences and their probabilities, from a model with labels.
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
-        data: images: an .npy, .npz or IDX file, or a folder of image files, in natural order;
-            labels y in an .npz are compared.
-        out: FILE.npz: arrays label, (n,), and probability, (n, classes).
+        data: images: an .npy, .npz or IDX file, or a folder of image files, in natural order; of
+            a model of sequences an .npz of x, (n, steps, channels), and lengths, an .npy or a .ts;
+            labels y in an .npz or .ts are compared.
+        out: FILE.npz: arrays label, (n,), and probability, (n, classes), or value, (n, k), of a
+            model that predicts values; at every step (n, steps) and (n, steps, ..).
         samples: draws of stochastic units; by default the model's own number.
         seed: the same seed gives the same result.
         device: cpu, cuda, cuda:0, mps.
@@ -40,30 +45,94 @@ def predict(
             none, but for the feed-forward pass; only of a model whose top has a label.
     """
     path = Path(out)
-    images = checks.path("DATA", data)
+    file = checks.path("DATA", data)
     checks.one_of("suffix of --out", path.suffix, (".npz",))
     if samples is not None:
         checks.whole("--samples", samples, 1, checks.REPEATS)
     if steps is not None:
         checks.whole("--steps", steps, 0, checks.REPEATS)
 
-    x, _ = read_images(images)
+    stack = model_file.load(model, device)
     options = Options(samples, seed, steps)
-    probability = probabilities(model, x, data, options, device).float().cpu()
-    usable("the probabilities", probability)
-    y = labels_of(data, len(x))
-    if y is not None:
-        checks.labels(f"{data}: y", y, len(x), probability.shape[1])
+    options.check(stack, model)
 
-    labels = probability.argmax(1).numpy().astype(np.int64)
-    write_npz(path, label=labels, probability=probability.numpy())
+    read = examples(stack, file)
+    answer = told(stack, model, read.x, data, options).float().cpu()
+    y = None if read.y is None else expected(stack, f"{data}: y", read.y, answer)
+    usable("the predictions", answer)
+    write_npz(path, **arrays_told(answer, read, predicts_values(stack)))
 
-    lines = [f"labels of {len(x):,} images: {path}"]
+    lines = [f"{read.what(stack)}: {path}"]
     if y is not None:
-        error = error_rate(probability, y)
-        wrong = round(error * len(x))
-        lines.append(f"error rate {100 * error:.2f} % ({wrong:,} of {len(x):,} labels are wrong)")
+        lines.append(score(answer, y))
     return lines
+
+
+class Examples(NamedTuple):
+    """What is predicted from.
+
+    Args:
+        x: (n, width).
+        y: what is known of them, as the file has it.
+        series: the sequences that x was made of; None for images.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    series: Series | None = None
+
+    def what(self, stack: Stack) -> str:
+        """What was predicted, in words."""
+        told = "values" if predicts_values(stack) else "labels"
+        of = "images" if self.series is None else "sequences"
+
+        return f"{told} of {len(self.x):,} {of}"
+
+
+def examples(stack: Stack, file: Path) -> Examples:
+    """The images of a file or folder, or the sequences, as the model reads them."""
+    if reads_sequences(stack):
+        series = series_of(stack, file)
+        return Examples(series.rows(stack.pairs[0].masked), series.y, series)
+
+    x, _ = read_images(file)
+    return Examples(x, labels_of(file, len(x)))
+
+
+def predicts_values(stack: Stack) -> bool:
+    """Whether the model predicts real numbers, and not classes."""
+    return getattr(stack, "predicts", "classes") == "values"
+
+
+def expected(stack: Stack, name: str, y: Tensor, answer: Tensor) -> Tensor:
+    """What the answers are compared with, checked; `name` is for messages."""
+    if isinstance(stack, Classifier):
+        return stack.answers(name, y, len(answer))
+
+    return checks.labels(name, y, len(answer), answer.shape[1])
+
+
+def arrays_told(answer: Tensor, read: Examples, values: bool) -> dict[str, np.ndarray]:
+    """What is written; the label of a step that is not there is -1."""
+    if values:
+        return {"value": answer.numpy()}
+
+    labels = answer.argmax(-1)
+    if labels.ndim == 2 and read.series is not None:
+        labels = torch.where(read.series.there, labels, -1)
+
+    return {"label": labels.numpy().astype(np.int64), "probability": answer.numpy()}
+
+
+def score(answer: Tensor, y: Tensor) -> str:
+    """How far answers are from what they should be, in words."""
+    error = error_of(answer, y).item()
+    if y.is_floating_point():
+        return f"mean squared error {error:.4g}"
+
+    labels = int((y >= 0).sum())
+    wrong = round(error * labels)
+    return f"error rate {100 * error:.2f} % ({wrong:,} of {labels:,} labels are wrong)"
 
 
 class Options(NamedTuple):
@@ -133,23 +202,20 @@ def label_modalities(stack: JointStack) -> tuple[str, str]:
     return others[0], stack.labels[0]
 
 
-def probabilities(
-    model: str | Path, x: Tensor, name: str, options: Options, device: str
-) -> Tensor:
-    """p(y | x), (batch, classes), from a classifier, or in one pass from a joint model.
+def told(stack: Stack, model: str | Path, x: Tensor, name: str, options: Options) -> Tensor:
+    """p(y | x), (batch, .., classes), from a classifier, or in one pass from a joint model.
 
+    From a network that predicts values: these.
     Source: Bengio 2014, Algorithm 4 (joint models); Bengio et al. 2015, section 9 (labels of a
     top).
 
     Args:
-        model: file or name.
-        x: images, (batch, width).
+        stack: the model.
+        model: where it was loaded from, for messages.
+        x: images or sequences, (batch, width).
         name: what to call them in messages.
         options: what is done for a prediction beside the feed-forward pass.
-        device: where to compute.
     """
-    stack = model_file.load(model, device)
-    options.check(stack, model)
     if isinstance(stack, JointStack):
         image, label = label_modalities(stack)
         checks.width(name, x, stack.modalities[image].width)
@@ -162,15 +228,3 @@ def probabilities(
     classifier = as_classifier(stack, model)
     checks.width(name, x, classifier.sizes[0])
     return classifier.predict(x, options.samples, options.seed)
-
-
-def error_rate(probability: Tensor, y: Tensor) -> float:
-    """Fraction of images whose most probable label is wrong.
-
-    Example:
-        >>> import torch
-        >>> error_rate(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
-        0.5
-    """
-    wrong = probability.cpu().argmax(1) != y.cpu()
-    return wrong.double().mean().item()

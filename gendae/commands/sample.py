@@ -26,6 +26,7 @@ from gendae.commands.complete import (
     written,
 )
 from gendae.commands.sections import adjusted, refuse, with_synonym
+from gendae.commands.sequences import reads_sequences, write_sequences
 from gendae.completion import modalities
 from gendae.data.files import write_npz
 from gendae.data.mosaic import tile, write_grey
@@ -62,8 +63,8 @@ def sample(
         n: how many samples.
         sampler: generate, ancestral, chain, joint, level or labelled; by default the model's own.
         seed: the same seed gives the same result.
-        out: samples.png, or another .png, .npz or .npy; given modalities a .npz, an array for
-            each.
+        out: samples.png, or another .png, .npz or .npy, of sequences (n, steps, channels); given
+            modalities a .npz, an array for each.
         device: cpu, cuda, cuda:0, mps.
         given: NAME=VALUE, of a joint model: sample all modalities given some, such as label=3 or
             image=FILE.npy; of a model whose top has a label, label=CLASS.
@@ -102,6 +103,8 @@ def sample(
 
     x = generate(stack, n, chosen, seed)
     usable("the samples", x)
+    if reads_sequences(stack):
+        return [f"{n} samples: {write_sequences(stack, x, path)}"]
     return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
 
 

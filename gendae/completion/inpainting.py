@@ -12,6 +12,7 @@ from gendae.completion.chain import ClampedChain, Completion
 from gendae.completion.moves import likeliest_draws
 from gendae.corruption import uniform_like
 from gendae.inference import Inference, TargetPropInference, fill
+from gendae.models.joint import kind_of
 from gendae.models.stack import Stack
 from gendae.registry import Plain, build, register
 from gendae.sampling.samplers import BATCH, seeded
@@ -181,7 +182,7 @@ def inpaint(
 
     Args:
         stack: a trained stack.
-        x: images, (n, pixels) in [0, 1]; the values of missing pixels are ignored.
+        x: images, (n, pixels) in [0, 1], or other data; the values of missing pixels are ignored.
         mask: True where a pixel is observed, (pixels,) or (n, pixels).
         inpainter: rounds and inference; the stack's own if None, see `inpainter_of`.
         seed: of the noise in which missing pixels start.
@@ -192,8 +193,8 @@ def inpaint(
         (n, pixels), in CPU memory; observed pixels exactly as given.
 
     Raises:
-        ValueError: for a wrong width, pixels that are not finite or not in [0, 1], or a mask that
-            is not boolean or does not fit x.
+        ValueError: for a wrong width, pixels that are not finite or not in [0, 1], numbers of
+            sequences that are not finite, or a mask that is not boolean or does not fit x.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder
@@ -204,9 +205,10 @@ def inpaint(
     """
     x = checks.width("x", x, stack.sizes[0])
     mask = _expanded(checks.flat(mask), x)
-    checks.pixels("x", x.masked_fill(~mask, 0.0))
-
     x = x.masked_fill(~mask, 0.0)
+    check = checks.finite if kind_of(stack) == "sequence" else checks.pixels
+    check("x", x)
+
     inpainter = inpainter or inpainter_of(stack)
     generator = seeded(checks.seed("seed", seed))
     draws = inpainter.draws(stack, generator)

@@ -7,6 +7,10 @@
 | `shards` | images larger than memory |
 | `toys` | points in the plane |
 | `multimodal` | several modalities: images, labels, parts of images, arrays |
+| `dependencies` | long dependencies: the synthetic tasks of recurrent networks |
+| `sequences` | sequences of your own, and images read step by step |
+| `series` | reading files of sequences, and the rows that they make |
+| `characters` | the characters of a text |
 | `loader` | batches of rows, shuffled and shared among processes |
 | `identity` | which data they are: the SHA-256 of their arrays |
 | `files` | reading and writing arrays, IDX files and images |

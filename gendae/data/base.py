@@ -43,6 +43,7 @@ KINDS = {
     "image": Kind("images", checks.pixels),
     "points": Kind("points", _points),
     "vector": Kind("examples", _numbers),
+    "sequence": Kind("sequences", _numbers),
 }
 
 
@@ -59,7 +60,8 @@ class Data(LightningDataModule):
     Attributes:
         kind: what an example is, which decides what is checked and how samples are drawn. "image":
             pixels in [0, 1], `shape` is height and width. "points": finite coordinates in the
-            plane, shape (1, 2). "vector": finite numbers, shape (1, features).
+            plane, shape (1, 2). "vector": finite numbers, shape (1, features). "sequence": finite
+            numbers of T steps, one after the other, shape (T, numbers of a step).
 
     Raises:
         ValueError: when they are first read, for data that are not what their kind promises.
@@ -131,9 +133,13 @@ class Data(LightningDataModule):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels; (1, features) of other data."""
+        """Height and width of an image, in pixels; T and width of a sequence; or (1, features)."""
         self.setup()
         return self._shape
+
+    def facts(self) -> dict[str, Plain]:
+        """What a model of these data remembers beside their description, such as their units."""
+        return {}
 
     def split(self, name: str) -> Split:
         """The split of this name: train, valid or test."""
@@ -207,7 +213,7 @@ def facts_of(data: Any) -> dict[str, Plain]:  # noqa: ANN401 - any data module, 
     if not isinstance(data, Data):
         return {}
 
-    facts: dict[str, Plain] = {"kind": data.kind, "shape": list(data.shape)}
+    facts: dict[str, Plain] = {"kind": data.kind, "shape": list(data.shape), **data.facts()}
     if hasattr(data, "shapes"):
         facts["shapes"] = data.shapes
     if REGISTRY.get(type(data).__name__) is type(data):

@@ -18,7 +18,8 @@ class Split(NamedTuple):
 
     Args:
         x: the examples, (n, features).
-        y: their class labels, (n,); None if they have none.
+        y: their class labels, (n,); of sequences also labels of each step, (n, T), -1 where there
+            is none, or numbers of a floating type, (n,) or (n, k). None if they have none.
         observed: which of N modalities each example has, (n, N) boolean; None if it has all.
 
     Example:

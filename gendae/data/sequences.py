@@ -1,125 +1,237 @@
-"""Sequences as rows: x is (x_1 .. x_T), of which a recurrent pair reads one step at a time.
-
-The long dependencies are those on which recurrent networks have been compared since Hochreiter and
-Schmidhuber 1997: what decides the label is seen early, and everything after it is noise.
-"""
+"""Sequences as rows: x is (x_1 .. x_T), of which a recurrent pair reads one step at a time."""
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.nn.functional import avg_pool2d
 
 from gendae import checks
 from gendae.data.base import Data, shuffled_splits
 from gendae.data.loader import Split
-from gendae.registry import register
-
-#: Letters that mean nothing, and the two that decide.
-NOISE_LETTERS = 4
-#: Where the deciding letters of a temporal order stand, as fractions of T.
-PLACES = {
-    2: ((0.1, 0.2), (0.4, 0.5)),
-    3: ((0.1, 0.2), (0.3, 0.4), (0.6, 0.7)),
-}
-ALPHABET = 100
-
-
-def temporal_order(
-    n: int, steps: int, letters: int, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Letters a, b, c, d at random, and X or Y at two or three places; the label is their order.
-
-    The places are drawn from [T/10, 2T/10] and [4T/10, 5T/10], or from [T/10, 2T/10], [3T/10,
-    4T/10] and [6T/10, 7T/10].
-    Source: Hochreiter and Schmidhuber 1997, tasks 6a and 6b; Pascanu et al. 2013, section 4.1.
-
-    Args:
-        n: number of sequences.
-        steps: T.
-        letters: 2 or 3, with 4 or 8 classes.
-        generator: source of the draws.
-
-    Returns:
-        One-hot letters, (n, T, 6), and class indices, (n,).
-    """
-    symbols = torch.randint(NOISE_LETTERS, (n, steps), generator=generator)
-    label = torch.zeros(n, dtype=torch.long)
-
-    rows = torch.arange(n)
-    for first, last in PLACES[letters]:
-        low = int(first * steps)
-        high = max(low + 1, int(last * steps))
-        place = torch.randint(low, high, (n,), generator=generator)
-
-        letter = torch.randint(2, (n,), generator=generator)
-        symbols[rows, place] = NOISE_LETTERS + letter
-        label = 2 * label + letter
-
-    return F.one_hot(symbols, NOISE_LETTERS + 2).float(), label
-
-
-def random_permutation(n: int, steps: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The first of T symbols is 0 or 1, and is to be told at the end; 2 .. 99 at random follow.
-
-    Source: Martens and Sutskever 2011; Pascanu et al. 2013.
-
-    Args:
-        n: number of sequences.
-        steps: T.
-        generator: source of the draws.
-
-    Returns:
-        One-hot symbols, (n, T, 100), and class indices, (n,).
-    """
-    symbols = torch.randint(2, ALPHABET, (n, steps), generator=generator)
-    label = torch.randint(2, (n,), generator=generator)
-    symbols[:, 0] = label
-
-    return F.one_hot(symbols, ALPHABET).float(), label
-
-
-TASKS = {
-    "temporal-order": lambda n, steps, g: temporal_order(n, steps, 2, g),
-    "temporal-order-3": lambda n, steps, g: temporal_order(n, steps, 3, g),
-    "random-permutation": random_permutation,
-}
-#: Steps that leave every deciding letter a place of its own.
-LEAST = 10
+from gendae.data.series import Scale, Series, read_series
+from gendae.registry import Plain, build, register
 
 
 @register
-class LongDependencies(Data):
-    """Sequences whose label is decided early, in splits of 80, 10 and 10 %.
+class Sequences(Data):
+    """Your own sequences, from one file or two, of one length or of several.
+
+    Where they have several, a number before each step says whether it is there, as a
+    `RecurrentPair` with masked=True reads it: `shape` is then (T, channels + 1).
 
     Args:
-        task: "temporal-order" (4 classes), "temporal-order-3" (8) or "random-permutation" (2).
-        steps: T; 10 at least.
-        n: number of sequences in all.
-        batch_size, seed: see `Data`; the seed draws the sequences too.
+        path: .npz, .npy or .ts, see `gendae.data.series.read_series`.
+        test: file of the test sequences; if None, they are a share of `path`.
+        steps: T; by default that of the longest sequence.
+        valid_fraction, test_fraction: shares of `path` kept out of training.
+        standardise: channels have mean 0 and standard deviation 1 over all training steps. A model
+            remembers their units.
+        batch_size, seed: see `Data`; the seed draws the split.
 
     Raises:
-        ValueError: for an unknown task, and numbers out of range.
+        ValueError: for numbers out of range; when they are read, see `read_series`, and for files
+            whose sequences differ in their channels or in what is known of them.
 
     Example:
-        >>> data = LongDependencies("temporal-order", steps=20, n=100)
-        >>> data.split("train").x.shape, data.shape
-        (torch.Size([80, 120]), (20, 6))
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/walks.npz"
+        ...     np.savez(path, x=np.random.randn(50, 9, 2).cumsum(1), lengths=[9, 5] * 25)
+        ...     data = Sequences(path, standardise=True)
+        ...     data.split("train").x.shape, data.shape
+        (torch.Size([40, 27]), (9, 3))
     """
+
+    kind = "sequence"
 
     def __init__(
         self,
-        task: str = "temporal-order",
-        steps: int = 30,
-        n: int = 10_000,
+        path: str,
+        test: str | None = None,
+        steps: int | None = None,
+        valid_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        standardise: bool = False,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.task = checks.one_of("task", task, TASKS)
-        self.steps = checks.whole("steps", steps, LEAST, checks.REPEATS)
-        self.n = checks.whole("n", n, 10)
+        self.path = str(path)
+        self.test = None if test is None else str(test)
+        self.steps = None if steps is None else checks.whole("steps", steps, 1, checks.REPEATS)
+        self.standardise = bool(standardise)
+
+        self.valid_fraction, self.test_fraction = checks.fractions(
+            valid_fraction=valid_fraction, test_fraction=test_fraction
+        )
+        self._scale: Scale | None = None
+
+    @property
+    def scale(self) -> Scale | None:
+        """The units of the channels; None where they are those of the file."""
+        self.setup()
+        return self._scale
+
+    def facts(self) -> dict[str, Plain]:
+        """The units of the channels, where they are not those of the file."""
+        if self.scale is None:
+            return {}
+
+        return {"scale": self.scale.fact()}
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        x, y = TASKS[self.task](self.n, self.steps, Generator().manual_seed(self.seed))
-        splits = shuffled_splits(x.flatten(1), y, (0.1, 0.1), self.seed)
+        files = [self.path] if self.test is None else [self.path, self.test]
+        read = [read_series(file) for file in files]
+        for file, series in zip(files, read, strict=True):
+            if series.observed is not None:
+                raise ValueError(
+                    f"{file}: observed marks steps for `gendae complete`; training needs all of "
+                    "them"
+                )
+        self._identify(read)
+        if len(read) == 2:
+            self._check_alike(*read)
 
-        return splits, (self.steps, x.shape[2])
+        longest = max(series.x.shape[1] for series in read)
+        steps = self.steps or longest
+        if longest > steps:
+            raise ValueError(f"steps={steps}: the longest sequence of {self.path} has {longest}")
+
+        masked = any(s.lengths is not None or s.x.shape[1] < steps for s in read)
+        parts = self._parts([series.padded(steps) for series in read])
+        if self.standardise:
+            self._scale = Scale.of(parts["train"])
+            parts = {name: part.scaled(self._scale) for name, part in parts.items()}
+
+        splits = {name: Split(part.rows(masked), part.y) for name, part in parts.items()}
+        return splits, (steps, read[0].x.shape[2] + masked)
+
+    def _identify(self, read: list[Series]) -> None:
+        """Note the arrays of both files."""
+        arrays = {}
+        for name, series in zip(("", "test_"), read, strict=False):
+            arrays |= {f"{name}{key}": value for key, value in series._asdict().items()}
+
+        self.identify(self.path, **arrays)
+
+    def _check_alike(self, train: Series, test: Series) -> None:
+        """Raise a ValueError unless both files hold the same kind of sequences."""
+        widths = (train.x.shape[2], test.x.shape[2])
+        if widths[0] != widths[1]:
+            raise ValueError(
+                f"{self.test}: x has {widths[1]} channels; that of {self.path} has {widths[0]}"
+            )
+
+        kinds = [None if y is None else (y.ndim, y.dtype) for y in (train.y, test.y)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{self.test}: y is not of the shape and type that it has in {self.path}"
+            )
+
+    def _parts(self, read: list[Series]) -> dict[str, Series]:
+        """Training, validation and test sequences."""
+        series = read[0]
+        fractions = (self.valid_fraction, self.test_fraction if len(read) == 1 else 0.0)
+        numbers = torch.arange(len(series.x))[:, None]
+        drawn = shuffled_splits(numbers, None, fractions, self.seed)
+
+        parts = {}
+        for name, split in drawn.items():
+            index = split.x[:, 0]
+            parts[name] = Series(*(None if a is None else a[index] for a in series))
+        if len(read) == 2:
+            parts["test"] = read[1]
+
+        return parts
+
+
+STEPS = ("pixel", "row")
+
+
+@register
+class ImageSequences(Data):
+    """Images read step by step: a pixel or a row at a time, in their order or in another one.
+
+    Pixel by pixel and permuted, MNIST is the test of long memory of Le et al. 2015.
+
+    Args:
+        source: the images.
+        step: "pixel", T = height * width steps of one number; or "row", T = height.
+        side: height and width to which they are reduced, as means of blocks; None for all pixels.
+        permute_seed: draws the order of the pixels, the same one for all images; None for theirs.
+        n: number of training images, the first ones; None for all.
+        batch_size, seed: see `Data`.
+
+    Raises:
+        ValueError: for an unknown step; when they are read, for images without such blocks, and
+            for fewer images than n.
+
+    Example:
+        >>> from gendae.data.images import Digits
+        >>> data = ImageSequences(Digits(), side=4, permute_seed=0, n=1000)
+        >>> data.split("train").x.shape, data.shape
+        (torch.Size([1000, 16]), (16, 1))
+    """
+
+    def __init__(
+        self,
+        source: Data,
+        step: str = "pixel",
+        side: int | None = None,
+        permute_seed: int | None = None,
+        n: int | None = None,
+        batch_size: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        self.source: Data = build(source)
+        self.step = checks.one_of("step", step, STEPS)
+        self.side = None if side is None else checks.whole("side", side, 1)
+        self.permute_seed = checks.seed("permute_seed", permute_seed)
+        self.n = None if n is None else checks.whole("n", n, 1)
+
+        self.kind = "sequence"
+        if self.step == "row" and self.permute_seed is None:
+            self.kind = "image"  # whose samples are pictures
+
+    def prepare_data(self) -> None:
+        """Fetch the images where they are missing."""
+        self.source.prepare_data()
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        height, width = self.source.shape
+        self._identity = self.source.identity
+        splits = {name: self.source.split(name) for name in ("train", "valid", "test")}
+
+        present = len(splits["train"].x)
+        if self.n is not None:
+            if self.n > present:
+                raise ValueError(f"n={self.n}: there are {present} training images")
+            splits["train"] = splits["train"].rows(slice(self.n))
+
+        splits = {
+            name: split._replace(x=self._ordered(split.x, (height, width)))
+            for name, split in splits.items()
+        }
+        if self.side is not None:
+            height = width = self.side
+
+        shape = (height, width) if self.step == "row" else (height * width, 1)
+        return splits, shape
+
+    def _ordered(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The pixels of images, (n, pixels), as they are read."""
+        if self.side is not None:
+            if any(length % self.side for length in shape):
+                raise ValueError(
+                    f"side={self.side}: images of {shape[0]} x {shape[1]} pixels have no such "
+                    "blocks; a divisor of both is needed"
+                )
+            blocks = [length // self.side for length in shape]
+            x = avg_pool2d(x.view(-1, 1, *shape), blocks).flatten(1)
+
+        if self.permute_seed is None:
+            return x
+
+        generator = Generator().manual_seed(self.permute_seed)
+        return x[:, torch.randperm(x.shape[1], generator=generator)]

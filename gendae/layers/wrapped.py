@@ -133,3 +133,12 @@ def _first_width(module: nn.Module) -> int:
         f"in_shape=None: {type(module).__name__} does not begin with a linear layer; give the "
         "shape of one example: gendae.Wrapped(module, in_shape=(channels, height, width))"
     )
+
+
+def change(layer: nn.Module, h: Tensor, d: Tensor) -> Tensor:
+    """layer(h + d) - layer(h), without cancellation where the layer has a formula for it."""
+    difference = getattr(layer, "difference", None)
+    if difference is None:
+        return layer(h + d) - layer(h)
+
+    return difference(h, d)

@@ -1,5 +1,6 @@
 """Named architectures: functions that only compose layers into stacks."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,14 +22,17 @@ from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
+from gendae.layers.residual import Residual
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.labelled import LabelledStack
 from gendae.models.modalities import KINDS, Junction, Modality
-from gendae.models.recurrent import Cell, RecurrentPair
+from gendae.models.recurrent import Cell, EveryStep, LSTMReader, RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
+from gendae.models.trees import Layout, TreeCell, TreePair
 from gendae.priors.base import Prior
+from gendae.registry import build
 
 OBSERVATIONS = {"gaussian": Gaussian, "bernoulli": Bernoulli}
 
@@ -228,21 +232,35 @@ def recurrent_classifier(
     state: int = 100,
     classes: int = 10,
     activation: str = "tanh",
+    scale: float | None = None,
     masked: bool = False,
+    every_step: bool = False,
+    predicts: str = "classes",
+    sees_input: bool = True,
+    bits: bool = False,
     settings: Settings | None = None,
 ) -> Classifier:
     """A recurrent network that reads a sequence and then tells its class.
 
     s_t = s(W s_{t-1} + U x_t + b), with an orthogonal W at the start, so that states neither
-    vanish nor explode, and U ~ N(0, 1 / width).
+    vanish nor explode, and U ~ N(0, 1 / width). With a scale,
+
+    s_t = s_{t-1} + scale * s(W s_{t-1} + U x_t + b), with W = -W' at the start, so that states
+    turn and do not vanish (Chang et al. 2019), and feedback of the same form: the choice where
+    what decides lies many steps back.
 
     Args:
         width: of the input x_t of one step.
         steps: T.
         state: width of s_t.
         classes: number of classes.
-        activation: of s_t, and of the feedback from s_t to s_{t-1}.
+        activation: s, of the feedback from s_t to s_{t-1} too.
+        scale: what one step adds to the state; None for a state that is made anew at each step.
         masked: see `RecurrentPair`.
+        every_step: whether it answers at every step, and not at the end alone.
+        predicts: "classes" or "values", of which there are as many as `classes`.
+        sees_input: whether the feedback from s_t to s_{t-1} is given x_t.
+        bits: whether states and inputs travel as bits, 1 where they are positive and 0 elsewhere.
         settings: see `Stack`.
 
     Raises:
@@ -252,18 +270,191 @@ def recurrent_classifier(
         >>> import torch
         >>> recurrent_classifier(8, steps=8, classes=10)(torch.rand(5, 64)).shape
         torch.Size([1, 5, 10])
+        >>> recurrent_classifier(8, steps=8, classes=3, every_step=True)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 8, 3])
     """
+    receives = "bits" if bits else "real"
+    if bits and (scale is not None or every_step):
+        raise ValueError(
+            "bits=True: bits are made anew at each step; accepted: no scale, one answer"
+        )
+
+    cell = _cell(width, state, activation, "linear", scale, sees_input, receives)
+    pair = RecurrentPair(cell, steps, masked, every_step)
+    output = Affine(pair.cell.state, classes, receives=receives)
+    if pair.every_step:
+        output = EveryStep(pair.f.out_features, classes, pair.steps)
+
+    return Classifier(pair, output=output, predicts=predicts, settings=settings)
+
+
+def lstm_classifier(
+    width: int,
+    steps: int,
+    state: int = 100,
+    classes: int = 10,
+    masked: bool = False,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A long short-term memory that reads a sequence and then tells its class: a baseline.
+
+    Args:
+        width, steps, state, classes, masked: see `recurrent_classifier`.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> lstm_classifier(8, steps=8)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 10])
+    """
+    f = LSTMReader(width, steps, state, masked)
+    pair = Pair(f, Affine(f.out_features, f.in_features))
+
+    return Classifier(pair, output=Affine(f.out_features, classes), settings=settings)
+
+
+def _cell(
+    width: int,
+    state: int,
+    activation: str,
+    visible: str,
+    scale: float | None,
+    sees_input: bool,
+    receives: str = "real",
+) -> Cell:
+    """The maps of one step; see `recurrent_classifier`."""
     width = checks.whole("width", width, 1)
     state = checks.whole("state", state, 1)
 
-    f = Affine(state + width, state, activation)
+    given = state + width if sees_input else state
+    f: Affine | Residual = Affine(state + width, state, activation, receives=receives)
+    g: Affine | Residual = Affine(given, state, activation, receives=receives)
     with torch.no_grad():
-        nn.init.orthogonal_(f.weight[:, :state])
         nn.init.normal_(f.weight[:, state:], std=width**-0.5)
+        g.weight.zero_()
+        if scale is None:
+            nn.init.orthogonal_(f.weight[:, :state])
+            nn.init.orthogonal_(g.weight[:, :state])
+        else:
+            square = torch.randn(state, state) / math.sqrt(2.0 * state)
+            f.weight[:, :state] = square - square.T
 
-    g_state = Affine(state, state, activation, init="orthogonal")
-    cell = Cell(f, g_state, Affine(state, width))
-    pair = RecurrentPair(cell, steps, masked)
+    if scale is not None:
+        f = Residual(f, scale)
+        g = Residual(g, scale)
+
+    return Cell(f, g, Affine(state, width, visible))
+
+
+def recurrent_autoencoder(
+    width: int,
+    steps: int,
+    state: int = 100,
+    activation: str = "tanh",
+    visible: str = "sigmoid",
+    observation: str = "gaussian",
+    scale: float | None = None,
+    masked: bool = False,
+    prior: Prior | None = None,
+    settings: Settings | None = None,
+) -> Stack:
+    """A recurrent network that reads a sequence into a state, and tells it from that again.
+
+    Sequences are generated from a prior over the last state, last step first.
+    Source: Bengio 2014, section 5.
+
+    Args:
+        width, steps, state, activation, scale, masked: see `recurrent_classifier`.
+        visible: activation of g_input; sigmoid for values in [0, 1].
+        observation: law of x around g: gaussian (unit variance) or bernoulli.
+        prior: P(s_T); the diagonal Gaussian if None.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> stack = recurrent_autoencoder(8, steps=8, state=20)
+        >>> stack.sizes, stack.reconstruct(torch.rand(5, 64)).shape
+        ([64, 20], torch.Size([5, 64]))
+    """
+    law_of_x = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]
+    cell = _cell(width, state, activation, visible, scale, sees_input=False)
+    pair = RecurrentPair(cell, steps, masked, observation=law_of_x())
+
+    return Stack(pair, prior=prior, settings=settings)
+
+
+def tree_pair(
+    layout: Layout, state: int = 100, activation: str = "tanh", gain: float | None = None
+) -> TreePair:
+    """The maps of a recursive network that reads trees, and tells them again.
+
+    p = s(W_1 c_1 + .. + W_k c_k + U x + b), with orthonormal rows of (W_1 .. W_k) at the start, so
+    that codes neither vanish nor explode from the leaves to the root, and U ~ N(0, gain^2).
+
+    Args:
+        layout: what a row of x is, a `TreeRows` or a `Quadtree`.
+        state: width of a code.
+        activation: of codes, and of the way from a node to its children.
+        gain: of the inputs; 1 / sqrt(width of an input) if None, or 1 for symbols.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> from gendae.models.trees import Quadtree
+        >>> tree_pair(Quadtree([8, 8], patch=2), state=20).encode(torch.rand(5, 64)).shape
+        torch.Size([5, 20])
+    """
+    layout = checks.kind("layout", build(layout), Layout)
+    state = checks.whole("state", state, 1)
+    if gain is None:
+        gain = 1.0 if getattr(layout, "symbols", False) else layout.width**-0.5
+
+    spread = checks.at_least("gain", gain, 0.0, strict=True)
+    below = layout.arity * state
+    f = Affine(below + layout.width, state, activation)
+    with torch.no_grad():
+        nn.init.orthogonal_(f.weight[:, :below])
+        nn.init.normal_(f.weight[:, below:], std=spread)
+
+    g_state = Affine(state, below, activation, init="orthogonal")
+    cell = TreeCell(f, g_state, Affine(state, layout.width), layout.arity)
+
+    return TreePair(cell, layout)
+
+
+def tree_classifier(
+    layout: Layout,
+    state: int = 100,
+    classes: int = 10,
+    activation: str = "tanh",
+    gain: float | None = None,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A recursive network that reads a tree and then tells its class.
+
+    Args:
+        layout, state, activation, gain: see `tree_pair`.
+        classes: number of classes.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for unknown names and numbers out of range.
+
+    Example:
+        >>> import torch
+        >>> from gendae.models.trees import Quadtree
+        >>> tree_classifier(Quadtree([8, 8], patch=2), state=20)(torch.rand(5, 64)).shape
+        torch.Size([1, 5, 10])
+    """
+    pair = tree_pair(layout, state, activation, gain)
 
     return Classifier(pair, output=Affine(state, classes), settings=settings)
 

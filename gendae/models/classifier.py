@@ -1,10 +1,11 @@
 """A feed-forward classifier: a stack with an output layer.
 
-p(y | x) = softmax(f_M(h_L)) with M = L + 1. The stack's encoders f_1 .. f_L are the network's
-hidden layers. Its decoders g_2 .. g_L are the feedback paths along which targets come down; g_1
-leads to x, which needs no target, so that rules for classifiers leave it alone. Between layers a
-unit may transmit its value, a bit (to a layer that receives bits), or a draw (stochastic binary
-units). The units of this file report the straight-through gradient of bits and draws to autograd.
+p(y | x) = softmax(f_M(h_L)) with M = L + 1, or N(f_M(h_L), I) where y is a value. The stack's
+encoders f_1 .. f_L are the network's hidden layers. Its decoders g_2 .. g_L are the feedback paths
+along which targets come down; g_1 leads to x, which needs no target, so that rules for classifiers
+leave it alone. Between layers a unit may transmit its value, a bit (to a layer that receives
+bits), or a draw (stochastic binary units). The units of this file report the straight-through
+gradient of bits and draws to autograd.
 Source: Lee 2018, sections 3.2.1, 3.3.2 and 3.3.3.
 """
 
@@ -24,24 +25,62 @@ from gendae.priors.base import Prior
 from gendae.registry import register
 
 BATCH = 1000  # images computed at a time
+PREDICTS = ("classes", "values")
 
 
 def label_loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Global loss L = -log p(y | x) in nats, mean over the batch.
+    """Global loss L = -log p(y | x) in nats, mean over the batch, and over steps if there are any.
 
-    p is the mean of the samples' probabilities.
+    p is the mean of the samples' probabilities; of values, the Gaussian around the samples' mean,
+    without its constant.
 
     Args:
-        logits: (samples, batch, classes).
-        y: class indices, (batch,).
+        logits: (samples, batch, classes), or (samples, batch, steps, classes).
+        y: class indices, (batch,), or (batch, steps), where -1 is a step without a label, which
+            adds 0; real numbers in the shape of one sample are values.
     """
-    return F.nll_loss(mean_log_probability(logits), y)
+    if y.is_floating_point():
+        return loss_of(logits.mean(0), y)
+
+    return loss_of(mean_log_probability(logits), y)
+
+
+def loss_of(answer: Tensor, y: Tensor) -> Tensor:
+    """The loss of log p(y | x), or of values, (batch, .., classes); see `label_loss`."""
+    if y.is_floating_point():
+        return squared_distance(answer, y) / 2.0
+
+    if y.ndim == 1:
+        return F.nll_loss(answer, y)
+
+    rows = answer.flatten(0, 1)
+    return F.nll_loss(rows, y.flatten(), reduction="sum", ignore_index=-1) / y.numel()
+
+
+def squared_distance(output: Tensor, y: Tensor) -> Tensor:
+    """|output - y|^2, mean over the batch, and over steps if there are any."""
+    return (output - y).square().sum(-1).mean()
+
+
+def error_of(answer: Tensor, y: Tensor) -> Tensor:
+    """Fraction of wrong labels, of those there are; of values, their squared distance.
+
+    Args:
+        answer: log p(y | x), or values, (batch, .., classes).
+        y: class indices, -1 where a step has none, or values.
+    """
+    if y.is_floating_point():
+        return squared_distance(answer, y)
+
+    there = y >= 0
+    wrong = (answer.argmax(-1) != y) & there
+    return wrong.sum() / there.sum().clamp(min=1)
 
 
 def mean_log_probability(logits: Tensor) -> Tensor:
-    """log of the mean over samples of softmax(logits), (samples, batch, classes).
+    """log of the mean over samples of softmax(logits), (samples, batch, .., classes).
 
-    The result has the shape (batch, classes).
+    The result has the shape of one sample.
     """
     log_p = torch.log_softmax(logits, -1)
     if len(log_p) == 1:
@@ -52,11 +91,13 @@ def mean_log_probability(logits: Tensor) -> Tensor:
 
 @register
 class Classifier(Stack):
-    """Layer pairs with an output layer that gives class logits.
+    """Layer pairs with an output layer that gives class logits, or values.
 
     Args:
         pairs: the layer pairs, bottom first.
         output: f_M, an affine layer whose activation is linear: the softmax belongs to the loss.
+            An `EveryStep` answers at every step of a sequence.
+        predicts: "classes", or "values": y is real numbers, and the loss |f_M(h_L) - y|^2 / 2.
         prior: see `Stack`; learning rules for classifiers leave it alone.
         settings: see `Stack`.
 
@@ -79,10 +120,12 @@ class Classifier(Stack):
         self,
         *pairs: Pair,
         output: Affine,
+        predicts: str = "classes",
         prior: Prior | None = None,
         settings: Settings | None = None,
     ) -> None:
         super().__init__(*pairs, prior=prior, settings=settings)
+        self.predicts = checks.one_of("predicts", predicts, PREDICTS)
 
         if output.in_features != self.sizes[-1] or output.activation != "linear":
             raise ValueError(
@@ -101,8 +144,31 @@ class Classifier(Stack):
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of values."""
         return self.output.out_features
+
+    @property
+    def steps(self) -> int | None:
+        """Number of answers for each example, one for each step; None for a single one."""
+        return getattr(self.output, "steps", None)
+
+    def answers(self, name: str, y: Tensor, n: int, look: bool = True) -> Tensor:
+        """y as the loss takes it, checked.
+
+        Args:
+            name: of y, for messages.
+            y: class indices, (n,) or (n, steps), or values, (n, outputs) or (n, steps, outputs).
+            n: number of examples.
+            look: whether to look at the numbers, which synchronises with the device.
+
+        Raises:
+            ValueError: for another shape or type; for numbers out of range, if they are looked at.
+        """
+        if self.predicts == "values":
+            steps = () if self.steps is None else (self.steps,)
+            return checks.values(name, y, (n, *steps, self.classes), look)
+
+        return checks.labels(name, y, n, self.classes if look else None, steps=self.steps)
 
     @property
     def encoders(self) -> list[Layer]:
@@ -147,7 +213,9 @@ class Classifier(Stack):
         return law.transmit(mean)
 
     def forward(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
-        """Class logits, (samples, batch, classes); one sample where no unit is stochastic.
+        """Class logits or values, (samples, batch, .., classes).
+
+        There is one sample where no unit is stochastic.
 
         Args:
             x: (batch, width of x).
@@ -172,19 +240,34 @@ class Classifier(Stack):
     def log_probability(
         self, x: Tensor, samples: int = 1, generator: Generator | None = None
     ) -> Tensor:
-        """log p(y | x) for every class, mean probability over samples, (batch, classes)."""
+        """log p(y | x) for every class, mean probability over samples, (batch, .., classes).
+
+        Raises:
+            ValueError: of values.
+        """
+        if self.predicts == "values":
+            raise ValueError("predicts='values': there are no classes; predict gives the values")
+
+        return self.answer(x, samples, generator)
+
+    @torch.no_grad()
+    def answer(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
+        """log p(y | x) for every class, or the mean of the values, (batch, .., classes)."""
         x = checks.width("x", x, self.sizes[0])
         checks.whole("samples", samples, 1, checks.REPEATS)
 
         parts = []
         for part in x.split(BATCH):
             logits = self(part, samples, generator)
-            parts.append(mean_log_probability(logits))
+            if self.predicts == "values":
+                parts.append(logits.mean(0))
+            else:
+                parts.append(mean_log_probability(logits))
 
         return torch.cat(parts)
 
     def predict(self, x: Tensor, samples: int | None = None, seed: int = 0) -> Tensor:
-        """p(y | x), (batch, classes), on the classifier's device.
+        """p(y | x), (batch, .., classes), or the values, on the classifier's device.
 
         Args:
             x: (batch, width of x).
@@ -199,6 +282,6 @@ class Classifier(Stack):
             samples = self.settings.samples or 1
 
         generator = torch.Generator().manual_seed(checks.seed("seed", seed))
-        log_p = self.log_probability(x, samples, generator)
+        answer = self.answer(x, samples, generator)
 
-        return log_p.exp()
+        return answer if self.predicts == "values" else answer.exp()

@@ -27,6 +27,7 @@ from gendae.models.modalities import (
     Modality,
     side_by_side,
 )
+from gendae.models.recurrent import RecurrentPair
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
@@ -415,12 +416,14 @@ def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
 
 
 def kind_of(stack: Stack) -> str:
-    """What x of `images_of` is: "image", "points" or "vector"; see `gendae.data.base.Data`."""
+    """What x of `images_of` is: "image", "points", ..; see `gendae.data.base.Data`."""
     facts = stack.facts
     if facts.get("shapes") and isinstance(stack, JointStack):
         return "image"
     if "kind" in facts:
         return facts["kind"]
+    if isinstance(stack.pairs[0], RecurrentPair):
+        return "sequence"
 
     # files of version 0.1 do not say
     if list(facts.get("shape", (1, stack.sizes[0]))) == [1, 2]:

@@ -65,9 +65,7 @@ def _seeded() -> Moment:
 def _batch(rule: SupervisedRule, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """x and y, checked."""
     x = checks.rows("x", checks.width("x", x, rule.stack.sizes[0]))
-    y = checks.labels("y", y, len(x), rule.stack.classes)
-
-    return x, y
+    return x, rule.check_labels("y", y, len(x))
 
 
 def need_global_loss(rule: Rule) -> None:

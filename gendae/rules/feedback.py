@@ -23,12 +23,13 @@ from gendae import checks
 from gendae.corruption import RelativeNoise, normal_like
 from gendae.layers.activations import ACTIVATIONS
 from gendae.layers.affine import Affine
+from gendae.layers.wrapped import change
 from gendae.metrics.precision import full_precision
 from gendae.models.stack import Stack
 from gendae.registry import register
 from gendae.rules.chain import Chain, Link, State
 from gendae.rules.moment import Moment
-from gendae.rules.targets import change, squared_error, with_gradient
+from gendae.rules.targets import squared_error, with_gradient
 
 
 class Feedback(nn.Module):

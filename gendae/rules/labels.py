@@ -16,6 +16,17 @@ class LabelRule(Rule):
     #: Whether an example may lack its label, which is -1.
     unlabelled: ClassVar[bool] = False
 
+    def check_labels(self, name: str, y: Tensor, n: int, look: bool = True) -> Tensor:
+        """y as the losses take it, checked.
+
+        Args:
+            name: of y, for messages.
+            y: class indices, (n,).
+            n: number of examples.
+            look: whether to look at the indices, which synchronises with the device.
+        """
+        return checks.labels(name, y, n, self.stack.classes if look else None, self.unlabelled)
+
     def labelled(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """x and its labels, checked where that costs no synchronisation."""
         x, y, _ = Split.of(batch)
@@ -29,8 +40,7 @@ class LabelRule(Rule):
         checks.rows("x", checks.width("x", x, self.stack.sizes[0]))
 
         # a Trainer's batches are checked by `check_data` and `on_before_batch_transfer`
-        classes = self.stack.classes if self._trainer is None else None
-        return x, checks.labels("y", y, len(x), classes, self.unlabelled)
+        return x, self.check_labels("y", y, len(x), look=self._trainer is None)
 
     def check_data(self, data: object) -> None:
         """Raise a ValueError unless both splits have images and labels that fit the stack."""
@@ -45,8 +55,7 @@ class LabelRule(Rule):
                     "(x, y): use a data set with labels, or Images with labels=FILE"
                 )
             checks.width(f"{type(data).__name__} {name} images", x, self.stack.sizes[0])
-            classes = self.stack.classes
-            checks.labels(f"labels of the {name} images", y, len(x), classes, self.unlabelled)
+            self.check_labels(f"labels of the {name} images", y, len(x))
 
     def on_train_start(self) -> None:
         """Check the data once, before the first update."""
@@ -59,6 +68,6 @@ class LabelRule(Rule):
         """Check labels while they are on the CPU: a device would only notice bad ones by dying."""
         x, y, _ = Split.of(batch)
         if y is not None and y.device.type == "cpu":
-            checks.labels("y", y, len(x), self.stack.classes, self.unlabelled)
+            self.check_labels("y", y, len(x))
 
         return batch

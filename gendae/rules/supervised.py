@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Generator, Tensor, nn
 
@@ -10,7 +9,7 @@ from gendae import checks
 from gendae.corruption import Corruption
 from gendae.data.loader import Split
 from gendae.layers.affine import Affine
-from gendae.models.classifier import Classifier, label_loss
+from gendae.models.classifier import Classifier, error_of, label_loss, loss_of
 from gendae.models.settings import Settings
 from gendae.registry import build, built
 from gendae.rules.labels import LabelRule
@@ -29,7 +28,9 @@ class Thaw(Callback):
 
 
 class SupervisedRule(LabelRule):
-    """Base class of the rules that train a `Classifier`: batches are (x, y), y class indices.
+    """Base class of the rules that train a `Classifier`: batches are (x, y).
+
+    y is class indices, or the values that the network is to predict.
 
     `best.ckpt` is the epoch of the lowest error on validation images. The layers are numbered 1 ..
     M = L + 1, with the output layer as f_M; there is no g_M.
@@ -102,6 +103,9 @@ class SupervisedRule(LabelRule):
     def maps(self) -> Maps:
         maps = super().maps()
         return {"f": [*maps["f"], [self.stack.output]], "g": maps["g"]}
+
+    def check_labels(self, name: str, y: Tensor, n: int, look: bool = True) -> Tensor:
+        return self.stack.answers(name, y, n, look)
 
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
         """Local losses of x, with noise if the rule has some, and its labels; batch is (x, y)."""
@@ -186,16 +190,19 @@ class SupervisedRule(LabelRule):
         self._log_error("test", batch)
 
     def _log_error(self, split: str, batch: Sequence[Tensor]) -> None:
-        """Fraction of wrong labels, and the loss in nats; draws are the same each time."""
+        """Fraction of wrong labels, and the loss in nats; draws are the same each time.
+
+        The error of values is their squared distance.
+        """
         x, y, _ = Split.of(batch)
         if y is None:
             raise ValueError("the batch has no labels; the error of a classifier needs them")
 
-        y = checks.labels("y", y, len(x), self.stack.classes)
-        log_p = self.stack.log_probability(x, self.stack.settings.samples, self._eval_draws)
+        y = self.check_labels("y", y, len(x))
+        answer = self.stack.answer(x, self.stack.settings.samples, self._eval_draws)
 
         values = {
-            f"{split}/error": (log_p.argmax(1) != y).float().mean(),
-            f"{split}/loss": torch.nn.functional.nll_loss(log_p, y),
+            f"{split}/error": error_of(answer, y),
+            f"{split}/loss": loss_of(answer, y),
         }
         log_means(self, values, len(x), prog_bar=True)

@@ -17,10 +17,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gendae import checks
 from gendae.layers.pair import Pair
+from gendae.layers.wrapped import change
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.joint import JointStack
 from gendae.registry import register
@@ -46,15 +47,6 @@ def first_displacement(
         (gradient,) = torch.autograd.grad(loss, h)
 
     return gradient.mul_(-step * len(y))
-
-
-def change(layer: nn.Module, h: Tensor, d: Tensor) -> Tensor:
-    """layer(h + d) - layer(h), without cancellation where the layer has a formula for it."""
-    difference = getattr(layer, "difference", None)
-    if difference is None:
-        return layer(h + d) - layer(h)
-
-    return difference(h, d)
 
 
 class _KnownGradient(torch.autograd.Function):

@@ -48,6 +48,8 @@ FACTS: dict[str, type | tuple[type, ...]] = {
     "seconds": (int, float),
     "metrics": dict,
     "prior_scores": dict,
+    "scale": dict,
+    "vocabulary": list,
 }
 
 
@@ -186,6 +188,8 @@ def check_facts(facts: dict[str, Plain]) -> None:
         _check_data_set("facts.dataset", facts["dataset"])
     if facts.get("shape") is not None:
         checks.image_shape(facts["shape"])
+    if "scale" in facts:
+        _check_scale(facts["scale"])
 
     shapes = facts.get("shapes", {})
     if not isinstance(shapes, dict):
@@ -194,6 +198,21 @@ def check_facts(facts: dict[str, Plain]) -> None:
         )
     for shape in shapes.values():
         checks.image_shape(shape)
+
+
+def _check_scale(scale: Plain) -> None:
+    """Raise a ValueError unless each channel of sequences has a mean and a standard deviation."""
+    columns = [scale.get(name) for name in ("mean", "deviation")]
+    if not all(isinstance(column, list) and column for column in columns):
+        raise ValueError(f"facts.scale={scale!r:.60}: lists mean and deviation are needed")
+
+    mean, deviation = columns
+    if len(mean) != len(deviation):
+        raise ValueError(f"facts.scale: {len(mean)} means, {len(deviation)} deviations; as many")
+    for number in mean:
+        checks.real("facts.scale.mean", number)
+    for number in deviation:
+        checks.at_least("facts.scale.deviation", number, 0.0, strict=True)
 
 
 def _check_data_set(name: str, data: Plain) -> None:

@@ -11,10 +11,10 @@ from gendae.layers.invertible import InvertiblePair
 from gendae.layers.mlp import MLP
 from gendae.layers.optimized import OptimizingPair
 from gendae.layers.pair import Pair, TiedPair
+from gendae.layers.wrapped import change
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.registry import describe
-from gendae.rules.targets import change
 from gendae.storage.model_file import load, save
 from tests.conftest import linear_stack, small_stack
 

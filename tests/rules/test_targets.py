@@ -11,9 +11,10 @@ from gendae.layers.activations import inverse_activation
 from gendae.layers.affine import Affine
 from gendae.layers.invertible import InvertiblePair
 from gendae.layers.pair import Pair
+from gendae.layers.wrapped import change
 from gendae.models.architectures import deep_classifier
 from gendae.models.classifier import Classifier
-from gendae.rules.targets import change, displacement, displacements, first_displacement, iterated
+from gendae.rules.targets import displacement, displacements, first_displacement, iterated
 
 
 def network(sizes=(6, 5, 4, 3), classes=3, **options):

@@ -29,8 +29,16 @@ from gendae.data.labels import PartlyLabelled
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.parzen import ParzenLogLikelihood
-from gendae.models.architectures import joint_autoencoder, recurrent_classifier, with_labels
+from gendae.models.architectures import (
+    joint_autoencoder,
+    recurrent_classifier,
+    tree_classifier,
+    tree_pair,
+    with_labels,
+)
 from gendae.models.settings import Settings
+from gendae.models.stack import Stack
+from gendae.models.trees import Quadtree
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
@@ -49,6 +57,7 @@ from gendae.rules import (
     recurrent,
     stdp,
     targetprop,
+    trees,
     variational_em,
 )
 from gendae.rules.difference import InverseLearning, Iterations
@@ -212,6 +221,18 @@ RULES = {
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
+        recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
+    ),
+    "regularised inversion": lambda: recurrent.RegularizedInversionRule(
+        recurrent_classifier(8, 8, 12)
+    ),
+    "trees": lambda: trees.TreeTargetPropRule(
+        tree_classifier(Quadtree([8, 8], patch=2), 12), telling=trees.Telling(short=0.1, long=0.1)
+    ),
+    "trees told again": lambda: targetprop.TargetPropRule(
+        Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
+    ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }

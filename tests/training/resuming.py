@@ -28,8 +28,12 @@ from gendae.models.architectures import (
     deep_classifier,
     joint_autoencoder,
     recurrent_classifier,
+    tree_classifier,
+    tree_pair,
     with_labels,
 )
+from gendae.models.stack import Stack
+from gendae.models.trees import Quadtree
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
@@ -48,6 +52,7 @@ from gendae.rules import (
     recurrent,
     stdp,
     targetprop,
+    trees,
     variational_em,
 )
 from gendae.rules.difference import InverseLearning
@@ -180,6 +185,18 @@ RULES = {
         network(), input_corruption=NOISE
     ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
+    "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
+        recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
+    ),
+    "regularised inversion": lambda: recurrent.RegularizedInversionRule(
+        recurrent_classifier(8, 8, 12)
+    ),
+    "trees": lambda: trees.TreeTargetPropRule(
+        tree_classifier(Quadtree([8, 8], patch=2), 12), telling=trees.Telling(short=0.1, long=0.1)
+    ),
+    "trees told again": lambda: targetprop.TargetPropRule(
+        Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
+    ),
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),

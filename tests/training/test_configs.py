@@ -65,12 +65,21 @@ def test_configuration_trains_and_is_kept_by_files(name, tmp_path):
     assert torch.equal(generate(again, 5, seed=0), samples)
 
 
+def answers_for(stack, n):
+    """What a classifier is to tell of n examples."""
+    shape = (n,) if stack.steps is None else (n, stack.steps)
+    if stack.predicts == "values":
+        return torch.rand(*shape, stack.classes)
+
+    return torch.randint(stack.classes, shape)
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifier_trains_and_is_kept_by_files(name, tmp_path):
     torch.manual_seed(0)
     rule = rule_of(name)
     x = torch.rand(64, rule.stack.sizes[0])
-    y = torch.randint(10, (64,))
+    y = answers_for(rule.stack, 64)
     parameters, moved = two_updates(rule, (x, y))
     idle = {id(p) for module in rule.idle() for p in module.parameters()}
     busy = {name for name, p in rule.stack.named_parameters() if id(p) not in idle}
