@@ -23,11 +23,11 @@ def rows(n, width):
     return torch.randn(n, width, dtype=torch.float64)
 
 
-# -- the coupling as a difference ------------------------------------------------------------------
+# -- the coupling as a difference -----------------------------------------------------------------
 
 
 def test_the_difference_is_the_gradient_of_the_posterior_above():
-    """g(h_2) - g(f(h_1)) = sigma^2 d log p(h_2 | h_1) / dh_1, for a covariance that is no scalar."""
+    """g(h_2) - g(f(h_1)) = sigma^2 d log p(h_2 | h_1) / dh_1, whatever its covariance."""
     above = exact_encoder(linear_stack((3, 2), SIGMA)).pairs[0]
     below = linear_stack((4, 3), SIGMA).pairs[0]
     h = (rows(5, 4), rows(5, 3), rows(5, 2))
@@ -124,7 +124,7 @@ def test_without_labels_the_difference_moves_nothing_that_the_pairs_leave():
     assert not torch.equal(start[1], other[1])
 
 
-# -- free and nudged codes -------------------------------------------------------------------------
+# -- free and nudged codes ------------------------------------------------------------------------
 
 
 def test_losses_are_written_out():
