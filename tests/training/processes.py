@@ -159,6 +159,11 @@ RULES = {
         log_every=3,
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
     ),
+    "nudged by labels": lambda: nudged.NudgedEMRule(
+        with_labels(stack()),
+        log_every=3,
+        corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
+    ),
     "kl": lambda: kl.KLRule(learned(), prior_every=4),
     "kl within layers": lambda: kl.KLRule(
         stack(FactorialPrior()), reach="within_layer", prior_every=4
@@ -242,6 +247,7 @@ RULES = {
 MEASURED = ("difference", "generec")
 DATA = {
     "labels": Labelled,
+    "nudged by labels": Labelled,
     "joint": FewModalities,
     "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20)),
 }

@@ -123,6 +123,9 @@ RULES = {
     "labels": lambda: labelled.LabelledEMRule(
         with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
     ),
+    "nudged by labels": lambda: nudged.NudgedEMRule(
+        with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
+    ),
     "kl": lambda: kl.KLRule(learned(), prior_every=3),
     "kl under parzen": lambda: kl.KLRule(
         stack(ParzenPrior(capacity=70), noise=0.2), prior_every=3
@@ -215,7 +218,7 @@ def data_of(case):
     if case == "joint":
         return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=FewLabels(80))
 
-    if case == "labels":
+    if case in ("labels", "nudged by labels"):
         return PartlyLabelled(FewDigits(), FewLabels(80), batch_size=50)
 
     if case == "difference in phases":
