@@ -52,7 +52,8 @@ from gendae.rules import (
     kl,
     labelled,
     ledger,
-    nudged,
+    nudged_em,
+    nudged_stdp,
     online,
     recurrent,
     stdp,
@@ -159,7 +160,7 @@ RULES = {
         log_every=3,
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
     ),
-    "nudged by labels": lambda: nudged.NudgedEMRule(
+    "nudged by labels": lambda: nudged_em.NudgedEMRule(
         with_labels(stack()),
         log_every=3,
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
@@ -240,7 +241,7 @@ RULES = {
         Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
     ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
-    "nudged": lambda: nudged.NudgedSTDPRule(network()),
+    "nudged": lambda: nudged_stdp.NudgedSTDPRule(network()),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }
 #: Cases whose credit assignment is measured on the way, which takes time.

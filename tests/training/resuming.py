@@ -47,7 +47,8 @@ from gendae.rules import (
     joint,
     kl,
     labelled,
-    nudged,
+    nudged_em,
+    nudged_stdp,
     online,
     recurrent,
     stdp,
@@ -123,7 +124,7 @@ RULES = {
     "labels": lambda: labelled.LabelledEMRule(
         with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
     ),
-    "nudged by labels": lambda: nudged.NudgedEMRule(
+    "nudged by labels": lambda: nudged_em.NudgedEMRule(
         with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
     ),
     "kl": lambda: kl.KLRule(learned(), prior_every=3),
@@ -206,7 +207,7 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
-    "nudged": lambda: nudged.NudgedSTDPRule(network(), input_corruption=NOISE),
+    "nudged": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
     ),
