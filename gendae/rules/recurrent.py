@@ -336,7 +336,8 @@ class TransposeFeedbackRule(ThroughTimeRule):
                 self.refuse(f"{name} must be an Affine layer of real inputs, or a Residual of one")
 
     def idle(self) -> list[nn.Module]:
-        return [*self.laws(), self.pair.cell.g_input]
+        bias = nn.ParameterList([branch_of(self.pair.cell.g_state).bias])
+        return [*self.laws(), self.pair.cell.g_input, bias]
 
     @property
     def matrix(self) -> Tensor:
