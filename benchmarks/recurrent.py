@@ -9,9 +9,10 @@ The same network from the same weights, the same batches and rates: "targets"
 (TransposeFeedbackRule), "reconstructions" (no difference), "inversion" (RegularizedInversionRule),
 "bptt" (back-propagation through time), "truncated-1", "truncated-10", and "reservoir" (the
 read-out alone learns); "lstm" is a long short-term memory of as many units by back-propagation.
-The checkpoint of the least validation error is tested, once; that of "adding" is a squared one,
-and beside it stands the fraction of sums that are off by more than 0.04. A task is a name of the
-table, or that of a long dependency with its number of steps.
+"bits" and "bits-reservoir" have states of bits, through which no gradient passes. The checkpoint
+of the least validation error is tested, once; that of "adding" is a squared one, and beside it
+stands the fraction of sums that are off by more than 0.04. A task is a name of the table, or that
+of a long dependency with its number of steps.
 """
 
 import argparse
@@ -56,12 +57,14 @@ TARGETS = {
     "weights": TransposeFeedbackRule,
     "reconstructions": partial(RecurrentTargetPropRule, difference=False),
     "inversion": RegularizedInversionRule,
+    "bits": partial(RecurrentTargetPropRule, step=10.0),
 }
 BY_GRADIENTS = {
     "bptt": BackpropRule,
     "truncated-1": partial(TruncatedBackpropRule, horizon=1),
     "truncated-10": partial(TruncatedBackpropRule, horizon=10),
     "reservoir": partial(BackpropRule, fixed=1),
+    "bits-reservoir": partial(BackpropRule, fixed=1),
     "lstm": BackpropRule,
 }
 RULES = TARGETS | BY_GRADIENTS
@@ -85,7 +88,8 @@ def network_of(rule, data, state, scale):
 
     if rule == "lstm":
         return lstm_classifier(width, steps, state, classes)
-    if rule == "inversion":  # of affine steps
+    bits = rule.startswith("bits")
+    if rule == "inversion" or bits:  # of affine steps
         scale = None
 
     return recurrent_classifier(
@@ -94,6 +98,7 @@ def network_of(rule, data, state, scale):
         state,
         classes,
         scale=scale,
+        bits=bits,
         every_step=y.ndim == 2,
         predicts="values" if values else "classes",
     )
