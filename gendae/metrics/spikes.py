@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import curve_fit
 from torch import Generator, Tensor
 
 from gendae import checks
@@ -63,8 +62,12 @@ def exponential_window(
 ) -> Tensor:
     """The window of STDP: A+ exp(-dT / tau+) where dT > 0, -A- exp(dT / tau-) where dT < 0.
 
-    By default as it was fitted to cultured hippocampal neurons, as a share of the weight.
-    Source: Bi and Poo 1998, Figure 7; the constants are those of Bi and Poo 2001.
+    By default as it was fitted to cultured hippocampal neurons (Bi and Poo 1998, Figure 7), as a
+    share of the weight. The time constants are those that models of these data use: Pfister and
+    Gerstner 2006, and rounded to 17 and 34 ms NEURON's stdp.mod, which names Bi and Poo 1998 and
+    2001. The amplitudes, given here as those of Bi and Poo 2001, could not be looked up; they
+    scale the two sides of the curve, and no result but its picture and the correlation over both
+    sides depends on them.
 
     Args:
         timing: dT, post- minus pre-synaptic spike, ms.
@@ -336,19 +339,36 @@ def exponential_fit(curve: Means, sign: int) -> Exponential:
     if len(time) < 3 or size[0] <= 0:
         raise ValueError(f"|dW| is largest at |dT| = {time[0]:g} ms, beyond which it has to decay")
 
-    def exponential(t: Tensor, amplitude: float, constant: float) -> Tensor:
-        return amplitude * torch.exp(-torch.as_tensor(t) / constant)
-
-    guess = (size[0].item(), 0.5 * time[-1].item())
-    bounds = ((0.0, 1e-3), (float("inf"), 1e6))
-    (amplitude, constant), _ = curve_fit(exponential, time, size, guess, bounds=bounds)
-
-    missed = (size - exponential(time, amplitude, constant)).square().sum()
+    amplitude, constant, missed = _least_squares(time, size)
     explained = 1.0 - missed / (size - size.mean()).square().sum()
     rise = size.diff() / (error[1:].square() + error[:-1].square()).sqrt()
 
     numbers = (amplitude, constant, time[0], explained, rise.max())
     return Exponential(*(float(number) for number in numbers))
+
+
+def _least_squares(time: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Amplitude, constant and sum of squares of the exponential nearest to (time, size).
+
+    The best amplitude of each constant is known. So constants alone are searched: around the best
+    of a grid, the next grid lies between its neighbours.
+    """
+    low = math.log10(time[0].item()) - 1.0
+    high = math.log10(time[-1].item()) + 4.0
+
+    for _ in range(8):
+        constants = torch.logspace(low, high, 101, dtype=torch.float64)
+        curves = torch.exp((time[0] - time) / constants[:, None])
+        amplitudes = (curves @ size) / curves.square().sum(1)
+        missed = (size - amplitudes[:, None] * curves).square().sum(1)
+
+        best = int(missed.argmin())
+        width = (high - low) / 100.0
+        middle = low + best * width
+        low, high = middle - width, middle + width
+
+    constant = constants[best]
+    return amplitudes[best] * torch.exp(time[0] / constant), constant, missed[best]
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

@@ -1,6 +1,7 @@
 """Rules that learn from the difference of two phases: GeneRec and contrastive Hebbian learning."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -120,6 +121,13 @@ class TwoPhaseRule(SupervisedRule):
     def settle(
         self, phase: "MinusPhase | PlusPhase", h: Sequence[Tensor], below: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
+        """Where `sweep` ends: the fixed point of a phase, or near it."""
+        (settled,) = deque(self.sweep(phase, h, below), maxlen=1)
+        return settled
+
+    def sweep(
+        self, phase: "MinusPhase | PlusPhase", h: Sequence[Tensor], below: Sequence[Tensor]
+    ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """Move the free layers towards the fixed point of a phase.
 
         h_l = unit(l, a_l),  a_l = receive(l, h_{l-1}) + gamma B_{l+1} h_{l+1}
@@ -132,8 +140,9 @@ class TwoPhaseRule(SupervisedRule):
             h: h_0 .. h_M at the start.
             below: receive(l, h_{l-1}) at the start.
 
-        Returns:
-            h_0 .. h_M, and a_1 .. a_M of the last updates at 1 .. M: h_l is exactly unit(l, a_l).
+        Yields:
+            h_0 .. h_M, and a_1 .. a_M of the last updates at 1 .. M: h_l is exactly unit(l, a_l);
+            after each sweep.
         """
         h = list(h)
         a = list(below)
@@ -151,7 +160,7 @@ class TwoPhaseRule(SupervisedRule):
                 a[level] = torch.add(below[level], above[level], alpha=self.gamma)
                 h[level] = phase.unit(level, a[level])
 
-        return h, a
+            yield list(h), list(a)
 
     @torch.no_grad()
     def residual(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from gendae.rules import credit
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
+from gendae.rules.nudged_stdp import NudgedSTDPRule
 from gendae.rules.targets import displacements, first_displacement
 from tests.conftest import at
 
@@ -348,6 +349,7 @@ ALL = [
     FeedbackAlignmentRule,
     GeneRecRule,
     ContrastiveHebbianRule,
+    NudgedSTDPRule,
     DifferenceTargetPropRule,
 ]
 

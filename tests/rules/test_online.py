@@ -19,6 +19,7 @@ from gendae.models.architectures import deep_autoencoder
 from gendae.models.delay import DelayNetwork, SymmetricDelayNetwork
 from gendae.models.stack import Stack
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
+from gendae.rules.moment import Moment
 from gendae.rules.online import (
     Average,
     DeltaPlasticity,
@@ -330,6 +331,15 @@ def learning(network, x, clamped, ticks=400):
     return now
 
 
+def readout_error(stack, level, train, valid):
+    """Of a linear read-out of h_l, on validation images."""
+    with torch.no_grad():
+        codes, others = (stack.encode(split.x)[level] for split in (train, valid))
+    readout = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+
+    return 1.0 - readout.fit(codes, train.y).score(others, valid.y)
+
+
 def test_without_a_boundary_condition_all_become_constant(digits):
     """With it the codes go on to tell the images apart (the section's own claim)."""
     train = digits.split("train")
@@ -337,14 +347,7 @@ def test_without_a_boundary_condition_all_become_constant(digits):
     stack = deep_autoencoder([64, 30, 15], ["sigmoid"] * 2, init="orthogonal", gain=2.0)
     other = deepcopy(stack)
 
-    def error(stack):
-        with torch.no_grad():
-            codes = stack.encode(train.x)[1]
-            others = stack.encode(valid.x)[1]
-        readout = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-        return 1.0 - readout.fit(codes, train.y).score(others, valid.y)
-
-    at_first = error(stack)
+    at_first = readout_error(stack, 1, train, valid)
     x = train.x[:100]
     free = learning(DelayNetwork(other.pairs), x, clamped=False)
     held = learning(DelayNetwork(stack.pairs), x, clamped=True)
@@ -353,7 +356,31 @@ def test_without_a_boundary_condition_all_become_constant(digits):
     for gone, there in zip(free.x, spread, strict=True):
         assert gone.std(0).max() < 1e-3 * there
     assert held.x[1].std(0).max() > 0.005  # after a blank
-    assert error(stack) < at_first + 0.01
+    assert readout_error(stack, 1, train, valid) < at_first + 0.01
+
+
+def test_features_of_a_stream_tell_more_than_random_ones(digits):
+    """Both layers' do, where they are narrow: 64 random units would keep all of 64 pixels."""
+    train = digits.split("train")
+    valid = digits.split("valid")
+    torch.manual_seed(0)
+    stack = deep_autoencoder([64, 20, 10], ["sigmoid"] * 2, init="orthogonal", gain=2.0)
+    frozen = [readout_error(stack, level, train, valid) for level in (1, 2)]
+
+    rates = Rates(f=1e-2, g=3e-2, hold=0.5)
+    shown = Presentation(ticks=8, blank=3)
+    rule = OnlineDeltaRule(stack, shown, plasticity=DeltaPlasticity(prediction=0.0), rates=rates)
+    optimizer = rule.configure_optimizers()
+    for update in range(200):
+        rows = torch.randint(len(train.x), (30,))
+        rule.begin_update(optimizer, Moment(update / 200, update=update))
+        optimizer.zero_grad()
+        rule.total_loss((train.x[rows],)).backward()
+        optimizer.step()
+
+    learned = [readout_error(stack, level, train, valid) for level in (1, 2)]
+    assert learned[0] < frozen[0] - 0.01
+    assert learned[1] < frozen[1] - 0.05
 
 
 # -- the rule ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.moment import Moment
+from gendae.rules.nudged_stdp import NudgedSTDPRule
 from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 
@@ -24,6 +25,7 @@ BASELINES = (
     FeedbackAlignmentRule,
     GeneRecRule,
     ContrastiveHebbianRule,
+    NudgedSTDPRule,
 )
 TWO_PHASES = (GeneRecRule, ContrastiveHebbianRule)
 #: s'(a) from h = s(a).
