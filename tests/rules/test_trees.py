@@ -366,3 +366,22 @@ def test_digits_are_read_as_quadtrees():
 
     assert errors["targets"] < 0.08
     assert errors["targets"] < errors["frozen"] - 0.08
+
+
+def test_hidden_subtrees_do_not_make_trees_depend_on_each_other():
+    """Losses are the mean of those of the trees, each with what is hidden of it."""
+    pair = curved().pairs[0]
+    x = test_trees.rows()
+    mask = torch.ones(len(SHAPES), 6, dtype=torch.bool)
+    mask[0, 1] = mask[1, 2] = mask[3, 3] = False
+
+    def terms(rows, seen):
+        trees = pair.layout.trees(rows)
+        reading = Reading(pair, trees, ALL, ~seen.T.flatten()[trees.slots])
+        return reading.losses(torch.zeros_like(reading.codes[1:]), step=0.1)
+
+    whole = terms(x, mask)
+    parts = [terms(x[i : i + 1], mask[i : i + 1]) for i in range(len(SHAPES))]
+    for name, term in whole.items():
+        mean = torch.stack([part[name] for part in parts]).mean()
+        assert torch.allclose(term, mean, rtol=1e-12), name
