@@ -2,28 +2,29 @@
 
     python -m benchmarks.labels all [--data digits mnist] [--rules nudged em ..] [--json FILE]
     python -m benchmarks.labels samples --models FILE.safetensors .. [--json FILE]
-    python -m benchmarks.labels few [--labels 100 600] [--draws 0 1] [--rounds 2] [--json FILE]
+    python -m benchmarks.labels few [--labels 100 600] [--draws 0 1] [--json FILE]
 
 All rules train the same network on the same batches: "nudged" (NudgedEMRule), "em"
 (LabelledEMRule), "read-out" (LabelledEMRule with label_weight 0: o alone learns from labels),
 "frozen" (random encoders), and "back-propagation" of the cross-entropy. Of nudged models 1,000
 samples, 100 of each class, are classified by the shipped feature classifier.
 
-Few labels spread over the codes of `mnist-targetprop-parzen`, which saw none, to the more certain
-training images (SpreadLabels); then NudgedEMRule learns from those; in later rounds labels spread
-over the codes of the round before. "nudged" has the few labels alone, "back-propagation" too, with
-the labelled images only. Settings were chosen on validation images; each model is tested once,
-after its last epoch.
+Few labels are learned by "alone" (NudgedEMRule on all images, and back-propagation on the labelled
+ones only), and by NudgedEMRule once they have spread (SpreadLabels) over all training images along
+their pixels or the codes of `mnist-targetprop-parzen`, which saw none; "neighbours" are the five
+nearest of a code, with the labels that spread. Settings were chosen on
+validation images; each model is tested once, after its last epoch.
 """
 
 import argparse
 import json
-import tempfile
 import time
 import warnings
 from pathlib import Path
 
 from pytorch_lightning import Trainer, seed_everything
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn.functional import normalize
 
 import gendae
 from gendae import (
@@ -53,8 +54,9 @@ TASKS = {
     "digits": (lambda: Digits(20), (64, 200, 50), 45, 3e-3),
     "mnist": (lambda: MNIST(batch_size=100), (784, 800, 300), 20, 2e-3),
 }
-#: The model without labels whose codes labels spread over at first.
-CODES = ["mnist-targetprop-parzen"]
+WAYS = ("alone", "pixels", "codes", "neighbours")
+#: The model without labels whose codes labels spread over.
+CODES = "mnist-targetprop-parzen"
 NOISE = {"nudged": (0.2, 0.2, 0.2), "em": (0.1, 0.05, 0.05)}
 
 
@@ -155,34 +157,31 @@ def samples(args):
 def few_labels(args):
     for count in args.labels:
         for draw in args.draws:
-            for rule, data, facts, folder in few_data(args, count, draw):
-                module, row = trained(rule, data, "mnist", draw, args)
-                if folder is not None:
-                    gendae.save(module.stack.cpu(), folder / "codes.safetensors")
+            for rule, data, facts in few_data(args, count, draw):
+                _, row = trained(rule, data, "mnist", draw, args)
                 yield {"labels": count, "draw": draw} | facts | row
+
+            if "neighbours" in args.ways:
+                few = PartlyLabelled(MNIST(), FewLabels(count, seed=draw))
+                data = SpreadLabels(few, args.codes)
+                row = {"labels": count, "draw": draw, "way": "neighbours"}
+                yield row | spread_error(data) | neighbours_error(data)
 
 
 def few_data(args, count, draw):
-    """Each way to learn from few labels: rule, data, facts, and where its codes are needed."""
+    """Each way to learn from few labels: rule, data and facts."""
     source = MNIST(batch_size=100)
     if "alone" in args.ways:
         only = PartlyLabelled(source, FewLabels(count, seed=draw, only=True))
-        yield "back-propagation", only, {"way": "labels alone"}, None
+        yield "back-propagation", only, {"way": "labels alone"}
         some = PartlyLabelled(source, FewLabels(count, 0.5, draw))
-        yield "nudged", some, {"way": "nudged"}, None
+        yield "nudged", some, {"way": "nudged"}
 
     few = PartlyLabelled(source, FewLabels(count, seed=draw))
-    if "pixels" in args.ways:
-        data = SpreadLabels(few, args.codes[:1], level=0, share=args.share)
-        yield "nudged", data, {"way": "spread over pixels"} | spread_error(data), None
-
-    with tempfile.TemporaryDirectory() as folder:
-        models = args.codes
-        for number in range(args.rounds):
-            data = SpreadLabels(few, models, share=args.share)
-            facts = {"way": f"spread, round {number + 1}"} | spread_error(data)
-            yield "nudged", data, facts, Path(folder)
-            models = [*args.codes, str(Path(folder) / "codes.safetensors")]
+    for way, level in (("pixels", 0), ("codes", None)):
+        if way in args.ways:
+            data = SpreadLabels(few, args.codes, level, share=args.share)
+            yield "nudged", data, {"way": f"spread over {way}"} | spread_error(data)
 
 
 def spread_error(data):
@@ -194,6 +193,20 @@ def spread_error(data):
     return {"wrong_of_spread": (y != truth)[some].float().mean().item()}
 
 
+def neighbours_error(data, k=5):
+    """Validation and test errors of k nearest neighbours in the codes, by the spread labels."""
+    stack = gendae.load(data.model)
+    x, y, _ = data.split("train")
+    train = stack.encode(x)[-1].detach()
+    votes = KNeighborsClassifier(k).fit(normalize(train - train.mean(0)), y)
+
+    errors = {}
+    for name, split in (("val", data.split("valid")), ("test", data.split("test"))):
+        codes = normalize(stack.encode(split.x)[-1].detach() - train.mean(0))
+        errors[f"{name}_error"] = 1.0 - votes.score(codes, split.y)
+    return errors
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["all", "few", "samples"])
@@ -203,10 +216,9 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--labels", nargs="+", type=int, default=[100])
     parser.add_argument("--draws", nargs="+", type=int, default=[0])
-    parser.add_argument("--ways", nargs="*", default=[], choices=["alone", "pixels"])
-    parser.add_argument("--codes", nargs="+", default=CODES)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--codes", default=CODES)
     parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batches", type=int, help="of an epoch, for a quick look")
     parser.add_argument("--accelerator", default="cpu")

@@ -421,7 +421,7 @@ FEW = gendae.FewLabels(50)
 
 def spread_labels():
     few = gendae.PartlyLabelled(gendae.Digits(), FEW)
-    return gendae.SpreadLabels(few, ["digits-variational-em"], share=0.5)
+    return gendae.SpreadLabels(few, "digits-variational-em", share=0.5)
 
 
 DATA = [

@@ -91,18 +91,17 @@ class PartlyLabelled(Data):
 class SpreadLabels(Data):
     """Few labels, spread to the examples whose codes are near by; validation and test are kept.
 
-    Models that were trained without labels, or with few, give the codes, which are centred and of
-    unit length here; along their nearest neighbours labels spread as
+    A model that was trained without labels, or with few, gives the codes, which are centred and
+    of unit length here. Along their nearest neighbours labels spread as
     F <- alpha S F + (1 - alpha) Y, with Y the known ones and S the graph of weights
     exp(-|h_i - h_j|^2 / (s_i s_j)), s_i the distance of i's last neighbour, divided by the roots
-    of both degrees (scikit-learn's `LabelSpreading`). The graphs of several models are added. The
-    more certain examples get the label that this makes most probable, the others none, which is
-    -1.
+    of both degrees (scikit-learn's `LabelSpreading`). The more certain examples get the label that
+    this makes most probable, the others none, which is -1.
     Source: Zhou et al. 2004, "Learning with local and global consistency".
 
     Args:
         source: the examples, few of them labelled, none twice.
-        models: of the codes: each a .ckpt, a .safetensors, or the name of a shipped one.
+        model: of the codes: a .ckpt, a .safetensors, or the name of a shipped one.
         level: l of the codes h_l; the top if None, x itself if 0.
         neighbours: of each example in the graph.
         alpha: how much of a label comes from neighbours, in (0, 1).
@@ -116,7 +115,7 @@ class SpreadLabels(Data):
     Example:
         >>> from gendae.data.images import Digits
         >>> few = PartlyLabelled(Digits(), FewLabels(50))
-        >>> y = SpreadLabels(few, ["digits-variational-em"], share=0.5).split("train").y
+        >>> y = SpreadLabels(few, "digits-variational-em", share=0.5).split("train").y
         >>> int((y >= 0).sum()), (y == Digits().split("train").y)[y >= 0].float().mean() > 0.9
         (600, tensor(True))
     """
@@ -124,7 +123,7 @@ class SpreadLabels(Data):
     def __init__(
         self,
         source: Data,
-        models: list[str],
+        model: str,
         level: int | None = None,
         neighbours: int = 5,
         alpha: float = 0.99,
@@ -136,9 +135,7 @@ class SpreadLabels(Data):
         self.source: Data = build(source)
         self.kind = self.source.kind
         self._check_source()
-        self.models = [str(checks.path("models", model)) for model in models]
-        if isinstance(models, str) or not self.models:
-            raise ValueError(f"models={models!r}: a list of one or several models is needed")
+        self.model = str(checks.path("model", model))
         self.level = None if level is None else checks.whole("level", level, 0)
         self.neighbours = checks.whole("neighbours", neighbours, 1)
         self.alpha = checks.share("alpha", alpha)
@@ -157,8 +154,7 @@ class SpreadLabels(Data):
 
         x, y, _ = self.source.split("train")
         self._check(x, y)
-        graphs = [neighbour_graph(self._codes(model, x), self.neighbours) for model in self.models]
-        splits["train"] = Split(x, self._spread(sum(graphs[1:], graphs[0]), y))
+        splits["train"] = Split(x, self._spread(self._codes(x), y))
         return splits, shape
 
     def _check_source(self) -> None:
@@ -183,27 +179,30 @@ class SpreadLabels(Data):
                 f"neighbours={self.neighbours}: {len(x)} training examples have fewer than that"
             )
 
-    def _codes(self, model: str, x: Tensor) -> np.ndarray:
+    def _codes(self, x: Tensor) -> np.ndarray:
         """h_level of all examples, centred and of unit length, (n, width)."""
-        stack = load(model)
+        stack = load(self.model)
         level = stack.depth if self.level is None else self.level
         if level > stack.depth:
-            raise ValueError(f"level={level}: the model {model} has levels 0 .. {stack.depth}")
+            raise ValueError(
+                f"level={level}: the model {self.model} has levels 0 .. {stack.depth}"
+            )
 
         with torch.no_grad():
             h = torch.cat([stack.encode(part)[level] for part in x.split(BATCH)])
 
         return torch.nn.functional.normalize(h - h.mean(0)).numpy()
 
-    def _spread(self, graph: "csr_matrix", y: Tensor) -> Tensor:
+    def _spread(self, codes: np.ndarray, y: Tensor) -> Tensor:
         """Labels of the more certain examples; known ones stay."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.semi_supervised import LabelSpreading
 
+        graph = neighbour_graph(codes, self.neighbours)
         spreading = LabelSpreading(lambda *_: graph, alpha=self.alpha, max_iter=STEPS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # order is what counts
-            spreading.fit(np.empty((len(y), 1)), y.numpy())
+            spreading.fit(codes, y.numpy())
 
         probability = torch.from_numpy(spreading.label_distributions_)
         certainty, best = probability.max(1)

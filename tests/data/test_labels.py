@@ -14,7 +14,7 @@ from gendae.data.multimodal import FewLabels
 from gendae.models.architectures import deep_autoencoder
 from tests.training.resuming import FewDigits
 
-MODEL = ["digits-variational-em"]
+MODEL = "digits-variational-em"
 
 
 def few(**options):
@@ -42,7 +42,7 @@ def test_labels_are_those_of_the_closed_form():
     x, y, _ = data.split("train")
     known = few().split("train").y
 
-    codes = gendae.load(*MODEL).encode(x)[-1].detach()
+    codes = gendae.load(MODEL).encode(x)[-1].detach()
     codes = torch.nn.functional.normalize(codes - codes.mean(0)).numpy()
     graph = neighbour_graph(codes, 4).toarray()
     root = graph.sum(1) ** -0.5
@@ -84,26 +84,24 @@ def test_labels_stay_for_examples_that_no_neighbour_reaches(tmp_path):
             return {name: Split(x, y) for name in ("train", "valid", "test")}, (1, 2)
 
     model = gendae.save(deep_autoencoder([2, 2]), tmp_path / "model.safetensors")
-    y = SpreadLabels(Clusters(), [str(model)], level=0, neighbours=3, share=0.5).split("train").y
+    y = SpreadLabels(Clusters(), str(model), level=0, neighbours=3, share=0.5).split("train").y
 
     assert (y[:20] >= 0).all()
     assert (y[20:] == -1).all()
     assert set(y[:20].tolist()) <= {3, 5}
 
 
-OF_DIGITS = partial(SpreadLabels, models=MODEL)
+OF_DIGITS = partial(SpreadLabels, model=MODEL)
 REFUSED = [
     (lambda: OF_DIGITS(few(share=0.5)), "share=0.5, only=False.* several times"),
     (lambda: OF_DIGITS(few(only=True)), "only=True.* several times"),
     (lambda: OF_DIGITS(few(), alpha=1.0), "alpha=1.0: a number between 0 and 1"),
     (lambda: OF_DIGITS(few(), share=1.5), "share=1.5"),
-    (lambda: SpreadLabels(few(), "digits-variational-em"), "models='digits-.* a list of one"),
-    (lambda: SpreadLabels(few(), []), r"models=\[\]"),
     (lambda: OF_DIGITS(few(), neighbours=0), "neighbours=0"),
     (lambda: OF_DIGITS(FewDigits()).setup(), "source=FewDigits: some training examples with"),
     (lambda: OF_DIGITS(few(), level=3).setup(), "level=3: .* has levels 0 .. 2"),
     (lambda: OF_DIGITS(few(), neighbours=200).setup(), "neighbours=200: 200 training examples"),
-    (lambda: SpreadLabels(few(), ["mnist-variational-em"]).setup(), "64"),
+    (lambda: SpreadLabels(few(), "mnist-variational-em").setup(), "64"),
 ]
 
 
