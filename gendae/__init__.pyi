@@ -147,7 +147,7 @@ from gendae.rules.loops import ShortAndLongLoops as ShortAndLongLoops
 from gendae.rules.missing import Hiding as Hiding
 from gendae.rules.missing import Inferring as Inferring
 from gendae.rules.moment import Moment as Moment
-from gendae.rules.nudged import NudgedSTDPRule as NudgedSTDPRule
+from gendae.rules.nudged_stdp import NudgedSTDPRule as NudgedSTDPRule
 from gendae.rules.online import DeltaPlasticity as DeltaPlasticity
 from gendae.rules.online import OnlineDeltaRule as OnlineDeltaRule
 from gendae.rules.online import Presentation as Presentation

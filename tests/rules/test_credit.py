@@ -17,7 +17,7 @@ from gendae.rules import credit
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
-from gendae.rules.nudged import NudgedSTDPRule
+from gendae.rules.nudged_stdp import NudgedSTDPRule
 from gendae.rules.targets import displacements, first_displacement
 from tests.conftest import at
 

@@ -15,7 +15,7 @@ from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.moment import Moment
-from gendae.rules.nudged import NudgedSTDPRule
+from gendae.rules.nudged_stdp import NudgedSTDPRule
 from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 

@@ -47,7 +47,7 @@ from gendae.rules import (
     joint,
     kl,
     labelled,
-    nudged,
+    nudged_stdp,
     online,
     recurrent,
     stdp,
@@ -197,7 +197,7 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
-    "nudged": lambda: nudged.NudgedSTDPRule(network(), input_corruption=NOISE),
+    "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
     ),

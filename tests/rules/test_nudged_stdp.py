@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from gendae.layers.activations import ACTIVATIONS
 from gendae.rules.hebbian import GeneRecRule
-from gendae.rules.nudged import NudgedSTDPRule, softmax_difference
+from gendae.rules.nudged_stdp import NudgedSTDPRule, softmax_difference
 from tests.rules.test_supervised import SLOPES, batch, cosine, gradients, network, true_gradients
 
 SIZES = (7, 6, 5, 8)
