@@ -5,13 +5,13 @@
                                    [--f RATE] [--g RATE] [--scale S] [--accelerator gpu]
 
 The same network from the same weights, the same batches and rates: "targets"
-(RecurrentTargetPropRule), "transposes" (its feedback learns the transpose), "reconstructions" (no
-difference), "inversion" (RegularizedInversionRule), "bptt" (back-propagation through time),
-"truncated-1", "truncated-10", and "reservoir" (the read-out alone learns); "lstm" is a long
-short-term memory of as many units by back-propagation. The checkpoint of the least validation
-error is tested, once; that of "adding" is a squared one, and beside it stands the fraction of sums
-that are off by more than 0.04. A task is a name of the table, or that of a long dependency with
-its number of steps.
+(RecurrentTargetPropRule), "transposes" (its feedback learns the transpose), "weights"
+(TransposeFeedbackRule), "reconstructions" (no difference), "inversion" (RegularizedInversionRule),
+"bptt" (back-propagation through time), "truncated-1", "truncated-10", and "reservoir" (the
+read-out alone learns); "lstm" is a long short-term memory of as many units by back-propagation.
+The checkpoint of the least validation error is tested, once; that of "adding" is a squared one,
+and beside it stands the fraction of sums that are off by more than 0.04. A task is a name of the
+table, or that of a long dependency with its number of steps.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from gendae import (
     Rates,
     RecurrentTargetPropRule,
     RegularizedInversionRule,
+    TransposeFeedbackRule,
     TruncatedBackpropRule,
     lstm_classifier,
     recurrent_classifier,
@@ -52,6 +53,7 @@ RATE = 1e-3
 TARGETS = {
     "targets": RecurrentTargetPropRule,
     "transposes": partial(RecurrentTargetPropRule, learns="transpose"),
+    "weights": TransposeFeedbackRule,
     "reconstructions": partial(RecurrentTargetPropRule, difference=False),
     "inversion": RegularizedInversionRule,
 }

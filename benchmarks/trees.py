@@ -51,6 +51,7 @@ from gendae import (
     tree_classifier,
     tree_pair,
 )
+from gendae.data.mosaic import tile
 from gendae.data.trees import NEXT, PARENT, PREVIOUS, TYPES
 
 DEPTHS = [1, 2, 3, 4, 5, 6]
@@ -189,6 +190,7 @@ def examples_of(data, looked_at, split):
 
 SHAPE = (8, 8)
 QUARTERS = 4
+SHOWN = 8  # digits in the figure
 
 
 def quarter(number):
@@ -257,13 +259,19 @@ def completion(seed, epochs=None, figure=None, rounds=2):
             errors[name].append((values - x[:, ~pixels]).square().sum(1).mean().item())
 
     if figure is not None:
-        shown = slice(0, 5)
-        mask = torch.cat([pixels.expand(5, -1) for pixels, _ in pictures])
-        filled = torch.cat([filled[shown] for _, filled in pictures])
-        drawn = plots.inpainting(x[shown].repeat(QUARTERS, 1), mask, filled, SHAPE)
-        plots.save(drawn, figure)
+        plots.save(completed(x[:SHOWN], [(p, filled[:SHOWN]) for p, filled in pictures]), figure)
 
     return {name: sum(values) / QUARTERS for name, values in errors.items()}
+
+
+def completed(x, pictures):
+    """Digits in rows: as they are, and without each quarter (grey) beside what is told of it."""
+    columns = [x]
+    for pixels, filled in pictures:
+        columns += [torch.where(pixels, x, torch.full_like(x, 0.5)), filled]
+
+    tiles = tile(torch.stack(columns, 1).flatten(0, 1), SHAPE, columns=len(columns))
+    return plots.picture(tiles, scale=6)
 
 
 def main():

@@ -24,6 +24,7 @@ from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits
 from gendae.data.images import Images as Images
 from gendae.data.labels import PartlyLabelled as PartlyLabelled
+from gendae.data.labels import SpreadLabels as SpreadLabels
 from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
@@ -147,6 +148,7 @@ from gendae.rules.loops import ShortAndLongLoops as ShortAndLongLoops
 from gendae.rules.missing import Hiding as Hiding
 from gendae.rules.missing import Inferring as Inferring
 from gendae.rules.moment import Moment as Moment
+from gendae.rules.nudged_em import NudgedEMRule as NudgedEMRule
 from gendae.rules.nudged_stdp import NudgedSTDPRule as NudgedSTDPRule
 from gendae.rules.online import DeltaPlasticity as DeltaPlasticity
 from gendae.rules.online import OnlineDeltaRule as OnlineDeltaRule
@@ -155,6 +157,7 @@ from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule
+from gendae.rules.recurrent import TransposeFeedbackRule as TransposeFeedbackRule
 from gendae.rules.recurrent import TruncatedBackpropRule as TruncatedBackpropRule
 from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule

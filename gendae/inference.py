@@ -258,8 +258,17 @@ class TargetPropInference(Inference):
     p(h | x), in the limit of a small delta, with sigma_{l+1} of the law of h_l around g_{l+1}.
     Where Q's variance was never learned, as under VariationalEMRule, which takes 1, T is no more
     than a scale of the noise.
+
+    The coupling also pulls h_l towards what g_{l+1} fails to reconstruct. In the form of
+    difference target propagation (`difference`) that error cancels, and what comes down is no more
+    than the displacement of h_{l+1}, such as a label's:
+
+        h_l <- .. + alpha (g_{l+1}(h_{l+1}) - g_{l+1}(f_{l+1}(h_l)))
+
+    It mirrors Eq. 12: where f_{l+1} is a posterior mean, the bracket is sigma_{l+1}^2 times the
+    gradient of log p(h_{l+1} | h_l) for h_l, whatever the covariance of h_{l+1} given h_l.
     Source: Bengio et al. 2015, Algorithm 2, INFERENCE; section 8 for clamped pixels, section 9 for
-    labels; Eq. 8 and 12.
+    labels; Eq. 8 and 12. The difference is that of Lee et al. 2014, section 2.2.
 
     Args:
         steps: N; the paper's 15.
@@ -268,6 +277,7 @@ class TargetPropInference(Inference):
         temperature: T of optional Langevin noise, in units of S_l.
         use_prior: include log p(h_L), the stack's prior; Algorithm 2 leaves it out.
         label_weight: of y beside x, where the stack has labels; 0 leaves y free.
+        difference: of the coupling, see above; Algorithm 2 is without.
 
     Raises:
         ValueError: for negative numbers; when called, for discrete units, or a prior that is not
@@ -289,11 +299,13 @@ class TargetPropInference(Inference):
         temperature: float = 0.0,
         use_prior: bool = False,
         label_weight: float = 1.0,
+        difference: bool = False,
     ) -> None:
         super().__init__(steps, delta, temperature)
         self.alpha = checks.at_least("alpha", alpha, 0.0)
         self.use_prior = use_prior
         self.label_weight = checks.at_least("label_weight", label_weight, 0.0)
+        self.difference = bool(difference)
 
     def begin(
         self,
@@ -317,6 +329,7 @@ class TargetPropInference(Inference):
 
         def step(h: Representations) -> Representations:
             new = list(h)
+            expected = None  # g_{l+1}(f_{l+1}(h_l)), of the difference
 
             for level in range(stack.depth, 0, -1):
                 f, g = maps[level - 1]
@@ -331,7 +344,7 @@ class TargetPropInference(Inference):
                     seen = fill(x, mask, below)
                     up, around = codes_of_x(seen, below)
 
-                raised = self._raise(h[level], up, down.get(level + 1))
+                raised = self._raise(h[level], up, down.get(level + 1), expected)
                 moved = raised.sub_(around, alpha=self.delta)
                 if of_label is not None and level == stack.depth:
                     moved.add_(of_label(h[level]), alpha=self.label_weight * self.delta)
@@ -339,17 +352,30 @@ class TargetPropInference(Inference):
 
                 if level > 1:
                     down[level] = g(new[level])
+                    expected = g(up) if self.difference else None
 
             return tuple(new)
 
         return step
 
-    def _raise(self, h: Tensor, up: Tensor, from_above: Tensor | None) -> Tensor:
-        """h_l + delta f_l(h_{l-1}), and below the top + alpha (g_{l+1}(h_{l+1}) - h_l)."""
+    def _raise(
+        self, h: Tensor, up: Tensor, from_above: Tensor | None, expected: Tensor | None
+    ) -> Tensor:
+        """h_l + delta f_l(h_{l-1}), and below the top the coupling.
+
+        Args:
+            h: h_l.
+            up: f_l(h_{l-1}).
+            from_above: g_{l+1}(h_{l+1}); None at the top.
+            expected: what of it is no displacement, g_{l+1}(f_{l+1}(h_l)); h_l itself if None.
+        """
         if from_above is None:
             return torch.add(h, up, alpha=self.delta)
+        if expected is None:
+            return torch.lerp(h, from_above, self.alpha).add_(up, alpha=self.delta)
 
-        return torch.lerp(h, from_above, self.alpha).add_(up, alpha=self.delta)
+        coupled = torch.add(h, from_above - expected, alpha=self.alpha)
+        return coupled.add_(up, alpha=self.delta)
 
     def _langevin(
         self,

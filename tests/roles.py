@@ -301,10 +301,12 @@ LABEL_SAMPLERS = [
 
 LANGEVIN = partial(gendae.TargetPropInference, 3, temperature=0.1)
 GRADIENT = partial(gendae.GradientInference, 3, q_weight=0.1, every_q=True, use_prior=True)
+BY_DIFFERENCES = partial(gendae.TargetPropInference, 3, alpha=0.3, difference=True)
 INFERENCES = [  # x, and which of it is observed
     Member("TargetPropInference", lambda: gendae.TargetPropInference(3), "unit mask"),
     Member("Langevin", LANGEVIN, "unit mask", "infer masked"),
     Member("under the prior", lambda: LANGEVIN(use_prior=True), "unit mask", "infer masked"),
+    Member("by differences", BY_DIFFERENCES, "unit mask"),
     Member("GradientInference", GRADIENT, "unit mask"),
 ]
 
@@ -370,6 +372,7 @@ RULES = [
     rule("STDPRule", stack, variant=" all", source="all", slope=True, inference=LANGEVIN()),
     rule("LabelledEMRule", labelled_stack, EXAMPLES),
     rule("LabelledEMRule", labelled_stack, EXAMPLES, " by gradients", inference=GRADIENT()),
+    rule("NudgedEMRule", labelled_stack, EXAMPLES, inference=BY_DIFFERENCES()),
     rule("TargetPropRule", stack),
     rule("TargetPropRule", stack, variant=" all terms", **ALL_TERMS),
     rule("TargetPropRule", lambda: stack(units="sign"), variant=" signs"),
@@ -395,6 +398,8 @@ RULES = [
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
     rule("RecurrentTargetPropRule", partial(recurrent, bits=True), EXAMPLES, " bits"),
     rule("RegularizedInversionRule", recurrent, EXAMPLES),
+    rule("TransposeFeedbackRule", recurrent, EXAMPLES),
+    rule("TransposeFeedbackRule", RESIDUAL, EXAMPLES, " residual"),
     rule("TruncatedBackpropRule", recurrent, EXAMPLES, local=False, horizon=2),
     rule("TreeTargetPropRule", trees, "chains labels"),
     rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, telling=TOLD),
@@ -412,6 +417,13 @@ RULES = [
 FILES = {"a": "numbers.npy", "b": "images.npy"}  # in the current folder
 PARTS = ["image", "label"]
 FEW = gendae.FewLabels(50)
+
+
+def spread_labels():
+    few = gendae.PartlyLabelled(gendae.Digits(), FEW)
+    return gendae.SpreadLabels(few, ["digits-variational-em"], share=0.5)
+
+
 DATA = [
     Member("Digits", lambda: gendae.Digits(50, 3)),
     Member("LongDependencies", lambda: gendae.LongDependencies("temporal-order", 10, 50)),
@@ -426,6 +438,7 @@ DATA = [
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
     Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
     Member("PartlyLabelled", lambda: gendae.PartlyLabelled(gendae.Digits(), FEW)),
+    Member("SpreadLabels", spread_labels),
     Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=FEW)),
 ]
 

@@ -90,7 +90,7 @@ def test_targetprop_inference_is_algorithm_2_for_three_layers(masked, make, numb
 def test_a_mask_that_observes_all_is_none(pair, inference):
     """Also where a pair encodes by other means than f."""
     stack = Stack(pair.built())
-    x = roles.rows("unit")
+    x = roles.rows(pair.takes)
 
     clamped = inference(stack, x, torch.ones_like(x, dtype=torch.bool))
     assert all(torch.equal(a, b) for a, b in zip(inference(stack, x), clamped, strict=True))

@@ -133,6 +133,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Images": {"path": "x.npy"},
     "SaltAndPepperNoise": {"probability": 0.1},
     "Shards": {"path": "x.npy"},
+    "Sequences": {"path": "x.npz"},
+    "Characters": {"path": "x.txt"},
+    "ImageSequences": {"source": {"type": "Digits"}},
     "LSTMReader": {"width": 2, "steps": 3, "state": 2},
     "EveryStep": {"in_features": 6, "out_features": 2, "steps": 3},
     "Residual": {"branch": OUTPUT},
@@ -162,6 +165,7 @@ STACKS = {
     "LabelledEMRule": LABELLED,
     "RecurrentTargetPropRule": RECURRENT,
     "RegularizedInversionRule": RECURRENT,
+    "TransposeFeedbackRule": RECURRENT,
     "TruncatedBackpropRule": RECURRENT,
     "TreeTargetPropRule": TREES,
 }

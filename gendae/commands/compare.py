@@ -328,7 +328,7 @@ def measure(folder: Path, data: Data) -> Run:
         str(folder),
         epoch,
         dict(curve)[epoch],
-        error_of(classifier.predict(x), classifier.answers("y", y, len(x))).item(),
+        error_of(classifier.predict(x).double(), classifier.answers("y", y, len(x))).item(),
         last["seconds"] / last["epochs"],
         curve,
     )

@@ -84,10 +84,9 @@ def complete(
     loaded = model_file.load(model, device)
     if reads_sequences(loaded):
         refuse("completer", options, "sequences are completed by an Inpainter: --inpainter.OPTION")
-        options = with_synonym("rounds", rounds, "inpainter.rounds", options)
-        stack = only_generative(loaded, model)
-        own = adjusted("inpainter", inpainter_of(stack), Inpainter, options)
-        return complete_sequences(stack, sequences_given(texts, mode), mask, n, seed, path, own)
+        file = sequences_given(texts, mode)
+        inpainter = inpainter_for(only_generative(loaded, model), rounds, options)
+        return complete_sequences(loaded, file, mask, n, seed, path, inpainter)
 
     refuse("inpainter", options, "a joint model is completed by a Completer: --completer.OPTION")
     stack = joint(loaded, model)
@@ -129,6 +128,13 @@ def joint(stack: Stack, model: str | Path) -> JointStack:
             "modalities is needed, which JointTargetPropRule trains"
         )
     return stack
+
+
+def inpainter_for(stack: Stack, rounds: int | None, options: Mapping[str, str]) -> Inpainter:
+    """The stack's inpainter, with other arguments."""
+    options = with_synonym("rounds", rounds, "inpainter.rounds", options)
+
+    return adjusted("inpainter", inpainter_of(stack), Inpainter, options)
 
 
 def sequences_given(given: dict[str, str], mode: str | None) -> Path:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 from gendae import checks
-from gendae.data.base import Data, shuffled_splits
+from gendae.data.base import SPLITS, Data, shuffled_splits
 from gendae.data.loader import Split
 from gendae.models.trees import TreeRows
 from gendae.registry import register
@@ -157,6 +157,7 @@ class StandardLibrary(Data):
 
     Raises:
         ValueError: for numbers out of range.
+        FileNotFoundError: in use, for a Python without the sources of its library.
 
     Example:
         >>> data = StandardLibrary(nodes=8, n=100)
@@ -178,6 +179,11 @@ class StandardLibrary(Data):
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
         files = library_files()
+        if len(files) < len(SPLITS):
+            raise FileNotFoundError(
+                f"{sysconfig.get_paths()['stdlib']} has no sources of the standard library"
+            )
+
         draw = random.Random(self.seed)
         draw.shuffle(files)
 

@@ -74,7 +74,7 @@ def error_of(answer: Tensor, y: Tensor) -> Tensor:
 
     there = y >= 0
     wrong = (answer.argmax(-1) != y) & there
-    return wrong.sum() / there.sum().clamp(min=1)
+    return wrong.sum().to(answer.dtype) / there.sum().clamp(min=1)
 
 
 def mean_log_probability(logits: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, normal_like
-from gendae.layers.activations import RANGES, inverse_activation
+from gendae.layers.activations import DERIVATIVES, RANGES, inverse_activation
 from gendae.layers.affine import Affine
+from gendae.layers.residual import Residual
 from gendae.layers.wrapped import change
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.recurrent import RecurrentPair
@@ -279,6 +280,109 @@ class RecurrentTargetPropRule(ThroughTimeRule):
 
         agreement = (noise * told).sum() / len(noise[0])
         return (squared_error(moved, none) / 2.0 - agreement) / self.sigma**2
+
+
+@register
+class TransposeFeedbackRule(ThroughTimeRule):
+    """A recurrent classifier learns from targets that go back by a matrix, which learns W'.
+
+    For units s(W s_{t-1} + U x_t + b), which are the state or what is added to it,
+
+        d_{t-1} = B (s'_t * d_t)                                   (+ d_t where steps are residual)
+
+    B, the weights of g_state by which it sees s_t, learns from how the units answer to noise:
+
+    feedback_g_1: sum over t of -noise' B r / sigma^2 + sum_j s'_j^2 |B_j|^2 / 2,
+                  r = s' * (the units' change under the noise)
+
+    The least mean is at B = W', where the update is that of back-propagation through time: this is
+    back-propagation with learned weight transport. Each unit knows its own slope s'; no derivative
+    of one step reaches another.
+    Source: Bengio 2014, section 5; Ernoult et al. 2022; Akrout et al. 2019.
+
+    Args:
+        stack: a classifier of one `RecurrentPair` whose f and g_state are `Affine`, or `Residual`
+            with such branches.
+        step: length of the first displacement, in squared units of s per nat; without effect, but
+            for rounding, since the feedback is linear.
+        sigma: standard deviation of the noise.
+        input_corruption, rates, log_every: see `SupervisedRule`.
+
+    Raises:
+        ValueError: for another network, and numbers out of range.
+
+    Example:
+        >>> from gendae.models.architectures import recurrent_classifier
+        >>> rule = TransposeFeedbackRule(recurrent_classifier(2, steps=4, classes=3, scale=0.1))
+        >>> list(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
+        ['target_f_1', 'feedback_g_1', 'label_f_2']
+    """
+
+    def __init__(
+        self,
+        stack: Classifier,
+        step: float = 0.1,
+        sigma: float = 0.1,
+        input_corruption: Corruption | None = None,
+        rates: Rates = Rates(hold=0.5, clip=1.0),
+        log_every: int = 50,
+    ) -> None:
+        super().__init__(stack, step, input_corruption, rates, log_every)
+        self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
+
+        for name in ("f", "g_state"):
+            branch = branch_of(getattr(self.pair.cell, name))
+            if not isinstance(branch, Affine) or branch.receives != "real":
+                self.refuse(f"{name} must be an Affine layer of real inputs, or a Residual of one")
+
+    def idle(self) -> list[nn.Module]:
+        return [*self.laws(), self.pair.cell.g_input]
+
+    @property
+    def matrix(self) -> Tensor:
+        """B, (state, state)."""
+        return branch_of(self.pair.cell.g_state).weight[:, : self.pair.cell.state]
+
+    def units(self, states: Tensor, inputs: Tensor) -> Tensor:
+        """What the units of f say, (T, batch, state)."""
+        return branch_of(self.pair.cell.f)(torch.cat([states, inputs], -1))
+
+    def slopes(self, units: Tensor) -> Tensor:
+        """s' of each unit, from what it says."""
+        return DERIVATIVES[branch_of(self.pair.cell.f).activation](units)
+
+    def feedback(self, reading: Reading) -> Back:
+        slopes = self.slopes(self.units(reading.before, reading.inputs))
+        scale = getattr(self.pair.cell.f, "scale", None)
+        matrix = self.matrix
+
+        def back(t: int, move: Tensor) -> Tensor:
+            told = F.linear(slopes[t - 1] * move, matrix)
+            return told if scale is None else torch.add(move, told, alpha=scale)
+
+        return back
+
+    def feedback_losses(self, reading: Reading, moment: Moment) -> dict[str, Tensor]:
+        with torch.no_grad():
+            noise = normal_like(reading.before.flatten(0, 1), moment.generator)
+            noise = self.sigma * noise.view_as(reading.before)
+
+            units = self.units(reading.before, reading.inputs)
+            moved = self.units(reading.before + noise, reading.inputs)
+            slopes = reading.present(self.slopes(units), torch.zeros_like(units))
+            answer = slopes * (moved - units)
+
+        batch = noise.shape[1]
+        matrix = self.matrix
+        agreement = (noise * F.linear(answer, matrix)).sum() / self.sigma**2
+        decay = (slopes.square().sum((0, 1)) * matrix.square().sum(0)).sum() / 2.0
+
+        return {"feedback_g_1": (decay - agreement) / batch}
+
+
+def branch_of(layer: nn.Module) -> nn.Module:
+    """The layer, or what a residual one adds."""
+    return layer.branch if isinstance(layer, Residual) else layer
 
 
 @register

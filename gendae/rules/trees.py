@@ -37,6 +37,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, normal_like, uniform_like
+from gendae.laws import Gaussian
 from gendae.layers.wrapped import change
 from gendae.models.classifier import Classifier, label_loss
 from gendae.models.stack import Stack
@@ -184,7 +185,7 @@ class Reading:
 
         Args:
             start: (n, state).
-            difference: with the correction; else d_i = g_i(p + d) - c_i, where d is not 0.
+            difference: with the correction; else d_i = g_i(p + d) - c_i.
         """
         moves = torch.cat([torch.zeros_like(self.codes[:1]), start])
 
@@ -512,9 +513,11 @@ class TreeLoop(Loop):
 
     def prepare(self, stack: Stack, corruption: Sequence[Corruption] | None = None) -> None:
         need_tree_pair("TreeLoop", stack)
-        if stack.pairs[0].observation.learnable or stack.pairs[0].recognition.learnable:
+        pair = stack.pairs[0]
+        if type(pair.observation) is not Gaussian or pair.recognition.learnable:
             raise ValueError(
-                "TreeLoop teaches no law with parameters; accepted: Gaussian(), Bernoulli()"
+                "TreeLoop tells means in the sense of least squares, and teaches no law with "
+                "parameters; accepted: Gaussian()"
             )
         if corruption is not None:
             raise ValueError(

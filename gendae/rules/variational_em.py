@@ -144,15 +144,29 @@ class VariationalEMRule(Rule):
         return h_tilde[:-1], corrupted(self.decoder_corruption, h[1:], moment)
 
     def local_losses(
-        self, h: Representations, f_inputs: Sequence[Tensor], g_inputs: Sequence[Tensor]
+        self,
+        h: Representations,
+        f_inputs: Sequence[Tensor],
+        g_inputs: Sequence[Tensor],
+        of_g: Representations | None = None,
     ) -> dict[str, Tensor]:
-        """M-step: the losses of all pairs, mean over the batch."""
+        """M-step: the losses of all pairs, mean over the batch.
+
+        Args:
+            h: h_0 .. h_L, targets of encoders and decoders.
+            f_inputs: h~_0 .. h~_{L-1}.
+            g_inputs: h~_1 .. h~_L.
+            of_g: h_0 .. h_{L-1}, where the decoders' targets differ.
+        """
+        if of_g is None:
+            of_g = h
+
         losses: dict[str, Tensor] = {}
         levels = zip(self.stack.pairs, f_inputs, g_inputs, strict=True)
         for level, (pair, below, above) in enumerate(levels, 1):
             losses |= own_penalty(pair, level)
             f_energy = pair.recognition.energy(h[level], pair.f(below), below)
-            g_energy = pair.observation.energy(h[level - 1], pair.g(above), above)
+            g_energy = pair.observation.energy(of_g[level - 1], pair.g(above), above)
             losses[f"f_{level}"] = f_energy.mean()
             losses[f"g_{level}"] = g_energy.mean()
 

@@ -16,6 +16,7 @@ from gendae.rules.kl import KLRule
 from gendae.rules.labelled import LabelledEMRule
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Inferring
+from gendae.rules.nudged_em import NudgedEMRule
 from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
@@ -112,6 +113,10 @@ def labels_by_inference():
     return LabelledEMRule(with_labels(deep_autoencoder([8, 6, 5]), classes=3))
 
 
+def nudged_by_labels():
+    return NudgedEMRule(with_labels(deep_autoencoder([8, 6, 5]), classes=3))
+
+
 def labelled_images():
     return *images(), torch.arange(10) % 4 - 1
 
@@ -122,6 +127,7 @@ LOCAL = [
     (lambda: STDPRule(small_stack()), images),
     (lambda: STDPRule(small_stack(), slope=True, source="all"), images),
     (labels_by_inference, labelled_images),
+    (nudged_by_labels, labelled_images),
     *((partial(target_prop, units), images) for units in (None, "sign", "binary")),
     *(
         (partial(around, units, feedback), images)

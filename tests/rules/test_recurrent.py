@@ -16,7 +16,9 @@ from gendae.rules.recurrent import (
     Reading,
     RecurrentTargetPropRule,
     RegularizedInversionRule,
+    TransposeFeedbackRule,
     TruncatedBackpropRule,
+    branch_of,
 )
 from tests.conftest import at
 from tests.rules.test_base import trainer
@@ -331,3 +333,41 @@ def test_states_of_bits_learn():
     turned = torch.cat([reading.states[-1] + moves[-1], reading.inputs[-1]], 1)
     assert torch.allclose(moves[-2], g(turned) - g(given), atol=1e-12)
     assert moves[-2].abs().max() > 0.0
+
+
+@pytest.mark.parametrize("scale", [None, 0.2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_with_transposed_weights_it_is_back_propagation_through_time(scale, masked):
+    """Of nonlinear units too, whose slopes the feedback knows."""
+    network = nonlinear(scale=scale, masked=masked)
+    rule = TransposeFeedbackRule(network)
+    f = branch_of(rule.pair.cell.f)
+    with torch.no_grad():
+        rule.matrix.copy_(f.weight[:, :STATE].T)
+
+    x, y = batch(masked)
+    rule.losses((x, y), at(0))["target_f_1"].backward()
+    ours = f.weight.grad.clone()
+    f.weight.grad = None
+
+    BackpropRule(network).losses((x, y))["label_f_2"].backward()
+    assert torch.allclose(ours, f.weight.grad, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [None, 0.2])
+def test_the_matrix_learns_the_transposed_weights(scale):
+    """Its mean gradient is (B - W') diag(E s'^2): none at W', and a known one elsewhere."""
+    network = nonlinear(scale=scale)
+    rule = TransposeFeedbackRule(network, sigma=1e-3)
+    f = branch_of(rule.pair.cell.f)
+    away = 0.5 * torch.randn(STATE, STATE).double()
+    with torch.no_grad():
+        rule.matrix.copy_(f.weight[:, :STATE].T + away)
+
+    x, _ = batch()
+    reading = Reading(rule.pair, x.repeat(20_000, 1))
+    rule.feedback_losses(reading, at(0))["feedback_g_1"].backward()
+    gradient = branch_of(rule.pair.cell.g_state).weight.grad[:, :STATE]
+
+    slopes = rule.slopes(rule.units(reading.before, reading.inputs)).square().sum(0).mean(0)
+    assert torch.allclose(gradient, away * slopes, atol=0.05)

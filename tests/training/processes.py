@@ -52,6 +52,7 @@ from gendae.rules import (
     kl,
     labelled,
     ledger,
+    nudged_em,
     nudged_stdp,
     online,
     recurrent,
@@ -159,6 +160,11 @@ RULES = {
         log_every=3,
         corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
     ),
+    "nudged by labels": lambda: nudged_em.NudgedEMRule(
+        with_labels(stack()),
+        log_every=3,
+        corruption=[GaussianNoise(0.5), GaussianNoise(0.3), SpikeNoise(3)],
+    ),
     "kl": lambda: kl.KLRule(learned(), prior_every=4),
     "kl within layers": lambda: kl.KLRule(
         stack(FactorialPrior()), reach="within_layer", prior_every=4
@@ -219,6 +225,12 @@ RULES = {
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
     ),
+    "transpose feedback": lambda: recurrent.TransposeFeedbackRule(
+        recurrent_classifier(8, 8, 12, scale=0.1)
+    ),
+    "truncated": lambda: recurrent.TruncatedBackpropRule(
+        recurrent_classifier(8, 8, 12), horizon=3
+    ),
     "regularised inversion": lambda: recurrent.RegularizedInversionRule(
         recurrent_classifier(8, 8, 12)
     ),
@@ -236,6 +248,7 @@ RULES = {
 MEASURED = ("difference", "generec")
 DATA = {
     "labels": Labelled,
+    "nudged by labels": Labelled,
     "joint": FewModalities,
     "joint with few labels": lambda rows: FewModalities(rows, labelled=FewLabels(20)),
 }

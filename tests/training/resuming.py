@@ -47,6 +47,7 @@ from gendae.rules import (
     joint,
     kl,
     labelled,
+    nudged_em,
     nudged_stdp,
     online,
     recurrent,
@@ -123,6 +124,9 @@ RULES = {
     "labels": lambda: labelled.LabelledEMRule(
         with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
     ),
+    "nudged by labels": lambda: nudged_em.NudgedEMRule(
+        with_labels(stack()), warmup=6, corruption=[NOISE, NOISE, SpikeNoise(3)]
+    ),
     "kl": lambda: kl.KLRule(learned(), prior_every=3),
     "kl under parzen": lambda: kl.KLRule(
         stack(ParzenPrior(capacity=70), noise=0.2), prior_every=3
@@ -185,6 +189,12 @@ RULES = {
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
     ),
+    "transpose feedback": lambda: recurrent.TransposeFeedbackRule(
+        recurrent_classifier(8, 8, 12, scale=0.1)
+    ),
+    "truncated": lambda: recurrent.TruncatedBackpropRule(
+        recurrent_classifier(8, 8, 12), horizon=3
+    ),
     "regularised inversion": lambda: recurrent.RegularizedInversionRule(
         recurrent_classifier(8, 8, 12)
     ),
@@ -209,7 +219,7 @@ def data_of(case):
     if case == "joint":
         return Multimodal(FewDigits(), ["image", "label"], batch_size=50, labelled=FewLabels(80))
 
-    if case == "labels":
+    if case in ("labels", "nudged by labels"):
         return PartlyLabelled(FewDigits(), FewLabels(80), batch_size=50)
 
     if case == "difference in phases":
