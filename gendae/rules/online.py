@@ -397,7 +397,9 @@ class OnlineDeltaRule(Rule):
         labels: hold the top, as wide as there are classes, at the label of each example.
         every_tick: move the weights at every tick of a presentation, by plain steps of the rates;
             the optimizer's step, of torch.optim.SGD, then leaves them there.
-        rates, log_every: see `Rule`.
+        rates: see `Rates`. Plain steps suit few inputs; with "adam", for which a synapse keeps two
+            averages of its own changes, read-outs of the layers are better.
+        log_every: see `Rule`.
 
     Raises:
         ValueError: see `Rule` and `DelayNetwork`; for numbers out of range, layers with laws that

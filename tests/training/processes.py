@@ -241,7 +241,7 @@ RULES = {
         Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
     ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
-    "nudged": lambda: nudged_stdp.NudgedSTDPRule(network()),
+    "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network()),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }
 #: Cases whose credit assignment is measured on the way, which takes time.

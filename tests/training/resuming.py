@@ -207,7 +207,7 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
-    "nudged": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
+    "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
     ),
