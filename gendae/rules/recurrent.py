@@ -105,9 +105,6 @@ class ThroughTimeRule(SupervisedRule):
         if self.stack.depth != 1 or not isinstance(self.stack.pairs[0], RecurrentPair):
             self.refuse("one RecurrentPair is needed, through whose steps targets go back")
 
-        if self.pair.masked and input_corruption is not None:
-            self.refuse("its inputs say which steps there are, and noise would change that")
-
         self.step = checks.at_least("step", step, 0.0, strict=True)
 
     @property

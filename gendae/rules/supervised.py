@@ -72,6 +72,9 @@ class SupervisedRule(LabelRule):
         self.input_corruption: Corruption | None = None
         if input_corruption is not None:
             self.input_corruption = built("input_corruption", input_corruption, Corruption)
+        if self.input_corruption is not None and getattr(self.stack.pairs[0].f, "masked", False):
+            self.refuse("its inputs say which steps there are, and noise would change that")
+
         self.samples = checks.whole("samples", samples, 1, checks.REPEATS)
 
     # -- networks a rule can train -------------------------------------------------------------

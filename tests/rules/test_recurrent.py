@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
@@ -371,3 +372,9 @@ def test_the_matrix_learns_the_transposed_weights(scale):
 
     slopes = rule.slopes(rule.units(reading.before, reading.inputs)).square().sum(0).mean(0)
     assert torch.allclose(gradient, away * slopes, atol=0.05)
+
+
+@pytest.mark.parametrize("cls", [RecurrentTargetPropRule, BackpropRule, TruncatedBackpropRule])
+def test_noise_on_what_says_which_steps_there_are_is_refused(cls):
+    with pytest.raises(ValueError, match="its inputs say which steps there are"):
+        cls(nonlinear(masked=True), input_corruption=GaussianNoise(0.1))
