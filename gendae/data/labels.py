@@ -184,9 +184,7 @@ class SpreadLabels(Data):
         stack = load(self.codes_of)
         level = stack.depth if self.level is None else self.level
         if level > stack.depth:
-            raise ValueError(
-                f"level={level}: the model {self.model} has levels 0 .. {stack.depth}"
-            )
+            raise ValueError(f"level={level}: {self.codes_of} has levels 0 .. {stack.depth}")
 
         with torch.no_grad():
             h = torch.cat([stack.encode(part)[level] for part in x.split(BATCH)])
