@@ -195,7 +195,7 @@ def spread_error(data):
 
 def neighbours_error(data, k=5):
     """Validation and test errors of k nearest neighbours in the codes, by the spread labels."""
-    stack = gendae.load(data.model)
+    stack = gendae.load(data.codes_of)
     x, y, _ = data.split("train")
     train = stack.encode(x)[-1].detach()
     votes = KNeighborsClassifier(k).fit(normalize(train - train.mean(0)), y)

@@ -135,7 +135,7 @@ def test_a_description_builds_the_same(member):
 
 #: Arguments that are checked under another name, or where they are used.
 CHECKED_ELSEWHERE = {
-    *("gain", "given", "level", "seed", "split_seed", "path", "root"),
+    *("gain", "given", "level", "seed", "split_seed", "path", "root", "codes_of"),
     *("visible", "hidden_activation"),
 }
 

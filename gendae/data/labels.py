@@ -101,7 +101,7 @@ class SpreadLabels(Data):
 
     Args:
         source: the examples, few of them labelled, none twice.
-        model: of the codes: a .ckpt, a .safetensors, or the name of a shipped one.
+        codes_of: the model of the codes: a .ckpt, a .safetensors, or the name of a shipped one.
         level: l of the codes h_l; the top if None, x itself if 0.
         neighbours: of each example in the graph.
         alpha: how much of a label comes from neighbours, in (0, 1).
@@ -123,7 +123,7 @@ class SpreadLabels(Data):
     def __init__(
         self,
         source: Data,
-        model: str,
+        codes_of: str,
         level: int | None = None,
         neighbours: int = 5,
         alpha: float = 0.99,
@@ -135,7 +135,7 @@ class SpreadLabels(Data):
         self.source: Data = build(source)
         self.kind = self.source.kind
         self._check_source()
-        self.model = str(checks.path("model", model))
+        self.codes_of = str(checks.path("codes_of", codes_of))
         self.level = None if level is None else checks.whole("level", level, 0)
         self.neighbours = checks.whole("neighbours", neighbours, 1)
         self.alpha = checks.share("alpha", alpha)
@@ -181,12 +181,10 @@ class SpreadLabels(Data):
 
     def _codes(self, x: Tensor) -> np.ndarray:
         """h_level of all examples, centred and of unit length, (n, width)."""
-        stack = load(self.model)
+        stack = load(self.codes_of)
         level = stack.depth if self.level is None else self.level
         if level > stack.depth:
-            raise ValueError(
-                f"level={level}: the model {self.model} has levels 0 .. {stack.depth}"
-            )
+            raise ValueError(f"level={level}: {self.codes_of} has levels 0 .. {stack.depth}")
 
         with torch.no_grad():
             h = torch.cat([stack.encode(part)[level] for part in x.split(BATCH)])

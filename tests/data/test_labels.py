@@ -91,7 +91,7 @@ def test_labels_stay_for_examples_that_no_neighbour_reaches(tmp_path):
     assert set(y[:20].tolist()) <= {3, 5}
 
 
-OF_DIGITS = partial(SpreadLabels, model=MODEL)
+OF_DIGITS = partial(SpreadLabels, codes_of=MODEL)
 REFUSED = [
     (lambda: OF_DIGITS(few(share=0.5)), "share=0.5, only=False.* several times"),
     (lambda: OF_DIGITS(few(only=True)), "only=True.* several times"),
