@@ -118,7 +118,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     },
     "ListOps": {"depths": [1]},
     "Quadtree": {"shape": [4, 4], "patch": 1},
-    "SpreadLabels": {"source": {"type": "Digits"}, "models": ["m.ckpt"]},
+    "SpreadLabels": {"source": {"type": "Digits"}, "codes_of": "m.ckpt"},
     "RecurrentPair": RECURRENT_PAIR,
     "TreeCell": TREE_CELL,
     "TreePair": TREE_PAIR,

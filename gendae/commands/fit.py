@@ -16,7 +16,10 @@ OPTIONS = {
     "--help-all": "every option (takes some seconds)",
     "--model RULE": "train the configuration's network by another rule",
     "--model.help RULE": "what a rule takes, such as --model.inference.steps N",
-    "--data NAME --data.root DIR": "Digits, MNIST, Images (--data.path FILE --data.labels FILE)",
+    "--data NAME --data.root DIR": (
+        "Digits, MNIST, Images (--data.path FILE --data.labels FILE), Sequences "
+        "(--data.path FILE.npz), Characters (--data.path TEXT), ImageSequences, LongDependencies"
+    ),
     "--data.help NAME": "what a data set takes, such as --data.batch_size N",
     "--seed_everything N": "seed of weights and noise",
     "--ckpt_path FILE.ckpt": "resume a fit, or what to validate or test",

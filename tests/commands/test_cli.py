@@ -309,7 +309,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         (KL + " --model.alpha big", "model.alpha=big: a number or null is needed"),
         (KL + " --model.alpha", "--model, or an option below it, lacks its value"),
         (KL + " --model KLRul", "model='KLRul' is unknown; accepted: "),
-        (KL + " --model KLRul", ", KLRule, "),
+        (KL + " --model KLRul", " KLRule, "),
         (KL + " --model KLRul", "did you mean KLRule?"),
         (KL + " --model.help=", "--model.help='' is unknown; a public name of gendae"),
         (KL + " --model.help KLRul", "did you mean KLRule?"),
