@@ -6,6 +6,8 @@ read and told again, with the given inputs clamped.
 Source: Bengio 2014, section 5: "resample any part given any part".
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -77,7 +79,7 @@ def _of_each(mask: Tensor, n: int, nodes: int) -> Tensor:
 
 @torch.no_grad()
 def _completed(stack: Stack, x: Tensor, mask: Tensor, rounds: int) -> Tensor:
-    pair = stack.pairs[0]
+    pair = cast(TreePair, stack.pairs[0])
     trees = pair.layout.trees(x)
     seen = trees.without(~mask.T.flatten()[trees.slots])
     missing = ~seen[: trees.with_input, None]

@@ -330,8 +330,8 @@ def _cell(
     state = checks.whole("state", state, 1)
 
     given = state + width if sees_input else state
-    f: Affine | Residual = Affine(state + width, state, activation, receives=receives)
-    g: Affine | Residual = Affine(given, state, activation, receives=receives)
+    f = Affine(state + width, state, activation, receives=receives)
+    g = Affine(given, state, activation, receives=receives)
     with torch.no_grad():
         nn.init.normal_(f.weight[:, state:], std=width**-0.5)
         g.weight.zero_()
@@ -342,11 +342,11 @@ def _cell(
             square = torch.randn(state, state) / math.sqrt(2.0 * state)
             f.weight[:, :state] = square - square.T
 
-    if scale is not None:
-        f = Residual(f, scale)
-        g = Residual(g, scale)
+    g_input = Affine(state, width, visible)
+    if scale is None:
+        return Cell(f, g, g_input)
 
-    return Cell(f, g, Affine(state, width, visible))
+    return Cell(Residual(f, scale), Residual(g, scale), g_input)
 
 
 def recurrent_autoencoder(

@@ -345,6 +345,8 @@ class Quadtree(Layout):
     """
 
     arity = 4
+    pixel: Tensor
+    place: Tensor
 
     def __init__(self, shape: Sequence[int], patch: int) -> None:
         super().__init__()
