@@ -234,9 +234,8 @@ def test_a_model_that_generates_is_trained_sampled_and_completed(tmp_path):
         (["fit", *options("class.npz", steps=4)], "the model takes (batch, 12)"),
     ],
 )
+@pytest.mark.parametrize("generative", [True], ids=["masked"], indirect=True)
 def test_refusals(generative, capsys, command, words):
-    if not generative.pairs[0].masked:
-        pytest.skip("once is enough")
     save(recurrent_classifier(CHANNELS, STEPS, 8, CLASSES, masked=True), "c.safetensors")
     save(recurrent_classifier(CHANNELS, STEPS, 8, CLASSES), "full.safetensors")
     np.save("wide.npy", np.ones((4, STEPS, 3)))
