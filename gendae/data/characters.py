@@ -63,9 +63,11 @@ class Characters(Data):
         self.path = str(path)
         self.steps = checks.whole("steps", steps, 1, checks.REPEATS)
         self.context = checks.whole("context", context, 0, self.steps - 1)
+
         self.valid_fraction, self.test_fraction = checks.fractions(
             valid_fraction=valid_fraction, test_fraction=test_fraction
         )
+
         self._vocabulary: list[str] = []
 
     @property

@@ -22,8 +22,39 @@ BATCH = 1000  # examples whose codes are computed at a time
 STEPS = 200
 
 
+class Relabelled(Data):
+    """Base class: training examples of a source with other labels; the rest is as it was.
+
+    Args:
+        source: the examples.
+        batch_size, seed: see `Data`.
+    """
+
+    def __init__(self, source: Data, batch_size: int, seed: int) -> None:
+        super().__init__(batch_size, seed)
+        self.source: Data = build(source)
+        self.kind = self.source.kind
+
+    def prepare_data(self) -> None:
+        """Fetch the examples where they are missing."""
+        self.source.prepare_data()
+
+    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        shape = self.source.shape
+        self._identity = self.source.identity
+        splits = {name: self.source.split(name) for name in ("valid", "test")}
+
+        x, y, _ = self.source.split("train")
+        splits["train"] = self.relabelled(x, y)
+        return splits, shape
+
+    def relabelled(self, x: Tensor, y: Tensor | None) -> Split:
+        """The training examples, with the labels that a variant gives them."""
+        raise NotImplementedError(f"{type(self).__name__} must define relabelled")
+
+
 @register
-class PartlyLabelled(Data):
+class PartlyLabelled(Relabelled):
     """Training examples without their label but for a few; validation and test are as they were.
 
     The label of an example without one is -1.
@@ -53,33 +84,18 @@ class PartlyLabelled(Data):
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed)
-        self.source: Data = build(source)
-        self.kind = self.source.kind
+        super().__init__(source, batch_size, seed)
         self.classes = checks.whole("classes", classes, 2)
         self.labelled = checks.kind("labelled", build(labelled), FewLabels)
         self.labelled.check(self.classes)
 
-    def prepare_data(self) -> None:
-        """Fetch the examples where they are missing."""
-        self.source.prepare_data()
-
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        shape = self.source.shape
-        self._identity = self.source.identity
-        splits = {name: self.source.split(name) for name in ("valid", "test")}
-
-        x, y, _ = self.source.split("train")
+    def relabelled(self, x: Tensor, y: Tensor | None) -> Split:
         if y is None:
             raise ValueError(
                 f"the training examples of {type(self.source).__name__} have no labels"
             )
 
         checks.labels("labels of the training examples", y, len(x), self.classes)
-        splits["train"] = self._hide_labels(x, y)
-        return splits, shape
-
-    def _hide_labels(self, x: Tensor, y: Tensor) -> Split:
         keep = self.labelled.drawn(y, self.classes)
         few = torch.full_like(y, -1)
         few[keep] = y[keep]
@@ -88,7 +104,7 @@ class PartlyLabelled(Data):
 
 
 @register
-class SpreadLabels(Data):
+class SpreadLabels(Relabelled):
     """Few labels, spread to the examples whose codes are near by; validation and test are kept.
 
     A model that was trained without labels, or with few, gives the codes, which are centred and
@@ -131,31 +147,22 @@ class SpreadLabels(Data):
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, seed)
-        self.source: Data = build(source)
-        self.kind = self.source.kind
+        super().__init__(source, batch_size, seed)
         self._check_source()
+
         self.codes_of = str(checks.path("codes_of", codes_of))
         self.level = None if level is None else checks.whole("level", level, 0)
         self.neighbours = checks.whole("neighbours", neighbours, 1)
+
         self.alpha = checks.share("alpha", alpha)
         if alpha in (0.0, 1.0):
             raise ValueError(f"alpha={alpha}: a number between 0 and 1 is needed")
         self.share = checks.share("share", share)
 
-    def prepare_data(self) -> None:
-        """Fetch the examples where they are missing."""
-        self.source.prepare_data()
-
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        shape = self.source.shape
-        self._identity = self.source.identity
-        splits = {name: self.source.split(name) for name in ("valid", "test")}
-
-        x, y, _ = self.source.split("train")
+    def relabelled(self, x: Tensor, y: Tensor | None) -> Split:
         self._check(x, y)
-        splits["train"] = Split(x, self._spread(self._codes(x), y))
-        return splits, shape
+
+        return Split(x, self._spread(self._codes(x), y))
 
     def _check_source(self) -> None:
         """Raise a ValueError for copies of labelled examples, which would be their neighbours."""

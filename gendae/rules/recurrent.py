@@ -76,7 +76,7 @@ class Reading:
         return value if self.there is None else torch.lerp(otherwise, value, self.there)
 
 
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
+def error_of_steps(output: Tensor, target: Tensor) -> Tensor:
     """|output - target|^2 of (T, batch, width), sum over steps, mean over the batch."""
     return F.mse_loss(output, target, reduction="sum") / output.shape[1]
 
@@ -245,7 +245,7 @@ class RecurrentTargetPropRule(ThroughTimeRule):
 
         return {
             "state_g_1": state(reading, moment),
-            "input_g_1": squared_error(seen, reading.inputs),
+            "input_g_1": error_of_steps(seen, reading.inputs),
         }
 
     def _noise(self, like: Tensor, moment: Moment) -> Tensor:
@@ -260,7 +260,7 @@ class RecurrentTargetPropRule(ThroughTimeRule):
             after = cell.step(noisy, reading.inputs)
 
         told = cell.back(after, reading.inputs)
-        return squared_error(reading.present(told, noisy), noisy)
+        return error_of_steps(reading.present(told, noisy), noisy)
 
     def _transpose(self, reading: Reading, moment: Moment) -> Tensor:
         """The local difference reconstruction loss."""
@@ -276,7 +276,7 @@ class RecurrentTargetPropRule(ThroughTimeRule):
         moved = reading.present(cell.back(other, reading.inputs) - here, none)
 
         agreement = (noise * told).sum() / len(noise[0])
-        return (squared_error(moved, none) / 2.0 - agreement) / self.sigma**2
+        return (error_of_steps(moved, none) / 2.0 - agreement) / self.sigma**2
 
 
 @register

@@ -31,7 +31,7 @@ from gendae.registry import register
 from gendae.rules.chain import Corrupt
 from gendae.rules.loops import Loop
 from gendae.rules.moment import Moment
-from gendae.rules.recurrent import Reading, squared_error
+from gendae.rules.recurrent import Reading, error_of_steps
 from gendae.rules.targets import missed
 
 
@@ -254,8 +254,8 @@ class RecurrentLoop(Loop):
         target = told.after.detach()
 
         return {
-            "lack_g_1": energies.mean() + squared_error(told.present(back - before), 0 * before),
-            "lack_f_1": squared_error(told.present(output - target), 0 * target),
+            "lack_g_1": energies.mean() + error_of_steps(told.present(back - before), 0 * before),
+            "lack_f_1": error_of_steps(told.present(output - target), 0 * target),
         }
 
     # -- the short loops -----------------------------------------------------------------------
@@ -276,8 +276,8 @@ class RecurrentLoop(Loop):
         again = cell.step(before.detach(), inputs.detach())
 
         energies = self._energy(pair, clean, reading.present(inputs, clean))
-        states = squared_error(reading.present(before, reading.before), reading.before)
+        states = error_of_steps(reading.present(before, reading.before), reading.before)
         return {
             "short_g_1": energies.mean() + states,
-            "short_f_1": squared_error(reading.present(again, reading.after), reading.after),
+            "short_f_1": error_of_steps(reading.present(again, reading.after), reading.after),
         }

@@ -122,9 +122,11 @@ class Reading:
         self.trees = trees
         self.telling = telling
         self.seen: Tensor | None = None
+
         with torch.no_grad():
             self.codes = pair.f.codes(trees)
             self.whole = self.codes
+
             if hidden is not None:
                 self.seen = trees.without(hidden)
                 self.codes = pair.f.codes(trees, self.seen)

@@ -27,17 +27,21 @@ from tests.rules.test_base import trainer
 STATE, WIDTH, STEPS, CLASSES = 5, 3, 6, 4
 
 
-def orthogonal(masked=False):
+def turning(state, width):
     """Linear states turned by an orthogonal W, which g turns back."""
     torch.manual_seed(0)
-    f = Affine(STATE + WIDTH, STATE)
-    g_state = Affine(STATE, STATE)
-    turn = torch.linalg.qr(torch.randn(STATE, STATE))[0]
+    f = Affine(state + width, state)
+    g_state = Affine(state, state)
+    turn = torch.linalg.qr(torch.randn(state, state))[0]
     with torch.no_grad():
-        f.weight[:, :STATE] = turn
+        f.weight[:, :state] = turn
         g_state.weight.copy_(turn.T)
 
-    pair = RecurrentPair(Cell(f, g_state, Affine(STATE, WIDTH)), STEPS, masked)
+    return Cell(f, g_state, Affine(state, width))
+
+
+def orthogonal(masked=False):
+    pair = RecurrentPair(turning(STATE, WIDTH), STEPS, masked)
     return Classifier(pair, output=Affine(STATE, CLASSES)).double()
 
 

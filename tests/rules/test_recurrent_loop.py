@@ -11,23 +11,15 @@ from gendae.models.stack import Stack
 from gendae.rules.recurrent_loop import RecurrentLoop
 from gendae.rules.targetprop import TargetPropRule
 from tests.conftest import at
+from tests.rules.test_recurrent import turning
 
 STATE, WIDTH, STEPS = 6, 2, 5
 CLEAN = [GaussianNoise(0.0), GaussianNoise(0.0)]
 
 
 def orthogonal(masked=False):
-    """Linear states turned by an orthogonal matrix, and turned back: all feedback is exact."""
-    torch.manual_seed(0)
-    f = Affine(STATE + WIDTH, STATE)
-    g_state = Affine(STATE, STATE)
-    turn = torch.linalg.qr(torch.randn(STATE, STATE))[0]
-    with torch.no_grad():
-        f.weight[:, :STATE] = turn
-        g_state.weight.copy_(turn.T)
-
-    pair = RecurrentPair(Cell(f, g_state, Affine(STATE, WIDTH)), STEPS, masked)
-    return Stack(pair).double()
+    """States that are turned, and turned back: all feedback is exact."""
+    return Stack(RecurrentPair(turning(STATE, WIDTH), STEPS, masked)).double()
 
 
 def data(masked=False):
