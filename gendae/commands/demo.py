@@ -2,6 +2,7 @@
 
 import contextlib
 import webbrowser
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from gendae.storage.atomic import write_whole
 JOINT = "mnist-joint-label"
 TOY = "toy-field"
 
+#: Scripts by the role of the model that they give.
+Scripts = dict[str, Callable[[], bytes]]
+
 
 def demo(
     model: str = "mnist-targetprop-parzen",
     *,
     port: int = 8410,
-    out: str = "",
+    out: str | None = None,
     bits: int = 32,
     open: bool = False,
 ) -> Table:
@@ -40,30 +44,48 @@ def demo(
         open: show it in the browser.
     """
     checks.whole("--port", port, 0, 65_535)
-    checks.one_of("--bits", bits, BITS)
+    if bits not in BITS:
+        raise ValueError(f"--bits {bits} is no size of a weight on the page; accepted: 8, 32")
+
+    scripts = scripts_of(model, bits)
+    if out is not None:
+        return _write(Path(out), scripts)
+    return _serve(files_of(scripts), port, open)
+
+
+def scripts_of(model: str, bits: int = 32) -> Scripts:
+    """What gives the page its three models, by their roles.
+
+    Raises:
+        ValueError: for a model that the page cannot show.
+    """
     images = page_model(load_generative(model), Path(model).stem, bits)
     if images["kind"] != "image":
         raise ValueError(f"{model} is a model of {images['kind']}; the page draws images")
 
-    scripts: dict[str, partial[bytes]] = {
+    return {
         "images": partial(model_script, "images", images),
         "joint": partial(_shipped_script, "joint", JOINT, bits),
         "toy": partial(_shipped_script, "toy", TOY, bits),
     }
-    if out:
-        return _write(Path(out), scripts)
 
-    files: dict[str, bytes] = {f"/{name}": content for name, content in page_files().items()}
-    files["/"] = files["/index.html"]
-    later = {f"/model-{role}.js": cache(script) for role, script in scripts.items()}
-    return _serve({**files, **later}, port, open)
+
+def files_of(scripts: Scripts) -> Files:
+    """The page and its models by their paths; models are read when they are asked for."""
+    files: dict[str, bytes | Callable[[], bytes]] = {}
+    for name, content in page_files().items():
+        files[f"/{name}"] = content
+    for role, script in scripts.items():
+        files[f"/model-{role}.js"] = cache(script)
+
+    return {**files, "/": files["/index.html"]}
 
 
 def _shipped_script(role: str, name: str, bits: int) -> bytes:
     return model_script(role, page_model(model_file.load(name), name, bits))
 
 
-def _write(folder: Path, scripts: dict[str, partial[bytes]]) -> Table:
+def _write(folder: Path, scripts: Scripts) -> Table:
     """The page in a folder."""
     written = [write_whole(folder / "index.html", standalone())]
     for role, script in scripts.items():

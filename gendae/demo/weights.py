@@ -6,7 +6,7 @@ whole numbers from -127 to 127 with one scale a row, a quarter of the size.
 
 import base64
 import copy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
-from gendae.layers.pair import Pair
+from gendae.layers.pair import Pair, Transpose
+from gendae.layers.wrapped import Layer
 from gendae.models.joint import JointStack, kind_of
 from gendae.models.modalities import Masked, Slices
 from gendae.models.stack import Stack
@@ -133,7 +134,9 @@ def _joint(stack: JointStack, name: str, bits: int) -> Numbers:
     junction = above.f
     heads = above.g
     if not isinstance(junction, Masked) or not isinstance(heads, Heads):
-        raise ValueError(f"{name} joins its modalities by other layers than the page's")
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{name} joins its modalities by other layers than the page's"
+        )
 
     noise = stack.loop_noise(1)
     passing = noise.passing[0]
@@ -153,24 +156,27 @@ def _joint(stack: JointStack, name: str, bits: int) -> Numbers:
     }
 
 
-def _slice(layer: nn.Module) -> nn.Module:
+def _slice(layer: Layer) -> Layer:
     """The map of the first modality, of maps side by side."""
-    return layer.maps[0] if isinstance(layer, Slices) else layer
+    return cast(Layer, layer.maps[0]) if isinstance(layer, Slices) else layer
 
 
 def _pair(name: str, pair: Pair, bits: int) -> Numbers:
     return {"f": _layers(name, pair.f, bits), "g": _layers(name, pair.g, bits)}
 
 
-def _layers(name: str, layer: nn.Module, bits: int) -> list[Numbers]:
+def _layers(name: str, layer: Layer, bits: int) -> list[Numbers]:
     """The affine maps that a layer is a chain of."""
-    chain = list(layer.layers) if isinstance(layer, MLP) else [layer]
-    for part in chain:
-        if type(part) is not Affine or part.receives != "real":
+    parts = list(layer.layers) if isinstance(layer, MLP) else [layer]
+    chain = []
+    for part in parts:
+        real = getattr(part, "receives", "real") == "real"
+        if type(part) not in (Affine, Transpose) or not real:
             raise ValueError(
                 f"{name} has a layer that the page cannot compute, {type(part).__name__}; "
-                "accepted: Affine, and MLP"
+                "accepted: Affine, MLP, and those of a TiedPair"
             )
+        chain.append(cast(Affine | Transpose, part))
 
     return [
         {

@@ -58,7 +58,7 @@ export function concatenate(...parts) {
 
 export function softmax(a) {
   const top = Math.max(...a);
-  const powers = Float32Array.from(a, (value) => Math.exp(value - top));
+  const powers = a.map((value) => Math.exp(value - top));
   const sum = powers.reduce((total, value) => total + value, 0);
   return powers.map((value) => value / sum);
 }

@@ -53,16 +53,16 @@ export class Joint {
 
   /** Up to the joint code and down again, with noise by the temperature. */
   round(code, label, random, temperature) {
-    const scale = Math.SQRT2 * temperature;
-    const noisy = code.map((value, i) => value + scale * this.entering[i] * random.normal());
-
-    let top = this.up(noisy, label);
-    top = top.map((value, i) => value + scale * this.passing[i] * random.normal());
-
-    const mean = this.down(top).code;
-    if (temperature === 0) return mean;
-    return mean.map((value, i) => value + temperature * this.rest[i] * random.normal());
+    const noisy = disturbed(code, this.entering, Math.SQRT2 * temperature, random);
+    const top = disturbed(this.up(noisy, label), this.passing, Math.SQRT2 * temperature, random);
+    return disturbed(this.down(top).code, this.rest, temperature, random);
   }
+}
+
+/** h with noise of these widths, one a unit, times a scale. */
+function disturbed(h, widths, scale, random) {
+  if (scale === 0) return h;
+  return h.map((value, i) => value + scale * widths[i] * random.normal());
 }
 
 /** The row of a class: 1 in its place. */

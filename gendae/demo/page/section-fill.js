@@ -9,7 +9,9 @@ import {Random} from "gendae/random.js";
 /** Step sizes chosen on validation images of MNIST. */
 const MOVES = {delta: 0.3, alpha: 0.3};
 const GENERATE = {steps: 15, delta: 0.1, alpha: 0.3};
+/** Draws of the model at which missing pixels may start. */
 const DRAWS = 300;
+const AT_ONCE = 20;
 
 export function fillIn(stack) {
   const loop = new Loop();
@@ -47,7 +49,10 @@ export function fillIn(stack) {
     }
   }
 
-  const some = [...first(DRAWS, draws(stack, random))];
+  const all = first(DRAWS, draws(stack, random));
+  const some = [...first(AT_ONCE, all)];
+  new Loop().run(all, (draw) => some.push(draw)); // the others while the page is shown
+
   const board = new Board(find("fill-board"), stack.shape, start);
 
   function giveHalf() {
