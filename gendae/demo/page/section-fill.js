@@ -26,7 +26,7 @@ export function fillIn(stack) {
     if (!board.x.some((value, i) => value > 0 && board.mask[i])) {
       loop.stop();
       show(new Float32Array(stack.width));
-      find("fill-status").textContent = "Draw on the light half.";
+      find("fill-status").textContent = "Draw on the open half.";
       return;
     }
 
