@@ -38,16 +38,15 @@ def _idx(path: Path) -> object:
 
 
 def _image(path: Path) -> object:
-    from gendae.data.files import read_images
+    from gendae.data.sources import read_images
 
     return read_images(path)
 
 
 def _npz(path: Path) -> object:
-    from gendae.data.files import labels_of, read_images
+    from gendae.data.sources import read_pictures
 
-    x, _ = read_images(path)
-    return x, labels_of(path, len(x), strict=False)
+    return read_pictures(path)
 
 
 @functools.cache
