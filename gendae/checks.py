@@ -276,7 +276,7 @@ def batch(value: Any) -> tuple:  # noqa: ANN401 - whatever a loader gives
     Example:
         >>> batch({"image": torch.zeros(1, 4)})
         Traceback (most recent call last):
-        ValueError: batch is a dict of image; a tuple (x,) or (x, y) is needed: give the loader ...
+        ValueError: batch is a dict of image; a tuple (x,) or (x, y) is needed: give the ...
     """
     if isinstance(value, tuple | list) and len(value) > 0 and all(map(_is_part, value)):
         if all(part is None or isinstance(part, Tensor) for part in value):
@@ -288,8 +288,8 @@ def batch(value: Any) -> tuple:  # noqa: ANN401 - whatever a loader gives
     if isinstance(value, Mapping):
         told += f" of {', '.join(map(str, value))}"
     raise ValueError(
-        f"{told}; a tuple (x,) or (x, y) is needed: give the loader a "
-        "torch.utils.data.TensorDataset(x), or a collate_fn that makes tuples"
+        f"{told}; a tuple (x,) or (x, y) is needed: give the Trainer gendae.Images(dataset), or "
+        "the loader a torch.utils.data.TensorDataset(x) or a collate_fn that makes tuples"
     )
 
 

@@ -197,7 +197,7 @@ def _coding(image: "Image") -> str:
 
     To be asked before the pixels are loaded.
     """
-    if not image.tile:
+    if not getattr(image, "tile", None):  # held in memory
         return image.mode
 
     arguments = image.tile[0][3]

@@ -262,8 +262,8 @@ class Shards(Images):
         """The .npy files, in order."""
         if not isinstance(self.path, str):
             raise ValueError(  # noqa: TRY004 - a choice of the user
-                f"path is a {type(self.path).__name__}; the name of a .npy, or of a folder of them, "
-                "is needed: Images takes what is in memory"
+                f"path is a {type(self.path).__name__}; the name of a .npy, or of a folder of "
+                "them, is needed: Images takes what is in memory"
             )
         path = checks.path("path", self.path)
         if not path.exists():

@@ -2,7 +2,7 @@
 
 | source | what is read |
 |---|---|
-| `.npy`, `.npz`, an IDX file | an array, and what lies beside it in a `.npz`: labels, test images |
+| `.npy`, `.npz`, an IDX file | an array; in a `.npz` labels and test images beside it |
 | an image file, a folder or a list of them | pictures, see `gendae.data.pictures` |
 | a folder of folders of images | pictures, whose folders are their classes |
 | `.csv`, `.parquet` | rows of numbers, or a column of pictures; a column of labels |
@@ -18,6 +18,7 @@ some are above 127. Images are (n, pixels), (n, height, width), or either way ro
 of which three are coloured unless they are equal.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -85,12 +86,14 @@ class InMemory:
         shape: number, height and width.
 
     Example:
-        >>> print(InMemory("0123456789abcdef", [5, 8, 8]))
+        >>> print(InMemory("0123456789abcdef" * 4, [5, 8, 8]))
         5 images of 8 x 8 pixels that were in memory (sha256:0123456789ab)
     """
 
     def __init__(self, sha256: str, shape: Sequence[int]) -> None:
-        self.sha256 = checks.kind("sha256", sha256, str)
+        if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise ValueError(f"sha256={sha256!r:.80}: 64 hexadecimal digits are needed")
+        self.sha256 = sha256
         self.shape = [checks.whole("shape", side, 0) for side in shape]
 
     def __str__(self) -> str:
@@ -199,9 +202,8 @@ def held(source: Source, color: str | None = None) -> Held:
     if isinstance(source, np.ndarray | Tensor):
         return Held(_array("path", source))
     if hasattr(source, "iloc"):  # a table of pandas'
-        return _table(
-            "path", {str(key): column.to_numpy() for key, column in source.items()}, color
-        )
+        columns = {str(name): column.to_numpy() for name, column in source.items()}
+        return _table("path", columns, color)
     if isinstance(source, Mapping):
         return _mapping(source, color)
     if hasattr(source, "column_names"):
@@ -210,8 +212,8 @@ def held(source: Source, color: str | None = None) -> Held:
         return _items(source, color)
 
     raise ValueError(
-        f"path is a {type(source).__name__}; a file, a folder, an array, a tensor, a data set with "
-        "a length and items, or a list is needed"
+        f"path is a {type(source).__name__}; a file, a folder, an array, a tensor, a data set "
+        "with a length and items, or a list is needed"
     )
 
 
