@@ -194,9 +194,7 @@ def read_pictures(
 def held(source: Source, color: str | None = None) -> Held:
     """What a source holds."""
     if isinstance(source, InMemory):
-        raise ValueError(  # noqa: TRY004 - said of a model's file
-            f"{source}, and are in no file: give them again, or name images"
-        )
+        raise FileNotFoundError(f"{source}, and are in no file: give them again")
     if isinstance(source, str | Path):
         return _file(checks.path("path", source), color)
     if isinstance(source, np.ndarray | Tensor):

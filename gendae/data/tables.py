@@ -128,13 +128,19 @@ def read_parquet(path: Path) -> dict[str, Column]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            facts = file.metadata
-            if facts.num_rows * facts.num_columns > unpacked(path.stat().st_size):
-                raise ValueError(f"{facts.num_rows} rows are more than a file of its size holds")
+            _refuse_bomb(file.metadata, path.stat().st_size)
             table = file.read()
         return {name: _column(table[name]) for name in table.column_names}
     except Exception as error:  # noqa: BLE001 - pyarrow raises a dozen kinds for damaged files
         raise ValueError(f"{path} is damaged or no .parquet: {reason(error)}") from None
+
+
+def _refuse_bomb(facts: Any, size: int) -> None:  # noqa: ANN401 - pyarrow's
+    """Raise a ValueError for far more values than a file of this size holds."""
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    values = sum(group.column(j).num_values for group in groups for j in range(group.num_columns))
+    if values > unpacked(size):
+        raise ValueError(f"{values:,} values are more than a file of {size:,} bytes may hold")
 
 
 def _column(column: Any) -> Column:  # noqa: ANN401 - pyarrow's

@@ -11,10 +11,13 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 from gendae import Images, Multimodal, Shards
+from gendae.commands.data import data_of
 from gendae.data.base import facts_of
 from gendae.data.pictures import luma
 from gendae.data.sources import InMemory, read_images, read_pictures
 from gendae.registry import build
+from gendae.storage import inputs
+from tests.conftest import small_stack
 
 RANDOM = np.random.default_rng(0)
 N = 12
@@ -237,6 +240,17 @@ def test_parquet(tmp_path):
     assert same(read_pictures(table), shape=None)
 
 
+def test_a_parquet_of_far_more_than_its_size_is_not_read(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pandas.DataFrame({"p": np.zeros(10**6), "q": np.zeros(10**6)}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    monkeypatch.setattr(inputs, "FIRST", 2**16)
+    with pytest.raises(ValueError, match="a.parquet .*: 2,000,000 values are more than a file of"):
+        read_images(tmp_path / "a.parquet")
+
+
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -380,8 +394,12 @@ def test_images_in_memory_travel_as_their_hash(tmp_path):
 
     again = build(facts["dataset"])
     words = rf"12 images of 4 x 6 pixels that were in memory \(sha256:{sha[:12]}\), and are in no"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(FileNotFoundError, match=words):
         again.setup()
+    stack = small_stack([24, 8])
+    stack.facts = facts
+    with pytest.raises(FileNotFoundError, match=f"{words} file.*; or name your own .* --data"):
+        data_of(stack)
     assert facts_of(stored)["dataset"]["path"] == str(tmp_path / "x.npy")
 
     parts = facts_of(Multimodal(Images(BYTES), ["top", "bottom"]))
