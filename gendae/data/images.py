@@ -18,7 +18,7 @@ from gendae.data.base import SPLITS, Data, shuffled_splits
 from gendae.data.files import cache_folder, image_shape, read_idx, write_idx
 from gendae.data.loader import Split
 from gendae.data.pictures import choice_of_color
-from gendae.data.sources import Indexed, InMemory, Source, is_named, read_pictures
+from gendae.data.sources import InMemory, Labels, Source, is_named, read_pictures
 from gendae.registry import Plain, describe, register
 
 
@@ -221,7 +221,9 @@ class Images(Data):
     and building the data again is refused.
 
     Args:
-        path: where they are, or they themselves; every accepted form is in `gendae.data.sources`.
+        path: a .npy, .npz, IDX, .csv, .parquet or image file, a folder of images or of folders of
+            them, one for each class, or a list of image files; in Python also an array, a tensor
+            or a data set. What is read of each: `gendae.data.sources`.
         shape: height and width, where the array is flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training, one of them at
             least for each; none for testing where the source has test images of its own.
@@ -255,7 +257,7 @@ class Images(Data):
         test_fraction: float = 0.1,
         batch_size: int = 100,
         seed: int = 0,
-        labels: str | Path | Indexed | None = None,
+        labels: Labels | None = None,
         color: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed)

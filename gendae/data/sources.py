@@ -21,7 +21,7 @@ of which three are coloured unless they are equal.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -73,8 +73,13 @@ class Indexed(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...  # noqa: ANN401
 
 
-#: What images are read from. A configuration names files.
-Source = str | list[str] | Path | Indexed
+#: What images and their labels are read from. Configurations name files: their parser sees these.
+if TYPE_CHECKING:
+    Source = str | list[str] | Path | Indexed
+    Labels = str | Path | Indexed
+else:
+    Source = str | list[str]
+    Labels = str
 
 
 @register
@@ -156,7 +161,7 @@ def read_images(source: Source, color: str | None = None) -> tuple[Tensor, tuple
 def read_pictures(
     source: Source,
     color: str | None = None,
-    labels: str | Path | Indexed | None = None,
+    labels: Labels | None = None,
     strict: bool = False,
 ) -> Pictures:
     """Images with what the source says of them.
@@ -204,7 +209,7 @@ def held(source: Source, color: str | None = None) -> Held:
         return _table("path", columns, color)
     if isinstance(source, Mapping):
         return _mapping(source, color)
-    if hasattr(source, "column_names"):
+    if hasattr(source, "column_names") and hasattr(source, "__getitem__"):
         return _columns_of(source, color)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         return _items(source, color)
@@ -367,7 +372,7 @@ def _usable(name: str, labels: np.ndarray | None, n: int, strict: bool) -> Tenso
     return class_indices(name, labels, n)
 
 
-def _named_labels(source: Source, labels: str | Path | Indexed, n: int) -> Tensor:
+def _named_labels(source: Source, labels: Labels, n: int) -> Tensor:
     """The labels that a user names for the images of a source."""
     if not isinstance(labels, str | Path):
         return class_indices("labels", _flat(_array("labels", labels)), n)
