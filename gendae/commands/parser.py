@@ -22,7 +22,7 @@ from gendae.errors import choice
 
 #: All commands, as `gendae --help` groups them.
 GROUPS = {
-    "train": ("fit", "validate", "test", "compare", "quickstart"),
+    "train": ("fit", "validate", "test", "compare", "tune", "quickstart"),
     "models and what they hold": ("list", "info", "export"),
     "models of images": ("sample", "inpaint", "evaluate", "chain", "spectrum", "filters"),
     "classifiers and joint models": ("predict", "complete"),
