@@ -20,7 +20,7 @@ def info(model: str) -> Table:
     stack = model_file.load(path)
     lines = [
         f"file        {path} ({path.stat().st_size / 1e6:.1f} MB)",
-        f"layers      {_layers_in_words(stack)}",
+        f"layers      {layers_in_words(stack)}",
         f"parameters  {sum(p.numel() for p in stack.parameters()):,}",
     ]
 
@@ -36,7 +36,7 @@ def info(model: str) -> Table:
     return lines
 
 
-def _layers_in_words(stack: Stack) -> str:
+def layers_in_words(stack: Stack) -> str:
     """Sizes and activations of all layers, from x upwards."""
     layers = [f"{pair.f.out_features} {pair.f.activation}" for pair in stack.pairs]
     words = " - ".join([str(stack.sizes[0]), *layers])
