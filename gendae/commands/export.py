@@ -67,7 +67,11 @@ def export(
 def _place(out: str | None, hub: str | None) -> Path:
     """The file or the folder that is to be written, which is new."""
     if (out is None) == (hub is None):
-        raise ValueError("needed: --out FILE, or --hub FOLDER")
+        raise ValueError("export: needed: --out FILE, or --hub FOLDER")
+
+    if out is not None:
+        suffixes = (".safetensors", *programs.SUFFIXES)
+        checks.one_of("suffix of --out", Path(out).suffix, suffixes)
 
     option, place = ("--out", out) if hub is None else ("--hub", hub)
     if Path(place).exists():
