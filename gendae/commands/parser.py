@@ -28,6 +28,14 @@ GROUPS = {
     "classifiers and joint models": ("predict", "complete"),
     "the theory": ("stdp",),
 }
+#: What others call a command.
+SYNONYMS = {
+    "train": "fit",
+    "generate": "sample",
+    "classify": "predict",
+    "search": "tune",
+    "sweep": "tune",
+}
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 #: Commands whose options are those of a Trainer, a rule and a data set: Lightning parses them.
 TRAINING = ("fit", "validate", "test")
@@ -251,5 +259,7 @@ def known(name: str) -> str:
     """The name of a command, or a ValueError with the nearest one."""
     if name in COMMANDS:
         return name
+    if name in SYNONYMS:
+        raise ValueError(f"no command {name!r}; it is called {SYNONYMS[name]}")
 
     raise ValueError(f"no command {name!r}; {choice(name, COMMANDS)}")

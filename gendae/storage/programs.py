@@ -2,9 +2,9 @@
 
 | what | takes | gives |
 |---|---|---|
-| encode | x | h_1 .. h_L: what `stack.encode` gives above x |
-| decode | h, the top | x |
-| predict | x; of a joint model, its modality beside the labels | probabilities of the classes, or values |
+| encode | x | h_1 .. h_L |
+| decode | h_L | x |
+| predict | x; of a joint model, the modality beside the labels | p(y given x), or values |
 
 The number of rows is free; numbers are of single precision, on the CPU. What is drawn at random,
 such as samples, is in no graph.

@@ -289,6 +289,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         # the nearest name
         ("sampel x", "no command 'sampel'; accepted: fit, validate, test, "),
         ("sampel x", "did you mean sample?"),
+        ("train x", "no command 'train'; it is called fit"),
         ("sample m --sampels 3", "sample: no option --sampels; accepted: --help, --n"),
         ("sample m --sed 3", "did you mean --seed?"),
         ("sample m --n", "sample: --n: expected one argument"),
@@ -321,6 +322,12 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         (KL + " --parzen.nn 3", "accepted: n, grid, every, picture; did you mean --parzen.n?"),
         (KL + " stray", "'stray' is one argument too many"),
         (KL + " --model.eval_samples 3", "is model.stack.settings.samples since gendae 0.2"),
+        (
+            KL + " --model.lr 0.1",
+            "no option --model.lr; it is --model.rates.f and --model.rates.g",
+        ),
+        (KL + " --optimizer Adam", "no option --optimizer; it is --model.rates.optimizer"),
+        (KL + " --lr_scheduler StepLR", "it is --model.rates.decline and --model.rates.hold"),
         (KL + " --model.lr_f [0.1]", "is model.rates.f since gendae 0.2"),
         (BITS, "error: BackpropRule does not support this network"),
         (BITS, "fixed=1"),
