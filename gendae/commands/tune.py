@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from gendae.training.study import SharedStudy
 
-#: Files of a study, beside study.db and the folders of the trials.
-WRITTEN = ("config.yaml", "trials.json", "trials.md")
+#: Files that a study writes again, beside study.db; config.yaml and the trials' folders stay.
+WRITTEN = ("trials.json", "trials.md")
 PRUNERS = ("median", "halving", "none")
 #: Most trials that are printed; the files have all.
 SHOWN = 10
@@ -159,7 +159,8 @@ def _opened(folder: Path, search: Search, pruner: str) -> "SharedStudy":
         "seed": search.seed,
     }
     study = SharedStudy(folder, search.space, facts, search.mode, search.seed, pruner)
-    write_config(folder / "config.yaml", search.config)
+    if not (folder / "config.yaml").exists():
+        write_config(folder / "config.yaml", search.config)
     return study
 
 

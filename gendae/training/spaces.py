@@ -120,14 +120,16 @@ def _number(key: str, value: Any) -> float:  # noqa: ANN401
 
 
 def typed(value: Any) -> str:  # noqa: ANN401 - what YAML holds
-    """A value as it is typed on the command line.
+    """A value as it is typed on the command line; a real number in six digits.
 
     Example:
-        >>> typed([64, 20]), typed(True), typed("relu"), typed(1e-05)
-        ('[64, 20]', 'true', 'relu', '1e-05')
+        >>> typed([64, 20]), typed(True), typed("relu"), typed(0.1 + 0.2), typed(1e-05)
+        ('[64, 20]', 'true', 'relu', '0.3', '1e-05')
     """
     if isinstance(value, str):
         return value
+    if isinstance(value, float):
+        return f"{value:.6g}"
 
     return json.dumps(value, default=str)
 

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna import Trial
+from optuna import Study, Trial
+from optuna.exceptions import OptunaError
+from optuna.pruners import BasePruner
 from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from pytorch_lightning import Callback, LightningModule, Trainer
+from sqlalchemy.exc import SQLAlchemyError
 
 from gendae.errors import shortened
 from gendae.storage.atomic import alive, origin
@@ -55,7 +58,8 @@ class SharedStudy:
         pruner: a name of `PRUNERS`.
 
     Raises:
-        ValueError: if the folder holds a study of another space, or with other facts.
+        ValueError: if the folder holds a study of another space, or with other facts; if its
+            study.db is none.
     """
 
     def __init__(
@@ -76,13 +80,7 @@ class SharedStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         direction = "maximize" if self.maximize else "minimize"
         with self._alone():
-            self.study = optuna.create_study(
-                study_name="gendae",
-                storage=_storage(folder / FILE),
-                direction=direction,
-                pruner=PRUNERS[pruner](),
-                load_if_exists=True,
-            )
+            self.study = _opened(folder / FILE, direction, PRUNERS[pruner]())
             self._check_same({"direction": direction, **facts, **_spaces(space)})
 
     @contextlib.contextmanager
@@ -173,6 +171,25 @@ def _counts(trial: FrozenTrial) -> bool:
 def _spaces(space: dict[str, "BaseDistribution"]) -> dict[str, str]:
     """Distributions in words, by option."""
     return {f"the space of {name}": str(values) for name, values in space.items()}
+
+
+def _opened(file: Path, direction: str, pruner: BasePruner) -> Study:
+    """The study in a file, which is made if there is none.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    try:
+        return optuna.create_study(
+            study_name="gendae",
+            storage=_storage(file),
+            direction=direction,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, OptunaError, RuntimeError) as error:
+        first, *_ = str(error).splitlines()
+        raise ValueError(f"{file} is no study that optuna can open ({first})") from None
 
 
 def _storage(file: Path) -> RDBStorage:

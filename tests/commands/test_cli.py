@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from gendae import __all__, cli, load, plots, save
+from gendae.commands import fit as fit_commands
 from gendae.commands import inpaint
 from gendae.commands.parser import COMMANDS, TRAINING, parser
 from gendae.models.architectures import deep_autoencoder
@@ -143,7 +144,11 @@ def test_export_and_what_it_exports(run, tmp_path, capsys):
     assert gendae("info", out) == 0
 
     printed = capsys.readouterr().out
-    for word in ("64 - 20 softplus - 8 sigmoid", "GaussianPrior", "Digits", "seed"):
+    for word in (
+        "64 - 20 softplus - 8 sigmoid",
+        "GaussianPrior",
+        "Digits(batch_size=100, seed=0)",
+    ):
         assert word in printed
 
 
@@ -407,6 +412,14 @@ def test_every_argument_is_an_option_with_a_help_text(name):
             assert option.default in (argument.default, None, False)
 
     assert options == {}
+
+
+def test_what_trains_nothing_is_helped_without_options_of_training():
+    told = {name: "\n".join(fit_commands.help_lines(name)) for name in TRAINING}
+    for option in ("--trainer.max_epochs", "--credit.every", "rules:", "digits-kl.yaml"):
+        assert [option in text for text in told.values()] == [True, False, False]
+    for option in ("--config", "--ckpt_path", "--data NAME"):
+        assert all(option in text for text in told.values())
 
 
 def test_divergence_ends_with_one_line(tmp_path, capsys):

@@ -81,7 +81,8 @@ def test_each_trial_leaves_its_options_and_its_score(searched):
 
         chosen = yaml.safe_load(Path(trial["run"], "config.yaml").read_text())
         arguments = chosen["model"]["init_args"]
-        assert arguments["rates"]["f"] == trial["options"]["model.rates.f"]
+        rate = trial["options"]["model.rates.f"]
+        assert arguments["rates"]["f"] == pytest.approx(rate, rel=1e-5)
         assert chosen["data"]["init_args"]["batch_size"] == trial["options"]["data.batch_size"]
         assert trial["score"] == own["score"] == min(errors(trial["run"]))
 
@@ -252,6 +253,15 @@ def test_another_study_is_left_as_it_is(searched, tmp_path, capsys):
     assert gendae("tune", *config, "--space", folder / "space.yaml", *longer) == 2
     assert "holds another study: what all trials have was [" in one_line(capsys)
     assert (folder / "out/study.db").read_bytes() == before
+
+
+def test_a_file_that_is_no_study_is_one_line(tmp_path, capsys):
+    (tmp_path / "study.db").write_bytes(b"no database" * 100)
+    config = ["--config", write(tmp_path), "--out", tmp_path]
+
+    assert gendae("tune", *config, "--space", space(tmp_path)) == 2
+    assert "study.db is no study that optuna can open (" in one_line(capsys)
+    assert (tmp_path / "study.db").read_bytes() == b"no database" * 100
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_nothing_but_safetensors_is_asked_for(served):
     assert all(path.endswith("/model.safetensors") for path in Hub.asked)
 
 
-def test_without_its_library_the_extra_is_named(tmp_path, capsys, monkeypatch, model):  # noqa: F811
+def test_the_extra_is_named(tmp_path, capsys, monkeypatch, model):  # noqa: F811
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert gendae("info", "hf://user/digits") == 2
     assert 'needs huggingface_hub; pip install "gendae[hub]"' in one_line(capsys)
