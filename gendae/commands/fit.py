@@ -85,21 +85,19 @@ def _train(command: str, *options: str) -> list[str]:
 
 def help_lines(command: str) -> list[str]:
     """The lines of --help: options that most people need, rules, and configurations."""
-    shown = OPTIONS
+    offered = OPTIONS
     if command != "fit":
-        shown = {name: text for name, text in OPTIONS.items() if not name.startswith(OF_TRAINING)}
-    options = [f"  {option:<32}{text}" for option, text in shown.items()]
+        offered = {
+            name: text for name, text in OPTIONS.items() if not name.startswith(OF_TRAINING)
+        }
+    options = [f"  {option:<32}{text}" for option, text in offered.items()]
     rules = ", ".join(name for name in gendae.__all__ if name.endswith("Rule") and name != "Rule")
     what = globals()[command].__doc__.splitlines()[0]
 
     lines = [f"usage: gendae {command} --config FILE.yaml [--OPTION VALUE ..]", "", what, ""]
     lines += ["options:", *options, ""]
-    if command != "fit":
-        return [
-            *lines,
-            "Others are those of `gendae fit`; the RUN/config.yaml of a fit has them all.",
-        ]
-    lines += ["rules:", *_wrapped(rules), ""]
+    if command == "fit":
+        lines += ["rules:", *_wrapped(rules), ""]
 
     files = shipped_files("configs/*.yaml")
     folder = next(iter(files.values())).parent

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from gendae.commands.tune import tune
 from gendae.training import fit
+from gendae.training.spaces import read_space
 from gendae.training.study import ERROR, PROCESS, SharedStudy, TrialMonitor
 from tests.commands.test_cli import gendae, one_line
 from tests.commands.test_compare import write
@@ -253,6 +254,15 @@ def test_another_study_is_left_as_it_is(searched, tmp_path, capsys):
     assert gendae("tune", *config, "--space", folder / "space.yaml", *longer) == 2
     assert "holds another study: what all trials have was [" in one_line(capsys)
     assert (folder / "out/study.db").read_bytes() == before
+
+
+def test_spaces_that_are_shipped_are_found_by_name():
+    assert list(read_space("digits-kl-space")) == [
+        "model.rates.f",
+        "model.rates.g",
+        "model.stack.noise",
+        "model.stack.sizes",
+    ]
 
 
 def test_a_file_that_is_no_study_is_one_line(tmp_path, capsys):
