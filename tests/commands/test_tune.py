@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,10 +54,10 @@ def stored(folder):
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """A folder in which 5 trials were made by two commands, and the lines of the second."""
+    """A folder in which 4 trials were made by two commands, and the lines of the second."""
     folder = tmp_path_factory.mktemp("tune")
     search(folder, 2, pruner="none")
-    return folder, search(folder, 5, pruner="none")
+    return folder, search(folder, 4, pruner="none")
 
 
 def errors(run):
@@ -70,7 +71,7 @@ def test_each_trial_leaves_its_options_and_its_score(searched):
     report = json.loads((folder / "out/trials.json").read_text())
 
     assert (report["monitor"], report["mode"]) == ("val/error", "min")
-    assert sorted(trial["trial"] for trial in report["trials"]) == [0, 1, 2, 3, 4]
+    assert sorted(trial["trial"] for trial in report["trials"]) == [0, 1, 2, 3]
 
     for trial in report["trials"]:
         own = json.loads((folder / f"out/trial-{trial['trial']}/trial.json").read_text())
@@ -99,7 +100,7 @@ def test_the_best_trial_is_named_with_the_command_that_trains_it(searched, monke
     assert lines[1].split()[:2] == [str(best.number), f"{best.value:.5g}"]
     (told,) = (line for line in lines if line.startswith("best: "))
     assert told.startswith(f"best: trial {best.number}, val/error {best.value:.5g}, in ")
-    assert (folder / "out/trials.md").read_text().count("\n") == 2 + 5
+    assert (folder / "out/trials.md").read_text().count("\n") == 2 + 4
 
     (command,) = (line for line in lines if line.startswith("to train it: "))
     monkeypatch.chdir(tmp_path)
@@ -117,11 +118,11 @@ def test_what_is_tried_does_not_depend_on_interruptions(searched, tmp_path, monk
 
     monkeypatch.setattr(fit, "main", fails)
     with pytest.raises(ValueError, match="no trial was completed; no training here"):
-        search(tmp_path, 5, pruner="none")
+        search(tmp_path, 4, pruner="none")
 
     first = [trial.params for trial in stored(searched[0] / "out")]
     assert [trial.params for trial in stored(tmp_path / "out")] == first
-    assert len(tried) == 5
+    assert len(tried) == 4
 
 
 def test_interrupted_trials_are_made_up_for(tmp_path, monkeypatch):
@@ -155,7 +156,13 @@ def test_interrupted_trials_are_made_up_for(tmp_path, monkeypatch):
     assert [ERROR in trial.user_attrs for trial in trials] == [False, False, True]
 
 
-def test_two_processes_share_a_study(tmp_path):
+def test_two_processes_share_a_study(tmp_path, monkeypatch):
+    def quick(words, callbacks):
+        time.sleep(0.2)
+        callbacks[0].scores[1] = 0.5
+        return tmp_path
+
+    monkeypatch.setattr(fit, "main", quick)
     context = multiprocessing.get_context("fork")
     write(tmp_path)
     options = {"folder": tmp_path, "trials": 6}
@@ -167,7 +174,7 @@ def test_two_processes_share_a_study(tmp_path):
 
     trials = stored(tmp_path / "out")
     assert [trial.number for trial in trials] == list(range(6))
-    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     workers = {tuple(trial.user_attrs[PROCESS]) for trial in trials}
     assert {number for _, number in workers} == {process.pid for process in processes}
 
