@@ -109,8 +109,9 @@ def test_every_class_has_a_role():
     plain = {gendae.Facts, gendae.Moment, gendae.Split}
     plain |= {gendae.Activity, gendae.DelayNetwork, gendae.SymmetricDelayNetwork}
 
-    # one is among the scores below, the other a callback
-    others = {gendae.ParzenLogLikelihood, gendae.Graphs}
+    # one is among the scores below, the others are callbacks
+    others = {gendae.ParzenLogLikelihood}
+    others |= {gendae.Graphs, gendae.ParzenMonitor, gendae.CreditMonitor}
     assert classes - members == bases | plain | others
 
 
