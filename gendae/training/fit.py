@@ -35,7 +35,7 @@ from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from gendae.training.mistakes import check_configurations, explained
-from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
+from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, ValidationAtEnd
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
 #: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
@@ -309,12 +309,12 @@ class FitCLI(LightningCLI):
         trainer.logger = [csv, *others]
 
     def instantiate_trainer(self, **options: object) -> Trainer:
-        """The trainer, with a callback that lets signals end the run in an orderly way."""
+        """The trainer, with callbacks for an orderly end: at a signal, and after a validation."""
         try:
             trainer = super().instantiate_trainer(**options)
         except (ImportError, RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"trainer: {reason(error)}") from error
-        trainer.callbacks.insert(0, StopAtSignal())
+        trainer.callbacks[:0] = [StopAtSignal(), ValidationAtEnd()]
 
         return trainer
 
