@@ -1,6 +1,7 @@
 """`gendae fit`, `validate` and `test`: LightningCLI with numbered run folders."""
 
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -40,6 +41,8 @@ from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, Valida
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
 #: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
 CHECKPOINTS = ("best", "last")
+#: What Lightning advertises, and says of what is not there, by how it begins.
+UNSAID = ("💡 Tip:", "GPU available: False", "TPU available: False", "`weights_only` was not set")
 #: Variable that tells the processes that Lightning starts where their run is.
 RUN_FOLDER = "GENDAE_RUN_FOLDER"
 
@@ -346,6 +349,18 @@ class FitCLI(LightningCLI):
                 self.trainer.save_checkpoint(callback.format_checkpoint_name({}))
 
 
+def is_said(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's log is shown."""
+    return not record.getMessage().startswith(UNSAID)
+
+
+def leave_out_unsaid() -> None:
+    """Show Lightning's log without `UNSAID`."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(is_said)
+
+
 def refuse_options(trainer: Namespace) -> None:
     """Raise a ValueError for options of a Trainer that keep a run from being kept."""
     if trainer.barebones:
@@ -399,6 +414,7 @@ def main(arguments: list[str]) -> Path | None:
     if torch.cuda.is_available():  # a command may set what a library must not
         torch.set_float32_matmul_precision("high")
 
+    leave_out_unsaid()
     folder = FitCLI(arguments).run_folder
     if helper_process():
         return None
