@@ -36,13 +36,20 @@ from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from gendae.training.mistakes import check_configurations, explained
+from gendae.training.progress import EpochBar
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, ValidationAtEnd
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
 #: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
 CHECKPOINTS = ("best", "last")
 #: What Lightning advertises, and says of what is not there, by how it begins.
-UNSAID = ("💡 Tip:", "GPU available: False", "TPU available: False", "`weights_only` was not set")
+UNSAID = (
+    "💡 Tip:",
+    "GPU available: False",
+    "TPU available: False",
+    "`weights_only` was not set",
+    "`Trainer.fit` stopped: `max_epochs=",
+)
 #: Variable that tells the processes that Lightning starts where their run is.
 RUN_FOLDER = "GENDAE_RUN_FOLDER"
 
@@ -318,8 +325,16 @@ class FitCLI(LightningCLI):
         except (ImportError, RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"trainer: {reason(error)}") from error
         trainer.callbacks[:0] = [StopAtSignal(), ValidationAtEnd()]
+        self._replace_bar(trainer)
 
         return trainer
+
+    def _replace_bar(self, trainer: Trainer) -> None:
+        """One bar over all epochs in the place of Lightning's own, unless the user chose one."""
+        bar = trainer.progress_bar_callback
+        chosen = self._get(self.config_init, "trainer.callbacks") or []
+        if bar is not None and bar not in chosen:
+            trainer.callbacks[trainer.callbacks.index(bar)] = EpochBar()
 
     def before_fit(self) -> None:
         """Check the data before a run begins, and keep the command with the model."""

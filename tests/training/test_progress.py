@@ -1,0 +1,76 @@
+"""One bar over all epochs on a terminal, a line for each validation elsewhere."""
+
+import io
+
+import pytest
+import torch
+
+from gendae.training import progress
+from gendae.training.progress import EpochBar
+from tests.training.resuming import EPOCHS, UPDATES, train
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def stderr(monkeypatch):
+    def opened(stream):
+        monkeypatch.setattr(progress.sys, "stderr", stream)
+        return stream
+
+    return opened
+
+
+class Counting(EpochBar):
+    """Notes how far the bar was after each batch that it heard of."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def _move(self, trainer, rule, epochs):
+        self.epochs.append(round(epochs, 3))
+        super()._move(trainer, rule, epochs)
+
+
+def test_the_bar_moves_through_all_epochs_and_hears_no_quiet_batch(stderr):
+    screen = stderr(Terminal())
+    bar = Counting()
+    train("em", callbacks=[bar], enable_progress_bar=True)
+
+    batches = UPDATES // EPOCHS
+    heard = [epoch + part for epoch in range(EPOCHS) for part in (1 / batches, 1.0, 1.0)]
+    assert bar.epochs == [round(epochs, 3) for epochs in heard]
+
+    shown = screen.getvalue()
+    last = shown.rstrip("\n").split("\r")[-1]
+    assert last.startswith(f"epoch {EPOCHS} of {EPOCHS} |")
+    assert shown.count("\n") == 1 and "loss " in last
+
+
+def test_a_file_gets_a_line_for_each_validation(stderr):
+    file = stderr(io.StringIO())
+    train("em", callbacks=[EpochBar()], enable_progress_bar=True)
+
+    lines = file.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"epoch {epoch + 1} of {EPOCHS}" for epoch in range(EPOCHS)
+    ]
+    assert all(": loss " in line for line in lines)
+
+
+def test_the_loss_shown_is_what_an_update_follows():
+    class Rule:
+        score = ("val/error", "min")
+
+    class Trainer:
+        callback_metrics = {
+            "loss/f_1": torch.tensor(1.5),
+            "loss/g_1": torch.tensor(2.0),
+            "val/error": torch.tensor(0.25),
+        }
+
+    assert progress.measures(Trainer, Rule) == "loss 3.5, val/error 0.25"
