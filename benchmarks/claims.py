@@ -59,7 +59,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 import gendae
 from benchmarks.mnist import LANGEVIN, QUIET
@@ -82,6 +81,7 @@ from gendae.metrics.quality import frechet_distance, in_batches
 from gendae.metrics.traces import log_joint_trace
 from gendae.models.classifier import error_of
 from gendae.models.noise import default_corruption
+from gendae.plots import Figure
 from gendae.rules import credit
 from gendae.sampling.samplers import seeded
 from gendae.storage.atomic import write_json

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 
 from gendae import (
     LongDependencies,
@@ -26,6 +25,7 @@ from gendae import (
     recurrent_classifier,
 )
 from gendae.models.classifier import label_loss
+from gendae.plots import Figure
 from gendae.rules.moment import Moment
 from gendae.rules.recurrent import Reading
 

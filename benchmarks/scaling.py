@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import linear_regression, median
 
 import torch
-from matplotlib.figure import Figure
 
 from gendae import TargetPropInference, VariationalEMRule, deep_autoencoder, generate, plots
+from gendae.plots import Figure
 
 #: What varies, its values, and what is expected of time and memory.
 AXES = {

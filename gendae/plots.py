@@ -2,30 +2,58 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib import figure as matplotlib_figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.mosaic import tile
+from gendae.data.mosaic import enlargement, tile
 from gendae.metrics.spikes import Means, TimingCurve
 from gendae.storage.atomic import write_whole
 
+#: Pixels of a line of titles, and the least width of what has one.
+TITLE = 24
+TITLED = 60
+
+
+class Figure(matplotlib_figure.Figure):
+    """A figure that notebooks show as a picture, without %matplotlib."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+
+        return png.getvalue()
+
 
 @checks.takes_arrays
-def picture(canvas: Tensor, scale: int = 3) -> Figure:
-    """A figure that shows a grey picture at `scale` screen pixels per pixel, without margins."""
-    height, width = canvas.shape
+def picture(canvas: Tensor, scale: int | None = None, titles: Sequence[str] = ()) -> Figure:
+    """A figure that shows a grey picture without margins.
 
-    figure = Figure(figsize=(width * scale / 100, height * scale / 100), dpi=100)
-    axes = figure.add_axes((0, 0, 1, 1))
+    Args:
+        canvas: 0 is black, 1 is white, (height, width).
+        scale: screen pixels per pixel; None enlarges small pictures.
+        titles: above equal parts of the width.
+    """
+    if scale is None:
+        scale = enlargement(*canvas.shape)
+
+    height, width = (scale * side for side in canvas.shape)
+    whole = height + TITLE if titles else height
+
+    figure = Figure(figsize=(width / 100, whole / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, height / whole))
     axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
+
+    for i, title in enumerate(titles):
+        middle = (i + 0.5) / len(titles)
+        figure.text(middle, 1 - TITLE / 2 / whole, title, ha="center", va="center", fontsize=9)
 
     return figure
 
@@ -81,14 +109,30 @@ def image_grid(x: Tensor, shape: tuple[int, int], columns: int | None = None) ->
 
 
 @checks.takes_arrays
-def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int, int]) -> Figure:
-    """Original, masked (missing pixels grey) and filled images side by side (Figure 5)."""
-    grey = torch.full_like(original, 0.5)
-    masked = torch.where(mask.expand_as(original), original, grey)
-    rows = torch.stack([original, masked, filled], 1).flatten(0, 1)
-    groups = max(1, round(len(original) / 10))
+def side_by_side(columns: dict[str, Tensor], shape: tuple[int, int]) -> Figure:
+    """Several images of each example in a row under their names; from 15 rows on in two columns.
 
-    return picture(tile(rows, shape, columns=3 * groups))
+    Args:
+        columns: by name, (n, pixels) each.
+        shape: height and width of the images.
+    """
+    images = torch.stack([x.detach().cpu() for x in columns.values()], 1)
+    groups = max(1, round(len(images) / 10))
+    names = list(columns) * groups
+
+    canvas = tile(images.flatten(0, 1), shape, len(names))
+    scale = max(enlargement(*canvas.shape), math.ceil(TITLED / (shape[1] + 1)))
+
+    return picture(canvas, scale, names)
+
+
+@checks.takes_arrays
+def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int, int]) -> Figure:
+    """Original, given (missing pixels grey) and filled images side by side (Figure 5)."""
+    grey = torch.full_like(original, 0.5)
+    given = torch.where(mask.expand_as(original), original, grey)
+
+    return side_by_side({"original": original, "given": given, "filled": filled}, shape)
 
 
 @checks.takes_arrays
@@ -115,10 +159,7 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG (whatever the suffix), making its folder."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-
-    return write_whole(path, png.getvalue())
+    return write_whole(path, figure._repr_png_())
 
 
 @checks.takes_arrays

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from gendae.data.loader import Split, joined
 from gendae.metrics.parzen import sigma_grid
 from gendae.models.joint import images_of, kind_of
 from gendae.models.stack import Stack
+from gendae.plots import Figure
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
 from gendae.rules.processes import like_parameters, of_all_ranks, share_of, sum_of_ranks

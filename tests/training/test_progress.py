@@ -1,6 +1,7 @@
 """One bar over all epochs on a terminal, a line for each validation elsewhere."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,14 +64,8 @@ def test_a_file_gets_a_line_for_each_validation(stderr):
 
 
 def test_the_loss_shown_is_what_an_update_follows():
-    class Rule:
-        score = ("val/error", "min")
+    metrics = {"loss/f_1": 1.5, "loss/g_1": 2.0, "val/error": torch.tensor(0.25)}
+    rule = SimpleNamespace(score=("val/error", "min"))
+    trainer = SimpleNamespace(callback_metrics=metrics)
 
-    class Trainer:
-        callback_metrics = {
-            "loss/f_1": torch.tensor(1.5),
-            "loss/g_1": torch.tensor(2.0),
-            "val/error": torch.tensor(0.25),
-        }
-
-    assert progress.measures(Trainer, Rule) == "loss 3.5, val/error 0.25"
+    assert progress.measures(trainer, rule) == "loss 3.5, val/error 0.25"
