@@ -36,6 +36,7 @@ from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from gendae.training.mistakes import check_configurations, explained
+from gendae.training.pictures import Pictures
 from gendae.training.progress import EpochBar
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, ValidationAtEnd
 
@@ -211,9 +212,10 @@ class FitCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The sections `parzen` and `credit`, of scores, and `best` and `last`, of checkpoints."""
+        """The sections `parzen`, `credit` and `pictures`, and of checkpoints `best` and `last`."""
         parser.add_lightning_class_args(ParzenMonitor, "parzen")
         parser.add_lightning_class_args(CreditMonitor, "credit")
+        parser.add_lightning_class_args(Pictures, "pictures")
         for name in CHECKPOINTS:
             parser.add_lightning_class_args(RunCheckpoint, name)
             parser.set_defaults({f"{name}.filename": name})

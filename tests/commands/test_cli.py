@@ -82,6 +82,9 @@ def test_fit_writes_a_numbered_run_folder(run):
         "config.yaml",
         "metrics.csv",
         "samples.png",
+        "pictures/samples_0002.png",
+        "pictures/reconstructions_0002.png",
+        "pictures/inpainting_0002.png",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
     }
