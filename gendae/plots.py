@@ -5,10 +5,12 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import figure as matplotlib_figure
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
+from PIL import Image
 from torch import Tensor
 
 from gendae import checks
@@ -160,6 +162,11 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG (whatever the suffix), making its folder."""
     return write_whole(path, figure._repr_png_())
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as a grey picture, (height, width) in uint8."""
+    return np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("L"))
 
 
 @checks.takes_arrays

@@ -19,6 +19,7 @@ from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
 from gendae.data.files import read_images
+from gendae.data.films import FILMS, is_film, kept_frames, write_film
 from gendae.data.pictures import read_image
 from gendae.errors import choice
 
@@ -44,13 +45,13 @@ def inpaint(
         root: folder of the model's data set.
         n: how many images.
         seed: the same seed gives the same result.
-        out: FILE.png.
+        out: FILE.png; .gif, .webp or .mp4: a film of inference filling in.
         device: cpu, cuda, cuda:0, mps.
         options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
             --inpainter.inference.temperature 0; --inpainter.help lists them.
     """
     checks.whole("--n", n, 1)
-    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+    checks.one_of("suffix of --out", Path(out).suffix, (".png", *FILMS))
 
     one_source(data, root)
 
@@ -66,10 +67,18 @@ def inpaint(
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
     began = perf_counter()
-    filled = inpainting.inpaint(stack, x, observed, inpainter, seed, progress=True)
+    if is_film(Path(out)):
+        states = inpainting.inpainting_steps(stack, x, observed, inpainter, seed)
+        states = states[kept_frames(len(states))]
+    else:
+        states = inpainting.inpaint(stack, x, observed, inpainter, seed, progress=True)[None]
     seconds = perf_counter() - began
-    usable("the filled images", filled)
-    written = plots.save(plots.inpainting(x, observed, filled, shape), out)
+    usable("the filled images", states)
+    figures = [plots.inpainting(x, observed, filled, shape) for filled in states]
+    if is_film(Path(out)):
+        written = write_film([plots.pixels(figure) for figure in figures], out)
+    else:
+        written = plots.save(figures[0], out)
 
     what = f"white pixels of {mask}"
     if mask in MASKS:
