@@ -138,7 +138,9 @@ def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int,
 
 
 @checks.takes_arrays
-def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5) -> Figure:
+def trace(
+    values: Tensor, ylabel: str = "log p(x, h) without the prior  [nats]", examples: int = 5
+) -> Figure:
     """Mean and standard error over images, (steps + 1, images), and a few images (Figure 4)."""
     values = values.double()
     mean = values.mean(1)
@@ -149,11 +151,13 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
     steps = range(len(values))
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(steps, values[:, :examples].numpy(), "--", linewidth=0.8, color="0.6")
+    few = axes.plot(steps, values[:, :examples].numpy(), "--", linewidth=0.8, color="0.6")
+    few[0].set_label("single images")
     axes.plot(steps, mean.numpy(), color="tab:red", label=f"mean of {values.shape[1]:,} images")
     axes.fill_between(steps, low, high, color="tab:red", alpha=0.3)
 
     axes.set(xlabel="inference step", ylabel=ylabel)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="lower right")
 
     return figure

@@ -7,7 +7,7 @@ import torch
 from gendae import plots
 from gendae.commands.common import Table, checkpoint_of
 from gendae.commands.data import data_of
-from gendae.commands.evaluate import evaluation_table
+from gendae.commands.evaluate import evaluation_table, explained, remarks
 from gendae.completion.inpainting import MASKS, inpaint, named_mask
 from gendae.metrics import parzen, traces
 from gendae.metrics.report import evaluation
@@ -16,7 +16,6 @@ from gendae.sampling.samplers import generate
 from gendae.storage import model_file
 from gendae.storage.atomic import write_json
 from gendae.storage.shipped import shipped_files
-from gendae.training import fit
 
 
 def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
@@ -48,19 +47,29 @@ def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
     trace = plots.trace(traces.log_joint_trace(stack, x))
     written.append(plots.save(trace, folder / "inference.png"))
     written.append(write_json(folder / "metrics.json", result))
-    return [*evaluation_table(result), *(f"written: {path}" for path in written)]
+    return [
+        *evaluation_table(result),
+        *_titled("what the columns say:", explained()),
+        *_titled("what to know of this model:", remarks(result)),
+        *_titled("written:", [f"  {path}" for path in written]),
+        *_titled("next:", _next(folder)),
+    ]
 
 
-def _train_digits(root: Path, seed: int) -> Path:
-    """Train the model of the quick start; the folder of its run."""
-    options = {
-        "--config": shipped_files("configs/*.yaml")["digits-variational-em"],
-        "--seed_everything": seed,
-        "--trainer.default_root_dir": root,
-        "--trainer.enable_model_summary": "false",
-    }
+def _titled(title: str, lines: list[str]) -> list[str]:
+    """Lines under a title, after an empty one; nothing where there are none."""
+    return ["", title, *lines] if lines else []
 
-    arguments = ["fit"]
-    for option, value in options.items():
-        arguments += [option, str(value)]
-    return fit.main(arguments)
+
+def _next(folder: Path) -> list[str]:
+    """What to open, and what to try."""
+    model = folder / "model.safetensors"
+    other = shipped_files("configs/*.yaml")["digits-kl"]
+    opened = f"open {folder / 'samples.png'} and {folder / 'inpainting.png'}"
+    commands = (
+        f"{opened}; {folder / 'runs'} has pictures as it learned",
+        f"gendae sample {model} --sampler generate --out {folder / 'samples.gif'}",
+        f"gendae inpaint {model} --mask top --out {folder / 'top.png'}",
+        f"gendae fit --config {other}   (another rule on the same digits)",
+    )
+    return [f"  {command}" for command in commands]
