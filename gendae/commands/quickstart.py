@@ -16,6 +16,7 @@ from gendae.sampling.samplers import generate
 from gendae.storage import model_file
 from gendae.storage.atomic import write_json
 from gendae.storage.shipped import shipped_files
+from gendae.training import fit
 
 
 def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
@@ -73,3 +74,18 @@ def _next(folder: Path) -> list[str]:
         f"gendae fit --config {other}   (another rule on the same digits)",
     )
     return [f"  {command}" for command in commands]
+
+
+def _train_digits(root: Path, seed: int) -> Path:
+    """Train the model of the quick start; the folder of its run."""
+    options = {
+        "--config": shipped_files("configs/*.yaml")["digits-variational-em"],
+        "--seed_everything": seed,
+        "--trainer.default_root_dir": root,
+        "--trainer.enable_model_summary": "false",
+    }
+
+    arguments = ["fit"]
+    for option, value in options.items():
+        arguments += [option, str(value)]
+    return fit.main(arguments)
