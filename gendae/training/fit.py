@@ -365,6 +365,15 @@ class FitCLI(LightningCLI):
             if self.trainer.global_step != callback._last_global_step_saved:
                 self.trainer.save_checkpoint(callback.format_checkpoint_name({}))
 
+    def after_test(self) -> None:
+        """Say where a generative model's other scores are: a test has reconstructions alone."""
+        several = isinstance(self.model.stack, JointStack)
+        if not self.model.generative or several or helper_process():
+            return
+
+        model = self._get(self.config, "ckpt_path") or "MODEL"
+        print(f"gendae: for the Parzen score of samples: gendae evaluate {model}", file=sys.stderr)
+
 
 def is_said(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning's log is shown."""

@@ -126,7 +126,9 @@ def test_test_and_validate_leave_no_folder(run, capsys):
     for command in ("test", "validate"):
         assert gendae(command, *arguments, *root) == 0
 
-    assert "test/reconstruction_1" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "test/reconstruction_1" in said.out
+    assert f"gendae evaluate {run}/checkpoints/best.ckpt" in said.err
     assert sorted(run.parent.iterdir()) == folders
 
 
