@@ -433,12 +433,13 @@ def draw(traces):
             axes.plot(trace.mean(1)[: steps + 1].numpy(), style, color=colour, label=name)
 
         start = next(iter(traces.values()))[0].mean().item()
-        axes.set(xlabel="inference step", ylabel="log p(x, h)  [nats]")
+        axes.set(xlabel="inference step", ylabel="log p(x, h) without the prior  [nats]")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=start - 0.3)
         axes.grid(alpha=0.3)
 
     handles, labels = whole.axes[0].get_legend_handles_labels()
-    whole.legend(handles, labels, fontsize=8, loc="outside right upper")
+    whole.legend(handles, labels, loc="outside right upper")
 
     return whole
 

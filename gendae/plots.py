@@ -286,14 +286,17 @@ def spectrum(sigma: Tensor, count: int | None = None) -> Figure:
     dots = {"marker": "o", "linestyle": "", "markersize": 4}
     axes.plot(index[signal], values[signal].numpy(), color="tab:blue", label="signal", **dots)
     if count is not None:
-        noise = slice(count, None)
-        axes.plot(index[noise], values[noise].numpy(), color="0.6", label="noise", **dots)
+        if count < len(values):
+            noise = slice(count, None)
+            axes.plot(index[noise], values[noise].numpy(), color="0.6", label="noise", **dots)
 
         cut = {"color": "tab:red", "linestyle": "--", "linewidth": 1}
         axes.axvline(count + 0.5, label=f"{count} dimensions", **cut)
         axes.legend(loc="lower right")
 
     axes.set(xlabel="dimension of the code, sorted", ylabel="noise $\\sigma_j$", yscale="log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    plain_ticks(axes)
 
     return figure
 
@@ -401,17 +404,23 @@ def learning_curves(
         middle = _percent(values.mean(0))
         low = _percent(values.amin(0))
         high = _percent(values.amax(0))
-        (line,) = axes.plot(epochs, middle, label=name)
+        mark = "o" if len(epochs) == 1 else ""  # a line of one point would not be seen
+        (line,) = axes.plot(epochs, middle, marker=mark, label=name)
         axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    plain_ticks(axes)
     axes.legend(loc="best")
 
     return figure
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Numbers at 1, 2, 3 and 5 of each decade of a logarithmic vertical axis, without powers."""
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def _percent(fractions: Tensor) -> list[float]:
@@ -441,10 +450,17 @@ def layers(curves: dict[str, dict[int, float]]) -> Figure:
 
 
 @checks.takes_arrays
-def bands(panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str) -> Figure:
+def bands(
+    panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str, outside: bool = False
+) -> Figure:
     """Means and standard errors over examples, (steps + 1, examples).
 
     There is one panel for each (title, ylabel).
+
+    Args:
+        panels: curves by name, of each panel.
+        xlabel: of all panels.
+        outside: one legend beside panels that have the same names, where curves fill them.
     """
     figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -454,7 +470,12 @@ def bands(panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str) -> Figu
             _draw_band(axes, name, values)
 
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="best")
+        if not outside:
+            axes.legend(loc="best")
+
+    if outside:
+        handles, names = row[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
 
     return figure
 

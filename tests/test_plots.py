@@ -70,3 +70,28 @@ def test_inpainted_images_stand_under_their_names():
     assert np.array_equal(drawn[:, 19:], canvas.get_array()[:, 19:])
     assert (drawn[1:9, 10:14] == x[0].view(8, 8)[:, :4].numpy()).all()
     assert (drawn[1:9, 14:18] == 0.5).all()
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_legends_name_what_is_drawn_and_only_that():
+    sigma = torch.tensor([0.2, 0.3, 0.9])
+    assert legend(plots.spectrum(sigma, 2)) == ["signal", "noise", "2 dimensions"]
+    assert legend(plots.spectrum(sigma, 3)) == ["signal", "3 dimensions"]
+    assert legend(plots.trace(torch.rand(4, 9))) == ["single images", "mean of 9 images"]
+
+    curves = {
+        "one": (torch.tensor([1]), torch.tensor([[0.9]])),
+        "two": (torch.tensor([1, 2]), torch.tensor([[0.1, 0.05]])),
+    }
+    one, two = plots.learning_curves(curves).axes[0].lines
+    assert (one.get_marker(), two.get_marker()) == ("o", "")
+
+
+def test_panels_of_the_same_names_share_a_legend():
+    values = {"a": torch.rand(4, 3), "b": torch.rand(4, 3)}
+    figure = plots.bands({("left", "y"): values, ("right", "y"): values}, "x", outside=True)
+    assert [axes.get_legend() for axes in figure.axes] == [None, None]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]

@@ -72,7 +72,7 @@ def chain(
 
     rho = chains.autocorrelation(states)
     curve = Path(out).with_name(f"{Path(out).stem}-autocorrelation.png")
-    curve_written = plots.save(plots.autocorrelation({sampler: rho}), curve)
+    curve_written = plots.save(plots.autocorrelation({f"sampler {sampler}": rho}), curve)
 
     report = chains.chain_report(states, labels)
     return [
