@@ -11,7 +11,7 @@ from gendae.storage.shipped import shipped_files
 
 #: What most people need of the several hundred options.
 OPTIONS = {
-    "--config FILE.yaml": "network, rule, data and trainer; options change what it says",
+    "--config FILE.yaml": "network, rule, data and trainer, or a name listed below",
     "--print_config": "print the whole configuration with all defaults",
     "--help-all": "every option (takes some seconds)",
     "--model RULE": "train the configuration's network by another rule",
@@ -30,7 +30,8 @@ OPTIONS = {
     "--credit.every N": "each N epochs: angles to back-propagation, quality of targets",
     "--pictures.every N": "each N epochs: pictures, into the run folder and loggers (default: 10)",
     "--pictures.which LIST": (
-        "samples, reconstructions, inpainting, chains, filters, spectrum; by default the first three"
+        "samples, reconstructions, inpainting, chains, filters, spectrum; by default the first "
+        "three"
     ),
 }
 

@@ -69,25 +69,38 @@ def inpaint(
     began = perf_counter()
     if is_film(Path(out)):
         states = inpainting.inpainting_steps(stack, x, observed, inpainter, seed)
-        states = states[kept_frames(len(states))]
     else:
         states = inpainting.inpaint(stack, x, observed, inpainter, seed, progress=True)[None]
     seconds = perf_counter() - began
     usable("the filled images", states)
-    figures = [plots.inpainting(x, observed, filled, shape) for filled in states]
-    if is_film(Path(out)):
-        written = write_film([plots.pixels(figure) for figure in figures], out)
-    else:
-        written = plots.save(figures[0], out)
 
+    written = _written(x, observed, states, shape, Path(out))
+    return [
+        f"{len(x)} images, {_given(mask, observed)}, the rest is filled in: {written}",
+        cost(inpainter, seconds / len(x)),
+    ]
+
+
+def _written(
+    x: Tensor, observed: Tensor, states: Tensor, shape: tuple[int, int], out: Path
+) -> Path:
+    """A picture of the filled images, the last of the states, or a film of all of them."""
+    if not is_film(out):
+        return plots.save(plots.inpainting(x, observed, states[-1], shape), out)
+
+    shown = states[kept_frames(len(states))]
+    figures = [plots.inpainting(x, observed, filled, shape) for filled in shown]
+
+    return write_film([plots.pixels(figure) for figure in figures], out)
+
+
+def _given(mask: str, observed: Tensor) -> str:
+    """Which pixels are given, in words."""
     what = f"white pixels of {mask}"
     if mask in MASKS:
         what = f"the {mask} half"
-    given = f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
-    return [
-        f"{len(x)} images, {given}, the rest is filled in: {written}",
-        cost(inpainter, seconds / len(x)),
-    ]
+
+    return f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
 
 
 def cost(inpainter: Inpainter, seconds: float) -> str:

@@ -105,12 +105,16 @@ def sample(
         return _film(stack, n, chosen, seed, path)
     if several:
         return _sample_all(stack, n, chosen, seed, path)
+    return _sample_one(stack, n, chosen, seed, path)
 
-    x = generate(stack, n, chosen, seed)
+
+def _sample_one(stack: Stack, n: int, sampler: Sampler, seed: int, out: Path) -> list[str]:
+    """n samples of a model of one kind of data."""
+    x = generate(stack, n, sampler, seed)
     usable("the samples", x)
     if reads_sequences(stack):
-        return [f"{n} samples: {write_sequences(stack, x, path)}"]
-    return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
+        return [f"{n} samples: {write_sequences(stack, x, out)}"]
+    return [f"{n} samples: {write_samples(x, out, kind_of(stack), shape_of(stack))}"]
 
 
 def label_given(model: str, given: list[str] | None, sampler: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Pictures of what is learned: kept by epoch, given to loggers, and without a trace in training."""
+"""Pictures of what is learned: kept by epoch, given to loggers, no trace in the training."""
 
 from types import SimpleNamespace
 
