@@ -65,13 +65,12 @@ def _titled(title: str, lines: list[str]) -> list[str]:
 def _next(folder: Path) -> list[str]:
     """What to open, and what to try."""
     model = folder / "model.safetensors"
-    other = shipped_files("configs/*.yaml")["digits-kl"]
     opened = f"open {folder / 'samples.png'} and {folder / 'inpainting.png'}"
     commands = (
         f"{opened}; {folder / 'runs'} has pictures as it learned",
         f"gendae sample {model} --sampler generate --out {folder / 'samples.gif'}",
         f"gendae inpaint {model} --mask top --out {folder / 'top.png'}",
-        f"gendae fit --config {other}   (another rule on the same digits)",
+        "gendae fit --config digits-kl    (another rule on the same digits)",
     )
     return [f"  {command}" for command in commands]
 
