@@ -53,6 +53,7 @@ def test_the_bar_moves_through_all_epochs_and_hears_no_quiet_batch(stderr):
 
 
 def test_a_file_gets_a_line_for_each_validation(stderr):
+    """With the sum of the losses, which an update follows, and the score."""
     file = stderr(io.StringIO())
     train("em", callbacks=[EpochBar()], enable_progress_bar=True)
 
@@ -62,8 +63,6 @@ def test_a_file_gets_a_line_for_each_validation(stderr):
     ]
     assert all(": loss " in line for line in lines)
 
-
-def test_the_loss_shown_is_what_an_update_follows():
     metrics = {"loss/f_1": 1.5, "loss/g_1": 2.0, "val/error": torch.tensor(0.25)}
     rule = SimpleNamespace(score=("val/error", "min"))
     trainer = SimpleNamespace(callback_metrics=metrics)
