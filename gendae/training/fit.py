@@ -400,7 +400,14 @@ class FitCLI(LightningCLI):
 
 
 def is_said(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning's log is shown."""
+    """Whether a message of Lightning's log is shown.
+
+    Example:
+        >>> is_said(logging.makeLogRecord({"msg": "💡 Tip: try another product"}))
+        False
+        >>> is_said(logging.makeLogRecord({"msg": "GPU available: True (cuda), used: True"}))
+        True
+    """
     return not record.getMessage().startswith(UNSAID)
 
 
