@@ -59,7 +59,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 import gendae
 from benchmarks.mnist import LANGEVIN, QUIET
@@ -82,6 +81,7 @@ from gendae.metrics.quality import frechet_distance, in_batches
 from gendae.metrics.traces import log_joint_trace
 from gendae.models.classifier import error_of
 from gendae.models.noise import default_corruption
+from gendae.plots import Figure
 from gendae.rules import credit
 from gendae.sampling.samplers import seeded
 from gendae.storage.atomic import write_json
@@ -433,12 +433,13 @@ def draw(traces):
             axes.plot(trace.mean(1)[: steps + 1].numpy(), style, color=colour, label=name)
 
         start = next(iter(traces.values()))[0].mean().item()
-        axes.set(xlabel="inference step", ylabel="log p(x, h)  [nats]")
+        axes.set(xlabel="inference step", ylabel="log p(x, h) without the prior  [nats]")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=start - 0.3)
         axes.grid(alpha=0.3)
 
     handles, labels = whole.axes[0].get_legend_handles_labels()
-    whole.legend(handles, labels, fontsize=8, loc="outside right upper")
+    whole.legend(handles, labels, loc="outside right upper")
 
     return whole
 

@@ -26,7 +26,6 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from pytorch_lightning import Callback, seed_everything
 
 import gendae
@@ -36,6 +35,7 @@ from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.neighbours import DataCopying
 from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import frechet_distance, in_batches
+from gendae.plots import Figure
 from gendae.rules import credit
 from gendae.sampling.samplers import seeded
 

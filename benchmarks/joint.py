@@ -358,6 +358,18 @@ def draw(stack, test, methods, samples, given, wanted, out, rows=10):
 # -- ascent ---------------------------------------------------------------------------------------
 
 
+def typeset(unit):
+    """What is measured, with its symbols as in print."""
+    symbols = {
+        "log p(h_missing | h_observed)": r"$\log\,p(h_{missing}\,|\,h_{observed})$",
+        "|r(h) - h|": "$|r(h) - h|$",
+    }
+    for plain, printed in symbols.items():
+        unit = unit.replace(plain, printed)
+
+    return unit
+
+
 def ascent(path, pictures, given="bottom", n=500, rounds=100):
     """log p(h_missing | h_observed) along MAP and annealed runs, for tops over the joint codes.
 
@@ -391,8 +403,8 @@ def ascent(path, pictures, given="bottom", n=500, rounds=100):
 
     if pictures:
         panels = {
-            key: {kind: values.double() for kind, values in runs.items()}
-            for key, runs in curves.items()
+            (name, typeset(unit)): {k: values.double() for k, values in runs.items()}
+            for (name, unit), runs in curves.items()
         }
         out = Path(pictures) / "ascent.png"
         print("written:", plots.save(plots.bands(panels, "round"), out))
@@ -478,7 +490,7 @@ def hybrid(rows, pictures):
             percent = [[100 * e for e in error_rates] for error_rates in points.values()]
             curves[name] = (list(points), percent)
 
-        figure = plots.against(curves, "joint_weight", "test error  [%]")
+        figure = plots.against(curves, "weight of the joint loss", "test error  [%]")
         print("written:", plots.save(figure, Path(pictures) / "hybrid.png"))
 
     return ways

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 
 from gendae import (
     LongDependencies,
@@ -26,6 +25,7 @@ from gendae import (
     recurrent_classifier,
 )
 from gendae.models.classifier import label_loss
+from gendae.plots import Figure
 from gendae.rules.moment import Moment
 from gendae.rules.recurrent import Reading
 
@@ -109,13 +109,13 @@ def figure(rows, updates):
         panels[title, "cosine with back-propagation"] = {
             name: torch.tensor([row["cosine"] for row in of]).T for name, of in lines.items() if of
         }
-        panels[title + " ", "log10 of length, beside the last"] = {
+        panels[title + " ", r"$\log_{10}$ of length, beside the last"] = {
             name: torch.tensor([row["targets"] for row in of]).T
             for name, of in lines.items()
             if of
         }
 
-    return plots.bands(panels, "lag T - t")
+    return plots.bands(panels, "lag $T - t$", outside=True)
 
 
 def walk(steps, updates, seed):
@@ -130,20 +130,20 @@ def walk(steps, updates, seed):
     reading = Reading(rule.pair, x)
     columns = {
         "letters": reading.inputs[:, 0].T,
-        "states s_t": reading.after[:, 0].T,
-        "targets d_t": torch.stack(rule.displacements(reading, y))[:, 0].T,
-        "gradients -dL/ds_t": gradients(rule, x, y)[:, 0].T,
+        "states $s_t$": reading.after[:, 0].T,
+        "targets $d_t$": torch.stack(rule.displacements(reading, y))[:, 0].T,
+        "gradients $-dL/ds_t$": gradients(rule, x, y)[:, 0].T,
     }
 
     drawn = Figure(figsize=(8, 9), layout="constrained")
-    axes = drawn.subplots(4, 1, sharex=True, height_ratios=[1, 3, 3, 3])
+    axes = drawn.subplots(4, 1, sharex=True, height_ratios=[1.6, 3, 3, 3])
     for ax, (title, values) in zip(axes, columns.items(), strict=True):
         most = values.abs().max().item() or 1.0
         ax.imshow(values, aspect="auto", cmap="RdBu", vmin=-most, vmax=most)
         ax.set_title(title)
         ax.set_ylabel("letter" if title == "letters" else "unit")
     axes[0].set_yticks(range(6), list("abcdXY"))
-    axes[-1].set_xlabel("step t")
+    axes[-1].set_xlabel("step $t$")
 
     return drawn
 

@@ -27,10 +27,10 @@ import time
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 import gendae
 from gendae import plots
+from gendae.plots import Figure
 from gendae.rules.moment import Moment
 
 BITS = 10

@@ -33,12 +33,12 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 import gendae
 from benchmarks.depth import TopNoiseAtStart
 from gendae import plots
 from gendae.data.toys import noiseless
+from gendae.plots import Figure
 from gendae.rules.moment import Moment
 
 OUT = Path("runs/question-5")

@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import linear_regression, median
 
 import torch
-from matplotlib.figure import Figure
 
 from gendae import TargetPropInference, VariationalEMRule, deep_autoencoder, generate, plots
+from gendae.plots import Figure
 
 #: What varies, its values, and what is expected of time and memory.
 AXES = {
@@ -88,14 +88,23 @@ def exponent(values, measured):
 
 def figure(curves):
     """Time (left axis) and memory (right axis) against each quantity, with fitted exponents."""
-    canvas = Figure(figsize=(4 * len(curves), 3.4), layout="constrained")
-    panels = canvas.subplots(1, len(curves), squeeze=False)[0]
-    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    canvas = Figure(figsize=(4.4 * columns, 3.4 * rows), layout="constrained")
+    canvas.get_layout_engine().set(wspace=0.08, hspace=0.06)
+    panels = canvas.subplots(rows, columns, squeeze=False).flatten()
+    for unused in panels[len(curves) :]:
+        unused.set_axis_off()
+
+    for axes, (name, curve) in zip(panels, curves.items(), strict=False):
         memory = axes.twinx()
         draw(axes, curve, "seconds", "time [s]", curve["time_exponent"], "C0")
         draw(memory, curve, "mib", "memory [MiB]", curve["memory_exponent"], "C1")
         memory.set_ylim(*decades(curve["mib"]))
         axes.set(xlabel=name, xticks=curve["values"], xticklabels=curve["values"])
+        axes.minorticks_off()
+        for each in (axes, memory):
+            plots.plain_ticks(each)
 
     return canvas
 
@@ -103,7 +112,6 @@ def figure(curves):
 def draw(axes, curve, key, what, exponent, colour):
     axes.loglog(curve["values"], curve[key], "o-", color=colour, markersize=4)
     axes.set_ylabel(f"{what}, exponent {exponent:.2f}", color=colour)
-    axes.minorticks_off()
 
 
 def decades(values):

@@ -14,12 +14,12 @@ import math
 import time
 
 import torch
-from matplotlib.figure import Figure
 
 from gendae import plots
 from gendae.data.toys import DISTRIBUTIONS, Toys2D
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
+from gendae.plots import Figure
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.manifold import ManifoldParzenPrior

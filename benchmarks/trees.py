@@ -51,7 +51,6 @@ from gendae import (
     tree_classifier,
     tree_pair,
 )
-from gendae.data.mosaic import tile
 from gendae.data.trees import NEXT, PARENT, PREVIOUS, TYPES
 
 DEPTHS = [1, 2, 3, 4, 5, 6]
@@ -266,12 +265,12 @@ def completion(seed, epochs=None, figure=None, rounds=2):
 
 def completed(x, pictures):
     """Digits in rows: as they are, and without each quarter (grey) beside what is told of it."""
-    columns = [x]
-    for pixels, filled in pictures:
-        columns += [torch.where(pixels, x, torch.full_like(x, 0.5)), filled]
+    columns = {"original": x}
+    for number, (pixels, filled) in enumerate(pictures, 1):
+        columns[f"given {number}"] = torch.where(pixels, x, torch.full_like(x, 0.5))
+        columns[f"filled {number}"] = filled
 
-    tiles = tile(torch.stack(columns, 1).flatten(0, 1), SHAPE, columns=len(columns))
-    return plots.picture(tiles, scale=6)
+    return plots.side_by_side(columns, SHAPE)
 
 
 def main():

@@ -182,6 +182,8 @@ from gendae.storage.model_file import save as save
 from gendae.training.callbacks import CreditMonitor as CreditMonitor
 from gendae.training.callbacks import ParzenMonitor as ParzenMonitor
 from gendae.training.graphs import Graphs as Graphs
+from gendae.training.pictures import Picture as Picture
+from gendae.training.pictures import Pictures as Pictures
 
 __version__: str
 HOME: dict[str, str]

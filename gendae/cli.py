@@ -18,6 +18,13 @@ from gendae.training.alone import forget_unreadable
 
 #: Errors other than ValueError, OSError and MemoryError that are no defects.
 EXIT_CODES = {"TrainingDiverged": 1, "MisconfigurationException": 2, "OutOfMemoryError": 2}
+#: Warnings of other libraries that no user of a command can act on, by how they begin.
+FOREIGN = (
+    "LightningCLI's args parameter",
+    "You have overridden `on_.*_batch_transfer`",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "Experiment logs directory .* exists and is not empty",  # a run folder that wandb wrote into
+)
 #: How torch says, in a RuntimeError, that the memory does not suffice.
 NO_MEMORY = "can't allocate memory"
 HELP = ("--help", "-h")
@@ -69,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 done, 1 training diverged, 2 something in the user's hands is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    warnings.filterwarnings("ignore", message="You have overridden `on_.*_batch_transfer`")
+    for message in FOREIGN:
+        warnings.filterwarnings("ignore", message=message)
     keep_freed_memory()
     forget_unreadable()
 

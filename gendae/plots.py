@@ -2,30 +2,60 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib import figure as matplotlib_figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from PIL import Image
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.mosaic import tile
+from gendae.data.mosaic import enlargement, tile
 from gendae.metrics.spikes import Means, TimingCurve
 from gendae.storage.atomic import write_whole
 
+#: Pixels of a line of titles, and the least width of what has one.
+TITLE = 24
+TITLED = 60
+
+
+class Figure(matplotlib_figure.Figure):
+    """A figure that notebooks show as a picture, without %matplotlib."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+
+        return png.getvalue()
+
 
 @checks.takes_arrays
-def picture(canvas: Tensor, scale: int = 3) -> Figure:
-    """A figure that shows a grey picture at `scale` screen pixels per pixel, without margins."""
-    height, width = canvas.shape
+def picture(canvas: Tensor, scale: int | None = None, titles: Sequence[str] = ()) -> Figure:
+    """A figure that shows a grey picture without margins.
 
-    figure = Figure(figsize=(width * scale / 100, height * scale / 100), dpi=100)
-    axes = figure.add_axes((0, 0, 1, 1))
+    Args:
+        canvas: 0 is black, 1 is white, (height, width).
+        scale: screen pixels per pixel; None enlarges small pictures.
+        titles: above equal parts of the width.
+    """
+    if scale is None:
+        scale = enlargement(*canvas.shape)
+
+    height, width = (scale * side for side in canvas.shape)
+    whole = height + TITLE if titles else height
+
+    figure = Figure(figsize=(width / 100, whole / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, height / whole))
     axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
+
+    for i, title in enumerate(titles):
+        middle = (i + 0.5) / len(titles)
+        figure.text(middle, 1 - TITLE / 2 / whole, title, ha="center", va="center", fontsize=9)
 
     return figure
 
@@ -81,18 +111,36 @@ def image_grid(x: Tensor, shape: tuple[int, int], columns: int | None = None) ->
 
 
 @checks.takes_arrays
-def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int, int]) -> Figure:
-    """Original, masked (missing pixels grey) and filled images side by side (Figure 5)."""
-    grey = torch.full_like(original, 0.5)
-    masked = torch.where(mask.expand_as(original), original, grey)
-    rows = torch.stack([original, masked, filled], 1).flatten(0, 1)
-    groups = max(1, round(len(original) / 10))
+def side_by_side(columns: dict[str, Tensor], shape: tuple[int, int]) -> Figure:
+    """Several images of each example in a row under their names; from 15 rows on in two columns.
 
-    return picture(tile(rows, shape, columns=3 * groups))
+    Args:
+        columns: by name, (n, pixels) each.
+        shape: height and width of the images.
+    """
+    images = torch.stack([x.detach().cpu() for x in columns.values()], 1)
+    groups = max(1, round(len(images) / 10))
+    names = list(columns) * groups
+
+    canvas = tile(images.flatten(0, 1), shape, len(names))
+    scale = max(enlargement(*canvas.shape), math.ceil(TITLED / (shape[1] + 1)))
+
+    return picture(canvas, scale, names)
 
 
 @checks.takes_arrays
-def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5) -> Figure:
+def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int, int]) -> Figure:
+    """Original, given (missing pixels grey) and filled images side by side (Figure 5)."""
+    grey = torch.full_like(original, 0.5)
+    given = torch.where(mask.expand_as(original), original, grey)
+
+    return side_by_side({"original": original, "given": given, "filled": filled}, shape)
+
+
+@checks.takes_arrays
+def trace(
+    values: Tensor, ylabel: str = "log p(x, h) without the prior  [nats]", examples: int = 5
+) -> Figure:
     """Mean and standard error over images, (steps + 1, images), and a few images (Figure 4)."""
     values = values.double()
     mean = values.mean(1)
@@ -103,11 +151,13 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
     steps = range(len(values))
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(steps, values[:, :examples].numpy(), "--", linewidth=0.8, color="0.6")
+    few = axes.plot(steps, values[:, :examples].numpy(), "--", linewidth=0.8, color="0.6")
+    few[0].set_label("single images")
     axes.plot(steps, mean.numpy(), color="tab:red", label=f"mean of {values.shape[1]:,} images")
     axes.fill_between(steps, low, high, color="tab:red", alpha=0.3)
 
     axes.set(xlabel="inference step", ylabel=ylabel)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="lower right")
 
     return figure
@@ -115,10 +165,12 @@ def trace(values: Tensor, ylabel: str = "log p(x, h)  [nats]", examples: int = 5
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG (whatever the suffix), making its folder."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
+    return write_whole(path, figure._repr_png_())
 
-    return write_whole(path, png.getvalue())
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as a grey picture, (height, width) in uint8."""
+    return np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("L"))
 
 
 @checks.takes_arrays
@@ -234,14 +286,17 @@ def spectrum(sigma: Tensor, count: int | None = None) -> Figure:
     dots = {"marker": "o", "linestyle": "", "markersize": 4}
     axes.plot(index[signal], values[signal].numpy(), color="tab:blue", label="signal", **dots)
     if count is not None:
-        noise = slice(count, None)
-        axes.plot(index[noise], values[noise].numpy(), color="0.6", label="noise", **dots)
+        if count < len(values):
+            noise = slice(count, None)
+            axes.plot(index[noise], values[noise].numpy(), color="0.6", label="noise", **dots)
 
         cut = {"color": "tab:red", "linestyle": "--", "linewidth": 1}
         axes.axvline(count + 0.5, label=f"{count} dimensions", **cut)
         axes.legend(loc="lower right")
 
     axes.set(xlabel="dimension of the code, sorted", ylabel="noise $\\sigma_j$", yscale="log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    plain_ticks(axes)
 
     return figure
 
@@ -349,17 +404,23 @@ def learning_curves(
         middle = _percent(values.mean(0))
         low = _percent(values.amin(0))
         high = _percent(values.amax(0))
-        (line,) = axes.plot(epochs, middle, label=name)
+        mark = "o" if len(epochs) == 1 else ""  # a line of one point would not be seen
+        (line,) = axes.plot(epochs, middle, marker=mark, label=name)
         axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    plain_ticks(axes)
     axes.legend(loc="best")
 
     return figure
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Numbers at 1, 2, 3 and 5 of each decade of a logarithmic vertical axis, without powers."""
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def _percent(fractions: Tensor) -> list[float]:
@@ -389,10 +450,17 @@ def layers(curves: dict[str, dict[int, float]]) -> Figure:
 
 
 @checks.takes_arrays
-def bands(panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str) -> Figure:
+def bands(
+    panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str, outside: bool = False
+) -> Figure:
     """Means and standard errors over examples, (steps + 1, examples).
 
     There is one panel for each (title, ylabel).
+
+    Args:
+        panels: curves by name, of each panel.
+        xlabel: of all panels.
+        outside: one legend beside panels that have the same names, where curves fill them.
     """
     figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -402,7 +470,12 @@ def bands(panels: dict[tuple[str, str], dict[str, Tensor]], xlabel: str) -> Figu
             _draw_band(axes, name, values)
 
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        axes.legend(loc="best")
+        if not outside:
+            axes.legend(loc="best")
+
+    if outside:
+        handles, names = row[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
 
     return figure
 

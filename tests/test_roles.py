@@ -105,13 +105,13 @@ def test_every_class_has_a_role():
     members = {type(member.built()) for member in roles.EVERYTHING}
 
     bases = {gendae.Corruption, gendae.Law, gendae.Prior, gendae.Inference, gendae.Sampler}
-    bases |= {gendae.Data, gendae.Rule, gendae.Loop, gendae.Feedback}
+    bases |= {gendae.Data, gendae.Rule, gendae.Loop, gendae.Feedback, gendae.Picture}
     plain = {gendae.Facts, gendae.Moment, gendae.Split}
     plain |= {gendae.Activity, gendae.DelayNetwork, gendae.SymmetricDelayNetwork}
 
     # one is among the scores below, the others are callbacks
-    others = {gendae.ParzenLogLikelihood}
-    others |= {gendae.Graphs, gendae.ParzenMonitor, gendae.CreditMonitor}
+    others = {gendae.ParzenLogLikelihood, gendae.Graphs, gendae.Pictures}
+    others |= {gendae.ParzenMonitor, gendae.CreditMonitor}
     assert classes - members == bases | plain | others
 
 

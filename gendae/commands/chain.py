@@ -7,7 +7,9 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.commands.common import Table, dataset_of, load_generative, shape_of, usable
+from gendae.commands.sample import write_states
 from gendae.commands.sections import adjusted, with_synonym
+from gendae.data.films import FILMS, is_film
 from gendae.data.mosaic import tile, write_grey
 from gendae.metrics import chains
 from gendae.metrics.features import load_feature_classifier
@@ -29,7 +31,8 @@ def chain(
 ) -> Table:
     """How well a Markov chain mixes: autocorrelation, effective samples, class switches.
 
-    One picture shows states, a row for each of ten chains, the other their autocorrelation.
+    One picture shows states, a row for each of ten chains, the other their autocorrelation. A
+    film shows all chains.
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
@@ -38,14 +41,14 @@ def chain(
         steps: transitions.
         n: how many chains.
         seed: the same seed gives the same result.
-        out: FILE.png; the autocorrelation is drawn beside it.
+        out: FILE.png, or a film, .gif, .webp or .mp4; the autocorrelation is drawn beside it.
         device: cpu, cuda, cuda:0, mps.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.residual 1 or
             --sampler.corruption.sigma 0.2; --sampler.help lists them.
     """
     checks.whole("--n", n, 1)
     checks.whole("--steps", steps, 1, checks.REPEATS)
-    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+    checks.one_of("suffix of --out", Path(out).suffix, (".png", *FILMS))
 
     if level is not None and sampler != "level":
         raise ValueError(f"--level {level} is of --sampler level, not of --sampler {sampler}")
@@ -60,13 +63,16 @@ def chain(
     usable("the states", states)
     labels = _digit_labels(stack, states)
 
-    shown = states[:20, :10].transpose(0, 1)
-    tiles = tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])
-    written = write_grey(tiles, out)
+    if is_film(Path(out)):
+        written = write_states(stack, states, Path(out))
+    else:
+        shown = states[:20, :10].transpose(0, 1)
+        tiles = tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])
+        written = write_grey(tiles, out)
 
     rho = chains.autocorrelation(states)
     curve = Path(out).with_name(f"{Path(out).stem}-autocorrelation.png")
-    curve_written = plots.save(plots.autocorrelation({sampler: rho}), curve)
+    curve_written = plots.save(plots.autocorrelation({f"sampler {sampler}": rho}), curve)
 
     report = chains.chain_report(states, labels)
     return [

@@ -20,6 +20,8 @@ from gendae.models.stack import Stack
 from gendae.storage import model_file
 
 Table = list[str]
+#: Checkpoints of a run, as --which names them.
+CHECKPOINTS = ("best", "last")
 
 
 def dataset_of(stack: Stack) -> str | None:
@@ -129,8 +131,12 @@ def checkpoint_of(run: str | Path, which: str = "best") -> Path:
     if run.is_file():
         return run
 
-    checks.one_of("--which", which, ("best", "last"))
+    checks.one_of("--which", which, CHECKPOINTS)
     path = run / "checkpoints" / f"{which}.ckpt"
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint of a run at {run}: looked for {path}")
-    return path
+    if path.is_file():
+        return path
+
+    others = sorted(path.stem for path in run.glob("checkpoints/*.ckpt"))
+    known = [f"--which {name}" for name in others if name in CHECKPOINTS]
+    advice = f"; there is {' and '.join(known)}" if known else ""
+    raise FileNotFoundError(f"no checkpoint of a run at {run}: looked for {path}{advice}")

@@ -12,6 +12,33 @@ from gendae.metrics.report import NEIGHBOURS, evaluation, steps
 from gendae.sampling.samplers import Sampler, sampler_named
 from gendae.storage.atomic import write_json
 
+#: What the columns of the tables say, in the order of the columns.
+COLUMNS = {
+    "n": "how many samples, or images, stand in for the model.",
+    "LL [nats]": "mean log-density of test images around them (Parzen score): higher is better.",
+    "+-": "its standard error over test images.",
+    "sigma": "the width around each of them, chosen on validation images.",
+    "10-point grid": "the same score with sigma from ten values, as many papers report it.",
+    "sigma 0.2": "the same score at sigma 0.2, for comparisons at one width.",
+    "FID": "distance of means and covariances of features to those of test images: 0 is best.",
+    "KID": "another distance of these features, without bias in few samples: 0 is best.",
+    "precision": "share of samples within the spread of test images: low means bad samples.",
+    "recall": "share of test images within the spread of samples: low means too little variety.",
+    "density": "how many test images' neighbourhoods a sample lies in: about 1 is right.",
+    "coverage": "share of test images with a sample nearby: low means that kinds are missing.",
+    "copying": "below 0, samples lie nearer to training images than test images do: copies.",
+    "(pixels)": "the same, measured on pixels instead of features.",
+    "confid.": "how sure a classifier is of the samples' classes (MNIST only).",
+}
+#: Measures of quality that are remarked upon below half of what held-out images have.
+SHARES = {
+    "precision": "most samples look like no test image",
+    "recall": "samples vary far less than test images do",
+    "coverage": "most test images have no sample nearby",
+}
+#: Copying below this is remarked upon: it is a z-score.
+COPIES = -3.0
+
 
 def evaluate(
     model: str,
@@ -57,7 +84,7 @@ def evaluate(
 
     if json:
         write_json(Path(json), result)
-    return evaluation_table(result)
+    return [*evaluation_table(result), *remarks(result)]
 
 
 def evaluation_table(result: dict[str, Any]) -> list[str]:
@@ -75,6 +102,43 @@ def evaluation_table(result: dict[str, Any]) -> list[str]:
     lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
 
     return lines
+
+
+def remarks(result: dict[str, Any]) -> list[str]:
+    """What is bad about a model, a line for each: it would go under among the numbers.
+
+    Example:
+        >>> held_out = {"precision": 0.9, "recall": 0.9, "coverage": 0.9, "copying": 0.0}
+        >>> model = {**held_out, "recall": 0.01}
+        >>> remarks({"quality": {"model": model, "held-out images": held_out}})
+        ['low recall, 0.010 (held-out images 0.900): samples vary far less than test images do']
+    """
+    if not result["quality"]:
+        return []
+
+    own = result["quality"]["model"]
+    real = result["quality"]["held-out images"]
+    lines = [
+        f"low {name}, {own[name]:.3f} (held-out images {real[name]:.3f}): {meaning}"
+        for name, meaning in SHARES.items()
+        if own[name] < 0.5 * real[name]
+    ]
+    if own["copying"] < COPIES:
+        lines.append(f"copying {own['copying']:.2f}: samples are near copies of training images")
+
+    return lines
+
+
+def explained() -> list[str]:
+    """The columns of the tables, and the lines below them, a sentence each."""
+    lines = [f"  {name:<15}{meaning}" for name, meaning in COLUMNS.items()]
+    return [
+        *lines,
+        "log p(x) >= ..: a bound on the density of test images under the model itself; it may be",
+        "  far below 0 where training does not fit the width of p(x | h), as here it does not.",
+        "log p(x, h) ..: what inference climbs, without the prior's term: it should go up.",
+        "squared reconstruction error: through more layers it grows; the last is through all.",
+    ]
 
 
 def _parzen_table(result: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from gendae.commands.data import data_of, one_source
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
+from gendae.data.films import FILMS, is_film, kept_frames, write_film
 from gendae.data.pictures import read_image
 from gendae.data.sources import read_images
 from gendae.errors import choice
@@ -46,14 +47,14 @@ def inpaint(
         root: folder of the model's data set.
         n: how many images.
         seed: the same seed gives the same result.
-        out: FILE.png.
+        out: FILE.png; .gif, .webp or .mp4: a film of inference filling in.
         device: cpu, cuda, cuda:0, mps.
         color: grey: of coloured images the luma is taken; by default as in the model's training.
         options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
             --inpainter.inference.temperature 0; --inpainter.help lists them.
     """
     checks.whole("--n", n, 1)
-    checks.one_of("suffix of --out", Path(out).suffix, (".png",))
+    checks.one_of("suffix of --out", Path(out).suffix, (".png", *FILMS))
 
     one_source(data, root)
 
@@ -69,19 +70,40 @@ def inpaint(
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
     began = perf_counter()
-    filled = inpainting.inpaint(stack, x, observed, inpainter, seed, progress=True)
+    if is_film(Path(out)):
+        states = inpainting.inpainting_steps(stack, x, observed, inpainter, seed)
+    else:
+        states = inpainting.inpaint(stack, x, observed, inpainter, seed, progress=True)[None]
     seconds = perf_counter() - began
-    usable("the filled images", filled)
-    written = plots.save(plots.inpainting(x, observed, filled, shape), out)
+    usable("the filled images", states)
 
+    written = _written(x, observed, states, shape, Path(out))
+    return [
+        f"{len(x)} images, {_given(mask, observed)}, the rest is filled in: {written}",
+        cost(inpainter, seconds / len(x)),
+    ]
+
+
+def _written(
+    x: Tensor, observed: Tensor, states: Tensor, shape: tuple[int, int], out: Path
+) -> Path:
+    """A picture of the filled images, the last of the states, or a film of all of them."""
+    if not is_film(out):
+        return plots.save(plots.inpainting(x, observed, states[-1], shape), out)
+
+    shown = states[kept_frames(len(states))]
+    figures = [plots.inpainting(x, observed, filled, shape) for filled in shown]
+
+    return write_film([plots.pixels(figure) for figure in figures], out)
+
+
+def _given(mask: str, observed: Tensor) -> str:
+    """Which pixels are given, in words."""
     what = f"white pixels of {mask}"
     if mask in MASKS:
         what = f"the {mask} half"
-    given = f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
-    return [
-        f"{len(x)} images, {given}, the rest is filled in: {written}",
-        cost(inpainter, seconds / len(x)),
-    ]
+
+    return f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
 
 
 def cost(inpainter: Inpainter, seconds: float) -> str:

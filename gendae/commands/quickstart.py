@@ -7,7 +7,7 @@ import torch
 from gendae import plots
 from gendae.commands.common import Table, checkpoint_of
 from gendae.commands.data import data_of
-from gendae.commands.evaluate import evaluation_table
+from gendae.commands.evaluate import evaluation_table, explained, remarks
 from gendae.completion.inpainting import MASKS, inpaint, named_mask
 from gendae.metrics import parzen, traces
 from gendae.metrics.report import evaluation
@@ -48,7 +48,31 @@ def quickstart(out: str = "quickstart", seed: int = 0) -> Table:
     trace = plots.trace(traces.log_joint_trace(stack, x))
     written.append(plots.save(trace, folder / "inference.png"))
     written.append(write_json(folder / "metrics.json", result))
-    return [*evaluation_table(result), *(f"written: {path}" for path in written)]
+    return [
+        *evaluation_table(result),
+        *_titled("what the columns say:", explained()),
+        *_titled("what to know of this model:", remarks(result)),
+        *_titled("written:", [f"  {path}" for path in written]),
+        *_titled("next:", _next(folder)),
+    ]
+
+
+def _titled(title: str, lines: list[str]) -> list[str]:
+    """Lines under a title, after an empty one; nothing where there are none."""
+    return ["", title, *lines] if lines else []
+
+
+def _next(folder: Path) -> list[str]:
+    """What to open, and what to try."""
+    model = folder / "model.safetensors"
+    opened = f"open {folder / 'samples.png'} and {folder / 'inpainting.png'}"
+    commands = (
+        f"{opened}; {folder / 'runs'} has pictures as it learned",
+        f"gendae sample {model} --sampler generate --out {folder / 'samples.gif'}",
+        f"gendae inpaint {model} --mask top --out {folder / 'top.png'}",
+        "gendae fit --config digits-kl    (another rule on the same digits)",
+    )
+    return [f"  {command}" for command in commands]
 
 
 def _train_digits(root: Path, seed: int) -> Path:

@@ -29,10 +29,12 @@ from gendae.commands.sections import adjusted, refuse, with_synonym
 from gendae.commands.sequences import reads_sequences, write_sequences
 from gendae.completion import modalities
 from gendae.data.files import write_npz
-from gendae.data.mosaic import tile, write_grey
+from gendae.data.films import FILMS, is_film, kept_frames, write_film
+from gendae.data.mosaic import enlarged, tile, write_grey
 from gendae.models.joint import JointStack, images_of, kind_of
 from gendae.models.labelled import LabelledStack
-from gendae.sampling.samplers import Sampler, generate, sampler_named
+from gendae.models.stack import Stack
+from gendae.sampling.samplers import Sampler, generate, sampler_named, sampling_steps
 from gendae.storage import model_file
 from gendae.storage.atomic import write_whole
 
@@ -64,7 +66,8 @@ def sample(
         sampler: generate, ancestral, chain, joint, level or labelled; by default the model's own.
         seed: the same seed gives the same result.
         out: samples.png, or another .png, .npz or .npy, of sequences (n, steps, channels); given
-            modalities a .npz, an array for each.
+            modalities a .npz, an array for each; .gif, .webp or .mp4: a film of the sampler's
+            steps.
         device: cpu, cuda, cuda:0, mps.
         given: NAME=VALUE, of a joint model: sample all modalities given some, such as label=3 or
             image=FILE.npy; of a model whose top has a label, label=CLASS.
@@ -90,7 +93,7 @@ def sample(
         )
     refuse("completer", options, "a clamped chain is run where --given NAME=VALUE asks for it")
     path = Path("samples.png" if out is None else out)
-    checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy"))
+    checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy", *FILMS))
 
     stack = model_file.load(model, device)
     several = has_several_modalities(stack)
@@ -98,14 +101,20 @@ def sample(
         only_generative(stack, model)
 
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
+    if is_film(path):
+        return _film(stack, n, chosen, seed, path)
     if several:
         return _sample_all(stack, n, chosen, seed, path)
+    return _sample_one(stack, n, chosen, seed, path)
 
-    x = generate(stack, n, chosen, seed)
+
+def _sample_one(stack: Stack, n: int, sampler: Sampler, seed: int, out: Path) -> list[str]:
+    """n samples of a model of one kind of data."""
+    x = generate(stack, n, sampler, seed)
     usable("the samples", x)
     if reads_sequences(stack):
-        return [f"{n} samples: {write_sequences(stack, x, path)}"]
-    return [f"{n} samples: {write_samples(x, path, kind_of(stack), shape_of(stack))}"]
+        return [f"{n} samples: {write_sequences(stack, x, out)}"]
+    return [f"{n} samples: {write_samples(x, out, kind_of(stack), shape_of(stack))}"]
 
 
 def label_given(model: str, given: list[str] | None, sampler: str | None) -> str | None:
@@ -189,6 +198,27 @@ def _sample_all(stack: JointStack, n: int, sampler: Sampler, seed: int, out: Pat
             f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz"
         )
     return [f"{n} samples: {write_grey(tile(images, shape), out)}"]
+
+
+def _film(stack: Stack, n: int, sampler: Sampler, seed: int, out: Path) -> list[str]:
+    """A film of the sampler's transitions: its samples are the last frame."""
+    if kind_of(stack) != "image":
+        raise ValueError(f"--out {out}: films are of images; this model gives {kind_of(stack)}")
+
+    states = sampling_steps(stack, n, sampler, seed)
+    usable("the samples", states)
+
+    return [f"{n} samples in {sampler.rounds} steps: {write_states(stack, states, out)}"]
+
+
+def write_states(stack: Stack, states: Tensor, out: Path) -> Path:
+    """A film of images, (steps, n, pixels), in a grid."""
+    frames = []
+    for x in states[kept_frames(len(states))]:
+        images, shape = images_of(stack, x)
+        frames.append(enlarged(tile(images, shape or shape_of(stack))))
+
+    return write_film(frames, out)
 
 
 def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Path:

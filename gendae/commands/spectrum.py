@@ -28,17 +28,15 @@ def spectrum(
 
     stack = load_generative(model, device)
     x = data_of(stack, root=root).split("valid").x.to(stack.device)
-    law = stack.pairs[-1].recognition
-    below = stack.encode(x)[-2]
-    mean = stack.pairs[-1].f(below)
-    variance = law.variance(mean, below)
-    if not law.learnable or variance is None:
+    noise = chains.noise_of_top(stack, x)
+    if noise is None:
+        law = stack.pairs[-1].recognition
         raise ValueError(
             f"{model}: the top's noise is {type(law).__name__}; a spectrum needs learned noise, "
             "recognition=LearnedGaussian (KLRule with noise)"
         )
 
-    sigma = variance.mean(0).sqrt()
+    sigma, mean = noise
     usable("the noise and the means", sigma, mean)
     signal = chains.signal_dimensions(sigma, mean)
     path = plots.save(plots.spectrum(signal.sigma, signal.count), out)

@@ -3,6 +3,8 @@
 x^v are the observed pixels, x^m the missing ones.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
@@ -11,7 +13,7 @@ from gendae import checks
 from gendae.completion.chain import ClampedChain, Completion
 from gendae.completion.moves import likeliest_draws
 from gendae.corruption import uniform_like
-from gendae.inference import Inference, TargetPropInference, fill
+from gendae.inference import Inference, Representations, TargetPropInference, fill
 from gendae.models.joint import kind_of
 from gendae.models.stack import Stack
 from gendae.registry import Plain, build, register
@@ -115,6 +117,55 @@ class Inpainter(checks.TakesArrays):
             generator: source of noise.
             draws: those of the model at which chains may start, see `draws`; new ones if None.
         """
+        start, given, clamped = self._clamped(stack, x, mask, generator, draws)
+
+        def step(x: Tensor, temperature: float) -> Tensor:
+            return self.step(stack, x, clamped, generator)
+
+        chain = ClampedChain(step, temperatures=[0.0] * self.rounds)
+        ends = chain(start, given, clamped)
+        mean = ends.mean_over(self.chains)
+
+        return mean._replace(h=fill(x, mask, mean.h))
+
+    @torch.no_grad()
+    def trajectory(
+        self,
+        stack: Stack,
+        x: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
+        draws: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """The mean of the chains at the start and after each step of INFERENCE, (batch, width).
+
+        A round has N + 1 of them, the first from the feed-forward guess. The last is what a call
+        with the same arguments gives.
+        """
+        state, given, clamped = self._clamped(stack, x, mask, generator, draws)
+        state = fill(given, clamped, state)
+        yield self._mean(state, x, mask)
+
+        for _ in range(self.rounds):
+            for h in self.inference.trajectory(stack, state, clamped, generator):
+                new = fill(given, clamped, self._decoded(stack, h))
+                yield self._mean(new, x, mask)
+
+            state = new
+
+    def _mean(self, chains: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """The mean of the chains, with observed elements as given."""
+        return fill(x, mask, chains.view(self.chains, *x.shape).mean(0))
+
+    def _clamped(
+        self,
+        stack: Stack,
+        x: Tensor,
+        mask: Tensor,
+        generator: Generator | None,
+        draws: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of all chains: the start, what is given, and where; see `__call__`."""
         mask = mask.expand_as(x)
         if draws is None:
             draws = self.draws(stack, generator)
@@ -122,19 +173,12 @@ class Inpainter(checks.TakesArrays):
         given = x.masked_fill(~mask, 0.0).repeat(self.chains, 1)
         clamped = mask.repeat(self.chains, 1)
 
-        def step(x: Tensor, temperature: float) -> Tensor:
-            return self.step(stack, x, clamped, generator)
-
         if draws is None:
             start = uniform_like(given, generator)
         else:
             start = likeliest_draws(stack, given, clamped, draws, self.chains)
 
-        chain = ClampedChain(step, temperatures=[0.0] * self.rounds)
-        ends = chain(start, given, clamped)
-        mean = ends.mean_over(self.chains)
-
-        return mean._replace(h=fill(x, mask, mean.h))
+        return start, given, clamped
 
     @torch.no_grad()
     def draws(self, stack: Stack, generator: Generator | None = None) -> Tensor | None:
@@ -154,9 +198,11 @@ class Inpainter(checks.TakesArrays):
 
     def step(self, stack: Stack, x: Tensor, mask: Tensor, generator: Generator | None) -> Tensor:
         """INFERENCE under the clamp, and x decoded from its h_level."""
-        h = self.inference(stack, x, mask=mask, generator=generator)
-        level = stack.depth if self.level is None else self.level
+        return self._decoded(stack, self.inference(stack, x, mask=mask, generator=generator))
 
+    def _decoded(self, stack: Stack, h: Representations) -> Tensor:
+        """x from h_level."""
+        level = stack.depth if self.level is None else self.level
         return stack.decode(h[level], level)
 
 
@@ -205,12 +251,7 @@ def inpaint(
         >>> torch.equal(y[:, :4], x[:, :4]), y.shape
         (True, torch.Size([3, 8]))
     """
-    x = checks.width("x", x, stack.sizes[0])
-    mask = checks.mask("mask", mask, *x.shape).expand_as(x)
-    x = x.masked_fill(~mask, 0.0)
-    check = checks.finite if kind_of(stack) == "sequence" else checks.pixels
-    check("x", x)
-
+    x, mask = _masked(stack, x, mask)
     inpainter = inpainter or inpainter_of(stack)
     generator = seeded(checks.seed("seed", seed))
     draws = inpainter.draws(stack, generator)
@@ -227,6 +268,46 @@ def inpaint(
 
     bar.close()
     return torch.cat(filled)
+
+
+def inpainting_steps(
+    stack: Stack,
+    x: Tensor,
+    mask: Tensor,
+    inpainter: Inpainter,
+    seed: int | None = None,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """`inpaint` step by step, (steps + 1, n, pixels): what it gives is the last.
+
+    Raises:
+        ValueError: see `inpaint`; for more states than memory may hold.
+    """
+    x, mask = _masked(stack, x, mask)
+    generator = seeded(seed)
+    steps = 1 + inpainter.rounds * (inpainter.inference.steps + 1)
+    checks.fits("n", len(x), steps * x.numel())
+    draws = inpainter.draws(stack, generator)
+
+    batches = []
+    rows = max(1, batch_size // inpainter.chains)
+    for images, seen in zip(x.split(rows), mask.split(rows), strict=True):
+        images = images.to(stack.device)
+        states = inpainter.trajectory(stack, images, seen.to(stack.device), generator, draws)
+        batches.append(torch.stack([state.cpu() for state in states]))
+
+    return torch.cat(batches, 1)
+
+
+def _masked(stack: Stack, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """x with 0 where it is missing, and the mask in its shape, both checked; see `inpaint`."""
+    x = checks.width("x", x, stack.sizes[0])
+    mask = checks.mask("mask", mask, *x.shape).expand_as(x)
+    x = x.masked_fill(~mask, 0.0)
+    check = checks.finite if kind_of(stack) == "sequence" else checks.pixels
+    check("x", x)
+
+    return x, mask
 
 
 MASKS = ("left", "right", "top", "bottom", "random")

@@ -7,6 +7,7 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,30 @@ from gendae.storage.atomic import write_whole
 
 #: White in a PNG of 8 bits.
 WHITE = 255
+#: Pixels that a picture of small images is enlarged to: its least width, and its greatest height.
+WIDE = 600
+HIGH = 1200
+
+
+def enlargement(height: int, width: int) -> int:
+    """Pixels of a file along each side of one of a picture, so that small images can be seen.
+
+    Example:
+        >>> [enlargement(side, side) for side in (28, 91, 291, 2901)]
+        [22, 7, 3, 1]
+    """
+    wanted = math.ceil(WIDE / width)
+    most = max(1, HIGH // height)
+
+    return min(wanted, most)
+
+
+def enlarged(canvas: Tensor) -> np.ndarray:
+    """A picture, (height, width) in [0, 1], as pixels of a file, uint8."""
+    scale = enlargement(*canvas.shape)
+    levels = (canvas * WHITE).round().clamp(0, WHITE).to(torch.uint8)
+
+    return levels.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()
 
 
 @checks.takes_arrays
@@ -40,19 +65,16 @@ def tile(x: Tensor, shape: tuple[int, int], columns: int | None = None, gap: int
 
 
 @checks.takes_arrays
-def write_grey(canvas: Tensor, path: str | Path, scale: int = 3) -> Path:
+def write_grey(canvas: Tensor, path: str | Path) -> Path:
     """Write a picture, (height, width) in [0, 1], as PNG (whatever the suffix), making its folder.
 
     Args:
-        canvas: 0 is black, 1 is white.
+        canvas: 0 is black, 1 is white; a small one is enlarged.
         path: the file.
-        scale: pixels of the file along each side of one of the picture.
     """
     from PIL import Image
 
-    levels = (canvas * WHITE).round().clamp(0, WHITE).to(torch.uint8)
-    large = levels.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-
     png = io.BytesIO()
-    Image.fromarray(large.numpy()).save(png, format="PNG")
+    Image.fromarray(enlarged(canvas)).save(png, format="PNG")
+
     return write_whole(path, png.getvalue())

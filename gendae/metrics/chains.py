@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.metrics.precision import full_precision
+from gendae.models.stack import Stack
 
 
 def _chains(values: Tensor) -> Tensor:
@@ -243,6 +244,22 @@ class Spectrum(NamedTuple):
     count: int
     sigma: Tensor
     information: Tensor
+
+
+@torch.no_grad()
+def noise_of_top(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Learned noise of each dimension of h_L, root mean square over x, (features,), and mu(x).
+
+    None for a stack whose Q(h_L | h_{L-1}) has no learned noise.
+    """
+    top = stack.pairs[-1]
+    below = stack.encode(x)[-2]
+    mean = top.f(below)
+    variance = top.recognition.variance(mean, below)
+    if not top.recognition.learnable or variance is None:
+        return None
+
+    return variance.mean(0).sqrt(), mean
 
 
 @checks.takes_arrays

@@ -8,6 +8,7 @@ training images, centroids and the mean image beside it.
 import math
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,10 @@ from gendae.models.stack import Stack
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import parzen_log_prob
 from gendae.sampling.samplers import generate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Bandwidths by name: the 10 points of Goodfellow et al. 2014 (parzen_ll.py), and 29 finer ones.
 GRIDS: dict[str, list[float]] = {
@@ -127,6 +132,17 @@ class ParzenLogLikelihood(Metric):
             raise ValueError("the metric has seen no images; update it with at least one")
 
         return self.total / self.count
+
+    def plot(
+        self, val: Tensor | Sequence[Tensor] | None = None, ax: "Axes | None" = None
+    ) -> "tuple[Figure, Axes]":
+        """A figure of values of the metric, in nats; of its present one by default.
+
+        Args:
+            val: a value of `compute` or `forward`, or several of them in their order.
+            ax: axes to draw on; new ones if None.
+        """
+        return self._plot(val, ax)
 
     @property
     def standard_error(self) -> Tensor:

@@ -168,7 +168,9 @@ def nobody_listens(rule: "Shell", base: type["Shell"]) -> bool:
 
 
 def _listeners(trainer: Trainer, hook: str) -> list[Callback]:
-    return [callback for callback in trainer.callbacks if _changed(callback, Callback, hook)]
+    """Callbacks with a hook, but those content with batches whose losses are logged."""
+    heard = [callback for callback in trainer.callbacks if _changed(callback, Callback, hook)]
+    return [callback for callback in heard if getattr(callback, "hears_every_batch", True)]
 
 
 def _changed(thing: object, base: type, name: str) -> bool:

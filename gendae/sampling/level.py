@@ -73,16 +73,16 @@ class LevelSampler(Sampler):
         if residual is not None:
             self.residual = checks.at_least("residual", residual, 0.0)
 
-    def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
-        """x from samples of the prior: down, and `rounds` transitions, the last to its mean."""
+    def trajectory(
+        self, stack: Stack, codes: Tensor, generator: Generator | None
+    ) -> Iterator[Representations]:
+        """Of a chain at level 0, the last transition is to its mean."""
         h = self.start(stack, codes, generator)
-        for _ in range(self.rounds - 1):
-            h = self.step(stack, h, generator)
+        yield h
 
-        if self.rounds > 0:
-            h = self._move(stack, h, generator, draws=self.level != 0)
-
-        return h[0]
+        for k in range(1, self.rounds + 1):
+            h = self._move(stack, h, generator, draws=k < self.rounds or self.level != 0)
+            yield h
 
     def step(
         self, stack: Stack, h: Representations, generator: Generator | None

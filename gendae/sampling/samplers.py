@@ -82,11 +82,21 @@ class Sampler(checks.TakesArrays):
 
     def from_codes(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Tensor:
         """x from samples of the prior: down, and `rounds` transitions."""
-        h = self.start(stack, codes, generator)
-        for _ in range(self.rounds):
-            h = self.step(stack, h, generator)
+        for h in self.trajectory(stack, codes, generator):  # noqa: B007
+            pass
 
         return h[0]
+
+    def trajectory(
+        self, stack: Stack, codes: Tensor, generator: Generator | None
+    ) -> Iterator[Representations]:
+        """The representations at the start and after every transition: K + 1 of them."""
+        h = self.start(stack, codes, generator)
+        yield h
+
+        for _ in range(self.rounds):
+            h = self.step(stack, h, generator)
+            yield h
 
     def start(self, stack: Stack, codes: Tensor, generator: Generator | None) -> Representations:
         """h_L = codes, h_{l-1} = g_l(h_l)."""
@@ -322,6 +332,28 @@ def sampler_of(stack: Stack) -> Sampler:
         return stack.settings.sampler
 
     return AncestralSampler() if stack.hard_levels else GenerateSampler()
+
+
+@torch.no_grad()
+def sampling_steps(stack: Stack, n: int, sampler: Sampler, seed: int | None = None) -> Tensor:
+    """`generate` transition by transition, (K + 1, n, width of x): its samples are the last.
+
+    Raises:
+        ValueError: for n not in 1 .. 1000, and a sampler without transitions.
+    """
+    checks.whole("n", n, 1, BATCH)
+    if sampler.rounds == 0:
+        raise ValueError(
+            f"{type(sampler).__name__} with {sampler.rounds} rounds makes samples in one step; "
+            "steps are those of generate, chain, joint and level"
+        )
+
+    sampler.check(stack)
+    checks.fits("n", n, (sampler.rounds + 1) * n * stack.sizes[0])
+    generator = seeded(seed)
+    codes = stack.prior.sample(n, generator)
+
+    return torch.stack([h[0].cpu() for h in sampler.trajectory(stack, codes, generator)])
 
 
 def generate(

@@ -1,51 +1,26 @@
 """When to sample, score and draw during training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from gendae import checks, plots
-from gendae.data.loader import Split, joined
 from gendae.metrics.parzen import sigma_grid
 from gendae.models.joint import images_of, kind_of
 from gendae.models.stack import Stack
+from gendae.plots import Figure
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
-from gendae.rules.processes import like_parameters, of_all_ranks, share_of, sum_of_ranks
+from gendae.rules.processes import like_parameters, share_of, sum_of_ranks
 from gendae.sampling.samplers import sampler_of, seeded
+from gendae.training.pictures import show
+from gendae.training.validation import due, validation_batch
 
 VALIDATION_IMAGES = 1000
 BLOCK = 250  # samples that one process draws from one seed
-
-
-def validation_batch(trainer: Trainer, n: int) -> Split:
-    """The first n validation examples, the same on all ranks."""
-    data = getattr(trainer, "datamodule", None)
-    if hasattr(data, "split"):
-        return data.split("valid")[:n]
-
-    share = joined(_batches_with(trainer.val_dataloaders, n))
-    device = trainer.strategy.root_device
-
-    return share.map(lambda part: of_all_ranks(trainer, part.to(device))[:n])
-
-
-def _batches_with(loader: Iterable[Sequence[Tensor]], n: int) -> list[Split]:
-    """The first batches of a loader, until they hold n examples."""
-    batches = []
-    count = 0
-    with torch.random.fork_rng([]):  # torch's own loader draws a seed whenever it starts
-        for batch in loader:
-            batches.append(Split.of(batch))
-            count += len(batch[0])
-            if count >= n:
-                break
-
-    return batches
 
 
 @torch.no_grad()
@@ -65,16 +40,6 @@ def samples_of_all_ranks(trainer: Trainer, stack: Stack, n: int) -> Tensor:
         samples[block] = sampler.from_codes(stack, codes[block], seeded(seed))
 
     return sum_of_ranks(trainer, samples)
-
-
-def due(trainer: Trainer, every: int) -> bool:
-    """Whether this epoch of a fit is one in `every`, or the last."""
-    if trainer.sanity_checking:
-        return False
-
-    epoch = trainer.current_epoch + 1
-
-    return epoch % every == 0 or epoch == trainer.max_epochs
 
 
 class ParzenMonitor(Callback):
@@ -150,8 +115,8 @@ class CreditMonitor(Callback):
     The names are `credit/cosine_f_l` and `credit/cosine_g_l` for generative stacks. For
     classifiers they are `credit/cosine_l`, and for rules with targets also `credit/improves_l`
     (Eq. 3.3), `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder
-    shows the latest values. Weights and random numbers of the training are those of a run without
-    this callback.
+    shows the latest values; numbered files and loggers have all of them, as `Pictures` has.
+    Weights and random numbers of the training are those of a run without this callback.
 
     Args:
         every: epochs between two measurements, in epochs with a validation; the last epoch always
@@ -198,4 +163,6 @@ class CreditMonitor(Callback):
         pl_module.log_dict(logged, rank_zero_only=False)
 
         if trainer.is_global_zero:
-            plots.save(plots.layers(measures), Path(trainer.default_root_dir) / "credit.png")
+            figure = plots.layers(measures)
+            plots.save(figure, Path(trainer.default_root_dir) / "credit.png")
+            show(trainer, "credit", figure)

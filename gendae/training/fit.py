@@ -1,6 +1,7 @@
 """`gendae fit`, `validate` and `test`: LightningCLI with numbered run folders."""
 
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -36,12 +37,22 @@ from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from gendae.training.mistakes import configured, explained
-from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
+from gendae.training.pictures import Pictures
+from gendae.training.progress import EpochBar
+from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, ValidationAtEnd
 from gendae.training.sizes import check_fit, fit_sizes, is_open
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
 #: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
 CHECKPOINTS = ("best", "last")
+#: What Lightning advertises, and says of what is not there, by how it begins.
+UNSAID = (
+    "💡 Tip:",
+    "GPU available: False",
+    "TPU available: False",
+    "`weights_only` was not set",
+    "`Trainer.fit` stopped: `max_epochs=",
+)
 #: Variable that tells the processes that Lightning starts where their run is.
 RUN_FOLDER = "GENDAE_RUN_FOLDER"
 
@@ -206,9 +217,10 @@ class FitCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The sections `parzen` and `credit`, of scores, and `best` and `last`, of checkpoints."""
+        """The sections `parzen`, `credit` and `pictures`, and of checkpoints `best` and `last`."""
         parser.add_lightning_class_args(ParzenMonitor, "parzen")
         parser.add_lightning_class_args(CreditMonitor, "credit")
+        parser.add_lightning_class_args(Pictures, "pictures")
         for name in CHECKPOINTS:
             parser.add_lightning_class_args(RunCheckpoint, name)
             parser.set_defaults({f"{name}.filename": name})
@@ -331,15 +343,23 @@ class FitCLI(LightningCLI):
         trainer.logger = [csv, *others]
 
     def instantiate_trainer(self, **options: object) -> Trainer:
-        """The trainer, with a callback that lets signals end the run in an orderly way."""
+        """The trainer, with callbacks for an orderly end: at a signal, and after a validation."""
         try:
             trainer = super().instantiate_trainer(**options)
         except (ImportError, RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"trainer: {reason(error)}") from error
-        trainer.callbacks.insert(0, StopAtSignal())
+        trainer.callbacks[:0] = [StopAtSignal(), ValidationAtEnd()]
         trainer.callbacks += self.callbacks
+        self._replace_bar(trainer)
 
         return trainer
+
+    def _replace_bar(self, trainer: Trainer) -> None:
+        """One bar over all epochs in the place of Lightning's own, unless the user chose one."""
+        bar = trainer.progress_bar_callback
+        chosen = self._get(self.config_init, "trainer.callbacks") or []
+        if bar is not None and bar not in chosen:
+            trainer.callbacks[trainer.callbacks.index(bar)] = EpochBar()
 
     def before_fit(self) -> None:
         """Check the data before a run begins, and keep the command with the model."""
@@ -368,6 +388,34 @@ class FitCLI(LightningCLI):
 
             if self.trainer.global_step != callback._last_global_step_saved:
                 self.trainer.save_checkpoint(callback.format_checkpoint_name({}))
+
+    def after_test(self) -> None:
+        """Say where a generative model's other scores are: a test has reconstructions alone."""
+        several = isinstance(self.model.stack, JointStack)
+        if not self.model.generative or several or helper_process():
+            return
+
+        model = self._get(self.config, "ckpt_path") or "MODEL"
+        print(f"gendae: for the Parzen score of samples: gendae evaluate {model}", file=sys.stderr)
+
+
+def is_said(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's log is shown.
+
+    Example:
+        >>> is_said(logging.makeLogRecord({"msg": "💡 Tip: try another product"}))
+        False
+        >>> is_said(logging.makeLogRecord({"msg": "GPU available: True (cuda), used: True"}))
+        True
+    """
+    return not record.getMessage().startswith(UNSAID)
+
+
+def leave_out_unsaid() -> None:
+    """Show Lightning's log without `UNSAID`."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(is_said)
 
 
 def refuse_options(trainer: Namespace) -> None:
@@ -427,6 +475,7 @@ def main(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Path | Non
     if torch.cuda.is_available():  # a command may set what a library must not
         torch.set_float32_matmul_precision("high")
 
+    leave_out_unsaid()
     folder = FitCLI(arguments, callbacks).run_folder
     if helper_process():
         return None

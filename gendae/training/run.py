@@ -123,6 +123,54 @@ class RunCheckpoint(ModelCheckpoint):
         self.kth_value = score
 
 
+class ValidationAtEnd(Callback):
+    """Validates at the end of a fit too, where `check_val_every_n_epoch` would leave it out.
+
+    So every run, a short trial among them, has a score, samples, and a best.ckpt of its end.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        planned = loop._should_check_val_fx
+        earlier = loop.batch_progress.total.ready
+
+        def due(fetcher: object) -> bool:
+            if planned(fetcher):
+                return True
+            if loop.batch_progress.total.ready == earlier:
+                return was_validated(trainer)
+
+            return ends(trainer)
+
+        loop._should_check_val_fx = due
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        vars(trainer.fit_loop.epoch_loop).pop("_should_check_val_fx", None)
+
+
+def ends(trainer: Trainer) -> bool:
+    """Whether the latest batch is the last of a fit that validates."""
+    if not trainer.enable_validation:
+        return False
+
+    stops_early = trainer.should_stop and trainer.fit_loop._can_stop_early
+    if stops_early or trainer.global_step == trainer.max_steps:
+        return True
+
+    return trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+
+
+def was_validated(trainer: Trainer) -> bool:
+    """Whether a fit goes on after a validation at the end of an epoch, before its first batch.
+
+    That validation was the last of a shorter fit, and not planned in the longer one: Lightning,
+    which asks for it, would take the epoch for unfinished.
+    """
+    loop = trainer.fit_loop.epoch_loop
+
+    return trainer.enable_validation and loop.restarted_on_last and trainer.is_last_batch
+
+
 class StopAtSignal(Callback):
     """Signals end a fit with a last.ckpt, from which it goes on as if it had never stopped.
 

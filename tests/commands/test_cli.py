@@ -83,6 +83,9 @@ def test_fit_writes_a_numbered_run_folder(run):
         "config.yaml",
         "metrics.csv",
         "samples.png",
+        "pictures/samples_0002.png",
+        "pictures/reconstructions_0002.png",
+        "pictures/inpainting_0002.png",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
     }
@@ -135,7 +138,9 @@ def test_test_and_validate_leave_no_folder(run, capsys):
     for command in ("test", "validate"):
         assert gendae(command, *arguments, *root) == 0
 
-    assert "test/reconstruction_1" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "test/reconstruction_1" in said.out
+    assert f"gendae evaluate {run}/checkpoints/best.ckpt" in said.err
     assert sorted(run.parent.iterdir()) == folders
 
 
@@ -510,18 +515,36 @@ def test_a_machine_without_gpu_says_so_in_one_line(tmp_path, capsys):
     assert error.startswith("gendae: error:") and "gpu" in error
 
 
-def test_a_run_without_a_validation_leaves_its_last_weights_and_a_fitted_prior(tmp_path):
+def test_a_short_trial_leaves_its_best_weights_and_samples(tmp_path, capsys):
     """Also where a validation leaves out the Parzen score, by which best.ckpt is chosen."""
     common = ["fit", "--config", DIGITS, "--trainer.default_root_dir", tmp_path, *QUICK]
 
-    rare = ["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "3"]
-    assert gendae(*common, *rare) == 0
+    rare = ["--trainer.check_val_every_n_epoch", "20", "--trainer.max_epochs"]
+    assert gendae(*common, *rare, 1) == 0
 
-    stack = load(tmp_path / "0001" / "checkpoints" / "last.ckpt")
+    run = tmp_path / "0001"
+    stack = load(run / "checkpoints/best.ckpt")
     assert stack.prior.fitted
-    assert stack.facts["updates"] == 2 * 11
+    assert stack.facts["updates"] == 11
+    assert (run / "samples.png").is_file()
+
+    steps = ["--trainer.max_steps", 4]
+    assert gendae(*common, *rare, 3, *steps) == 0
+    assert load(tmp_path / "0002/checkpoints/best.ckpt").facts["updates"] == 4
+
+    last = run / "checkpoints/last.ckpt"
+    assert gendae(*common, *rare, 2, "--ckpt_path", last) == 0
+    assert load(tmp_path / "0003/checkpoints/best.ckpt").facts["updates"] == 22
+
+    none = ["--trainer.limit_val_batches", 0]
+    assert gendae(*common, *rare, 1, *none) == 0
+    assert load(tmp_path / "0004/checkpoints/last.ckpt").prior.fitted
+    capsys.readouterr()
+
+    assert gendae("export", tmp_path / "0004", "--out", tmp_path / "m.safetensors") == 2
+    assert "best.ckpt; there is --which last" in one_line(capsys)
 
     often = ["--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "1"]
     assert gendae(*common, *often, "--parzen.every", "2") == 0
 
-    assert load(tmp_path / "0002" / "checkpoints" / "best.ckpt").facts["epochs"] in (2, 3)
+    assert load(tmp_path / "0005/checkpoints/best.ckpt").facts["epochs"] in (2, 3)

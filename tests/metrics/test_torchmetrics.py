@@ -130,6 +130,16 @@ def test_whether_it_is_differentiable_is_said_honestly(case):
         assert difference == pytest.approx((gradient * step).sum().item(), rel=1e-3)
 
 
+@of_each_metric
+def test_a_metric_plots_its_values(case):
+    metric = case.make()
+    values = [metric(x) for x in DATA]
+    metric.plot()
+    _, axes = metric.plot(values)
+
+    assert axes.lines[0].get_ydata() == pytest.approx([value.item() for value in values])
+
+
 def rank_of_two(case, rank, place, results):
     """One of two processes, with its share of uneven batches."""
     torch.distributed.init_process_group(

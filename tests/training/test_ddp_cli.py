@@ -13,6 +13,9 @@ ONE_RUN = """
 0001/checkpoints/last.ckpt
 0001/config.yaml
 0001/metrics.csv
+0001/pictures/inpainting_0002.png
+0001/pictures/reconstructions_0002.png
+0001/pictures/samples_0002.png
 0001/samples.png
 """
 

@@ -1,0 +1,68 @@
+"""Pictures of what is learned: kept by epoch, given to loggers, no trace in the training."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+
+import gendae
+from gendae import plots
+from gendae.training.pictures import Pictures, show
+from tests.training.resuming import EPOCHS, differences, train
+
+
+class Codes(gendae.Picture):
+    """Also draws random numbers, as a picture of one's own may."""
+
+    name = "codes"
+
+    def draw(self, rule, x):
+        assert not torch.is_grad_enabled()
+        return plots.curves(rule.stack.encode(x)[-1] + torch.rand(1))
+
+
+def test_training_is_the_same_with_and_without_pictures(tmp_path):
+    names = ["samples", "reconstructions", "inpainting", "chains"]
+    pictures = Pictures(2, [*names, Codes()])
+    shown = train("em", callbacks=[pictures], default_root_dir=tmp_path)
+    assert differences(train("em"), shown) == []
+
+    epochs = {2, EPOCHS}
+    files = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert files == {f"{name}_{epoch:04d}.png" for name in [*names, "codes"] for epoch in epochs}
+
+
+def test_what_a_model_cannot_be_shown_by_is_refused_or_left_out(tmp_path):
+    with pytest.raises(ValueError, match=r"which='nonsense'.*samples, reconstructions"):
+        Pictures(1, ["nonsense"])
+
+    with pytest.raises(ValueError, match=r"which='samples': a Classifier under BackpropRule"):
+        train("backprop", callbacks=[Pictures(1, ["samples"])], default_root_dir=tmp_path)
+
+    train("backprop", callbacks=[Pictures(1)], default_root_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_loggers_get_what_the_file_shows(tmp_path):
+    seen = []
+    wandb = SimpleNamespace(log_image=lambda *arguments: seen.append(arguments))
+    csv = SimpleNamespace()
+    board = TensorBoardLogger(tmp_path)
+    added = []
+    board._experiment = SimpleNamespace(add_image=lambda *a, **k: added.append((*a, k)))
+
+    trainer = SimpleNamespace(
+        default_root_dir=tmp_path, current_epoch=6, global_step=70, loggers=[csv, board, wandb]
+    )
+    show(trainer, "samples", plots.image_grid(torch.rand(4, 64), (8, 8)))
+
+    pixels = np.asarray(Image.open(tmp_path / "pictures/samples_0007.png").convert("RGB"))
+    ((tag, [image], step),) = seen
+    ((board_tag, board_pixels, board_step, options),) = added
+
+    assert (tag, step) == (board_tag, board_step) == ("pictures/samples", 70)
+    assert options == {"dataformats": "HWC"}
+    assert np.array_equal(np.asarray(image), pixels) and np.array_equal(board_pixels, pixels)
