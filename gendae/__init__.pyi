@@ -1,5 +1,6 @@
 """The public names of gendae, each with its home: `gendae/__init__.py` imports it from there."""
 
+from gendae import estimators as estimators
 from gendae import plots as plots
 from gendae.completion.annealing import Annealing as Annealing
 from gendae.completion.completer import Completer as Completer

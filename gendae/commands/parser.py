@@ -26,6 +26,7 @@ GROUPS = {
     "models and what they hold": ("list", "info", "export"),
     "models of images": ("sample", "inpaint", "evaluate", "chain", "spectrum", "filters"),
     "classifiers and joint models": ("predict", "complete"),
+    "tables of numbers": ("impute",),
     "the theory": ("stdp",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
