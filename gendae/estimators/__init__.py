@@ -1,4 +1,4 @@
-"""scikit-learn's contract: estimators with `fit`, `get_params`, `clone`, in pipelines and searches.
+"""scikit-learn's contract: `fit` and `get_params`, for pipelines, searches and cross-validation.
 
 | file | holds |
 |---|---|

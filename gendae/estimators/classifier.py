@@ -81,15 +81,21 @@ class TargetPropClassifier(ClassifierMixin, Network):
         self.classes_, labels = np.unique(y, return_inverse=True)
         self.scale_ = Scale.of(x)
         with self._repeatable() as generator:
-            device = checks.device(self.device)
-            network = deep_classifier(self._sizes(x.shape[1]), len(self.classes_)).to(device)
-            noise = RelativeNoise(checks.at_least("corruption", self.corruption, 0.0))
-            rule = DifferenceTargetPropRule(network, input_corruption=noise, rates=self._rates())
-
-            self._train(rule, (self._seen(x), torch.as_tensor(labels, device=device)), generator)
+            rule = self._rule(x)
+            y = torch.as_tensor(labels, device=rule.stack.device)
+            self._train(rule, (self._seen(x), y), generator)
 
         self._settle()
         return self
+
+    def _rule(self, x: np.ndarray) -> DifferenceTargetPropRule:
+        network = deep_classifier(self._sizes(x.shape[1]), len(self.classes_))
+        self._centre(network, x)
+
+        noise = RelativeNoise(checks.at_least("corruption", self.corruption, 0.0))
+        return DifferenceTargetPropRule(
+            network.to(checks.device(self.device)), input_corruption=noise, rates=self._rates()
+        )
 
     def predict_proba(self, X: "Rows") -> np.ndarray:
         """p(y | x) in the order of `classes_`, (n, classes)."""
