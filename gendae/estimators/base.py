@@ -5,6 +5,7 @@ single precision and are used in double precision, so that the result for a row 
 the rows beside it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.rules.base import Rule
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.ledger import stop_where_not_finite
+from gendae.rules.ledger import TrainingDiverged
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 
@@ -172,8 +173,7 @@ class Network(BaseEstimator):
                 losses = step(rule, optimizer, some, moment)
                 update += 1
 
-            for name, loss in losses.items():
-                stop_where_not_finite(name, loss.item(), update)
+            stop_where_diverged(losses, update)
             if expect is not None:
                 batch = expect()
 
@@ -203,3 +203,12 @@ def step(
     rule.on_before_optimizer_step(optimizer)
     optimizer.step()
     return losses
+
+
+def stop_where_diverged(losses: dict[str, Tensor], update: int) -> None:
+    """Raise a TrainingDiverged for losses that are NaN or infinite."""
+    for name, loss in losses.items():
+        if not math.isfinite(loss.item()):
+            raise TrainingDiverged(
+                f"{name} is {loss.item()} after {update} updates: give a lower learning_rate"
+            )

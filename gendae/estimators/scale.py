@@ -26,15 +26,26 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Scale":
-        """That of rows, (n, features); NaN stands for a missing value."""
+        """That of rows, (n, features); NaN stands for a missing value.
+
+        Raises:
+            ValueError: for numbers whose squares are infinite.
+        """
         seen = ~np.isnan(x)
         pixels = bool(np.all((x[seen] >= 0.0) & (x[seen] <= 1.0)))
         if pixels:
             return cls(np.zeros(x.shape[1]), np.ones(x.shape[1]), pixels)
 
         mean = mean_of(x)
-        count = np.maximum(seen.sum(0), 1)
-        deviation = np.sqrt(np.square(np.where(seen, x - mean, 0.0)).sum(0) / count)
+        with np.errstate(over="ignore"):
+            squares = np.square(np.where(seen, x - mean, 0.0)).sum(0)
+        if not np.isfinite(squares).all():
+            raise ValueError(
+                f"X holds numbers up to {np.nanmax(np.abs(x)):.3g}, too large for their squares "
+                "to be added up: give them in another unit"
+            )
+
+        deviation = np.sqrt(squares / np.maximum(seen.sum(0), 1))
         constant = deviation <= 10 * np.finfo(x.dtype).eps * np.abs(mean)
 
         return cls(mean, np.where(constant, 1.0, deviation), pixels)
@@ -61,7 +72,8 @@ class Scale(NamedTuple):
 def mean_of(x: np.ndarray) -> np.ndarray:
     """The mean of the values that each feature has, (features,); 0 where it has none."""
     seen = ~np.isnan(x)
-    return np.where(seen, x, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
+    with np.errstate(over="ignore"):
+        return np.where(seen, x, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
 
 
 def range_of(x: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 
 from gendae.estimators import DAEImputer, ParzenDensity, StackedDAE, TargetPropClassifier
+from gendae.rules.ledger import TrainingDiverged
 
 QUICK = {"epochs": 3, "random_state": 0}
 
@@ -261,3 +262,13 @@ def test_bad_parameters_are_named(model, words):
     x = np.random.RandomState(0).rand(10, 3)
     with pytest.raises(ValueError, match=words):
         model.fit(x, np.arange(10) % 2)
+
+
+@pytest.mark.parametrize("model", SMALL[:3], ids=lambda model: type(model).__name__)
+def test_what_cannot_be_learned_is_said(model):
+    x = np.random.RandomState(0).normal(size=(20, 3))
+    y = np.arange(20) % 2
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        clone(model).set_params(epochs=20, learning_rate=1e30).fit(x, y)
+    with pytest.raises(ValueError, match=r"X holds numbers up to .*e\+\d\d\d, too large"):
+        clone(model).fit(1e200 * x, y)
