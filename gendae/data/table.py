@@ -142,8 +142,8 @@ def _cells(path: Path, text: str, delimiter: str) -> tuple[list[list[str]], list
         rf'(\s*"(?:[^"]|"")*"[^\S\r\n]*|[^{between}\r\n"]*)({between}|\r\n|\n|\r|\Z)'
     )
 
-    rows = []
-    ends = []
+    rows: list[list[str]] = []
+    ends: list[str] = []
     row: list[str] = []
     at = 0
     while at < len(text):

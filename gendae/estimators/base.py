@@ -8,7 +8,7 @@ the rows beside it.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gendae import checks
 from gendae.estimators.scale import Scale, mean_of
+from gendae.layers.affine import Affine
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
@@ -142,9 +143,10 @@ class Network(BaseEstimator):
             return
 
         mean = torch.as_tensor(mean_of(x), dtype=stack.dtype)
-        bottom = stack.pairs[0]
-        bottom.f.bias -= bottom.f.weight @ mean
-        bottom.g.bias += torch.logit(mean.clamp(EDGE, 1.0 - EDGE))
+        f = cast(Affine, stack.pairs[0].f)
+        g = cast(Affine, stack.pairs[0].g)
+        f.bias.sub_(f.weight @ mean)
+        g.bias.add_(torch.logit(mean.clamp(EDGE, 1.0 - EDGE)))
 
     def _train(
         self,

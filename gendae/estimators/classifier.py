@@ -14,6 +14,7 @@ from gendae.corruption import RelativeNoise
 from gendae.estimators.base import Network, validated
 from gendae.estimators.scale import Scale
 from gendae.models.architectures import deep_classifier
+from gendae.models.classifier import Classifier
 from gendae.rules.difference import DifferenceTargetPropRule
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class TargetPropClassifier(ClassifierMixin, Network):
         >>> bool(TargetPropClassifier((20, 20), random_state=0).fit(x, y).score(x, y) > 0.9)
         True
     """
+
+    stack_: Classifier
 
     def __init__(
         self,

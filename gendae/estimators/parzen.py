@@ -69,7 +69,7 @@ class ParzenDensity(BaseEstimator):
         if isinstance(self.bandwidth, Real):
             return checks.at_least("bandwidth", float(self.bandwidth), 0.0, strict=True)
 
-        rule = checks.one_of("bandwidth", self.bandwidth, RULES)
+        rule = checks.one_of("bandwidth", str(self.bandwidth), RULES)
         rows = float(n)
         if rule == "silverman":
             rows *= (features + 2) / 4
