@@ -36,6 +36,10 @@ from gendae.data.shards import Shards as Shards
 from gendae.data.toys import Toys2D as Toys2D
 from gendae.data.trees import ListOps as ListOps
 from gendae.data.trees import StandardLibrary as StandardLibrary
+from gendae.estimators.classifier import TargetPropClassifier as TargetPropClassifier
+from gendae.estimators.imputer import DAEImputer as DAEImputer
+from gendae.estimators.parzen import ParzenDensity as ParzenDensity
+from gendae.estimators.stacked import StackedDAE as StackedDAE
 from gendae.inference import GradientInference as GradientInference
 from gendae.inference import Inference as Inference
 from gendae.inference import TargetPropInference as TargetPropInference

@@ -11,7 +11,7 @@ from gendae.storage.shipped import shipped_files
 
 #: What most people need of the several hundred options.
 OPTIONS = {
-    "--config FILE.yaml": "network, rule, data and trainer; options change what it says",
+    "--config FILE.yaml": "network, rule, data and trainer, or a name listed below",
     "--print_config": "print the whole configuration with all defaults",
     "--help-all": "every option (takes some seconds)",
     "--model RULE": "train the configuration's network by another rule",

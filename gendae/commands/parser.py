@@ -1,6 +1,7 @@
 """The options of a command: the signature of its function, and their help: its docstring.
 
-An argument without default is positional, but behind the star an option that must be given.
+An argument without default is positional, but behind the star an option that must be given. One
+with a default is an option; before a star, it is positional and may be left out.
 `max_epochs: int` is `--max-epochs N`, a `list[str]` takes several values, and a `bool` none.
 `options` are those of the sections that their description names, such as --sampler.rounds 20. Each
 has one value, and reaches the command as it was typed (`*options`) or by name (`**options`).
@@ -24,7 +25,7 @@ from gendae.errors import choice
 GROUPS = {
     "train": ("fit", "validate", "test", "compare", "quickstart"),
     "models and what they hold": ("list", "info", "export"),
-    "models of images": ("sample", "inpaint", "evaluate", "chain", "spectrum", "filters"),
+    "models of images": ("sample", "inpaint", "evaluate", "chain", "spectrum", "filters", "demo"),
     "classifiers and joint models": ("predict", "complete"),
     "tables of numbers": ("impute",),
     "the theory": ("stdp",),
@@ -69,7 +70,7 @@ def signature(function: ast.FunctionDef) -> list[Argument]:
                 argument.arg,
                 ast.unparse(argument.annotation),
                 needed,
-                needed and argument in given.args,
+                argument in given.args and (needed or bool(given.kwonlyargs)),
                 None if needed else ast.literal_eval(default),
             )
         )
@@ -142,7 +143,12 @@ def parser(name: str) -> Parser:
 def add_option(made: Parser, argument: Argument, text: str) -> None:
     """Add an argument of a function to the parser."""
     if argument.positional:
-        made.add_argument(argument.name, metavar=argument.name.upper(), help=text)
+        values: dict[str, Any] = {}
+        if not argument.needed:
+            values = {"nargs": "?", "default": argument.default}
+            text += f" (default: {shown(argument.default)})"
+
+        made.add_argument(argument.name, metavar=argument.name.upper(), help=text, **values)
         return
 
     option = f"--{argument.name.replace('_', '-')}"
@@ -150,7 +156,7 @@ def add_option(made: Parser, argument: Argument, text: str) -> None:
         made.add_argument(option, action="store_true", help=text)
         return
 
-    values: dict[str, Any] = {"required": argument.needed, "default": argument.default}
+    values = {"required": argument.needed, "default": argument.default}
     if argument.default is not None:
         text += f" (default: {shown(argument.default)})"
 

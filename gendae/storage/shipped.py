@@ -16,3 +16,17 @@ def shipped_files(pattern: str) -> dict[str, Path]:
     """
     files = {file.stem: file for root in ROOTS for file in root.glob(pattern)}
     return dict(sorted(files.items()))
+
+
+def configuration_file(name: str) -> str:
+    """The file of a configuration: of this name or, where there is none, the one that is shipped.
+
+    Example:
+        >>> Path(configuration_file("digits-kl")).name, configuration_file("own.yaml")
+        ('digits-kl.yaml', 'own.yaml')
+    """
+    if Path(name).exists():
+        return name
+
+    files = shipped_files("configs/*.yaml")
+    return str(files.get(name.removesuffix(".yaml"), name))

@@ -34,7 +34,7 @@ from gendae.storage.sealed import read
 from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
-from gendae.training.mistakes import check_configurations, explained
+from gendae.training.mistakes import configured, explained
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
@@ -138,9 +138,9 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the command line; a mistake in it becomes a ValueError of one line."""
-        check_configurations(args)
+        given = configured(args)
         try:
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, given)
         except ArgumentError as error:
             command = self._subcommand_parsers.get(args[0], parser)
             raise ValueError(explained(str(error), command)) from None

@@ -19,7 +19,7 @@ import gendae
 from gendae import checks
 from gendae.errors import choice, nearest, reason, shortened
 from gendae.storage.owned import SHARED, owned
-from gendae.storage.shipped import shipped_files
+from gendae.storage.shipped import configuration_file, shipped_files
 
 #: Arguments in 0.1, and where they stand now, by the section that they are of.
 RENAMED = {
@@ -304,16 +304,38 @@ def read_yaml(path: str | Path) -> Any:  # noqa: ANN401 - any plain data
         ValueError: if it is not YAML, or its aliases make far more of it than it holds.
     """
     try:
-        text = checks.path("--config", path).read_text(encoding="utf-8")
+        file = checks.path("--config", configuration_file(str(path)))
+        text = file.read_text(encoding="utf-8")
         return owned(yaml.safe_load(text), 0, SHARED * len(text))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: impossible dates
         raise ValueError(f"{path} is not a YAML file: {reason(error)}") from None
 
 
-def check_configurations(arguments: Sequence[str]) -> None:
-    """Raise a ValueError for a --config FILE that is not YAML, or makes far more than it holds."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, value = argument.partition("=")
-        path = Path(value if equals else following)
-        if name == "--config" and path.is_file():
-            read_yaml(path)
+def configured(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the file of each --config where a shipped one is named.
+
+    Raises:
+        ValueError: for a file that is not YAML, or makes far more than it holds.
+    """
+    found = []
+    before = ""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if before == "--config":
+            argument = _configuration(argument)
+        elif name == "--config" and value:
+            argument = f"{name}={_configuration(value)}"
+
+        found.append(argument)
+        before = argument
+
+    return found
+
+
+def _configuration(name: str) -> str:
+    """The file of a configuration, which is YAML if it is there."""
+    file = configuration_file(name)
+    if Path(file).is_file():
+        read_yaml(file)
+
+    return file

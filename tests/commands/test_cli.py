@@ -115,6 +115,17 @@ def test_the_configuration_of_a_run_makes_another_run(run):
     assert len(list(run.parent.iterdir())) == folders + 1
 
 
+def test_a_shipped_configuration_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]
+    for number, name in enumerate(["digits-kl", "digits-kl.yaml"], 1):
+        (line,) = cli.run(["fit", "--config", name, *short, "--trainer.logger", "false"])
+        assert line == f"run folder: runs/000{number}"
+
+    Path("digits-kl").write_text("trainer: {}")  # one's own file of this name comes first
+    assert cli.main(["fit", "--config=digits-kl", *short]) == 2
+
+
 def test_test_and_validate_leave_no_folder(run, capsys):
     folders = sorted(run.parent.iterdir())
     arguments = ["--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/best.ckpt"]

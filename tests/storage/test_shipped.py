@@ -10,7 +10,7 @@ import torch
 from gendae import complete, generate, load, named_mask
 from gendae.completion.completer import Completer
 from gendae.models.classifier import Classifier
-from gendae.models.joint import JointStack
+from gendae.models.joint import JointStack, kind_of
 from gendae.storage.model_file import shipped
 
 FOLDER = Path(__file__).parents[2] / "checkpoints"
@@ -49,7 +49,8 @@ def test_shipped_model(entry):
 
     x = generate(stack, 64, seed=0)
     assert x.shape == (64, stack.sizes[0])
-    assert 0.0 <= x.min() <= x.max() <= 1.0
+    if kind_of(stack) == "image":
+        assert 0.0 <= x.min() <= x.max() <= 1.0
     assert x.std(0).mean() > 0.1, "samples must differ from one another"
 
 
