@@ -276,7 +276,7 @@ def batch(value: Any) -> tuple:  # noqa: ANN401 - whatever a loader gives
     Example:
         >>> batch({"image": torch.zeros(1, 4)})
         Traceback (most recent call last):
-        ValueError: batch is a dict of image; a tuple (x,) or (x, y) is needed: give the loader ...
+        ValueError: batch is a dict of image; a tuple (x,) or (x, y) is needed: give the ...
     """
     if isinstance(value, tuple | list) and len(value) > 0 and all(map(_is_part, value)):
         if all(part is None or isinstance(part, Tensor) for part in value):
@@ -288,8 +288,8 @@ def batch(value: Any) -> tuple:  # noqa: ANN401 - whatever a loader gives
     if isinstance(value, Mapping):
         told += f" of {', '.join(map(str, value))}"
     raise ValueError(
-        f"{told}; a tuple (x,) or (x, y) is needed: give the loader a "
-        "torch.utils.data.TensorDataset(x), or a collate_fn that makes tuples"
+        f"{told}; a tuple (x,) or (x, y) is needed: give the Trainer gendae.Images(dataset), or "
+        "the loader a torch.utils.data.TensorDataset(x) or a collate_fn that makes tuples"
     )
 
 
@@ -496,9 +496,47 @@ def width(name: str, x: Tensor, features: int) -> Tensor:
     """`x` as a batch of rows with `features` columns; NCHW images are flattened."""
     x = flat(x)
     if x.ndim != 2 or x.shape[1] != features:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; the model takes (batch, {features})")
+        cure = ""
+        if x.ndim > 2 and x[:1].numel() == features:
+            cure = ": flatten it, x.reshape(len(x), -1)"
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; the model takes (batch, {features}){cure}"
+        )
 
     return x
+
+
+def mask(name: str, value: Tensor, rows: int, width: int) -> Tensor:
+    """A mask as booleans, (width,) of all rows or (rows, width), True where one is observed.
+
+    Zeros and ones are accepted in their place, and the height and width of images in that of
+    `width`. Synchronises with the device, unless it is boolean.
+
+    Example:
+        >>> mask("mask", torch.tensor([[1, 0], [1, 0]]), 9, 4)
+        tensor([ True, False,  True, False])
+        >>> mask("mask", torch.tensor([0.5, 1.0, 1.0, 1.0]), 9, 4)
+        Traceback (most recent call last):
+        ValueError: mask holds other values than 0 and 1; True or 1 where observed, False or 0 ...
+    """
+    if value.dtype != torch.bool:
+        ones = value == 1
+        if not bool((ones | (value == 0)).all()):
+            raise ValueError(
+                f"{name} holds other values than 0 and 1; True or 1 where observed, False or 0 "
+                "elsewhere, is needed"
+            )
+        value = ones
+
+    if value.numel() == width:
+        return value.reshape(width)
+    if value.numel() == rows * width and len(value) == rows:
+        return value.reshape(rows, width)
+
+    raise ValueError(
+        f"{name} has shape {tuple(value.shape)}, which does not fit x, ({rows}, {width}): "
+        f"({width},) or ({rows}, {width}) is needed, or height and width in the place of {width}"
+    )
 
 
 def rows(name: str, x: Tensor, least: int = 1) -> Tensor:

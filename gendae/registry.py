@@ -286,6 +286,13 @@ def _build(data: Plain) -> Any:  # noqa: ANN401
     return _call(cls, values)
 
 
+def instantiated(parser: Any, parsed: Any) -> Any:  # noqa: ANN401 - jsonargparse's
+    """What a parser of jsonargparse parsed, with objects in the place of their descriptions."""
+    # `instantiate_classes` is the former name
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return instantiate(parsed)
+
+
 def _call(cls: Callable, values: dict[str, Any]) -> Any:  # noqa: ANN401
     positional: list[Any] = []
     try:

@@ -5,7 +5,9 @@ take, is an error of mypy's here.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from torch import Generator, Tensor
@@ -182,3 +184,11 @@ def wrap(data: Walks) -> None:
     prior: gendae.Prior = ExponentialPrior().fit(x)
     h: Representations = UpAndDown(steps=3)(rule.stack, x)
     print(y, noisy, sampler, prior, h)
+
+
+def own_data(array: np.ndarray, labels: Tensor, pairs: torch.utils.data.TensorDataset) -> None:
+    stored: gendae.Data = gendae.Images("images.npz", shape=[8, 8], color="grey")
+    listed = gendae.Images(["a.png", "b.png"], valid_fraction=0.2)
+    held = gendae.Images(array, labels=labels)
+    names: tuple[str, ...] = gendae.Images(pairs).classes
+    print(stored, listed, held.split("test").x, names, gendae.Images(Path("photos")))

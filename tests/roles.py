@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 import gendae
+from gendae.data.sources import InMemory
 from gendae.layers.activations import ACTIVATIONS
 from gendae.models.settings import Settings
 from gendae.rules.difference import InverseLearning, Iterations
@@ -479,6 +480,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Iterations", lambda: ROUNDS),
     *(Member(type(part).__name__, lambda part=part: part) for part in PARTS_OF_PRIORS),
     Member("FewLabels", lambda: FEW),
+    Member("InMemory", lambda: InMemory("0" * 64, [5, 2, 2])),
     Member("Annealing", lambda: gendae.Annealing(2.0, 0.1, 0.5)),
     Member("Modality", lambda: gendae.Modality(WIDTH, "pixels", [pair()])),
     Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),

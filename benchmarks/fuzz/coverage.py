@@ -38,16 +38,15 @@ def _idx(path: Path) -> object:
 
 
 def _image(path: Path) -> object:
-    from gendae.data.files import read_images
+    from gendae.data.sources import read_images
 
-    return read_images(path)
+    return read_images(path, "grey")
 
 
 def _npz(path: Path) -> object:
-    from gendae.data.files import labels_of, read_images
+    from gendae.data.sources import read_pictures
 
-    x, _ = read_images(path)
-    return x, labels_of(path, len(x), strict=False)
+    return read_pictures(path)
 
 
 @functools.cache
@@ -87,6 +86,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "idx": ("x-ubyte", _idx),
     "idx-gz": ("x.gz", _idx),
     "image": ("x.png", _image),
+    "csv": ("x.csv", _npz),
     "npz": ("x.npz", _npz),
     "safetensors": ("x.safetensors", _safetensors),
     "yaml": ("x.yaml", _yaml),
@@ -96,7 +96,8 @@ INSTRUMENTED = {
     "idx": [],
     "idx-gz": [],
     "image": ["PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.TiffImagePlugin"],
-    "npz": [],
+    "npz": ["gendae.data.sources"],
+    "csv": ["gendae.data.tables", "gendae.data.sources"],
     "safetensors": ["gendae.storage.model_file", "gendae.registry", "gendae.storage.verify"],
     "yaml": ["gendae.commands.compare", "yaml"],
 }

@@ -110,6 +110,7 @@ FORMS = {
     "-promise-ubyte": lambda a: idx(numbers(a), (2**32 - 1,) * 3),
     "-promise-ubyte.gz": lambda a: gzip.compress(idx(numbers(a), (2**31, 1000)), mtime=0),
     "-kind-ubyte": lambda a: idx(numbers(a), kind=13),
+    ".csv": lambda a: b"\n".join(b",".join(b"%g" % v for v in r) for r in numbers(a)),
     ".png": lambda a: picture(numbers(a)),
     ".jpg": lambda a: picture(numbers(a), "JPEG"),
     ".gif": lambda a: picture(numbers(a), "GIF"),

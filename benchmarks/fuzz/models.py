@@ -132,6 +132,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "RelativeNoise": {"sigma": 0.1},
     "Heads": {"g": OUTPUT, "activations": ["linear", "sigmoid"], "widths": [1, 1]},
     "Images": {"path": "x.npy"},
+    "InMemory": {"sha256": "0" * 64, "shape": [5, 2, 2]},
     "SaltAndPepperNoise": {"probability": 0.1},
     "Shards": {"path": "x.npy"},
     "Sequences": {"path": "x.npz"},

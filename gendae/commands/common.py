@@ -13,6 +13,7 @@ from gendae import checks, registry
 from gendae.completion.completer import Completer
 from gendae.data import identity
 from gendae.data.files import image_shape
+from gendae.data.pictures import choice_of_color
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
@@ -41,6 +42,15 @@ def shape_of(stack: Stack) -> tuple[int, int]:
     """Height and width of the model's images."""
     shape = next(iter(shapes_of(stack).values()), stack.facts.get("shape"))
     return image_shape(stack.sizes[0], shape)
+
+
+def color_of(stack: Stack, color: str | None = None) -> str | None:
+    """What becomes of the colour of a user's images: as told, or as in the model's training."""
+    dataset = stack.facts.get("dataset") or {}
+    while isinstance(dataset.get("source"), dict):
+        dataset = dataset["source"]
+
+    return choice_of_color(color or dataset.get("color"))
 
 
 def completer_of(stack: Stack) -> Completer | None:

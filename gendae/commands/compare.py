@@ -22,11 +22,10 @@ from torch import Tensor
 import gendae
 from gendae import checks, plots
 from gendae.commands.predict import load_classifier
-from gendae.commands.sections import instantiated
 from gendae.data.base import SPLITS, Data
 from gendae.errors import choice, reason
 from gendae.models.classifier import Classifier, error_of
-from gendae.registry import REGISTRY, import_public, registered
+from gendae.registry import REGISTRY, import_public, instantiated, registered
 from gendae.rules.base import Rule
 from gendae.rules.ledger import TrainingDiverged
 from gendae.rules.supervised import SupervisedRule
@@ -34,6 +33,7 @@ from gendae.storage import inputs
 from gendae.storage.atomic import write_json, write_whole
 from gendae.training import fit
 from gendae.training.mistakes import explained, read_yaml
+from gendae.training.sizes import fit_sizes, is_open
 
 Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
@@ -228,8 +228,11 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
             f"check_val_every_n_epoch={every}"
         )
 
-    built = instantiated(parser, Namespace(model=parsed.model, data=parsed.data))
-    return built.model, built.data
+    data = instantiated(parser, Namespace(data=parsed.data)).data
+    if is_open(parsed.model):
+        fit_sizes(parsed.model, data)
+
+    return instantiated(parser, Namespace(model=parsed.model)).model, data
 
 
 def _parser() -> LightningArgumentParser:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gendae import checks
 from gendae.commands.common import (
     Table,
+    color_of,
     completer_of,
     only_generative,
     shapes_of,
@@ -23,13 +24,8 @@ from gendae.completion import modalities
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, Inpainter, inpainter_of, named_mask
 from gendae.completion.modalities import Values
-from gendae.data.files import (
-    check_pairing,
-    image_files,
-    read_images,
-    read_modality,
-    write_npz,
-)
+from gendae.data.files import check_pairing, image_files, read_modality, write_npz
+from gendae.data.sources import read_images
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Modality
 from gendae.models.stack import Stack
@@ -205,7 +201,7 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
             f"--given {name}={text}: no such file; {wanted} (modalities: {stack.described()})"
         )
 
-    value = rows_in(path, modality)
+    value = rows_in(path, modality, color_of(stack))
     if n is None:
         return value
     if len(value) not in (1, n):
@@ -213,10 +209,10 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
     return value.expand(n, *value.shape[1:])
 
 
-def rows_in(path: Path, modality: Modality) -> Tensor:
+def rows_in(path: Path, modality: Modality, color: str | None = None) -> Tensor:
     """Values of a modality from a file; images in all forms that `read_images` takes."""
     if modality.kind == "pixels" and path.suffix != ".npy":
-        value, _ = read_images(path)
+        value, _ = read_images(path, color)
     else:
         value = _as_rows(read_modality(path), modality)
 

@@ -4,14 +4,23 @@ Apart from `common`, since data sets need Lightning, which a command without dat
 """
 
 from gendae import checks, registry
+from gendae.commands.common import color_of
 from gendae.data import identity
 from gendae.data.base import Data, portable
 from gendae.data.images import Images
 from gendae.models.stack import Stack
 
 
-def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> Data:
+def data_of(
+    stack: Stack, file: str | None = None, root: str | None = None, color: str | None = None
+) -> Data:
     """The user's file as a data set, or the data set that the model was trained on.
+
+    Args:
+        stack: the model.
+        file: the user's.
+        root: folder of the model's data set.
+        color: see `Images`, of the user's file; by default as in the model's training.
 
     Raises:
         FileNotFoundError: if the model's data set is not on this machine; says to name --data.
@@ -21,7 +30,8 @@ def data_of(stack: Stack, file: str | None = None, root: str | None = None) -> D
     if file is None:
         data = _training_data(stack, root)
     else:
-        data = Images(checks.path("--data", file), shape=stack.facts.get("shape"))
+        path = checks.path("--data", file)
+        data = Images(path, stack.facts.get("shape"), color=color_of(stack, color))
 
     checks.width(file or "the data set", data.split("test").x, stack.sizes[0])
     return data

@@ -23,6 +23,7 @@ def evaluate(
     device: str = "cpu",
     sigma_x: float | None = None,
     sampler: str | None = None,
+    color: str | None = None,
     **options: str,
 ) -> Table:
     """Parzen score, sample quality and a bound on log p(x), beside real images.
@@ -40,6 +41,7 @@ def evaluate(
         sigma_x: standard deviation of p(x | h) in the bound; by default the model's own law.
         sampler: of the model's samples: generate, ancestral, chain, joint or level; by default
             the model's own.
+        color: grey: of coloured images the luma is taken; by default as in the model's training.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20, which
             --sampler.help lists.
     """
@@ -49,7 +51,7 @@ def evaluate(
 
     stack = load_generative(model, device)
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
-    images = data_of(stack, data, root)
+    images = data_of(stack, data, root, color)
     with bar_of_steps(steps(stack)) as begin:
         result = evaluation(stack, images, n, seed, sigma_x, chosen, begin)
 

@@ -15,9 +15,11 @@ OPTIONS = {
     "--print_config": "print the whole configuration with all defaults",
     "--help-all": "every option (takes some seconds)",
     "--model RULE": "train the configuration's network by another rule",
+    "--model.stack.sizes [auto,N,..]": "widths of the network; auto: that of the data",
     "--model.help RULE": "what a rule takes, such as --model.inference.steps N",
     "--data NAME --data.root DIR": (
-        "Digits, MNIST, Images (--data.path FILE --data.labels FILE), Sequences "
+        "Digits, MNIST, Images (--data.path FILE --data.labels FILE --data.color grey), "
+        "Sequences "
         "(--data.path FILE.npz), Characters (--data.path TEXT), ImageSequences, LongDependencies"
     ),
     "--data.help NAME": "what a data set takes, such as --data.batch_size N",

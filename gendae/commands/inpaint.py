@@ -9,6 +9,7 @@ from torch import Tensor
 from gendae import checks, plots
 from gendae.commands.common import (
     Table,
+    color_of,
     load_generative,
     shape_of,
     some_given,
@@ -18,8 +19,8 @@ from gendae.commands.data import data_of, one_source
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
-from gendae.data.files import read_images
 from gendae.data.pictures import read_image
+from gendae.data.sources import read_images
 from gendae.errors import choice
 
 
@@ -32,6 +33,7 @@ def inpaint(
     seed: int = 0,
     out: str = "inpainting.png",
     device: str = "cpu",
+    color: str | None = None,
     **options: str,
 ) -> Table:
     """Fill in missing pixels: original, masked and filled images side by side.
@@ -46,6 +48,7 @@ def inpaint(
         seed: the same seed gives the same result.
         out: FILE.png.
         device: cpu, cuda, cuda:0, mps.
+        color: grey: of coloured images the luma is taken; by default as in the model's training.
         options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
             --inpainter.inference.temperature 0; --inpainter.help lists them.
     """
@@ -62,7 +65,7 @@ def inpaint(
     if data is None:
         x = data_of(stack, root=root).split("test").x
     else:
-        x, _ = read_images(checks.path("--data", data))
+        x, _ = read_images(checks.path("--data", data), color_of(stack, color))
     x = checks.width(data or "the data set", x, stack.sizes[0])[:n]
 
     began = perf_counter()
@@ -126,7 +129,7 @@ def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
             f"--mask {mask!r} is unknown: no file of this name, and no mask; {choice(mask, MASKS)}"
         )
 
-    image = torch.from_numpy(read_image(path).copy())
+    image = torch.from_numpy(read_image(path, "grey").copy())
     if tuple(image.shape) != tuple(shape):
         raise ValueError(
             f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}"

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.commands.common import usable
+from gendae.commands.common import color_of, usable
 from gendae.commands.sequences import reads_sequences, series_of
-from gendae.data.files import labels_of, read_images, write_npz
+from gendae.data.files import write_npz
 from gendae.data.series import Series
+from gendae.data.sources import read_pictures
 from gendae.inference import TargetPropInference
 from gendae.models.classifier import Classifier, error_of
 from gendae.models.joint import JointStack
@@ -28,14 +29,15 @@ def predict(
     seed: int = 0,
     device: str = "cpu",
     steps: int | None = None,
+    color: str | None = None,
 ) -> list[str]:
     """Labels of images or sequences and their probabilities, from a model with labels.
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
-        data: images: an .npy, .npz or IDX file, or a folder of image files, in natural order; of
-            a model of sequences an .npz of x, (n, steps, channels), and lengths, an .npy or a .ts;
-            labels y in an .npz or .ts are compared.
+        data: images: an .npy, .npz, IDX, .csv or .parquet file, or a folder of image files, in
+            natural order; of a model of sequences an .npz of x, (n, steps, channels), and lengths,
+            an .npy or a .ts; labels y beside them are compared.
         out: FILE.npz: arrays label, (n,), and probability, (n, classes), or value, (n, k), of a
             model that predicts values; at every step (n, steps) and (n, steps, ..).
         samples: draws of stochastic units; by default the model's own number.
@@ -43,6 +45,7 @@ def predict(
         device: cpu, cuda, cuda:0, mps.
         steps: of inference, in which the label is free, before it is read off the top; by default
             none, but for the feed-forward pass; only of a model whose top has a label.
+        color: grey: of coloured images the luma is taken; by default as in the model's training.
     """
     path = Path(out)
     file = checks.path("DATA", data)
@@ -56,7 +59,7 @@ def predict(
     options = Options(samples, seed, steps)
     options.check(stack, model)
 
-    read = examples(stack, file)
+    read = examples(stack, file, color)
     answer = told(stack, model, read.x, data, options).float().cpu()
     y = None if read.y is None else expected(stack, f"{data}: y", read.y, answer)
     usable("the predictions", answer)
@@ -89,14 +92,14 @@ class Examples(NamedTuple):
         return f"{told} of {len(self.x):,} {of}"
 
 
-def examples(stack: Stack, file: Path) -> Examples:
+def examples(stack: Stack, file: Path, color: str | None = None) -> Examples:
     """The images of a file or folder, or the sequences, as the model reads them."""
     if reads_sequences(stack):
         series = series_of(stack, file)
         return Examples(series.rows(stack.pairs[0].masked), series.y, series)
 
-    x, _ = read_images(file)
-    return Examples(x, labels_of(file, len(x)))
+    x, y, _ = read_pictures(file, color_of(stack, color), strict=True).rows
+    return Examples(x, y)
 
 
 def predicts_values(stack: Stack) -> bool:

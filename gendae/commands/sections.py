@@ -7,12 +7,9 @@ SpikeNoise --sampler.corruption.draws 2. And --sampler.help says what there is.
 
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from gendae.registry import Plain, describe, import_public, registered
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+from gendae.registry import Plain, describe, import_public, instantiated, registered
 
 T = TypeVar("T")
 
@@ -96,13 +93,6 @@ def with_synonym(
         )
 
     return {**options, name: str(value)}
-
-
-def instantiated(parser: "ArgumentParser", parsed: "Namespace") -> "Namespace":
-    """What was parsed, with objects in the place of their descriptions."""
-    # `instantiate_classes` is the former name
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    return instantiate(parsed)
 
 
 def _check_depth(name: str, described: Plain) -> None:

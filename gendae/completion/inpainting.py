@@ -183,7 +183,8 @@ def inpaint(
     Args:
         stack: a trained stack.
         x: images, (n, pixels) in [0, 1], or other data; the values of missing pixels are ignored.
-        mask: True where a pixel is observed, (pixels,) or (n, pixels).
+        mask: True, or 1, where a pixel is observed, (pixels,) or (n, pixels); or with height and
+            width in the place of pixels.
         inpainter: rounds and inference; the stack's own if None, see `inpainter_of`.
         seed: of the noise in which missing pixels start.
         batch_size: images times chains computed at a time.
@@ -194,7 +195,8 @@ def inpaint(
 
     Raises:
         ValueError: for a wrong width, pixels that are not finite or not in [0, 1], numbers of
-            sequences that are not finite, or a mask that is not boolean or does not fit x.
+            sequences that are not finite, or a mask that holds more than 0 and 1 or does not fit
+            x.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder
@@ -204,7 +206,7 @@ def inpaint(
         (True, torch.Size([3, 8]))
     """
     x = checks.width("x", x, stack.sizes[0])
-    mask = _expanded(checks.flat(mask), x)
+    mask = checks.mask("mask", mask, *x.shape).expand_as(x)
     x = x.masked_fill(~mask, 0.0)
     check = checks.finite if kind_of(stack) == "sequence" else checks.pixels
     check("x", x)
@@ -225,21 +227,6 @@ def inpaint(
 
     bar.close()
     return torch.cat(filled)
-
-
-def _expanded(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask in the shape of x; a ValueError unless it is boolean and fits x."""
-    if mask.dtype != torch.bool:
-        raise ValueError(
-            f"mask has type {mask.dtype}; a boolean one is needed, True where observed"
-        )
-
-    try:
-        return mask.expand_as(x)
-    except RuntimeError:
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, which does not fit x, {tuple(x.shape)}"
-        ) from None
 
 
 MASKS = ("left", "right", "top", "bottom", "random")

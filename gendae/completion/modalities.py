@@ -177,9 +177,7 @@ def clamp(
     stack: JointStack, given: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x, which modalities are given, (batch, N), and which elements of x, (batch, width)."""
-    masks = masks or {}
-    for name, mask in masks.items():
-        _check_mask(stack, given, name, mask)
+    masks = {name: _fitting_mask(stack, given, name, mask) for name, mask in (masks or {}).items()}
 
     given = dict(given)
     for name, mask in masks.items():
@@ -193,29 +191,21 @@ def clamp(
     return x, observed, torch.cat(list(elements.values()), 1)
 
 
-def _check_mask(stack: JointStack, given: Mapping[str, Tensor], name: str, mask: Tensor) -> None:
-    """Raise a ValueError unless the mask is one of a given modality, boolean and of its shape."""
+def _fitting_mask(
+    stack: JointStack, given: Mapping[str, Tensor], name: str, mask: Tensor
+) -> Tensor:
+    """The mask of a given modality, boolean and of its width, see `checks.mask`."""
     stack.index(name)
     if name not in given:
         raise ValueError(
             f"a mask is given for {name!r}, but no values; given: {', '.join(given) or 'nothing'}"
         )
 
-    width = stack.modalities[name].width
     rows = given[name].shape[0] if given[name].ndim else 0
-    fits = (
-        mask.dtype == torch.bool
-        and mask.ndim in (1, 2)
-        and mask.shape[-1] == width
-        and (mask.ndim == 1 or len(mask) in (1, rows))
-    )
-
-    if not fits:
-        raise ValueError(
-            f"mask of {name!r} has shape {tuple(mask.shape)} and type {mask.dtype}; a boolean one "
-            f"of shape ({width},) or ({rows}, {width}) is needed, True where observed "
-            f"(modalities: {stack.described()})"
-        )
+    try:
+        return checks.mask(f"mask of {name!r}", mask, rows, stack.modalities[name].width)
+    except ValueError as error:
+        raise ValueError(f"{error} (modalities: {stack.described()})") from None
 
 
 @checks.takes_arrays

@@ -13,7 +13,9 @@
 | `characters` | the characters of a text |
 | `loader` | batches of rows, shuffled and shared among processes |
 | `identity` | which data they are: the SHA-256 of their arrays |
-| `files` | reading and writing arrays, IDX files and images |
+| `sources` | images of your own in all the forms that they come in |
+| `tables` | the columns of a .csv or a .parquet |
+| `files` | reading and writing arrays, IDX files and labels |
 | `pictures` | what an image file says, as grey numbers |
 | `mosaic` | images side by side in one picture, written as PNG |
 """

@@ -186,9 +186,12 @@ def shuffled_splits(
     seed: int,
     observed: Tensor | None = None,
 ) -> dict[str, Split]:
-    """Train, valid and test in a seeded random order; `fractions` are those of valid and test."""
+    """Train, valid and test in a seeded random order; `fractions` are those of valid and test.
+
+    Of few examples, a fraction above 0 keeps one.
+    """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    n_valid, n_test = (int(len(x) * f) for f in fractions)
+    n_valid, n_test = (counted(len(x), f) for f in fractions)
     first_training = n_test + n_valid
 
     examples = Split(x, y, observed)
@@ -197,6 +200,16 @@ def shuffled_splits(
         "valid": examples.rows(order[n_test:first_training]),
         "test": examples.rows(order[:n_test]),
     }
+
+
+def counted(n: int, fraction: float) -> int:
+    """How many of n examples a fraction is: one at least, unless it is 0.
+
+    Example:
+        >>> counted(50, 0.1), counted(5, 0.1), counted(5, 0.0)
+        (5, 1, 0)
+    """
+    return max(int(n * fraction), int(fraction > 0))
 
 
 def portable(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files of images and labels: IDX, NumPy arrays, image files and folders, read into tensors."""
+"""Files of arrays and labels: IDX, NumPy; and image files in the order of their names."""
 
 import gzip
 import io
@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.pictures import read_image
 from gendae.errors import reason, shortened
 from gendae.storage.atomic import write_whole
 from gendae.storage.inputs import regular_file, unpacked
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
-#: Names of arrays in a .npz.
-IMAGE_ARRAYS = ("x", "samples")
-LABEL_ARRAYS = ("y", "label")
+#: Names of images and of their labels, in a .npz and wherever else arrays or columns have names.
+IMAGE_ARRAYS = ("x", "samples", "images", "x_train", "image", "img", "pixel_values")
+LABEL_ARRAYS = ("y", "label", "labels", "class", "target", "y_train")
 
 
 # -- IDX ------------------------------------------------------------------------------------------
@@ -97,39 +96,6 @@ def cache_folder() -> Path:
 # -- images ---------------------------------------------------------------------------------------
 
 
-def read_images(path: str | Path) -> tuple[Tensor, tuple[int, int] | None]:
-    """Images from a file or folder as (n, pixels) in [0, 1], and their height and width if known.
-
-    Args:
-        path: .npy; .npz (its only array, or the one named x or samples); an IDX file, plain or
-            .gz; an image file, see `gendae.data.pictures`; or a folder of image files of one size,
-            in natural order (2.png before 10.png).
-
-    Raises:
-        FileNotFoundError: if there is nothing at `path`.
-        ValueError: for other kinds of file, damaged ones, and pixels outside [0, 1].
-    """
-    path = checks.path("path", path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such file or folder: {path}")
-
-    array = _image_array(path)
-    if not is_grey(array.shape) or array.dtype.kind not in "iuf":
-        raise ValueError(
-            f"{path} holds an array of shape {array.shape} and type {array.dtype}; "
-            "numbers of shape (n, pixels) or (n, height, width) are needed"
-        )
-    if array.size == 0:
-        raise ValueError(f"{path} is empty: it holds an array of shape {array.shape}")
-
-    shape = array.shape[1:3] if array.ndim > 2 else None
-    rows = array.reshape(len(array), -1)
-    # a number above single precision becomes infinite, and infinite pixels are refused
-    with np.errstate(over="ignore"):
-        x = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
-    return checks.pixels(str(path), x), shape
-
-
 def is_grey(shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape holds rows, or images of one channel.
 
@@ -138,34 +104,6 @@ def is_grey(shape: tuple[int, ...]) -> bool:
         (True, True, False)
     """
     return len(shape) in (2, 3) or (len(shape) == 4 and shape[3] == 1)
-
-
-def _image_array(path: Path) -> np.ndarray:
-    """The array of a file or folder, by its suffix."""
-    if path.is_dir():
-        return _folder_of_images(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return read_image(path)[None]
-    if path.suffix in (".npy", ".npz"):
-        return read_numpy(path, "images", IMAGE_ARRAYS)
-    if path.suffix == ".gz" or "ubyte" in path.name:
-        return read_idx(path).astype(np.float32) / 255.0
-
-    raise ValueError(
-        f"{path}: unknown kind of data; accepted: .npy, .npz, IDX, an image, or a folder of images"
-    )
-
-
-def _folder_of_images(folder: Path) -> np.ndarray:
-    """Image files of one size, in natural order, as (n, height, width)."""
-    images = [read_image(file) for file in image_files(folder)]
-    if not images:
-        raise ValueError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-
-    sizes = {image.shape for image in images}
-    if len(sizes) > 1:
-        raise ValueError(f"{folder} holds images of different sizes: {sorted(sizes)}")
-    return np.stack(images)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -180,14 +118,14 @@ def in_order(files: Iterable[Path]) -> list[Path]:
         >>> [str(file) for file in in_order([Path("img10.png"), Path("img2.png")])]
         ['img2.png', 'img10.png']
     """
-    return sorted(files, key=_natural)
+    return sorted(files, key=lambda file: natural(file.name))
 
 
-def _natural(file: Path) -> tuple[list[str | int], str]:
-    """What a file is sorted by: text and numbers of its name in turn, then the name itself."""
-    parts: list[str | int] = re.split("([0-9]+)", file.name)
+def natural(name: str) -> tuple[list[str | int], str]:
+    """What a name is sorted by: its text and numbers in turn, then the name itself."""
+    parts: list[str | int] = re.split("([0-9]+)", name)
     parts[1::2] = map(int, parts[1::2])
-    return parts, file.name
+    return parts, name
 
 
 def check_pairing(files: Sequence[Path], beside: str | Path) -> None:
@@ -237,8 +175,8 @@ def read_labels(path: str | Path, n: int) -> Tensor:
     """Class labels of n images from a file, (n,) in int64.
 
     Args:
-        path: .npy; .npz (its only array, or the one named y or label); or an IDX file, plain or
-            .gz.
+        path: .npy; .npz (its only array, or the one named y, see `LABEL_ARRAYS`); or an IDX file,
+            plain or .gz.
         n: number of images.
 
     Raises:
@@ -256,42 +194,15 @@ def read_labels(path: str | Path, n: int) -> Tensor:
         array = read_idx(path)
     else:
         raise ValueError(f"{path}: unknown kind of labels; accepted: .npy, .npz, IDX")
-    return _class_indices(path, array, n)
+    return class_indices(path, array, n)
 
 
-def labels_of(
-    path: str | Path, n: int, labels: str | Path | None = None, strict: bool = True
-) -> Tensor | None:
-    """Labels of the n images at `path`, (n,) in int64; None if they have none.
-
-    They come from the file `labels`, or else from the array y or label beside the images in a
-    .npz. With strict=False, an array beside the images that holds no class indices counts as none.
-    Those of a folder of images are in the natural order of its files.
+def class_indices(path: str | Path, array: np.ndarray, n: int) -> Tensor:
+    """An array as class labels of n images, (n,) in int64; `path` is for messages.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_labels`; for a folder, `check_pairing` too.
+        ValueError: for anything but one class index for each image.
     """
-    path = checks.path("path", path)
-    if labels is not None:
-        y = read_labels(labels, n)
-        if path.is_dir():
-            check_pairing(image_files(path), labels)
-        return y
-
-    if path.suffix != ".npz":
-        return None
-
-    beside, names = read_array(path, LABEL_ARRAYS)
-    if beside is None or not names:  # without names it is a .npy by another name
-        return None
-
-    usable = beside.shape == (n,) and beside.dtype.kind in "iu"
-    if not usable and not strict:
-        return None
-    return read_labels(path, n)
-
-
-def _class_indices(path: Path, array: np.ndarray, n: int) -> Tensor:
     if array.shape != (n,) or array.dtype.kind not in "iu":
         raise ValueError(
             f"{path} holds labels of shape {array.shape} and type {array.dtype}; "

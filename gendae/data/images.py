@@ -7,23 +7,19 @@ where the source has them. Nothing is read or fetched before `prepare_data` or `
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.base import Data, shuffled_splits
-from gendae.data.files import (
-    cache_folder,
-    image_shape,
-    labels_of,
-    read_idx,
-    read_images,
-    write_idx,
-)
+from gendae.data.base import SPLITS, Data, shuffled_splits
+from gendae.data.files import cache_folder, image_shape, read_idx, write_idx
 from gendae.data.loader import Split
-from gendae.registry import register
+from gendae.data.pictures import choice_of_color
+from gendae.data.sources import InMemory, Labels, Source, is_named, read_pictures
+from gendae.registry import Plain, describe, register
 
 
 @register
@@ -219,46 +215,129 @@ def _plain_or_gz(folder: Path, name: str) -> Path | None:
 
 @register
 class Images(Data):
-    """Your own images: a .npy, .npz, IDX file, or a folder of images, with values in [0, 1].
+    """Your own images: a file, a folder, an array, a tensor, a data set or a list of files.
+
+    Images that were in memory are not in the files of models: these keep their SHA-256 and shape,
+    and building the data again is refused.
 
     Args:
-        path: see `read_images`.
+        path: a .npy, .npz, IDX, .csv, .parquet or image file, a folder of images or of folders of
+            them, one for each class, or a list of image files; in Python also an array, a tensor
+            or a data set. What is read of each: `gendae.data.sources`.
         shape: height and width, where the array is flat and not square.
-        valid_fraction, test_fraction: shares of the images kept out of training.
+        valid_fraction, test_fraction: shares of the images kept out of training, one of them at
+            least for each; none for testing where the source has test images of its own.
         batch_size, seed: see `Data`; the seed draws the split.
-        labels: file of class labels, see `read_labels`, for a folder in the natural order of its
-            files; if None, array y or label beside the images in a .npz.
+        labels: class labels, or a file of them, see `read_labels`, for a folder in the natural
+            order of its files; if None, those that the source has.
+        color: what becomes of coloured pixels: "grey" takes their luma; None refuses them.
+
+    Attributes:
+        classes: names of the classes 0, 1, .. where the source says them: the folders of a folder,
+            texts in a column, the names of a data set.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_images` and `read_labels`.
+        FileNotFoundError, ValueError: when they are first read, see `read_pictures`; for fewer
+            images than splits.
+
+    Example:
+        >>> bright = np.full((10, 4, 4), 255, np.uint8)
+        >>> data = Images(bright, labels=np.arange(10) % 2)
+        >>> data.shape, data.split("train").x[0, :3], len(data.split("valid").y)
+        ((4, 4), tensor([1., 1., 1.]), 1)
     """
 
     kind = "image"
 
     def __init__(
         self,
-        path: str,
+        path: Source,
         shape: list[int] | None = None,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
         batch_size: int = 100,
         seed: int = 0,
-        labels: str | None = None,
+        labels: Labels | None = None,
+        color: str | None = None,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.path = str(path)
+        self.path = _plain(path)
         self.given_shape = shape
-        self.labels = None if labels is None else str(labels)
+        self.labels = _plain(labels)
+        self.color = choice_of_color(color)
 
         self.valid_fraction, self.test_fraction = checks.fractions(
             valid_fraction=valid_fraction, test_fraction=test_fraction
         )
+        self._classes: tuple[str, ...] = ()
+
+    @property
+    def given_path(self) -> Plain:
+        """What files keep of the source: its name, or what stands for images in memory."""
+        return self._kept(self.path)
+
+    @property
+    def given_labels(self) -> Plain:
+        """What files keep of labels that were given."""
+        return self._kept(self.labels)
+
+    def _kept(self, given: Any) -> Plain:  # noqa: ANN401 - a source
+        if given is None or is_named(given):
+            return describe(given)
+
+        n = sum(len(self.rows(name).x) for name in SPLITS)
+        return describe(InMemory(self.identity.sha256, [n, *self.shape]))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes 0, 1, ..; none where the source says none."""
+        self.setup()
+        return self._classes
+
+    def facts(self) -> dict[str, Plain]:
+        """Names of the classes, where there are any."""
+        return {"classes": list(self.classes)} if self.classes else {}
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        x, shape = read_images(self.path)
-        shape = image_shape(x.shape[1], self.given_shape or shape)
-        y = labels_of(self.path, len(x), self.labels, strict=False)
-        self.identify(self.path, x=x, y=y)
+        rows, shape, classes, test = read_pictures(self.path, self.color, self.labels)
+        shape = image_shape(rows.x.shape[1], self.given_shape or shape)
 
-        fractions = (self.valid_fraction, self.test_fraction)
-        return shuffled_splits(x, y, fractions, self.seed), shape
+        self._classes = classes
+        own_test = {} if test is None else {"x_test": test.x, "y_test": test.y}
+        place = self.path if isinstance(self.path, str) else f"path ({type(self.path).__name__})"
+        self.identify(place, x=rows.x, y=rows.y, **own_test)
+
+        return self._splits_of(rows, test), shape
+
+    def _splits_of(self, rows: Split, test: Split | None) -> dict[str, Split]:
+        """The parts of the images; those for testing may be parted already."""
+        shares = {"valid_fraction": self.valid_fraction}
+        if test is None:
+            shares["test_fraction"] = self.test_fraction
+
+        missing = [name for name, share in shares.items() if share == 0]
+        if missing:
+            raise ValueError(f"{missing[0]}=0.0 leaves no image; a share above 0 is needed")
+        if len(rows.x) <= len(shares):
+            raise ValueError(
+                f"{type(self).__name__} has {len(rows.x)} images, and training, validation and "
+                f"testing need one each: {1 + len(shares)} at least; to train on fewer, give a "
+                "Trainer a DataLoader of them"
+            )
+
+        fractions = (self.valid_fraction, 0.0 if test is not None else self.test_fraction)
+        splits = shuffled_splits(rows.x, rows.y, fractions, self.seed)
+        if test is not None:
+            splits["test"] = test
+
+        return splits
+
+
+def _plain(given: Any) -> Any:  # noqa: ANN401 - a source
+    """A source with the names of files as text."""
+    if isinstance(given, Path):
+        return str(given)
+    if isinstance(given, list) and is_named(given):
+        return [str(part) for part in given]
+
+    return given

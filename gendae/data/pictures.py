@@ -3,7 +3,8 @@
 | what the file says | what is done |
 |---|---|
 | orientation (EXIF) | applied: the image stands as viewers show it |
-| colour, palette | grey by luma: 0.299 R + 0.587 G + 0.114 B (Rec. 601) |
+| colour, palette | refused, unless `color="grey"`: luma, 0.299 R + 0.587 G + 0.114 B (Rec. 601) |
+| three equal channels | grey |
 | 1, 2, 4, 8 bits; 16 bits of grey | black is 0, white is 1 |
 | alpha, transparent entries of a palette | passed over where every pixel is opaque, or refused |
 | a transparent grey, or colour without palette | refused |
@@ -17,11 +18,15 @@
 A file is one of `FORMATS` by its content, whatever its name.
 """
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from gendae import checks
 from gendae.errors import reason
 from gendae.storage.inputs import regular_file, unpacked
 
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
 #: Not all that Pillow reads: some formats start other programs.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+#: Modes without colour.
+GREY = ("1", "L", "LA")
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I;16R")
 #: Tags of a TIFF, and the values by which its numbers are unsigned and grow with the light.
 SAMPLE_FORMAT = 339
@@ -40,9 +47,42 @@ WHITE_IS_ZERO = 0
 PLANAR = 284
 PLANE_BY_PLANE = 2
 
+#: What may become of colour.
+COLORS = ("grey",)
+#: What is said of colour where nothing was chosen.
+COLOURED = (
+    'coloured pixels; color="grey" takes their luma (fit: --data.color grey; inpaint, predict and '
+    "evaluate: --color grey), and colour itself is not learned yet"
+)
+#: Luma as Pillow computes it from bytes, in parts of 2^16, and of real numbers.
+LUMA = np.array([19595, 38470, 7471], np.uint32)
+LUMA_REAL = np.array([0.299, 0.587, 0.114])
 
-def read_image(path: Path) -> np.ndarray:
+
+class Coloured(ValueError):
+    """Colour in a picture, and no choice of what becomes of it."""
+
+
+def choice_of_color(color: str | None) -> str | None:
+    """`color` if it says what becomes of colour, or is None: then it is refused.
+
+    Example:
+        >>> choice_of_color("keep")
+        Traceback (most recent call last):
+        ValueError: color='keep' is unknown; accepted: grey
+    """
+    if color is None:
+        return None
+
+    return checks.one_of("color", color, COLORS)
+
+
+def read_image(path: Path, color: str | None = None) -> np.ndarray:
     """An image file as grey numbers in [0, 1], (height, width) in float32.
+
+    Args:
+        path: the file.
+        color: "grey" takes the luma of coloured pixels; None refuses them.
 
     Raises:
         ValueError: for damaged files, other formats, and images whose grey is not determined by
@@ -54,33 +94,102 @@ def read_image(path: Path) -> np.ndarray:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "red.png"
         ...     Image.new("RGB", (2, 1), "red").save(file)
-        ...     (255 * read_image(file)).round().tolist()
+        ...     (255 * read_image(file, "grey")).round().tolist()
         [[76.0, 76.0]]
     """
-    import PIL.Image
+    regular_file(path)
+    with _named(str(path)), open(path, "rb") as stream:
+        return _decoded(stream, path.stat().st_size, color)
+
+
+def decode_image(name: str, content: bytes, color: str | None = None) -> np.ndarray:
+    """The same of the bytes of an image file; `name` is what errors call it."""
+    with _named(name):
+        return _decoded(io.BytesIO(content), len(content), color)
+
+
+def grey_image(name: str, image: "Image", color: str | None = None) -> np.ndarray:
+    """The same of an image that Pillow holds in memory."""
     from PIL import ImageOps
 
-    regular_file(path)
-    try:
-        # given the name, Pillow maps a TIFF into memory, and turns it before it is read
-        with open(path, "rb") as stream, PIL.Image.open(stream, formats=FORMATS) as image:
-            coding = _coding(image)
-            _refuse_bomb(image, path.stat().st_size)
-            _refuse_unclear(image, coding)
-            upright = ImageOps.exif_transpose(image)
+    with _named(name):
+        coding = _coding(image)
+        _refuse_unclear(image, coding)
 
-        _refuse_colourless(upright)
-        _refuse_transparent(upright)
-        if coding in GREY_16:  # convert("L") would cut 16 bits off at 255
-            return np.asarray(upright, np.float32) / 65535.0
-        return np.asarray(upright.convert("L"), np.float32) / 255.0
+        return _grey(ImageOps.exif_transpose(image), coding, color)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What goes wrong within is a ValueError that names the image."""
+    import PIL
+
+    try:
+        yield
+    except Coloured as error:
+        raise ValueError(f"{name} holds {error}") from None
     except PIL.UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise ValueError(
-            f"{path} cannot be read as an image: its content is none of {known}, or damaged"
+            f"{name} cannot be read as an image: its content is none of {known}, or damaged"
         ) from None
     except Exception as error:  # noqa: BLE001 - PIL raises a dozen kinds for damaged files
-        raise ValueError(f"{path} cannot be read as an image: {reason(error)}") from None
+        raise ValueError(f"{name} cannot be read as an image: {reason(error)}") from None
+
+
+def _decoded(stream: IO[bytes], size: int, color: str | None) -> np.ndarray:
+    """The grey of a file of so many bytes."""
+    import PIL.Image
+    from PIL import ImageOps
+
+    # given the name, Pillow maps a TIFF into memory, and turns it before it is read
+    with PIL.Image.open(stream, formats=FORMATS) as image:
+        coding = _coding(image)
+        _refuse_bomb(image, size)
+        _refuse_unclear(image, coding)
+        if not _covered(image):
+            raise ValueError("a part of the picture is not in the file; save it as a whole")
+        upright = ImageOps.exif_transpose(image)
+
+    return _grey(upright, coding, color)
+
+
+def _grey(image: "Image", coding: str, color: str | None) -> np.ndarray:
+    """The grey of an image that stands as viewers show it."""
+    _refuse_colourless(image)
+    _refuse_transparent(image)
+    if coding in GREY_16:  # convert("L") would cut 16 bits off at 255
+        return np.asarray(image, np.float32) / 65535.0
+
+    if color is None and image.mode not in GREY:
+        equal_channels(np.asarray(image.convert("RGB")))
+
+    return np.asarray(image.convert("L"), np.float32) / 255.0
+
+
+def equal_channels(pixels: np.ndarray) -> np.ndarray:
+    """The one channel of which (.., 3) are copies; `Coloured` is raised if they differ."""
+    first = pixels[..., 0]
+    if not all(np.array_equal(first, pixels[..., other]) for other in (1, 2)):
+        raise Coloured(COLOURED)
+
+    return first
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """The luma of (.., 3) channels; of bytes, bytes as Pillow rounds them.
+
+    Example:
+        >>> luma(np.array([[255, 0, 0], [9, 9, 9]], np.uint8)).tolist()
+        [76, 9]
+        >>> float(luma(np.array([0.0, 1.0, 0.0])))
+        0.587
+    """
+    if pixels.dtype != np.uint8:
+        return pixels @ LUMA_REAL
+
+    parts = pixels.astype(np.uint32) @ LUMA
+    return ((parts + 2**15) >> 16).astype(np.uint8)
 
 
 def _coding(image: "Image") -> str:
@@ -88,7 +197,7 @@ def _coding(image: "Image") -> str:
 
     To be asked before the pixels are loaded.
     """
-    if not image.tile:
+    if not getattr(image, "tile", None):  # held in memory
         return image.mode
 
     arguments = image.tile[0][3]
@@ -120,8 +229,6 @@ def _refuse_unclear(image: "Image", coding: str) -> None:
         raise ValueError(
             f"it has a channel without a meaning ({coding}); save it as grey or RGB alone"
         )
-    if not _covered(image):
-        raise ValueError("a part of the picture is not in the file; save it as a whole")
 
 
 def _refuse_bomb(image: "Image", size: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.base import SPLITS
+from gendae.data.base import SPLITS, counted
 from gendae.data.files import (
     check_pairing,
     image_shape,
@@ -260,6 +260,11 @@ class Shards(Images):
 
     def files(self) -> list[Path]:
         """The .npy files, in order."""
+        if not isinstance(self.path, str):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"path is a {type(self.path).__name__}; the name of a .npy, or of a folder of "
+                "them, is needed: Images takes what is in memory"
+            )
         path = checks.path("path", self.path)
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
@@ -274,6 +279,11 @@ class Shards(Images):
         return files
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+        if self.color is not None:
+            raise ValueError(
+                f"color={self.color!r}: Shards read grey images; Images takes a color"
+            )
+
         x = Rows(self.files())
         sample = x.sample()
         y = None
@@ -291,8 +301,8 @@ class Shards(Images):
     def _parts(self, n: int) -> tuple[Tensor, ...]:
         """Row numbers of the training, validation and test images, drawn by the seed."""
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
-        n_valid = int(n * self.valid_fraction)
-        n_test = int(n * self.test_fraction)
+        n_valid = counted(n, self.valid_fraction)
+        n_test = counted(n, self.test_fraction)
 
         return order.tensor_split([n - n_valid - n_test, n - n_test])
 

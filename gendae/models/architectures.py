@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -34,11 +34,15 @@ from gendae.models.trees import Layout, TreeCell, TreePair
 from gendae.priors.base import Prior
 from gendae.registry import build
 
+#: The width of the data, in the place of a network's first size: `gendae fit` knows it.
+AUTO: Literal["auto"] = "auto"
+Sizes = Sequence[int | Literal["auto"]]
+
 OBSERVATIONS = {"gaussian": Gaussian, "bernoulli": Bernoulli}
 
 
 def deep_autoencoder(
-    sizes: Sequence[int] = (784, 1000, 100),
+    sizes: Sizes = (AUTO, 1000, 100),
     activations: Sequence[str] | None = None,
     visible: str = "sigmoid",
     observation: str = "gaussian",
@@ -53,10 +57,11 @@ def deep_autoencoder(
     settings: Settings | None = None,
     init: str = "normal",
 ) -> Stack:
-    """A stack of affine or MLP layer pairs; by default the MNIST network of 2015, section 8.
+    """A stack of affine or MLP layer pairs; by default the network of 2015, section 8.
 
     Args:
-        sizes: widths of h_0 .. h_L.
+        sizes: widths of h_0 .. h_L. In a configuration the first may be "auto", the width of the
+            data, which is 784 of MNIST.
         activations: those of h_1 .. h_L; softplus with a sigmoid top if None (the paper's). The
             decoder that gives h_l has the activation of h_l.
         visible: activation of the decoder that gives x; sigmoid for pixels in [0, 1].
@@ -74,7 +79,8 @@ def deep_autoencoder(
         settings: see `Stack`.
 
     Raises:
-        ValueError: for fewer than two sizes, a wrong number of activations, or unknown names.
+        ValueError: for fewer than two sizes, a width that is not known, a wrong number of
+            activations, or unknown names.
 
     Example:
         >>> deep_autoencoder([64, 200, 50]).sizes
@@ -83,9 +89,7 @@ def deep_autoencoder(
         >>> deep_autoencoder([64, 32], units="sign").encode(torch.rand(1, 64))[1].abs().sum()
         tensor(32.)
     """
-    if len(sizes) < 2:
-        raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
-
+    sizes = _widths(sizes)
     if units is not None:
         _check_units(units, activations=activations, noise=noise)
         activations = [UNITS[units][1]] * (len(sizes) - 1)
@@ -112,6 +116,28 @@ def deep_autoencoder(
         below = _law_of_code(units, stochastic)
 
     return Stack(*pairs, prior=prior, settings=settings)
+
+
+def _widths(sizes: Sizes) -> list[int]:
+    """Sizes as widths of two levels at least.
+
+    Example:
+        >>> _widths(["auto", 20])
+        Traceback (most recent call last):
+        ValueError: sizes=['auto', 20]: auto is the width of the data, which gendae fit takes ...
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
+
+    if AUTO in sizes[1:]:
+        raise ValueError(f"sizes={list(sizes)}: only the first, that of the data, may be {AUTO}")
+    if AUTO in sizes:
+        raise ValueError(
+            f"sizes={list(sizes)}: {AUTO} is the width of the data, which gendae fit takes from "
+            "them; in Python, give it: data.split('train').x.shape[1]"
+        )
+
+    return cast(list[int], list(sizes))
 
 
 def _check_units(units: str, **excluded: object) -> None:
@@ -155,7 +181,7 @@ def layer(
 
 
 def deep_classifier(
-    sizes: Sequence[int] = (784, *[240] * 7),
+    sizes: Sizes = (AUTO, *[240] * 7),
     classes: int = 10,
     activation: str | None = None,
     feedback: str | None = None,
@@ -171,7 +197,8 @@ def deep_classifier(
     The default is the network of thesis, section 3.3.1.
 
     Args:
-        sizes: widths of h_0 .. h_L; the output layer comes on top.
+        sizes: widths of h_0 .. h_L; the output layer comes on top. The first may be "auto", see
+            `deep_autoencoder`.
         classes: number of classes.
         activation: of all hidden layers; tanh if None, or sigmoid for stochastic units, which need
             it.
@@ -184,7 +211,8 @@ def deep_classifier(
         settings: see `Stack`.
 
     Raises:
-        ValueError: for fewer than two sizes, unknown names, or levels outside 1 .. L - 1.
+        ValueError: for fewer than two sizes, a width that is not known, unknown names, or levels
+            outside 1 .. L - 1.
 
     Example:
         >>> deep_classifier([784, 500, 500], bits=[1]).discrete_levels
@@ -192,9 +220,7 @@ def deep_classifier(
         >>> deep_classifier([784, 200, 200], stochastic=True).discrete_levels
         [1, 2]
     """
-    if len(sizes) < 2:
-        raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
-
+    sizes = _widths(sizes)
     outside = [level for level in bits if not 1 <= level < len(sizes) - 1]
     if outside or (bits and stochastic):
         raise ValueError(
@@ -504,7 +530,8 @@ def joint_autoencoder(
 
     Args:
         modalities: options of each modality, by name: "sizes", the widths of x^(t) and its codes
-            (a single one for labels: the identity); "kind", see `Modality`, pixels if it is not
+            (a single one for labels: the identity), of which the first may be "auto", see
+            `deep_autoencoder`; "kind", see `Modality`, pixels if it is not
             given; and the other options of `deep_autoencoder` (activations, hidden_f, ..).
         top: widths of h_{J+1} .. h_L; none for a prior over the codes themselves.
         activation: of h_{J+1} .. h_L.
@@ -573,6 +600,11 @@ def _modality(name: str, given: dict[str, Any]) -> Modality:
         )
 
     checks.one_of(f"kind of {name!r}", kind, KINDS)
+    if len(sizes) == 1 and sizes[0] == AUTO:
+        raise ValueError(
+            f"modality {name!r}: sizes={sizes}: {AUTO} is the width of the data, which gendae fit "
+            "takes from them"
+        )
     if len(sizes) == 1:
         return Modality(sizes[0], kind)
 

@@ -81,7 +81,7 @@ class Shell(LightningModule):
         super().__init__()
         options.check_hooks(type(self), Shell)
 
-        self.noise = Noise()
+        self.source_of_noise = Noise()
         self.prior_fit = PriorFit(prior_every)
         self.ledger = LossLedger(log_every)
         self.resume = Resume()
@@ -102,7 +102,8 @@ class Shell(LightningModule):
         done = update + self.resume.offset
         progress = min(1.0, done / self.trainer.estimated_stepping_batches)
 
-        return Moment(progress, self.noise.generator, update, self.learning(update, batch_idx))
+        generator = self.source_of_noise.generator
+        return Moment(progress, generator, update, self.learning(update, batch_idx))
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         moment = self.moment(batch_idx)
@@ -324,7 +325,7 @@ class Shell(LightningModule):
         earlier = self.resume.content
         self._looked_at_data = False
         self._looked_at_validation = False
-        self.noise.begin(self, earlier.get("generator"))
+        self.source_of_noise.begin(self, earlier.get("generator"))
         self.prior_fit.begin(earlier.get("recent_codes"), earlier.get("prior_fitted_at", -1))
         self.ledger.clear()
         self.record.begin(self, data, self.resume.facts)
@@ -351,8 +352,8 @@ class Shell(LightningModule):
             "settings": describe(self.stack.settings.chosen()),
         }
 
-        if self.noise.generator is not None:
-            checkpoint["generator"] = self.noise.states(self)
+        if self.source_of_noise.generator is not None:
+            checkpoint["generator"] = self.source_of_noise.states(self)
 
         due = self.generative and self.prior_fit.step != self.global_step
         checkpoint["prior_fitted_at"] = self.prior_fit.step

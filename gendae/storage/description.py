@@ -50,6 +50,7 @@ FACTS: dict[str, type | tuple[type, ...]] = {
     "prior_scores": dict,
     "scale": dict,
     "vocabulary": list,
+    "classes": list,
 }
 
 

@@ -25,7 +25,7 @@ from gendae.data import identity
 from gendae.data.base import Data
 from gendae.errors import reason
 from gendae.models.joint import JointStack
-from gendae.registry import import_public
+from gendae.registry import import_public, instantiated
 from gendae.rules.base import Rule
 from gendae.rules.labels import LabelRule
 from gendae.storage.archive import is_local
@@ -36,6 +36,7 @@ from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from gendae.training.mistakes import configured, explained
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal
+from gendae.training.sizes import check_fit, fit_sizes, is_open
 
 #: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
 #: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
@@ -104,6 +105,8 @@ class FitCLI(LightningCLI):
     run_folder: Path | None = None
     #: Whether the folder of all runs was made for this one.
     _made_root = False
+    #: The data, where they were read before the network was built.
+    _data: Data | None = None
 
     def __init__(self, arguments: list[str]) -> None:
         self.command = shlex.join(["gendae", *arguments])
@@ -215,6 +218,7 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the checkpoint before anything is written; then make the run folder."""
         config = self.config[self.subcommand]
+        self._fit_sizes(config)
         forget_others(config.trainer)
         refuse_options(config.trainer)
         self._check_checkpoint(config)
@@ -226,6 +230,22 @@ class FitCLI(LightningCLI):
         self._make_run_folder(config)
         self._keep_checkpoints_in_run_folder(config)
         self._log_in_run_folder(config.trainer)
+
+    def _fit_sizes(self, config: Namespace) -> None:
+        """Give the network the width of the data, where the configuration leaves it open."""
+        if not is_open(config.model):
+            return
+
+        parser = self._parser(self.subcommand)
+        with torch.random.fork_rng([]):  # the weights are those of a width that was given
+            self._data = instantiated(parser, Namespace(data=config.data)).data
+            fit_sizes(config.model, self._data)
+
+    def instantiate_classes(self) -> None:
+        """Build all objects; data that the network was fitted to are read already."""
+        super().instantiate_classes()
+        if self._data is not None:
+            self.datamodule = self._data
 
     def _check_checkpoint(self, config: Namespace) -> None:
         """Refuse a `--ckpt_path` that does not belong to the rule."""
@@ -324,7 +344,8 @@ class FitCLI(LightningCLI):
             self.model.check_data(self.datamodule)
         elif not isinstance(self.model.stack, JointStack):  # its rule checks the data
             x = self.datamodule.rows("train").x
-            checks.width(f"x of {type(self.datamodule).__name__}", x, self.model.stack.sizes[0])
+            name = type(self.datamodule).__name__
+            check_fit(name, x, self.model.stack.sizes[0], self.config[self.subcommand].model)
 
         self.model.stack.facts["command"] = self.command
         say_which_data(self.datamodule)

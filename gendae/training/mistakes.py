@@ -289,6 +289,10 @@ def _kind(holder: Callable, name: str) -> Callable | None:
 
 def _in_words(kind: str) -> str:
     """A type as jsonargparse writes it, such as <class 'int'>, in words."""
+    choices = re.search(r"Literal\['?(.*?)'?\]", kind)
+    if choices:
+        return choices[1]
+
     name = re.sub(r"<class '(.*)'>", r"\1", kind).split("[")[0].split(".")[-1]
     return TYPES.get(name, name)
 

@@ -369,6 +369,7 @@ STACK = "model.init_args.stack"
         ("data.init_args", {"batchsize": 3}, "did you mean batch_size?"),
         ("model", 3, "model=3: a class_path of Rule, with its init_args, is needed"),
         (f"{STACK}.init_args.sizes", "ab", "model.stack.sizes=ab: a list is needed"),
+        (f"{STACK}.init_args.sizes", ["x", 3], "sizes=x: a whole number or auto is needed"),
         (f"{STACK}.init_args.prior", {"class_path": "GausPrior"}, "mean GaussianPrior?"),
         (f"{STACK}.init_args.prior.init_args", {"bandwidth": -1}, "error: bandwidth=-1"),
         (f"{STACK}.class_path", "gendae.deep_auto", "did you mean deep_autoencoder?"),

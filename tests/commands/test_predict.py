@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from gendae import cli, load, save
-from gendae.data.files import labels_of, read_labels, write_idx
+from gendae.data.files import read_labels, write_idx
 from gendae.data.images import Images
+from gendae.data.sources import read_pictures
 from gendae.models.architectures import deep_classifier
 from gendae.models.settings import Settings
 from tests.conftest import small_stack
@@ -194,10 +195,10 @@ def test_what_is_no_label_is_nobody_s_business(own, digits):
     np.savez(own / "onehot.npz", x=x.numpy(), y=np.eye(10)[y.numpy()])
     for name in ("x.npy", "onehot.npz"):
         assert Images(str(own / name)).split("train").y is None
-    assert labels_of(own / "x.npy", 20) is None
+    assert read_pictures(own / "x.npy", strict=True).rows.y is None
 
     (own / "x.npy").rename(own / "plain.npz")
-    assert labels_of(own / "plain.npz", 20) is None
+    assert read_pictures(own / "plain.npz", strict=True).rows.y is None
 
 
 @pytest.mark.parametrize(
@@ -219,15 +220,18 @@ def test_bad_labels_are_named(own, digits, array, words):
     assert "\n" not in str(error.value)
 
     np.savez(own / "bad.npz", x=digits.split("test").x[:20].numpy(), label=array)
+    if array.dtype.kind == "U":  # names of classes
+        assert read_pictures(own / "bad.npz", strict=True).classes == ("3",)
+        return
     with pytest.raises(ValueError, match=words):
-        labels_of(own / "bad.npz", 20)
+        read_pictures(own / "bad.npz", strict=True)
 
 
 def test_files_without_labels_are_named(own):
     for name, error, words in [
         ("none.npy", FileNotFoundError, "none.npy"),
         ("y.txt", ValueError, ".npy, .npz, IDX"),
-        ("two.npz", ValueError, "name the labels 'y' or 'label'"),
+        ("two.npz", ValueError, "name the labels 'y' or 'label' or 'labels'"),
         ("cut.npz", ValueError, "damaged"),
     ]:
         if name == "y.txt":

@@ -2,6 +2,7 @@
 
 from time import process_time
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
 from gendae.registry import build, describe
 from gendae.sampling.samplers import seeded
+from tests.conftest import small_stack
 
 
 def test_the_mean_of_chains_is_the_conditional_mean_of_a_linear_gaussian_pair():
@@ -127,3 +129,42 @@ def test_a_hundred_digits_take_seconds(mnist):
     filled = inpaint(stack, x, named_mask("left", (28, 28)), seed=0)
     assert process_time() - began < 10
     assert (filled - x).square().mean() < 0.03
+
+
+MASK = torch.arange(8) < 3
+MASKS = {
+    "NumPy": MASK.numpy(),
+    "whole numbers": MASK.int(),
+    "real": MASK.double(),
+    "height and width": MASK.view(2, 4),
+    "one row": MASK[None],
+    "of each row": MASK.expand(5, 8),
+    "of each image": MASK.view(2, 4).expand(5, 2, 4).numpy().astype(np.uint8),
+    "channel": MASK.view(1, 2, 4).expand(5, 1, 2, 4),
+}
+
+
+@pytest.mark.parametrize("form", MASKS)
+def test_masks_in_every_form_fill_the_same_pixels(form):
+    stack = small_stack()
+    x = torch.rand(5, 8)
+    expected = inpaint(stack, x, MASK, seed=0)
+    assert torch.equal(expected[:, :3], x[:, :3])
+    assert torch.equal(inpaint(stack, x, MASKS[form], seed=0), expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (0.5 * MASK, "^mask holds other values than 0 and 1; True or 1 where observed"),
+        (255 * MASK.int(), "^mask holds other values than 0 and 1"),
+        (
+            MASK[:7],
+            r"^mask has shape \(7,\), which does not fit x, \(5, 8\): \(8,\) or \(5, 8\) is",
+        ),
+        (MASK.expand(4, 8), r"^mask has shape \(4, 8\), which does not fit"),
+    ],
+)
+def test_a_mask_that_is_none_is_named(mask, words):
+    with pytest.raises(ValueError, match=words):
+        inpaint(small_stack(), torch.rand(5, 8), mask)

@@ -254,7 +254,7 @@ WHOLE = torch.ones(6, dtype=torch.bool)
         ),
         ({"image": IMAGE}, {"image": WHOLE.expand(3, 6)}, ["'image'", r"\(3, 6\)", *ALL]),
         ({"image": IMAGE}, {"image": WHOLE.expand(1, 2, 6)}, ["'image'", r"\(1, 2, 6\)", *ALL]),
-        ({"image": IMAGE}, {"image": WHOLE.float()}, ["'image'", "torch.float32", *ALL]),
+        ({"image": IMAGE}, {"image": 0.5 * WHOLE}, ["'image'", "0 and 1; True or 1", *ALL]),
         ({"image": IMAGE[:, :5]}, None, ["image", r"\(2, 5\)", *ALL]),
         ({"image": IMAGE[:, :5]}, {"image": WHOLE}, ["image", r"\(2, 5\)", *ALL]),
         ({"image": IMAGE[0]}, {"image": WHOLE}, ["image", r"\(6,\)", *ALL]),

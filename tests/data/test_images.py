@@ -12,11 +12,12 @@ from PIL import Image
 from gendae import checks
 from gendae.data import images
 from gendae.data.base import Data, facts_of
-from gendae.data.files import read_idx, read_images, write_idx
+from gendae.data.files import read_idx, write_idx
 from gendae.data.images import MNIST, Digits, Images
 from gendae.data.loader import Split, TensorLoader, joined
 from gendae.data.multimodal import Arrays
 from gendae.data.shards import Shards
+from gendae.data.sources import read_images
 
 
 def idx(path, array, opener=open):

@@ -297,7 +297,7 @@ def with_nan(value):
         ({"a": np.ones((0, 3))}, "a.npy: an array of numbers"),
         ({"a": np.ones((20, 3), complex)}, "a.npy: an array of numbers"),
         ({"a": np.array([[{}]])}, "a.npy is damaged or not a .npy of numbers"),
-        ({"a": np.ones((5, 3))}, r"Arrays valid examples are none \(shape \(0, 3\)\)"),
+        ({"a": np.ones((2, 3))}, r"Arrays train examples are none \(shape \(0, 3\)\)"),
         ({"a": b"no array"}, "a.npy is damaged or not a .npy of numbers"),
         ({"none": None}, "no such file: .*none.npy"),
     ],

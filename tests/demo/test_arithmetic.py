@@ -10,6 +10,8 @@ from gendae.demo.weights import packed, page_model, rounded
 from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
 
+pytestmark = pytest.mark.site
+
 STACKS = ["digits-variational-em", "toy-field", "mnist-kl-parzen"]
 
 

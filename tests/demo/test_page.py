@@ -6,6 +6,8 @@ import pytest
 
 from tests.demo.conftest import ready
 
+pytestmark = pytest.mark.site
+
 PIXELS = """
 const canvas = document.getElementById(arguments[0]);
 const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +123,11 @@ def test_the_command_answers_until_it_is_interrupted():
 def test_the_url_names_the_port():
     with Server({}) as server:
         assert server.url == f"http://127.0.0.1:{server.server_address[1]}/"
+
+
+def test_the_site_has_the_page_that_the_command_writes(tmp_path):
+    demo(out=str(tmp_path), bits=8)
+    site = Path(__file__).parents[2] / "docs" / "demo"
+    written = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    assert written == {file.name: file.read_bytes() for file in site.iterdir()}

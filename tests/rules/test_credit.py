@@ -361,7 +361,7 @@ def test_a_rule_is_left_as_it_was(cls, training):
     torch.manual_seed(0)
     rule = cls(deep_classifier([8, 7, 6], classes=4), input_corruption=NOISE)
     noise = torch.Generator().manual_seed(3)
-    rule.noise.generator = noise if training else None
+    rule.source_of_noise.generator = noise if training else None
     x, y = data()
     x = x.float()
     sum(rule.losses((x, y)).values()).backward()
@@ -372,7 +372,7 @@ def test_a_rule_is_left_as_it_was(cls, training):
         return [t.clone() for t in tensors]
 
     before = state()
-    objects = (rule.noise.generator, rule.input_corruption, rule.training)
+    objects = (rule.source_of_noise.generator, rule.input_corruption, rule.training)
 
     with torch.no_grad():
         first = credit.by_layer(rule, x, y)
@@ -383,7 +383,7 @@ def test_a_rule_is_left_as_it_was(cls, training):
     credit.by_layer(rule, x, y)
 
     assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
-    assert (rule.noise.generator, rule.input_corruption, rule.training) == objects
+    assert (rule.source_of_noise.generator, rule.input_corruption, rule.training) == objects
     assert list(first["cosine"]) == [1, 2, 3]
     assert ("improves" in first) == (cls is DifferenceTargetPropRule)
 
@@ -400,5 +400,5 @@ def test_a_rule_is_left_as_it_was_by_errors_too():
         credit.angles(rule, *data())
 
     assert rule.input_corruption is NOISE
-    assert rule.noise.generator is None
+    assert rule.source_of_noise.generator is None
     assert torch.equal(before, torch.get_rng_state())

@@ -177,7 +177,7 @@ def signs():
             "moves real units, but h_1, h_2 of",
         ),
         (lambda: inpaint(small_stack(), torch.rand(2, 7), ALL[:7]), r"\(2, 7\)"),
-        (lambda: inpaint(small_stack(), torch.rand(2, 8), torch.ones(8)), "boolean"),
+        (lambda: inpaint(small_stack(), torch.rand(2, 8), torch.rand(8)), "0 and 1; True or 1"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8), ALL[:7]), "does not fit"),
         (lambda: inpaint(small_stack(), torch.rand(2, 8) * 255, ALL), "divide by 255"),
         (lambda: inpaint(small_stack(), torch.full((2, 8), float("nan")), ALL), "16 NaN"),

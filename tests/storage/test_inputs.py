@@ -10,8 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from gendae.data.files import read_idx, read_images, read_labels, read_modality
+from gendae.data.files import read_idx, read_labels, read_modality
 from gendae.data.shards import ArrayFile
+from gendae.data.sources import read_images
 from gendae.storage import atomic, inputs
 from gendae.storage.atomic import write_whole
 from gendae.storage.sealed import read

@@ -293,7 +293,7 @@ def noise_of_rows(rule, place):
 
     def indexed(name):
         def like(h, generator=None):
-            own = generator is not None and generator is rule.noise.generator
+            own = generator is not None and generator is rule.source_of_noise.generator
             sets, left = divmod(h.shape[:-1].numel(), rows)
 
             # a generator of seed 0 is that of validation and prior, which draw for themselves
@@ -346,7 +346,7 @@ def state_of(rule, t):
         "optimizer": moments,
         "rates": [group["lr"] for group in optimizer.param_groups],
         "metrics": {name: value.item() for name, value in t.callback_metrics.items()},
-        "noise": torch.randn(3, generator=rule.noise.generator),
+        "noise": torch.randn(3, generator=rule.source_of_noise.generator),
         "recent": rule.prior_fit.recent,
         "residuals": rule.stack.residuals,
     }

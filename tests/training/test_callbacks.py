@@ -41,7 +41,7 @@ def trained(folder, monitor, loaders=False, **options):
     else:
         run.fit(rule, Digits())
 
-    random = [torch.get_rng_state(), rule.noise.generator.get_state()]
+    random = [torch.get_rng_state(), rule.source_of_noise.generator.get_state()]
     return run, [*rule.state_dict().values(), *random]
 
 

@@ -163,7 +163,7 @@ def test_a_second_fit_of_a_resumed_rule_starts_anew(tmp_path):
     start = trainer(max_epochs=1, limit_train_batches=0)
     start.fit(rule, FewDigits())
     assert torch.equal(
-        rule.noise.generator.get_state(), torch.Generator().manual_seed(5).get_state()
+        rule.source_of_noise.generator.get_state(), torch.Generator().manual_seed(5).get_state()
     )
 
 

@@ -1,0 +1,199 @@
+"""Tables of numbers: the columns of a .csv or a .parquet, and the images that they make."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gendae import checks
+from gendae.errors import reason
+from gendae.storage.inputs import regular_file, unpacked
+
+#: A column: numbers, or a list of anything else.
+Column = np.ndarray | list[Any]
+ENCODING = "utf-8-sig"  # with or without the mark that spreadsheets write
+
+
+def read_csv(path: Path, labels: Sequence[str] = ()) -> dict[str, Column]:
+    """The columns of a .csv by name, or by number where its first line has numbers.
+
+    Args:
+        path: the file.
+        labels: names of columns that may hold text.
+
+    Raises:
+        ValueError: for what is no table of numbers, or has columns without a name of their own.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "a.csv"
+        ...     _ = file.write_text("label,p0,p1\\ncat,0,0.5\\ndog,1,0\\n")
+        ...     read_csv(file, ["label"])
+        {'p0': array([0., 1.]), 'p1': array([0.5, 0. ]), 'label': ['cat', 'dog']}
+    """
+    regular_file(path)
+    try:
+        with open(path, encoding=ENCODING, newline="") as stream:
+            return _columns(stream, labels)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is no table of numbers, separated by commas, under a line of names at most: "
+            f"{reason(error)}"
+        ) from None
+
+
+def _columns(stream: IO[str], labels: Sequence[str]) -> dict[str, Column]:
+    """The columns of an open .csv."""
+    first = next(csv.reader(stream), [])
+    has_names = not all(map(_is_number, first))
+    names = first if has_names else [str(number) for number in range(len(first))]
+    _check_names(names)
+
+    texts = [name for name in names if has_names and name in labels][:1]
+    numbers = [name for name in names if name not in texts]
+    columns: dict[str, Column] = {}
+    if numbers:
+        table = _loaded(stream, has_names, [names.index(name) for name in numbers], float)
+        columns = dict(zip(numbers, table.T, strict=True))
+    if texts:
+        text = _loaded(stream, has_names, [names.index(texts[0])], str)
+        columns[texts[0]] = _labels(text[:, 0].tolist())
+
+    return columns
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise a ValueError unless each column has a name of its own."""
+    if not names:
+        raise ValueError("it is empty")
+    if "" in names:
+        raise ValueError(
+            f"column {names.index('') + 1} has no name; pandas writes such an index: index=False "
+            "leaves it out"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError("two columns have one name")
+
+
+def _loaded(stream: IO[str], has_names: bool, columns: list[int], dtype: type) -> np.ndarray:
+    """Some columns of all lines but the names, (n, columns)."""
+    stream.seek(0)
+    return np.loadtxt(
+        stream,
+        dtype,
+        comments=None,
+        delimiter=",",
+        skiprows=int(has_names),
+        usecols=columns,
+        ndmin=2,
+        quotechar='"',
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+
+    return True
+
+
+def _labels(texts: list[str]) -> Column:
+    """Labels as whole numbers where all are, as numbers where all are, or as the texts."""
+    if not all(map(_is_number, texts)):
+        return texts
+
+    numbers = np.array(texts, float)
+    return numbers.astype(np.int64) if _whole(numbers) else numbers
+
+
+def read_parquet(path: Path) -> dict[str, Column]:
+    """The columns of a .parquet by name: arrays of numbers, and lists of anything else.
+
+    Raises:
+        ValueError: for damaged files, those that hold far more than their size, and where pyarrow
+            is not installed.
+    """
+    regular_file(path)
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(
+            f"{path}: pyarrow reads .parquet, and is not installed: pip install 'gendae[tables]'"
+        ) from None
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            _refuse_bomb(file.metadata, path.stat().st_size)
+            table = file.read()
+        return {name: _column(table[name]) for name in table.column_names}
+    except Exception as error:  # noqa: BLE001 - pyarrow raises a dozen kinds for damaged files
+        raise ValueError(f"{path} is damaged or no .parquet: {reason(error)}") from None
+
+
+def _refuse_bomb(facts: Any, size: int) -> None:  # noqa: ANN401 - pyarrow's
+    """Raise a ValueError for far more values than a file of this size holds."""
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    values = sum(group.column(j).num_values for group in groups for j in range(group.num_columns))
+    if values > unpacked(size):
+        raise ValueError(f"{values:,} values are more than a file of {size:,} bytes may hold")
+
+
+def _column(column: Any) -> Column:  # noqa: ANN401 - pyarrow's
+    import pyarrow
+
+    kind = column.type
+    is_number = (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_boolean)
+    if any(check(kind) for check in is_number):
+        return column.to_numpy()
+
+    return column.to_pylist()
+
+
+def matrix(name: str, columns: Mapping[str, Column]) -> np.ndarray:
+    """Columns of numbers side by side, (n, columns).
+
+    Raises:
+        ValueError: for a column of anything else, and none at all.
+
+    Example:
+        >>> matrix("a.csv", {"p0": np.array([0.0, 255.0]), "p1": np.array([7, 9])})
+        array([[  0,   7],
+               [255,   9]], dtype=uint8)
+    """
+    if not columns:
+        raise ValueError(f"{name} has no columns of numbers beside the label")
+
+    arrays = {key: np.asarray(column) for key, column in columns.items()}
+    for key, array in arrays.items():
+        if array.ndim != 1 or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{name}: column {key!r} holds {array.dtype} of shape {array.shape}; a number for "
+                "each image, or the images themselves under the name image, are needed"
+            )
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise ValueError(f"{name}: its columns have different lengths")
+
+    return as_bytes(np.stack(list(arrays.values()), 1))
+
+
+def as_bytes(numbers: np.ndarray) -> np.ndarray:
+    """Whole numbers 0 .. 255 as bytes, if some are too large for anything else; others as given.
+
+    Tables say numbers, and not that they are bytes.
+    """
+    if numbers.dtype == np.uint8 or numbers.size == 0 or numbers.dtype.kind == "b":
+        return numbers
+    if not (numbers.min() >= 0 and checks.SEVEN_BITS < numbers.max() <= 255 and _whole(numbers)):
+        return numbers
+
+    return numbers.astype(np.uint8)
+
+
+def _whole(numbers: np.ndarray) -> bool:
+    """Whether all are finite and whole."""
+    return bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
