@@ -4,7 +4,7 @@ import numpy as np
 
 from gendae import checks
 from gendae.commands.common import Table
-from gendae.data.table import is_empty, plain, read_table
+from gendae.data.cells import is_empty, plain, read_cells
 from gendae.storage.atomic import write_whole
 
 #: Share of the given cells that is hidden from the training, and measured on.
@@ -25,7 +25,7 @@ def impute(
         device: cpu, cuda, cuda:0, mps.
     """
     checks.whole("--epochs", epochs, 1, checks.REPEATS)
-    content = read_table(checks.path("TABLE", table))
+    content = read_cells(checks.path("TABLE", table))
     columns, values = content.numbers()
 
     empty = np.isnan(values)

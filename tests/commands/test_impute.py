@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from gendae.data.table import read_table
+from gendae.data.cells import read_cells
 from tests.commands.test_cli import gendae, one_line
 
 #: What stands around empty cells: quotes, blanks, line ends and a last line without one.
@@ -40,7 +40,7 @@ def test_a_table_of_ones_own_is_filled(tmp_path, monkeypatch, capsys):
     assert f"{gaps.sum()} cells filled in 400 rows x 3 columns: filled.csv" in told
     assert float(re.search(r"not see: ([\d.]+) of", told)[1]) < 0.5
 
-    filled = read_table("filled.csv")
+    filled = read_cells("filled.csv")
     assert (np.array(filled.records)[~gaps] == cells[~gaps]).all()
 
     _, values = filled.numbers()

@@ -1,7 +1,7 @@
-"""Tables of numbers in CSV files, of which some cells are empty.
+"""The cells of a CSV file as they were typed, of which some are empty.
 
-The cells are kept as they were typed, so that a table is written again with new values in its
-empty cells and every other byte as it was.
+So a table is written again with new values in its empty cells and every other byte as it was.
+`tables` reads values alone.
 """
 
 import math
@@ -22,7 +22,7 @@ DIGITS = 6
 
 
 @dataclass
-class Table:
+class Cells:
     """Rows of cells as they were typed, the header first.
 
     Attributes:
@@ -97,7 +97,7 @@ class Table:
         return cells
 
 
-def read_table(path: str | Path) -> Table:
+def read_cells(path: str | Path) -> Cells:
     r"""A CSV file with a header.
 
     Raises:
@@ -110,7 +110,7 @@ def read_table(path: str | Path) -> Table:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "t.csv")
         ...     _ = path.write_bytes(b'name;"a;b"\nx; 1.50\ny;\n')
-        ...     table = read_table(path)
+        ...     table = read_cells(path)
         >>> table.names, table.numbers()
         (['name', 'a;b'], ([1], array([[1.5], [nan]])))
         >>> table.filled([1], np.array([[1.5], [2.25]]))
@@ -122,8 +122,8 @@ def read_table(path: str | Path) -> Table:
     delimiter = max(DELIMITERS, key=header.count)
 
     rows, ends = _cells(path, text, delimiter)
-    table = Table(path, rows, ends, delimiter)
-    if not rows or not table.records:
+    cells = Cells(path, rows, ends, delimiter)
+    if not rows or not cells.records:
         raise ValueError(f"{path}: a header and at least one row of cells are needed")
 
     for number, row in enumerate(rows, 1):
@@ -132,7 +132,7 @@ def read_table(path: str | Path) -> Table:
                 f"{path}: row {number} has {len(row)} cells; the header has {len(rows[0])}"
             )
 
-    return table
+    return cells
 
 
 def _cells(path: Path, text: str, delimiter: str) -> tuple[list[list[str]], list[str]]:
