@@ -19,7 +19,7 @@ def impute(
     Args:
         table: CSV file with a header; empty cells, NA and NaN are filled in columns of numbers,
             and all other bytes stay as they are.
-        out: FILE.csv.
+        out: FILE.csv to write.
         epochs: passes through the rows in training.
         seed: of weights and noise.
         device: cpu, cuda, cuda:0, mps.
