@@ -184,6 +184,8 @@ from gendae.sampling.samplers import generate as generate
 from gendae.storage.model_file import load as load
 from gendae.storage.model_file import pretrained_classifier as pretrained_classifier
 from gendae.storage.model_file import save as save
+from gendae.training.callbacks import CreditMonitor as CreditMonitor
+from gendae.training.callbacks import ParzenMonitor as ParzenMonitor
 from gendae.training.graphs import Graphs as Graphs
 
 __version__: str

@@ -11,8 +11,10 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from importlib import import_module
 from numbers import Integral
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 
 import numpy as np
@@ -42,6 +44,30 @@ MOST = 10**9
 REPEATS = 10**6
 #: Seeds from which others are derived.
 MOST_SEED = 2**63 - 1
+
+
+def library(name: str, extra: str, what: str) -> ModuleType:
+    """A library that gendae can do without, imported.
+
+    Args:
+        name: of the module.
+        extra: the optional dependencies that it is one of.
+        what: needs it, for the message.
+
+    Raises:
+        ValueError: if it is not installed.
+
+    Example:
+        >>> library("no_such_library", "sweep", "gendae tune")
+        Traceback (most recent call last):
+        ValueError: gendae tune needs no_such_library; pip install "gendae[sweep]"
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ValueError(
+            f'{what} needs {name.partition(".")[0]}; pip install "gendae[{extra}]"'
+        ) from None
 
 
 def one_of(name: str, value: str | None, accepted: Iterable[str]) -> str:

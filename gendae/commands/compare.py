@@ -39,6 +39,8 @@ Config = dict[str, Any]
 #: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
 #: own seeds.
 OWN = ("seed_everything", "ckpt_path", "weights_only")
+#: Sections of a configuration that have options.
+SECTIONS = ("trainer", "model", "data")
 #: Largest seed that Lightning takes.
 MOST_SEED = 2**32 - 1
 #: Files of a comparison, beside the configuration of each rule.
@@ -93,7 +95,7 @@ def compare(
         passed += ["--trainer.max_epochs", str(int(max_epochs))]
 
     base = read_config(config)
-    refuse_processes(base, passed)
+    refuse_processes(base, passed, "a comparison")
     entries = configurations(base, rules)
     data = check(base, entries, passed)
     for name in (*WRITTEN, *(f"{entry}.yaml" for entry in entries)):
@@ -212,7 +214,22 @@ def _model_of(cls: type[SupervisedRule], arguments: Config) -> Config:
 def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
     """Rule and data set of a configuration, built as `gendae fit` builds them, but not trained."""
     parser = _parser()
-    sections = {key: config[key] for key in ("trainer", "model", "data") if key in config}
+    parsed = parse(parser, config, options)
+    data = instantiated(parser, Namespace(data=parsed.data)).data
+    if is_open(parsed.model):
+        fit_sizes(parsed.model, data)
+
+    return instantiated(parser, Namespace(model=parsed.model)).model, data
+
+
+def check_options(config: Config, options: Sequence[str]) -> None:
+    """Raise a ValueError for options that a configuration does not have, or of a wrong kind."""
+    parse(_parser(), config, options)
+
+
+def parse(parser: LightningArgumentParser, config: Config, options: Sequence[str]) -> Namespace:
+    """A configuration with options, checked as far as it can be before anything is built."""
+    sections = {key: config[key] for key in SECTIONS if key in config}
     with tempfile.TemporaryDirectory() as folder:
         file = write_config(Path(folder) / "config.yaml", sections)
         try:
@@ -227,12 +244,7 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
             f"max_epochs={epochs} ends before the first validation: "
             f"check_val_every_n_epoch={every}"
         )
-
-    data = instantiated(parser, Namespace(data=parsed.data)).data
-    if is_open(parsed.model):
-        fit_sizes(parsed.model, data)
-
-    return instantiated(parser, Namespace(model=parsed.model)).model, data
+    return parsed
 
 
 def _parser() -> LightningArgumentParser:
@@ -426,8 +438,8 @@ def curves(results: dict[str, list[Run]]) -> dict[str, tuple[Tensor, Tensor]]:
     return drawn
 
 
-def refuse_processes(base: dict[str, Any], options: Sequence[str]) -> None:
-    """Raise a ValueError for several processes: each would run the whole comparison."""
+def refuse_processes(base: dict[str, Any], options: Sequence[str], what: str) -> None:
+    """Raise a ValueError for several processes: each would run all trainings of the command."""
     trainer = base.get("trainer", {})
     counts = {name: trainer.get(name) for name in ("devices", "num_nodes")}
 
@@ -442,9 +454,7 @@ def refuse_processes(base: dict[str, Any], options: Sequence[str]) -> None:
 
     for name, value in counts.items():
         if value is not None and str(value) not in ("1", "auto"):
-            raise ValueError(
-                f"trainer.{name}={value}: a comparison runs in one process; accepted: 1"
-            )
+            raise ValueError(f"trainer.{name}={value}: {what} runs in one process; accepted: 1")
 
 
 def report(

@@ -33,6 +33,16 @@ OPTIONS = {
 }
 
 
+#: Those that have no meaning where nothing is trained.
+OF_TRAINING = (
+    "--model RULE",
+    "--trainer.max_epochs",
+    "--trainer.default",
+    "--trainer.logger",
+    "--credit",
+)
+
+
 def fit(*options: str) -> list[str]:
     """Train a model into a new numbered run folder.
 
@@ -77,13 +87,19 @@ def _train(command: str, *options: str) -> list[str]:
 
 def help_lines(command: str) -> list[str]:
     """The lines of --help: options that most people need, rules, and configurations."""
-    options = [f"  {option:<32}{text}" for option, text in OPTIONS.items()]
+    offered = OPTIONS
+    if command != "fit":
+        offered = {
+            name: text for name, text in OPTIONS.items() if not name.startswith(OF_TRAINING)
+        }
+    options = [f"  {option:<32}{text}" for option, text in offered.items()]
     rules = ", ".join(name for name in gendae.__all__ if name.endswith("Rule") and name != "Rule")
     what = globals()[command].__doc__.splitlines()[0]
 
     lines = [f"usage: gendae {command} --config FILE.yaml [--OPTION VALUE ..]", "", what, ""]
     lines += ["options:", *options, ""]
-    lines += ["rules:", *_wrapped(rules), ""]
+    if command == "fit":
+        lines += ["rules:", *_wrapped(rules), ""]
 
     files = shipped_files("configs/*.yaml")
     folder = next(iter(files.values())).parent

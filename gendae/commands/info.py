@@ -1,6 +1,7 @@
 """`gendae info`."""
 
 import json
+from typing import Any
 
 from gendae.commands.common import Table, settings_of
 from gendae.models.classifier import Classifier
@@ -20,7 +21,7 @@ def info(model: str) -> Table:
     stack = model_file.load(path)
     lines = [
         f"file        {path} ({path.stat().st_size / 1e6:.1f} MB)",
-        f"layers      {_layers_in_words(stack)}",
+        f"layers      {layers_in_words(stack)}",
         f"parameters  {sum(p.numel() for p in stack.parameters()):,}",
     ]
 
@@ -32,11 +33,35 @@ def info(model: str) -> Table:
     for name, value in settings_of(stack).items():
         lines.append(f"{name:<11} {json.dumps(value)}")
     for name, value in stack.facts.items():
-        lines.append(f"{name:<11} {value if isinstance(value, str) else json.dumps(value)}")
+        lines.append(f"{name:<11} {_fact_in_words(name, value)}")
     return lines
 
 
-def _layers_in_words(stack: Stack) -> str:
+def _fact_in_words(name: str, value: Any) -> str:  # noqa: ANN401 - plain data
+    """A fact in one line; of a data set, its name and what was chosen of it."""
+    if name == "dataset":
+        return _data_in_words(value)
+
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _data_in_words(described: Any) -> str:  # noqa: ANN401 - plain data
+    """A data set as the call that makes it, without what is off or not there.
+
+    Example:
+        >>> _data_in_words({"type": "Few", "data": {"type": "MNIST", "seed": 0}, "n": None})
+        'Few(data=MNIST(seed=0))'
+    """
+    if not isinstance(described, dict) or "type" not in described:
+        return json.dumps(described)
+
+    chosen = {k: v for k, v in described.items() if v is not None and v is not False}
+    kind = chosen.pop("type")
+    arguments = ", ".join(f"{name}={_data_in_words(value)}" for name, value in chosen.items())
+    return f"{kind}({arguments})"
+
+
+def layers_in_words(stack: Stack) -> str:
     """Sizes and activations of all layers, from x upwards."""
     layers = [f"{pair.f.out_features} {pair.f.activation}" for pair in stack.pairs]
     words = " - ".join([str(stack.sizes[0]), *layers])

@@ -24,6 +24,10 @@ def list() -> list[str]:
         f"configurations, in {folder}: gendae fit --config FILE": {
             file.name: first_comment(file) for file in configurations
         },
+        f"spaces, in {folder}/spaces: gendae tune --config FILE --space FILE": {
+            file.name: first_comment(file)
+            for file in shipped_files("configs/spaces/*.yaml").values()
+        },
         "models: gendae sample MODEL, or predict": {
             entry["name"]: _model(entry)
             for entry in json.loads(manifest.read_text(encoding="utf-8"))

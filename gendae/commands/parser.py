@@ -23,12 +23,20 @@ from gendae.errors import choice
 
 #: All commands, as `gendae --help` groups them.
 GROUPS = {
-    "train": ("fit", "validate", "test", "compare", "quickstart"),
+    "train": ("fit", "validate", "test", "compare", "tune", "quickstart"),
     "models and what they hold": ("list", "info", "export"),
     "models of images": ("sample", "inpaint", "evaluate", "chain", "spectrum", "filters", "demo"),
     "classifiers and joint models": ("predict", "complete"),
     "tables of numbers": ("impute",),
     "the theory": ("stdp",),
+}
+#: What others call a command.
+SYNONYMS = {
+    "train": "fit",
+    "generate": "sample",
+    "classify": "predict",
+    "search": "tune",
+    "sweep": "tune",
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 #: Commands whose options are those of a Trainer, a rule and a data set: Lightning parses them.
@@ -258,5 +266,7 @@ def known(name: str) -> str:
     """The name of a command, or a ValueError with the nearest one."""
     if name in COMMANDS:
         return name
+    if name in SYNONYMS:
+        raise ValueError(f"no command {name!r}; it is called {SYNONYMS[name]}")
 
     raise ValueError(f"no command {name!r}; {choice(name, COMMANDS)}")

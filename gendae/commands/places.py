@@ -9,7 +9,7 @@ from typing import Any
 from gendae.storage import inputs
 
 #: Options that name a file, or a folder, which a command writes. All others are read.
-OUTPUTS = ("out", "json")
+OUTPUTS = ("out", "json", "hub")
 
 
 def checked(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gendae.data.series import Series
 from gendae.data.sources import read_pictures
 from gendae.inference import TargetPropInference
 from gendae.models.classifier import Classifier, error_of
-from gendae.models.joint import JointStack
+from gendae.models.joint import JointStack, label_modalities
 from gendae.models.labelled import LabelledStack
 from gendae.models.stack import Stack
 from gendae.storage import model_file
@@ -188,21 +188,6 @@ def as_classifier(stack: Stack, model: str | Path) -> Classifier:
             "LabelledStack, or a JointStack with labels"
         )
     return stack
-
-
-def label_modalities(stack: JointStack) -> tuple[str, str]:
-    """Names of the modality that labels are predicted from, and of the labels.
-
-    Raises:
-        ValueError: unless there is one modality of labels, and another.
-    """
-    others = [name for name in stack.names if name not in stack.labels]
-    if len(stack.labels) != 1 or not others:
-        raise ValueError(
-            f"the model has the modalities {stack.described()}; labels are predicted where one "
-            "of several is onehot; use `gendae complete` for others"
-        )
-    return others[0], stack.labels[0]
 
 
 def told(stack: Stack, model: str | Path, x: Tensor, name: str, options: Options) -> Tensor:

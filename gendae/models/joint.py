@@ -415,6 +415,21 @@ def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
     return x, tuple(shape)
 
 
+def label_modalities(stack: JointStack) -> tuple[str, str]:
+    """Names of the modality that labels are predicted from, and of the labels.
+
+    Raises:
+        ValueError: unless there is one modality of labels, and another.
+    """
+    others = [name for name in stack.names if name not in stack.labels]
+    if len(stack.labels) != 1 or not others:
+        raise ValueError(
+            f"the model has the modalities {stack.described()}; labels are predicted where one "
+            "of several is onehot; use `gendae complete` for others"
+        )
+    return others[0], stack.labels[0]
+
+
 def kind_of(stack: Stack) -> str:
     """What x of `images_of` is: "image", "points", ..; see `gendae.data.base.Data`."""
     facts = stack.facts

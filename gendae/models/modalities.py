@@ -345,7 +345,7 @@ class Masked(nn.Module):
     def _bits(self, h: Tensor, observed: Tensor | None) -> Tensor:
         """The missingness input, (batch, N): 1 where a modality is observed."""
         if observed is None:
-            return h.new_ones(len(h), self.n)
+            return h.new_ones(h.shape[0], self.n)  # len would fix the rows of a traced graph
 
         return observed.to(h.dtype)
 

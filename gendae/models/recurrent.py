@@ -143,7 +143,7 @@ class Reader(nn.Module):
         With a horizon, the gradient stops where so many steps, or a multiple of them, are left.
         """
         inputs, there = self.split(x)
-        states = [x.new_zeros(len(x), self.cell.state)]
+        states = [x.new_zeros(x.shape[0], self.cell.state)]
         for t in range(self.steps):
             after = self.cell.step(states[-1], inputs[:, t])
             if there is not None:
@@ -242,7 +242,7 @@ class LSTMReader(nn.Module):
 
         outputs, _ = self.memory(steps[..., 1:])
         last = steps[..., 0].sum(1).long().clamp(min=1) - 1
-        return outputs[torch.arange(len(x), device=x.device), last]
+        return outputs[torch.arange(x.shape[0], device=x.device), last]
 
 
 @register

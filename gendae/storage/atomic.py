@@ -148,7 +148,7 @@ def _keep_permissions(earlier: Path, new: Path) -> None:
     os.chmod(new, mode)
 
 
-def _origin() -> str:
+def origin() -> str:
     """This machine, and what its processes are numbered in: containers may share the name."""
     numbering = ""
     with contextlib.suppress(OSError):
@@ -162,7 +162,7 @@ def _partial_name() -> str:
 
     It does not hold the file's own name, which may be as long as names can be.
     """
-    return f".gendae-{_origin()}-{os.getpid()}-{secrets.token_hex(8)}.partial"
+    return f".gendae-{origin()}-{os.getpid()}-{secrets.token_hex(8)}.partial"
 
 
 def remove_stale(folder: Path) -> None:
@@ -170,16 +170,16 @@ def remove_stale(folder: Path) -> None:
 
     They are those of this machine's processes that are gone, and all that are a day old.
     """
-    own = re.compile(rf"\.gendae-{_origin()}-([0-9]+)-\w+\.partial")
+    own = re.compile(rf"\.gendae-{origin()}-([0-9]+)-\w+\.partial")
     for partial in folder.glob(".gendae-*.partial"):
         with contextlib.suppress(OSError):
             written = own.fullmatch(partial.name)
-            killed = written is not None and not _alive(int(written[1]))
+            killed = written is not None and not alive(int(written[1]))
             if killed or time.time() - partial.stat().st_mtime > ABANDONED:
                 partial.unlink()
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     if os.name != "posix":  # elsewhere, asking is ending
         return True
 

@@ -24,7 +24,7 @@ from gendae.models.classifier import Classifier
 from gendae.models.settings import Facts
 from gendae.models.stack import Stack
 from gendae.registry import describe
-from gendae.storage import verify
+from gendae.storage import hub, verify
 from gendae.storage.atomic import write_whole
 from gendae.storage.description import described
 from gendae.storage.owned import check_plain
@@ -99,16 +99,22 @@ def _halved(value: Tensor) -> Tensor:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Stack:
-    """A trained stack from a .safetensors, a Lightning .ckpt, or the bare name of a shipped model.
+    """A trained stack.
+
+    Args:
+        path: a .safetensors, a Lightning .ckpt, a folder that holds model.safetensors, the bare
+            name of a shipped model, or hf://USER/MODEL[@REVISION], a model on the hub.
+        device: where to put it.
 
     Raises:
-        FileNotFoundError: if there is no such file or shipped model; names every place.
+        FileNotFoundError: if there is no such file or shipped model; names every place. If the hub
+            has no such model, or is out of reach.
         CheckpointError: (a ValueError) if the file is damaged, truncated, foreign, or of another
             architecture than it says; if a shipped model is not the one in the manifest.
     """
     file = locate(path)
     device = checks.device(str(device))
-    if file != checks.path("model", path):
+    if file == _shipped(path):
         check_shipped(file)
 
     if file.suffix == ".ckpt":
@@ -161,16 +167,22 @@ def shipped() -> list[str]:
 
 
 def locate(path: str | Path) -> Path:
-    """The file that a path or the name of a shipped model stands for."""
+    """The file that a path, or the name of a model that is shipped or on the hub, stands for."""
+    if hub.is_of_hub(path):
+        return regular_file(hub.fetched(str(path)))
+
     path = checks.path("model", path)
-    models = shipped_files(MODELS)
-    if not path.is_file() and str(path) in models:
-        return regular_file(models[str(path)])
+    named = _shipped(path)
+    if named is not None:
+        return regular_file(named)
+    if (path / hub.FILE).is_file():  # a folder, as the hub has them
+        path = path / hub.FILE
 
     try:
         return regular_file(path)
     except FileNotFoundError as error:
         what = "a link to nothing" if path.is_symlink() else "there is no such file"
+        models = shipped_files(MODELS)
         line = (
             f"no model {str(path)!r}: {what}, and the shipped models are "
             f"{', '.join(models) or 'none'}"
@@ -179,6 +191,14 @@ def locate(path: str | Path) -> Path:
         if near is not None:
             line += f"; did you mean {near}?"
         raise FileNotFoundError(line) from error
+
+
+def _shipped(path: str | Path) -> Path | None:
+    """The file of a shipped model, if its bare name is meant: a file of this name comes first."""
+    if hub.is_of_hub(path) or checks.path("model", path).is_file():
+        return None
+
+    return shipped_files(MODELS).get(str(path))
 
 
 def check_shipped(path: Path) -> None:

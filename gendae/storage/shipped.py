@@ -28,5 +28,5 @@ def configuration_file(name: str) -> str:
     if Path(name).exists():
         return name
 
-    files = shipped_files("configs/*.yaml")
+    files = shipped_files("configs/**/*.yaml")
     return str(files.get(name.removesuffix(".yaml"), name))

@@ -9,13 +9,14 @@ import signal
 import sys
 import traceback
 from argparse import ArgumentError
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -108,7 +109,8 @@ class FitCLI(LightningCLI):
     #: The data, where they were read before the network was built.
     _data: Data | None = None
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], callbacks: Sequence[Callback] = ()) -> None:
+        self.callbacks = callbacks
         self.command = shlex.join(["gendae", *arguments])
         try:
             self._run(arguments)
@@ -335,6 +337,7 @@ class FitCLI(LightningCLI):
         except (ImportError, RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"trainer: {reason(error)}") from error
         trainer.callbacks.insert(0, StopAtSignal())
+        trainer.callbacks += self.callbacks
 
         return trainer
 
@@ -407,8 +410,12 @@ def _loggers_but_csv(loggers: Any) -> list[Namespace]:  # noqa: ANN401 - as conf
     return others
 
 
-def main(arguments: list[str]) -> Path | None:
+def main(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Path | None:
     """Run one of fit, validate, test; the run folder of a fit.
+
+    Args:
+        arguments: of the command line.
+        callbacks: of the trainer, after its own.
 
     Raises:
         SystemExit: where a signal ended the run: with code 130 after Ctrl-C, 143 after SIGTERM.
@@ -420,7 +427,7 @@ def main(arguments: list[str]) -> Path | None:
     if torch.cuda.is_available():  # a command may set what a library must not
         torch.set_float32_matmul_precision("high")
 
-    folder = FitCLI(arguments).run_folder
+    folder = FitCLI(arguments, callbacks).run_folder
     if helper_process():
         return None
 

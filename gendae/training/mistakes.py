@@ -43,6 +43,18 @@ RENAMED = {
         "only_labelled": "labelled.only",
     },
 }
+#: What other programs call an option, and where it stands here.
+ELSEWHERE = {
+    "lr": "model.rates.f and --model.rates.g",
+    "learning_rate": "model.rates.f and --model.rates.g",
+    "weight_decay": "model.rates.decay_f and --model.rates.decay_g",
+    "optimizer": "model.rates.optimizer",
+    "lr_scheduler": "model.rates.decline and --model.rates.hold",
+    "epochs": "trainer.max_epochs",
+    "batch_size": "data.batch_size",
+    "seed": "seed_everything",
+    "device": "trainer.accelerator",
+}
 #: Python's types as a user writes them.
 TYPES = {
     "int": "a whole number",
@@ -129,6 +141,11 @@ def _argument(message: str, _: ArgumentParser) -> str | None:
     if present is not None and present.split(".")[0] in _arguments(holder):
         return f"{place}.{names[0]} is {place}.{present} since gendae 0.2"
 
+    name = f"{place}.{names[0]}"
+    elsewhere = ELSEWHERE.get(names[0], name)
+    if not elsewhere.startswith(name):
+        return f"no option --{name}; it is --{elsewhere}"
+
     owner = getattr(holder, "__name__", place)
     accepted = _arguments(holder)
     if not accepted and inspect.isclass(holder) and _public(holder):  # a base class
@@ -149,6 +166,9 @@ def _option(message: str, parser: ArgumentParser) -> str | None:
         return f"{unknown[1]!r} is one argument too many; options are --NAME VALUE"
 
     name = (unknown[1] or unknown[2]).removeprefix("--").partition("=")[0]
+    if name in ELSEWHERE:
+        return f"no option --{name}; it is --{ELSEWHERE[name]}"
+
     options = [action.dest for action in parser._actions]
     section, dot, _ = name.rpartition(".")
     accepted = _below(options, section + dot) or _below(options, "")

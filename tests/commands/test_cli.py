@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from gendae import __all__, cli, load, plots, save
+from gendae.commands import fit as fit_commands
 from gendae.commands import inpaint
 from gendae.commands.parser import COMMANDS, TRAINING, parser
 from gendae.models.architectures import deep_autoencoder
@@ -154,7 +155,11 @@ def test_export_and_what_it_exports(run, tmp_path, capsys):
     assert gendae("info", out) == 0
 
     printed = capsys.readouterr().out
-    for word in ("64 - 20 softplus - 8 sigmoid", "GaussianPrior", "Digits", "seed"):
+    for word in (
+        "64 - 20 softplus - 8 sigmoid",
+        "GaussianPrior",
+        "Digits(batch_size=100, seed=0)",
+    ):
         assert word in printed
 
 
@@ -300,6 +305,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         # the nearest name
         ("sampel x", "no command 'sampel'; accepted: fit, validate, test, "),
         ("sampel x", "did you mean sample?"),
+        ("train x", "no command 'train'; it is called fit"),
         ("sample m --sampels 3", "sample: no option --sampels; accepted: --help, --n"),
         ("sample m --sed 3", "did you mean --seed?"),
         ("sample m --n", "sample: --n: expected one argument"),
@@ -332,6 +338,12 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         (KL + " --parzen.nn 3", "accepted: n, grid, every, picture; did you mean --parzen.n?"),
         (KL + " stray", "'stray' is one argument too many"),
         (KL + " --model.eval_samples 3", "is model.stack.settings.samples since gendae 0.2"),
+        (
+            KL + " --model.lr 0.1",
+            "no option --model.lr; it is --model.rates.f and --model.rates.g",
+        ),
+        (KL + " --optimizer Adam", "no option --optimizer; it is --model.rates.optimizer"),
+        (KL + " --lr_scheduler StepLR", "it is --model.rates.decline and --model.rates.hold"),
         (KL + " --model.lr_f [0.1]", "is model.rates.f since gendae 0.2"),
         (BITS, "error: BackpropRule does not support this network"),
         (BITS, "fixed=1"),
@@ -394,7 +406,7 @@ def test_list_has_a_line_on_everything_that_comes_with_gendae(capsys):
     texts = dict(line for line in lines if len(line) == 2)
 
     rules = [name for name in __all__ if name.endswith("Rule") and name != "Rule"]
-    configs = [path.name for path in (ROOT / "configs").iterdir()]
+    configs = [path.name for path in (ROOT / "configs").rglob("*.yaml")]
     for name in (*rules, *configs, *shipped(), *SAMPLERS, "ParzenPrior", "GaussianPrior"):
         assert texts[name], name
     assert "Rule" not in texts
@@ -412,6 +424,14 @@ def test_every_argument_is_an_option_with_a_help_text(name):
             assert option.default in (argument.default, None, False)
 
     assert options == {}
+
+
+def test_what_trains_nothing_is_helped_without_options_of_training():
+    told = {name: "\n".join(fit_commands.help_lines(name)) for name in TRAINING}
+    for option in ("--trainer.max_epochs", "--credit.every", "rules:"):
+        assert [option in text for text in told.values()] == [True, False, False]
+    for option in ("--config", "--ckpt_path", "--data NAME", "digits-kl.yaml"):
+        assert all(option in text for text in told.values())
 
 
 def test_divergence_ends_with_one_line(tmp_path, capsys):

@@ -217,7 +217,8 @@ def test_an_update_by_difference_target_propagation(page):
         const network = new TargetNetwork({
           f: f.map(layer(false)), g: g.map(layer(false)), output: layer(true)(output)});
         const {losses, gradients} = network.losses(xs, ys, () => 0);
-        const slopes = gradients.map(([, {weight, bias}]) => [weight.map((r) => [...r]), [...bias]]);
+        const rows = ({weight, bias}) => [weight.map((row) => [...row]), [...bias]];
+        const slopes = gradients.map(([, gradient]) => rows(gradient));
         for (const [one, gradient] of gradients) one.learn(gradient, 0.01);
         return [losses, slopes, network.f[0].weight.map((row) => [...row])];
         """,

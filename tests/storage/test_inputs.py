@@ -177,7 +177,7 @@ def test_threads_write_one_name(tmp_path):
 )
 def test_partial_files_of_killed_processes_go(tmp_path, origin, process, age, stays):
     process = str(os.getpid()) if process == "own" else process
-    partial = tmp_path / f".gendae-{origin or atomic._origin()}-{process}-0a.partial"
+    partial = tmp_path / f".gendae-{origin or atomic.origin()}-{process}-0a.partial"
     partial.write_bytes(b"part")
     written = time.time() - age * 24 * 60 * 60
     os.utime(partial, (written, written))
