@@ -1,5 +1,6 @@
 """The public names of gendae, each with its home: `gendae/__init__.py` imports it from there."""
 
+from gendae import estimators as estimators
 from gendae import plots as plots
 from gendae.completion.annealing import Annealing as Annealing
 from gendae.completion.completer import Completer as Completer
@@ -35,6 +36,10 @@ from gendae.data.shards import Shards as Shards
 from gendae.data.toys import Toys2D as Toys2D
 from gendae.data.trees import ListOps as ListOps
 from gendae.data.trees import StandardLibrary as StandardLibrary
+from gendae.estimators.classifier import TargetPropClassifier as TargetPropClassifier
+from gendae.estimators.imputer import DAEImputer as DAEImputer
+from gendae.estimators.parzen import ParzenDensity as ParzenDensity
+from gendae.estimators.stacked import StackedDAE as StackedDAE
 from gendae.inference import GradientInference as GradientInference
 from gendae.inference import Inference as Inference
 from gendae.inference import TargetPropInference as TargetPropInference

@@ -98,9 +98,13 @@ def registered(name: str) -> type | None:
 
 
 def import_public() -> None:
-    """Import all public names, so that a parser knows every class by its bare name."""
-    for name in gendae.__all__:
-        getattr(gendae, name)
+    """Import all public names, so that a parser knows every class by its bare name.
+
+    Estimators are no parts of a configuration, and scikit-learn takes its time.
+    """
+    for name, home in gendae.HOME.items():
+        if "estimators" not in (name, *home.split(".")):
+            getattr(gendae, name)
 
 
 def _parameters(cls: Callable[..., object]) -> list[inspect.Parameter]:

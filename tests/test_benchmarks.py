@@ -4,9 +4,11 @@ import importlib
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LinearRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsRegressor
 
 import gendae
@@ -14,6 +16,7 @@ from benchmarks import (
     claims,
     commands,
     depth,
+    estimators,
     floor,
     gpu,
     memory,
@@ -180,6 +183,21 @@ def test_baselines_of_inpainting_see_observed_pixels_only():
     assert around.tolist() == [[1.0] * 9]
     nothing = claims.local_means(ones, middle[None] & False, 0.5 * ones[0], (3, 3))
     assert nothing.tolist() == [[0.5] * 9]
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+def test_fillings_of_a_gaussian_are_regressions(covariance):
+    draw = np.random.RandomState(0)
+    x = 0.1 * draw.normal(size=(500, 3)) @ draw.normal(size=(3, 3)) + 0.5
+    gaussian = GaussianMixture(1, covariance_type=covariance, reg_covar=0.0)
+    gaps = x[:5].copy()
+    gaps[:, 2] = np.nan
+
+    filled = estimators.Mixture(gaussian).fit(x).filled(gaps)
+    expected = LinearRegression().fit(x[:, :2], x[:, 2]).predict(x[:5, :2])
+    if covariance == "diag":
+        expected = np.full(5, x[:, 2].mean())
+    np.testing.assert_allclose(filled[:, 2], expected)
 
 
 def test_options_have_scores_beside_their_controls_and_other_rows_stay(monkeypatch, tmp_path):

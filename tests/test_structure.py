@@ -32,6 +32,7 @@ ROOMS = [
     "plots",
     "rules",
     "training",
+    "estimators",
     "demo",
     "commands",
     "cli",
@@ -43,6 +44,7 @@ MANY_ARGUMENTS: dict[str, str] = {
     "Rates": "a rate and a decay for each of three kinds of maps; optimizer, clip, decline, hold",
     "DifferenceTargetPropRule": "five that supervised rules share; targets, inverses, rounds",
     "JointTargetPropRule": "Algorithm 5 has four groups of options, and two references beside it",
+    "DAEImputer": "scikit-learn sets parameters by name: the eight of its networks, and rounds",
     "KLRule": "four that rules with a prior share; Algorithm 1's trade-off, and its variants",
 }
 

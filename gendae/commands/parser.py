@@ -27,6 +27,7 @@ GROUPS = {
     "models and what they hold": ("list", "info", "export"),
     "models of images": ("sample", "inpaint", "evaluate", "chain", "spectrum", "filters", "demo"),
     "classifiers and joint models": ("predict", "complete"),
+    "tables of numbers": ("impute",),
     "the theory": ("stdp",),
 }
 #: What others call a command.

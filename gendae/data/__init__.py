@@ -15,6 +15,7 @@
 | `identity` | which data they are: the SHA-256 of their arrays |
 | `sources` | images of your own in all the forms that they come in |
 | `tables` | the columns of a .csv or a .parquet |
+| `cells` | a .csv cell by cell, to be written again with its gaps filled |
 | `files` | reading and writing arrays, IDX files and labels |
 | `pictures` | what an image file says, as grey numbers |
 | `mosaic` | images side by side in one picture, written as PNG |
