@@ -157,13 +157,18 @@ def test_interrupted_trials_are_made_up_for(tmp_path, monkeypatch):
 
 
 def test_two_processes_share_a_study(tmp_path, monkeypatch):
+    context = multiprocessing.get_context("fork")
+    both = context.Barrier(2)
+    first = [True]
+
     def quick(words, callbacks):
-        time.sleep(0.2)
+        if first:
+            first.clear()
+            both.wait(60)  # no process is done before the other has begun
         callbacks[0].scores[1] = 0.5
         return tmp_path
 
     monkeypatch.setattr(fit, "main", quick)
-    context = multiprocessing.get_context("fork")
     write(tmp_path)
     options = {"folder": tmp_path, "trials": 6}
     processes = [context.Process(target=search, kwargs=options) for _ in range(2)]

@@ -209,7 +209,7 @@ def test_the_card_says_what_the_file_knows(folder):
     assert "| rule | A\\|B |" in text
     assert "| layers | 64 - 20 softplus - 8 sigmoid |" in text
     with Image.open(folder / "samples.png") as picture:
-        assert picture.size == (3 * 91, 3 * 91)  # ten times ten images of 8 x 8
+        assert picture.size == (7 * 91, 7 * 91)  # ten times ten images of 8 x 8
 
 
 def test_a_classifier_has_a_card_without_samples(tmp_path):

@@ -105,7 +105,8 @@ def test_a_lone_fit_has_a_folder_and_a_log_of_its_own(tmp_path, monkeypatch):
     assert fit(tmp_path, *root, "--trainer.max_epochs", 1) == 0
 
     assert names(tmp_path / "runs") == ["0001", "0002"]
-    assert names(tmp_path / "runs" / "0002") == ["checkpoints", "config.yaml", "metrics.csv"]
+    files = ["checkpoints", "config.yaml", "metrics.csv", "pictures"]
+    assert names(tmp_path / "runs" / "0002") == files
     assert names(killed) == []  # what a killed run left
 
 
