@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shlex
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
