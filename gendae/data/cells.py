@@ -17,8 +17,11 @@ from gendae.storage.inputs import regular_file
 DELIMITERS = ",;\t|"
 #: What stands for an empty cell, in lower case.
 EMPTY = ("", "na", "n/a", "nan", "null", "none", "?")
-#: Digits of a number that is written into an empty cell.
+#: Digits of what is written into an empty cell, counted from the deviation of its column.
 DIGITS = 6
+#: What spreadsheets write at the start of a file in UTF-8.
+MARK = "\ufeff"
+QUOTED = r'"(?:[^"]|"")*"'
 
 
 @dataclass
@@ -30,12 +33,14 @@ class Cells:
         rows: of cells, with their quotes and blanks; a blank line has no cells.
         ends: of the lines.
         delimiter: what stands between cells.
+        mark: `MARK`, if the file begins with it.
     """
 
     path: Path
     rows: list[list[str]]
     ends: list[str]
     delimiter: str
+    mark: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -78,23 +83,40 @@ class Cells:
             values: of all their cells, (n, columns).
         """
         records = iter(values)
+        decimals = [_decimals(column) for column in values.T]
 
-        lines = []
+        lines = [self.mark]
         for line, (row, end) in enumerate(zip(self.rows, self.ends, strict=True)):
             cells = row
             if line > 0 and row:
-                cells = self._filled_row(row, columns, next(records))
+                cells = self._filled_row(row, columns, next(records), decimals)
             lines.append(self.delimiter.join(cells) + end)
 
         return "".join(lines).encode("utf-8", "surrogateescape")
 
-    def _filled_row(self, row: list[str], columns: list[int], values: np.ndarray) -> list[str]:
+    def _filled_row(
+        self, row: list[str], columns: list[int], values: np.ndarray, decimals: list[int]
+    ) -> list[str]:
         cells = [*row]
-        for column, value in zip(columns, values, strict=True):
+        for column, value, places in zip(columns, values, decimals, strict=True):
             if is_empty(plain(row[column])):
-                cells[column] = f"{value:.{DIGITS}g}"
+                cells[column] = np.format_float_positional(value, places, trim="-")
 
         return cells
+
+
+def _decimals(column: np.ndarray) -> int:
+    """How many decimals show `DIGITS` digits of a column's deviation.
+
+    Digits of the numbers themselves would be those that all of them share, as in years and times.
+
+    Example:
+        >>> _decimals(np.array([1.70e9, 1.71e9])), _decimals(np.array([0.31, 0.35]))
+        (0, 7)
+    """
+    scale = column.std() or abs(column[0]) or 1.0
+
+    return max(0, DIGITS - 1 - math.floor(math.log10(scale)))
 
 
 def read_cells(path: str | Path) -> Cells:
@@ -118,11 +140,12 @@ def read_cells(path: str | Path) -> Cells:
     """
     path = regular_file(path)
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    header = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(DELIMITERS, key=header.count)
+    mark = MARK if text.startswith(MARK) else ""
+    text = text.removeprefix(mark)
 
+    delimiter = _delimiter(text)
     rows, ends = _cells(path, text, delimiter)
-    cells = Cells(path, rows, ends, delimiter)
+    cells = Cells(path, rows, ends, delimiter, mark)
     if not rows or not cells.records:
         raise ValueError(f"{path}: a header and at least one row of cells are needed")
 
@@ -135,12 +158,19 @@ def read_cells(path: str | Path) -> Cells:
     return cells
 
 
+def _delimiter(text: str) -> str:
+    """What the first row has most of, outside of quotes."""
+    unquoted = re.sub(QUOTED, "", text)
+    header = re.split("[\r\n]", unquoted, maxsplit=1)[0]
+
+    return max(DELIMITERS, key=header.count)
+
+
 def _cells(path: Path, text: str, delimiter: str) -> tuple[list[list[str]], list[str]]:
     """The cells of each row as they were typed, and the end of each line."""
     between = re.escape(delimiter)
-    cell = re.compile(
-        rf'(\s*"(?:[^"]|"")*"[^\S\r\n]*|[^{between}\r\n"]*)({between}|\r\n|\n|\r|\Z)'
-    )
+    blanks = rf"[^\S{between}\r\n]*"
+    cell = re.compile(rf'({blanks}{QUOTED}{blanks}|[^{between}\r\n"]*)({between}|\r\n|\n|\r|\Z)')
 
     rows: list[list[str]] = []
     ends: list[str] = []
@@ -165,7 +195,7 @@ def _cells(path: Path, text: str, delimiter: str) -> tuple[list[list[str]], list
 
 def plain(cell: str) -> str:
     """A cell without its quotes, and blanks around it."""
-    cell = cell.strip("\ufeff \t")
+    cell = cell.strip()
     if cell.startswith('"'):
         cell = cell[1:-1].replace('""', '"')
 
