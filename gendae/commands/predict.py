@@ -1,5 +1,6 @@
 """`gendae predict`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from gendae.commands.sequences import reads_sequences, series_of
 from gendae.data.files import write_npz
 from gendae.data.series import Series
 from gendae.data.sources import read_pictures
+from gendae.errors import shortened
 from gendae.inference import TargetPropInference
 from gendae.models.classifier import Classifier, error_of
 from gendae.models.joint import JointStack, label_modalities
@@ -37,9 +39,10 @@ def predict(
         model: a .ckpt, a .safetensors, or the name of a shipped model.
         data: images: an .npy, .npz, IDX, .csv or .parquet file, or a folder of image files, in
             natural order; of a model of sequences an .npz of x, (n, steps, channels), and lengths,
-            an .npy or a .ts; labels y beside them are compared.
+            an .npy or a .ts; labels y beside them are compared, by name where they have names.
         out: FILE.npz: arrays label, (n,), and probability, (n, classes), or value, (n, k), of a
-            model that predicts values; at every step (n, steps) and (n, steps, ..).
+            model that predicts values; at every step (n, steps) and (n, steps, ..); name, (n,),
+            where the classes of images have names.
         samples: draws of stochastic units; by default the model's own number.
         seed: the same seed gives the same result.
         device: cpu, cuda, cuda:0, mps.
@@ -63,9 +66,15 @@ def predict(
     answer = told(stack, model, read.x, data, options).float().cpu()
     y = None if read.y is None else expected(stack, f"{data}: y", read.y, answer)
     usable("the predictions", answer)
-    write_npz(path, **arrays_told(answer, read, predicts_values(stack)))
+    arrays = arrays_told(answer, read, predicts_values(stack))
+    names = class_names(stack)
+    if names and read.series is None and "label" in arrays:
+        arrays["name"] = named(arrays["label"], names)
+    write_npz(path, **arrays)
 
     lines = [f"{read.what(stack)}: {path}"]
+    if "name" in arrays:
+        lines.append(counted(arrays["name"]))
     if y is not None:
         lines.append(score(answer, y))
     return lines
@@ -98,8 +107,45 @@ def examples(stack: Stack, file: Path, color: str | None = None) -> Examples:
         series = series_of(stack, file)
         return Examples(series.rows(stack.pairs[0].masked), series.y, series)
 
-    x, y, _ = read_pictures(file, color_of(stack, color), strict=True).rows
+    color = color_of(stack, color)
+    x, y, _ = read_pictures(file, color, strict=True, classes=known_classes(stack)).rows
     return Examples(x, y)
+
+
+def known_classes(stack: Stack) -> list[str]:
+    """What labels of images may be called: the names of the classes, or else their numbers."""
+    names = class_names(stack)
+    if names:
+        return names
+
+    n = getattr(stack, "classes", 0)
+    if isinstance(stack, JointStack):
+        _, label = label_modalities(stack)
+        n = stack.modalities[label].width
+
+    return [str(index) for index in range(n)]
+
+
+def class_names(stack: Stack) -> list[str]:
+    """Names of the classes 0, 1, .. that the model was trained on, where they have names."""
+    return [str(name) for name in stack.facts.get("classes", ())]
+
+
+def named(labels: np.ndarray, names: list[str]) -> np.ndarray:
+    """Labels by their names; a class that no example of the training had keeps its number.
+
+    Example:
+        >>> named(np.array([1, 2]), ["ant", "cat"]).tolist()
+        ['cat', '2']
+    """
+    return np.array([names[label] if label < len(names) else str(label) for label in labels])
+
+
+def counted(names: np.ndarray) -> str:
+    """How often each name was predicted, the most frequent first."""
+    counts = Counter(names.tolist()).most_common()
+
+    return shortened(", ".join(f"{name} {count:,}" for name, count in counts), 200)
 
 
 def predicts_values(stack: Stack) -> bool:

@@ -6,6 +6,7 @@ where the source has them. Nothing is read or fetched before `prepare_data` or `
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ class Images(Data):
             or a data set. What is read of each: `gendae.data.sources`.
         shape: height and width, where the array is flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training, one of them at
-            least for each; none for testing where the source has test images of its own.
+            least for each; none where the source has images of its own for validation or testing.
         batch_size, seed: see `Data`; the seed draws the split.
         labels: class labels, or a file of them, see `read_labels`, for a folder in the natural
             order of its files; if None, those that the source has.
@@ -299,21 +300,27 @@ class Images(Data):
         return {"classes": list(self.classes)} if self.classes else {}
 
     def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        rows, shape, classes, test = read_pictures(self.path, self.color, self.labels)
+        rows, shape, classes, kept = read_pictures(self.path, self.color, self.labels)
         shape = image_shape(rows.x.shape[1], self.given_shape or shape)
 
         self._classes = classes
-        own_test = {} if test is None else {"x_test": test.x, "y_test": test.y}
+        own_parts = {}
+        for name, part in kept.items():
+            own_parts[f"x_{name}"] = part.x
+            own_parts[f"y_{name}"] = part.y
+
         place = self.path if isinstance(self.path, str) else f"path ({type(self.path).__name__})"
-        self.identify(place, x=rows.x, y=rows.y, **own_test)
+        self.identify(place, x=rows.x, y=rows.y, **own_parts)
 
-        return self._splits_of(rows, test), shape
+        return self._splits_of(rows, kept), shape
 
-    def _splits_of(self, rows: Split, test: Split | None) -> dict[str, Split]:
-        """The parts of the images; those for testing may be parted already."""
-        shares = {"valid_fraction": self.valid_fraction}
-        if test is None:
-            shares["test_fraction"] = self.test_fraction
+    def _splits_of(self, rows: Split, kept: Mapping[str, Split]) -> dict[str, Split]:
+        """The parts of the images; some may be parted already."""
+        shares = {
+            f"{name}_fraction": share
+            for name, share in (("valid", self.valid_fraction), ("test", self.test_fraction))
+            if name not in kept
+        }
 
         missing = [name for name, share in shares.items() if share == 0]
         if missing:
@@ -325,12 +332,10 @@ class Images(Data):
                 "Trainer a DataLoader of them"
             )
 
-        fractions = (self.valid_fraction, 0.0 if test is not None else self.test_fraction)
+        fractions = (shares.get("valid_fraction", 0.0), shares.get("test_fraction", 0.0))
         splits = shuffled_splits(rows.x, rows.y, fractions, self.seed)
-        if test is not None:
-            splits["test"] = test
 
-        return splits
+        return {**splits, **kept}
 
 
 def _plain(given: Any) -> Any:  # noqa: ANN401 - a source

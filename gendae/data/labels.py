@@ -11,7 +11,7 @@ from gendae import checks
 from gendae.data.base import Data
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels
-from gendae.registry import build, register
+from gendae.registry import Plain, build, register
 from gendae.storage.model_file import load
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Relabelled(Data):
         x, y, _ = self.source.split("train")
         splits["train"] = self.relabelled(x, y)
         return splits, shape
+
+    def facts(self) -> dict[str, Plain]:
+        """Those of the source, such as names of the classes."""
+        return self.source.facts()
 
     def relabelled(self, x: Tensor, y: Tensor | None) -> Split:
         """The training examples, with the labels that a variant gives them."""

@@ -247,6 +247,10 @@ class Multimodal(MultimodalData):
         """Fetch the images where they are missing."""
         self.source.prepare_data()
 
+    def facts(self) -> dict[str, Plain]:
+        """Those of the images, such as names of their classes."""
+        return self.source.facts()
+
     @property
     def modalities(self) -> dict[str, int]:
         """Width of each modality by name."""

@@ -7,7 +7,7 @@
 | a folder of folders of images | pictures, whose folders are their classes |
 | `.csv`, `.parquet` | rows of numbers, or a column of pictures; a column of labels |
 | an array, a tensor | images |
-| a mapping of names to arrays | as in a `.npz`; or the sources `train` and `test` |
+| a mapping of names to arrays | as in a `.npz`; or the sources `train`, `valid` and `test` |
 | a data set of torch, or whatever has a length and items | x, (x, y), or mappings with names |
 | a data set of Hugging Face's | its columns |
 
@@ -21,7 +21,8 @@ of which three are coloured unless they are equal.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -57,8 +58,14 @@ from gendae.registry import register
 
 TEST_IMAGES = ("x_test", "images_test")
 TEST_LABELS = ("y_test", "labels_test")
-#: Folders that are parts of a data set, and no classes.
-PARTS = ("train", "valid", "validation", "val", "test")
+#: Names of the parts of a data set, no classes, and what they are here.
+PARTS = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "test": "test",
+}
 ACCEPTED = (
     ".npy, .npz, IDX, .csv, .parquet, an image, a folder of images or of folders of them, one for "
     "each class"
@@ -115,29 +122,43 @@ class Held(NamedTuple):
         images: (n, ..) numbers of any kind.
         labels: one of each image, as the source has them; None if it has none.
         classes: names of the classes 0, 1, .. where the source says them.
-        test: images that are kept for testing, and their labels.
+        kept: images that are kept from training, "valid" and "test", and their labels.
     """
 
     images: np.ndarray
     labels: Any = None
     classes: Sequence[str] = ()
-    test: "Held | None" = None
+    kept: Mapping[str, "Held"] = MappingProxyType({})
+
+    def named(self, classes: Sequence[str]) -> np.ndarray | None:
+        """The labels as an array: as names, where they are numbers of these classes."""
+        if self.labels is None:
+            return None
+
+        labels = _flat(self.labels)
+        unique = len(set(classes)) == len(classes)
+        if labels.size == 0 or labels.dtype.kind not in "iu" or not unique:
+            return labels
+        if labels.min() < 0 or labels.max() >= len(classes):
+            return labels
+
+        return np.array(classes, str)[labels]
 
 
-class Pictures(NamedTuple):
+class OwnImages(NamedTuple):
     """Images with values in [0, 1].
 
     Attributes:
         rows: pixels, (n, pixels), and class indices, where there are labels.
         shape: height and width, if the source says them.
         classes: names of the classes, if it says them.
-        test: what it keeps for testing.
+        kept: what it keeps from training, by the names "valid" and "test".
     """
 
     rows: Split
     shape: tuple[int, int] | None = None
     classes: tuple[str, ...] = ()
-    test: Split | None = None
+    kept: Mapping[str, Split] = MappingProxyType({})
 
 
 def read_images(source: Source, color: str | None = None) -> tuple[Tensor, tuple[int, int] | None]:
@@ -163,7 +184,8 @@ def read_pictures(
     color: str | None = None,
     labels: Labels | None = None,
     strict: bool = False,
-) -> Pictures:
+    classes: Sequence[str] = (),
+) -> OwnImages:
     """Images with what the source says of them.
 
     Args:
@@ -171,40 +193,50 @@ def read_pictures(
         labels: their class labels, or the file of these; if None, those that the source has.
         strict: whether labels that the source has must be class indices, or names of classes;
             otherwise others count as none.
+        classes: names of the classes 0, 1, .. where they are known; by default those that the
+            source says, or the names among its labels in natural order.
 
     Raises:
         FileNotFoundError, ValueError: see `read_images` and `read_labels`; for a folder,
-            `check_pairing` too.
+            `check_pairing` too; for labels that are none of the classes.
+
+    Example:
+        >>> pair = {"x": np.zeros((2, 4)), "y": ["fish", "cat"]}
+        >>> read_pictures(pair).rows.y, read_pictures(pair, classes=["ant", "cat", "fish"]).rows.y
+        (tensor([1, 0]), tensor([2, 1]))
     """
     name = name_of(source)
     found = held(source, color)
     x, shape = pixels_of(name, found.images, color)
 
-    given = [found.labels, None if found.test is None else found.test.labels]
-    (y, y_test), classes = _numbered(given, found.classes)
+    numbered, names = _numbered(name, [found, *found.kept.values()], classes)
     if labels is None:
-        y = _usable(name, y, len(x), strict)
+        y = _usable(name, numbered[0], len(x), strict)
     else:
         y = _named_labels(source, labels, len(x))
-        classes = ()
+        names = ()
 
-    test = None
-    if found.test is not None:
-        test = _test_split(name, found.test.images, y_test, color, x.shape[1])
-        test = test._replace(y=None if y is None else test.y)
+    kept = {}
+    for (part, apart), y_part in zip(found.kept.items(), numbered[1:], strict=True):
+        split = _kept_split(name, part, apart.images, y_part, color)
+        if split.x.shape[1] != x.shape[1]:
+            raise ValueError(
+                f"{name} has {part} images of {split.x.shape[1]} pixels and others of "
+                f"{x.shape[1]}; as many are needed"
+            )
+        kept[part] = split._replace(y=None if y is None else split.y)
 
-    return Pictures(Split(x, y), shape, classes, test)
+    return OwnImages(Split(x, y), shape, names, kept)
 
 
 def held(source: Source, color: str | None = None) -> Held:
     """What a source holds."""
-    if isinstance(source, InMemory):
-        raise FileNotFoundError(f"{source}, and are in no file: give them again")
+    _refuse_absent(source)
     if isinstance(source, str | Path):
         return _file(checks.path("path", source), color)
     if isinstance(source, np.ndarray | Tensor):
         return Held(_array("path", source))
-    if hasattr(source, "iloc"):  # a table of pandas'
+    if hasattr(source, "iloc") and hasattr(source, "columns"):  # a table of pandas'
         columns = {str(name): column.to_numpy() for name, column in source.items()}
         return _table("path", columns, color)
     if isinstance(source, Mapping):
@@ -218,6 +250,12 @@ def held(source: Source, color: str | None = None) -> Held:
         f"path is a {type(source).__name__}; a file, a folder, an array, a tensor, a data set "
         "with a length and items, or a list is needed"
     )
+
+
+def _refuse_absent(given: object) -> None:
+    """Raise a FileNotFoundError for what stands for images or labels that were in memory."""
+    if isinstance(given, InMemory):
+        raise FileNotFoundError(f"{given}, and are in no file: give them again")
 
 
 def name_of(source: Source) -> str:
@@ -325,24 +363,47 @@ def _channels_last(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _numbered(
-    given: Sequence[Any], classes: Sequence[str]
+    source: str, parts: Sequence[Held], known: Sequence[str]
 ) -> tuple[list[np.ndarray | None], tuple[str, ...]]:
-    """Labels of several parts as numbers, where they are names: numbers in their natural order."""
-    parts = [None if labels is None else _flat(labels) for labels in given]
-    names: list[str] = []
-    for part in parts:
-        if part is not None and part.dtype.kind in "US":
-            names += map(str, part)
+    """Labels of several parts as numbers of the same classes, and the names of these.
+
+    Names are numbered as they are known, or in the order that the parts say, and others behind
+    them in natural order. Numbers without names are those of the other parts' classes.
+
+    Raises:
+        ValueError: for names that are none of those known, and names in some parts alone.
+    """
+    said = [part.classes for part in parts if part.classes]
+    shared = known or next(iter(said), ())
+    labels = [part.named(part.classes or shared) for part in parts]
+    names = {str(name) for part in labels if _are_names(part) for name in part}
     if not names:
-        return parts, tuple(classes)
+        return labels, tuple(known or parts[0].classes)
 
-    classes = tuple(sorted(set(names), key=natural))
+    unknown = sorted(names.difference(known), key=natural)
+    if known and unknown:
+        raise ValueError(
+            f"{source} has the class {unknown[0]!r}; known are {shortened(', '.join(known), 200)}"
+        )
+    if any(part is not None and part.dtype.kind in "iu" for part in labels):
+        raise ValueError(
+            f"{source} has names of classes as labels in some parts, and in others numbers that "
+            "are those of no class"
+        )
+
+    ordered = dict.fromkeys(str(name) for part in said for name in part)
+    ordered.update(dict.fromkeys(sorted(names, key=natural)))
+    classes = tuple(known or ordered)
     number = {name: index for index, name in enumerate(classes)}
-    for index, part in enumerate(parts):
-        if part is not None and part.dtype.kind in "US":
-            parts[index] = np.array([number[str(name)] for name in part])
+    for index, part in enumerate(labels):
+        if _are_names(part):
+            labels[index] = np.array([number[str(name)] for name in part])
 
-    return parts, classes
+    return labels, classes
+
+
+def _are_names(labels: np.ndarray | None) -> TypeGuard[np.ndarray]:
+    return labels is not None and labels.ndim == 1 and labels.dtype.kind in "US"
 
 
 def _flat(labels: Any) -> np.ndarray:  # noqa: ANN401 - whatever a source has
@@ -374,6 +435,7 @@ def _usable(name: str, labels: np.ndarray | None, n: int, strict: bool) -> Tenso
 
 def _named_labels(source: Source, labels: Labels, n: int) -> Tensor:
     """The labels that a user names for the images of a source."""
+    _refuse_absent(labels)
     if not isinstance(labels, str | Path):
         return class_indices("labels", _flat(_array("labels", labels)), n)
 
@@ -390,18 +452,14 @@ def _named_labels(source: Source, labels: Labels, n: int) -> Tensor:
     return y
 
 
-def _test_split(
-    name: str, images: np.ndarray, labels: np.ndarray | None, color: str | None, pixels: int
+def _kept_split(
+    name: str, part: str, images: np.ndarray, labels: np.ndarray | None, color: str | None
 ) -> Split:
-    """Images kept for testing, as large as the others."""
-    x, _ = pixels_of(f"{name} (test)", images, color)
-    if x.shape[1] != pixels:
-        raise ValueError(
-            f"{name} has test images of {x.shape[1]} pixels and others of {pixels}; as many are "
-            "needed"
-        )
+    """Images kept from training."""
+    called = f"{name} ({part})"
+    x, _ = pixels_of(called, images, color)
 
-    return Split(x, _usable(f"{name} (test)", labels, len(x), strict=False))
+    return Split(x, _usable(called, labels, len(x), strict=False))
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -453,22 +511,27 @@ READERS: dict[str, Callable[[Path, str | None], Held]] = {
 
 def _folder(folder: Path, color: str | None) -> Held:
     """Image files in natural order; where there are none, those of the folders, one a class."""
+    below = in_order(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    of_class = {part.name: image_files(part) for part in below}
     files = image_files(folder)
+    if files and any(of_class.values()):
+        raise ValueError(
+            f"{folder} holds images, such as {files[0].name}, beside folders of them, such as "
+            f"{next(name for name in of_class if of_class[name])}; images, or folders of them, "
+            "one for each class, are needed"
+        )
     if files:
         return Held(_stacked(str(folder), (read_image(file, color) for file in files)))
 
-    below = in_order(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    of_class = {part.name: image_files(part) for part in below}
     if not any(of_class.values()):
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{folder} holds no images ({kinds}), nor folders of them")
     _check_classes(folder, of_class)
 
     images = (read_image(file, color) for files in of_class.values() for file in files)
-    counts = [len(files) for files in of_class.values()]
-    labels = np.repeat(np.arange(len(counts)), counts)
+    labels = np.repeat(list(of_class), [len(files) for files in of_class.values()])
 
-    return Held(_stacked(str(folder), images), labels, tuple(of_class))
+    return Held(_stacked(str(folder), images), labels)
 
 
 def _check_classes(folder: Path, of_class: Mapping[str, list[Path]]) -> None:
@@ -499,10 +562,15 @@ def _mapping(source: Mapping[str, Any], color: str | None) -> Held:
     if "train" not in source:
         return _table("path", source, color)
 
-    train = held(source["train"], color)
-    if "test" not in source:
-        return train
-    return train._replace(test=held(source["test"], color))
+    parts = [PARTS.get(name) for name in source]
+    if None in parts or len(set(parts)) < len(parts):
+        told = shortened(", ".join(map(str, source)), 200)
+        raise ValueError(f"path has the parts {told}; train, valid and test are accepted")
+
+    of_part = {PARTS[name]: held(part, color) for name, part in source.items()}
+    train = of_part.pop("train")
+
+    return train._replace(kept={**train.kept, **of_part})
 
 
 def _columns_of(source: Any, color: str | None) -> Held:  # noqa: ANN401 - of Hugging Face's
@@ -612,7 +680,7 @@ def _table(name: str, columns: Mapping[str, Any], color: str | None) -> Held:
     test_labels = _first(TEST_LABELS, columns)
     kept = _images(f"{name} (test)", columns[test], color)
 
-    return Held(images, labels, test=Held(kept, columns.get(test_labels)))
+    return Held(images, labels, kept={"test": Held(kept, columns.get(test_labels))})
 
 
 def _images(name: str, values: Any, color: str | None) -> np.ndarray:  # noqa: ANN401

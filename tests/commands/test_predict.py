@@ -78,6 +78,38 @@ def test_predict_writes_what_the_network_says(model, own, digits, capsys, name):
     assert [p.name for p in out.parent.iterdir()] == ["p.npz"]
 
 
+def test_classes_are_those_of_the_model_by_name(own, digits, capsys):
+    """Of a file with some of the classes, by a model that knows their names, or their numbers."""
+    network = deep_classifier([64, 12, 12])
+    unnamed = save(network, own / "unnamed.safetensors")
+    names = np.array([f"c{index}" for index in range(10)])
+    network.facts = {"classes": names.tolist()}
+    model = save(network, own / "named.safetensors")
+
+    x = digits.split("test").x[:20].numpy()
+    labels = by_hand(model, digits.split("test").x[:20]).argmax(1)
+    some = labels > labels.min()
+    assert some.any()
+
+    out = own / "p.npz"
+    for path, told in ((model, names[labels]), (unnamed, labels.astype(str))):
+        np.savez(own / "some.npz", x=x[some], y=told[some])
+        assert gendae("predict", path, own / "some.npz", "--out", out) == 0
+        printed = capsys.readouterr().out
+        assert "error rate 0.00 %" in printed
+
+        with np.load(out) as arrays:
+            assert ("name" in arrays) == (path == model)
+            if path == model:
+                assert arrays["name"].tolist() == told[some].tolist()
+                assert f"{told[some][0]} {(labels == labels[some][0]).sum()}" in printed
+
+    np.savez(own / "other.npz", x=x, y=["dog"] * 20)
+    for path, known in ((model, "c0, c1"), (unnamed, "0, 1, 2")):
+        assert gendae("predict", path, own / "other.npz", "--out", out) == 2
+        assert f"other.npz has the class 'dog'; known are {known}" in capsys.readouterr().err
+
+
 def test_draws_follow_seed_and_samples(tmp_path, own):
     network = deep_classifier([64, 12, 12], stochastic=True)
     network.settings = Settings(samples=7)

@@ -200,6 +200,27 @@ def test_a_data_set_may_have_test_images(tmp_path):
         assert data.split("test").y.tolist() == [0, 1]
         assert [len(data.split(name).x) for name in ("train", "valid")] == [N - 1, 1]
 
+    of_class = {name: BYTES[Y == index] for index, name in enumerate("abc")}
+    train = tmp_path / "train"
+    test = tmp_path / "test"
+    for name, images in of_class.items():
+        pictures(train / name, images)
+        if name != "a":
+            pictures(test / name, images)
+
+    own = Items(list(zip(BYTES, Y, strict=True)), classes=["c", "b", "a"])
+    few = Items([(BYTES[0], 0)], classes=["b"])
+    for parts, classes, kept in (
+        ({"train": train, "test": test}, ("a", "b", "c"), {"test": [1] * 4 + [2] * 4}),
+        ({"train": own, "test": few}, ("c", "b", "a"), {"test": [1]}),
+        ({"train": few, "val": test, "test": own}, ("b", "c", "a"), {"valid": [0] * 4 + [1] * 4}),
+        ({"train": own, "test": Items([(BYTES[0], 1)])}, ("c", "b", "a"), {"test": [1]}),
+    ):
+        data = Images(parts)
+        assert data.classes == classes
+        for name, labels in kept.items():
+            assert data.split(name).y.tolist() == labels
+
 
 # -- tables ---------------------------------------------------------------------------------------
 
@@ -330,6 +351,16 @@ REFUSED = {
         lambda d: folder(d, train=BYTES[0], test=BYTES[0]),
         "which are no classes; name one",
     ),
+    "stray picture": (lambda d: folder(d, a=BYTES[0], **{".": BYTES[0]}), "such as 0.png, beside"),
+    "part": (
+        lambda _: {"train": BYTES, "extra": BYTES},
+        "parts train, extra; train, valid and te",
+    ),
+    "parts of one name": (lambda _: {"train": X, "val": X, "valid": X}, "the parts train, val, v"),
+    "names and numbers": (
+        lambda _: {"x": X[:1], "y": ["a"], "x_test": X[:1], "y_test": [1]},
+        "names of classes as labels in some parts, and in others numbers",
+    ),
     "sizes of classes": (lambda d: folder(d, a=BYTES[0], b=BYTES[0].T), "different sizes"),
 }
 
@@ -390,6 +421,9 @@ def test_images_in_memory_travel_as_their_hash(tmp_path):
     assert facts["dataset"]["path"] == facts["dataset"]["labels"] == kept
     assert facts["data"]["sha256"] == sha
     assert facts["dataset"]["color"] == "grey"
+
+    with pytest.raises(FileNotFoundError, match="that were in memory .* give them again"):
+        build({**facts["dataset"], "path": str(tmp_path / "x.npy")}).setup()
 
     again = build(facts["dataset"])
     words = rf"12 images of 4 x 6 pixels that were in memory \(sha256:{sha[:12]}\), and are in no"
