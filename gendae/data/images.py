@@ -229,8 +229,8 @@ class Images(Data):
         valid_fraction, test_fraction: shares of the images kept out of training, one of them at
             least for each; none where the source has images of its own for validation or testing.
         batch_size, seed: see `Data`; the seed draws the split.
-        labels: class labels, or a file of them, see `read_labels`, for a folder in the natural
-            order of its files; if None, those that the source has.
+        labels: class labels, as numbers or names, or a file of numbers, see `read_labels`, for a
+            folder in the natural order of its files; if None, those that the source has.
         color: what becomes of coloured pixels: "grey" takes their luma; None refuses them.
 
     Attributes:
@@ -275,15 +275,15 @@ class Images(Data):
     @property
     def given_path(self) -> Plain:
         """What files keep of the source: its name, or what stands for images in memory."""
-        return self._kept(self.path)
+        return self._kept(self.path, is_named(self.path))
 
     @property
     def given_labels(self) -> Plain:
         """What files keep of labels that were given."""
-        return self._kept(self.labels)
+        return self._kept(self.labels, isinstance(self.labels, str | InMemory | None))
 
-    def _kept(self, given: Any) -> Plain:  # noqa: ANN401 - a source
-        if given is None or is_named(given):
+    def _kept(self, given: Any, named: bool) -> Plain:  # noqa: ANN401 - a source
+        if named:
             return describe(given)
 
         n = sum(len(self.rows(name).x) for name in SPLITS)

@@ -5,7 +5,8 @@
 | `.npy`, `.npz`, an IDX file | an array; in a `.npz` labels and test images beside it |
 | an image file, a folder or a list of them | pictures, see `gendae.data.pictures` |
 | a folder of folders of images | pictures, whose folders are their classes |
-| `.csv`, `.parquet` | rows of numbers, or a column of pictures; a column of labels |
+| `.csv` | rows of numbers; a column of labels |
+| `.parquet`, a table of pandas' | the same, or a column of pictures in the place of numbers |
 | an array, a tensor | images |
 | a mapping of names to arrays | as in a `.npz`; or the sources `train`, `valid` and `test` |
 | a data set of torch, or whatever has a length and items | x, (x, y), or mappings with names |
@@ -52,7 +53,7 @@ from gendae.data.pictures import (
     luma,
     read_image,
 )
-from gendae.data.tables import Column, as_bytes, matrix, read_csv, read_parquet
+from gendae.data.tables import Column, as_bytes, label_name, matrix, read_csv, read_parquet
 from gendae.errors import shortened
 from gendae.registry import register
 
@@ -207,13 +208,18 @@ def read_pictures(
     """
     name = name_of(source)
     found = held(source, color)
+    in_memory = labels is not None and not isinstance(labels, str | Path)
+    if in_memory:
+        found = found._replace(labels=_given(labels), classes=())
     x, shape = pixels_of(name, found.images, color)
 
     numbered, names = _numbered(name, [found, *found.kept.values()], classes)
-    if labels is None:
+    if in_memory:
+        y = _usable("labels", numbered[0], len(x), strict=True)
+    elif labels is None:
         y = _usable(name, numbered[0], len(x), strict)
     else:
-        y = _named_labels(source, labels, len(x))
+        y = _labels_in(source, labels, len(x))
         names = ()
 
     kept = {}
@@ -239,6 +245,8 @@ def held(source: Source, color: str | None = None) -> Held:
     if hasattr(source, "iloc") and hasattr(source, "columns"):  # a table of pandas'
         columns = {str(name): column.to_numpy() for name, column in source.items()}
         return _table("path", columns, color)
+    if hasattr(source, "iloc"):  # one column of it
+        return _items(source.to_list(), color)
     if isinstance(source, Mapping):
         return _mapping(source, color)
     if hasattr(source, "column_names") and hasattr(source, "__getitem__"):
@@ -433,12 +441,18 @@ def _usable(name: str, labels: np.ndarray | None, n: int, strict: bool) -> Tenso
     return class_indices(name, labels, n)
 
 
-def _named_labels(source: Source, labels: Labels, n: int) -> Tensor:
-    """The labels that a user names for the images of a source."""
+def _given(labels: Labels) -> np.ndarray:
+    """Labels that a user gives in memory: names of classes, or numbers."""
     _refuse_absent(labels)
-    if not isinstance(labels, str | Path):
-        return class_indices("labels", _flat(_array("labels", labels)), n)
+    if isinstance(labels, Tensor):
+        return _flat(_array("labels", labels))
 
+    flat = _flat(labels)
+    return flat if _are_names(flat) else _array("labels", flat)
+
+
+def _labels_in(source: Source, labels: str | Path, n: int) -> Tensor:
+    """The labels in a file that a user names for the images of a source."""
     y = read_labels(labels, n)
     folder = Path(source) if isinstance(source, str | Path) else None
     if folder is None or not folder.is_dir():
@@ -576,7 +590,7 @@ def _mapping(source: Mapping[str, Any], color: str | None) -> Held:
 def _columns_of(source: Any, color: str | None) -> Held:  # noqa: ANN401 - of Hugging Face's
     """The columns of a data set of Hugging Face's."""
     names = source.column_names
-    label = _first(LABEL_ARRAYS, names)
+    label = _label_of(name_of(source), names)
     image = _first(IMAGE_ARRAYS, names)
     wanted = names if image is None else [name for name in (image, label) if name is not None]
     columns = {name: list(source[name]) for name in wanted}
@@ -617,13 +631,21 @@ def _parts(name: str, item: Any) -> tuple[Any, Any]:  # noqa: ANN401 - whatever 
             told = shortened(", ".join(map(str, item)), 200)
             accepted = " or ".join(map(repr, IMAGE_ARRAYS))
             raise ValueError(f"{name} is a mapping of {told}; name the image {accepted}")
-        return item[image], item.get(_first(LABEL_ARRAYS, item))
+        return item[image], item.get(_label_of(name, item))
 
     if not isinstance(item, tuple):
         return item, None
     if len(item) not in (1, 2):
         raise ValueError(f"{name} has {len(item)} parts; x, or x and y, are needed")
     return (*item, None)[:2]
+
+
+def _label_of(name: str, given: Iterable[str]) -> str | None:
+    """The name of the labels among columns or arrays; `name` is for messages."""
+    try:
+        return label_name(given, LABEL_ARRAYS)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _first(names: Iterable[str], given: Iterable[str]) -> str | None:
@@ -664,7 +686,7 @@ def _stacked(name: str, images: Iterable[np.ndarray]) -> np.ndarray:
 
 def _table(name: str, columns: Mapping[str, Any], color: str | None) -> Held:
     """The images and labels of columns, or arrays, with names."""
-    label = _first(LABEL_ARRAYS, columns)
+    label = _label_of(name, columns)
     labels = None if label is None else columns[label]
 
     image = _first(IMAGE_ARRAYS, columns)
@@ -685,7 +707,10 @@ def _table(name: str, columns: Mapping[str, Any], color: str | None) -> Held:
 
 def _images(name: str, values: Any, color: str | None) -> np.ndarray:  # noqa: ANN401
     """The images of one column."""
-    if isinstance(values, np.ndarray | Tensor):
+    is_numbers = isinstance(values, Tensor)
+    if isinstance(values, np.ndarray):
+        is_numbers = values.dtype.kind != "O"  # of pandas: file names
+    if is_numbers:
         return _array(name, values)
 
     images = (_picture(f"{name} item {i}", value, color) for i, value in enumerate(values))

@@ -1,7 +1,7 @@
 """Tables of numbers: the columns of a .csv or a .parquet, and the images that they make."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,17 +14,40 @@ from gendae.storage.inputs import regular_file, unpacked
 #: A column: numbers, or a list of anything else.
 Column = np.ndarray | list[Any]
 ENCODING = "utf-8-sig"  # with or without the mark that spreadsheets write
+#: Rows of a .parquet that are read at a time, at most.
+ROWS = 2**16
+BYTE_ARRAY = "BYTE_ARRAY"  # how a .parquet calls text and bytes, of any length or of one
+
+
+def label_name(names: Iterable[str], accepted: Sequence[str]) -> str | None:
+    """Which column holds the labels: the only one that has an accepted name.
+
+    Raises:
+        ValueError: if there are two.
+
+    Example:
+        >>> label_name(["p0", "target"], ["label", "target"])
+        'target'
+    """
+    names = [name for name in names if name in accepted]
+    if len(names) > 1:
+        raise ValueError(f"{names[0]!r} and {names[1]!r} are both names of labels; keep one")
+
+    return names[0] if names else None
 
 
 def read_csv(path: Path, labels: Sequence[str] = ()) -> dict[str, Column]:
     """The columns of a .csv by name, or by number where its first line has numbers.
+
+    A first line of 0, 1, 2, .. is one of names: pandas writes it for columns without.
 
     Args:
         path: the file.
         labels: names of columns that may hold text.
 
     Raises:
-        ValueError: for what is no table of numbers, or has columns without a name of their own.
+        ValueError: for what is no table of numbers, has columns without a name of their own, or
+            two columns of labels.
 
     Example:
         >>> import tempfile
@@ -48,11 +71,13 @@ def read_csv(path: Path, labels: Sequence[str] = ()) -> dict[str, Column]:
 def _columns(stream: IO[str], labels: Sequence[str]) -> dict[str, Column]:
     """The columns of an open .csv."""
     first = next(csv.reader(stream), [])
-    has_names = not all(map(_is_number, first))
-    names = first if has_names else [str(number) for number in range(len(first))]
+    numbered = [str(number) for number in range(len(first))]
+    has_names = first == numbered or not all(map(_is_number, first))
+    names = first if has_names else numbered
     _check_names(names)
 
-    texts = [name for name in names if has_names and name in labels][:1]
+    label = label_name(names, labels)
+    texts = [] if label is None else [label]
     numbers = [name for name in names if name not in texts]
     columns: dict[str, Column] = {}
     if numbers:
@@ -119,28 +144,41 @@ def read_parquet(path: Path) -> dict[str, Column]:
             is not installed.
     """
     regular_file(path)
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ValueError(
-            f"{path}: pyarrow reads .parquet, and is not installed: pip install 'gendae[tables]'"
-        ) from None
-
+    parquet = checks.library("pyarrow.parquet", "tables", str(path))
     try:
         with parquet.ParquetFile(path) as file:
-            _refuse_bomb(file.metadata, path.stat().st_size)
-            table = file.read()
+            table = _bounded(file, unpacked(path.stat().st_size))
         return {name: _column(table[name]) for name in table.column_names}
     except Exception as error:  # noqa: BLE001 - pyarrow raises a dozen kinds for damaged files
         raise ValueError(f"{path} is damaged or no .parquet: {reason(error)}") from None
 
 
-def _refuse_bomb(facts: Any, size: int) -> None:  # noqa: ANN401 - pyarrow's
-    """Raise a ValueError for far more values than a file of this size holds."""
-    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
-    values = sum(group.column(j).num_values for group in groups for j in range(group.num_columns))
-    if values > unpacked(size):
-        raise ValueError(f"{values:,} values are more than a file of {size:,} bytes may hold")
+def _bounded(file: Any, most: int) -> Any:  # noqa: ANN401 - pyarrow's
+    """The table in a .parquet, if it has no more bytes than its file may hold.
+
+    A value that is stored once may stand in many rows, so rows are read a few at a time: in the
+    first ones no more than `most` bytes of text can be repeated.
+    """
+    import pyarrow
+
+    refusal = f"more than the {most:,} bytes that a file of this size may hold"
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    chunks = [group.column(j) for group in groups for j in range(group.num_columns)]
+    if sum(chunk.num_values for chunk in chunks) > most:
+        raise ValueError(refusal)
+
+    texts = [c.total_uncompressed_size for c in chunks if c.physical_type.endswith(BYTE_ARRAY)]
+    rows = max(1, min(ROWS, most // max([*texts, 1])))
+
+    batches = []
+    size = 0
+    for batch in file.iter_batches(batch_size=rows):
+        size += batch.nbytes
+        if size > most:
+            raise ValueError(refusal)
+        batches.append(batch)
+
+    return pyarrow.Table.from_batches(batches, file.schema_arrow)
 
 
 def _column(column: Any) -> Column:  # noqa: ANN401 - pyarrow's

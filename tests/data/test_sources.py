@@ -183,6 +183,10 @@ def test_data_sets_in_memory(forms, form):
 def test_labels_may_be_given_beside_and_names_of_classes_are_kept(forms):
     assert same(read_pictures(BYTES, labels=Y))
     assert same(read_pictures(BYTES, labels=torch.from_numpy(Y)[:, None]))
+    named = Images(BYTES, labels=["abc"[label] for label in Y])
+    assert read_pictures(BYTES, labels=named.labels).rows.y.tolist() == Y.tolist()
+    assert named.classes == ("a", "b", "c")
+    assert facts_of(named)["dataset"]["labels"]["type"] == "InMemory"
     assert read_pictures(forms["Hugging Face"]).classes == ("a", "b", "c")
     assert read_pictures(Items([(a, 0) for a in BYTES], classes=["none"])).classes == ("none",)
     assert same(read_pictures([path for path, _ in forms["files"].items]), y=None)
@@ -244,6 +248,9 @@ def test_csv(tmp_path):
     assert same(read, shape=None, y=(Y > 0).astype(int))
     assert read.classes == ("ant", "cat")
 
+    numbered = csv(tmp_path / "pandas.csv", whole, range(24))  # as pandas writes it
+    assert same(read_pictures(numbered), shape=None, y=None)
+
 
 def test_parquet(tmp_path):
     pandas = pytest.importorskip("pandas")
@@ -260,21 +267,35 @@ def test_parquet(tmp_path):
         assert same(read_pictures(tmp_path / f"{name}.parquet"), shape=shape)
     assert same(read_pictures(table), shape=None)
 
+    files = [str(path) for path in pictures(tmp_path / "files")]
+    table = pandas.DataFrame({"image": files, "label": Y}, index=range(5, 5 + N))
+    assert same(read_pictures(table))
+    assert same(read_pictures(table["image"], labels=table["label"]))
+
 
 def test_a_parquet_of_far_more_than_its_size_is_not_read(tmp_path, monkeypatch):
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     pandas.DataFrame({"p": np.zeros(10**6, np.int8)}).to_parquet(tmp_path / "a.parquet")
+    blob = RANDOM.bytes(200_000)
+    pandas.DataFrame({"image": [blob] * 1500}).to_parquet(tmp_path / "blob.parquet")
+    assert (tmp_path / "blob.parquet").stat().st_size < 210_000
+
     monkeypatch.setattr(inputs, "FIRST", 2**16)
     monkeypatch.setattr(inputs, "DEFLATED", 10)
-    with pytest.raises(ValueError, match="a.parquet .*: 1,000,000 values are more than a file of"):
-        read_images(tmp_path / "a.parquet")
+    for name in ("a", "blob"):
+        with pytest.raises(
+            ValueError, match=f"{name}.parquet .*: more than the .* bytes that a fi"
+        ):
+            read_images(tmp_path / f"{name}.parquet")
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pyarrow reads .parquet.*pip install 'gendae\[tables\]"):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(
+        ValueError, match=r'a.parquet needs pyarrow; pip install "gendae\[tables\]"'
+    ):
         read_images(tmp_path / "a.parquet")
 
 
@@ -343,6 +364,11 @@ REFUSED = {
     "ragged csv": (lambda d: text(d / "a.csv", "1,0\n1\n"), "a.csv is no table of numbers"),
     "empty csv": (lambda d: text(d / "a.csv", ""), "a.csv is no table of numbers.*: it is empty"),
     "index": (lambda d: text(d / "a.csv", ",p\n0,1\n"), "column 1 has no name; .*index=False"),
+    "two labels": (
+        lambda d: text(d / "a.csv", "target,label,p\ncat,1,0\n"),
+        "a.csv .*: 'target' and 'label' are both names of labels; keep one",
+    ),
+    "two labels in memory": (lambda _: {"p": X[:, 0], "y": Y, "class": Y}, "path: 'y' and 'class"),
     "one name": (lambda d: text(d / "a.csv", "p,p\n0,1\n"), "two columns have one name"),
     "words": (lambda d: text(d / "a.csv", "p,q\n0,red\n"), "could not convert string 'red'"),
     "no parquet": (lambda d: text(d / "a.parquet", "x"), "a.parquet is damaged or no .parquet"),
