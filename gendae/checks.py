@@ -536,7 +536,8 @@ def mask(name: str, value: Tensor, rows: int, width: int) -> Tensor:
     """A mask as booleans, (width,) of all rows or (rows, width), True where one is observed.
 
     Zeros and ones are accepted in their place, and the height and width of images in that of
-    `width`. Synchronises with the device, unless it is boolean.
+    `width`; not one element for each row, (rows, 1), which might be a mask of all rows where there
+    are as many as pixels. Synchronises with the device, unless it is boolean.
 
     Example:
         >>> mask("mask", torch.tensor([[1, 0], [1, 0]]), 9, 4)
@@ -554,7 +555,8 @@ def mask(name: str, value: Tensor, rows: int, width: int) -> Tensor:
             )
         value = ones
 
-    if value.numel() == width:
+    one_each = rows > 1 and value.shape == (rows, 1) and width > 1
+    if value.numel() == width and not one_each:
         return value.reshape(width)
     if value.numel() == rows * width and len(value) == rows:
         return value.reshape(rows, width)

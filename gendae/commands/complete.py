@@ -49,6 +49,7 @@ def complete(
     seed: int = 0,
     out: str = "completed.npz",
     device: str = "cpu",
+    color: str | None = None,
     **options: str,
 ) -> Table:
     """What is missing of a joint model's modalities, given some of them or parts of them.
@@ -69,6 +70,7 @@ def complete(
         seed: the same seed gives the same result.
         out: FILE.npz: an array for each modality.
         device: cpu, cuda, cuda:0, mps.
+        color: grey: of coloured images the luma is taken; by default as in the model's training.
         options: --completer.OPTION, arguments of the completer, such as --completer.begin prior or
             --completer.tolerance 0; --completer.help lists them. Of sequences --inpainter.OPTION.
     """
@@ -78,6 +80,7 @@ def complete(
     check_order(texts)
 
     loaded = model_file.load(model, device)
+    color = color_of(loaded, color)
     if reads_sequences(loaded):
         refuse("completer", options, "sequences are completed by an Inpainter: --inpainter.OPTION")
         file = sequences_given(texts, mode)
@@ -88,11 +91,8 @@ def complete(
     stack = joint(loaded, model)
     check_names(stack)
 
-    values = {name: value_of(stack, name, text) for name, text in texts.items()}
-    length = max(len(value) for value in values.values())
-    for name, value in values.items():
-        if len(value) == 1:
-            values[name] = value.expand(length, *value.shape[1:])
+    values = {name: value_of(stack, name, text, color) for name, text in texts.items()}
+    values = repeated(values)
 
     masks = None if mask is None else masks_of(stack, mask, values, seed)
     options = with_synonym("rounds", rounds, "completer.rounds", options)
@@ -178,10 +178,12 @@ def check_order(given: dict[str, str]) -> None:
             check_pairing(image_files(folder), file)
 
 
-def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> Tensor:
+def value_of(
+    stack: JointStack, name: str, text: str, color: str | None = None, n: int | None = None
+) -> Tensor:
     """The given value of one modality, from a class index or a file of values.
 
-    It has the rows of the file, or one; n of them if n is told.
+    It has the rows of the file, or one; n of them if n is told. What `color` is: `color_of`.
 
     Raises:
         FileNotFoundError, ValueError: for text that is neither, and values of another width.
@@ -201,12 +203,22 @@ def value_of(stack: JointStack, name: str, text: str, n: int | None = None) -> T
             f"--given {name}={text}: no such file; {wanted} (modalities: {stack.described()})"
         )
 
-    value = rows_in(path, modality, color_of(stack))
+    value = rows_in(path, modality, color)
     if n is None:
         return value
     if len(value) not in (1, n):
         raise ValueError(f"--given {name}={text} has {len(value)} rows; one is needed, or --n {n}")
     return value.expand(n, *value.shape[1:])
+
+
+def repeated(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values of modalities, of which single rows are as many as those of the others."""
+    length = max(len(value) for value in values.values())
+
+    return {
+        name: value.expand(length, *value.shape[1:]) if len(value) == 1 else value
+        for name, value in values.items()
+    }
 
 
 def rows_in(path: Path, modality: Modality, color: str | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gendae import checks
 from gendae.commands.common import (
     Table,
+    color_of,
     has_several_modalities,
     only_generative,
     shape_of,
@@ -155,7 +156,8 @@ def _sample_given(
     check_names(stack)
 
     checks.fits("--n", n, n * stack.sizes[0])
-    values = {name: value_of(stack, name, text, n) for name, text in texts.items()}
+    color = color_of(stack)
+    values = {name: value_of(stack, name, text, color, n) for name, text in texts.items()}
     completer = chosen_completer(stack, "mcmc", options)
     samples = modalities.complete(stack, values, completer=completer, seed=seed)
     samples = with_means(stack, samples, values)

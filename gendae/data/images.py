@@ -19,7 +19,7 @@ from gendae.data.base import SPLITS, Data, shuffled_splits
 from gendae.data.files import cache_folder, image_shape, read_idx, write_idx
 from gendae.data.loader import Split
 from gendae.data.pictures import choice_of_color
-from gendae.data.sources import InMemory, Labels, Source, is_named, read_pictures
+from gendae.data.sources import InMemory, Labels, Source, is_named, name_of, read_pictures
 from gendae.registry import Plain, describe, register
 
 
@@ -309,8 +309,7 @@ class Images(Data):
             own_parts[f"x_{name}"] = part.x
             own_parts[f"y_{name}"] = part.y
 
-        place = self.path if isinstance(self.path, str) else f"path ({type(self.path).__name__})"
-        self.identify(place, x=rows.x, y=rows.y, **own_parts)
+        self.identify(name_of(self.path), x=rows.x, y=rows.y, **own_parts)
 
         return self._splits_of(rows, kept), shape
 

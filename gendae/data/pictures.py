@@ -51,8 +51,8 @@ PLANE_BY_PLANE = 2
 COLORS = ("grey",)
 #: What is said of colour where nothing was chosen.
 COLOURED = (
-    'coloured pixels; color="grey" takes their luma (fit: --data.color grey; inpaint, predict and '
-    "evaluate: --color grey), and colour itself is not learned yet"
+    'coloured pixels; color="grey" takes their luma (fit: --data.color grey; inpaint, complete, '
+    "predict and evaluate: --color grey), and colour itself is not learned yet"
 )
 #: Luma as Pillow computes it from bytes, in parts of 2^16, and of real numbers.
 LUMA = np.array([19595, 38470, 7471], np.uint32)

@@ -21,11 +21,14 @@ def shipped_files(pattern: str) -> dict[str, Path]:
 def configuration_file(name: str) -> str:
     """The file of a configuration: of this name or, where there is none, the one that is shipped.
 
+    A folder is no file: a run's may have the name of its configuration.
+
     Example:
         >>> Path(configuration_file("digits-kl")).name, configuration_file("own.yaml")
         ('digits-kl.yaml', 'own.yaml')
     """
-    if Path(name).exists():
+    path = Path(name)
+    if path.exists() and not path.is_dir():
         return name
 
     files = shipped_files("configs/**/*.yaml")

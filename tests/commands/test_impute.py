@@ -72,11 +72,15 @@ def test_given_bytes_stay_as_they_are(tmp_path, capsys):
         ("\ufeffx,y\n1,2\n4,\n", 3, "\ufeffx,y\n1,2\n4,3\n"),
         ('"a,b,c";x\n1;2\n1;\n', 3, '"a,b,c";x\n1;2\n1;3\n'),
         ('"a\n,,""";x\n1;2\n1;\n', 3, '"a\n,,""";x\n1;2\n1;3\n'),
-        ("x\n1700000000\n1700086400\nNA\n", 1700043210.4, "x\n1700000000\n1700086400\n1700043210.4\n"),
+        (
+            "x\n1700000000\n1700086400\n?\n",
+            17e8 + 0.4,
+            "x\n1700000000\n1700086400\n1700000000.4\n",
+        ),
         ("x\n2e-07\n5e-7\nNA\n", 3.51e-7, "x\n2e-07\n5e-7\n0.000000351\n"),
         ("x\n0\n0\nNA\n", 0, "x\n0\n0\n0\n"),
     ],
-)  # fmt: skip
+)
 def test_cells_stay_and_are_filled_in_the_digits_of_their_column(tmp_path, content, value, filled):
     table = read_cells(written(tmp_path / "t.csv", [content]))
     columns, values = table.numbers()

@@ -103,13 +103,21 @@ def test_commands_take_colour_as_told(empty, capsys):
     assert gendae("inpaint", "digits-variational-em", "--data", "photos", "--color", "red") == 2
     assert "color='red' is unknown; accepted: grey" in one_line(capsys)
 
+    Image.fromarray(np.full((28, 28, 3), (250, 0, 10), np.uint8)).save(empty / "large.png")
+    given = ["complete", "mnist-joint-label", "--given", "image=large.png", "--rounds", 1]
+    assert gendae(*given) == 2
+    assert "complete, predict and evaluate: --color grey" in one_line(capsys)
+    assert gendae(*given, "--color", "grey") == 0
+
 
 def test_files_in_a_list(empty):
     photos(empty / "photos", 5)
+    shipped = "digits-variational-em"
+    (empty / shipped).mkdir()  # a folder is no configuration of this name
     some = [f"photos/{number}.png" for number in range(5)]
     listed = ["--data", "Images", "--data.path", f"[{','.join(some)}]", "--data.color", "grey"]
     sizes = ["--model.stack.sizes", "[auto,8,4]"]
-    assert gendae("fit", "--config", DIGITS, *listed, *sizes, *SHORT) == 0
+    assert gendae("fit", "--config", shipped, *listed, *sizes, *SHORT) == 0
     facts = load(empty / "runs/0001/checkpoints/last.ckpt").facts
     assert facts["dataset"]["path"] == some
 

@@ -163,8 +163,11 @@ def test_masks_in_every_form_fill_the_same_pixels(form):
             r"^mask has shape \(7,\), which does not fit x, \(5, 8\): \(8,\) or \(5, 8\) is",
         ),
         (MASK.expand(4, 8), r"^mask has shape \(4, 8\), which does not fit"),
+        (MASK[:5, None], r"^mask has shape \(5, 1\), which does not fit x, \(5, 8\)"),
+        (MASK[:, None], r"^mask has shape \(8, 1\), which does not fit x, \(8, 8\): \(8,\) or"),
     ],
 )
 def test_a_mask_that_is_none_is_named(mask, words):
+    rows = 8 if mask.shape == (8, 1) else 5
     with pytest.raises(ValueError, match=words):
-        inpaint(small_stack(), torch.rand(5, 8), mask)
+        inpaint(small_stack(), torch.rand(rows, 8), mask)
