@@ -138,7 +138,7 @@ class Held(NamedTuple):
 
         labels = _flat(self.labels)
         unique = len(set(classes)) == len(classes)
-        if labels.size == 0 or labels.dtype.kind not in "iu" or not unique:
+        if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu" or not unique:
             return labels
         if labels.min() < 0 or labels.max() >= len(classes):
             return labels
