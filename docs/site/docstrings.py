@@ -9,6 +9,8 @@ import griffe
 
 #: Columns that are lined up by spaces, as those of equations and lists of terms are.
 ALIGNED = re.compile(r"\S {2,}\S")
+#: Subscripts that Markdown would take for emphasis: h~_l, h^_{l-1}.
+SUBSCRIPT = re.compile(r"(?<=[~^)\]'])_|_(?=\{)")
 SECTION = re.compile(r"^(Args|Raises|Returns|Yields|Attributes|Examples?|Source):", re.MULTILINE)
 
 
@@ -33,6 +35,6 @@ def code(paragraph):
     lines = paragraph.split("\n")
     aligned = any(ALIGNED.search(line) for line in lines)
     if not aligned or lines[0].startswith(("|", "- ")):
-        return paragraph
+        return SUBSCRIPT.sub(r"\_", paragraph)
 
     return "\n".join(f"    {line}" if line else line for line in lines)
