@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
-from gendae import Images, Multimodal, Shards
+from gendae import FewLabels, Images, Multimodal, PartlyLabelled, Shards
 from gendae.commands.data import data_of
 from gendae.data.base import facts_of
 from gendae.data.pictures import luma
@@ -308,7 +308,9 @@ def test_folders_are_classes_in_natural_order(tmp_path):
 
     data = Images(tmp_path, batch_size=1)
     assert data.classes == ("9", "10")
-    assert facts_of(data)["classes"] == ["9", "10"]
+    few = PartlyLabelled(Images(tmp_path), FewLabels(2), classes=2)
+    for known in (data, Multimodal(data, ["image", "label"]), few):
+        assert facts_of(known)["classes"] == ["9", "10"]
 
     rows = read_pictures(tmp_path).rows
     assert torch.equal(rows.x, X[:5])
