@@ -48,9 +48,7 @@ model = gendae.load("hf://USER/{name}")
 """
 
 
-def write_card(
-    stack: Stack, folder: Path, source: str, license: str | None, half: bool
-) -> Table:
+def write_card(stack: Stack, folder: Path, source: str, license: str | None, half: bool) -> Table:
     """Write the folder, whole or not at all; the lines to print.
 
     Args:
