@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gendae import checks
-from gendae.commands.compare import (
-    MOST_SEED,
-    QUIET,
-    Config,
-    aligned,
-    check_options,
-    markdown,
-    read_config,
-    refuse_processes,
-    write_config,
-)
+from gendae.commands.common import aligned, markdown
 from gendae.errors import reason, shortened
 from gendae.registry import import_public
 from gendae.storage import inputs
 from gendae.storage.atomic import write_json, write_whole
 from gendae.training import fit
+from gendae.training.configurations import (
+    MOST_SEED,
+    QUIET,
+    Config,
+    check_options,
+    read_config,
+    refuse_processes,
+    write_config,
+)
 from gendae.training.mistakes import read_yaml
 from gendae.training.spaces import options_of, read_space
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 #: Files that a study writes again, beside study.db; config.yaml and the trials' folders stay.
 WRITTEN = ("trials.json", "trials.md")
-PRUNERS = ("median", "halving", "none")
 #: Most trials that are printed; the files have all.
 SHOWN = 10
 
@@ -67,7 +65,7 @@ def tune(
     """
     checks.library("optuna", "sweep", "gendae tune")
     checks.whole("--trials", trials, 1)
-    checks.one_of("--pruner", pruner, PRUNERS)
+    checks.one_of("--pruner", pruner, _pruners())
     checks.whole("--seed", seed, 0, MOST_SEED)
 
     search = Search.prepared(config, space, list(options), seed)
@@ -130,6 +128,13 @@ class Search(NamedTuple):
         return shlex.join(["gendae", "fit", "--config", self.name, *self.options, *chosen, *own])
 
 
+def _pruners() -> tuple[str, ...]:
+    """Names of what ends trials early."""
+    from gendae.training.study import PRUNERS
+
+    return tuple(PRUNERS)
+
+
 def _first(values: Any) -> Any:  # noqa: ANN401 - a distribution
     """A value of a distribution: its lower end, or its first choice."""
     return values.choices[0] if hasattr(values, "choices") else values.low
@@ -154,7 +159,9 @@ def _opened(folder: Path, search: Search, pruner: str) -> "SharedStudy":
 
     file = folder / "config.yaml"
     if file.exists() and read_yaml(file) != search.config:
-        raise ValueError(f"{file} is not the configuration of this study; name another folder")
+        raise ValueError(
+            f"{file} is another configuration than --config {search.name}; name another folder"
+        )
 
     facts = {
         "the score": search.monitor,

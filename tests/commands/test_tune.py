@@ -348,7 +348,7 @@ def test_another_study_is_left_as_it_is(searched, tmp_path, capsys):
     kept.write_text("model: mine")
     config = ["--config", folder / "c.yaml", "--out", tmp_path]
     assert gendae("tune", *config, "--space", folder / "space.yaml", *SHORT) == 2
-    assert f"{kept} is not the configuration of this study; name another" in one_line(capsys)
+    assert f"{kept} is another configuration than --config " in one_line(capsys)
     assert kept.read_text() == "model: mine"
     assert not (tmp_path / "study.db").exists()
 
