@@ -86,6 +86,16 @@ def test_density_is_in_the_units_of_the_features(table):
     np.testing.assert_allclose(scaled.sample(5), 4.0 * model.sample(5), rtol=1e-9)
 
 
+def test_density_does_not_depend_on_the_order_of_rows():
+    """The first half of the rows lies in a point, as those of a class may."""
+    draw = np.random.RandomState(0)
+    x = np.concatenate([draw.normal(0.0, 0.01, (1200, 3)), draw.normal(5.0, 2.0, (1200, 3))])
+
+    orders = [x, x[::-1], draw.permutation(x)]
+    scores = [StackedDAE((8, 2), **QUICK).fit(rows).score(x) for rows in orders]
+    assert np.ptp(scores) < 0.5
+
+
 def test_codes_keep_what_a_table_says(table):
     model = StackedDAE((16, 2), epochs=50, corruption=0.1, random_state=0).fit(table)
     again = model.inverse_transform(model.transform(table))
