@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -28,7 +29,6 @@ from gendae.completion.inpainting import inpaint, named_mask
 from gendae.metrics import chains
 from gendae.models.joint import JointStack, images_of, kind_of
 from gendae.models.stack import Stack
-from gendae.plots import Figure
 from gendae.rules.base import Rule
 from gendae.rules.processes import like_parameters
 from gendae.sampling.level import LevelSampler, chain_states
@@ -62,7 +62,7 @@ class Picture:
         return True
 
     def draw(self, rule: Rule, x: Tensor) -> Figure:
-        """The figure, in evaluation mode, without gradients.
+        """The figure, any of matplotlib's; in evaluation mode, without gradients.
 
         Args:
             rule: what is trained; its `stack` is the model.
@@ -271,7 +271,7 @@ def show(trainer: Trainer, name: str, figure: Figure) -> None:
     folder = Path(trainer.default_root_dir) / "pictures"
     plots.save(figure, folder / f"{name}_{trainer.current_epoch + 1:04d}.png")
 
-    image = Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")
+    image = Image.open(io.BytesIO(plots.png_of(figure))).convert("RGB")
     tag = f"pictures/{name}"
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -24,15 +25,28 @@ class Codes(gendae.Picture):
         return plots.curves(rule.stack.encode(x)[-1] + torch.rand(1))
 
 
+class Plain(gendae.Picture):
+    """A figure of matplotlib's own."""
+
+    name = "plain"
+
+    def draw(self, rule, x):
+        figure, axes = pyplot.subplots()
+        pyplot.close(figure)
+        axes.plot(x[0])
+        return figure
+
+
 def test_training_is_the_same_with_and_without_pictures(tmp_path):
     names = ["samples", "reconstructions", "inpainting", "chains"]
-    pictures = Pictures(2, [*names, Codes()])
+    pictures = Pictures(2, [*names, Codes(), Plain()])
+    names += ["codes", "plain"]
     shown = train("em", callbacks=[pictures], default_root_dir=tmp_path)
     assert differences(train("em"), shown) == []
 
     epochs = {2, EPOCHS}
     files = {path.name for path in (tmp_path / "pictures").iterdir()}
-    assert files == {f"{name}_{epoch:04d}.png" for name in [*names, "codes"] for epoch in epochs}
+    assert files == {f"{name}_{epoch:04d}.png" for name in names for epoch in epochs}
 
 
 def test_what_a_model_cannot_be_shown_by_is_refused_or_left_out(tmp_path):
