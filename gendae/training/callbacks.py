@@ -52,7 +52,8 @@ class ParzenMonitor(Callback):
     Args:
         n: number of samples.
         grid: bandwidths; the best on the validation images counts.
-        every: epochs between two scores; the last epoch always has one.
+        every: epochs between two scores; the last epoch always has one, but where a fit stops
+            early by what its validation shows.
         picture: write a grid of samples, samples.png, into the run folder too.
     """
 
@@ -120,7 +121,7 @@ class CreditMonitor(Callback):
 
     Args:
         every: epochs between two measurements, in epochs with a validation; the last epoch always
-            has one. 0: none.
+            has one, but where a fit stops early by what this validation shows. 0: none.
         n: number of validation images.
 
     Raises:

@@ -212,7 +212,7 @@ class Pictures(Callback):
 
     Args:
         every: epochs between two showings, in epochs with a validation; the last epoch always has
-            one. 0: none.
+            one, but where a fit stops early by what this validation shows. 0: none.
         which: names among samples, reconstructions, inpainting, chains, filters and spectrum, and
             pictures of one's own; None: the first three, where they suit the model.
 

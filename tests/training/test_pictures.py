@@ -7,12 +7,15 @@ import pytest
 import torch
 from matplotlib import pyplot
 from PIL import Image
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import gendae
 from gendae import plots
+from gendae.training.callbacks import ParzenMonitor
 from gendae.training.pictures import Pictures, show
-from tests.training.resuming import EPOCHS, differences, train
+from gendae.training.run import ValidationAtEnd
+from tests.training.resuming import EPOCHS, QUIET, RULES, data_of, differences, train
 
 
 class Codes(gendae.Picture):
@@ -47,6 +50,35 @@ def test_training_is_the_same_with_and_without_pictures(tmp_path):
     epochs = {2, EPOCHS}
     files = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert files == {f"{name}_{epoch:04d}.png" for name in names for epoch in epochs}
+
+
+class Stop(Callback):
+    """Ends a fit as `max_time` does."""
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= 6
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "options"),
+    [([], {"max_epochs": -1, "max_steps": 6}), ([Stop()], {"max_epochs": 9})],
+)
+def test_the_end_has_a_picture_and_a_score_whatever_ends_the_fit(callbacks, options, tmp_path):
+    seen = ParzenMonitor(n=10, grid=[0.3], every=5, picture=False)
+    added = [ValidationAtEnd(), *callbacks, Pictures(5, ["samples"]), seen]
+    rule = RULES["em"]()
+    options = {**QUIET, **options, "limit_train_batches": 4, "check_val_every_n_epoch": 5}
+    trainer = Trainer(
+        callbacks=added, default_root_dir=tmp_path, enable_checkpointing=False, **options
+    )
+    trainer.fit(rule, data_of("em"))
+
+    assert trainer.global_step == 6
+    assert [path.name for path in tmp_path.glob("pictures/*")] == ["samples_0002.png"]
+    assert "val/parzen_ll" in trainer.callback_metrics
+
+    (result,) = trainer.validate(rule, data_of("em"), verbose=False)
+    assert "val/parzen_ll" in result
 
 
 def test_what_a_model_cannot_be_shown_by_is_refused_or_left_out(tmp_path):
