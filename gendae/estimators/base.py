@@ -97,7 +97,7 @@ class Network(BaseEstimator):
         """Noise of the training, and weights, by `random_state`; torch's own state comes back."""
         seed = seed_of(self.random_state)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of no accelerator: none is drawn from
             yield torch.Generator().manual_seed(seed)
 
     # -- rows ----------------------------------------------------------------------------------

@@ -209,11 +209,14 @@ def test_training_disturbs_nothing_and_repeats(model, tmp_path, monkeypatch, cap
     torch.manual_seed(7)
     np.random.seed(7)
     before = torch.get_rng_state(), np.random.get_state()[1]
+    accelerators = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", accelerators.append)
 
     fitted = clone(model).fit(x, y)
     first = result_of(fitted, x)
 
     assert torch.equal(torch.get_rng_state(), before[0])
+    assert accelerators == []
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
