@@ -152,6 +152,7 @@ class StackedDAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Network):
             random_state: None draws the same rows each time, by the seed of `fit`.
         """
         check_is_fitted(self)
+        checks.whole("n_samples", n_samples, 1)
         seed = self.seed_
         if random_state is not None:
             seed = seed_of(random_state)

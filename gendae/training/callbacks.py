@@ -116,7 +116,8 @@ class CreditMonitor(Callback):
     The names are `credit/cosine_f_l` and `credit/cosine_g_l` for generative stacks. For
     classifiers they are `credit/cosine_l`, and for rules with targets also `credit/improves_l`
     (Eq. 3.3), `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder
-    shows the latest values; numbered files and loggers have all of them, as `Pictures` has.
+    shows the latest values; numbered files and loggers have all of them, as `Pictures` has, unless
+    its `every` is 0.
     Weights and random numbers of the training are those of a run without this callback.
 
     Args:

@@ -212,19 +212,23 @@ class Pictures(Callback):
 
     Args:
         every: epochs between two showings, in epochs with a validation; the last epoch always has
-            one, but where a fit stops early by what this validation shows. 0: none.
+            one, but where a fit stops early by what this validation shows. 0: none, of
+            `CreditMonitor` neither.
         which: names among samples, reconstructions, inpainting, chains, filters and spectrum, and
-            pictures of one's own; None: the first three, where they suit the model.
+            pictures of one's own, or a single one; None: the first three, where they suit the
+            model.
 
     Raises:
         ValueError: for every < 0, or an unknown name; at the start of a fit, for a picture that
             does not suit the model.
     """
 
-    def __init__(self, every: int = 10, which: Sequence[str | Picture] | None = None) -> None:
+    def __init__(
+        self, every: int = 10, which: str | Picture | Sequence[str | Picture] | None = None
+    ) -> None:
         self.every = checks.whole("every", every, 0)
         self.which = which
-        self.pictures = [_picture(each) for each in (USUAL if which is None else which)]
+        self.pictures = [_picture(each) for each in _listed(which)]
 
     def on_train_start(self, trainer: Trainer, pl_module: Rule) -> None:
         """Refuse before anything is trained."""
@@ -258,6 +262,18 @@ class Pictures(Callback):
                 show(trainer, picture.name, picture.draw(pl_module, x))
 
 
+def _listed(which: str | Picture | Sequence[str | Picture] | None) -> Sequence[str | Picture]:
+    """The pictures that are asked for, of which there may be a single one."""
+    if which is None:
+        return USUAL
+    if isinstance(which, str | Picture):
+        return [which]
+    if not isinstance(which, Sequence):
+        raise ValueError(f"which={which!r}: names of pictures are needed: {', '.join(PICTURES)}")
+
+    return which
+
+
 def _picture(given: str | Picture) -> Picture:
     """A picture, or the one of a name."""
     if isinstance(given, Picture):
@@ -267,7 +283,13 @@ def _picture(given: str | Picture) -> Picture:
 
 
 def show(trainer: Trainer, name: str, figure: Figure) -> None:
-    """Keep a figure as numbered file of the run, and give it to loggers that take images."""
+    """Keep a figure as numbered file of the run, and give it to loggers that take images.
+
+    Nothing is kept where the trainer has `Pictures` that say none.
+    """
+    if not all(each.every for each in trainer.callbacks if isinstance(each, Pictures)):
+        return
+
     folder = Path(trainer.default_root_dir) / "pictures"
     plots.save(figure, folder / f"{name}_{trainer.current_epoch + 1:04d}.png")
 

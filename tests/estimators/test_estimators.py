@@ -116,7 +116,10 @@ def test_pixels_stay_pixels(pixels):
 
 
 def test_samples_are_repeatable_and_others_by_random_state(table):
-    model = StackedDAE((8, 2), **QUICK).fit(table)
+    model = StackedDAE(np.array([8, 2]), batch_size=np.int64(50), **QUICK).fit(table)
+    with pytest.raises(ValueError, match="n_samples=0"):
+        model.sample(0)
+
     assert np.array_equal(model.sample(3), model.sample(3))
     assert np.array_equal(model.sample(3, random_state=1), model.sample(3, random_state=1))
     assert not np.array_equal(model.sample(3), model.sample(3, random_state=1))
@@ -258,6 +261,9 @@ def test_pipelines_searches_and_cross_validation(pixels):
     [
         (StackedDAE(hidden=()), "hidden"),
         (StackedDAE(hidden=5), "hidden"),
+        (StackedDAE(hidden=None), "hidden=None"),
+        (DAEImputer(hidden="64"), "hidden='64'"),
+        (TargetPropClassifier(hidden=np.array(5)), "hidden"),
         (StackedDAE(hidden=(5, 0)), "hidden"),
         (TargetPropClassifier(epochs=-1), "epochs"),
         (TargetPropClassifier(batch_size=0), "batch_size"),
@@ -266,7 +272,9 @@ def test_pipelines_searches_and_cross_validation(pixels):
         (DAEImputer(corruption=1.5), "corruption"),
         (DAEImputer(rounds=-1), "rounds"),
         (StackedDAE(device="abacus"), "device"),
-        (StackedDAE(random_state="now"), "now"),
+        (StackedDAE(device=None), "device=None: cpu, cuda"),
+        (ParzenDensity(device=[]), "device=\\[\\]: cpu, cuda"),
+        (StackedDAE(random_state="now"), "random_state='now'"),
         (ParzenDensity(0.0), "bandwidth"),
         (ParzenDensity("wide"), "bandwidth"),
     ],

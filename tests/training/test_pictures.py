@@ -84,6 +84,12 @@ def test_the_end_has_a_picture_and_a_score_whatever_ends_the_fit(callbacks, opti
 def test_what_a_model_cannot_be_shown_by_is_refused_or_left_out(tmp_path):
     with pytest.raises(ValueError, match=r"which='nonsense'.*samples, reconstructions"):
         Pictures(1, ["nonsense"])
+    with pytest.raises(ValueError, match=r"which=5: .*samples, reconstructions"):
+        Pictures(1, 5)
+
+    codes = Codes()
+    assert Pictures(1, codes).pictures == [codes]
+    assert [picture.name for picture in Pictures(1, "samples").pictures] == ["samples"]
 
     with pytest.raises(ValueError, match=r"which='samples': a Classifier under BackpropRule"):
         train("backprop", callbacks=[Pictures(1, ["samples"])], default_root_dir=tmp_path)
@@ -103,7 +109,13 @@ def test_loggers_get_what_the_file_shows(tmp_path):
     trainer = SimpleNamespace(
         default_root_dir=tmp_path, current_epoch=6, global_step=70, loggers=[csv, board, wandb]
     )
-    show(trainer, "samples", plots.image_grid(torch.rand(4, 64), (8, 8)))
+    figure = plots.image_grid(torch.rand(4, 64), (8, 8))
+    trainer.callbacks = [Pictures(every=0)]
+    show(trainer, "samples", figure)
+    assert not seen + added + list(tmp_path.iterdir())
+
+    trainer.callbacks = [Pictures()]
+    show(trainer, "samples", figure)
 
     pixels = np.asarray(Image.open(tmp_path / "pictures/samples_0007.png").convert("RGB"))
     ((tag, [image], step),) = seen
