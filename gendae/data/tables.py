@@ -119,12 +119,8 @@ def read_parquet(path: Path) -> dict[str, Column]:
             is not installed.
     """
     regular_file(path)
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise ValueError(
-            f"{path}: pyarrow reads .parquet, and is not installed: pip install 'gendae[tables]'"
-        ) from None
+    checks.library("pyarrow", "tables", f"{path}: a .parquet")
+    from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
