@@ -793,7 +793,8 @@ def folded(seed: int) -> int:
 def device(name: str | torch.device) -> torch.device:
     """The device of this name, if this machine has it."""
     if not isinstance(name, str | torch.device):
-        raise ValueError(f"device={_told(name)}: cpu, cuda, cuda:0 or mps is needed")
+        told = _told(name)
+        raise ValueError(f"device={told}: cpu, cuda, cuda:0 or mps is needed")  # noqa: TRY004
 
     try:
         named = torch.device(name)

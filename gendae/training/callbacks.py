@@ -9,14 +9,13 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.metrics.parzen import sigma_grid
-from gendae.models.joint import images_of, kind_of
+from gendae.models.joint import images_of
 from gendae.models.stack import Stack
-from gendae.plots import Figure
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
 from gendae.rules.processes import like_parameters, share_of, sum_of_ranks
 from gendae.sampling.samplers import sampler_of, seeded
-from gendae.training.pictures import show
+from gendae.training.pictures import Samples, show
 from gendae.training.validation import due, validation_batch
 
 VALIDATION_IMAGES = 1000
@@ -54,7 +53,8 @@ class ParzenMonitor(Callback):
         grid: bandwidths; the best on the validation images counts.
         every: epochs between two scores; the last epoch always has one, but where a fit stops
             early by what its validation shows.
-        picture: write a grid of samples, samples.png, into the run folder too.
+        picture: write samples.png into the run folder too, the samples of `Pictures` after each
+            score.
     """
 
     #: How the names begin that are logged.
@@ -83,14 +83,15 @@ class ParzenMonitor(Callback):
 
         batch = like_parameters(stack, validation_batch(trainer, VALIDATION_IMAGES))
         x = pl_module.examples(batch)
-        samples, shape = images_of(stack, samples)
+        samples, _ = images_of(stack, samples)
         images, _ = images_of(stack, x)
 
         score = self._score(trainer, images, samples)
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
 
-        if self.picture and trainer.is_global_zero and shape is not None:
-            figure = self._figure(samples, kind_of(stack), shape)
+        shown = Samples()
+        if self.picture and trainer.is_global_zero and shown.suits(pl_module):
+            figure = shown.draw(pl_module, x)
             plots.save(figure, Path(trainer.default_root_dir) / "samples.png")
 
     def _score(self, trainer: Trainer, images: Tensor, samples: Tensor) -> Tensor:
@@ -100,14 +101,6 @@ class ParzenMonitor(Callback):
         totals = sum_of_ranks(trainer, log_prob.sum(1))
 
         return (totals / len(images)).max()
-
-    @staticmethod
-    def _figure(samples: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
-        """A hundred samples, or all points of the plane."""
-        if kind != "points":
-            samples = samples[:100]
-
-        return plots.gallery(samples, kind, shape)
 
 
 class CreditMonitor(Callback):

@@ -38,6 +38,9 @@ from gendae.training.validation import due, validation_batch
 #: Validation examples that are shown, and those that a spectrum is measured on.
 SHOWN = 20
 EXAMPLES = 1000
+#: Samples that are shown, and how many where each is a point of the plane.
+SAMPLES = 100
+POINTS = 2000
 #: Chains of a picture, their states, and transitions between two of these.
 CHAINS = 10
 STATES = 20
@@ -83,7 +86,7 @@ def shows_images(stack: Stack) -> bool:
 
 
 class Samples(Picture):
-    """A hundred samples of the stack's own sampler, always of one seed."""
+    """A hundred samples of the stack's own sampler, or 2,000 points, always of one seed."""
 
     name = "samples"
 
@@ -92,9 +95,11 @@ class Samples(Picture):
 
     def draw(self, rule: Rule, x: Tensor) -> Figure:
         stack = rule.stack
-        samples, shape = images_of(stack, generate(stack, 100, seed=0))
+        kind = kind_of(stack)
+        n = POINTS if kind == "points" else SAMPLES
+        samples, shape = images_of(stack, generate(stack, n, seed=0))
 
-        return plots.gallery(samples, kind_of(stack), shape)
+        return plots.gallery(samples, kind, shape)
 
 
 class Reconstructions(Picture):
@@ -269,7 +274,8 @@ def _listed(which: str | Picture | Sequence[str | Picture] | None) -> Sequence[s
     if isinstance(which, str | Picture):
         return [which]
     if not isinstance(which, Sequence):
-        raise ValueError(f"which={which!r}: names of pictures are needed: {', '.join(PICTURES)}")
+        names = ", ".join(PICTURES)
+        raise ValueError(f"which={which!r}: names are needed, of {names}")  # noqa: TRY004
 
     return which
 
