@@ -40,7 +40,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
     names = {}
     exec(first.replace("Trainer(max_epochs=20)", quick), names)  # noqa: S102 - our own README
     assert names["samples"].shape == names["filled"].shape == names["again"].shape == (64, 64)
-    assert (tmp_path / "mine.safetensors").is_file()
+    assert (tmp_path / "stack.safetensors").is_file()
 
     exec(second, names)  # noqa: S102
 

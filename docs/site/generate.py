@@ -162,7 +162,8 @@ def algorithms():
     """The pages of algorithms, with the lines of code that they name."""
     for path in sorted((ROOT / "docs" / "explanation").glob("*.md")):
         text = path.read_text(encoding="utf-8")
-        page(f"explanation/{path.name}", SOURCE.sub(lambda match: source(match[1]), text))
+        wide = "---\nhide: [toc]\n---\n\n"
+        page(f"explanation/{path.name}", wide + SOURCE.sub(lambda match: source(match[1]), text))
 
 
 def source(name):

@@ -2,8 +2,8 @@
 
 import re
 
-OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")
 
-
-def on_page_markdown(markdown, **_):
-    return OUTSIDE.sub(r"`\1`", markdown)
+def on_page_markdown(markdown, page, **_):
+    up = "../" * (1 + page.file.src_uri.count("/"))
+    outside = re.compile(rf"\[([^\]]+)\]\({re.escape(up)}[^)]*\)")
+    return outside.sub(r"`\1`", markdown)

@@ -47,6 +47,9 @@ def demo(
     if bits not in BITS:
         raise ValueError(f"--bits {bits} is no size of a weight on the page; accepted: 8, 32")
 
+    if out is not None and open:
+        raise ValueError("--open shows the page that is served; it does not go with --out")
+
     scripts = scripts_of(model, bits)
     if out is not None:
         return _write(Path(out), scripts)

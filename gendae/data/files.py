@@ -155,7 +155,7 @@ def check_pairing(files: Sequence[Path], beside: str | Path) -> None:
             )
 
 
-def image_shape(pixels: int, shape: tuple[int, int] | None = None) -> tuple[int, int]:
+def image_shape(pixels: int, shape: Sequence[int] | None = None) -> tuple[int, int]:
     """Height and width of an image with that many pixels: as told, square, or a single row."""
     if shape is not None:
         if checks.image_shape(shape)[0] * shape[1] != pixels:

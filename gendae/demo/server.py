@@ -5,7 +5,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from gendae.errors import reason
+
 HOST = "127.0.0.1"
+DEFAULT_PORT = 80
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": (
@@ -50,7 +53,8 @@ class Server(ThreadingHTTPServer):
     def origins(self) -> list[str]:
         """The addresses of this server, as a browser names them."""
         port = self.server_address[1]
-        return [f"http://{HOST}:{port}", f"http://localhost:{port}"]
+        suffix = "" if port == DEFAULT_PORT else f":{port}"  # browsers leave the usual one out
+        return [f"http://{HOST}{suffix}", f"http://localhost{suffix}"]
 
     @property
     def url(self) -> str:
@@ -80,7 +84,11 @@ class Handler(BaseHTTPRequestHandler):
             return
 
         if callable(content):
-            content = content()
+            try:
+                content = content()
+            except (ValueError, OSError) as error:
+                self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=reason(error))
+                return
         self._send(path, content)
 
     do_HEAD = do_GET

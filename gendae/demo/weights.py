@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gendae.data.files import image_shape
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
@@ -23,7 +24,7 @@ from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
-from gendae.sampling.samplers import sampler_of
+from gendae.sampling.samplers import GenerateSampler, Sampler, sampler_of
 
 BITS = (8, 32)
 #: Codes of a prior that the page draws from, where the law has no short form.
@@ -112,12 +113,17 @@ def page_model(stack: Stack, name: str, bits: int = 32) -> Numbers:
     return {
         "name": name,
         "kind": kind,
-        "shape": list(stack.facts["shape"]),
+        "shape": list(image_shape(stack.sizes[0], stack.facts.get("shape"))),
         "pairs": [_pair(name, pair, bits) for pair in stack.pairs],
         "prior": _prior(stack.prior, bits),
         "law": type(stack.law(0)).__name__,
-        "rounds": sampler_of(stack).rounds,
+        "rounds": _rounds(sampler_of(stack)),
     }
+
+
+def _rounds(sampler: Sampler) -> int:
+    """K of GENERATE, where the model samples by it; 0 for decoded draws of the prior."""
+    return sampler.rounds if type(sampler) is GenerateSampler else 0
 
 
 def _joint(stack: JointStack, name: str, bits: int) -> Numbers:
@@ -138,19 +144,20 @@ def _joint(stack: JointStack, name: str, bits: int) -> Numbers:
             f"{name} joins its modalities by other layers than the page's"
         )
 
+    image = kinds["pixels"]
+    shape = stack.facts.get("shapes", {}).get(image)
     noise = stack.loop_noise(1)
-    passing = noise.passing[0]
     return {
         "name": name,
         "kind": "joint",
-        "shape": list(stack.facts["shapes"][kinds["pixels"]]),
+        "shape": list(image_shape(stack.modalities[image].width, shape)),
         "image": {"f": _layers(name, f, bits), "g": _layers(name, g, bits)},
         "junction": {"f": _layers(name, junction.f, bits), "g": _layers(name, heads.g, bits)},
         "activation": heads.given_activations[0],
         "widths": stack.widths(1),
         "noise": {
             "entering": packed(noise.entering),
-            "passing": packed(passing),
+            "passing": packed(noise.passing[0]),
             "rest": packed(noise.rest),
         },
     }

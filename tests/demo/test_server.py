@@ -3,14 +3,18 @@
 import http.client
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 
+from gendae import save
 from gendae.commands.demo import demo
 from gendae.demo.server import Server
+from gendae.models.architectures import deep_autoencoder
 
 
 def asked(server, path="/", method="GET", body=None, **headers):
@@ -78,6 +82,27 @@ def test_bodies_and_other_methods_are_refused(server):
     assert asked(server)[0] == 200
 
 
+def broken():
+    raise OSError("the file is gone")
+
+
+def test_a_model_that_cannot_be_read_is_one_answer():
+    with Server({"/": b"", "/m.js": broken}) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        status, _, content = asked(server, "/m.js")
+        assert status == 500
+        assert b"the file is gone" in content
+        assert asked(server)[0] == 200
+        server.shutdown()
+
+
+def test_a_model_without_facts_is_shown_too(tmp_path):
+    stack = deep_autoencoder([64, 32, 8])
+    stack.prior.fit(torch.rand(20, 8))
+    save(stack, tmp_path / "own.safetensors")
+    assert len(demo(str(tmp_path / "own.safetensors"), out=str(tmp_path / "page"))) == 4
+
+
 def test_a_port_in_use_is_one_line(server):
     with pytest.raises(OSError, match=r"^--port \d+ cannot be used \(.*\); name another, or 0"):
         demo("digits-variational-em", port=server.server_address[1])
@@ -88,6 +113,7 @@ def test_a_port_in_use_is_one_line(server):
     [
         ({"port": 70_000}, "--port"),
         ({"bits": 4}, "--bits"),
+        ({"open": True}, "--open shows the page that is served"),
         ({"model": "mnist-dtp-tanh"}, "classifier"),
         ({"model": "mnist-joint-label"}, "several modalities"),
         ({"model": "toy-field"}, "toy-field is a model of points; the page draws images"),

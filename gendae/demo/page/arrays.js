@@ -40,12 +40,6 @@ export function fill(x, mask, other) {
   return x.map((value, i) => (mask[i] ? value : other[i]));
 }
 
-export function squaredDistance(a, b) {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += (a[i] - b[i]) ** 2;
-  return sum;
-}
-
 export function concatenate(...parts) {
   const whole = new Float32Array(parts.reduce((length, part) => length + part.length, 0));
   let start = 0;

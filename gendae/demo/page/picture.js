@@ -15,6 +15,7 @@ export function css(name, alpha = 1) {
 export function drawPixels(canvas, x, [height, width], mask = null) {
   canvas.width = width;
   canvas.height = height;
+  canvas.style.aspectRatio = `${width} / ${height}`;
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
 

@@ -63,8 +63,11 @@ export function samples(stack) {
     levels.add(new Option(level === stack.depth ? `${name}: draws of the prior` : name, level));
   }
   levels.value = 1;
-  find("samples-rounds").value = stack.rounds;
-  find("samples-rounds").dispatchEvent(new Event("input"));
+
+  const rounds = find("samples-rounds");
+  rounds.max = Math.max(5, stack.rounds);
+  rounds.value = stack.rounds;
+  rounds.dispatchEvent(new Event("input"));
 
   on("samples-draw", "click", draw);
   on("samples-seed", "change", draw);

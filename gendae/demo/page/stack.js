@@ -1,6 +1,6 @@
 // The deep generative model: pairs (f_l, g_l) under a prior P(h_L).
 
-import {add, squaredDistance, unpack} from "gendae/arrays.js";
+import {add, unpack} from "gendae/arrays.js";
 import {Affine, chain} from "gendae/layers.js";
 
 /** N(mean, R' R). */
@@ -75,9 +75,4 @@ export class Stack {
   reconstruct(x) {
     return this.down(this.up(x).at(-1))[0];
   }
-}
-
-/** How far a reconstruction misses x, root mean square. */
-export function miss(stack, x) {
-  return Math.sqrt(squaredDistance(x, stack.reconstruct(x)) / x.length);
 }
