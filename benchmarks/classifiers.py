@@ -11,7 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from gendae.commands.compare import HEADER, Run, curves, markdown, measure, summary, table
+from gendae.commands.common import markdown
+from gendae.commands.compare import HEADER, Run, curves, measure, summary, table
 from gendae.commands.data import data_of
 from gendae.commands.predict import load_classifier
 from gendae.models.classifier import error_of

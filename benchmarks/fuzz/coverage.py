@@ -76,7 +76,7 @@ def _safetensors(path: Path) -> object:
 
 
 def _yaml(path: Path) -> object:
-    from gendae.commands.compare import read_config
+    from gendae.training.configurations import read_config
 
     return read_config(path)
 
@@ -99,7 +99,7 @@ INSTRUMENTED = {
     "npz": ["gendae.data.sources"],
     "csv": ["gendae.data.tables", "gendae.data.sources"],
     "safetensors": ["gendae.storage.model_file", "gendae.registry", "gendae.storage.verify"],
-    "yaml": ["gendae.commands.compare", "yaml"],
+    "yaml": ["gendae.training.configurations", "yaml"],
 }
 
 

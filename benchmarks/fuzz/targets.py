@@ -19,12 +19,13 @@ from benchmarks.fuzz.models import description_of, models
 from benchmarks.fuzz.oracle import command, outcome
 from benchmarks.fuzz.values import mutated, odd
 from gendae import Arrays, Images, Multimodal, complete, generate, inpaint, load, named_mask
-from gendae.commands.compare import check, read_config
+from gendae.commands.compare import check
 from gendae.completion.inpainting import MASKS
 from gendae.data.files import read_idx, read_labels
 from gendae.data.multimodal import PARTS
 from gendae.data.sources import read_images
 from gendae.registry import REGISTRY, build
+from gendae.training.configurations import read_config
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 SMALL = [

@@ -1,8 +1,9 @@
 """The folder of a model for the Hugging Face Hub: weights, their description, and a card."""
 
+import copy
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import gendae
@@ -17,8 +18,8 @@ from gendae.models.labelled import LabelledStack
 from gendae.models.stack import Stack
 from gendae.sampling.samplers import generate
 from gendae.storage import model_file
-from gendae.storage.atomic import write_json, write_whole
-from gendae.storage.hub import FILE
+from gendae.storage.atomic import new_folder, write_json, write_whole
+from gendae.storage.hub import FILE, is_of_hub
 from gendae.storage.shipped import shipped_files
 
 PICTURE = "samples.png"
@@ -47,34 +48,81 @@ model = gendae.load("hf://USER/{name}")
 """
 
 
-def write_card(stack: Stack, folder: Path, source: str, license: str, half: bool) -> Table:
-    """Write the folder; the lines to print.
+def write_card(stack: Stack, folder: Path, source: str, license: str | None, half: bool) -> Table:
+    """Write the folder, whole or not at all; the lines to print.
 
     Args:
         stack: a trained model.
         folder: is made, and names the model.
         source: where the model comes from: the manifest has scores of a shipped one.
-        license: of its weights, by the hub's name, such as apache-2.0.
+        license: of its weights, by the hub's name, such as apache-2.0; None names none.
         half: see `model_file.save`.
 
     Raises:
         ValueError: for a license of several words; without huggingface_hub.
     """
     checks.library("huggingface_hub", "hub", "gendae export --hub")
-    if not re.fullmatch(r"[\w.+-]+", license):
+    if license is not None and not re.fullmatch(r"[\w.+-]+", license):
         raise ValueError(f"--license {license!r}: one word is needed, such as apache-2.0 or other")
 
-    written = [model_file.save(stack, folder / FILE, half)]
-    written.append(write_json(folder / "config.json", config_of(folder / FILE)))
-
-    picture = write_picture(stack, folder / PICTURE)
-    if picture is not None:
-        written.append(picture)
-
+    shared = copy.copy(stack)
+    shared.facts = shareable(stack.facts)
     name = folder.resolve().name
-    text = card(stack, name, license, metrics_of(stack, source), picture is not None)
-    written.append(write_whole(folder / "README.md", text.encode()))
-    return [*map(str, written), f"to upload: hf upload USER/{name} {folder}"]
+    with new_folder(folder) as partial:
+        written = [model_file.save(shared, partial / FILE, half)]
+        written.append(write_json(partial / "config.json", config_of(partial / FILE)))
+
+        picture = write_picture(shared, partial / PICTURE)
+        if picture is not None:
+            written.append(picture)
+
+        text = card(shared, name, license, metrics_of(shared, source), picture is not None)
+        written.append(write_whole(partial / "README.md", text.encode()))
+
+    lines = [str(folder / path.name) for path in written]
+    return [*lines, f"to upload: hf upload USER/{name} {folder}"]
+
+
+def shareable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts without what they say of their owner's folders.
+
+    Of a file or a folder the last name stays, of a list of files nothing. A command goes where it
+    names a path, or such a list may be in it.
+
+    Example:
+        >>> shareable({"command": "gendae fit --config ~/c.yaml", "pretrained": "runs/best.ckpt"})
+        {'pretrained': 'best.ckpt'}
+    """
+    kept = dict(facts)
+    if "dataset" in facts:
+        kept["dataset"] = _without_folders(facts["dataset"])
+    if "pretrained" in facts and not is_of_hub(facts["pretrained"]):
+        kept["pretrained"] = _last_name(facts["pretrained"])
+
+    tells = kept.get("dataset") != facts.get("dataset")
+    if tells or re.search(r"[/\\]", facts.get("command", "")):
+        kept.pop("command", None)
+    return kept
+
+
+def _without_folders(data: Any) -> Any:  # noqa: ANN401 - a described data set, and its parts
+    """A described data set without folders, and without lists of files."""
+    if isinstance(data, str):
+        return _last_name(data)
+    if not isinstance(data, dict):
+        return data
+
+    kept = {}
+    for key, value in data.items():
+        is_files = key in ("path", "labels") and isinstance(value, list)
+        if key != "root" and not is_files:
+            kept[key] = _without_folders(value)
+    return kept
+
+
+def _last_name(path: str) -> str:
+    """The last name of a path, of whatever system."""
+    return PureWindowsPath(path).name
 
 
 def config_of(file: Path) -> dict[str, Any]:
@@ -99,7 +147,9 @@ def write_picture(stack: Stack, path: Path) -> Path | None:
     return write_samples(images, path, kind_of(stack), shape)
 
 
-def card(stack: Stack, name: str, license: str, metrics: dict[str, float], picture: bool) -> str:
+def card(
+    stack: Stack, name: str, license: str | None, metrics: dict[str, float], picture: bool
+) -> str:
     """The text of README.md."""
     rows = {"layers": layers_in_words(stack)}
     if not isinstance(stack, Classifier):
@@ -119,7 +169,7 @@ def card(stack: Stack, name: str, license: str, metrics: dict[str, float], pictu
     )
 
 
-def header(stack: Stack, name: str, license: str, metrics: dict[str, float]) -> str:
+def header(stack: Stack, name: str, license: str | None, metrics: dict[str, float]) -> str:
     """The metadata of a card, as YAML: license, library, tags, and the scores that are known."""
     from huggingface_hub import EvalResult, ModelCardData
 

@@ -18,10 +18,9 @@ from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
 from gendae.storage import model_file
+from gendae.storage.sealed import CHECKPOINTS
 
 Table = list[str]
-#: Checkpoints of a run, as --which names them.
-CHECKPOINTS = ("best", "last")
 
 
 def dataset_of(stack: Stack) -> str | None:
@@ -140,3 +139,20 @@ def checkpoint_of(run: str | Path, which: str = "best") -> Path:
     known = [f"--which {name}" for name in others if name in CHECKPOINTS]
     advice = f"; there is {' and '.join(known)}" if known else ""
     raise FileNotFoundError(f"no checkpoint of a run at {run}: looked for {path}{advice}")
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+
+    return lines
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows as a table in Markdown; the first is the header."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

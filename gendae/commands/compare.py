@@ -5,47 +5,39 @@ import csv
 import inspect
 import pydoc
 import sys
-import tempfile
-from argparse import ArgumentError
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
-from jsonargparse import Namespace
-from pytorch_lightning import Trainer
-from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
 import gendae
 from gendae import checks, plots
+from gendae.commands.common import aligned, markdown
 from gendae.commands.predict import load_classifier
 from gendae.data.base import SPLITS, Data
 from gendae.errors import choice, reason
 from gendae.models.classifier import Classifier, error_of
-from gendae.registry import REGISTRY, import_public, instantiated, registered
+from gendae.registry import REGISTRY, import_public, registered
 from gendae.rules.base import Rule
 from gendae.rules.ledger import TrainingDiverged
 from gendae.rules.supervised import SupervisedRule
 from gendae.storage import inputs
 from gendae.storage.atomic import write_json, write_whole
 from gendae.training import fit
-from gendae.training.mistakes import explained, read_yaml
-from gendae.training.sizes import fit_sizes, is_open
+from gendae.training.configurations import (
+    MOST_SEED,
+    QUIET,
+    Config,
+    build,
+    read_config,
+    refuse_processes,
+    write_config,
+)
 
-Config = dict[str, Any]
-#: Entries of a configuration that a comparison leaves out: it starts from nothing and names its
-#: own seeds.
-OWN = ("seed_everything", "ckpt_path", "weights_only")
-#: Sections of a configuration that have options.
-SECTIONS = ("trainer", "model", "data")
-#: Largest seed that Lightning takes.
-MOST_SEED = 2**32 - 1
 #: Files of a comparison, beside the configuration of each rule.
 WRITTEN = ("comparison.json", "comparison.md", "curves.png")
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 
 class Run(NamedTuple):
@@ -128,35 +120,6 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise ValueError(f"--seeds {list(seeds)}: different numbers are needed")
 
 
-def read_config(path: str | Path) -> Config:
-    """A configuration of `gendae fit` as plain data.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not YAML, or names no rule.
-    """
-    config = read_yaml(path)
-    if not _is_training(config):
-        raise ValueError(
-            f"{path} is not a configuration of a training: model with class_path, and data, are "
-            "needed"
-        )
-    if not isinstance(config.get("trainer", {}), dict):
-        raise ValueError(  # noqa: TRY004 - a choice of the user
-            f"{path}: trainer={config['trainer']!r}; options of a Trainer by name are needed"
-        )
-    return {key: value for key, value in config.items() if key not in OWN}
-
-
-def _is_training(config: Any) -> bool:  # noqa: ANN401 - whatever a YAML file holds
-    """Whether a configuration names a model's class and data."""
-    if not isinstance(config, dict) or "data" not in config:
-        return False
-
-    model = config.get("model")
-    return isinstance(model, dict) and isinstance(model.get("class_path"), str)
-
-
 def named_rule(name: str) -> type[SupervisedRule]:
     """The rule of a class name, or of an import path for rules of your own."""
     try:
@@ -211,53 +174,6 @@ def _model_of(cls: type[SupervisedRule], arguments: Config) -> Config:
     }
 
 
-def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
-    """Rule and data set of a configuration, built as `gendae fit` builds them, but not trained."""
-    parser = _parser()
-    parsed = parse(parser, config, options)
-    data = instantiated(parser, Namespace(data=parsed.data)).data
-    if is_open(parsed.model):
-        fit_sizes(parsed.model, data)
-
-    return instantiated(parser, Namespace(model=parsed.model)).model, data
-
-
-def check_options(config: Config, options: Sequence[str]) -> None:
-    """Raise a ValueError for options that a configuration does not have, or of a wrong kind."""
-    parse(_parser(), config, options)
-
-
-def parse(parser: LightningArgumentParser, config: Config, options: Sequence[str]) -> Namespace:
-    """A configuration with options, checked as far as it can be before anything is built."""
-    sections = {key: config[key] for key in SECTIONS if key in config}
-    with tempfile.TemporaryDirectory() as folder:
-        file = write_config(Path(folder) / "config.yaml", sections)
-        try:
-            parsed = parser.parse_args(["--config", str(file), *options])
-        except ArgumentError as error:
-            raise ValueError(explained(str(error), parser)) from None
-
-    epochs = parsed.trainer.max_epochs
-    every = parsed.trainer.check_val_every_n_epoch or 1
-    if epochs is not None and 0 <= epochs < every:
-        raise ValueError(
-            f"max_epochs={epochs} ends before the first validation: "
-            f"check_val_every_n_epoch={every}"
-        )
-    return parsed
-
-
-def _parser() -> LightningArgumentParser:
-    """A parser of the sections of a configuration that a rule and its data are built from."""
-    import_public()
-    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
-    parser.add_lightning_class_args(Trainer, "trainer")
-    parser.add_subclass_arguments(Rule, "model", required=True)
-    parser.add_subclass_arguments(Data, "data", required=True)
-    return parser
-
-
 def check(config: Config, entries: dict[str, Config], options: Sequence[str]) -> Data:
     """The data, after a check of them and of every rule: no training starts in vain.
 
@@ -305,11 +221,6 @@ def _check_split(data: Data, split: str, network: Classifier) -> None:
 
     checks.width(f"{kind} {split} images", x, network.sizes[0])
     network.answers(f"{kind} {split} labels", y, len(x))
-
-
-def write_config(path: Path, config: Config) -> Path:
-    """A configuration as a YAML file."""
-    return write_whole(path, yaml.safe_dump(config, sort_keys=False).encode())
 
 
 def validation_curve(folder: Path) -> list[tuple[int, float]]:
@@ -410,23 +321,6 @@ def _percent(error: dict[str, float | None]) -> str:
     return f"{mean} ± {100 * error['sd']:.2f} %"
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-
-    return lines
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """Rows as a table in Markdown; the first is the header."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def curves(results: dict[str, list[Run]]) -> dict[str, tuple[Tensor, Tensor]]:
     """Epochs (n,) and validation errors (seeds, n) of each rule, as far as all its runs went."""
     drawn = {}
@@ -436,25 +330,6 @@ def curves(results: dict[str, list[Run]]) -> dict[str, tuple[Tensor, Tensor]]:
             points = torch.tensor([run.curve[:n] for run in runs], dtype=torch.float64)
             drawn[name] = points[0, :, 0], points[..., 1]
     return drawn
-
-
-def refuse_processes(base: dict[str, Any], options: Sequence[str], what: str) -> None:
-    """Raise a ValueError for several processes: each would run all trainings of the command."""
-    trainer = base.get("trainer", {})
-    counts = {name: trainer.get(name) for name in ("devices", "num_nodes")}
-
-    parts: list[str] = []
-    for option in options:
-        parts += option.split("=", 1)
-
-    for option, value in pairwise([*parts, ""]):
-        name = option.removeprefix("--trainer.")
-        if option.startswith("--trainer.") and name in counts:
-            counts[name] = value
-
-    for name, value in counts.items():
-        if value is not None and str(value) not in ("1", "auto"):
-            raise ValueError(f"trainer.{name}={value}: {what} runs in one process; accepted: 1")
 
 
 def report(

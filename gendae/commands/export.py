@@ -26,7 +26,7 @@ def export(
     half: bool = False,
     root: str | None = None,
     n: int = 3000,
-    license: str = "apache-2.0",
+    license: str | None = None,
 ) -> Table:
     """Make a file to ship of a run or a model: its weights, a graph, or a folder for the hub.
 
@@ -42,7 +42,7 @@ def export(
         half: store weights in half precision: half the size.
         root: folder of the model's data set.
         n: with --choose-prior, how many samples score each top.
-        license: with --hub, of the weights, as the card names it.
+        license: with --hub, of the weights, as the card names it; by default it names none.
     """
     path = _place(out, hub)
     _check_options(path, what, choose_prior, half)

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gendae import checks
-from gendae.commands.compare import (
-    MOST_SEED,
-    QUIET,
-    Config,
-    aligned,
-    check_options,
-    markdown,
-    read_config,
-    refuse_processes,
-    write_config,
-)
+from gendae.commands.common import aligned, markdown
 from gendae.errors import reason, shortened
 from gendae.registry import import_public
 from gendae.storage import inputs
 from gendae.storage.atomic import write_json, write_whole
 from gendae.training import fit
+from gendae.training.configurations import (
+    MOST_SEED,
+    QUIET,
+    Config,
+    check_options,
+    read_config,
+    refuse_processes,
+    write_config,
+)
+from gendae.training.mistakes import read_yaml
 from gendae.training.spaces import options_of, read_space
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 #: Files that a study writes again, beside study.db; config.yaml and the trials' folders stay.
 WRITTEN = ("trials.json", "trials.md")
-PRUNERS = ("median", "halving", "none")
 #: Most trials that are printed; the files have all.
 SHOWN = 10
 
@@ -66,7 +65,7 @@ def tune(
     """
     checks.library("optuna", "sweep", "gendae tune")
     checks.whole("--trials", trials, 1)
-    checks.one_of("--pruner", pruner, PRUNERS)
+    checks.one_of("--pruner", pruner, _pruners())
     checks.whole("--seed", seed, 0, MOST_SEED)
 
     search = Search.prepared(config, space, list(options), seed)
@@ -129,6 +128,13 @@ class Search(NamedTuple):
         return shlex.join(["gendae", "fit", "--config", self.name, *self.options, *chosen, *own])
 
 
+def _pruners() -> tuple[str, ...]:
+    """Names of what ends trials early."""
+    from gendae.training.study import PRUNERS
+
+    return tuple(PRUNERS)
+
+
 def _first(values: Any) -> Any:  # noqa: ANN401 - a distribution
     """A value of a distribution: its lower end, or its first choice."""
     return values.choices[0] if hasattr(values, "choices") else values.low
@@ -150,7 +156,12 @@ def _opened(folder: Path, search: Search, pruner: str) -> "SharedStudy":
 
     for name in (*WRITTEN, FILE):
         inputs.refuse_input(folder / name)
-    folder.mkdir(parents=True, exist_ok=True)
+
+    file = folder / "config.yaml"
+    if file.exists() and read_yaml(file) != search.config:
+        raise ValueError(
+            f"{file} is another configuration than --config {search.name}; name another folder"
+        )
 
     facts = {
         "the score": search.monitor,
@@ -158,9 +169,10 @@ def _opened(folder: Path, search: Search, pruner: str) -> "SharedStudy":
         "what all trials have": search.options,
         "seed": search.seed,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     study = SharedStudy(folder, search.space, facts, search.mode, search.seed, pruner)
-    if not (folder / "config.yaml").exists():
-        write_config(folder / "config.yaml", search.config)
+    if not file.exists():
+        write_config(file, search.config)
     return study
 
 
@@ -173,7 +185,7 @@ def _tried(study: "SharedStudy", trial: "Trial", search: Search) -> str:
     try:
         run = _fitted(study.folder, root, search, trial.params, monitor)
         trial.set_user_attr(RUN, str(run))
-        score = _score(monitor, search.mode)
+        score = _score(study, monitor)
     except Exception as error:  # noqa: BLE001 - whatever a combination of options leads to
         said = reason(error)
         study.failed(trial, said)
@@ -209,15 +221,16 @@ def _fitted(
     return fit.main(["fit", "--config", str(folder / "config.yaml"), *words], [monitor])
 
 
-def _score(monitor: Any, mode: str) -> float:  # noqa: ANN401
+def _score(study: "SharedStudy", monitor: Any) -> float:  # noqa: ANN401
     """The best of a trial's scores: that of its best.ckpt."""
-    finite = [score for score in monitor.scores.values() if math.isfinite(score)]
-    if not finite:
+    from gendae.training.study import best_of
+
+    score = best_of(monitor.scores.values(), study.maximize)
+    if score is None:
         raise ValueError(
             f"{monitor.monitor} was no finite number in any of {len(monitor.scores)} validations"
         )
-
-    return max(finite) if mode == "max" else min(finite)
+    return score
 
 
 def _told(values: dict[str, Any], search: Search, **outcome: object) -> dict[str, Any]:
@@ -229,55 +242,80 @@ def _told(values: dict[str, Any], search: Search, **outcome: object) -> dict[str
 
 
 def _report(study: "SharedStudy", search: Search) -> list[str]:
-    """Write trials.json and trials.md; the lines to print."""
-    from gendae.training.study import ERROR, RUN
+    """Write trials.json and trials.md; the lines to print.
 
-    ordered = sorted(study.trials, key=lambda trial: _rank(trial, study.maximize))
-    rows = [_row(trial, search) for trial in ordered]
+    Raises:
+        ValueError: if all trials failed.
+    """
+    from gendae.training.study import ERROR
+
+    ordered = sorted(study.snapshot(), key=lambda trial: _rank(trial, study))
     header = ["trial", search.monitor, "", *search.space]
+    rows = [_row(trial, study, search) for trial in ordered]
     written = [write_whole(study.folder / "trials.md", markdown([header, *rows]).encode())]
 
-    content = []
-    for trial in ordered:
-        outcome = {"state": trial.state.name.lower(), "score": trial.value}
-        outcome |= {name: trial.user_attrs.get(name) for name in (RUN, ERROR)}
-        content.append({"trial": trial.number, **outcome, "options": trial.params})
+    content = [_entry(trial, study) for trial in ordered]
     facts = {"monitor": search.monitor, "mode": search.mode, "trials": content}
     written.append(write_json(study.folder / "trials.json", facts))
 
-    best = study.best
-    if best is None:
+    states = [trial.state.name for trial in ordered]
+    if not {"COMPLETE", "RUNNING"} & set(states):
         last = next((t.user_attrs[ERROR] for t in ordered if ERROR in t.user_attrs), "none ran")
         raise ValueError(f"{study.folder}: no trial was completed; {last}")
 
     lines = aligned([header, *rows[:SHOWN]])
     if len(rows) > SHOWN:
         lines.append(f".. and {len(rows) - SHOWN} more")
+    if states[0] == "COMPLETE":
+        lines += _best(ordered[0], search)
+    else:
+        lines.append(f"no trial was completed yet; {states.count('RUNNING')} under way")
+    return [*lines, *map(str, written)]
+
+
+def _best(trial: "FrozenTrial", search: Search) -> list[str]:
+    """Which trial is the best, and the command that trains it."""
+    from gendae.training.study import RUN
+
+    score = f"{search.monitor} {trial.value:.5g}"
     return [
-        *lines,
-        f"best: trial {best.number}, {search.monitor} {best.value:.5g}, in {best.user_attrs[RUN]}",
-        f"to train it: {search.command(best.params)}",
-        *map(str, written),
+        f"best: trial {trial.number}, {score}, in {trial.user_attrs[RUN]}",
+        f"to train it: {search.command(trial.params)}",
     ]
 
 
-def _rank(trial: "FrozenTrial", maximize: bool) -> tuple[bool, float]:
+def _entry(trial: "FrozenTrial", study: "SharedStudy") -> dict[str, Any]:
+    """A trial in trials.json."""
+    from gendae.training.study import ERROR, RUN
+
+    return {
+        "trial": trial.number,
+        "state": trial.state.name.lower(),
+        "score": study.score(trial),
+        RUN: trial.user_attrs.get(RUN),
+        ERROR: trial.user_attrs.get(ERROR),
+        "options": trial.params,
+    }
+
+
+def _rank(trial: "FrozenTrial", study: "SharedStudy") -> tuple[bool, float]:
     """Completed trials first, each kind from its best to its worst."""
-    score = trial.value
+    score = study.score(trial)
     if score is None:
         return (True, math.inf)
 
-    return (trial.state.name != "COMPLETE", -score if maximize else score)
+    return (trial.state.name != "COMPLETE", -score if study.maximize else score)
 
 
-def _row(trial: "FrozenTrial", search: Search) -> list[str]:
-    """A trial in the table."""
+def _row(trial: "FrozenTrial", study: "SharedStudy", search: Search) -> list[str]:
+    """A trial in the table; another process may have been killed before it chose all options."""
     from gendae.training.study import ERROR
 
-    score = "" if trial.value is None else f"{trial.value:.5g}"
+    value = study.score(trial)
+    score = "" if value is None else f"{value:.5g}"
     states = {"COMPLETE": "", "PRUNED": "pruned", "RUNNING": "under way"}
     state = states.get(trial.state.name, "failed: " + trial.user_attrs.get(ERROR, ""))
 
-    values = [trial.params[name] for name in search.space]
+    values = [trial.params.get(name, "") for name in search.space]
     shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
     return [str(trial.number), score, shortened(state, 60), *shown]

@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all.
+"""Files, and folders of them, that are written whole or not at all.
 
 A file is written beside its place, flushed to the disk and renamed: whatever happens, its name
-stands for the earlier file or for the new one.
+stands for the earlier file or for the new one. A folder is filled beside its place.
 """
 
 import contextlib
@@ -12,9 +12,11 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +107,60 @@ def _descriptor(path: Path) -> int | None:
         name = os.path.join(folder, os.readlink(name))
 
 
-def _write_beside(path: Path, data: bytes) -> None:
-    """Write a file, with the folders that it needs; where that fails, they go again."""
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when all is in it; where that fails, there is none.
+
+    Raises:
+        FileExistsError: if there is something of this name.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     with contextlib.suppress(ZeroDivisionError), new_folder(f"{place}/a/b") as folder:
+        ...         _ = (folder / "half").write_text(str(1 / 0))
+        ...     sorted(Path(place).iterdir())
+        []
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, f"{path} exists already")
+
+    with _parents_of(path):
+        partial = path.with_name(_partial_name())
+        partial.mkdir()
+        try:
+            yield partial
+            os.rename(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """Make the folders that a file needs, without what killed processes left in the last one.
+
+    Where what is done within fails, they go again.
+    """
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent)
-        _write_and_rename(path, data)
+        yield
     except BaseException:
         with contextlib.suppress(OSError):  # they are not empty: somebody else writes there
             for folder in made:
                 folder.rmdir()
         raise
+
+
+def _write_beside(path: Path, data: bytes) -> None:
+    """Write a file, with the folders that it needs."""
+    with _parents_of(path):
+        _write_and_rename(path, data)
 
     inputs.written(path)
     _flush_folder(path.parent)
@@ -166,7 +210,7 @@ def _partial_name() -> str:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the partial files of processes that were killed while they wrote.
+    """Remove the partial files and folders of processes that were killed while they wrote.
 
     They are those of this machine's processes that are gone, and all that are a day old.
     """
@@ -176,7 +220,15 @@ def remove_stale(folder: Path) -> None:
             written = own.fullmatch(partial.name)
             killed = written is not None and not alive(int(written[1]))
             if killed or time.time() - partial.stat().st_mtime > ABANDONED:
-                partial.unlink()
+                _remove(partial)
+
+
+def _remove(partial: Path) -> None:
+    """Remove a file, or a folder with what is in it."""
+    if partial.is_dir() and not partial.is_symlink():
+        shutil.rmtree(partial)
+    else:
+        partial.unlink()
 
 
 def alive(process: int) -> bool:

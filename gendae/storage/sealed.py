@@ -19,6 +19,9 @@ from gendae.errors import printable, shortened
 from gendae.storage import inputs
 from gendae.storage.owned import SHARED, owned
 
+#: Checkpoints of a run, as --which names them: best.ckpt is chosen by the score of the rule on
+#: validation data, last.ckpt is written after every validation.
+CHECKPOINTS = ("best", "last")
 #: How the end of a ZIP archive begins, and its size; nothing but a comment follows it.
 END = b"PK\x05\x06"
 END_SIZE = 22

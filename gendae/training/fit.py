@@ -32,7 +32,7 @@ from gendae.rules.base import Rule
 from gendae.rules.labels import LabelRule
 from gendae.storage.archive import is_local
 from gendae.storage.atomic import remove_stale
-from gendae.storage.sealed import read
+from gendae.storage.sealed import CHECKPOINTS, read
 from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
@@ -42,9 +42,6 @@ from gendae.training.progress import EpochBar
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, ValidationAtEnd
 from gendae.training.sizes import check_fit, fit_sizes, is_open
 
-#: best.ckpt is chosen by the score of the rule on validation images; last.ckpt is written after
-#: every validation. Each has a callback, since ModelCheckpoint's save_last follows its monitor.
-CHECKPOINTS = ("best", "last")
 #: What Lightning advertises, and says of what is not there, by how it begins.
 UNSAID = (
     "💡 Tip:",
@@ -217,7 +214,10 @@ class FitCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The sections `parzen`, `credit` and `pictures`, and of checkpoints `best` and `last`."""
+        """The sections `parzen`, `credit` and `pictures`, and of checkpoints `best` and `last`.
+
+        Each checkpoint has a callback, since ModelCheckpoint's save_last follows its monitor.
+        """
         parser.add_lightning_class_args(ParzenMonitor, "parzen")
         parser.add_lightning_class_args(CreditMonitor, "credit")
         parser.add_lightning_class_args(Pictures, "pictures")

@@ -1,15 +1,16 @@
 """A study: a search through a space of options, in a folder that several processes may share.
 
 The trials are in an SQLite file, study.db, which optuna reads and writes. A process that is killed
-loses the trial it was at; the others, and a later one, make up for it.
+loses the trial it was at; the others, or a later one, try its options again.
 """
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ class SharedStudy:
     Args:
         folder: of study.db, which is made or continued.
         space: the distributions of options, by name.
-        facts: what else its scores depend on, as plain data: another study has others.
+        facts: what else its scores depend on, as YAML holds it: another study has others.
         mode: "max" or "min", the better end of the score.
         seed: of what is tried: trial k of a study is the same, however often it was interrupted,
             as long as one process tries.
@@ -82,7 +83,7 @@ class SharedStudy:
         direction = "maximize" if self.maximize else "minimize"
         with self._alone():
             self.study = _opened(folder / FILE, direction, PRUNERS[pruner]())
-            self._check_same({"direction": direction, **facts, **_spaces(space)})
+            self._check_same(_plain({"direction": direction, **facts, **_spaces(space)}))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -116,42 +117,56 @@ class SharedStudy:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if _counts(trial)]
 
-    @property
-    def best(self) -> FrozenTrial | None:
-        """The trial with the best score, of those that were completed."""
-        completed = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
-        if not completed:
+    def snapshot(self) -> list[FrozenTrial]:
+        """The trials that count, none of them half made by another process."""
+        with self._alone():
+            return self.trials
+
+    def score(self, trial: FrozenTrial) -> float | None:
+        """The best score of a trial that went to its end or was ended early; else None."""
+        if trial.state == TrialState.COMPLETE:
+            return trial.value
+        if trial.state != TrialState.PRUNED:
             return None
 
-        pick = max if self.maximize else min
-        return pick(completed, key=lambda trial: trial.value)
+        return best_of(trial.intermediate_values.values(), self.maximize)
 
     def next(self, n: int) -> Trial | None:
         """The next trial, its options chosen; None where n trials are done or under way."""
         with self._alone():
             self._release_dead()
-            if len(self.trials) >= n:
+            done = len(self.trials)
+            if done >= n:
                 return None
 
-            number = len(self.study.get_trials(deepcopy=False))
-            self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + number)
+            self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + done)
             trial = self.study.ask(fixed_distributions=self.space)
             trial.set_user_attr(PROCESS, [origin(), os.getpid()])
             return trial
 
     def _release_dead(self) -> None:
-        """End the trials of processes of this machine that are gone."""
+        """End the trials of processes of this machine that are gone.
+
+        A trial of no process is one that was made by a process killed on the way.
+        """
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             machine, process = trial.user_attrs.get(PROCESS, (None, 0))
-            if machine == origin() and not alive(process):
-                self.study.tell(trial.number, state=TrialState.FAIL)
+            gone = machine == origin() and not alive(process)
+            if machine is None or gone:
+                self._give_up(trial)
+
+    def _give_up(self, trial: Trial | FrozenTrial) -> None:
+        """End a trial without a score, and keep its options for the next one."""
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params.keys() == self.space.keys():
+            self.study.enqueue_trial(trial.params)
 
     def completed(self, trial: Trial, score: float) -> None:
         """A trial that went to its end."""
         self.study.tell(trial, score)
 
     def pruned(self, trial: Trial) -> None:
-        """A trial that was ended early; its score is the last one."""
+        """A trial that was ended early."""
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def failed(self, trial: Trial, error: str) -> None:
@@ -160,13 +175,42 @@ class SharedStudy:
         self.study.tell(trial, state=TrialState.FAIL)
 
     def interrupted(self, trial: Trial) -> None:
-        """A trial that another one will make up for."""
-        self.study.tell(trial, state=TrialState.FAIL)
+        """A trial whose options another one will try."""
+        with self._alone():
+            self._give_up(trial)
+
+
+def best_of(scores: Iterable[float], maximize: bool) -> float | None:
+    """The best of the scores that are finite; None if none is.
+
+    Example:
+        >>> best_of([2.0, float("nan"), 1.0], maximize=False)
+        1.0
+    """
+    finite = [score for score in scores if math.isfinite(score)]
+    pick = max if maximize else min
+    return pick(finite, default=None)
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial was not interrupted."""
-    return trial.state != TrialState.FAIL or ERROR in trial.user_attrs
+    """Whether a trial was begun and not interrupted."""
+    if trial.state == TrialState.FAIL:
+        return ERROR in trial.user_attrs
+
+    return trial.state != TrialState.WAITING
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - what YAML holds
+    """Data as JSON keeps them: keys are texts, and so is what JSON has not, such as a date."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+
+    kept = value is None or isinstance(value, str | int)
+    if kept or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
 
 
 def _spaces(space: dict[str, "BaseDistribution"]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from gendae import (
     joint_autoencoder,
     load,
 )
-from gendae.commands.compare import build
+from gendae.training.configurations import build
 from gendae.training.sizes import fit_sizes, is_open
 from tests.commands.test_cli import DIGITS, QUICK, ROOT, gendae, one_line
 from tests.data.test_sources import csv

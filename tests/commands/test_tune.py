@@ -1,7 +1,10 @@
 """`gendae tune`: what is tried, what comes of it, and who else is at it."""
 
+import copy
 import csv
+import datetime
 import json
+import math
 import multiprocessing
 import os
 import shlex
@@ -154,6 +157,42 @@ def test_interrupted_trials_are_made_up_for(tmp_path, monkeypatch):
     assert [trial.state for trial in trials] == [TrialState.FAIL] * 3
     assert [ERROR in trial.user_attrs for trial in trials] == [False, False, True]
 
+    with pytest.raises(ValueError, match="division"):
+        search(tmp_path, 4)
+    with pytest.raises(ValueError, match="division"):
+        search(tmp_path, 4, out="straight")
+    *again, last = [trial.params for trial in stored(tmp_path / "out")]
+    straight = [trial.params for trial in stored(tmp_path / "straight")]
+    assert [*again[2:], last] == straight
+    assert again[0] == again[1] == again[2]
+
+
+def test_what_others_are_at_is_no_mistake(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "main", lambda words, callbacks: 1 / 0)
+    with pytest.raises(ValueError, match="division"):
+        search(tmp_path, 1)
+
+    study = optuna.load_study(
+        study_name="gendae", storage=f"sqlite:///{tmp_path / 'out/study.db'}"
+    )
+    other = study.ask()  # killed before it had options
+    other.set_user_attr(PROCESS, ["elsewhere", 1])
+    lines = search(tmp_path, 2)
+    assert "no trial was completed yet; 1 under way" in lines
+    assert [line.split()[:3] for line in lines[1:3]] == [
+        ["0", "failed:", "division"],
+        ["1", "under", "way"],
+    ]
+
+    study.ask()  # .. and before it said whose it was
+    assert "no trial was completed yet; 1 under way" in search(tmp_path, 3)
+    assert [trial.state.name for trial in stored(tmp_path / "out")] == [
+        "FAIL",
+        "RUNNING",
+        "FAIL",
+        "FAIL",
+    ]
+
 
 def test_two_processes_share_a_study(tmp_path, monkeypatch):
     context = multiprocessing.get_context("fork")
@@ -213,7 +252,46 @@ def test_a_trial_worse_than_the_median_is_ended(tmp_path, mode, worse):
 
     assert [score for score, stopped in last.items() if stopped] == [worse]
     assert monitor.scores == {1: worse}
-    assert study.best.value == (6.0 if mode == "max" else 4.0)
+    assert study.study.best_value == (6.0 if mode == "max" else 4.0)
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 3.0), ("min", 1.0)])
+def test_a_trial_has_one_score(tmp_path, monkeypatch, capsys, mode, best):
+    def pruned(words, callbacks):
+        (monitor,) = callbacks
+        for epoch, score in enumerate((2.0, 3.0, 1.0, 2.5, math.nan), 1):
+            monitor.scores[epoch] = score
+            monitor.trial.report(score, epoch)
+        monitor.pruned = callbacks[0].trial.number == 1
+        return tmp_path
+
+    config = yaml.safe_load(write(tmp_path).read_text())
+    config["best"] = {"monitor": "val/score", "mode": mode}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(fit, "main", pruned)
+    paths = {"config": str(tmp_path / "c.yaml"), "space": space(tmp_path)}
+    tune(*SHORT, **paths, trials=2, out=str(tmp_path / "out"))
+
+    report = json.loads((tmp_path / "out/trials.json").read_text())
+    assert [trial["state"] for trial in report["trials"]] == ["complete", "pruned"]
+    for trial in report["trials"]:
+        own = json.loads((tmp_path / f"out/trial-{trial['trial']}/trial.json").read_text())
+        assert trial["score"] == own["score"] == best
+    assert f"trial 1: val/score {best:.5g}, pruned" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fact", [{1: "one"}, datetime.date(2026, 1, 2), {datetime.date(2026, 1, 2): [math.nan]}]
+)
+def test_whatever_yaml_holds_is_the_same_again(tmp_path, fact):
+    def opened(fact):
+        space = {"x": FloatDistribution(0.0, 1.0)}
+        return SharedStudy(tmp_path, space, {"the configuration": fact}, "max", 0)
+
+    opened(fact)
+    opened(copy.deepcopy(fact))
+    with pytest.raises(ValueError, match="holds another study: the configuration was "):
+        opened({"2": fact})
 
 
 def test_the_metric_that_is_not_taken_in_an_epoch_is_not_reported(tmp_path):
@@ -269,6 +347,14 @@ def test_another_study_is_left_as_it_is(searched, tmp_path, capsys):
     assert gendae("tune", *config, "--space", folder / "space.yaml", *longer) == 2
     assert "holds another study: what all trials have was [" in one_line(capsys)
     assert (folder / "out/study.db").read_bytes() == before
+
+    kept = tmp_path / "config.yaml"
+    kept.write_text("model: mine")
+    config = ["--config", folder / "c.yaml", "--out", tmp_path]
+    assert gendae("tune", *config, "--space", folder / "space.yaml", *SHORT) == 2
+    assert f"{kept} is another configuration than --config " in one_line(capsys)
+    assert kept.read_text() == "model: mine"
+    assert not (tmp_path / "study.db").exists()
 
 
 def test_spaces_that_are_shipped_are_found_by_name():

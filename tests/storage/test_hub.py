@@ -170,6 +170,7 @@ def folder(tmp_path, model):  # noqa: F811
     stack = load(model)
     stack.facts["metrics"] = {"parzen_ll": 3.5}
     stack.facts["rule"] = "A|B"
+    stack.facts["command"] = "gendae fit --config digits-kl"
     save(stack, model)
 
     assert gendae("export", model, "--hub", tmp_path / "mine", "--license", "mit") == 0
@@ -212,11 +213,56 @@ def test_the_card_says_what_the_file_knows(folder):
         assert picture.size == (7 * 91, 7 * 91)  # ten times ten images of 8 x 8
 
 
+FILES = {
+    "type": "Images",
+    "path": ["/home/ann/secret-1.png", "secret-2.png"],
+    "labels": "C:\\ann\\names.csv",
+    "root": "/home/ann",
+}
+JOINT = {"type": "ModalityFiles", "files": {"x": "/home/ann/x.npy"}, "parts": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [
+        (
+            {"dataset": {"type": "Images", "path": "/home/ann/photos/", "shape": [8, 8]}},
+            {"dataset": {"type": "Images", "path": "photos", "shape": [8, 8]}},
+        ),
+        (
+            {"dataset": {"type": "Labelled", "source": FILES}},
+            {"dataset": {"type": "Labelled", "source": {"type": "Images", "labels": "names.csv"}}},
+        ),
+        ({"dataset": JOINT}, {"dataset": {**JOINT, "files": {"x": "x.npy"}}}),
+        ({"command": "gendae fit --config ~/ann/secret/c.yaml --data.path /home/ann"}, {}),
+        ({"command": "gendae fit --data.path '[a.png]'", "dataset": FILES}, None),
+        ({"pretrained": "/home/ann/runs/best.ckpt"}, {"pretrained": "best.ckpt"}),
+        ({"pretrained": "hf://user/model"}, {"pretrained": "hf://user/model"}),
+        ({"classes": ["and/or", "/"], "kind": "image"}, {"classes": ["and/or", "/"]}),
+    ],
+)
+def test_no_folder_of_this_machine_is_shared(tmp_path, model, given, shared):  # noqa: F811
+    stack = load(model)
+    stack.facts = {"shape": [8, 8], **given}
+    save(stack, model)
+    assert gendae("export", model, "--hub", tmp_path / "hub") == 0
+
+    facts = load(tmp_path / "hub").facts
+    if shared is not None:
+        assert {name: facts.get(name) for name in shared} == shared
+        assert ("command" in facts) == ("command" in shared)
+    for file in (tmp_path / "hub").iterdir():
+        content = file.read_bytes()
+        assert not any(private in content for private in (b"ann/", b"ann\\", b"secret", b"a.png"))
+    assert load(model).facts == stack.facts
+
+
 def test_a_classifier_has_a_card_without_samples(tmp_path):
     file = save(deep_classifier([8, 4], classes=3), tmp_path / "c.safetensors")
     assert gendae("export", file, "--hub", tmp_path / "hub") == 0
 
     text = (tmp_path / "hub/README.md").read_text()
+    assert "license" not in text
     assert "image" not in text.split("---\n", 2)[2].split("```")[0]
     assert "probability = model.predict(x)" in text
     assert not (tmp_path / "hub/samples.png").exists()
@@ -234,10 +280,13 @@ def test_a_classifier_has_a_card_without_samples(tmp_path):
         (["--out", "y.onnx", "--what", "encod"], "did you mean encode?"),
         (["--out", "y.pt2", "--what", "encode", "--half"], "--half is of weights"),
         (["--out", "y.pt2", "--what", "encode", "--choose-prior"], "--choose-prior is of weights"),
+        (["--hub", "new/y"], "GaussianPrior is not fitted"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, model, options, words):  # noqa: F811
     monkeypatch.chdir(tmp_path)
+    if "not fitted" in words:
+        save(deep_autoencoder([64, 8]), model)
     before = sorted(tmp_path.iterdir())
     assert gendae("export", model, *options) == 2
     assert words in one_line(capsys)

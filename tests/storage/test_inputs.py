@@ -178,12 +178,16 @@ def test_threads_write_one_name(tmp_path):
 def test_partial_files_of_killed_processes_go(tmp_path, origin, process, age, stays):
     process = str(os.getpid()) if process == "own" else process
     partial = tmp_path / f".gendae-{origin or atomic.origin()}-{process}-0a.partial"
+    folder = partial.with_name(partial.name.replace("-0a.", "-0b."))
+    folder.mkdir()
+    (folder / "half").write_bytes(b"part")
     partial.write_bytes(b"part")
     written = time.time() - age * 24 * 60 * 60
-    os.utime(partial, (written, written))
+    for left in (partial, folder):
+        os.utime(left, (written, written))
     write_whole(tmp_path / "x", b"x")
 
-    assert partial.exists() == stays
+    assert partial.exists() == folder.exists() == stays
 
 
 # -- inputs ---------------------------------------------------------------------------------------
