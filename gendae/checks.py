@@ -792,8 +792,12 @@ def folded(seed: int) -> int:
     return seed % 2**32
 
 
-def device(name: str) -> torch.device:
+def device(name: str | torch.device) -> torch.device:
     """The device of this name, if this machine has it."""
+    if not isinstance(name, str | torch.device):
+        told = _told(name)
+        raise ValueError(f"device={told}: cpu, cuda, cuda:0 or mps is needed")  # noqa: TRY004
+
     try:
         named = torch.device(name)
         torch.empty(0, device=named)

@@ -27,10 +27,20 @@ class Figure(matplotlib_figure.Figure):
     """A figure that notebooks show as a picture, without %matplotlib."""
 
     def _repr_png_(self) -> bytes:
-        png = io.BytesIO()
-        self.savefig(png, format="png")
+        return png_of(self)
 
-        return png.getvalue()
+
+def png_of(figure: matplotlib_figure.Figure) -> bytes:
+    """Any figure of matplotlib as a file in the PNG format.
+
+    Raises:
+        ValueError: for what is no figure.
+    """
+    checks.kind("figure", figure, matplotlib_figure.Figure)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+
+    return png.getvalue()
 
 
 @checks.takes_arrays
@@ -163,14 +173,14 @@ def trace(
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG (whatever the suffix), making its folder."""
-    return write_whole(path, figure._repr_png_())
+def save(figure: matplotlib_figure.Figure, path: str | Path) -> Path:
+    """Write a figure, any of matplotlib's, as PNG (whatever the suffix), making its folder."""
+    return write_whole(path, png_of(figure))
 
 
-def pixels(figure: Figure) -> np.ndarray:
+def pixels(figure: matplotlib_figure.Figure) -> np.ndarray:
     """A figure as a grey picture, (height, width) in uint8."""
-    return np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("L"))
+    return np.asarray(Image.open(io.BytesIO(png_of(figure))).convert("L"))
 
 
 @checks.takes_arrays

@@ -89,6 +89,9 @@ def test_legends_name_what_is_drawn_and_only_that():
     one, two = plots.learning_curves(curves).axes[0].lines
     assert (one.get_marker(), two.get_marker()) == ("o", "")
 
+    with pytest.raises(ValueError, match="figure=None: a Figure is needed"):
+        plots.pixels(None)
+
     values = {"a": torch.rand(4, 3), "b": torch.rand(4, 3)}
     figure = plots.bands({("left", "y"): values, ("right", "y"): values}, "x", outside=True)
     assert [axes.get_legend() for axes in figure.axes] == [None, None]

@@ -30,7 +30,9 @@ OPTIONS = {
     "--trainer.default_root_dir DIR": "where numbered run folders are made (default: runs)",
     "--trainer.logger NAME": "beside the CSV log: TensorBoardLogger, WandbLogger; false: no log",
     "--credit.every N": "each N epochs: angles to back-propagation, quality of targets",
-    "--pictures.every N": "each N epochs: pictures, into the run folder and loggers (default: 10)",
+    "--pictures.every N": (
+        "each N epochs: pictures, into the run folder and loggers (default: 10; 0: none)"
+    ),
     "--pictures.which LIST": (
         "samples, reconstructions, inpainting, chains, filters, spectrum; by default the first "
         "three"

@@ -51,8 +51,9 @@ def completed(
 ) -> tuple[np.ndarray, float | None]:
     """The values with NaN filled, and how well cells are filled whose values are known.
 
-    The latter is the root mean square error, each column in units of its deviation, as a share of
-    that of column means; None where too few cells are given to hide some.
+    The latter is the root mean square error over all hidden cells, as a share of that of column
+    means; None where too few cells are given to hide some. Each column counts in units of its
+    deviation; where all values of the table lie in [0, 1], as pixels do, in its own.
     """
     from gendae.estimators import DAEImputer
 

@@ -11,7 +11,7 @@ from gendae import checks
 from gendae.commands.common import some_given, usable
 from gendae.completion.inpainting import MASKS, Inpainter, inpaint, named_mask
 from gendae.data.files import write_npz
-from gendae.data.series import Scale, Series, read_series
+from gendae.data.series import ChannelScale, Series, read_series
 from gendae.models.joint import kind_of
 from gendae.models.recurrent import RecurrentPair
 from gendae.models.stack import Stack
@@ -23,13 +23,13 @@ def reads_sequences(stack: Stack) -> bool:
     return isinstance(stack.pairs[0], RecurrentPair) and kind_of(stack) == "sequence"
 
 
-def scale_of(stack: Stack) -> Scale | None:
+def scale_of(stack: Stack) -> ChannelScale | None:
     """The units of the channels that the model was trained with; None for those of its file."""
     fact = stack.facts.get("scale")
     if fact is None:
         return None
 
-    scale = Scale.recorded(fact)
+    scale = ChannelScale.recorded(fact)
     channels = stack.pairs[0].cell.width
     if len(scale.mean) != channels:
         raise ValueError(f"facts.scale: {len(scale.mean)} channels; the model reads {channels}")

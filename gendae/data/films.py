@@ -79,14 +79,9 @@ def _by_pillow(frames: Sequence[np.ndarray], suffix: str) -> bytes:
 
 
 def _mp4(frames: Sequence[np.ndarray], path: Path) -> bytes:
-    try:
-        import imageio_ffmpeg  # noqa: F401 - what imageio writes films with
-        from imageio.v2 import mimwrite
-    except ImportError:
-        raise ValueError(
-            f"{path}: a .mp4 needs imageio, pip install 'gendae[film]'; .gif and .webp are "
-            "written without"
-        ) from None
+    what = f"{path}: a .mp4, unlike .gif and .webp,"
+    mimwrite = checks.library("imageio.v2", "film", what).mimwrite
+    checks.library("imageio_ffmpeg", "film", what)  # what imageio writes films with
 
     height, width = frames[0].shape
     even = ((0, height % 2), (0, width % 2))  # the codec halves both sides

@@ -7,7 +7,7 @@ from torch.nn.functional import avg_pool2d
 from gendae import checks
 from gendae.data.base import Data, shuffled_splits
 from gendae.data.loader import Split
-from gendae.data.series import Scale, Series, read_series
+from gendae.data.series import ChannelScale, Series, read_series
 from gendae.registry import Plain, build, register
 
 
@@ -64,10 +64,10 @@ class Sequences(Data):
         self.valid_fraction, self.test_fraction = checks.fractions(
             valid_fraction=valid_fraction, test_fraction=test_fraction
         )
-        self._scale: Scale | None = None
+        self._scale: ChannelScale | None = None
 
     @property
-    def scale(self) -> Scale | None:
+    def scale(self) -> ChannelScale | None:
         """The units of the channels; None where they are those of the file."""
         self.setup()
         return self._scale
@@ -100,7 +100,7 @@ class Sequences(Data):
         masked = any(s.lengths is not None or s.x.shape[1] < steps for s in read)
         parts = self._parts([series.padded(steps) for series in read])
         if self.standardise:
-            self._scale = Scale.of(parts["train"])
+            self._scale = ChannelScale.of(parts["train"])
             parts = {name: part.scaled(self._scale) for name, part in parts.items()}
 
         splits = {name: Split(part.rows(masked), part.y) for name, part in parts.items()}

@@ -81,13 +81,13 @@ class Series(NamedTuple):
 
         return torch.cat([self.there[..., None].to(self.x), self.x], 2).flatten(1)
 
-    def scaled(self, scale: "Scale") -> "Series":
+    def scaled(self, scale: "ChannelScale") -> "Series":
         """Sequences in other units, with the padding left at 0."""
         x = (self.x - scale.mean) / scale.deviation
         return self._replace(x=torch.where(self.there[..., None], x, 0.0))
 
 
-class Scale(NamedTuple):
+class ChannelScale(NamedTuple):
     """The units of each channel.
 
     Args:
@@ -95,7 +95,7 @@ class Scale(NamedTuple):
 
     Example:
         >>> series = Series(torch.tensor([[[1.0], [3.0], [0.0]]]), torch.tensor([2]))
-        >>> series.scaled(Scale.of(series)).x.flatten()
+        >>> series.scaled(ChannelScale.of(series)).x.flatten()
         tensor([-1.,  1.,  0.])
     """
 
@@ -103,7 +103,7 @@ class Scale(NamedTuple):
     deviation: Tensor
 
     @classmethod
-    def of(cls, series: Series) -> "Scale":
+    def of(cls, series: Series) -> "ChannelScale":
         """Mean and standard deviation over all steps that are there; 1 of a constant channel."""
         steps = series.x[series.there].double()
         deviation = steps.std(0, correction=0)
@@ -116,7 +116,7 @@ class Scale(NamedTuple):
         return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
 
     @classmethod
-    def recorded(cls, facts: Mapping[str, list[float]]) -> "Scale":
+    def recorded(cls, facts: Mapping[str, list[float]]) -> "ChannelScale":
         """The inverse of `fact`."""
         return cls(torch.tensor(facts["mean"]), torch.tensor(facts["deviation"]))
 

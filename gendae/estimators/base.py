@@ -72,17 +72,23 @@ class Network(BaseEstimator):
 
     def _sizes(self, features: int) -> list[int]:
         """Widths of h_0 .. h_L."""
-        if isinstance(self.hidden, int | np.integer) or len(self.hidden) == 0:
+        hidden = self.hidden
+        if isinstance(hidden, np.ndarray):
+            hidden = hidden.tolist()
+
+        text = isinstance(hidden, str | bytes)
+        if text or not isinstance(hidden, Sequence) or len(hidden) == 0:
             raise ValueError(f"hidden={self.hidden!r}: widths of h_1 .. h_L, such as (256, 64)")
 
-        return [features, *(checks.whole("hidden", width, 1) for width in self.hidden)]
+        return [features, *(checks.whole("hidden", width, 1) for width in hidden)]
 
     def _updates(self, rows: int) -> int:
         """How many updates the training has."""
         epochs = checks.whole("epochs", self.epochs, 0, checks.REPEATS)
-        batch_size = checks.whole("batch_size", self.batch_size, 1)
+        return epochs * -(-rows // self._rows_of_batch())
 
-        return epochs * -(-rows // batch_size)
+    def _rows_of_batch(self) -> int:
+        return checks.whole("batch_size", self.batch_size, 1)
 
     def _rates(self) -> Rates:
         rate = checks.at_least("learning_rate", self.learning_rate, 0.0)
@@ -97,7 +103,7 @@ class Network(BaseEstimator):
         """Noise of the training, and weights, by `random_state`; torch's own state comes back."""
         seed = seed_of(self.random_state)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # of no accelerator: none is drawn from
             yield torch.Generator().manual_seed(seed)
 
     # -- rows ----------------------------------------------------------------------------------
@@ -165,11 +171,12 @@ class Network(BaseEstimator):
         """
         n = len(batch[0])
         updates = self._updates(n)
+        size = self._rows_of_batch()
         optimizer = rule.configure_optimizers()
 
         update = 0
         for _ in tqdm(range(self.epochs), unit=" epochs", leave=False, disable=not self.verbose):
-            for index in torch.randperm(n, generator=generator).split(self.batch_size):
+            for index in torch.randperm(n, generator=generator).split(size):
                 moment = Moment(update / updates, generator, update)
                 some = [rows[index.to(rows.device)] for rows in batch]
                 losses = step(rule, optimizer, some, moment)
@@ -189,7 +196,18 @@ class Network(BaseEstimator):
 
 def seed_of(random_state: Any) -> int:  # noqa: ANN401 - as scikit-learn takes it
     """A seed for torch from what scikit-learn calls a random state."""
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    return int(draws_of(random_state).randint(2**31 - 1))
+
+
+def draws_of(random_state: Any) -> np.random.RandomState:  # noqa: ANN401
+    """NumPy's source of random numbers that a random state of scikit-learn stands for."""
+    try:
+        return check_random_state(random_state)
+    except ValueError:
+        raise ValueError(
+            f"random_state={random_state!r}: None, a whole number from 0 to 2^32 - 1, or a "
+            "RandomState is needed"
+        ) from None
 
 
 def step(

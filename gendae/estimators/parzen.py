@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from gendae import checks
-from gendae.estimators.base import validated
+from gendae.estimators.base import draws_of, validated
 from gendae.priors.parzen import ParzenPrior
 
 if TYPE_CHECKING:
@@ -95,6 +94,6 @@ class ParzenDensity(BaseEstimator):
         centres = self.windows_.codes.cpu().numpy()
 
         # the order of KernelDensity's draws
-        draws = check_random_state(random_state)
+        draws = draws_of(random_state)
         index = (draws.uniform(0, 1, size=n) * len(centres)).astype(np.int64)
         return draws.normal(centres[index], self.bandwidth_)

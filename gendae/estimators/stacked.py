@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Samples of the model around which the density has its windows.
 CENTRES = 2000
-#: Most rows of `fit` on which the width of the windows is chosen.
+#: Most rows of `fit`, drawn at random, on which the width of the windows is chosen.
 ROWS = 1000
 
 
@@ -36,9 +36,10 @@ class StackedDAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Network):
 
     `transform` gives the codes h_L and `inverse_transform` decodes them. `sample` draws h_L from
     the Gaussian that fits the codes, and decodes it. `score_samples` is the log density of a
-    Parzen window around 2,000 such samples, whose width is chosen on rows of `fit`: a density of
-    what the model draws, in the units of the features. It can be compared with that of any other
-    model of the same rows, such as `GaussianMixture.score_samples`.
+    Parzen window around 2,000 such samples, whose width is chosen on rows of `fit`, on 1,000 at
+    random where there are more: a density of what the model draws, in the units of the features.
+    It can be compared with that of any other model of the same rows, such as
+    `GaussianMixture.score_samples`.
     See `TargetPropRule` and `DifferenceLoop` for how it learns.
 
     Args:
@@ -103,7 +104,10 @@ class StackedDAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Network):
         self._settle()
         with torch.no_grad():
             self.stack_.prior.fit(self.stack_.encode(self._used(x))[-1])
-        self.bandwidth_ = self._best_bandwidth(self._used(x)[:ROWS])
+
+        # at random, for rows may be sorted
+        some = torch.randperm(len(x), generator=generator)[:ROWS].numpy()
+        self.bandwidth_ = self._best_bandwidth(self._used(x[some]))
         return self
 
     def _rule(self, x: np.ndarray) -> TargetPropRule:
@@ -148,6 +152,7 @@ class StackedDAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Network):
             random_state: None draws the same rows each time, by the seed of `fit`.
         """
         check_is_fitted(self)
+        checks.whole("n_samples", n_samples, 1)
         seed = self.seed_
         if random_state is not None:
             seed = seed_of(random_state)

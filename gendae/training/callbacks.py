@@ -9,14 +9,13 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.metrics.parzen import sigma_grid
-from gendae.models.joint import images_of, kind_of
+from gendae.models.joint import images_of
 from gendae.models.stack import Stack
-from gendae.plots import Figure
 from gendae.priors.parzen import parzen_log_prob
 from gendae.rules import credit
 from gendae.rules.processes import like_parameters, share_of, sum_of_ranks
 from gendae.sampling.samplers import sampler_of, seeded
-from gendae.training.pictures import show
+from gendae.training.pictures import Samples, show
 from gendae.training.validation import due, validation_batch
 
 VALIDATION_IMAGES = 1000
@@ -52,8 +51,10 @@ class ParzenMonitor(Callback):
     Args:
         n: number of samples.
         grid: bandwidths; the best on the validation images counts.
-        every: epochs between two scores; the last epoch always has one.
-        picture: write a grid of samples, samples.png, into the run folder too.
+        every: epochs between two scores; the last epoch always has one, but where a fit stops
+            early by what its validation shows.
+        picture: write samples.png into the run folder too, the samples of `Pictures` after each
+            score.
     """
 
     #: How the names begin that are logged.
@@ -82,14 +83,15 @@ class ParzenMonitor(Callback):
 
         batch = like_parameters(stack, validation_batch(trainer, VALIDATION_IMAGES))
         x = pl_module.examples(batch)
-        samples, shape = images_of(stack, samples)
+        samples, _ = images_of(stack, samples)
         images, _ = images_of(stack, x)
 
         score = self._score(trainer, images, samples)
         pl_module.log("val/parzen_ll", score.float(), prog_bar=True, rank_zero_only=False)
 
-        if self.picture and trainer.is_global_zero and shape is not None:
-            figure = self._figure(samples, kind_of(stack), shape)
+        shown = Samples()
+        if self.picture and trainer.is_global_zero and shown.suits(pl_module):
+            figure = shown.draw(pl_module, x)
             plots.save(figure, Path(trainer.default_root_dir) / "samples.png")
 
     def _score(self, trainer: Trainer, images: Tensor, samples: Tensor) -> Tensor:
@@ -100,14 +102,6 @@ class ParzenMonitor(Callback):
 
         return (totals / len(images)).max()
 
-    @staticmethod
-    def _figure(samples: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
-        """A hundred samples, or all points of the plane."""
-        if kind != "points":
-            samples = samples[:100]
-
-        return plots.gallery(samples, kind, shape)
-
 
 class CreditMonitor(Callback):
     """Logs how well a rule assigns credit, on validation images: see `rules.credit`.
@@ -115,12 +109,13 @@ class CreditMonitor(Callback):
     The names are `credit/cosine_f_l` and `credit/cosine_g_l` for generative stacks. For
     classifiers they are `credit/cosine_l`, and for rules with targets also `credit/improves_l`
     (Eq. 3.3), `credit/local_l` (Eq. 3.6) and `credit/inverse_l`. credit.png in the run folder
-    shows the latest values; numbered files and loggers have all of them, as `Pictures` has.
+    shows the latest values; numbered files and loggers have all of them, as `Pictures` has, unless
+    its `every` is 0.
     Weights and random numbers of the training are those of a run without this callback.
 
     Args:
         every: epochs between two measurements, in epochs with a validation; the last epoch always
-            has one. 0: none.
+            has one, but where a fit stops early by what this validation shows. 0: none.
         n: number of validation images.
 
     Raises:

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -28,7 +29,6 @@ from gendae.completion.inpainting import inpaint, named_mask
 from gendae.metrics import chains
 from gendae.models.joint import JointStack, images_of, kind_of
 from gendae.models.stack import Stack
-from gendae.plots import Figure
 from gendae.rules.base import Rule
 from gendae.rules.processes import like_parameters
 from gendae.sampling.level import LevelSampler, chain_states
@@ -38,6 +38,9 @@ from gendae.training.validation import due, validation_batch
 #: Validation examples that are shown, and those that a spectrum is measured on.
 SHOWN = 20
 EXAMPLES = 1000
+#: Samples that are shown, and how many where each is a point of the plane.
+SAMPLES = 100
+POINTS = 2000
 #: Chains of a picture, their states, and transitions between two of these.
 CHAINS = 10
 STATES = 20
@@ -62,7 +65,7 @@ class Picture:
         return True
 
     def draw(self, rule: Rule, x: Tensor) -> Figure:
-        """The figure, in evaluation mode, without gradients.
+        """The figure, any of matplotlib's; in evaluation mode, without gradients.
 
         Args:
             rule: what is trained; its `stack` is the model.
@@ -83,7 +86,7 @@ def shows_images(stack: Stack) -> bool:
 
 
 class Samples(Picture):
-    """A hundred samples of the stack's own sampler, always of one seed."""
+    """A hundred samples of the stack's own sampler, or 2,000 points, always of one seed."""
 
     name = "samples"
 
@@ -92,9 +95,11 @@ class Samples(Picture):
 
     def draw(self, rule: Rule, x: Tensor) -> Figure:
         stack = rule.stack
-        samples, shape = images_of(stack, generate(stack, 100, seed=0))
+        kind = kind_of(stack)
+        n = POINTS if kind == "points" else SAMPLES
+        samples, shape = images_of(stack, generate(stack, n, seed=0))
 
-        return plots.gallery(samples, kind_of(stack), shape)
+        return plots.gallery(samples, kind, shape)
 
 
 class Reconstructions(Picture):
@@ -212,19 +217,23 @@ class Pictures(Callback):
 
     Args:
         every: epochs between two showings, in epochs with a validation; the last epoch always has
-            one. 0: none.
+            one, but where a fit stops early by what this validation shows. 0: none, of
+            `CreditMonitor` neither.
         which: names among samples, reconstructions, inpainting, chains, filters and spectrum, and
-            pictures of one's own; None: the first three, where they suit the model.
+            pictures of one's own, or a single one; None: the first three, where they suit the
+            model.
 
     Raises:
         ValueError: for every < 0, or an unknown name; at the start of a fit, for a picture that
             does not suit the model.
     """
 
-    def __init__(self, every: int = 10, which: Sequence[str | Picture] | None = None) -> None:
+    def __init__(
+        self, every: int = 10, which: str | Picture | Sequence[str | Picture] | None = None
+    ) -> None:
         self.every = checks.whole("every", every, 0)
         self.which = which
-        self.pictures = [_picture(each) for each in (USUAL if which is None else which)]
+        self.pictures = [_picture(each) for each in _listed(which)]
 
     def on_train_start(self, trainer: Trainer, pl_module: Rule) -> None:
         """Refuse before anything is trained."""
@@ -258,6 +267,19 @@ class Pictures(Callback):
                 show(trainer, picture.name, picture.draw(pl_module, x))
 
 
+def _listed(which: str | Picture | Sequence[str | Picture] | None) -> Sequence[str | Picture]:
+    """The pictures that are asked for, of which there may be a single one."""
+    if which is None:
+        return USUAL
+    if isinstance(which, str | Picture):
+        return [which]
+    if not isinstance(which, Sequence):
+        names = ", ".join(PICTURES)
+        raise ValueError(f"which={which!r}: names are needed, of {names}")  # noqa: TRY004
+
+    return which
+
+
 def _picture(given: str | Picture) -> Picture:
     """A picture, or the one of a name."""
     if isinstance(given, Picture):
@@ -267,11 +289,17 @@ def _picture(given: str | Picture) -> Picture:
 
 
 def show(trainer: Trainer, name: str, figure: Figure) -> None:
-    """Keep a figure as numbered file of the run, and give it to loggers that take images."""
+    """Keep a figure as numbered file of the run, and give it to loggers that take images.
+
+    Nothing is kept where the trainer has `Pictures` that say none.
+    """
+    if not all(each.every for each in trainer.callbacks if isinstance(each, Pictures)):
+        return
+
     folder = Path(trainer.default_root_dir) / "pictures"
     plots.save(figure, folder / f"{name}_{trainer.current_epoch + 1:04d}.png")
 
-    image = Image.open(io.BytesIO(figure._repr_png_())).convert("RGB")
+    image = Image.open(io.BytesIO(plots.png_of(figure))).convert("RGB")
     tag = f"pictures/{name}"
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -17,6 +17,7 @@ from gendae.storage.atomic import write_whole
 from gendae.storage.progress import check_callbacks
 from gendae.storage.sealed import CheckpointError, read
 from gendae.storage.verify import check_content
+from gendae.training.validation import ends, ends_as_planned
 
 #: Signals that end a fit: Ctrl-C, `kill`, and the end of the terminal where the system has it.
 SIGNALS = [
@@ -63,12 +64,13 @@ class RunCheckpoint(ModelCheckpoint):
     def _scored(self, trainer: Trainer) -> bool:
         """Whether the score was taken in this epoch (`--parzen.every`): if not, nothing is chosen.
 
-        The last epoch always has a score, and a name that nothing logs is an error there.
+        The last epoch has a score, unless the fit stops early, and a name that nothing logs is an
+        error there.
         """
         if self.monitor is None or self.monitor in trainer.callback_metrics:
             return True
 
-        return trainer.current_epoch + 1 == trainer.max_epochs
+        return ends_as_planned(trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.dirpath == state_dict.get("dirpath"):
@@ -146,18 +148,6 @@ class ValidationAtEnd(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         vars(trainer.fit_loop.epoch_loop).pop("_should_check_val_fx", None)
-
-
-def ends(trainer: Trainer) -> bool:
-    """Whether the latest batch is the last of a fit that validates."""
-    if not trainer.enable_validation:
-        return False
-
-    stops_early = trainer.should_stop and trainer.fit_loop._can_stop_early
-    if stops_early or trainer.global_step == trainer.max_steps:
-        return True
-
-    return trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
 
 
 def was_validated(trainer: Trainer) -> bool:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gendae.errors import shortened
 from gendae.storage.atomic import alive, origin
+from gendae.training.validation import ends
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -270,8 +271,6 @@ class TrialMonitor(Callback):
         epoch = trainer.current_epoch + 1
         self.scores[epoch] = float(score)
         self.trial.report(float(score), epoch)
-
-        ends_anyway = epoch == trainer.max_epochs
-        if not ends_anyway and self.trial.should_prune():
+        if not ends(trainer) and self.trial.should_prune():
             self.pruned = True
             trainer.should_stop = True

@@ -1,4 +1,4 @@
-"""Which epochs are looked at more closely, and on which validation examples."""
+"""Which validations are looked at more closely, and on which examples."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,13 +11,34 @@ from gendae.rules.processes import of_all_ranks
 
 
 def due(trainer: Trainer, every: int) -> bool:
-    """Whether this epoch of a fit is one in `every`, or the last."""
+    """Whether this validation is looked at more closely: one epoch in `every`, and the last.
+
+    A validation by itself always is. What ends a fit is known before its last validation, unless
+    that is an early stopping, which decides after it.
+    """
     if trainer.sanity_checking:
         return False
+    if trainer.state.fn != "fit":
+        return True
 
-    epoch = trainer.current_epoch + 1
+    return (trainer.current_epoch + 1) % every == 0 or ends(trainer)
 
-    return epoch % every == 0 or epoch == trainer.max_epochs
+
+def ends(trainer: Trainer) -> bool:
+    """Whether the latest batch is the last of a fit that validates."""
+    if not trainer.enable_validation:
+        return False
+
+    stops_early = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return stops_early or ends_as_planned(trainer)
+
+
+def ends_as_planned(trainer: Trainer) -> bool:
+    """Whether the latest batch is the last one by `max_steps` or `max_epochs`."""
+    if trainer.global_step == trainer.max_steps:
+        return True
+
+    return trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
 
 
 def validation_batch(trainer: Trainer, n: int) -> Split:

@@ -90,6 +90,9 @@ def test_fit_writes_a_numbered_run_folder(run):
         "checkpoints/best.ckpt",
     }
 
+    newest = run / "pictures/samples_0002.png"
+    assert (run / "samples.png").read_bytes() == newest.read_bytes()
+
     header = (run / "metrics.csv").read_text().splitlines()[0]
     for column in ("loss/f_1", "loss/g_2", "val/parzen_ll", "val/reconstruction_2"):
         assert column in header

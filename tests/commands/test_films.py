@@ -54,7 +54,7 @@ def test_what_cannot_be_a_film(tmp_path, monkeypatch):
         write_film(list(NOISE[:1]), tmp_path / "a.gif")
 
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(ValueError, match=r"a\.mp4: a \.mp4 needs imageio, pip install"):
+    with pytest.raises(ValueError, match=r"a\.mp4: a \.mp4.* needs imageio_ffmpeg; pip install"):
         write_film(list(NOISE), tmp_path / "a.mp4")
 
     assert not list(tmp_path.iterdir())

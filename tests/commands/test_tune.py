@@ -234,6 +234,10 @@ def test_a_trial_worse_than_the_median_is_ended(tmp_path, mode, worse):
                 sanity_checking=False,
                 current_epoch=epoch,
                 max_epochs=3,
+                max_steps=-1,
+                global_step=epoch + 1,
+                is_last_batch=True,
+                enable_validation=True,
                 should_stop=False,
             )
             monitor.on_validation_end(trainer, None)

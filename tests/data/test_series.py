@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gendae.data.series import Scale, Series, read_series
+from gendae.data.series import ChannelScale, Series, read_series
 
 HEADER = """#a comment
 @problemName Waves
@@ -65,7 +65,7 @@ def test_channels_are_standardised_over_the_steps_that_are_there():
     x = torch.randn(20, 6, 2, generator=torch.Generator().manual_seed(0)) * 3.0 + 5.0
     x[..., 1] = 7.0
     series = Series(x, torch.arange(20) % 6 + 1)
-    scale = Scale.of(series)
+    scale = ChannelScale.of(series)
     scaled = series.scaled(scale)
 
     steps = scaled.x[series.there]
@@ -74,7 +74,7 @@ def test_channels_are_standardised_over_the_steps_that_are_there():
     assert not steps[:, 1].any()
     assert not scaled.x[~series.there].any()
 
-    again = Scale.recorded(scale.fact())
+    again = ChannelScale.recorded(scale.fact())
     assert torch.equal(again.mean, scale.mean)
     assert torch.equal(again.deviation, scale.deviation)
 

@@ -86,6 +86,16 @@ def test_density_is_in_the_units_of_the_features(table):
     np.testing.assert_allclose(scaled.sample(5), 4.0 * model.sample(5), rtol=1e-9)
 
 
+def test_density_does_not_depend_on_the_order_of_rows():
+    """The first half of the rows lies in a point, as those of a class may."""
+    draw = np.random.RandomState(0)
+    x = np.concatenate([draw.normal(0.0, 0.01, (1200, 3)), draw.normal(5.0, 2.0, (1200, 3))])
+
+    orders = [x, x[::-1], draw.permutation(x)]
+    scores = [StackedDAE((8, 2), **QUICK).fit(rows).score(x) for rows in orders]
+    assert np.ptp(scores) < 0.5
+
+
 def test_codes_keep_what_a_table_says(table):
     model = StackedDAE((16, 2), epochs=50, corruption=0.1, random_state=0).fit(table)
     again = model.inverse_transform(model.transform(table))
@@ -106,7 +116,10 @@ def test_pixels_stay_pixels(pixels):
 
 
 def test_samples_are_repeatable_and_others_by_random_state(table):
-    model = StackedDAE((8, 2), **QUICK).fit(table)
+    model = StackedDAE(np.array([8, 2]), batch_size=np.int64(50), **QUICK).fit(table)
+    with pytest.raises(ValueError, match="n_samples=0"):
+        model.sample(0)
+
     assert np.array_equal(model.sample(3), model.sample(3))
     assert np.array_equal(model.sample(3, random_state=1), model.sample(3, random_state=1))
     assert not np.array_equal(model.sample(3), model.sample(3, random_state=1))
@@ -199,11 +212,14 @@ def test_training_disturbs_nothing_and_repeats(model, tmp_path, monkeypatch, cap
     torch.manual_seed(7)
     np.random.seed(7)
     before = torch.get_rng_state(), np.random.get_state()[1]
+    accelerators = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", accelerators.append)
 
     fitted = clone(model).fit(x, y)
     first = result_of(fitted, x)
 
     assert torch.equal(torch.get_rng_state(), before[0])
+    assert accelerators == []
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
@@ -245,6 +261,9 @@ def test_pipelines_searches_and_cross_validation(pixels):
     [
         (StackedDAE(hidden=()), "hidden"),
         (StackedDAE(hidden=5), "hidden"),
+        (StackedDAE(hidden=None), "hidden=None"),
+        (DAEImputer(hidden="64"), "hidden='64'"),
+        (TargetPropClassifier(hidden=np.array(5)), "hidden"),
         (StackedDAE(hidden=(5, 0)), "hidden"),
         (TargetPropClassifier(epochs=-1), "epochs"),
         (TargetPropClassifier(batch_size=0), "batch_size"),
@@ -253,7 +272,9 @@ def test_pipelines_searches_and_cross_validation(pixels):
         (DAEImputer(corruption=1.5), "corruption"),
         (DAEImputer(rounds=-1), "rounds"),
         (StackedDAE(device="abacus"), "device"),
-        (StackedDAE(random_state="now"), "now"),
+        (StackedDAE(device=None), "device=None: cpu, cuda"),
+        (ParzenDensity(device=[]), "device=\\[\\]: cpu, cuda"),
+        (StackedDAE(random_state="now"), "random_state='now'"),
         (ParzenDensity(0.0), "bandwidth"),
         (ParzenDensity("wide"), "bandwidth"),
     ],
