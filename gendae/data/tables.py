@@ -144,13 +144,7 @@ def read_parquet(path: Path) -> dict[str, Column]:
             is not installed.
     """
     regular_file(path)
-<<<<<<< HEAD
     parquet = checks.library("pyarrow.parquet", "tables", str(path))
-=======
-    checks.library("pyarrow", "tables", f"{path}: a .parquet")
-    from pyarrow import parquet
-
->>>>>>> fixsee
     try:
         with parquet.ParquetFile(path) as file:
             table = _bounded(file, unpacked(path.stat().st_size))

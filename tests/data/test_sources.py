@@ -292,15 +292,9 @@ def test_a_parquet_of_far_more_than_its_size_is_not_read(tmp_path, monkeypatch):
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-<<<<<<< HEAD
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(
         ValueError, match=r'a.parquet needs pyarrow; pip install "gendae\[tables\]"'
-=======
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(
-        ValueError, match=r"a \.parquet needs pyarrow; pip install .gendae\[tables"
->>>>>>> fixsee
     ):
         read_images(tmp_path / "a.parquet")
 
