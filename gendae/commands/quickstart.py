@@ -82,6 +82,7 @@ def _train_digits(root: Path, seed: int) -> Path:
         "--seed_everything": seed,
         "--trainer.default_root_dir": root,
         "--trainer.enable_model_summary": "false",
+        "--pictures.every": 100,  # in a minute, two looks on the way are enough
     }
 
     arguments = ["fit"]
