@@ -68,10 +68,12 @@ class TargetPropClassifier(ClassifierMixin, Network):
         verbose: bool = False,
     ) -> None:
         self.hidden = hidden
+
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.corruption = corruption
+
         self.random_state = random_state
         self.device = device
         self.verbose = verbose

@@ -29,9 +29,8 @@ export function lerp(a, b, t) {
   return a.map((value, i) => value + t * (b[i] - value));
 }
 
-/** a + t b, element by element; b may be a number. */
+/** a + t b, element by element. */
 export function add(a, b, t = 1) {
-  if (typeof b === "number") return a.map((value) => value + t * b);
   return a.map((value, i) => value + t * b[i]);
 }
 

@@ -75,6 +75,9 @@ function bounded(p) {
   return Math.log(Math.max(p, 1e-6));
 }
 
+/** Steps of INFERENCE in GENERATE (Algorithm 2). */
+export const GENERATE = {steps: 15, delta: 0.1, alpha: 0.3};
+
 /** GENERATE: a draw of the prior decoded, then K rounds of INFERENCE and x = g_1(h_1). */
 export function* generation(stack, random, {rounds, steps, delta, alpha}) {
   let x = stack.down(stack.prior.sample(random))[0];

@@ -2,13 +2,12 @@
 
 import {Board, half} from "gendae/board.js";
 import {find, first, last, Loop, number, on, still} from "gendae/controls.js";
-import {completion, draws, generation, likeliest} from "gendae/inference.js";
+import {completion, draws, GENERATE, generation, likeliest} from "gendae/inference.js";
 import {drawPixels} from "gendae/picture.js";
 import {Random} from "gendae/random.js";
 
 /** Step sizes chosen on validation images of MNIST. */
 const MOVES = {delta: 0.3, alpha: 0.3};
-const GENERATE = {steps: 15, delta: 0.1, alpha: 0.3};
 /** Draws of the model at which missing pixels may start. */
 const DRAWS = 300;
 const AT_ONCE = 20;

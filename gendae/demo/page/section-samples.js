@@ -1,12 +1,11 @@
 // Samples of the model, and a chain at any of its levels.
 
 import {find, last, Loop, number, on} from "gendae/controls.js";
-import {generation, levelChain} from "gendae/inference.js";
+import {GENERATE, generation, levelChain} from "gendae/inference.js";
 import {drawPixels} from "gendae/picture.js";
 import {Random} from "gendae/random.js";
 
 const COUNT = 20;
-const GENERATE = {steps: 15, delta: 0.1, alpha: 0.3};
 
 export function samples(stack) {
   const drawing = new Loop();
