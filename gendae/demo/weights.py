@@ -204,7 +204,7 @@ def _prior(prior: Prior, bits: int) -> Numbers:
 
     if isinstance(prior, ParzenPrior):
         codes = prior.codes[:CODES]
-        width = prior.noise_scale * prior.noise
+        width = float(prior.noise_scale_) * prior.noise
         return {"kind": "codes", "codes": packed(codes, bits), "width": width}
 
     codes = prior.sample(CODES, torch.Generator().manual_seed(0))

@@ -35,6 +35,8 @@ class Prior(checks.TakesArrays, nn.Module):
         noise: level sigma of the denoising that `reconstruct` stands for, in units of h; small
             beside the codes, whose scale is their own. A prior that knows it defines `noise` from
             what it fitted.
+        LATER: names of the buffers that files of earlier versions do not have; the class fills
+            them in as it loads such a file.
 
     Example:
         >>> from gendae import Prior, register
@@ -74,6 +76,7 @@ class Prior(checks.TakesArrays, nn.Module):
     discrete: bool = False
     leave_one_out: bool = False
     noise: float = 0.1
+    LATER: ClassVar[tuple[str, ...]] = ()
 
     @property
     def fitted(self) -> bool:
