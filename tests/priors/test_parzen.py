@@ -10,12 +10,14 @@ from torch.distributions import (
     Normal,
 )
 
+from gendae.models.architectures import deep_autoencoder
 from gendae.priors.bandwidth import HeldOut
 from gendae.priors.centres import choose
 from gendae.priors.copying import DataCopying
 from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior, parzen_log_prob
 from gendae.registry import build
+from gendae.storage import verify
 
 
 def curve(n=300, noise=0.02):
@@ -279,15 +281,16 @@ def test_the_noise_in_use_is_kept_and_shown():
 
 @pytest.mark.parametrize(("given", "expected"), [(0.95, 0.95), (None, 1.0)])
 def test_files_of_earlier_versions_have_the_noise_in_their_description(given, expected):
-    prior = ParzenPrior(bandwidth=0.4, noise_scale=given).fit(gaussian(30, 3).float())
-    state = prior.state_dict()
-    del state["noise_scale_"]
-    former = ParzenPrior(bandwidth=0.4, noise_scale=given)
-    former.load_state_dict(state)
+    stacks = [deep_autoencoder([6, 3], prior=ParzenPrior(0.4, noise_scale=given)) for _ in "ab"]
+    stacks[0].prior.fit(gaussian(30, 3).float())
+    state = stacks[0].state_dict()
+    del state["prior.noise_scale_"]
+    verify.check_weights("m.ckpt", stacks[1], state)
+    stacks[1].load_state_dict(state)
 
-    assert former.noise_scale_.item() == pytest.approx(expected)
-    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
-    assert torch.equal(former.sample(50, seeds[0]), prior.sample(50, seeds[1]))
+    assert stacks[1].prior.noise_scale_.item() == pytest.approx(expected)
+    draws = [stack.prior.sample(50, torch.Generator().manual_seed(0)) for stack in stacks]
+    assert torch.equal(*draws)
 
 
 def test_manifold_samples_have_the_mixture_s_covariance():
