@@ -29,7 +29,7 @@ from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.parzen import choose_prior, parzen_score
 from gendae.metrics.quality import Quality
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
-from gendae.priors.denoising import NearestNeighbour, Reconstruction
+from gendae.priors.criteria import NearestNeighbour, Reconstruction
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.linear import LinearAutoencoderPrior

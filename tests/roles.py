@@ -260,6 +260,14 @@ CLASSIFIERS = [
 
 FACTORIAL = partial(fitted, gendae.FactorialPrior)
 WINDOWS = partial(fitted, gendae.ParzenPrior)
+DENOISED = partial(
+    fitted,
+    gendae.DenoisingPrior,
+    gendae.LevelMLP(6, 1, 2),
+    learning=gendae.AveragedLearning(epochs=1),
+    descent=gendae.HeunDescent(3),
+    flow=gendae.Flow(3),
+)
 DENSE = [
     Member("GaussianPrior", partial(fitted, gendae.GaussianPrior)),
     Member("GaussianPrior full", partial(fitted, gendae.GaussianPrior, "full")),
@@ -276,6 +284,8 @@ DENSE = [
         "ManifoldParzenPrior",
         partial(fitted, gendae.ManifoldParzenPrior, 0.5, neighbours=4, components=2),
     ),
+    Member("DenoisingPrior", DENOISED),
+    Member("DenoisingPrior blocks", partial(DENOISED, coordinates="directions", blocks=2)),
 ]
 BRIEF = {"learning": gendae.Learning(epochs=1), "walk": gendae.Walk(steps=2)}
 DENOISER = partial(fitted, gendae.AutoencoderPrior, [6], 5, **BRIEF)
@@ -449,6 +459,14 @@ PARTS_OF_PRIORS = [
     *NEAREST.values(),
     gendae.Reconstruction(),
     gendae.HeldOut(0.2),
+    gendae.LevelMLP(6, 1, 2),
+    gendae.AveragedLearning(2, seconds=5.0),
+    gendae.LogNormalLevels(0.1, 1.2),
+    gendae.LogUniformLevels(0.1, 10.0),
+    gendae.HeunDescent(5, churn=3.0),
+    gendae.AncestralDescent(5, stop=0.1),
+    gendae.LangevinDescent(5, rounds=2),
+    gendae.Flow(5, solver="adaptive"),
 ]
 OTHERS = [  # parts of models and rules, and what needs files that are not everywhere
     Member("Settings", lambda: Settings(gendae.AncestralSampler(), samples=5)),

@@ -106,6 +106,7 @@ def test_every_class_has_a_role():
 
     bases = {gendae.Corruption, gendae.Law, gendae.Prior, gendae.Inference, gendae.Sampler}
     bases |= {gendae.Data, gendae.Rule, gendae.Loop, gendae.Feedback, gendae.Picture}
+    bases |= {gendae.Levels, gendae.Descent}
     plain = {gendae.Facts, gendae.Moment, gendae.Split}
     plain |= {gendae.Activity, gendae.DelayNetwork, gendae.SymmetricDelayNetwork}
 

@@ -7,6 +7,7 @@
 | `FactorialPrior` | yes | directly | 2014, 7.2 and 7.4 |
 | `ParzenPrior` | yes | directly | 2014, 7.3 |
 | `ManifoldParzenPrior` | yes | directly | 2014, 7.3 |
+| `DenoisingPrior` | yes | directly | 2014, 2.2.4, at all levels of noise |
 | `AutoencoderPrior` | no | by a chain | 2014, 2.2.7, 2.2.8 and Algorithm 3 |
 
 | what a prior is made of | file |
@@ -14,7 +15,9 @@
 | covariances of a Gaussian | `covariance` |
 | laws of independent units | `units` |
 | stored codes, and the choice of a bandwidth | `centres`, `bandwidth` |
-| the criteria of an auto-encoder: `Reconstruction`, `NearestNeighbour` | `denoising` |
+| a denoiser: its noise, network and training | `levels`, `denoiser`, `fitting` |
+| what it gives: codes, and log p | `descents`, `flow` |
+| the criteria of an auto-encoder: `Reconstruction`, `NearestNeighbour` | `criteria` |
 
 `base` says what every prior does, and how to write one.
 """

@@ -14,7 +14,7 @@ from gendae.corruption import normal_like
 from gendae.layers.activations import ACTIVATIONS
 from gendae.layers.mlp import MLP
 from gendae.priors.base import Prior, floored
-from gendae.priors.denoising import Criterion, Reconstruction, Transition
+from gendae.priors.criteria import Criterion, Reconstruction, Transition
 from gendae.registry import grouped, register
 
 CHAIN_NOISE = ("both", "input", "code")

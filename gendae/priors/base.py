@@ -224,6 +224,9 @@ class Prior(checks.TakesArrays, nn.Module):
         """
         return -self.log_prob(sample)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         for name, buffer in list(self.named_buffers(recurse=False)):
             stored = state_dict.get(prefix + name)

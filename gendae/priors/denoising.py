@@ -1,211 +1,335 @@
-"""What a denoising auto-encoder over codes repeats, and the criteria that train it.
+"""A denoising auto-encoder of codes at all levels of noise, as a top-level prior.
 
-One transition:  z <- g(corrupt(f(corrupt(z)))),  with noise of level sigma on z and of level
-hidden_noise on f(z) (xi of 2.2.8). A criterion asks that the transition give z back:
+At one level of noise the paper's auto-encoder over h_L says where codes are likelier, but not how
+to get there: its chain mixes badly. Given the level, and trained at all of them, it leads from
+noise to a code, by local denoising targets alone, and log p(h_L) is an integral along the way.
 
-| criterion | z is to be given back from | source |
-|---|---|---|
-| `Reconstruction` | the transition's own code | 2014, 2.2.7, Algorithm 3 |
-| `NearestNeighbour` | the code of a neighbour, noise added | 2014, 2.2.8, Eq. 13-15 |
-
-Codes z are standardised to mean 0 and variance 1.
+Three nouns: `Levels`, the noise that training meets; `Denoiser`, D(z; s); `Descent`, the way from
+noise to codes. A `Flow` goes the other way, for log p.
+Source: Bengio et al. 2014, sections 2.2.4 and 2.2.7 (the auto-encoder prior, and what its
+denoising estimates); Song and Ermon 2019 and Karras et al. 2022 (all levels).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import normal_like
+from gendae.priors.base import JITTER, NOISE, ScaledPrior, floored
+from gendae.priors.denoiser import Denoiser, LevelMLP, denoising_loss, fresh
+from gendae.priors.descents import Descent, HeunDescent
+from gendae.priors.fitting import AveragedLearning, Fitting
+from gendae.priors.flow import Flow
+from gendae.priors.levels import Levels, LogNormalLevels
 from gendae.registry import register
 
-SPACES = ("code", "input")
-
-#: The candidates of a batch, (batch, k, features), by its rows; None for a criterion without any.
-Search = Callable[[Tensor], Tensor | None]
-
-
-def corrupt(h: Tensor, level: float, generator: Generator | None) -> Tensor:
-    """h + level N(0, I)."""
-    if level == 0.0:
-        return h
-    return torch.add(h, normal_like(h, generator), alpha=level)
-
-
-class Transition(NamedTuple):
-    """One step of the chain: g(corrupt(f(corrupt(z))))."""
-
-    f: Callable[[Tensor], Tensor]
-    g: Callable[[Tensor], Tensor]
-    sigma: float
-    hidden_noise: float
-
-    def __call__(self, z: Tensor, generator: Generator | None) -> Tensor:
-        code = self.f(corrupt(z, self.sigma, generator))
-        return self.g(corrupt(code, self.hidden_noise, generator))
-
-
-class Criterion:
-    """The squared error of a transition, or of several in a row, in giving z back.
-
-    A variant defines the `first` transition, and where it needs other codes, their `search`.
-
-    Args:
-        walkback: further transitions in training, each from the last one's end, all with z as
-            target. Chains then meet fewer spurious modes, and pull harder to what was learned:
-            states are likelier, and spread less, than those of the codes.
-    """
-
-    def __init__(self, walkback: int = 0) -> None:
-        self.walkback = checks.whole("walkback", walkback, 0, checks.REPEATS)
-
-    def require_noise(self, hidden_noise: float) -> None:
-        """Raise a ValueError for noise with which the criterion asks nothing."""
-
-    def training_codes(self, codes: Tensor, recorded: Tensor) -> Tensor:
-        """The codes to train on, among all of them and those recorded."""
-        return codes
-
-    def search(self, move: Transition, z: Tensor) -> Search:
-        """What looks up the candidates of each batch, while training changes the transition."""
-        return lambda rows: None
-
-    def first(
-        self, move: Transition, z: Tensor, candidates: Tensor | None, generator: Generator | None
-    ) -> tuple[Tensor, Tensor | float]:
-        """The end of the first transition, and a penalty, in the units of the squared error."""
-        raise NotImplementedError
-
-    def loss(
-        self, move: Transition, z: Tensor, candidates: Tensor | None, generator: Generator | None
-    ) -> Tensor:
-        """Squared error summed over features, a mean over batch and transitions; plus the penalty.
-
-        Args:
-            move: the transition to train.
-            z: standardised codes, (batch, features).
-            candidates: other codes among which neighbours are looked for, (batch, k, features).
-            generator: source of the noise.
-        """
-        end, penalty = self.first(move, z, candidates, generator)
-
-        total = (end - z).square().sum(-1).mean()
-        for _ in range(self.walkback):
-            end = move(end.detach(), generator)
-            total = total + (end - z).square().sum(-1).mean()
-
-        return total / (1 + self.walkback) + penalty
+COORDINATES = ("units", "directions")
 
 
 @register
-class Reconstruction(Criterion):
-    """E |move(z) - z|^2: each transition is to give its own start back.
+class DenoisingPrior(ScaledPrior):
+    """P(h) implied by a denoiser of codes at every level of noise.
 
-    Source: Bengio et al. 2014, section 2.2.7 and Algorithm 3.
+    Codes are standardised, z = (h - mean) / deviation unit by unit; D(z~; s) gives z back from
+    z~ = z + s N(0, I). Samples descend from noise through the levels, and
 
-    Args:
-        walkback: further transitions in training, each from the last one's end, all with z as
-            target. Chains then meet fewer spurious modes, and pull harder to what was learned:
-            states are likelier, and spread less, than those of the codes.
+        reconstruct(h) = mean + deviation D(z; s),      score(z) = (D(z; s) - z) / s^2
 
-    Example:
-        >>> halve = Transition(lambda z: z / 2, lambda c: c, 0.0, 0.0)
-        >>> Reconstruction().loss(halve, torch.tensor([[2.0, 4.0]]), None, None)
-        tensor(5.)
-    """
-
-    def first(
-        self, move: Transition, z: Tensor, candidates: Tensor | None, generator: Generator | None
-    ) -> tuple[Tensor, float]:
-        return move(z, generator), 0.0
-
-
-@register
-class NearestNeighbour(Criterion):
-    """E |g(f(z') + xi) - z|^2 + match |f(z) - f(z')|^2: z comes back from a neighbour's code.
-
-    z' is the training code whose f(z') is nearest to f(z) - xi; f(z) and f(z') are targets for
-    each other. Much noise can be injected, so that the chain mixes, without blurring the
-    reconstruction. It trains on the recorded codes alone.
-    Source: Bengio et al. 2014, section 2.2.8, steps 1 to 4, Eq. 13-15.
+    at the level of `noise`. log p(h) is that of codes with a very little noise (`Flow.lowest`).
+    Each fit begins anew.
+    Source: see `gendae.priors.denoising`.
 
     Args:
-        walkback: further transitions in training, each from the last one's end, all with z as
-            target. Chains then meet fewer spurious modes, and pull harder to what was learned:
-            states are likelier, and spread less, than those of the codes.
-        space: where candidates z' are looked for: "code", among the f(z') nearest to f(z), or
-            "input".
-        neighbours: number of candidates, z itself among them.
-        refresh: updates between two searches for candidates in code space.
-        match: weight of |f(z) - f(z')|^2, each with the other as target.
+        network: F of the denoiser, called as F(z, ln s / 4) and giving the shape of z; it may
+            have `prepare(features, condition)`. `LevelMLP` if None. It is copied for each block.
+        levels: the law of levels in training; `LogNormalLevels` if None.
+        learning: epochs, rate, batches, seed, a budget of time, processes.
+        descent: how samples come about; `HeunDescent` if None.
+        flow: how log p(h) is integrated; `Flow` if None.
+        coordinates: "units" standardises unit by unit; "directions" turns z to its principal
+            directions, each with a variance of its own, which helps where units are many and
+            correlated.
+        blocks: B, networks that share the law of levels out, with no parameter and no gradient in
+            common.
+        noise: level at which `reconstruct` denoises, in units of h; a tenth of the codes' spread
+            if None. Each unit's share of it goes with its deviation.
 
     Raises:
-        ValueError: for an unknown space or numbers out of range.
+        ValueError: for numbers out of range and unknown coordinates; from `fit`, for no more codes
+            than units, codes that are all equal, units with two values, or if training diverges.
+
+    Example:
+        >>> g = torch.Generator().manual_seed(0)
+        >>> codes = 3.0 + 2.0 * torch.randn(500, 2, generator=g)
+        >>> prior = DenoisingPrior(LevelMLP(16, 1), learning=AveragedLearning(2)).fit(codes)
+        >>> h = prior.sample(1000, g)
+        >>> h.mean().round().item(), h.std().round().item()
+        (3.0, 2.0)
+        >>> prior.log_prob(h[:5]).shape
+        torch.Size([5])
     """
+
+    needs_noise = True
+    network: nn.Module
 
     def __init__(
         self,
-        walkback: int = 0,
-        space: str = "code",
-        neighbours: int = 10,
-        refresh: int = 500,
-        match: float = 0.1,
+        network: nn.Module | None = None,
+        levels: Levels | None = None,
+        learning: AveragedLearning | None = None,
+        descent: Descent | None = None,
+        flow: Flow | None = None,
+        coordinates: str = "units",
+        blocks: int = 1,
+        noise: float | None = None,
     ) -> None:
-        super().__init__(walkback)
-        self.space = checks.one_of("space", space, SPACES)
-        self.neighbours = checks.whole("neighbours", neighbours, 1)
-        self.refresh = checks.whole("refresh", refresh, 1)
-        self.match = checks.at_least("match", match, 0.0)
+        super().__init__(noise)
+        # a pattern for the networks of the denoiser: no part of the model itself
+        object.__setattr__(
+            self, "network", checks.kind("network", network or LevelMLP(), nn.Module)
+        )
+        self.levels = checks.kind("levels", levels or LogNormalLevels(), Levels)
+        self.learning = checks.kind("learning", learning or AveragedLearning(), AveragedLearning)
+        self.descent = checks.kind("descent", descent or HeunDescent(), Descent)
+        self.flow = checks.kind("flow", flow or Flow(), Flow)
+        self.coordinates = checks.one_of("coordinates", coordinates, COORDINATES)
+        self.blocks = checks.whole("blocks", blocks, 1, checks.REPEATS)
 
-    def require_noise(self, hidden_noise: float) -> None:
-        if hidden_noise == 0.0:
-            raise ValueError("hidden_noise=0.0: NearestNeighbour needs noise on the code, > 0")
+        turned = torch.empty(0) if coordinates == "directions" else None
+        self.register_buffer("center", torch.empty(0))
+        self.register_buffer("scale", torch.empty(0))
+        self.register_buffer("basis", turned)
+        self.denoiser: Denoiser | None = None
 
-    def training_codes(self, codes: Tensor, recorded: Tensor) -> Tensor:
-        return recorded
+    #: Width of what the codes are conditioned on.
+    condition_width = 0
 
-    def search(self, move: Transition, z: Tensor) -> Search:
-        updates = 0
-        near = None
+    def prepare(self, features: int) -> None:
+        """Create the networks for this width, drawn from the prior's own seed.
 
-        def candidates(rows: Tensor) -> Tensor:
-            nonlocal updates, near
-            if near is None or (self.space == "code" and updates % self.refresh == 0):
-                near = self.nearest(move, z)
+        They need no gradient outside `fit`: no rule's optimizer trains them.
+        """
+        if self.denoiser is not None and len(self.denoiser.variances) == features:
+            return
 
-            updates += 1
-            return z[near[rows]]
+        if self.fitted:
+            raise ValueError(
+                f"DenoisingPrior was fitted on codes of width {len(self.center)}, not {features}; "
+                "make a new one"
+            )
 
-        return candidates
+        self._draw(features)
 
-    def nearest(self, move: Transition, z: Tensor) -> Tensor:
-        """Rows of each code's nearest codes, itself first, (n, neighbours)."""
-        from sklearn.neighbors import NearestNeighbors
+    def _draw(self, features: int) -> None:
+        seed = self.learning.seed
+        networks = []
+        for block in range(self.blocks):
+            own = checks.folded(seed + 15_485_863 * block)
+            networks.append(fresh(self.network, features, self.condition_width, own))
 
-        points = z
-        if self.space == "code":
-            points = move.f(z)
-        points = points.cpu().numpy()
+        bounds = self.levels.bounds(self.blocks)
+        self.denoiser = Denoiser(networks, bounds, torch.ones(features))
+        self.denoiser.to(self.center.device, self.center.dtype).requires_grad_(False)
 
-        k = min(self.neighbours, len(z))
-        search = NearestNeighbors(n_neighbors=k).fit(points)
-        index = search.kneighbors(points, return_distance=False)
-        return torch.from_numpy(index).to(z.device)
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        center = state_dict.get(prefix + "center")
+        if center is not None and center.numel() and self.denoiser is None:
+            self.prepare(len(center))
 
-    def first(
-        self, move: Transition, z: Tensor, candidates: Tensor | None, generator: Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        own = move.f(z)
-        xi = move.hidden_noise * normal_like(own, generator)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def estimate(self, codes: Tensor) -> None:
+        """Standardise, and train the networks of all blocks."""
+        from tqdm.auto import tqdm
+
+        fitting = self.begin(codes)
+        epochs = self.blocks * self.learning.epochs
+        with tqdm(total=epochs, desc=type(self).__name__, leave=False, disable=None) as bar:
+            while not fitting.done:
+                fitting.advance()
+                bar.set_postfix(loss=f"{fitting.loss:.4f}", refresh=False)
+                bar.update(fitting.epoch - bar.n)
+
+        self.finish(fitting)
+
+    def begin(self, codes: Tensor) -> Fitting:
+        """A training on these codes that can be kept and gone on with; `finish` takes its end.
+
+        `fit` is begin, `advance` until `done`, and finish.
+
+        Args:
+            codes: of the training set, (n, features).
+
+        Raises:
+            ValueError: as from `fit`.
+
+        Example:
+            >>> prior = DenoisingPrior(LevelMLP(8, 1), learning=AveragedLearning(2))
+            >>> codes = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+            >>> fitting = prior.begin(codes)
+            >>> fitting.advance()
+            >>> kept = fitting.state_dict()                     # after an interrupt:
+            >>> again = prior.begin(codes)
+            >>> again.load_state_dict(kept)
+            >>> again.advance()
+            >>> again.done, prior.finish(again).fitted
+            (True, True)
+        """
+        features = codes.shape[1]
+        check_codes(codes)
+
+        self.to(codes.device, codes.dtype)
+        self.center = codes.mean(0)
+        self.scale = floored(codes.var(0), codes.dtype).sqrt()
+        variances = self._turn((codes - self.center) / self.scale)
+
+        self._draw(features)
+        self.denoiser.variances = variances.to(codes)
+        networks = list(self.denoiser.networks)
+
+        return Fitting(networks, self.levels, self.learning, self.standardised(codes), variances)
+
+    def finish(self, fitting: Fitting) -> "DenoisingPrior":
+        """Take the networks of a training that is done; returns the prior."""
+        self.denoiser.networks = nn.ModuleList(fitting.finish())
+        return self.requires_grad_(False)
+
+    def _turn(self, z: Tensor) -> Tensor:
+        """Variances of z, and its principal directions where these are the coordinates."""
+        if self.basis is None:
+            return torch.ones_like(self.center)
+
+        covariance = z.double().T @ z.double() / (len(z) - 1)
+        variances, basis = torch.linalg.eigh(covariance.cpu())
+        self.basis = basis.to(z)
+
+        return variances.clamp_min(JITTER).to(z)
+
+    def standardised(self, h: Tensor) -> Tensor:
+        """z of h, (batch, features)."""
+        z = (h - self.center) / self.scale
+        if self.basis is None:
+            return z
+        return z @ self.basis
+
+    def restored(self, z: Tensor) -> Tensor:
+        """h of z, (batch, features)."""
+        if self.basis is not None:
+            z = z @ self.basis.T
+        return torch.addcmul(self.center, self.scale, z)
+
+    # -- use -----------------------------------------------------------------------------------
+
+    @property
+    def fitted(self) -> bool:
+        return self.center.numel() > 0
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square().mean()
+
+    @property
+    def own_level(self) -> float:
+        """The level of `noise`, in standard deviations of each unit."""
+        if self.given_noise is None:
+            return NOISE
+
+        return self.given_noise / float(self.variance.sqrt())
+
+    def denoise(self, z: Tensor, level: float) -> Tensor:
+        """D(z; s), standardised as z is, (batch, features)."""
+        self.require_fitted()
+        return self.denoiser(z, level)
+
+    def loss(self, h: Tensor, generator: Generator | None = None) -> Tensor:
+        """The denoising loss of codes at levels of training, (); 1 is Gaussian codes' denoiser."""
+        z = self.standardised(h)
+        source = generator or torch.Generator().manual_seed(0)
+        count = len(self.denoiser.networks)
+
+        total = z.new_zeros(())
+        for block, network in enumerate(self.denoiser.networks):
+            shares = (block / count, (block + 1) / count)
+            sigma = self.levels.draw(len(z), source, shares).to(z)[:, None]
+            noise = normal_like(z, source)
+            total = total + denoising_loss(network, z, sigma, noise, self.denoiser.variances)
+
+        return total / count
+
+    def reconstruct(self, h: Tensor) -> Tensor:
+        """mean + deviation D(z; s), the target of h, (batch, features); gradients pass to h."""
+        self.require_fitted()
+        return self.restored(self.denoise(self.standardised(h), self.own_level))
+
+    def score(self, h: Tensor) -> Tensor:
+        """d log p(h) / dh of codes with noise of the prior's level, (batch, features)."""
+        with torch.no_grad():
+            return (self.reconstruct(h) - h) / (self.own_level * self.scale).square()
+
+    def log_prob(self, h: Tensor) -> Tensor:
+        """log p(h) in nats, (batch,); its gradient is the score at the flow's lowest level.
+
+        It costs 2 `steps` of the flow times as many reverse passes as there are units.
+        """
+        self.require_fitted()
+        z = self.standardised(h.detach())
+        log_p = self.flow(self.denoise, z, self.denoiser.variances) - self.scale.log().sum()
+
+        if not (torch.is_grad_enabled() and h.requires_grad):
+            return log_p
 
         with torch.no_grad():
-            distance = (move.f(candidates) - (own - xi)[:, None]).square().sum(-1)
-            nearest = distance.argmin(1)
-        other = candidates[torch.arange(len(z), device=z.device), nearest]
-        code = move.f(corrupt(other, move.sigma, generator))
+            lowest = self.flow.lowest
+            moved = self.restored(self.denoise(z, lowest)) - self.restored(z)
+            score = moved / (lowest * self.scale).square()
 
-        own_error = (own - code.detach()).square().sum(-1)
-        code_error = (code - own.detach()).square().sum(-1)
-        return move.g(code + xi), self.match * (own_error + code_error).mean()
+        return log_p + (score * (h - h.detach())).sum(-1)
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """n draws, (n, features): noise, descended to codes."""
+        self.require_fitted()
+        z = self.descent.start(self.denoiser.variances, n, generator)
+
+        return self.restored(self.descent(self.denoise, z, generator))
+
+    def way(self, n: int, generator: Generator | None = None) -> Iterator[Tensor]:
+        """n draws at each level of the descent, from noise to codes, (n, features) each."""
+        self.require_fitted()
+        z = self.descent.start(self.denoiser.variances, n, generator)
+
+        for state in self.descent.way(self.denoise, z, generator):
+            yield self.restored(state)
+
+    def extra_repr(self) -> str:
+        if not self.fitted:
+            return f"blocks={self.blocks}, coordinates={self.coordinates}"
+
+        weights = sum(weight.numel() for weight in self.denoiser.networks.parameters())
+        return f"{len(self.center)} units, {weights:,} weights, blocks={self.blocks}"
+
+
+def check_codes(codes: Tensor) -> None:
+    """Raise a ValueError for codes that no denoiser of real numbers can learn."""
+    n, features = codes.shape
+    if n <= features:
+        raise ValueError(
+            f"codes has {n} rows of {features} units; more rows than units are needed"
+        )
+
+    low = codes.amin(0)
+    high = codes.amax(0)
+    if bool((low == high).all()):
+        raise ValueError("codes are all equal: there is nothing to denoise")
+
+    two_valued = ((codes == low) | (codes == high)).all(0) & (low < high)
+    if n > 2 and bool(two_valued.any()):
+        unit = int(two_valued.nonzero()[0])
+        raise ValueError(
+            f"unit {unit} of the codes has two values, {low[unit]:g} and {high[unit]:g}: a "
+            "denoiser of Gaussian noise gives real numbers; accepted for discrete units: "
+            "FactorialPrior, ParzenPrior"
+        )

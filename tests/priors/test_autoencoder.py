@@ -5,7 +5,7 @@ import torch
 
 from gendae.models.architectures import deep_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
-from gendae.priors.denoising import NearestNeighbour, Reconstruction
+from gendae.priors.criteria import NearestNeighbour, Reconstruction
 from gendae.registry import build
 from gendae.sampling.samplers import seeded
 

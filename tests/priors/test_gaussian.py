@@ -9,7 +9,7 @@ from gendae.models.architectures import deep_autoencoder
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
 from gendae.priors.bandwidth import HeldOut
 from gendae.priors.base import Prior
-from gendae.priors.denoising import NearestNeighbour, Reconstruction
+from gendae.priors.criteria import NearestNeighbour, Reconstruction
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.linear import LinearAutoencoderPrior
