@@ -19,8 +19,9 @@ from gendae.priors.base import Prior
 from gendae.priors.copying import DataCopying
 from gendae.sampling.samplers import BATCH, seeded
 
-#: Most codes of a split whose log p(h_L) is taken: the density of a flow takes its time.
+#: Codes of a split whose log p(h_L) is taken, and how many where the density is slow.
 DENSITY_CODES = 2000
+FEW_CODES = 250
 
 
 class Codes(NamedTuple):
@@ -88,11 +89,16 @@ def copying_of_codes(prior: Prior, codes: Codes, n: int, seed: int = 0) -> tuple
 
 
 @torch.no_grad()
-def log_prob_of_codes(prior: Prior, codes: Codes) -> dict[str, Any]:
+def log_prob_of_codes(prior: Prior, codes: Codes, n: int | None = None) -> dict[str, Any]:
     """log p(h_L) of the first training and test codes, or why there is none.
 
     A gap between the two is what the prior remembers of its training codes. A stored code is
     scored without its own term, where the prior leaves it out.
+
+    Args:
+        prior: a fitted prior.
+        codes: of one stack.
+        n: most codes of each split; 2,000 if None, or 250 of a prior whose density is slow.
 
     Returns:
         `log_prob` by the names of the codes: mean and standard error (se) in nats, and n. It is
@@ -105,11 +111,14 @@ def log_prob_of_codes(prior: Prior, codes: Codes) -> dict[str, Any]:
         >>> log_prob_of_codes(prior, Codes(h, h, h[:9]))["log_prob"]["test codes"]["n"]
         9
     """
+    if n is None:
+        n = FEW_CODES if prior.slow_density else DENSITY_CODES
+
     try:
         prior.require_density()
         log_p = {
-            "training codes": prior.log_prob(codes.train[:DENSITY_CODES]),
-            "test codes": prior.log_prob(codes.test[:DENSITY_CODES]),
+            "training codes": prior.log_prob(codes.train[:n]),
+            "test codes": prior.log_prob(codes.test[:n]),
         }
     except ValueError as error:
         return {"log_prob": None, "log_prob_missing": str(error)}

@@ -150,6 +150,7 @@ def measures(
     n: int = 10_000,
     seed: int = 0,
     judge: quality.Quality | None = None,
+    density_codes: int | None = None,
 ) -> dict[str, Any]:
     """The measures of `evaluation` that compare priors of one stack, without its baselines.
 
@@ -160,6 +161,7 @@ def measures(
         seed: the same seed gives the same result.
         judge: `Quality` of these training and test images, which can serve many stacks; on pixels
             if None.
+        density_codes: of how many codes log p(h_L) is taken, see `log_prob_of_codes`.
 
     Returns:
         The Parzen score and the quality of the model's samples by the names of `evaluation`
@@ -184,7 +186,7 @@ def measures(
     for (name, x), of_codes in zip(sets.items(), copying, strict=True):
         rows[name] |= {**judge(x), "copying_codes": of_codes}
 
-    density = log_prob_of_codes(stack.prior, codes)
+    density = log_prob_of_codes(stack.prior, codes, density_codes)
     return {**rows["model"], **density, "ceiling": rows[CEILING]}
 
 

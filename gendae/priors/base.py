@@ -27,6 +27,7 @@ class Prior(checks.TakesArrays, nn.Module):
 
     Attributes:
         has_density: whether `log_prob`, `score` and `cross_entropy` are defined.
+        slow_density: whether `log_prob` takes so long that reports ask for that of few codes.
         fixed: whether `fit` changes nothing, so that rules need not call it.
         analytic: whether `sample` draws exactly and independently, without a chain.
         discrete: whether p(h) is a probability of discrete values, and no density.
@@ -71,6 +72,7 @@ class Prior(checks.TakesArrays, nn.Module):
     )
 
     has_density: bool = True
+    slow_density: bool = False
     fixed: bool = False
     analytic: bool = True
     discrete: bool = False

@@ -72,6 +72,7 @@ class DenoisingPrior(ScaledPrior):
     """
 
     needs_noise = True
+    slow_density = True
     network: nn.Module
 
     def __init__(

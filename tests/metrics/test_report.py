@@ -130,6 +130,8 @@ def test_log_p_of_codes_is_their_mean_or_says_why_there_is_none(stack, digits, p
 
     many = codes._replace(test=codes.test.repeat(9, 1))
     assert log_prob_of_codes(stack.prior, many)["log_prob"]["test codes"]["n"] == 2000
+    stack.prior.slow_density = True
+    assert log_prob_of_codes(stack.prior, many)["log_prob"]["test codes"]["n"] == 250
 
     none = log_prob_of_codes(prior, codes)
     assert none["log_prob"] is None
