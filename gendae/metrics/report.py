@@ -86,22 +86,12 @@ def evaluation(
 
     begin("codes")
     codes = codes_of(stack, train, valid, test)
-    begin("samples of the model")
-    samples = {"model": generate(stack, n, sampler, seed).to(stack.device)}
-    if stack.prior.analytic:
-        begin("ancestral samples")
-        samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
+    samples = drawn(stack, n, sampler, seed, begin)
     samples[CEILING] = decoded(stack, codes.valid[:n])
     begin("k-means centroids")
     centroids = parzen.kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
 
-    sets = {
-        **samples,
-        "training images": train[:n],
-        "held-out images": valid[:n],
-        "k-means centroids": centroids,
-        "mean image": train.mean(0, keepdim=True),
-    }
+    sets = {**samples, **baselines(train, valid, centroids, n)}
     rows = parzen_rows(sets, train, valid, test, begin)
     begin("log p(x, h) and reconstructions")
     own = rows["model"]
@@ -124,6 +114,29 @@ def evaluation(
     result |= bound(stack, test[:BOUND_IMAGES], sigma_x, seed)
 
     return result
+
+
+def drawn(
+    stack: Stack, n: int, sampler: Sampler | None, seed: int, begin: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Samples of the model, and ancestral ones where the prior is drawn without a chain."""
+    begin("samples of the model")
+    samples = {"model": generate(stack, n, sampler, seed).to(stack.device)}
+    if stack.prior.analytic:
+        begin("ancestral samples")
+        samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
+
+    return samples
+
+
+def baselines(train: Tensor, valid: Tensor, centroids: Tensor, n: int) -> dict[str, Tensor]:
+    """Real images, at most n of each split, their centroids and their mean."""
+    return {
+        "training images": train[:n],
+        "held-out images": valid[:n],
+        "k-means centroids": centroids,
+        "mean image": train.mean(0, keepdim=True),
+    }
 
 
 def steps(stack: Stack) -> int:
@@ -169,6 +182,7 @@ def measures(
         and the quality of decoded held-out codes.
 
     Example:
+        >>> import torch
         >>> from gendae.models.architectures import deep_autoencoder
         >>> stack = deep_autoencoder([8, 4])
         >>> x = torch.rand(300, 8, generator=torch.Generator().manual_seed(0))
@@ -223,7 +237,8 @@ def quality_rows(
     """Sample quality of all rows, that of the model also at the top level.
 
     `copying_codes` is that of the prior's samples, of which the model's and the ancestral ones are
-    decoded, and of held-out codes. `copying_of_halves` is the copying of one half of the test images against the other.
+    decoded, and of held-out codes. `copying_of_halves` is the copying of one half of the test
+    images against the other.
     """
     train = data.split("train").x
     valid = data.split("valid").x
