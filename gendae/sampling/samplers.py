@@ -346,25 +346,23 @@ def sampling_steps(stack: Stack, n: int, sampler: Sampler, seed: int | None = No
         ValueError: for n not in 1 .. 1000, and a sampler and a prior without transitions.
     """
     checks.whole("n", n, 1, BATCH)
-    descends = isinstance(stack.prior, DenoisingPrior)
-    if sampler.rounds == 0 and not descends:
+    sampler.check(stack)
+    generator = seeded(seed)
+    if sampler.rounds > 0:
+        checks.fits("n", n, (sampler.rounds + 1) * n * stack.sizes[0])
+        states = sampler.trajectory(stack, stack.prior.sample(n, generator), generator)
+        return torch.stack([h[0].cpu() for h in states])
+
+    prior = stack.prior
+    if not isinstance(prior, DenoisingPrior):
         raise ValueError(
             f"{type(sampler).__name__} with {sampler.rounds} rounds makes samples in one step; "
             "steps are those of generate, chain, joint and level, and of a DenoisingPrior"
         )
 
-    sampler.check(stack)
-    generator = seeded(seed)
-    if sampler.rounds == 0:
-        frames = stack.prior.descent.steps
-        checks.fits("n", n, frames * n * stack.sizes[0])
-        ways = stack.prior.way(n, generator)
-        return torch.stack([sampler.from_codes(stack, h, generator).cpu() for h in ways])
-
-    checks.fits("n", n, (sampler.rounds + 1) * n * stack.sizes[0])
-    codes = stack.prior.sample(n, generator)
-
-    return torch.stack([h[0].cpu() for h in sampler.trajectory(stack, codes, generator)])
+    checks.fits("n", n, prior.descent.steps * n * stack.sizes[0])
+    ways = prior.way(n, generator)
+    return torch.stack([sampler.from_codes(stack, h, generator).cpu() for h in ways])
 
 
 def generate(
