@@ -3,7 +3,8 @@
     python -m benchmarks.denoising models a.safetensors b.safetensors --out docs/results/x.json
     python -m benchmarks.denoising figures a.safetensors
 
-Each model is measured with its own prior, with a Parzen window over k-means centres of its codes,
+Each model is measured with its own prior, with one whose network is frozen at random but for its
+last layer, with a Parzen window over k-means centres of its codes,
 whose noise is chosen where held-out codes are as near to the training codes (C_T of codes 0), and
 under N(0, I); `ceiling` is what decoded codes of held-out images get. All images are the data set's
 own: samples 10,000, scores on all test images, bandwidths on validation images, log p(h) of
@@ -17,8 +18,9 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from gendae import GaussianPrior, ParzenPrior, load
+from gendae import DenoisingPrior, GaussianPrior, LevelMLP, ParzenPrior, load
 from gendae.commands.data import data_of
 from gendae.data.mosaic import tile, write_grey
 from gendae.metrics.codes import codes_of
@@ -27,10 +29,28 @@ from gendae.metrics.quality import Quality
 from gendae.metrics.report import measures
 from gendae.sampling.samplers import AncestralSampler, generate, sampling_steps
 
+
+class RandomFeatures(nn.Module):
+    """A `LevelMLP` of which only the last layer learns."""
+
+    def prepare(self, features, condition=0):
+        fixed = LevelMLP()
+        fixed.prepare(features, condition)
+        fixed.leave = nn.Identity()
+        fixed.requires_grad_(False)
+
+        object.__setattr__(self, "fixed", fixed)  # no part of what learns
+        self.leave = nn.Linear(fixed.width, features)
+
+    def forward(self, z, level, condition=None):
+        return self.leave(self.fixed(z, level, condition))
+
+
 #: What takes the place of a model's own prior.
 TOPS = {
     "own": None,
     "window": lambda: ParzenPrior(choice="kmeans"),
+    "frozen": lambda: DenoisingPrior(RandomFeatures()),
     "identity": lambda: GaussianPrior("identity", 1.0),
 }
 #: Numbers of a row that the table has.
