@@ -81,6 +81,7 @@ from gendae.metrics.spikes import weight_change as weight_change
 from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
+from gendae.models.architectures import denoising_blocks as denoising_blocks
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import lstm_classifier as lstm_classifier
 from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
@@ -89,6 +90,8 @@ from gendae.models.architectures import stack_of as stack_of
 from gendae.models.architectures import tree_classifier as tree_classifier
 from gendae.models.architectures import tree_pair as tree_pair
 from gendae.models.architectures import with_labels as with_labels
+from gendae.models.blocks import Band as Band
+from gendae.models.blocks import Unchanged as Unchanged
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.delay import Activity as Activity
 from gendae.models.delay import DelayNetwork as DelayNetwork
@@ -139,6 +142,7 @@ from gendae.rules.backprop import FeedbackAlignmentRule as FeedbackAlignmentRule
 from gendae.rules.backprop import StraightThroughRule as StraightThroughRule
 from gendae.rules.backstep import BackStepRule as BackStepRule
 from gendae.rules.base import Rule as Rule
+from gendae.rules.blocks import DenoisingBlocksRule as DenoisingBlocksRule
 from gendae.rules.credit import angles as angles
 from gendae.rules.credit import inverse_error as inverse_error
 from gendae.rules.credit import target_improvement as target_improvement
@@ -183,6 +187,7 @@ from gendae.rules.trees import Telling as Telling
 from gendae.rules.trees import TreeLoop as TreeLoop
 from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
+from gendae.sampling.descent import DescentSampler as DescentSampler
 from gendae.sampling.labelled import LabelledSampler as LabelledSampler
 from gendae.sampling.level import LevelSampler as LevelSampler
 from gendae.sampling.level import chain_states as chain_states

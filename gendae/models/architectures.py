@@ -23,6 +23,7 @@ from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.layers.residual import Residual
+from gendae.models.blocks import SPREAD, Band, noise_pair
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.labelled import LabelledStack
@@ -32,6 +33,8 @@ from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.models.trees import Layout, TreeCell, TreePair
 from gendae.priors.base import Prior
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.levels import Levels
 from gendae.registry import build
 
 #: The width of the data, in the place of a network's first size: `gendae fit` knows it.
@@ -178,6 +181,42 @@ def layer(
         return MLP(low, hidden, high, activation, gain=gain)
 
     return Affine(low, high, activation, gain, init)
+
+
+def denoising_blocks(
+    width: int,
+    blocks: int = 4,
+    levels: Levels | None = None,
+    network: nn.Module | None = None,
+    spread: float = SPREAD,
+    settings: Settings | None = None,
+) -> Stack:
+    """A stack whose pairs own equal shares of a law of noise levels, from x up to noise.
+
+    Args:
+        width: of x.
+        blocks: L, number of pairs.
+        levels: law of the levels in training, in units of x; of ln s ~ N(-1.2, 1.2^2) if None.
+        network, spread: of each block's denoiser, see `Band`.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: see `Band`; for less than one block.
+
+    Example:
+        >>> stack = denoising_blocks(64, blocks=3)
+        >>> stack.sizes, [round(pair.g.high, 2) for pair in stack.pairs]
+        ([64, 64, 64, 64], [0.18, 0.51, 50.29])
+    """
+    blocks = checks.whole("blocks", blocks, 1, checks.REPEATS)
+
+    bands = []
+    for block in range(blocks):
+        shares = (block / blocks, (block + 1) / blocks)
+        bands.append(Band(width, levels, shares, network, spread))
+
+    prior = GaussianPrior("identity", bands[-1].high ** 2 + spread**2)
+    return Stack(*map(noise_pair, bands), prior=prior, settings=settings)
 
 
 def deep_classifier(

@@ -306,6 +306,7 @@ SAMPLERS = {
     "joint": "JointChainSampler",
     "level": "LevelSampler",
     "labelled": "LabelledSampler",
+    "descent": "DescentSampler",
 }
 
 
