@@ -82,6 +82,7 @@ from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import denoising_blocks as denoising_blocks
+from gendae.models.architectures import denoising_classifier as denoising_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import lstm_classifier as lstm_classifier
 from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
@@ -97,6 +98,8 @@ from gendae.models.delay import Activity as Activity
 from gendae.models.delay import DelayNetwork as DelayNetwork
 from gendae.models.delay import SymmetricDelayNetwork as SymmetricDelayNetwork
 from gendae.models.joint import JointStack as JointStack
+from gendae.models.label_blocks import LabelBlock as LabelBlock
+from gendae.models.label_blocks import LabelLogits as LabelLogits
 from gendae.models.labelled import LabelledStack as LabelledStack
 from gendae.models.modalities import EachModality as EachModality
 from gendae.models.modalities import Junction as Junction
@@ -143,6 +146,7 @@ from gendae.rules.backprop import StraightThroughRule as StraightThroughRule
 from gendae.rules.backstep import BackStepRule as BackStepRule
 from gendae.rules.base import Rule as Rule
 from gendae.rules.blocks import DenoisingBlocksRule as DenoisingBlocksRule
+from gendae.rules.blocks import DenoisingLabelsRule as DenoisingLabelsRule
 from gendae.rules.credit import angles as angles
 from gendae.rules.credit import inverse_error as inverse_error
 from gendae.rules.credit import target_improvement as target_improvement

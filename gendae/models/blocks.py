@@ -37,29 +37,38 @@ SPREAD = 0.5
 
 @register
 class Unchanged(nn.Module):
-    """f(h) = h: an encoder to which its law adds noise, and which has nothing to learn.
+    """h as it is, or the first units of it: a layer to which its law adds noise.
+
+    It has nothing to learn.
 
     Args:
-        features: width of h.
+        in_features: width of h.
+        out_features: how many of its units are given; all if None.
 
     Raises:
-        ValueError: for a width below 1.
+        ValueError: for a width below 1, or more units than there are.
 
     Example:
-        >>> Unchanged(2)(torch.ones(1, 2))
+        >>> Unchanged(3, 2)(torch.ones(1, 3))
         tensor([[1., 1.]])
     """
 
     activation = "linear"
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, in_features: int, out_features: int | None = None) -> None:
         super().__init__()
-        self.features = checks.whole("features", features, 1)
-        self.in_features = self.features
-        self.out_features = self.features
+        self.in_features = checks.whole("in_features", in_features, 1)
+        self.out_features = self.in_features
+        if out_features is not None:
+            self.out_features = checks.whole("out_features", out_features, 1)
+
+        if self.out_features > self.in_features:
+            raise ValueError(
+                f"out_features={out_features}: of {in_features} units no more can be given"
+            )
 
     def forward(self, h: Tensor) -> Tensor:
-        return h
+        return h[:, : self.out_features]
 
 
 @register
@@ -120,7 +129,12 @@ class Band(nn.Module):
     @property
     def low(self) -> float:
         """s_{l-1}, the level of what the layer gives; 0 at the lowest band."""
-        return 0.0 if self.shares[0] == 0.0 else self._level(self.shares[0])
+        return 0.0 if self.shares[0] == 0.0 else self.lowest
+
+    @property
+    def lowest(self) -> float:
+        """The lowest level of training, which is no 0."""
+        return self._level(self.shares[0])
 
     @property
     def high(self) -> float:

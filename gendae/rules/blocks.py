@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.completion.inpainting import Inpainter
 from gendae.corruption import Corruption, GaussianNoise
 from gendae.models.blocks import bands_of
+from gendae.models.classifier import Classifier, label_loss
+from gendae.models.label_blocks import label_blocks
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.registry import register
@@ -15,6 +19,7 @@ from gendae.rules.base import Rule
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
 from gendae.rules.rates import Rates
+from gendae.rules.supervised import SupervisedRule
 from gendae.sampling.descent import DescentSampler
 
 SCHEDULES = ("joint", "in turn")
@@ -101,3 +106,62 @@ class DenoisingBlocksRule(Rule):
         """Loss of each block, for the same draws each time."""
         losses = self.losses((x,), Moment(generator=Generator().manual_seed(0)))
         log_means(self, {f"{split}/{name}": loss for name, loss in losses.items()}, len(x))
+
+
+@register
+class DenoisingLabelsRule(SupervisedRule):
+    """Every layer of a classifier of blocks learns to denoise the label at its levels, alone.
+
+    denoise_f_l:  E (v + s^2) / (v s^2) (D_l(y + s n; s, e_l(x)) - y)^2,   s in the band of layer l
+    label_f_M:    -log p(y | y^) of the output layer, y^ the guess that the layers come to
+
+    y is one-hot. Layers see x, noisy labels, and nothing of each other; the output layer, an
+    affine map of y^, sees what comes down through them, as a constant.
+    Source: see `gendae.models.blocks`.
+
+    Args:
+        stack: the classifier, as `gendae.denoising_classifier` makes it.
+        input_corruption, rates, log_every: see `SupervisedRule`; the noise on x is the same for
+            all layers.
+
+    Raises:
+        ValueError: see `SupervisedRule`; for a classifier of other layers than blocks, or of
+            bands out of order, and for one of values.
+
+    Example:
+        >>> from gendae.models.architectures import denoising_classifier
+        >>> rule = DenoisingLabelsRule(denoising_classifier([8, 6, 5], classes=3, blocks=2))
+        >>> sorted(rule.losses((torch.rand(10, 8), torch.randint(3, (10,)))))
+        ['denoise_f_1', 'denoise_f_2', 'label_f_3']
+    """
+
+    def __init__(
+        self,
+        stack: Classifier,
+        input_corruption: Corruption | None = None,
+        rates: Rates = Rates(),
+        log_every: int = 50,
+    ) -> None:
+        super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
+
+        label_blocks("stack", self.stack)
+        if self.stack.predicts == "values":
+            self.refuse("it predicts values, and what is denoised is a class")
+
+    def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
+        """Denoising losses, means over rows and classes, and the output's in nats."""
+        blocks = label_blocks("stack", self.stack)
+        label = F.one_hot(y, self.stack.classes).to(x)
+
+        terms = {}
+        guess = blocks[0].begin(x)
+        for level, block in enumerate(blocks, 1):
+            seen = block.encoder(x)
+            terms[f"denoise_f_{level}"] = block.loss(label, seen, moment.draws)
+            with torch.no_grad():
+                guess = block.down(guess, seen)
+
+        logits = self.stack.output(torch.cat([x, guess], 1))
+        terms[f"label_f_{len(blocks) + 1}"] = label_loss(logits[None], y)
+
+        return terms
