@@ -111,7 +111,7 @@ class LabelBlock(nn.Module):
         if band.low == 0.0:
             z = denoise(z, band.lowest)
 
-        return z.reshape(len(y), -1)
+        return z.reshape(y.shape)
 
     def loss(self, y: Tensor, condition: Tensor, generator: Generator) -> Tensor:
         """The denoising loss of one-hot labels, ()."""
@@ -142,7 +142,8 @@ class LabelLogits(Affine):
         out_features: int,
         guesses: int = 1,
     ) -> None:
-        super().__init__(out_features, out_features)
+        classes = checks.whole("out_features", out_features, 1)
+        super().__init__(classes, classes)
         self.guesses = checks.whole("guesses", guesses, 1, checks.REPEATS)
         self.in_features = checks.whole("in_features", in_features, 1)
         if self.in_features <= self.guesses * self.out_features:
