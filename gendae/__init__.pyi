@@ -4,6 +4,7 @@ from gendae import estimators as estimators
 from gendae import plots as plots
 from gendae.completion.annealing import Annealing as Annealing
 from gendae.completion.completer import Completer as Completer
+from gendae.completion.descent import DescentInpainter as DescentInpainter
 from gendae.completion.inpainting import Inpainter as Inpainter
 from gendae.completion.inpainting import inpaint as inpaint
 from gendae.completion.inpainting import named_mask as named_mask

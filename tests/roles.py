@@ -334,6 +334,10 @@ BAND_SAMPLERS = [
     Member("DescentSampler", lambda: gendae.DescentSampler(gendae.HeunDescent(3))),
 ]
 
+BAND_INPAINTERS = [
+    Member("DescentInpainter", lambda: gendae.DescentInpainter(gendae.HeunDescent(3), chains=2)),
+]
+
 LANGEVIN = partial(gendae.TargetPropInference, 3, temperature=0.1)
 GRADIENT = partial(gendae.GradientInference, 3, q_weight=0.1, every_q=True, use_prior=True)
 BY_DIFFERENCES = partial(gendae.TargetPropInference, 3, alpha=0.3, difference=True)

@@ -16,6 +16,7 @@ Sohl-Dickstein et al. 2015 (the chain); Karras et al. 2022 (D); Li et al. 2025 (
 al. 2025 (DiffusionBlocks): blocks that are trained alone.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -28,6 +29,7 @@ from gendae.laws import Gaussian
 from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
 from gendae.priors.denoiser import Denoise, LevelMLP, denoised, denoising_loss, fresh
+from gendae.priors.descents import Descent
 from gendae.priors.levels import TAIL, Levels, LogNormalLevels
 from gendae.registry import register
 
@@ -248,6 +250,29 @@ def check_order(name: str, bands: Sequence[Band]) -> None:
                 f"at {below:.4g}; bands have to follow one another, lowest levels first"
             )
         below = band.high
+
+
+def from_top(descent: Descent, bands: Sequence[Band]) -> Descent:
+    """A descent that begins at the highest level of several bands.
+
+    Args:
+        descent: of any levels.
+        bands: lowest levels first.
+
+    Raises:
+        ValueError: where it stops above that level.
+    """
+    top = bands[-1].high
+    if descent.stop >= top:
+        raise ValueError(
+            f"descent.stop={descent.stop}: it has to be below {top:.4g}, the level of h_L, where "
+            "the way down begins"
+        )
+
+    descent = copy.copy(descent)
+    descent.highest = top
+
+    return descent
 
 
 def denoiser_of(bands: Sequence[Band]) -> Denoise:

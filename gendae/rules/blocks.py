@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from gendae import checks
-from gendae.completion.inpainting import Inpainter
+from gendae.completion.descent import DescentInpainter
 from gendae.corruption import Corruption, GaussianNoise
 from gendae.models.blocks import bands_of
 from gendae.models.classifier import Classifier, label_loss
@@ -53,7 +53,7 @@ class DenoisingBlocksRule(Rule):
         ['denoise_g_1', 'denoise_g_2']
     """
 
-    DEFAULT_SETTINGS = Settings(sampler=DescentSampler(), inpainter=Inpainter.encode_decode())
+    DEFAULT_SETTINGS = Settings(sampler=DescentSampler(), inpainter=DescentInpainter())
 
     def __init__(
         self,

@@ -1,13 +1,12 @@
 """Samples of a stack of bands: from noise down through all levels (`DescentSampler`)."""
 
-import copy
 from collections.abc import Iterator
 
 from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.inference import Representations
-from gendae.models.blocks import bands_of, denoiser_of
+from gendae.models.blocks import bands_of, denoiser_of, from_top
 from gendae.models.stack import Stack
 from gendae.priors.descents import Descent, HeunDescent
 from gendae.registry import build, register
@@ -22,7 +21,7 @@ class DescentSampler(Sampler):
 
     Args:
         descent: the way down; its levels are in units of x, and begin at that of the stack's h_L,
-            whatever its own `highest` is. `HeunDescent` to a level of 0.02 if None.
+            whatever its own `highest` is. `HeunDescent` to a level of 0.1 if None.
 
     Raises:
         ValueError: when called, for a stack of other pairs than bands, and a descent that does not
@@ -39,24 +38,18 @@ class DescentSampler(Sampler):
     """
 
     def __init__(self, descent: Descent | None = None) -> None:
-        self.descent = checks.kind("descent", build(descent) or HeunDescent(stop=0.02), Descent)
+        self.descent = checks.kind("descent", build(descent) or HeunDescent(stop=0.1), Descent)
         super().__init__(rounds=self.descent.steps)
 
     def check(self, stack: Stack) -> None:
-        top = bands_of("stack", stack)[-1].high
-        if self.descent.stop >= top:
-            raise ValueError(
-                f"descent.stop={self.descent.stop}: it has to be below {top:.4g}, the level of "
-                "h_L, where the way down begins"
-            )
+        from_top(self.descent, bands_of("stack", stack))
 
     def trajectory(
         self, stack: Stack, codes: Tensor, generator: Generator | None
     ) -> Iterator[Representations]:
         """x with less and less noise, from h_L to x."""
         bands = bands_of("stack", stack)
-        descent = copy.copy(self.descent)
-        descent.highest = bands[-1].high
+        descent = from_top(self.descent, bands)
 
         for z in descent.way(denoiser_of(bands), codes, generator):
             yield (z,)

@@ -15,7 +15,7 @@ from gendae.models.blocks import Band, Unchanged, noise_pair
 from gendae.models.classifier import label_loss
 from gendae.models.label_blocks import LabelBlock
 from gendae.priors.denoiser import LevelMLP
-from gendae.priors.descents import HeunDescent
+from gendae.priors.descents import HeunDescent, LangevinDescent
 from gendae.priors.levels import LogNormalLevels, LogUniformLevels
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
@@ -63,9 +63,10 @@ class OfCovariance(nn.Module):
 
     def __init__(self, covariance, spread):
         super().__init__()
-        self.covariance = covariance
+        self.covariance = nn.Parameter(covariance.clone())
         self.v = spread**2
 
+    @torch.no_grad()
     def forward(self, z, level):
         sigma = (4.0 * level[0]).exp()
         scale = (self.v + sigma**2).sqrt()
@@ -86,6 +87,21 @@ def test_descents_of_exact_linear_blocks_draw_the_data():
     x = gendae.generate(stack, 20_000, DescentSampler(descent), seed=0)
 
     assert (torch.cov(x.T) - covariance).abs().max() < 0.015
+
+
+def test_clamped_descents_find_the_conditional_mean():
+    """E[x_2 | x_1] of N(0, C) is C_21 / C_11 x_1; observed values stay as given."""
+    covariance = torch.tensor([[0.5, 0.3], [0.3, 0.4]])
+    stack = gendae.denoising_blocks(2, 2, LEVELS, OfCovariance(covariance, 0.7), spread=0.7)
+    x = torch.tensor([[0.2, 0.0], [0.9, 0.0]])
+
+    descent = LangevinDescent(40, stop=0.01, rounds=5)
+    inpainter = gendae.DescentInpainter(descent, chains=3000)
+    seen = torch.tensor([True, False])
+    y = gendae.inpaint(stack, x, seen, inpainter, seed=0, batch_size=6000)
+
+    assert torch.equal(y[:, 0], x[:, 0])
+    assert (y[:, 1] - 0.6 * x[:, 0]).abs().max() < 0.06
 
 
 def test_exact_blocks_have_the_least_loss():
