@@ -4,8 +4,8 @@
     python -m benchmarks.blocks labels --only "two blocks" --mnist --epochs 15
 
 Images: a generative model of x. LL is the Parzen score of 1,000 samples in nats, its bandwidth
-chosen on validation images; FID is in pixels; both against test images. Labels: a classifier, whose
-errors are on test images. The controls have the same networks:
+chosen on validation images; FID is in pixels; both against test images. Labels: a classifier,
+whose errors are on test images. The controls have the same networks:
 
     at random           only the last layer of each block learns
     back-propagation    one loss, through the chain of all blocks

@@ -27,7 +27,7 @@ class DescentInpainter(Inpainter):
 
     Args:
         descent: the way down, see `DescentSampler`; `LangevinDescent` to a level of 0.1 if None,
-            whose rounds at each level let missing pixels settle beside the observed ones.
+            of many levels, at which missing pixels settle beside the observed ones.
         chains: for each image.
 
     Raises:
@@ -43,7 +43,8 @@ class DescentInpainter(Inpainter):
     """
 
     def __init__(self, descent: Descent | None = None, chains: int = 8) -> None:
-        self.descent = checks.kind("descent", build(descent) or LangevinDescent(stop=0.1), Descent)
+        usual = LangevinDescent(200, stop=0.1, rounds=1, rate=0.3)
+        self.descent = checks.kind("descent", build(descent) or usual, Descent)
         none = TargetPropInference(steps=0)
         super().__init__(self.descent.steps, none, chains, level=None, begin="noise")
 

@@ -1,4 +1,4 @@
-"""Blocks that own a band of noise each: pairs whose encoder adds noise, and whose decoder takes it.
+"""Blocks that own a band of noise each: pairs whose encoder adds it and whose decoder takes it.
 
     h_0 = x,   h_l = h_{l-1} + sqrt(s_l^2 - s_{l-1}^2) n,   0 = s_0 < s_1 < .. < s_L
 
@@ -84,9 +84,9 @@ class Band(nn.Module):
         features: width of x.
         levels: the law of levels in training, in units of x; of ln s ~ N(-1.2, 1.2^2) if None.
         shares: quantiles of it between which the band's levels lie.
-        network: F of the denoiser, called as F(z, ln s / 4), and as F(z, ln s / 4, condition) where
-            there is one; it may have `prepare(features, condition)`. `LevelMLP` if None. The band
-            has a copy with weights of its own.
+        network: F of the denoiser, called as F(z, ln s / 4), and as F(z, ln s / 4, condition)
+            where there is one; it may have `prepare(features, condition)`. `LevelMLP` if None. The
+            band has a copy with weights of its own.
         spread: root of x's mean square, by which F's input and output are scaled; 0.5 is about
             that of pixels.
         condition: width of what x is conditioned on.

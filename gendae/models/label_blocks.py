@@ -3,7 +3,7 @@
 h_{l-1} = (x, y~_{l-1}) -> f_l -> (x, y~_l): layer l takes noise of the levels that it owns from a
 guess y~ of the one-hot label, the highest ones first, and sees x by an encoder of its own:
 
-    y~_0 = 0,   dy~/ds = (y~ - D_l(y~; s, e_l(x))) / s  through the band,   y^ = D_L(y~_L; s, e_L(x))
+    y~_0 = 0,   dy~/ds = (y~ - D_l(y~; s, e_l(x))) / s  in the band,   y^ = D_L(y~_L; s, e_L(x))
 
 The partner g_l adds the noise again, and leaves its input as it is in the mean. At high levels D
 knows the label from x alone, and is a classifier; at low ones it has more and more from y~.

@@ -95,10 +95,10 @@ def test_clamped_descents_find_the_conditional_mean():
     stack = gendae.denoising_blocks(2, 2, LEVELS, OfCovariance(covariance, 0.7), spread=0.7)
     x = torch.tensor([[0.2, 0.0], [0.9, 0.0]])
 
-    descent = LangevinDescent(40, stop=0.01, rounds=5)
-    inpainter = gendae.DescentInpainter(descent, chains=3000)
+    descent = LangevinDescent(400, stop=0.01, rounds=1, rate=0.5)
+    inpainter = gendae.DescentInpainter(descent, chains=2000)
     seen = torch.tensor([True, False])
-    y = gendae.inpaint(stack, x, seen, inpainter, seed=0, batch_size=6000)
+    y = gendae.inpaint(stack, x, seen, inpainter, seed=0, batch_size=4000)
 
     assert torch.equal(y[:, 0], x[:, 0])
     assert (y[:, 1] - 0.6 * x[:, 0]).abs().max() < 0.06
@@ -152,7 +152,7 @@ def exact_classifier(blocks):
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_exact_blocks_of_labels_answer_as_the_posterior_does(blocks):
-    """At the highest level, from the mean of noise, D is p(y | x); the way down keeps its order."""
+    """From the mean of noise, D is p(y | x) at the highest level; the way down keeps its order."""
     network = exact_classifier(blocks)
     log_p = torch.randn(50, 4, dtype=torch.float64).log_softmax(1)
 
