@@ -543,6 +543,7 @@ EVERYTHING = [
         *SAMPLERS,
         *LABEL_SAMPLERS,
         *BAND_SAMPLERS,
+        *BAND_INPAINTERS,
         *INFERENCES,
         *COMPLETERS,
         *RULES,
