@@ -4,6 +4,7 @@ from gendae import estimators as estimators
 from gendae import plots as plots
 from gendae.completion.annealing import Annealing as Annealing
 from gendae.completion.completer import Completer as Completer
+from gendae.completion.descent import DescentInpainter as DescentInpainter
 from gendae.completion.inpainting import Inpainter as Inpainter
 from gendae.completion.inpainting import inpaint as inpaint
 from gendae.completion.inpainting import named_mask as named_mask
@@ -81,6 +82,8 @@ from gendae.metrics.spikes import weight_change as weight_change
 from gendae.metrics.traces import log_joint_trace as log_joint_trace
 from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
+from gendae.models.architectures import denoising_blocks as denoising_blocks
+from gendae.models.architectures import denoising_classifier as denoising_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import lstm_classifier as lstm_classifier
 from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
@@ -89,11 +92,15 @@ from gendae.models.architectures import stack_of as stack_of
 from gendae.models.architectures import tree_classifier as tree_classifier
 from gendae.models.architectures import tree_pair as tree_pair
 from gendae.models.architectures import with_labels as with_labels
+from gendae.models.blocks import Band as Band
+from gendae.models.blocks import Unchanged as Unchanged
 from gendae.models.classifier import Classifier as Classifier
 from gendae.models.delay import Activity as Activity
 from gendae.models.delay import DelayNetwork as DelayNetwork
 from gendae.models.delay import SymmetricDelayNetwork as SymmetricDelayNetwork
 from gendae.models.joint import JointStack as JointStack
+from gendae.models.label_blocks import LabelBlock as LabelBlock
+from gendae.models.label_blocks import LabelLogits as LabelLogits
 from gendae.models.labelled import LabelledStack as LabelledStack
 from gendae.models.modalities import EachModality as EachModality
 from gendae.models.modalities import Junction as Junction
@@ -139,6 +146,8 @@ from gendae.rules.backprop import FeedbackAlignmentRule as FeedbackAlignmentRule
 from gendae.rules.backprop import StraightThroughRule as StraightThroughRule
 from gendae.rules.backstep import BackStepRule as BackStepRule
 from gendae.rules.base import Rule as Rule
+from gendae.rules.blocks import DenoisingBlocksRule as DenoisingBlocksRule
+from gendae.rules.blocks import DenoisingLabelsRule as DenoisingLabelsRule
 from gendae.rules.credit import angles as angles
 from gendae.rules.credit import inverse_error as inverse_error
 from gendae.rules.credit import target_improvement as target_improvement
@@ -183,6 +192,7 @@ from gendae.rules.trees import Telling as Telling
 from gendae.rules.trees import TreeLoop as TreeLoop
 from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
+from gendae.sampling.descent import DescentSampler as DescentSampler
 from gendae.sampling.labelled import LabelledSampler as LabelledSampler
 from gendae.sampling.level import LevelSampler as LevelSampler
 from gendae.sampling.level import chain_states as chain_states

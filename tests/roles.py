@@ -163,6 +163,17 @@ def labelled_stack(**options):
     return ready(gendae.with_labels(model, CLASSES), "unit")
 
 
+BANDS = {"network": gendae.LevelMLP(6, 1, 2), "blocks": 2}
+
+
+def bands():
+    return ready(gendae.denoising_blocks(WIDTH, **BANDS), "unit")
+
+
+def label_blocks(**options):
+    return gendae.denoising_classifier([WIDTH, 5, 4], CLASSES, steps=2, **BANDS, **options)
+
+
 def classifier(**options):
     return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
 
@@ -227,6 +238,10 @@ LAYERS = [
     Member("Residual", lambda: gendae.Residual(gendae.Affine(WIDTH, 4, "tanh"))),
     Member("LSTMReader", lambda: gendae.LSTMReader(width=2, steps=WIDTH // 2, state=4)),
     Member("EveryStep", lambda: gendae.EveryStep(WIDTH, 4, steps=2)),
+    Member("Band", lambda: gendae.Band(WIDTH, network=BANDS["network"])),
+    Member("Unchanged", lambda: gendae.Unchanged(WIDTH, 4)),
+    Member("LabelBlock", lambda: label_blocks().pairs[0].f),
+    Member("LabelLogits", lambda: gendae.LabelLogits(WIDTH, 3, guesses=2)),
     Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
     Member("InvertibleAffine svd", lambda: gendae.InvertibleAffine(WIDTH, "svd", "sigmoid")),
@@ -253,9 +268,14 @@ STACKS = [
     Member("JointStack", joint_stack, "joint"),
     Member("LabelledStack", labelled_stack, "unit"),
 ]
+BAND_STACKS = [  # whose encoders have nothing to learn
+    Member("stack of bands", bands, "unit"),
+]
 CLASSIFIERS = [
     Member("Classifier", classifier, "unit"),
     Member("drawn units", partial(classifier, stochastic=True), "unit", "logits log_p"),
+    Member("blocks of labels", label_blocks, "unit"),
+    Member("several guesses", partial(label_blocks, guesses=2), "unit"),
 ]
 
 FACTORIAL = partial(fitted, gendae.FactorialPrior)
@@ -308,6 +328,14 @@ SAMPLERS = [
 
 LABEL_SAMPLERS = [
     Member("LabelledSampler", lambda: gendae.LabelledSampler(1, 2, candidates=3)),
+]
+
+BAND_SAMPLERS = [
+    Member("DescentSampler", lambda: gendae.DescentSampler(gendae.HeunDescent(3))),
+]
+
+BAND_INPAINTERS = [
+    Member("DescentInpainter", lambda: gendae.DescentInpainter(gendae.HeunDescent(3), chains=2)),
 ]
 
 LANGEVIN = partial(gendae.TargetPropInference, 3, temperature=0.1)
@@ -402,6 +430,9 @@ RULES = [
     rule("KLRule", stack, variant=" training prior", local=False, training_prior=IDENTITY),
     rule("JointTargetPropRule", joint_stack, "joint"),
     rule("JointTargetPropRule", joint_stack, "joint", " all terms", **ALL_JOINT_TERMS),
+    rule("DenoisingBlocksRule", bands),
+    rule("DenoisingBlocksRule", bands, variant=" in turn", schedule="in turn"),
+    rule("DenoisingLabelsRule", label_blocks, EXAMPLES),
     rule("BackpropRule", classifier, EXAMPLES, local=False),
     rule("StraightThroughRule", DRAWN, EXAMPLES, local=False),
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
@@ -507,6 +538,16 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
 ]
 
 EVERYTHING = [
-    *(*CORRUPTIONS, *LAWS, *LAYERS, *PAIRS, *STACKS, *CLASSIFIERS, *PRIORS),
-    *(*SAMPLERS, *LABEL_SAMPLERS, *INFERENCES, *COMPLETERS, *RULES, *DATA, *OTHERS),
+    *(*CORRUPTIONS, *LAWS, *LAYERS, *PAIRS, *STACKS, *BAND_STACKS, *CLASSIFIERS, *PRIORS),
+    *(
+        *SAMPLERS,
+        *LABEL_SAMPLERS,
+        *BAND_SAMPLERS,
+        *BAND_INPAINTERS,
+        *INFERENCES,
+        *COMPLETERS,
+        *RULES,
+        *DATA,
+        *OTHERS,
+    ),
 ]

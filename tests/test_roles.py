@@ -343,6 +343,7 @@ DRAWS = [
     *calls(roles.PRIORS, prior=lambda prior, g, n: prior.sample(n, g)),
     *calls(roles.SAMPLERS, stack=lambda s, g, n: s(model_of(roles.stack), n, g)),
     *calls(roles.LABEL_SAMPLERS, stack=lambda s, g, n: s(model_of(roles.labelled_stack), n, g)),
+    *calls(roles.BAND_SAMPLERS, stack=lambda s, g, n: s(model_of(roles.bands), n, g)),
     *calls(roles.SAMPLERS[:4], joint=lambda s, g, n: s(model_of(roles.joint_stack), n, g)),
 ]
 

@@ -105,9 +105,31 @@ TREE_ROWS = {"type": "TreeRows", "nodes": 4, "arity": 2, "width": 2}
 TREE_PAIR = {"type": "TreePair", "cell": TREE_CELL, "layout": TREE_ROWS}
 TREES = {"type": "Classifier", "pairs": [TREE_PAIR], "output": OUTPUT}
 NOISE = {"type": "GaussianNoise", "sigma": 0.1}
+BAND = {"type": "Band", "features": 4}
+BANDS = {
+    "type": "Stack",
+    "pairs": [{"type": "Pair", "f": {"type": "Unchanged", "in_features": 4}, "g": BAND}],
+}
+LABEL_BLOCK = {
+    "type": "LabelBlock",
+    "encoder": {"type": "Affine", "in_features": 4, "out_features": 3},
+    "band": {"type": "Band", "features": 2, "condition": 3},
+    "first": True,
+}
+LABEL_LOGITS = {"type": "LabelLogits", "in_features": 6, "out_features": 2}
+LABEL_PAIR = {
+    "type": "Pair",
+    "f": LABEL_BLOCK,
+    "g": {"type": "Unchanged", "in_features": 6, "out_features": 4},
+}
+LABEL_BLOCKS = {"type": "Classifier", "pairs": [LABEL_PAIR], "output": LABEL_LOGITS}
 #: What a constructor needs, beside its defaults.
 NEEDED: dict[str, dict[str, Any]] = {
     "Affine": OUTPUT,
+    "Band": BAND,
+    "LabelBlock": LABEL_BLOCK,
+    "LabelLogits": LABEL_LOGITS,
+    "Unchanged": {"in_features": 4},
     "Arrays": {"files": {"a": "a.npy"}},
     "Cell": CELL,
     "Classifier": CLASSIFIER,
@@ -159,6 +181,8 @@ NEEDED: dict[str, dict[str, Any]] = {
 STACKS = {
     "BackpropRule": CLASSIFIER,
     "ContrastiveHebbianRule": CLASSIFIER,
+    "DenoisingBlocksRule": BANDS,
+    "DenoisingLabelsRule": LABEL_BLOCKS,
     "DifferenceTargetPropRule": CLASSIFIER,
     "FeedbackAlignmentRule": CLASSIFIER,
     "GeneRecRule": CLASSIFIER,

@@ -64,7 +64,8 @@ def sample(
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
         n: how many samples.
-        sampler: generate, ancestral, chain, joint, level or labelled; by default the model's own.
+        sampler: generate, ancestral, chain, joint, level, labelled or descent; by default the
+            model's own.
         seed: the same seed gives the same result.
         out: samples.png, or another .png, .npz or .npy, of sequences (n, steps, channels); given
             modalities a .npz, an array for each; .gif, .webp or .mp4: a film of the sampler's

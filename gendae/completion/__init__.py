@@ -6,6 +6,7 @@
 | `annealing` | the temperatures of its rounds |
 | `completer` | `Completer`: rounds of encoding and decoding, MAP, MCMC or annealed |
 | `moves` | the parts of a round, and where missing elements start |
+| `descent` | missing pixels of a stack of bands, from noise down through all levels |
 | `inpainting` | missing pixels by clamped inference (2015, section 8), named masks |
 | `modalities` | missing modalities of a joint model, and parts of them |
 """

@@ -23,8 +23,10 @@ from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.layers.residual import Residual
+from gendae.models.blocks import SPREAD, Band, Unchanged, noise_pair
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
+from gendae.models.label_blocks import LabelBlock, LabelLogits
 from gendae.models.labelled import LabelledStack
 from gendae.models.modalities import KINDS, Junction, Modality
 from gendae.models.recurrent import Cell, EveryStep, LSTMReader, RecurrentPair
@@ -32,6 +34,9 @@ from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.models.trees import Layout, TreeCell, TreePair
 from gendae.priors.base import Prior
+from gendae.priors.denoiser import LevelMLP
+from gendae.priors.gaussian import GaussianPrior
+from gendae.priors.levels import Levels, LogUniformLevels
 from gendae.registry import build
 
 #: The width of the data, in the place of a network's first size: `gendae fit` knows it.
@@ -180,6 +185,42 @@ def layer(
     return Affine(low, high, activation, gain, init)
 
 
+def denoising_blocks(
+    width: int,
+    blocks: int = 4,
+    levels: Levels | None = None,
+    network: nn.Module | None = None,
+    spread: float = SPREAD,
+    settings: Settings | None = None,
+) -> Stack:
+    """A stack whose pairs own equal shares of a law of noise levels, from x up to noise.
+
+    Args:
+        width: of x.
+        blocks: L, number of pairs.
+        levels: law of the levels in training, in units of x; of ln s ~ N(-1.2, 1.2^2) if None.
+        network, spread: of each block's denoiser, see `Band`.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: see `Band`; for less than one block.
+
+    Example:
+        >>> stack = denoising_blocks(64, blocks=3)
+        >>> stack.sizes, [round(pair.g.high, 2) for pair in stack.pairs]
+        ([64, 64, 64, 64], [0.18, 0.51, 50.29])
+    """
+    blocks = checks.whole("blocks", blocks, 1, checks.REPEATS)
+
+    bands = []
+    for block in range(blocks):
+        shares = (block / blocks, (block + 1) / blocks)
+        bands.append(Band(width, levels, shares, network, spread))
+
+    prior = GaussianPrior("identity", bands[-1].high ** 2 + spread**2)
+    return Stack(*map(noise_pair, bands), prior=prior, settings=settings)
+
+
 def deep_classifier(
     sizes: Sizes = (AUTO, *[240] * 7),
     classes: int = 10,
@@ -249,6 +290,58 @@ def deep_classifier(
         pairs.append(Pair(f, g, recognition=_law_of_code(units, stochastic)))
 
     output = Affine(sizes[-1], classes, "linear", gain, init)
+    return Classifier(*pairs, output=output, settings=settings)
+
+
+def denoising_classifier(
+    sizes: Sizes = (AUTO, 400, 200),
+    classes: int = 10,
+    blocks: int = 3,
+    levels: Levels | None = None,
+    network: nn.Module | None = None,
+    guesses: int = 1,
+    steps: int = 3,
+    settings: Settings | None = None,
+) -> Classifier:
+    """A classifier whose layers take noise from a guess of the label, highest levels first.
+
+    Args:
+        sizes: widths of x, and of the layers of each block's own encoder of x; the first may be
+            "auto", see `deep_autoencoder`.
+        classes: number of classes.
+        blocks: L, number of layers below the output; they own equal shares of the levels.
+        levels: law of the levels in training, in units of one-hot labels; uniform in ln s between
+            1 and 6 if None. Below 0.3 the label can be read from the guess alone.
+        network: F of each block's denoiser, see `Band`; a `LevelMLP` of one layer of 64 if None.
+        guesses: 1 begins as the mean of noise; more begin as draws, and are averaged at the end.
+        steps: of each block, see `LabelBlock`.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for fewer than two sizes, a width that is not known, fewer than two classes;
+            see `LabelBlock`.
+
+    Example:
+        >>> network = denoising_classifier([8, 6, 5], classes=3, blocks=2)
+        >>> network.sizes, network.predict(torch.rand(4, 8)).sum(1).round()
+        ([8, 11, 11], tensor([1., 1., 1., 1.]))
+    """
+    width, *hidden = _widths(sizes)
+    classes = checks.whole("classes", classes, 2)
+    blocks = checks.whole("blocks", blocks, 1, checks.REPEATS)
+    levels = levels or LogUniformLevels(1.0, 6.0)
+    network = network or LevelMLP(64, 1)
+    spread = classes**-0.5
+
+    pairs: list[Pair] = []
+    for block in reversed(range(blocks)):
+        shares = (block / blocks, (block + 1) / blocks)
+        band = Band(classes, levels, shares, network, spread, condition=hidden[-1])
+        encoder = MLP(width, hidden[:-1], hidden[-1], "relu")
+        f = LabelBlock(encoder, band, guesses, first=not pairs, steps=steps)
+        pairs.append(Pair(f, Unchanged(f.out_features, f.in_features)))
+
+    output = LabelLogits(f.out_features, classes, guesses)
     return Classifier(*pairs, output=output, settings=settings)
 
 

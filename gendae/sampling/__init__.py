@@ -1,1 +1,4 @@
-"""Sampling h_L -> x, chains over (x, h) (`samplers`), and from any level of a stack (`level`)."""
+"""Sampling: h_L -> x and chains over (x, h), from any level, under a label, down through noise.
+
+The files are `samplers`, `level`, `labelled` and `descent`.
+"""

@@ -307,6 +307,7 @@ SAMPLERS = {
     "joint": "JointChainSampler",
     "level": "LevelSampler",
     "labelled": "LabelledSampler",
+    "descent": "DescentSampler",
 }
 
 

@@ -508,7 +508,14 @@ def replaced(description, path, value):
 def test_no_number_of_a_description_takes_memory(large):
     """Each number of each stack, prior, layer and rule, in turn."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for row in (*roles.STACKS, *roles.CLASSIFIERS, *roles.PRIORS, *roles.PAIRS, *roles.RULES):
+    for row in (
+        *roles.STACKS,
+        *roles.BAND_STACKS,
+        *roles.CLASSIFIERS,
+        *roles.PRIORS,
+        *roles.PAIRS,
+        *roles.RULES,
+    ):
         plain = describe(row.make())
         for path in numbers(plain):
             content = {"stack": replaced(plain, path, large), "settings": {}, "facts": {}}

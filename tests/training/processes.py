@@ -30,6 +30,8 @@ from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.parzen import ParzenLogLikelihood
 from gendae.models.architectures import (
+    denoising_blocks,
+    denoising_classifier,
     joint_autoencoder,
     recurrent_classifier,
     tree_classifier,
@@ -40,12 +42,14 @@ from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.models.trees import Quadtree
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
+from gendae.priors.denoiser import LevelMLP
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.rules import (
     backprop,
     backstep,
+    blocks,
     difference,
     hebbian,
     joint,
@@ -191,6 +195,15 @@ RULES = {
         prior_every=4,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
+    "denoising blocks": lambda: blocks.DenoisingBlocksRule(
+        denoising_blocks(64, 2, network=LevelMLP(12, 1))
+    ),
+    "denoising blocks in turn": lambda: blocks.DenoisingBlocksRule(
+        denoising_blocks(64, 2, network=LevelMLP(12, 1)), "in turn"
+    ),
+    "denoising labels": lambda: blocks.DenoisingLabelsRule(
+        denoising_classifier([64, 12, 8], blocks=2, network=LevelMLP(12, 1))
+    ),
     "online": lambda: online.OnlineDeltaRule(
         stack(),
         online.Presentation(ticks=4, blank=2, noise=0.2),

@@ -26,6 +26,8 @@ from gendae.laws import LearnedGaussian
 from gendae.models.architectures import (
     deep_autoencoder,
     deep_classifier,
+    denoising_blocks,
+    denoising_classifier,
     joint_autoencoder,
     recurrent_classifier,
     tree_classifier,
@@ -35,6 +37,7 @@ from gendae.models.architectures import (
 from gendae.models.stack import Stack
 from gendae.models.trees import Quadtree
 from gendae.priors.autoencoder import AutoencoderPrior, Learning, Walk
+from gendae.priors.denoiser import LevelMLP
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.priors.parzen import ParzenPrior
@@ -42,6 +45,7 @@ from gendae.registry import register
 from gendae.rules import (
     backprop,
     backstep,
+    blocks,
     difference,
     hebbian,
     joint,
@@ -159,6 +163,15 @@ RULES = {
         prior_every=3,
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
+    "denoising blocks": lambda: blocks.DenoisingBlocksRule(
+        denoising_blocks(64, 2, network=LevelMLP(12, 1)), rates=Rates(decline="cosine")
+    ),
+    "denoising blocks in turn": lambda: blocks.DenoisingBlocksRule(
+        denoising_blocks(64, 2, network=LevelMLP(12, 1)), "in turn"
+    ),
+    "denoising labels": lambda: blocks.DenoisingLabelsRule(
+        denoising_classifier([64, 12, 8], blocks=2, network=LevelMLP(12, 1)), NOISE
+    ),
     "online": lambda: online.OnlineDeltaRule(
         stack(),
         online.Presentation(ticks=4, blank=2, noise=0.2),
