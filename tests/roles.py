@@ -167,10 +167,10 @@ def classifier(**options):
     return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
 
 
-def fitted(cls, *arguments, codes="real", **options):
+def fitted(cls, *arguments, codes="real", conditions=None, **options):
     prior = cls(*arguments, **options)
     prior.prepare(WIDTH)
-    return prior.fit(rows(codes, 60, torch.float32, first=ROWS))
+    return prior.fit(rows(codes, 60, torch.float32, first=ROWS), conditions)
 
 
 # -- the roles -------------------------------------------------------------------------------
@@ -260,13 +260,15 @@ CLASSIFIERS = [
 
 FACTORIAL = partial(fitted, gendae.FactorialPrior)
 WINDOWS = partial(fitted, gendae.ParzenPrior)
-DENOISED = partial(
-    fitted,
-    gendae.DenoisingPrior,
-    gendae.LevelMLP(6, 1, 2),
-    learning=gendae.AveragedLearning(epochs=1),
-    descent=gendae.HeunDescent(3),
-    flow=gendae.Flow(3),
+DENOISING = {
+    "network": gendae.LevelMLP(6, 1, 2),
+    "learning": gendae.AveragedLearning(epochs=1),
+    "descent": gendae.HeunDescent(3),
+    "flow": gendae.Flow(3),
+}
+DENOISED = partial(fitted, gendae.DenoisingPrior, **DENOISING)
+CONDITIONAL = partial(
+    fitted, gendae.ConditionalDenoisingPrior, conditions=torch.arange(60) % 10, **DENOISING
 )
 DENSE = [
     Member("GaussianPrior", partial(fitted, gendae.GaussianPrior)),
@@ -285,6 +287,7 @@ DENSE = [
         partial(fitted, gendae.ManifoldParzenPrior, 0.5, neighbours=4, components=2),
     ),
     Member("DenoisingPrior", DENOISED),
+    Member("ConditionalDenoisingPrior", CONDITIONAL),
     Member("DenoisingPrior blocks", partial(DENOISED, coordinates="directions", blocks=2)),
 ]
 BRIEF = {"learning": gendae.Learning(epochs=1), "walk": gendae.Walk(steps=2)}
@@ -460,6 +463,7 @@ PARTS_OF_PRIORS = [
     gendae.Reconstruction(),
     gendae.HeldOut(0.2),
     gendae.LevelMLP(6, 1, 2),
+    gendae.Condition(3, dropout=0.2),
     gendae.AveragedLearning(2, seconds=5.0),
     gendae.LogNormalLevels(0.1, 1.2),
     gendae.LogUniformLevels(0.1, 10.0),
