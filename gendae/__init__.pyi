@@ -2,6 +2,7 @@
 
 from gendae import estimators as estimators
 from gendae import plots as plots
+from gendae.completion.annealed import AnnealedInpainter as AnnealedInpainter
 from gendae.completion.annealing import Annealing as Annealing
 from gendae.completion.completer import Completer as Completer
 from gendae.completion.inpainting import Inpainter as Inpainter

@@ -113,19 +113,24 @@ def cost(inpainter: Inpainter, seconds: float) -> str:
         >>> cost(Inpainter(rounds=20, chains=1), 0.0123)
         '1 chain x 20 rounds x 4 steps of inference: 0.012 s an image'
     """
-    parts = (
-        numbered(inpainter.chains, "chain"),
-        numbered(inpainter.rounds, "round"),
-        numbered(inpainter.inference.steps, "step"),
-    )
+    parts = [numbered(*part) for part in inpainter.effort]
     mean = "mean of " if inpainter.chains > 1 else ""
 
-    return f"{mean}{' x '.join(parts)} of inference: {seconds:.2g} s an image"
+    return f"{mean}{' x '.join(parts)}: {seconds:.2g} s an image"
 
 
 def numbered(number: int, thing: str) -> str:
-    """A number of things, in the singular for one."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    """A number of things, in the singular for one.
+
+    Example:
+        >>> numbered(2, "step of inference")
+        '2 steps of inference'
+    """
+    if number == 1:
+        return f"{number} {thing}"
+
+    first, *rest = thing.split(" ", 1)
+    return " ".join([str(number), f"{first}s", *rest])
 
 
 def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:

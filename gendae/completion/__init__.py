@@ -7,5 +7,6 @@
 | `completer` | `Completer`: rounds of encoding and decoding, MAP, MCMC or annealed |
 | `moves` | the parts of a round, and where missing elements start |
 | `inpainting` | missing pixels by clamped inference (2015, section 8), named masks |
+| `annealed` | missing pixels through the code, by the levels of a denoising prior |
 | `modalities` | missing modalities of a joint model, and parts of them |
 """

@@ -126,13 +126,6 @@ class Prior(checks.TakesArrays, nn.Module):
         if codes.ndim != 2 or len(codes) < 2:
             raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
 
-        told = () if conditions is None else (conditions,)
-        if told and self.condition is None:
-            raise ValueError(
-                f"conditions: {type(self).__name__} models p(h) alone; accepted: "
-                "ConditionalDenoisingPrior"
-            )
-
         # Validation may run in inference mode, whose tensors no later training step could use.
         # Losses may run under autocast, which gives codes in half precision.
         with (
@@ -146,13 +139,23 @@ class Prior(checks.TakesArrays, nn.Module):
             if codes.is_inference():
                 codes = codes.clone()
 
-            self.estimate(codes, *told)
+            if conditions is None:
+                self.estimate(codes)
+            else:
+                self.estimate_given(codes, conditions)
 
         return self
 
-    def estimate(self, codes: Tensor, *conditions: Tensor) -> None:
+    def estimate(self, codes: Tensor) -> None:
         """Set the law's numbers from codes that `fit` checked: what a prior defines."""
         raise NotImplementedError(f"{type(self).__name__} must define estimate")
+
+    def estimate_given(self, codes: Tensor, conditions: Tensor) -> None:
+        """The same from codes and conditions: what a prior of p(h | c) defines."""
+        raise ValueError(
+            f"conditions: {type(self).__name__} models p(h) alone; accepted: "
+            "ConditionalDenoisingPrior"
+        )
 
     def log_prob(self, h: Tensor) -> Tensor:
         """log p(h) in nats, (batch,); differentiable in h, in the precision of h.

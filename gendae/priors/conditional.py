@@ -25,7 +25,6 @@ from gendae.priors.flow import Flow
 from gendae.priors.levels import Levels
 from gendae.registry import built, register
 
-
 #: Most different conditions that are kept, of which samples of P(h) are drawn.
 MET = 500
 
@@ -192,16 +191,18 @@ class ConditionalDenoisingPrior(DenoisingPrior):
             )
         return self.known.to(codes).expand(len(codes), -1)
 
-    def estimate(self, codes: Tensor, *conditions: Tensor) -> None:
-        """Standardise, and train the networks of all blocks."""
-        if not conditions:
-            raise ValueError(
-                f"ConditionalDenoisingPrior learns from codes and conditions: fit(codes, "
-                f"{self.condition.name})"
-            )
-        super().estimate(codes, *conditions)
+    def estimate(self, codes: Tensor) -> None:
+        """Raise a ValueError: conditions are needed."""
+        raise ValueError(
+            f"ConditionalDenoisingPrior learns from codes and conditions: fit(codes, "
+            f"{self.condition.name})"
+        )
 
-        told = self.told_of(codes, *conditions)
+    def estimate_given(self, codes: Tensor, conditions: Tensor) -> None:
+        """Standardise, train the networks of all blocks, and keep which conditions there were."""
+        self.train_to_the_end(self.begin(codes, conditions))
+
+        told = self.told_of(codes, conditions)
         self.met, counts = told.unique(dim=0, return_counts=True)
         if len(self.met) > MET:
             generator = torch.Generator().manual_seed(self.learning.seed)

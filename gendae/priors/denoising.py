@@ -28,7 +28,7 @@ from gendae.registry import register
 
 COORDINATES = ("units", "directions")
 #: The way on which missing units descend, by default.
-CLAMPED = LangevinDescent(40, stop=0.05, rounds=20, rate=0.2)
+CLAMPED = LangevinDescent(30, stop=0.1, rounds=30, rate=0.5)
 
 
 @register
@@ -150,11 +150,14 @@ class DenoisingPrior(ScaledPrior):
 
     # -- training ------------------------------------------------------------------------------
 
-    def estimate(self, codes: Tensor, *conditions: Tensor) -> None:
+    def estimate(self, codes: Tensor) -> None:
         """Standardise, and train the networks of all blocks."""
+        self.train_to_the_end(self.begin(codes))
+
+    def train_to_the_end(self, fitting: Fitting) -> None:
+        """All epochs of a training, with a bar, and the networks that it ends in."""
         from tqdm.auto import tqdm
 
-        fitting = self.begin(codes, *conditions)
         epochs = self.blocks * self.learning.epochs
         with tqdm(total=epochs, desc=type(self).__name__, leave=False, disable=None) as bar:
             while not fitting.done:
@@ -202,9 +205,7 @@ class DenoisingPrior(ScaledPrior):
         networks = list(self.denoiser.networks)
         z = self.standardised(codes)
 
-        return Fitting(
-            networks, self.levels, self.learning, z, variances, told, self.dropout
-        )
+        return Fitting(networks, self.levels, self.learning, z, variances, told, self.dropout)
 
     def finish(self, fitting: Fitting) -> "DenoisingPrior":
         """Take the networks of a training that is done; returns the prior."""

@@ -41,7 +41,7 @@ class Marginal(Prior):
             "ParzenPrior"
         )
 
-    def estimate(self, codes: Tensor, *conditions: Tensor) -> None:
+    def estimate(self, codes: Tensor) -> None:
         """Raise a ValueError: the whole is what is fitted."""
         raise ValueError("a marginal is not fitted itself: fit the prior, and take its marginal")
 

@@ -46,9 +46,7 @@ class PriorFit:
         self.step = step
 
     @torch.no_grad()
-    def follow(
-        self, rule: "Shell", batch: Sequence[Tensor], prior: Prior, moment: Moment
-    ) -> None:
+    def follow(self, rule: "Shell", batch: Sequence[Tensor], prior: Prior, moment: Moment) -> None:
         """Fit a prior on the latest codes where that is due; one that was never fitted, always."""
         if prior.fitted and (self.every == 0 or prior.fixed):
             return
