@@ -84,6 +84,7 @@ METHODS = {
     "Completer.mcmc(20)": partial(chain, Completer.mcmc(20, level=0, begin="noise")),
     "Completer.annealed(20)": partial(chain, Completer.annealed(20, level=0, begin="noise")),
     "AnnealedInpainter()": partial(inpainter, AnnealedInpainter()),
+    "AnnealedInpainter(pool=40000)": partial(inpainter, AnnealedInpainter(pool=40_000)),
     "AnnealedInpainter(guide=gradient)": partial(inpainter, AnnealedInpainter(guide="gradient")),
 }
 

@@ -504,6 +504,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("FewLabels", lambda: FEW),
     Member("InMemory", lambda: InMemory("0" * 64, [5, 2, 2])),
     Member("Annealing", lambda: gendae.Annealing(2.0, 0.1, 0.5)),
+    Member("AnnealedInpainter", lambda: gendae.AnnealedInpainter(2, 100, guide="gradient")),
     Member("Modality", lambda: gendae.Modality(WIDTH, "pixels", [pair()])),
     Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),
     Member("FeatureClassifier", lambda: gendae.FeatureClassifier((8, 8), (2, 3), 5)),

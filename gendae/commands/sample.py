@@ -94,15 +94,13 @@ def sample(
             "modality, such as ConditionalDenoisingPrior, by --given NAME=VALUE without a chain"
         )
 
-    label = None if law is not None else label_given(model, given, sampler)
-    if label is not None:
+    if given is not None and law is None:
+        label = label_given(model, given, sampler)
+        if label is None:
+            path = Path(out or "samples.npz")
+            return _sample_by_chain(model, given, n, seed, path, device, rounds, options)
         sampler = "labelled"
         options = {"sampler.label": label, **options}
-    elif given is not None and law is None:
-        refuse("sampler", options, "with --given a clamped chain is run; use --completer.OPTION")
-        options = with_synonym("rounds", rounds, "completer.rounds", options)
-        path = Path(out or "samples.npz")
-        return _sample_given(model, given, n, seed, path, device, GIVEN | options)
 
     if rounds is not None:
         raise ValueError(
@@ -110,11 +108,26 @@ def sample(
             "a sampler is --sampler.rounds"
         )
     refuse("completer", options, "a clamped chain is run where --given NAME=VALUE asks for it")
+    return _sample(model, law, n, sampler, seed, out, device, options)
+
+
+def _sample(
+    model: str,
+    law: "Law | None",
+    n: int,
+    sampler: str | None,
+    seed: int,
+    out: str | None,
+    device: str,
+    options: Mapping[str, str],
+) -> Table:
+    """n samples of a model, or of a law given something, by a sampler."""
     several = law is not None and has_several_modalities(law.stack)
     path = Path(out or ("samples.npz" if several else "samples.png"))
     checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy", *FILMS))
 
-    stack = model_file.load(model, device) if law is None else law.stack
+    law = law or Law(model_file.load(model, device), {})
+    stack = law.stack
     several = has_several_modalities(stack)
     if not several:
         only_generative(stack, model)
@@ -123,7 +136,7 @@ def sample(
     if is_film(path):
         return _film(stack, n, chosen, seed, path)
     if several:
-        return _sample_all(stack, n, chosen, seed, path, {} if law is None else law.values)
+        return _sample_all(stack, n, chosen, seed, path, law.values)
     return _sample_one(stack, n, chosen, seed, path)
 
 
@@ -195,16 +208,19 @@ def law_given(stack: Stack, given: list[str], n: int, guidance: float | None) ->
     return Law(stack.under(stack.prior.given(c, guidance)), values)
 
 
-def _sample_given(
+def _sample_by_chain(
     model: str,
     given: list[str],
     n: int,
     seed: int,
     out: Path,
     device: str,
+    rounds: int | None,
     options: Mapping[str, str],
 ) -> Table:
     """n samples of all modalities given some of them, into a .npz."""
+    refuse("sampler", options, "with --given a clamped chain is run; use --completer.OPTION")
+    options = GIVEN | with_synonym("rounds", rounds, "completer.rounds", options)
     checks.one_of("suffix of --out", out.suffix, (".npz",))
     checks.whole("--n", n, 1)
     texts = assignments(given)

@@ -49,6 +49,8 @@ from gendae.sampling.samplers import BATCH, POOL
 GUIDES = ("encode", "gradient")
 #: Draws of the prior on which the widths tau and noise are measured.
 MEASURED = 500
+#: Images whose agreement with the pool is weighed at a time.
+ROWS = 100
 
 
 @register
@@ -217,12 +219,16 @@ class AnnealedInpainter(Inpainter):
     ) -> Tensor:
         """Rows of the pool at which the chains start, drawn by their agreement with x^v."""
         seen = mask.expand_as(x)
-        score = Gaussian().pool_log_prob(x.masked_fill(~seen, 0.0), seen.to(x), decoded, noise)
+        given = x.masked_fill(~seen, 0.0)
 
-        weights = score.softmax(1).cpu()
-        rows = torch.multinomial(weights, self.chains, replacement=True, generator=generator)
+        chosen = []
+        for part, there in zip(given.split(ROWS), seen.split(ROWS), strict=True):
+            score = Gaussian().pool_log_prob(part, there.to(x), decoded, noise)
+            weights = score.softmax(1).cpu()
+            rows = torch.multinomial(weights, self.chains, replacement=True, generator=generator)
+            chosen.append(rows)
 
-        return rows.T.flatten().to(x.device)
+        return torch.cat(chosen).T.flatten().to(x.device)
 
     def _guided(
         self, stack: Stack, given: Tensor, mask: Tensor, tau: Tensor, noise: float

@@ -12,9 +12,10 @@ On the way, z is a draw from the law of codes with noise of the level that has b
 
 Without churn, Heun's is the ordinary differential equation (ODE), whose noise is its start alone.
 A descent may clamp: before every denoising, `keep` puts what is known, with the noise of the
-level, in its place. What is missing then moves as the law given these noisy values has it. Langevin
-dynamics comes to rest in that law at each level, and so, as the level goes to 0, in the law given
-what is known; a reverse process of few steps does not.
+level, in its place. What is missing then moves as the law given these noisy values has it.
+Langevin dynamics comes to rest in that law at each level, and so, as the level goes to 0, in the
+law given what is known, each mode with the share that it had where the way between them closed; a
+reverse process of few steps does not.
 Source: Karras et al. 2022, Eq. 3, 5 and Algorithm 2; Ho et al. 2020; Song and Ermon 2019.
 """
 
