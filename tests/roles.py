@@ -167,10 +167,17 @@ def classifier(**options):
     return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
 
 
-def fitted(cls, *arguments, codes="real", conditions=None, **options):
+def fitted(cls, *arguments, codes="real", **options):
     prior = cls(*arguments, **options)
     prior.prepare(WIDTH)
-    return prior.fit(rows(codes, 60, torch.float32, first=ROWS), conditions)
+    return fit(prior, rows(codes, 60, torch.float32, first=ROWS))
+
+
+def fit(prior, codes):
+    """A prior fitted on codes, of p(h | c) on one of ten classes for each."""
+    if prior.condition is None:
+        return prior.fit(codes)
+    return prior.fit(codes, torch.arange(len(codes)) % 10)
 
 
 # -- the roles -------------------------------------------------------------------------------
@@ -267,9 +274,7 @@ DENOISING = {
     "flow": gendae.Flow(3),
 }
 DENOISED = partial(fitted, gendae.DenoisingPrior, **DENOISING)
-CONDITIONAL = partial(
-    fitted, gendae.ConditionalDenoisingPrior, conditions=torch.arange(60) % 10, **DENOISING
-)
+CONDITIONAL = partial(fitted, gendae.ConditionalDenoisingPrior, **DENOISING)
 DENSE = [
     Member("GaussianPrior", partial(fitted, gendae.GaussianPrior)),
     Member("GaussianPrior full", partial(fitted, gendae.GaussianPrior, "full")),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.commands.common import (
+    DESCENT,
     Table,
     color_of,
     completer_of,
@@ -34,8 +35,6 @@ from gendae.registry import build, describe
 from gendae.storage import model_file
 
 MODES = {"map": Completer.map, "mcmc": Completer.mcmc, "annealed": Completer.annealed}
-#: The mode that draws codes by the levels of a denoising prior.
-DESCENT = "descent"
 #: What no array of a modality can be called in a .npz of answers: the arrays beside it, and
 #: arguments of the functions that write it.
 RESERVED = ("path", "file", "args", "kwds", "converged", "residual")
