@@ -18,7 +18,6 @@ is scored under the same window as the others.
 import argparse
 import json
 import logging
-import math
 import os
 import time
 import warnings
@@ -32,7 +31,7 @@ import gendae
 from benchmarks.stability import measures, trainer_of
 from gendae import plots
 from gendae.metrics.features import load_feature_classifier
-from gendae.metrics.neighbours import DataCopying
+from gendae.metrics.neighbours import data_copying
 from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import frechet_distance, in_batches
 from gendae.plots import Figure
@@ -48,9 +47,6 @@ BATCH = 100
 START = 500  # updates inside pairs: one epoch
 RATES = (3e-4, 1e-3, 3e-3)
 KLS = (0.01, 0.1)
-#: Window noises, as multiples of the window's bandwidth, between which C_T of codes is 0.
-NOISES = (0.05, 6.0)
-HALVINGS = 8
 SAMPLES = 10_000
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -264,7 +260,8 @@ def of_samples(stack, data, seed):
     train, valid, test = (data.split(name).x.to(DEVICE) for name in ("train", "valid", "test"))
     codes, held_out, unseen = (stack.encode(x)[-1] for x in (train, valid, test))
     stack.prior.fit(codes)
-    copying = set_noise(stack.prior, held_out, seed)
+    draws = stack.prior.sample(len(held_out), seeded(seed))
+    copying = data_copying(codes, held_out, draws)
 
     x = gendae.generate(stack, SAMPLES, gendae.AncestralSampler(), seed=seed).to(DEVICE)
     features = load_feature_classifier("mnist-classifier").to(DEVICE)
@@ -275,29 +272,10 @@ def of_samples(stack, data, seed):
     return {
         "fid": round(fid, 2),
         "ll": round(parzen_score(x, test, valid)["ll"], 1),
-        "window_noise": stack.prior.noise_scale,
+        "window_noise": float(stack.prior.noise_scale_),
         "copying_of_codes": round(copying, 1),
         "log_p_codes_minus_gaussian": round(advantage.mean().item(), 2),
     }
-
-
-def set_noise(prior, held_out, seed):
-    """Noise of a window at which its draws are as near to its codes as held-out codes are.
-
-    C_T grows with the noise: halved until it is 0.
-    """
-    copying = DataCopying(prior.codes.cpu(), held_out.cpu())
-    low, high = NOISES
-    for _ in range(HALVINGS):
-        prior.noise_scale = math.sqrt(low * high)
-        draws = prior.sample(len(held_out), seeded(seed))
-        found = copying(draws.cpu())
-        if found < 0.0:
-            low = prior.noise_scale
-        else:
-            high = prior.noise_scale
-
-    return found
 
 
 # -- rows ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from gendae.completion.completer import Completer
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import Quality
-from gendae.metrics.report import feature_network
+from gendae.metrics.report import feature_network, measures
 from gendae.models.classifier import Classifier, error_of
 from gendae.models.joint import JointStack
 from gendae.sampling.samplers import AncestralSampler
@@ -35,6 +35,7 @@ MEASURES = {
     "coverage": "coverage",
     "copying": "copying",
     "copying_pixels": "copying_pixels",
+    "copying_codes": "copying_codes",
     "confidence": "confidence",
 }
 
@@ -51,19 +52,18 @@ def describe_prior(prior):
 def samples(stack, data, n):
     """Measures of n samples."""
     train, valid, test = (data.split(name).x for name in ("train", "valid", "test"))
-    x = generate(stack, n, seed=0)
     quality = Quality(train, test, feature_network(data)[0])
-    result = {**parzen_score(x, test, valid), **quality(x)}
+    result = measures(stack, train, valid, test, n, judge=quality)
     if type(stack.settings.sampler) is not AncestralSampler:
         ancestral = generate(stack, n, "ancestral", 0)
         result["ancestral_ll"] = parzen_score(ancestral, test, valid)["ll"]
 
-    measures = {}
+    metrics = {}
     for key, name in MEASURES.items():
         if result.get(key) is not None:
-            measures[name] = round(result[key], 4)
+            metrics[name] = round(result[key], 4)
 
-    return measures | {"n": n}
+    return metrics | {"n": n}
 
 
 def errors(classifier, data, n):

@@ -56,11 +56,13 @@ PRIORS = {
     "factorial-logistic": lambda seed: FactorialPrior("logistic"),
     "factorial-bernoulli": lambda seed: FactorialPrior("bernoulli"),
     "linear-autoencoder": lambda seed: LinearAutoencoderPrior(),
-    "parzen": lambda seed: ParzenPrior(seed=seed),
+    "parzen": lambda seed: ParzenPrior(noise_scale=1.0, seed=seed),
     "parzen-kmeans": lambda seed: ParzenPrior(choice="kmeans", noise_scale=0.25, seed=seed),
+    # the noise at which held-out codes are as close to the training codes (C_T of codes)
+    "parzen-kmeans-fresh": lambda seed: ParzenPrior(choice="kmeans", seed=seed),
     # the least noise at which validation images, too, are as close to the training images (C_T)
     "parzen-kmeans-wide": lambda seed: ParzenPrior(choice="kmeans", noise_scale=1.5, seed=seed),
-    "manifold-parzen": lambda seed: ManifoldParzenPrior(seed=seed),
+    "manifold-parzen": lambda seed: ManifoldParzenPrior(noise_scale=1.0, seed=seed),
     "autoencoder": autoencoder,
     "autoencoder-means": lambda seed: autoencoder(seed, walk=Walk(residual=0.0)),
     "walkback": lambda seed: autoencoder(seed, criterion=Reconstruction(walkback=3)),

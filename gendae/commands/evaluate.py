@@ -8,7 +8,7 @@ from gendae.commands.common import Table, load_generative
 from gendae.commands.data import data_of
 from gendae.commands.progress import bar_of_steps
 from gendae.commands.sections import adjusted
-from gendae.metrics.report import NEIGHBOURS, evaluation, steps
+from gendae.metrics.report import CEILING, NEIGHBOURS, evaluation, steps
 from gendae.sampling.samplers import Sampler, sampler_named
 from gendae.storage.atomic import write_json
 
@@ -26,8 +26,10 @@ COLUMNS = {
     "recall": "share of test images within the spread of samples: low means too little variety.",
     "density": "how many test images' neighbourhoods a sample lies in: about 1 is right.",
     "coverage": "share of test images with a sample nearby: low means that kinds are missing.",
-    "copying": "below 0, samples lie nearer to training images than test images do: copies.",
+    "copying": "below 0, samples lie nearer to training images than test images do: copies, or "
+    "smooth.",
     "(pixels)": "the same, measured on pixels instead of features.",
+    "(codes)": "the same of codes, samples of the prior: here below 0 means copies.",
     "confid.": "how sure a classifier is of the samples' classes (MNIST only).",
 }
 #: Measures of quality that are remarked upon below half of what held-out images have.
@@ -36,7 +38,7 @@ SHARES = {
     "recall": "samples vary far less than test images do",
     "coverage": "most test images have no sample nearby",
 }
-#: Copying below this is remarked upon: it is a z-score.
+#: Copying so far below that of decoded held-out codes is remarked upon: it is a z-score.
 COPIES = -3.0
 
 
@@ -89,7 +91,15 @@ def evaluate(
 
 def evaluation_table(result: dict[str, Any]) -> list[str]:
     """The evaluation as lines for a terminal."""
-    lines = [*_parzen_table(result), "", *quality_table(result), "", _bound_line(result)]
+    lines = [
+        *_parzen_table(result),
+        "",
+        *quality_table(result),
+        "",
+        *_ceiling_line(result),
+        _density_line(result),
+        _bound_line(result),
+    ]
 
     trace = result["log_joint"]
     if trace is not None:
@@ -108,10 +118,15 @@ def remarks(result: dict[str, Any]) -> list[str]:
     """What is bad about a model, a line for each: it would go under among the numbers.
 
     Example:
-        >>> held_out = {"precision": 0.9, "recall": 0.9, "coverage": 0.9, "copying": 0.0}
-        >>> model = {**held_out, "recall": 0.01}
-        >>> remarks({"quality": {"model": model, "held-out images": held_out}})
+        >>> held_out = {"precision": 0.9, "recall": 0.9, "coverage": 0.9}
+        >>> ceiling = {"copying": -5.9, "copying_codes": -0.5}
+        >>> model = {**held_out, **ceiling, "recall": 0.01, "copying": -6.6}
+        >>> sets = {"model": model, "held-out images": held_out, "decoded held-out codes": ceiling}
+        >>> remarks({"quality": sets})
         ['low recall, 0.010 (held-out images 0.900): samples vary far less than test images do']
+        >>> model["copying_codes"] = -13.1
+        >>> remarks({"quality": sets})[1:]
+        ['copying of codes -13.10 (decoded held-out codes -0.50): samples are near copies']
     """
     if not result["quality"]:
         return []
@@ -123,8 +138,11 @@ def remarks(result: dict[str, Any]) -> list[str]:
         for name, meaning in SHARES.items()
         if own[name] < 0.5 * real[name]
     ]
-    if own["copying"] < COPIES:
-        lines.append(f"copying {own['copying']:.2f}: samples are near copies of training images")
+    best = result["quality"][CEILING]
+    for name, words in (("copying", "copying"), ("copying_codes", "copying of codes")):
+        if own[name] - best[name] < COPIES:
+            beside = f"({CEILING} {best[name]:.2f})"
+            lines.append(f"{words} {own[name]:.2f} {beside}: samples are near copies")
 
     return lines
 
@@ -134,6 +152,10 @@ def explained() -> list[str]:
     lines = [f"  {name:<15}{meaning}" for name, meaning in COLUMNS.items()]
     return [
         *lines,
+        f"{CEILING}: what a perfect prior reaches with this decoder; validation images",
+        "  are encoded and decoded, and cannot be copies: the model is judged beside this row.",
+        "log p(h) ..: density of codes under the prior; a gap from training to test codes is what",
+        "  the prior remembers.",
         "log p(x) >= ..: a bound on the density of test images under the model itself; it may be",
         "  far below 0 where training does not fit the width of p(x | h), as here it does not.",
         "log p(x, h) ..: what inference climbs, without the prior's term: it should go up.",
@@ -144,19 +166,47 @@ def explained() -> list[str]:
 def _parzen_table(result: dict[str, Any]) -> list[str]:
     """Parzen scores as lines for a terminal."""
     header = (
-        f"{'samples':<20}{'n':>7}{'LL [nats]':>12}{'+-':>6}{'sigma':>8}"
+        f"{'samples':<24}{'n':>7}{'LL [nats]':>12}{'+-':>6}{'sigma':>8}"
         f"{'10-point grid':>18}{'sigma 0.2':>11}"
     )
 
     lines = [header]
     for name, row in result["parzen"].items():
         lines.append(
-            f"{name:<20}{row['n']:>7}{row['ll']:>12.2f}{row['se']:>6.2f}{row['sigma']:>8.4f}"
+            f"{name:<24}{row['n']:>7}{row['ll']:>12.2f}{row['se']:>6.2f}{row['sigma']:>8.4f}"
             f"{row['ll_goodfellow']:>10.2f} @{row['sigma_goodfellow']:.4f}"
             f"{row['ll_at_0.2']:>11.2f}"
         )
 
     return lines
+
+
+def _ceiling_line(result: dict[str, Any]) -> list[str]:
+    """The model beside the best that its decoder allows; nothing where quality is not known."""
+    if not result["quality"]:
+        return []
+
+    pairs = {"LL": ("ll", ".2f"), "FID": ("fid", ".3f"), "copying": ("copying", ".2f")}
+    pairs["of codes"] = ("copying_codes", ".2f")
+    rows = [{**result["parzen"][name], **result["quality"][name]} for name in ("model", CEILING)]
+    own, best = rows
+
+    words = ", ".join(
+        f"{name} {own[key]:{form}} / {best[key]:{form}}" for name, (key, form) in pairs.items()
+    )
+    return [f"the model / {CEILING}: {words}"]
+
+
+def _density_line(result: dict[str, Any]) -> str:
+    """log p(h) of codes in words, or why there is none."""
+    if result["log_prob"] is None:
+        return f"no log p(h): {result['log_prob_missing']}"
+
+    words = ", ".join(
+        f"{row['mean']:.2f} +- {row['se']:.2f} of {row['n']} {name}"
+        for name, row in result["log_prob"].items()
+    )
+    return f"log p(h) in nats: {words}"
 
 
 def _bound_line(result: dict[str, Any]) -> str:
@@ -178,8 +228,9 @@ def quality_table(result: dict[str, Any]) -> list[str]:
         return [f"sample quality: {needed} are needed"]
 
     header = (
-        f"{'against test images':<20}{'FID':>9}{'KID':>9}{'precision':>11}{'recall':>8}"
-        f"{'density':>9}{'coverage':>10}{'copying':>9}{'(pixels)':>10}{'confid.':>9}"
+        f"{'against test images':<24}{'FID':>9}{'KID':>9}{'precision':>11}{'recall':>8}"
+        f"{'density':>9}{'coverage':>10}{'copying':>9}{'(pixels)':>10}{'(codes)':>9}"
+        f"{'confid.':>9}"
     )
     lines = [header, *(_quality_line(name, row) for name, row in result["quality"].items())]
 
@@ -199,9 +250,12 @@ def _quality_line(name: str, row: dict[str, Any]) -> str:
     confidence = "-"
     if row["confidence"] is not None:
         confidence = f"{row['confidence']:.3f}"
+    of_codes = "-"
+    if row["copying_codes"] is not None:
+        of_codes = f"{row['copying_codes']:.2f}"
 
     return (
-        f"{name:<20}{row['fid']:>9.3f}{row['kid']:>9.4f}{row['precision']:>11.3f}"
+        f"{name:<24}{row['fid']:>9.3f}{row['kid']:>9.4f}{row['precision']:>11.3f}"
         f"{row['recall']:>8.3f}{row['density']:>9.3f}{row['coverage']:>10.3f}"
-        f"{row['copying']:>9.2f}{row['copying_pixels']:>10.2f}{confidence:>9}"
+        f"{row['copying']:>9.2f}{row['copying_pixels']:>10.2f}{of_codes:>9}{confidence:>9}"
     )

@@ -294,7 +294,7 @@ def _film(stack: Stack, n: int, sampler: Sampler, seed: int, out: Path) -> list[
     states = sampling_steps(stack, n, sampler, seed)
     usable("the samples", states)
 
-    return [f"{n} samples in {sampler.rounds} steps: {write_states(stack, states, out)}"]
+    return [f"{n} samples in {len(states) - 1} steps: {write_states(stack, states, out)}"]
 
 
 def write_states(stack: Stack, states: Tensor, out: Path) -> Path:

@@ -204,8 +204,11 @@ def _prior(prior: Prior, bits: int) -> Numbers:
 
     if isinstance(prior, ParzenPrior):
         codes = prior.codes[:CODES]
-        width = prior.noise_scale * prior.noise
-        return {"kind": "codes", "codes": packed(codes, bits), "width": width}
+        scale = prior.noise_scale
+        if scale is None:
+            scale = float(prior.noise_scale_)
+
+        return {"kind": "codes", "codes": packed(codes, bits), "width": scale * prior.noise}
 
     codes = prior.sample(CODES, torch.Generator().manual_seed(0))
     return {"kind": "codes", "codes": packed(codes, bits), "width": 0.0}

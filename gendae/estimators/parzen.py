@@ -58,9 +58,10 @@ class ParzenDensity(BaseEstimator):
         x = validated(self, X, dtype=np.float64)
         self.bandwidth_ = self._bandwidth(*x.shape)
 
-        self.windows_ = ParzenPrior(self.bandwidth_, leave_one_out=False)
+        self.windows_ = ParzenPrior(self.bandwidth_, leave_one_out=False, noise_scale=1.0)
         self.windows_.codes = torch.tensor(x, device=checks.device(self.device))
         self.windows_.bandwidth_ = self.windows_.codes.new_tensor(self.bandwidth_)
+        self.windows_.noise_scale_ = self.windows_.codes.new_tensor(1.0)
         return self
 
     def _bandwidth(self, n: int, features: int) -> float:

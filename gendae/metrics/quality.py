@@ -16,14 +16,13 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from gendae import checks
 from gendae.metrics.neighbours import (
-    DataCopying,
     Manifold,
-    checked,
     neighbour_radii,
     precision_recall_density_coverage,
 )
 from gendae.metrics.parzen import kmeans_centroids
 from gendae.metrics.precision import full_precision
+from gendae.priors.copying import DataCopying, checked
 
 BATCH = 100  # images at a time through a network: larger ones are slower on a CPU
 

@@ -1,4 +1,4 @@
-"""A model's scores beside those of real images and k-means centroids, as data and as lines."""
+"""A model's scores beside those of its decoder's best, real images and k-means centroids."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,26 @@ from torch import Generator, Tensor, nn
 from gendae.data.base import Data
 from gendae.data.images import MNIST
 from gendae.metrics import bounds, parzen, quality, traces
+from gendae.metrics.codes import (
+    Codes,
+    codes_of,
+    copying_of_codes,
+    decoded,
+    log_prob_of_codes,
+)
 from gendae.metrics.features import load_feature_classifier
 from gendae.models.stack import Stack
+from gendae.priors.base import Prior
 from gendae.sampling.samplers import AncestralSampler, Sampler, generate
 
 #: Test images and importance samples of the bound: 20 s on one core for the paper's stack.
 BOUND_IMAGES = 1000
 BOUND_SAMPLES = 1000
 NEIGHBOURS = 5
+#: The row of the best that this decoder allows: codes of validation images, which are no copies.
+CEILING = "decoded held-out codes"
+#: Rows of validation images, whose bandwidth is chosen on others.
+VALIDATION = ("held-out images", CEILING)
 #: Measures of quality at the top level of the result.
 QUALITY = (
     "fid",
@@ -26,6 +38,7 @@ QUALITY = (
     "coverage",
     "copying",
     "copying_pixels",
+    "copying_codes",
     "confidence",
     "classes",
 )
@@ -61,25 +74,25 @@ def evaluation(
 ) -> dict[str, Any]:
     """All scores of a model: of its samples, its density and its reconstructions.
 
-    These are Parzen scores, sample quality, a bound on log p(x), log p(x, h) for each inference
-    step, and reconstruction errors for each layer. Every row is scored on the test images: the
-    model, its ancestral samples where the prior is drawn without a chain, training images,
-    held-out (validation) images and k-means centroids. `begin` is called with the name of each of
-    the `steps` as it begins.
+    These are Parzen scores, sample quality, log p(h_L) of codes, a bound on log p(x), log p(x, h)
+    for each inference step, and reconstruction errors for each layer. Every row is scored on the
+    test images: the model, its ancestral samples where the prior is drawn without a chain, the
+    decoded codes of held-out (validation) images, training images, held-out images and k-means
+    centroids. `begin` is called with the name of each of the `steps` as it begins.
     """
     train = data.split("train").x.to(stack.device)
     valid = data.split("valid").x.to(stack.device)
     test = data.split("test").x.to(stack.device)
 
-    begin("samples of the model")
-    samples = {"model": generate(stack, n, sampler, seed).to(stack.device)}
-    if stack.prior.analytic:
-        begin("ancestral samples")
-        samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
+    begin("codes")
+    codes = codes_of(stack, train, valid, test)
+    samples = drawn(stack, n, sampler, seed, begin)
+    samples[CEILING] = decoded(stack, codes.valid[:n])
     begin("k-means centroids")
     centroids = parzen.kmeans_centroids(train, max(1, min(n, len(train) // 2)), seed)
 
-    rows = parzen_rows(samples, centroids, train, valid, test, begin)
+    sets = {**samples, **baselines(train, valid, centroids, n)}
+    rows = parzen_rows(sets, train, valid, test, begin)
     begin("log p(x, h) and reconstructions")
     own = rows["model"]
     ancestral = rows.get("ancestral", {"ll": None})
@@ -94,18 +107,44 @@ def evaluation(
         "log_joint": joint_trace(stack, test),
         "reconstruction": traces.reconstruction_errors(stack, test.split(1000)),
     }
-    result |= quality_rows(samples, centroids, data, seed, begin)
+    result |= quality_rows(stack.prior, codes, samples, centroids, data, seed, begin)
+    begin("log p(h)")
+    result |= log_prob_of_codes(stack.prior, codes)
     begin("bound on log p(x)")
     result |= bound(stack, test[:BOUND_IMAGES], sigma_x, seed)
 
     return result
 
 
+def drawn(
+    stack: Stack, n: int, sampler: Sampler | None, seed: int, begin: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Samples of the model, and ancestral ones where the prior is drawn without a chain."""
+    begin("samples of the model")
+    samples = {"model": generate(stack, n, sampler, seed).to(stack.device)}
+    if stack.prior.analytic:
+        begin("ancestral samples")
+        samples["ancestral"] = generate(stack, n, AncestralSampler(), seed=seed).to(stack.device)
+
+    return samples
+
+
+def baselines(train: Tensor, valid: Tensor, centroids: Tensor, n: int) -> dict[str, Tensor]:
+    """Real images, at most n of each split, their centroids and their mean."""
+    return {
+        "training images": train[:n],
+        "held-out images": valid[:n],
+        "k-means centroids": centroids,
+        "mean image": train.mean(0, keepdim=True),
+    }
+
+
 def steps(stack: Stack) -> int:
     """How many steps an evaluation has, where there are enough images for all measures."""
     sets = 2 if stack.prior.analytic else 1
-    beside = 4 + 3  # whose Parzen score, and whose quality is measured
-    return 3 * sets + beside + len(("centroids", "log p(x, h)", "training images", "bound"))
+    beside = 5 + 4  # whose Parzen score, and whose quality is measured
+    once = ("codes", "centroids", "log p(x, h)", "training images", "copying", "log p(h)", "bound")
+    return 3 * sets + beside + len(once)
 
 
 def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
@@ -116,39 +155,79 @@ def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
     return traces.log_joint_trace(stack, x).mean(1).tolist()
 
 
+def measures(
+    stack: Stack,
+    train: Tensor,
+    valid: Tensor,
+    test: Tensor,
+    n: int = 10_000,
+    seed: int = 0,
+    judge: quality.Quality | None = None,
+    density_codes: int | None = None,
+) -> dict[str, Any]:
+    """The measures of `evaluation` that compare priors of one stack, without its baselines.
+
+    Args:
+        stack: with a fitted prior.
+        train, valid, test: images, (n, pixels).
+        n: how many samples.
+        seed: the same seed gives the same result.
+        judge: `Quality` of these training and test images, which can serve many stacks; on pixels
+            if None.
+        density_codes: of how many codes log p(h_L) is taken, see `log_prob_of_codes`.
+
+    Returns:
+        The Parzen score and the quality of the model's samples by the names of `evaluation`
+        (`ll`, `fid`, `copying_codes`, ..), `log_prob` of its codes, and as `ceiling` the scores
+        and the quality of decoded held-out codes.
+
+    Example:
+        >>> import torch
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> stack = deep_autoencoder([8, 4])
+        >>> x = torch.rand(300, 8, generator=torch.Generator().manual_seed(0))
+        >>> _ = stack.prior.fit(stack.encode(x[:200])[-1])
+        >>> row = measures(stack, x[:200], x[200:250], x[250:], n=50)
+        >>> row["n"], row["ceiling"]["n"], row["log_prob"]["test codes"]["n"]
+        (50, 50, 50)
+    """
+    judge = judge or quality.Quality(train, test, quality.PixelFeatures(), seed=seed)
+    codes = codes_of(stack, train, valid, test)
+    sets = {"model": generate(stack, n, seed=seed), CEILING: decoded(stack, codes.valid[:n]).cpu()}
+
+    rows = parzen_rows(sets, train, valid, test)
+    copying = copying_of_codes(stack.prior, codes, n, seed)
+    for (name, x), of_codes in zip(sets.items(), copying, strict=True):
+        rows[name] |= {**judge(x), "copying_codes": of_codes}
+
+    density = log_prob_of_codes(stack.prior, codes, density_codes)
+    return {**rows["model"], **density, "ceiling": rows[CEILING]}
+
+
 def parzen_rows(
-    samples: dict[str, Tensor],
-    centroids: Tensor,
+    sets: dict[str, Tensor],
     train: Tensor,
     valid: Tensor,
     test: Tensor,
     begin: Callable[[str], None] = quality.untold,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Parzen scores by name.
 
-    sigma is chosen on validation images, but for validation images themselves on training images.
+    sigma is chosen on validation images, but on training images for validation images themselves
+    and what is decoded from their codes.
     """
-    n = max(len(x) for x in samples.values())
-
-    sets = {
-        **samples,
-        "training images": train[:n],
-        "held-out images": valid[:n],
-        "k-means centroids": centroids,
-        "mean image": train.mean(0, keepdim=True),
-    }
-    chosen_on = dict.fromkeys(sets, valid)
-    chosen_on["held-out images"] = train
-
     rows = {}
     for name, x in sets.items():
         begin(f"Parzen score: {name}")
-        rows[name] = {"n": len(x), **parzen.parzen_score(x, test, chosen_on[name])}
+        chosen_on = train if name in VALIDATION else valid
+        rows[name] = {"n": len(x), **parzen.parzen_score(x, test, chosen_on)}
 
     return rows
 
 
 def quality_rows(
+    prior: Prior,
+    codes: Codes,
     samples: dict[str, Tensor],
     centroids: Tensor,
     data: Data,
@@ -157,7 +236,9 @@ def quality_rows(
 ) -> dict[str, Any]:
     """Sample quality of all rows, that of the model also at the top level.
 
-    `copying_of_halves` is the copying of one half of the test images against the other.
+    `copying_codes` is that of the prior's samples, of which the model's and the ancestral ones are
+    decoded, and of held-out codes. `copying_of_halves` is the copying of one half of the test
+    images against the other.
     """
     train = data.split("train").x
     valid = data.split("valid").x
@@ -172,6 +253,11 @@ def quality_rows(
     report = quality.quality_report(
         samples, train, valid, test, network, centroids.cpu(), seed, begin
     )
+    begin("copying of codes")
+    of_prior, of_held_out = copying_of_codes(prior, codes, len(samples["model"]), seed)
+    for name, row in report.items():
+        row["copying_codes"] = of_prior if name in samples else None
+    report[CEILING]["copying_codes"] = of_held_out
 
     return {
         "features": features,

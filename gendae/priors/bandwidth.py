@@ -1,4 +1,4 @@
-"""How the bandwidth of a Parzen prior is chosen: by the likelihood of codes held out."""
+"""Codes held out of a Parzen prior, and its bandwidth, chosen by their likelihood."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from gendae.registry import register
 
 #: Most codes held out.
 MOST = 1000
+#: Fewest codes held out of which can be told whether samples are copies.
+FEWEST = 100
 
 
 @register

@@ -30,6 +30,7 @@ class Prior(checks.TakesArrays, nn.Module):
 
     Attributes:
         has_density: whether `log_prob`, `score` and `cross_entropy` are defined.
+        slow_density: whether `log_prob` takes so long that reports ask for that of few codes.
         fixed: whether `fit` changes nothing, so that rules need not call it.
         analytic: whether `sample` draws exactly and independently, without a chain.
         discrete: whether p(h) is a probability of discrete values, and no density.
@@ -40,6 +41,8 @@ class Prior(checks.TakesArrays, nn.Module):
         noise: level sigma of the denoising that `reconstruct` stands for, in units of h; small
             beside the codes, whose scale is their own. A prior that knows it defines `noise` from
             what it fitted.
+        LATER: names of the buffers that files of earlier versions do not have; the class fills
+            them in as it loads such a file.
 
     Example:
         >>> from gendae import Prior, register
@@ -74,12 +77,14 @@ class Prior(checks.TakesArrays, nn.Module):
     )
 
     has_density: bool = True
+    slow_density: bool = False
     fixed: bool = False
     analytic: bool = True
     discrete: bool = False
     leave_one_out: bool = False
     condition: "Condition | None" = None
     noise: float = 0.1
+    LATER: ClassVar[tuple[str, ...]] = ()
 
     @property
     def fitted(self) -> bool:
@@ -241,6 +246,9 @@ class Prior(checks.TakesArrays, nn.Module):
                 has no variance.
         """
         return -self.log_prob(sample)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         for name, buffer in list(self.named_buffers(recurse=False)):

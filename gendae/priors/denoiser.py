@@ -53,7 +53,7 @@ class LevelMLP(nn.Module):
         torch.Size([2, 3])
     """
 
-    def __init__(self, width: int = 256, layers: int = 2, frequencies: int = 16) -> None:
+    def __init__(self, width: int = 256, layers: int = 3, frequencies: int = 16) -> None:
         super().__init__()
         self.width = checks.whole("width", width, 1)
         self.layers = checks.whole("layers", layers, 1)

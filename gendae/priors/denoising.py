@@ -75,6 +75,7 @@ class DenoisingPrior(ScaledPrior):
     """
 
     needs_noise = True
+    slow_density = True
     network: nn.Module
 
     def __init__(
@@ -316,12 +317,17 @@ class DenoisingPrior(ScaledPrior):
         return self.restored(self.descent(self.denoise, z, generator))
 
     def way(self, n: int, generator: Generator | None = None) -> Iterator[Tensor]:
-        """n draws at each level of the descent, from noise to codes, (n, features) each."""
+        """The codes to which each level of a descent would lead, (n, features) each.
+
+        It is D(z; s) of the z that has been reached: at first the mean of all codes, at the end
+        what `sample` gives.
+        """
         self.require_fitted()
         z = self.descent.start(self.denoiser.variances, n, generator)
+        states = self.descent.way(self.denoise, z, generator)
 
-        for state in self.descent.way(self.denoise, z, generator):
-            yield self.restored(state)
+        for level, state in zip(self.descent.levels(), states, strict=False):
+            yield self.restored(self.denoise(state, level))
 
     def complete(
         self,

@@ -46,6 +46,7 @@ class AveragedLearning(Learning):
     """
 
     epochs: int = 100
+    lr: float = 2e-3
     batch_size: int = 500
     warm_up: int = 100
     average: float = 0.999

@@ -58,7 +58,7 @@ class ManifoldParzenPrior(ParzenPrior):
         held_out: HeldOut | None = None,
         stratified: bool = True,
         leave_one_out: bool = True,
-        noise_scale: float = 1.0,
+        noise_scale: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(

@@ -9,9 +9,10 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.priors.bandwidth import HeldOut
+from gendae.priors.bandwidth import FEWEST, HeldOut
 from gendae.priors.base import Prior
 from gendae.priors.centres import CHOICES, choose
+from gendae.priors.copying import DataCopying, fresh_noise
 from gendae.registry import grouped, register
 
 #: Most entries of the distance matrix held at a time: 32 MiB in float64.
@@ -19,6 +20,8 @@ BLOCK_ENTRIES = 2**22
 #: Entries whose kernels a processor computes at a time, for one bandwidth after the other: they
 #: stay in its cache.
 CACHED_ENTRIES = 2**18
+#: Samples for each held-out code, of which the noise of samples is chosen.
+DRAWS = 4
 
 #: Exponentials are taken as powers of 2: MKL's exp needs ten times as long where its result is
 #: near 0, as most are.
@@ -153,25 +156,33 @@ class ParzenPrior(Prior):
     h_L"); `cross_entropy` leaves a code's term out where the mean of Q is that code. Otherwise
     every training code would be its own nearest mode.
 
+    The bandwidth of the best density is one thing, the noise of samples another: around the means
+    of a clustering it is too wide. Samples are fresh where they are as near to the training codes
+    as held-out codes are, which the three-sample test tells (`DataCopying`): nearer ones are
+    copies, others lie off the data. It is the noise chosen, unless one is given.
+
     Args:
         bandwidth: sigma, in units of h; None chooses it by the likelihood of held-out codes, which
             are never stored.
         capacity: most codes stored.
         choice: "reservoir", a uniform subset, or "kmeans", the means of a clustering, with equal
             weights.
-        held_out: the codes held out where the bandwidth is chosen.
+        held_out: the codes held out where the bandwidth or the noise is chosen.
         stratified: sample templates in the order of random permutations, so that each is used
             equally often. The law of each draw is the same; averages spread less.
         leave_one_out: leave a stored code's own term out, as above.
-        noise_scale: multiplier of the noise added to a template by `sample`.
-        seed: of the choice of codes.
+        noise_scale: multiplier of the noise added to a template by `sample`; None chooses it where
+            C_T of training codes, held-out codes and samples is nearest 0, within 1/16 and 8. It
+            is 1 where fewer than 100 codes can be held out.
+        seed: of the choices.
 
     Attributes:
         bandwidth_: the sigma in use, a tensor; a rule can tie the noise of Q(h_L | x) to it.
+        noise_scale_: the multiplier in use, a tensor; a number assigned to `noise_scale` sets it.
 
     Raises:
         ValueError: for bandwidth or capacity <= 0 and the like, unknown choices, or codes without
-            variance where the bandwidth is to be chosen.
+            variance where the bandwidth or the noise is to be chosen.
 
     Example:
         >>> codes = torch.tensor([[0.0], [1.0], [5.0]])
@@ -184,6 +195,8 @@ class ParzenPrior(Prior):
 
     codes: Tensor
     bandwidth_: Tensor
+    noise_scale_: Tensor
+    LATER = ("noise_scale_",)
 
     def __init__(
         self,
@@ -193,7 +206,7 @@ class ParzenPrior(Prior):
         held_out: HeldOut | None = None,
         stratified: bool = True,
         leave_one_out: bool = True,
-        noise_scale: float = 1.0,
+        noise_scale: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -206,11 +219,12 @@ class ParzenPrior(Prior):
         self.held_out = checks.kind("held_out", held_out or HeldOut(), HeldOut)
         self.stratified = bool(stratified)
         self.leave_one_out = bool(leave_one_out)
-        self.noise_scale = checks.at_least("noise_scale", noise_scale, 0.0)
         self.seed = checks.seed("seed", seed)
 
         self.register_buffer("codes", torch.empty(0))
         self.register_buffer("bandwidth_", torch.empty(0))
+        self.register_buffer("noise_scale_", torch.empty(0))
+        self.noise_scale = noise_scale
 
     @classmethod
     def upgrade(cls, arguments: dict) -> dict:
@@ -231,40 +245,86 @@ class ParzenPrior(Prior):
         return {name: value for name, value in arguments.items() if name not in unused}
 
     @property
+    def noise_scale(self) -> float | None:
+        """The multiplier that was asked for; None where `fit` chooses it."""
+        return self._noise_scale
+
+    @noise_scale.setter
+    def noise_scale(self, scale: float | None) -> None:
+        if scale is not None:
+            scale = checks.at_least("noise_scale", scale, 0.0)
+        if scale is not None and self.fitted:
+            self.noise_scale_ = self.bandwidth_.new_tensor(scale)
+
+        self._noise_scale = scale
+
+    @property
     def noise(self) -> float:
         """The bandwidth: `reconstruct` is the denoising of noise of that level (Eq. 21)."""
         self.require_fitted()
         return float(self.bandwidth_)
 
     def estimate(self, codes: Tensor) -> None:
-        """Choose the codes to store, their windows and the bandwidth."""
+        """Choose the codes to store, their windows, the bandwidth and the noise of samples."""
         generator = torch.Generator().manual_seed(self.seed)
-
-        held = 0
-        if self.bandwidth is None:
-            held = self.held_out.rows(len(codes))
-
         codes = codes[torch.randperm(len(codes), generator=generator).to(codes.device)]
-        stored = choose(codes[held:], self.capacity, self.choice, generator)
+        held = self._held_out_rows(len(codes))
+        fresh = codes[:held]
+        training = codes[held:]
+
+        stored = choose(training, self.capacity, self.choice, generator)
         self._fit_windows(stored)
         self.codes = stored
 
         bandwidth = self.bandwidth
         if bandwidth is None:
-            bandwidth = self._best_bandwidth(codes[:held])
+            bandwidth = self._best_bandwidth(fresh)
         self.bandwidth_ = stored.new_tensor(bandwidth)
+
+        scale = self.noise_scale
+        if scale is None:
+            scale = self._best_noise_scale(training, fresh, generator)
+        self.noise_scale_ = stored.new_tensor(scale)
+
+    def _held_out_rows(self, n: int) -> int:
+        """How many of n codes are held out."""
+        if self.bandwidth is None:
+            return self.held_out.rows(n)
+        if self.noise_scale is not None or n < FEWEST:
+            return 0
+
+        held = self.held_out.rows(n)
+        return held if held >= FEWEST else 0
 
     def _fit_windows(self, stored: Tensor) -> None:
         """What the windows around the stored codes need beside the bandwidth: nothing."""
 
     def _best_bandwidth(self, held: Tensor) -> float:
+        spread = self._spread("bandwidth")
+        return self.held_out.best(lambda grid: self._log_likelihood(held, grid), spread)
+
+    def _best_noise_scale(self, training: Tensor, held: Tensor, generator: Generator) -> float:
+        """Where samples are as near to the training codes as held-out codes are."""
+        if len(held) < FEWEST:
+            return 1.0
+
+        self._spread("noise_scale")
+        index = self._templates(DRAWS * len(held), generator).to(self.codes.device)
+        templates = self.codes[index]
+        noise = self._window_noise(index, generator)
+        copying = DataCopying(training, held, seed=self.seed)
+
+        return fresh_noise(lambda scale: copying(templates + scale * noise))
+
+    def _spread(self, chosen: str) -> float:
+        """Deviation of the stored codes; a ValueError if it is 0, so that nothing is chosen."""
         spread = self.codes.var(0, correction=0).mean().sqrt().item()
         if spread == 0.0:
             raise ValueError(
-                "codes are all equal, so that bandwidth=None cannot be chosen; give a number"
+                f"codes are all equal, so that {chosen}=None cannot be chosen; give a number"
             )
 
-        return self.held_out.best(lambda grid: self._log_likelihood(held, grid), spread)
+        return spread
 
     def _log_likelihood(self, held: Tensor, grid: Tensor) -> Tensor:
         """Mean log-likelihood of held-out codes for each bandwidth, (k,)."""
@@ -375,6 +435,7 @@ class ParzenPrior(Prior):
         )
         marginal.codes = self.codes[:, observed].contiguous()
         marginal.bandwidth_ = self.bandwidth_
+        marginal.noise_scale_ = self.noise_scale_
         return marginal
 
     def score(self, h: Tensor) -> Tensor:
@@ -401,7 +462,7 @@ class ParzenPrior(Prior):
         self.require_fitted()
 
         index = self._templates(n, generator).to(self.codes.device)
-        return self.codes[index] + self.noise_scale * self._window_noise(index, generator)
+        return self.codes[index] + self.noise_scale_ * self._window_noise(index, generator)
 
     def _window_noise(self, index: Tensor, generator: Generator | None) -> Tensor:
         """A draw from N(0, Sigma_i) for each index i of a stored code."""
@@ -425,7 +486,19 @@ class ParzenPrior(Prior):
 
     def extra_repr(self) -> str:
         bandwidth = self.bandwidth
+        noise_scale = self.noise_scale
         if self.fitted:
             bandwidth = f"{float(self.bandwidth_):.4g}"
+            noise_scale = f"{float(self.noise_scale_):.4g}"
 
-        return f"{len(self.codes)} codes, bandwidth={bandwidth}"
+        return f"{len(self.codes)} codes, bandwidth={bandwidth}, noise_scale={noise_scale}"
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Files of earlier versions have the noise of samples in their description only."""
+        codes = state_dict.get(prefix + "codes", self.codes)
+        stated = state_dict.get(prefix + "noise_scale_", self.noise_scale_)
+        if codes.numel() > 0 and stated.numel() == 0:
+            scale = 1.0 if self.noise_scale is None else self.noise_scale
+            state_dict[prefix + "noise_scale_"] = codes.new_tensor(scale)
+
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -16,6 +16,7 @@ from gendae.inference import Inference, Representations, TargetPropInference
 from gendae.layers.pair import Pair
 from gendae.models.noise import corruption_of_each, corruption_of_top
 from gendae.models.stack import Stack
+from gendae.priors.denoising import DenoisingPrior
 from gendae.registry import build, register, registered
 
 BATCH = 1000  # samples computed at a time
@@ -338,22 +339,30 @@ def sampler_of(stack: Stack) -> Sampler:
 def sampling_steps(stack: Stack, n: int, sampler: Sampler, seed: int | None = None) -> Tensor:
     """`generate` transition by transition, (K + 1, n, width of x): its samples are the last.
 
+    Where the sampler has no transitions, but the prior descends from noise to codes, the steps are
+    those of the prior: the codes to which each level would lead, decoded.
+
     Raises:
-        ValueError: for n not in 1 .. 1000, and a sampler without transitions.
+        ValueError: for n not in 1 .. 1000, and a sampler and a prior without transitions.
     """
     checks.whole("n", n, 1, BATCH)
-    if sampler.rounds == 0:
+    sampler.check(stack)
+    generator = seeded(seed)
+    if sampler.rounds > 0:
+        checks.fits("n", n, (sampler.rounds + 1) * n * stack.sizes[0])
+        states = sampler.trajectory(stack, stack.prior.sample(n, generator), generator)
+        return torch.stack([h[0].cpu() for h in states])
+
+    prior = stack.prior
+    if not isinstance(prior, DenoisingPrior):
         raise ValueError(
             f"{type(sampler).__name__} with {sampler.rounds} rounds makes samples in one step; "
-            "steps are those of generate, chain, joint and level"
+            "steps are those of generate, chain, joint and level, and of a DenoisingPrior"
         )
 
-    sampler.check(stack)
-    checks.fits("n", n, (sampler.rounds + 1) * n * stack.sizes[0])
-    generator = seeded(seed)
-    codes = stack.prior.sample(n, generator)
-
-    return torch.stack([h[0].cpu() for h in sampler.trajectory(stack, codes, generator)])
+    checks.fits("n", n, prior.descent.steps * n * stack.sizes[0])
+    ways = prior.way(n, generator)
+    return torch.stack([sampler.from_codes(stack, h, generator).cpu() for h in ways])
 
 
 def generate(

@@ -323,7 +323,7 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
         reason = str(error) or type(error).__name__
         raise CheckpointError(path, f"holds another architecture than it says: {reason}") from None
 
-    complete = {**_unfitted(path, fresh, tensors), **tensors}
+    complete = {**_unfitted(path, fresh, tensors, verify.later(stack)), **tensors}
     verify.check_weights(path, stack, complete, exact=False)
     verify.check_measured(path, stack, complete)
     verify.check_prior(path, stack.prior, complete, "prior.", stack.sizes[-1])
@@ -335,18 +335,19 @@ def _assemble(path: Path, content: dict[str, Any], tensors: dict[str, Tensor]) -
 
 
 def _unfitted(
-    path: Path, fresh: dict[str, Tensor], tensors: dict[str, Tensor]
+    path: Path, fresh: dict[str, Tensor], tensors: dict[str, Tensor], later: set[str]
 ) -> dict[str, Tensor]:
     """The empty tensors that a file may leave out; a CheckpointError, if it leaves out others.
 
     Empty tensors, of a prior that was never fitted, are not written; files of earlier versions
-    have no residuals. A prior is fitted as a whole: a file leaves out all its tensors, or none.
+    have no residuals. A prior is fitted as a whole: a file leaves out all its tensors, or none,
+    but for those that came later.
     """
     empty = [name for name, value in fresh.items() if value.numel() == 0]
     left_out = [name for name in empty if name not in tensors]
     of_prior = [name for name in empty if name.startswith("prior.")]
 
-    missing = sorted(name for name in of_prior if name not in tensors)
+    missing = sorted(name for name in of_prior if name not in tensors and name not in later)
     fitted = any(name in tensors and tensors[name].numel() > 0 for name in of_prior)
     if missing and fitted:
         raise CheckpointError(

@@ -229,7 +229,7 @@ def check_weights(
         exact: the precision must be the module's own.
     """
     own = module.state_dict()
-    _check_names(path, own, tensors)
+    _check_names(path, own, tensors, later(module))
 
     free = _free_shapes(module)
     for name, value in tensors.items():
@@ -257,9 +257,11 @@ def _of_other_type(name: str, value: Tensor, own: Tensor) -> str:
     return f"holds another architecture: {name} is {value.dtype}, the model's {own.dtype}"
 
 
-def _check_names(path: str | Path, own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+def _check_names(
+    path: str | Path, own: dict[str, Tensor], tensors: dict[str, Tensor], optional: set[str]
+) -> None:
     """Raise a CheckpointError unless a module and a file name the same tensors."""
-    missing = [name for name in own if name not in tensors]
+    missing = [name for name in own if name not in tensors and name not in optional]
     unexpected = [name for name in tensors if name not in own]
 
     faults = []
@@ -285,6 +287,14 @@ def _free_shapes(module: nn.Module) -> set[str]:
     for prefix, part in module.named_modules():
         if _loads_its_own_way(part):
             names.update(name for name, _ in part.named_buffers(prefix, recurse=False))
+    return names
+
+
+def later(module: nn.Module) -> set[str]:
+    """Names of the buffers that files of earlier versions do not have: LATER of a class."""
+    names: set[str] = set()
+    for prefix, part in module.named_modules():
+        names.update(f"{prefix}.{name}".lstrip(".") for name in getattr(part, "LATER", ()))
     return names
 
 

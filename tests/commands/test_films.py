@@ -11,8 +11,13 @@ from gendae import Inpainter, TargetPropInference, generate, inpaint, save
 from gendae.completion.inpainting import inpainting_steps
 from gendae.data import films
 from gendae.data.films import write_film
+from gendae.priors.denoiser import LevelMLP
+from gendae.priors.denoising import DenoisingPrior
+from gendae.priors.descents import HeunDescent
+from gendae.priors.fitting import AveragedLearning
 from gendae.sampling.level import LevelSampler
 from gendae.sampling.samplers import (
+    AncestralSampler,
     GenerateSampler,
     JointChainSampler,
     LatentChainSampler,
@@ -117,3 +122,16 @@ def test_films_of_the_commands_end_with_their_pictures(tmp_path, digits, capsys)
     ancestral = ["sample", model, "--sampler", "ancestral", "--out", tmp_path / "d.gif"]
     assert gendae(*ancestral) == 2
     assert "AncestralSampler with 0 rounds makes samples in one step" in one_line(capsys)
+
+
+def test_without_transitions_the_steps_are_those_of_the_prior():
+    learning = AveragedLearning(1)
+    prior = DenoisingPrior(LevelMLP(8, 1), learning=learning, descent=HeunDescent(5))
+    stack = small_stack()
+    stack.prior = prior.fit(torch.randn(60, stack.sizes[-1]))
+    sampler = AncestralSampler()
+
+    steps = sampling_steps(stack, 7, sampler, seed=3)
+    assert len(steps) == 5
+    assert torch.equal(steps[-1], generate(stack, 7, sampler, seed=3))
+    assert steps[0].std(0).max() < steps[-1].std(0).max()

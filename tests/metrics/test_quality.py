@@ -6,14 +6,12 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from gendae.metrics import neighbours, quality
+from gendae.metrics import quality
 from gendae.metrics.features import FeatureClassifier
 from gendae.metrics.neighbours import (
-    DataCopying,
     data_copying,
     neighbour_radii,
     precision_recall_density_coverage,
-    rank_z,
 )
 from gendae.metrics.quality import (
     PixelFeatures,
@@ -22,6 +20,7 @@ from gendae.metrics.quality import (
     kernel_distance,
     sample_quality,
 )
+from gendae.priors.copying import DataCopying, rank_z
 
 
 def test_frechet_distance_of_gaussians_in_closed_form():
@@ -86,7 +85,7 @@ def test_precision_recall_density_coverage_by_definition(k, monkeypatch):
     expected = plain_manifold(real, fake, k)
     assert precision_recall_density_coverage(real, fake, k) == pytest.approx(expected)
 
-    monkeypatch.setattr(neighbours, "BLOCK_ENTRIES", 100)  # many blocks
+    monkeypatch.setattr("gendae.priors.copying.BLOCK_ENTRIES", 100)  # many blocks
     assert precision_recall_density_coverage(real, fake, k) == pytest.approx(expected)
 
 

@@ -12,6 +12,9 @@ from gendae.commands.progress import bar_of_steps
 from gendae.data.images import Images
 from gendae.laws import Discrete
 from gendae.metrics import quality, report
+from gendae.metrics.codes import codes_of, log_prob_of_codes
+from gendae.priors.autoencoder import AutoencoderPrior
+from gendae.priors.parzen import ParzenPrior
 from gendae.storage import atomic
 from tests.commands.test_cli import gendae
 from tests.conftest import small_stack
@@ -27,13 +30,21 @@ def stack(digits):
 ROWS = [
     "model",
     "ancestral",
+    "decoded held-out codes",
     "training images",
     "held-out images",
     "k-means centroids",
     "mean image",
 ]
 MEASURES = ["fid", "kid", "precision", "recall", "density", "coverage", "copying"]
-SCORES = ["copying_pixels", "iw_bound", "iw_bound_se", "parzen_ll", "ancestral_ll"]
+SCORES = [
+    "copying_pixels",
+    "copying_codes",
+    "iw_bound",
+    "iw_bound_se",
+    "parzen_ll",
+    "ancestral_ll",
+]
 
 
 def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
@@ -49,9 +60,11 @@ def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
     assert (result["features"], result["classes"], result["confidence"]) == ("pixels", None, None)
 
     printed = "\n".join(evaluate.evaluation_table(result | {"classes": [0.25, 0.75]}))
-    assert "classes 0 .. 1 of the model's samples, %: 25.0 75.0" in printed.splitlines()[-5:]
-    for name in (*ROWS, "FID", "copying", "log p(x) >=", "features: pixels"):
+    assert "classes 0 .. 1 of the model's samples, %: 25.0 75.0" in printed.splitlines()[-7:]
+    for name in (*ROWS, "FID", "copying", "log p(h)", "log p(x) >=", "features: pixels"):
         assert name in printed
+    for words in ("the model / decoded held-out codes: LL", f"FID {result['fid']:.3f} /"):
+        assert words in printed
 
     path = atomic.write_json(tmp_path / "new" / "e.json", result | {"nan": float("nan")})
     stored = json.loads(path.read_text())
@@ -62,9 +75,11 @@ def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
 def test_held_out_images_do_not_choose_their_own_bandwidth(stack, digits):
     """Validation images as samples would take the narrowest sigma, if chosen on themselves."""
     train, valid, test = (digits.split(n).x for n in ("train", "valid", "test"))
-    rows = report.parzen_rows({"model": train[:299]}, train[:50], train, valid, test)
+    sets = {"model": train[:299], "held-out images": valid, report.CEILING: valid}
+    rows = report.parzen_rows(sets, train, valid, test)
     assert rows["held-out images"]["sigma"] > 0.11
     assert rows["held-out images"]["ll"] == pytest.approx(rows["model"]["ll"], abs=4.0)
+    assert rows[report.CEILING] == rows["held-out images"]
 
 
 def test_a_prior_that_needs_a_chain_has_no_ancestral_row(stack, digits):
@@ -74,6 +89,54 @@ def test_a_prior_that_needs_a_chain_has_no_ancestral_row(stack, digits):
     assert len(begun) == report.steps(stack)
     assert result["ancestral_ll"] is None
     assert "ancestral" not in result["parzen"]
+
+
+def test_the_best_that_a_decoder_allows_is_decoded_held_out_codes(stack, digits):
+    """A prior that holds the validation codes as they are reaches it, and only that one."""
+    train, valid, test = (digits.split(n).x for n in ("train", "valid", "test"))
+    codes = stack.encode(valid)[-1].detach()
+    stack.prior = ParzenPrior(1e-6, noise_scale=1.0).fit(codes)
+    judge = quality.Quality(train, test, quality.PixelFeatures())
+    row = report.measures(stack, train, valid, test, n=len(valid), judge=judge)
+    best = row["ceiling"]
+
+    for name in ("fid", "precision", "recall", "coverage", "copying", "copying_codes"):
+        assert row[name] == pytest.approx(best[name], abs=0.02)
+    assert abs(best["copying_codes"]) < 3.0 < abs(best["copying"])
+
+    assert judge(stack.reconstruct(valid))["fid"] == pytest.approx(best["fid"])
+
+    stack.prior = ParzenPrior(0.2, noise_scale=0.0).fit(stack.encode(train)[-1].detach())
+    copies = report.measures(stack, train, valid, test, n=len(valid), judge=judge)
+    assert copies["copying_codes"] < -10.0
+    assert copies["ceiling"] == best
+
+
+@pytest.mark.parametrize(
+    ("prior", "missing"),
+    [
+        (AutoencoderPrior([6], 5), "AutoencoderPrior has no density"),
+        (ParzenPrior(), "ParzenPrior is not fitted"),
+    ],
+    ids=["a chain", "nothing fitted"],
+)
+def test_log_p_of_codes_is_their_mean_or_says_why_there_is_none(stack, digits, prior, missing):
+    x = [digits.split(n).x for n in ("train", "valid", "test")]
+    codes = codes_of(stack, *x)
+    density = log_prob_of_codes(stack.prior, codes)["log_prob"]
+    expected = stack.prior.log_prob(codes.test).mean().item()
+    assert density["test codes"]["mean"] == pytest.approx(expected, rel=1e-5)
+    assert density["training codes"]["n"] == len(codes.train) > density["test codes"]["n"]
+
+    many = codes._replace(test=codes.test.repeat(9, 1))
+    assert log_prob_of_codes(stack.prior, many)["log_prob"]["test codes"]["n"] == 2000
+    stack.prior.slow_density = True
+    assert log_prob_of_codes(stack.prior, many)["log_prob"]["test codes"]["n"] == 250
+
+    none = log_prob_of_codes(prior, codes)
+    assert none["log_prob"] is None
+    assert missing in none["log_prob_missing"]
+    assert "no log p(h): " in evaluate._density_line(none)
 
 
 def test_a_model_without_a_density_says_why_there_is_no_bound(stack, digits):
@@ -107,7 +170,8 @@ def test_a_terminal_shows_the_step_and_a_log_nothing(terminal, monkeypatch):
 def test_too_few_images_leave_quality_out(stack, digits):
     result = report.evaluation(stack, digits, 3)
     assert result["quality"] == {}
-    assert result["fid"] is None
+    assert result["fid"] is None is result["copying_codes"]
+    assert evaluate.remarks(result) == []
     assert "more than 5" in "\n".join(evaluate.evaluation_table(result))
 
 

@@ -151,9 +151,9 @@ def test_descents_end_in_the_law_of_the_codes(descent, tolerance):
 
     assert torch.equal(h, prior.sample(n, seeded(0)))
     way = list(prior.way(n, seeded(0)))
-    assert len(way) == descent.steps + 1
+    assert len(way) == descent.steps
     assert torch.equal(way[-1], h)
-    assert way[0].std() == pytest.approx(20.0, rel=0.05)
+    assert way[0].std(0).max() < 0.1  # the mean of all codes, still
 
 
 def test_levels_have_their_law():

@@ -10,11 +10,14 @@ from torch.distributions import (
     Normal,
 )
 
+from gendae.models.architectures import deep_autoencoder
 from gendae.priors.bandwidth import HeldOut
 from gendae.priors.centres import choose
+from gendae.priors.copying import DataCopying
 from gendae.priors.manifold import ManifoldParzenPrior
 from gendae.priors.parzen import ParzenPrior, parzen_log_prob
 from gendae.registry import build
+from gendae.storage import verify
 
 
 def curve(n=300, noise=0.02):
@@ -222,6 +225,74 @@ def test_samples_are_templates_plus_noise_of_the_bandwidth():
     assert torch.equal(whole.sample(5000, torch.Generator().manual_seed(0)), s)
 
 
+def clusters(n, seed):
+    """Codes of four tight groups in five dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    means = 3 * torch.eye(4, 5, dtype=torch.float64)
+    groups = torch.randint(4, (n,), generator=generator)
+    return means[groups] + 0.5 * torch.randn(n, 5, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("round", {"choice": "kmeans", "capacity": 600}),
+        ("round", {"bandwidth": 0.3, "capacity": 2000}),
+        ("manifold", {"capacity": 1000}),
+    ],
+    ids=["around means", "of a given width", "manifold"],
+)
+def test_noise_is_chosen_where_samples_are_as_near_to_training_codes_as_fresh_ones(kind, options):
+    codes = clusters(8000, 0)
+    copying = DataCopying(codes, clusters(3000, 1))
+
+    def statistic(scale):
+        prior = windows(kind, **options, noise_scale=scale).fit(codes)
+        return copying(prior.sample(3000, torch.Generator().manual_seed(2)))
+
+    assert abs(copying(clusters(3000, 3))) < 1.5
+    assert abs(statistic(None)) < 1.5
+    assert statistic(0.25) < -4.0
+    assert statistic(2.0) > 4.0
+
+
+def test_the_noise_in_use_is_kept_and_shown():
+    codes = clusters(1500, 0)
+    prior = ParzenPrior(choice="kmeans", capacity=200).fit(codes)
+    scale = prior.noise_scale_.item()
+    assert 0.1 < scale < 1.0
+    assert f"noise_scale={scale:.4g}" in repr(prior)
+    assert ParzenPrior(choice="kmeans", capacity=200).fit(codes).noise_scale_.item() == scale
+
+    again = ParzenPrior(choice="kmeans", capacity=200).double()
+    again.load_state_dict(prior.state_dict())
+    assert (again.noise_scale, again.noise_scale_.item()) == (None, scale)
+
+    whole = again.marginal(torch.ones(5, dtype=torch.bool))
+    assert whole.noise_scale_.item() == scale
+    again.noise_scale = 0.5
+    assert again.noise_scale_.item() == 0.5
+
+    for few in (ParzenPrior().fit(codes[:900]), ParzenPrior(0.3).fit(codes[:900])):
+        assert few.noise_scale_.item() == 1.0  # of 90 held-out codes nothing can be told
+    assert len(ParzenPrior(0.3).fit(codes[:900]).codes) == 900
+    assert len(ParzenPrior(0.3).fit(codes).codes) == 1350
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0.95, 0.95), (None, 1.0)])
+def test_files_of_earlier_versions_have_the_noise_in_their_description(given, expected):
+    stacks = [deep_autoencoder([6, 3], prior=ParzenPrior(0.4, noise_scale=given)) for _ in "ab"]
+    stacks[0].prior.fit(gaussian(30, 3).float())
+    state = stacks[0].state_dict()
+    del state["prior.noise_scale_"]
+    verify.check_weights("m.ckpt", stacks[1], state)
+    stacks[1].load_state_dict(state)
+
+    assert stacks[1].prior.noise_scale_.item() == pytest.approx(expected)
+    draws = [stack.prior.sample(50, torch.Generator().manual_seed(0)) for stack in stacks]
+    assert torch.equal(*draws)
+
+
 def test_manifold_samples_have_the_mixture_s_covariance():
     prior = ManifoldParzenPrior(bandwidth=0.1, neighbours=6, components=2).fit(curve(40))
     s = prior.sample(200_000, torch.Generator().manual_seed(0))
@@ -290,7 +361,8 @@ def test_float32_codes_far_from_the_origin_keep_their_density_also_under_autocas
         (lambda: ParzenPrior(noise_scale=-1.0), "noise_scale"),
         (lambda: ManifoldParzenPrior(0.1).fit(gaussian(10)), "neighbours=10 but only 10 codes"),
         (lambda: ParzenPrior().fit(gaussian(2)), "at least three"),
-        (lambda: ParzenPrior().fit(torch.ones(20, 3)), "all equal"),
+        (lambda: ParzenPrior().fit(torch.ones(20, 3)), "all equal, so that bandwidth=None"),
+        (lambda: ParzenPrior(0.3).fit(torch.ones(1000, 3)), "all equal, so that noise_scale=None"),
         (lambda: ParzenPrior().fit(torch.full((20, 3), math.nan)), "60 NaN"),
         (lambda: ParzenPrior().log_prob(torch.zeros(1, 3)), "not fitted"),
     ],

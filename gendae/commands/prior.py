@@ -1,0 +1,165 @@
+"""`gendae prior`."""
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gendae import checks
+from gendae.commands.common import Table
+from gendae.commands.data import data_of
+from gendae.commands.sections import adjusted
+from gendae.errors import choice
+from gendae.models.classifier import Classifier
+from gendae.models.stack import Stack
+from gendae.priors.base import Prior
+from gendae.priors.denoising import DenoisingPrior
+from gendae.priors.fitting import Fitting
+from gendae.registry import REGISTRY, build, describe, import_public, registered
+from gendae.storage import model_file
+from gendae.storage.atomic import write_whole
+
+#: Seconds between two times at which a training is kept.
+KEPT_EVERY = 30.0
+BATCH = 1000  # examples encoded at a time
+
+
+def prior(
+    model: str,
+    kind: str = "DenoisingPrior",
+    *,
+    out: str,
+    data: str | None = None,
+    root: str | None = None,
+    device: str = "cpu",
+    **options: str,
+) -> Table:
+    """Fit another prior on a model's codes of its training images, and write the model with it.
+
+    The layers stay as they are. The training of a DenoisingPrior is kept in OUT.fitting, every
+    half a minute and where it is interrupted: the same command goes on from there.
+
+    Args:
+        model: a .ckpt, a .safetensors, or the name of a shipped model.
+        kind: class of the prior, such as DenoisingPrior, ParzenPrior or GaussianPrior.
+        out: FILE.safetensors, which is new.
+        data: images in the place of the model's own training images.
+        root: folder of the model's data set.
+        device: cpu, cuda, cuda:0, mps.
+        options: --prior.OPTION, arguments of the prior, such as --prior.blocks 4 or
+            --prior.learning.epochs 50, which --prior.help lists.
+    """
+    path = Path(out)
+    checks.one_of("suffix of --out", path.suffix, (".safetensors",))
+    if path.exists():
+        raise FileExistsError(f"--out {out} exists already; name another")
+    chosen = adjusted("prior", _prior_named(kind), Prior, options)
+
+    stack = model_file.load(model, device)
+    if isinstance(stack, Classifier):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{model} is a classifier, which has no prior"
+        )
+
+    codes = _codes(stack, data_of(stack, data, root).split("train").x)
+    stack.prior = chosen.to(codes.device)
+    stack.prior.prepare(stack.sizes[-1])
+
+    began = time.perf_counter()
+    if isinstance(chosen, DenoisingPrior):
+        _fit(chosen, codes, path.with_name(f"{path.name}.fitting"))
+    else:
+        chosen.fit(codes)
+
+    seconds = time.perf_counter() - began
+    fitted = f"{chosen!r}, fitted on {len(codes):,} codes in {seconds:.1f} s"
+
+    return [fitted, f"written: {model_file.save(stack.cpu(), path)}"]
+
+
+def _prior_named(kind: str) -> Prior:
+    """A prior of a class with its default arguments."""
+    cls = registered(kind)
+    if cls is not None and issubclass(cls, Prior):
+        return build({"type": kind})
+
+    names = sorted(name for name in _known() if name.endswith("Prior"))
+    raise ValueError(f"no prior {kind!r}; {choice(kind, names)}")
+
+
+def _known() -> list[str]:
+    import_public()
+    return [name for name, cls in REGISTRY.items() if issubclass(cls, Prior)]
+
+
+@torch.no_grad()
+def _codes(stack: Stack, x: Tensor) -> Tensor:
+    """h_L of all examples."""
+    return torch.cat([stack.encode(rows.to(stack.device))[-1] for rows in x.split(BATCH)])
+
+
+def _fit(chosen: DenoisingPrior, codes: Tensor, kept: Path) -> None:
+    """Train on the codes, from where the same training was kept; its file goes at the end."""
+    fitting = chosen.begin(codes)
+    marks = {"prior": describe(chosen), "codes": [*codes.shape, float(codes.double().sum())]}
+    if kept.is_file():
+        fitting.load_state_dict(_kept(kept, marks))
+        print(f"gendae: goes on after {fitting.epoch} epochs of {kept}", file=sys.stderr)
+
+    def keep() -> None:
+        content = io.BytesIO()
+        torch.save({**marks, "fitting": fitting.state_dict()}, content)
+        write_whole(kept, content.getvalue())
+
+    _advance(fitting, chosen.blocks * chosen.learning.epochs, keep)
+    chosen.finish(fitting)
+    kept.unlink(missing_ok=True)
+
+
+def _advance(fitting: Fitting, epochs: int, keep: Callable[[], None]) -> None:
+    """Train to the end, kept from time to time, and whatever happens."""
+    saved = time.monotonic()
+    with tqdm(total=epochs, unit="epoch", initial=fitting.epoch, leave=False, disable=None) as bar:
+        try:
+            while not fitting.done:
+                fitting.advance()
+                bar.set_postfix(loss=f"{fitting.loss:.4f}", refresh=False)
+                bar.update(fitting.epoch - bar.n)
+
+                if time.monotonic() - saved > KEPT_EVERY:
+                    keep()
+                    saved = time.monotonic()
+        except BaseException:
+            keep()
+            raise
+
+
+def _kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:
+    """What was kept of the same training.
+
+    The file is not among the command's inputs, which may not be written again.
+
+    Raises:
+        ValueError: for a damaged file, or one of another prior or other codes.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+        same = all(content[name] == value for name, value in marks.items())
+        fitting = content["fitting"]
+    except Exception as error:  # noqa: BLE001 - a damaged file can ask for anything
+        raise ValueError(
+            f"{path} is no training that was kept ({type(error).__name__}); remove it, to "
+            "begin anew"
+        ) from None
+
+    if not same:
+        raise ValueError(
+            f"{path} was kept of another prior, or of other codes; remove it to begin anew"
+        )
+    return fitting
