@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from gendae import checks
 from gendae.priors.denoising import DenoisingPrior
 from gendae.priors.descents import Descent
-from gendae.priors.fitting import AveragedLearning
+from gendae.priors.fitting import AveragedLearning, Fitting
 from gendae.priors.flow import Flow
 from gendae.priors.levels import Levels
 from gendae.registry import built, register
@@ -191,16 +191,18 @@ class ConditionalDenoisingPrior(DenoisingPrior):
             )
         return self.known.to(codes).expand(len(codes), -1)
 
-    def estimate(self, codes: Tensor) -> None:
-        """Raise a ValueError: conditions are needed."""
-        raise ValueError(
-            f"ConditionalDenoisingPrior learns from codes and conditions: fit(codes, "
-            f"{self.condition.name})"
-        )
+    def begin(self, codes: Tensor, conditions: Tensor | None = None) -> Fitting:
+        """See `DenoisingPrior.begin`; which conditions there are is noted at once.
 
-    def estimate_given(self, codes: Tensor, conditions: Tensor) -> None:
-        """Standardise, train the networks of all blocks, and keep which conditions there were."""
-        self.train_to_the_end(self.begin(codes, conditions))
+        Raises:
+            ValueError: as from `fit`.
+        """
+        if conditions is None:
+            raise ValueError(
+                f"ConditionalDenoisingPrior learns from codes and conditions: fit(codes, "
+                f"{self.condition.name})"
+            )
+        fitting = super().begin(codes, conditions)
 
         told = self.told_of(codes, conditions)
         self.met, counts = told.unique(dim=0, return_counts=True)
@@ -210,6 +212,12 @@ class ConditionalDenoisingPrior(DenoisingPrior):
             self.met = told[rows.to(told.device)]
             counts = torch.ones(MET, device=told.device)
         self.shares = (counts / counts.sum()).to(codes)
+
+        return fitting
+
+    def estimate_given(self, codes: Tensor, conditions: Tensor) -> None:
+        """Standardise, and train the networks of all blocks."""
+        self.train_to_the_end(self.begin(codes, conditions))
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features): given what is known, or else draws of what training met."""
