@@ -2,6 +2,7 @@
 
 from gendae import estimators as estimators
 from gendae import plots as plots
+from gendae.completion.annealed import AnnealedInpainter as AnnealedInpainter
 from gendae.completion.annealing import Annealing as Annealing
 from gendae.completion.completer import Completer as Completer
 from gendae.completion.descent import DescentInpainter as DescentInpainter
@@ -121,6 +122,8 @@ from gendae.priors.autoencoder import Learning as Learning
 from gendae.priors.autoencoder import Walk as Walk
 from gendae.priors.bandwidth import HeldOut as HeldOut
 from gendae.priors.base import Prior as Prior
+from gendae.priors.conditional import Condition as Condition
+from gendae.priors.conditional import ConditionalDenoisingPrior as ConditionalDenoisingPrior
 from gendae.priors.criteria import NearestNeighbour as NearestNeighbour
 from gendae.priors.criteria import Reconstruction as Reconstruction
 from gendae.priors.denoiser import LevelMLP as LevelMLP

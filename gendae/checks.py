@@ -27,7 +27,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 #: Arguments that keep their type: masks and class labels. Whole numbers in others become real.
-KEPT = ("mask", "masks", "observed", "y", "labels")
+KEPT = ("mask", "masks", "observed", "y", "labels", "conditions")
 
 #: NumPy's arrays and single numbers.
 OF_NUMPY = (np.ndarray, np.generic)

@@ -181,7 +181,14 @@ def classifier(**options):
 def fitted(cls, *arguments, codes="real", **options):
     prior = cls(*arguments, **options)
     prior.prepare(WIDTH)
-    return prior.fit(rows(codes, 60, torch.float32, first=ROWS))
+    return fit(prior, rows(codes, 60, torch.float32, first=ROWS))
+
+
+def fit(prior, codes):
+    """A prior fitted on codes, of p(h | c) on one of ten classes for each."""
+    if prior.condition is None:
+        return prior.fit(codes)
+    return prior.fit(codes, torch.arange(len(codes)) % 10)
 
 
 # -- the roles -------------------------------------------------------------------------------
@@ -280,14 +287,14 @@ CLASSIFIERS = [
 
 FACTORIAL = partial(fitted, gendae.FactorialPrior)
 WINDOWS = partial(fitted, gendae.ParzenPrior)
-DENOISED = partial(
-    fitted,
-    gendae.DenoisingPrior,
-    gendae.LevelMLP(6, 1, 2),
-    learning=gendae.AveragedLearning(epochs=1),
-    descent=gendae.HeunDescent(3),
-    flow=gendae.Flow(3),
-)
+DENOISING = {
+    "network": gendae.LevelMLP(6, 1, 2),
+    "learning": gendae.AveragedLearning(epochs=1),
+    "descent": gendae.HeunDescent(3),
+    "flow": gendae.Flow(3),
+}
+DENOISED = partial(fitted, gendae.DenoisingPrior, **DENOISING)
+CONDITIONAL = partial(fitted, gendae.ConditionalDenoisingPrior, **DENOISING)
 DENSE = [
     Member("GaussianPrior", partial(fitted, gendae.GaussianPrior)),
     Member("GaussianPrior full", partial(fitted, gendae.GaussianPrior, "full")),
@@ -305,6 +312,7 @@ DENSE = [
         partial(fitted, gendae.ManifoldParzenPrior, 0.5, neighbours=4, components=2),
     ),
     Member("DenoisingPrior", DENOISED),
+    Member("ConditionalDenoisingPrior", CONDITIONAL),
     Member("DenoisingPrior blocks", partial(DENOISED, coordinates="directions", blocks=2)),
 ]
 BRIEF = {"learning": gendae.Learning(epochs=1), "walk": gendae.Walk(steps=2)}
@@ -491,6 +499,7 @@ PARTS_OF_PRIORS = [
     gendae.Reconstruction(),
     gendae.HeldOut(0.2),
     gendae.LevelMLP(6, 1, 2),
+    gendae.Condition(3, dropout=0.2),
     gendae.AveragedLearning(2, seconds=5.0),
     gendae.LogNormalLevels(0.1, 1.2),
     gendae.LogUniformLevels(0.1, 10.0),
@@ -531,6 +540,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("FewLabels", lambda: FEW),
     Member("InMemory", lambda: InMemory("0" * 64, [5, 2, 2])),
     Member("Annealing", lambda: gendae.Annealing(2.0, 0.1, 0.5)),
+    Member("AnnealedInpainter", lambda: gendae.AnnealedInpainter(2, 100, guide="gradient")),
     Member("Modality", lambda: gendae.Modality(WIDTH, "pixels", [pair()])),
     Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),
     Member("FeatureClassifier", lambda: gendae.FeatureClassifier((8, 8), (2, 3), 5)),

@@ -152,7 +152,7 @@ def test_priors_take_arrays(prior):
 
     assert torch.equal(made.log_prob(h.numpy()), made.log_prob(h))
     assert torch.equal(made.reconstruct(h.numpy()), made.reconstruct(h))
-    made.fit(h.repeat(9, 1).numpy())
+    roles.fit(made, h.repeat(9, 1).numpy())
 
 
 BAD = {

@@ -140,7 +140,7 @@ def test_a_description_builds_the_same(member):
 #: Arguments that are checked under another name, or where they are used.
 CHECKED_ELSEWHERE = {
     *("gain", "given", "level", "seed", "split_seed", "path", "root", "codes_of"),
-    *("visible", "hidden_activation"),
+    *("visible", "hidden_activation", "name"),
 }
 
 
@@ -375,14 +375,14 @@ def test_a_prior_fits_codes_in_their_type_or_refuses_them(member, dtype):
     codes = rows(member.takes, 60, dtype)
     torch.manual_seed(123)  # the fit in `built` may have left another seed's state
     before = global_state()
-    prior.fit(codes)
+    roles.fit(prior, codes)
     assert global_state() == before
     assert torch.equal(codes, rows(member.takes, 60, dtype))
     assert {b.dtype for b in prior.buffers() if b.is_floating_point()} <= {dtype}
 
     nan = codes.index_fill(0, torch.tensor(3), math.nan)
     for bad in (codes[:0], codes[:1], nan):
-        assert "codes" in refusal(prior.fit, bad)
+        assert "codes" in refusal(roles.fit, prior, bad)
 
 
 def likelihood(samples, x):

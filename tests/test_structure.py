@@ -40,6 +40,7 @@ ROOMS = [
 
 #: Constructors with more than eight arguments, and why.
 MANY_ARGUMENTS: dict[str, str] = {
+    "ConditionalDenoisingPrior": "the eight of a DenoisingPrior, and what it is conditioned on",
     "ManifoldParzenPrior": "the eight of a ParzenPrior, and its neighbours and components",
     "Rates": "a rate and a decay for each of three kinds of maps; optimizer, clip, decline, hold",
     "DifferenceTargetPropRule": "five that supervised rules share; targets, inverses, rounds",

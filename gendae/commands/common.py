@@ -21,6 +21,8 @@ from gendae.storage import model_file
 from gendae.storage.sealed import CHECKPOINTS
 
 Table = list[str]
+#: The mode of completion that draws codes by the levels of a denoising prior.
+DESCENT = "descent"
 
 
 def dataset_of(stack: Stack) -> str | None:

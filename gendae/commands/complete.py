@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.commands.common import (
+    DESCENT,
     Table,
     color_of,
     completer_of,
@@ -21,6 +22,7 @@ from gendae.commands.common import (
 from gendae.commands.sections import adjusted, is_of, refuse, with_synonym
 from gendae.commands.sequences import complete_sequences, reads_sequences
 from gendae.completion import modalities
+from gendae.completion.annealed import AnnealedInpainter
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, Inpainter, inpainter_of, named_mask
 from gendae.completion.modalities import Values
@@ -63,8 +65,8 @@ def complete(
             sequences as x=FILE.npz.
         mask: the part of given images that is given: left, right, top, bottom or random; of
             sequences top is the first half of the steps.
-        mode: map, likely values; mcmc, samples; annealed, from one to the other; by default the
-            model's own.
+        mode: map, likely values; mcmc, samples; annealed, from one to the other; descent, samples
+            by the levels of a DenoisingPrior; by default the model's own.
         rounds: most rounds of encoding and decoding.
         n: answers for each row.
         seed: the same seed gives the same result.
@@ -304,12 +306,15 @@ def chosen_completer(
     if mode is None and not any(is_of(name, "completer") for name in options):
         return own
 
+    if mode == DESCENT:
+        return adjusted("completer", AnnealedInpainter(), Inpainter, options)
     if isinstance(own, Inpainter) and mode is None:
         return adjusted("completer", own, Inpainter, options)
 
     base = own if isinstance(own, Completer) else Completer()
     if mode is not None:
-        annealing = MODES[checks.one_of("--mode", mode, MODES)]().annealing
+        accepted = (*MODES, DESCENT)
+        annealing = MODES[checks.one_of("--mode", mode, accepted)]().annealing
         base = build({**describe(base), "annealing": annealing})
 
     return adjusted("completer", base, Completer, options)

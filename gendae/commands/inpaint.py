@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gendae import checks, plots
 from gendae.commands.common import (
+    DESCENT,
     Table,
     color_of,
     load_generative,
@@ -18,6 +19,7 @@ from gendae.commands.common import (
 from gendae.commands.data import data_of, one_source
 from gendae.commands.sections import adjusted
 from gendae.completion import inpainting
+from gendae.completion.annealed import AnnealedInpainter
 from gendae.completion.inpainting import MASKS, Inpainter, named_mask
 from gendae.data.films import FILMS, is_film, kept_frames, write_film
 from gendae.data.pictures import read_image
@@ -35,6 +37,7 @@ def inpaint(
     out: str = "inpainting.png",
     device: str = "cpu",
     color: str | None = None,
+    mode: str | None = None,
     **options: str,
 ) -> Table:
     """Fill in missing pixels: original, masked and filled images side by side.
@@ -50,6 +53,8 @@ def inpaint(
         out: FILE.png; .gif, .webp or .mp4: a film of inference filling in.
         device: cpu, cuda, cuda:0, mps.
         color: grey: of coloured images the luma is taken; by default as in the model's training.
+        mode: descent: a sample of what is missing, by the levels of a DenoisingPrior; by default
+            the model's own inpainter.
         options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
             --inpainter.inference.temperature 0; --inpainter.help lists them.
     """
@@ -60,6 +65,9 @@ def inpaint(
 
     stack = load_generative(model, device)
     own = inpainting.inpainter_of(stack)
+    if mode is not None:
+        checks.one_of("--mode", mode, (DESCENT,))
+        own = AnnealedInpainter()
     inpainter = adjusted("inpainter", own, Inpainter, options)
     shape = shape_of(stack)
     observed = observed_pixels(mask, shape, seed)
@@ -113,19 +121,24 @@ def cost(inpainter: Inpainter, seconds: float) -> str:
         >>> cost(Inpainter(rounds=20, chains=1), 0.0123)
         '1 chain x 20 rounds x 4 steps of inference: 0.012 s an image'
     """
-    parts = (
-        numbered(inpainter.chains, "chain"),
-        numbered(inpainter.rounds, "round"),
-        numbered(inpainter.inference.steps, "step"),
-    )
+    parts = [numbered(*part) for part in inpainter.effort]
     mean = "mean of " if inpainter.chains > 1 else ""
 
-    return f"{mean}{' x '.join(parts)} of inference: {seconds:.2g} s an image"
+    return f"{mean}{' x '.join(parts)}: {seconds:.2g} s an image"
 
 
 def numbered(number: int, thing: str) -> str:
-    """A number of things, in the singular for one."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    """A number of things, in the singular for one.
+
+    Example:
+        >>> numbered(2, "step of inference")
+        '2 steps of inference'
+    """
+    if number == 1:
+        return f"{number} {thing}"
+
+    first, *rest = thing.split(" ", 1)
+    return " ".join([str(number), f"{first}s", *rest])
 
 
 def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:

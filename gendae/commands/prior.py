@@ -15,6 +15,7 @@ from gendae import checks
 from gendae.commands.common import Table
 from gendae.commands.data import data_of
 from gendae.commands.sections import adjusted
+from gendae.data.loader import Split
 from gendae.errors import choice
 from gendae.models.classifier import Classifier
 from gendae.models.stack import Stack
@@ -67,13 +68,15 @@ def prior(
             f"{model} is a classifier, which has no prior"
         )
 
-    codes = _codes(stack, data_of(stack, data, root).split("train").x)
+    train = data_of(stack, data, root).split("train")
+    codes = _codes(stack, train.x)
+    told = _conditions(stack, chosen, train)
     stack.prior = chosen.to(codes.device)
     stack.prior.prepare(stack.sizes[-1])
 
     began = time.perf_counter()
     if isinstance(chosen, DenoisingPrior):
-        _fit(chosen, codes, path.with_name(f"{path.name}.fitting"))
+        _fit(chosen, codes, told, path.with_name(f"{path.name}.fitting"))
     else:
         chosen.fit(codes)
 
@@ -104,9 +107,25 @@ def _codes(stack: Stack, x: Tensor) -> Tensor:
     return torch.cat([stack.encode(rows.to(stack.device))[-1] for rows in x.split(BATCH)])
 
 
-def _fit(chosen: DenoisingPrior, codes: Tensor, kept: Path) -> None:
+@torch.no_grad()
+def _conditions(stack: Stack, chosen: Prior, train: Split) -> Tensor | None:
+    """What the prior conditions each code on; None for most priors."""
+    condition = chosen.condition
+    if condition is None:
+        return None
+
+    parts = []
+    for start in range(0, len(train.x), BATCH):
+        x, labels, _ = train[start : start + BATCH]
+        given = stack.condition(condition.name, x.to(stack.device), labels)
+        parts.append(condition.values(given))
+
+    return torch.cat(parts)
+
+
+def _fit(chosen: DenoisingPrior, codes: Tensor, told: Tensor | None, kept: Path) -> None:
     """Train on the codes, from where the same training was kept; its file goes at the end."""
-    fitting = chosen.begin(codes)
+    fitting = chosen.begin(codes, told)
     marks = {"prior": describe(chosen), "codes": [*codes.shape, float(codes.double().sum())]}
     if kept.is_file():
         fitting.load_state_dict(_kept(kept, marks))

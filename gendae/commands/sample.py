@@ -1,10 +1,13 @@
 """`gendae sample`."""
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gendae import checks
@@ -26,7 +29,7 @@ from gendae.commands.complete import (
     value_of,
     written,
 )
-from gendae.commands.sections import adjusted, refuse, with_synonym
+from gendae.commands.sections import adjusted, is_of, refuse, with_synonym
 from gendae.commands.sequences import reads_sequences, write_sequences
 from gendae.completion import modalities
 from gendae.data.files import write_npz
@@ -52,6 +55,7 @@ def sample(
     out: str | None = None,
     device: str = "cpu",
     given: list[str] | None = None,
+    guidance: float | None = None,
     rounds: int | None = None,
     **options: str,
 ) -> Table:
@@ -59,7 +63,8 @@ def sample(
 
     Samples of a joint model may be drawn given some of its modalities: a clamped chain draws them.
     It starts from those samples of the prior that fit. Of a model whose top has a label, they may
-    be drawn given the label: --given label=3 stands for --sampler labelled --sampler.label 3.
+    be drawn given the label: --given label=3 stands for --sampler labelled --sampler.label 3. A
+    prior that was fitted on codes given a label or a modality draws such samples itself.
 
     Args:
         model: a .ckpt, a .safetensors, or the name of a shipped model.
@@ -72,21 +77,31 @@ def sample(
             steps.
         device: cpu, cuda, cuda:0, mps.
         given: NAME=VALUE, of a joint model: sample all modalities given some, such as label=3 or
-            image=FILE.npy; of a model whose top has a label, label=CLASS.
+            image=FILE.npy; of a model whose top or prior has a label, label=CLASS.
+        guidance: with --given of a conditional prior: 0 for samples of its law, more for likelier
+            ones of less spread; by default the prior's own.
         rounds: with --given, of the chain; 5 by default, for long chains drift.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20 or
             --sampler.inference.alpha 0.1, which --sampler.help lists; with --given
             --completer.OPTION, those of the clamped chain.
     """
-    label = label_given(model, given, sampler)
-    if label is not None:
+    chained = rounds is not None or any(is_of(name, "completer") for name in options)
+    law = None
+    if given is not None and not chained:
+        law = law_given(model_file.load(model, device), given, n, guidance)
+    if guidance is not None and law is None:
+        raise ValueError(
+            f"--guidance {guidance:g} is of a prior that draws samples given a label or a "
+            "modality, such as ConditionalDenoisingPrior, by --given NAME=VALUE without a chain"
+        )
+
+    if given is not None and law is None:
+        label = label_given(model, given, sampler)
+        if label is None:
+            path = Path(out or "samples.npz")
+            return _sample_by_chain(model, given, n, seed, path, device, rounds, options)
         sampler = "labelled"
         options = {"sampler.label": label, **options}
-    elif given is not None:
-        refuse("sampler", options, "with --given a clamped chain is run; use --completer.OPTION")
-        options = with_synonym("rounds", rounds, "completer.rounds", options)
-        path = Path(out or "samples.npz")
-        return _sample_given(model, given, n, seed, path, device, GIVEN | options)
 
     if rounds is not None:
         raise ValueError(
@@ -94,10 +109,26 @@ def sample(
             "a sampler is --sampler.rounds"
         )
     refuse("completer", options, "a clamped chain is run where --given NAME=VALUE asks for it")
-    path = Path("samples.png" if out is None else out)
+    return _sample(model, law, n, sampler, seed, out, device, options)
+
+
+def _sample(
+    model: str,
+    law: "Law | None",
+    n: int,
+    sampler: str | None,
+    seed: int,
+    out: str | None,
+    device: str,
+    options: Mapping[str, str],
+) -> Table:
+    """n samples of a model, or of a law given something, by a sampler."""
+    several = law is not None and has_several_modalities(law.stack)
+    path = Path(out or ("samples.npz" if several else "samples.png"))
     checks.one_of("suffix of --out", path.suffix, (".png", ".npz", ".npy", *FILMS))
 
-    stack = model_file.load(model, device)
+    law = law or Law(model_file.load(model, device), {})
+    stack = law.stack
     several = has_several_modalities(stack)
     if not several:
         only_generative(stack, model)
@@ -106,7 +137,7 @@ def sample(
     if is_film(path):
         return _film(stack, n, chosen, seed, path)
     if several:
-        return _sample_all(stack, n, chosen, seed, path)
+        return _sample_all(stack, n, chosen, seed, path, law.values)
     return _sample_one(stack, n, chosen, seed, path)
 
 
@@ -138,16 +169,59 @@ def label_given(model: str, given: list[str] | None, sampler: str | None) -> str
     return values["label"]
 
 
-def _sample_given(
+class Law(NamedTuple):
+    """A stack whose prior is the law given c, and c's values by the name of its modality."""
+
+    stack: Stack
+    values: dict[str, Tensor]
+
+
+def law_given(stack: Stack, given: list[str], n: int, guidance: float | None) -> Law | None:
+    """The stack under its prior given what is asked; None if the prior is of no such condition.
+
+    Raises:
+        ValueError: for an unknown class, values of another width, and other numbers of rows.
+    """
+    texts = assignments(given)
+    condition = stack.prior.condition
+    if condition is None or list(texts) != [condition.name]:
+        return None
+
+    name = condition.name
+    text = texts[name]
+    if isinstance(stack, JointStack):
+        rows = value_of(stack, name, text, color_of(stack))
+        if len(rows) not in (1, n):
+            raise ValueError(
+                f"--given {name}={text} has {len(rows)} rows; one is needed, or --n {n}"
+            )
+        x, _ = stack.join({name: rows})
+        values = {name: stack.separate(x)[name].cpu().expand(n, -1)}
+        c = stack.condition(name, x, None)
+    else:
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            raise ValueError(
+                f"--given {name}={text}: a class 0 .. {condition.width - 1} is needed"
+            )
+        values = {}
+        c = torch.tensor([int(text)])
+
+    return Law(stack.under(stack.prior.given(c, guidance)), values)
+
+
+def _sample_by_chain(
     model: str,
     given: list[str],
     n: int,
     seed: int,
     out: Path,
     device: str,
+    rounds: int | None,
     options: Mapping[str, str],
 ) -> Table:
     """n samples of all modalities given some of them, into a .npz."""
+    refuse("sampler", options, "with --given a clamped chain is run; use --completer.OPTION")
+    options = GIVEN | with_synonym("rounds", rounds, "completer.rounds", options)
     checks.one_of("suffix of --out", out.suffix, (".npz",))
     checks.whole("--n", n, 1)
     texts = assignments(given)
@@ -183,13 +257,23 @@ def with_means(
     return samples._replace(values=samples.values | missing)
 
 
-def _sample_all(stack: JointStack, n: int, sampler: Sampler, seed: int, out: Path) -> list[str]:
-    """n samples of all modalities, as arrays in a .npz; or only their images, as a PNG grid."""
+def _sample_all(
+    stack: JointStack,
+    n: int,
+    sampler: Sampler,
+    seed: int,
+    out: Path,
+    given: Mapping[str, Tensor],
+) -> list[str]:
+    """n samples of all modalities, as arrays in a .npz; or only their images, as a PNG grid.
+
+    Given values stay as they are.
+    """
     checks.one_of("suffix of --out", out.suffix, (".npz", ".png"))
     if out.suffix == ".npz":
         check_names(stack)
 
-    x = generate(stack, n, sampler, seed)
+    x = stack.replace(generate(stack, n, sampler, seed), 0, given)
     usable("the samples", x)
     if out.suffix == ".npz":
         arrays = {name: value.float().numpy() for name, value in stack.separate(x).items()}

@@ -8,5 +8,6 @@
 | `moves` | the parts of a round, and where missing elements start |
 | `descent` | missing pixels of a stack of bands, from noise down through all levels |
 | `inpainting` | missing pixels by clamped inference (2015, section 8), named masks |
+| `annealed` | missing pixels through the code, by the levels of a denoising prior |
 | `modalities` | missing modalities of a joint model, and parts of them |
 """

@@ -89,6 +89,17 @@ class Inpainter(checks.TakesArrays):
         """
         return cls(rounds, TargetPropInference(steps=0), chains, level=None)
 
+    @property
+    def effort(self) -> list[tuple[int, str]]:
+        """How much of what an image takes; its time is proportional to the product."""
+        steps = self.inference.steps
+        return [(self.chains, "chain"), (self.rounds, "round"), (steps, "step of inference")]
+
+    @property
+    def states(self) -> int:
+        """How many states `trajectory` gives."""
+        return 1 + self.rounds * (self.inference.steps + 1)
+
     def check(self, stack: Stack) -> None:
         """Raise a ValueError for a stack whose representations inference cannot move."""
         if self.rounds > 0:
@@ -285,8 +296,7 @@ def inpainting_steps(
     """
     x, mask = _masked(stack, x, mask)
     generator = seeded(seed)
-    steps = 1 + inpainter.rounds * (inpainter.inference.steps + 1)
-    checks.fits("n", len(x), steps * x.numel())
+    checks.fits("n", len(x), inpainter.states * x.numel())
     draws = inpainter.draws(stack, generator)
 
     batches = []

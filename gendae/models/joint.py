@@ -181,6 +181,15 @@ class JointStack(Stack):
         """Names, widths and kinds in one line."""
         return ", ".join(f"{name} {m.width} {m.kind}" for name, m in self.modalities.items())
 
+    def condition(self, name: str, x: Tensor, labels: Tensor | None) -> Tensor:
+        """What a prior of p(h_L | c) is told of examples: the code of the modality of that name.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        self.index(name)
+        return self.separate(self.lower(x)[-1], self.level)[name]
+
     # -- values by name ---------------------------------------------------------------------------
 
     def join(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

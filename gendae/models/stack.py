@@ -6,9 +6,10 @@ q(h | x) = q(h_1 | x) ... q(h_L | h_{L-1})           going up
 Representations are tuples h[0] .. h[L] of tensors, batch first, with h[0] = x.
 """
 
+import copy
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,6 +22,9 @@ from gendae.models.widths import ROUND, LoopNoise, Noise, measure
 from gendae.priors.base import Prior
 from gendae.priors.gaussian import GaussianPrior
 from gendae.registry import register
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Buffers that `fit_residuals` fills.
 MEASURED = ("residuals", "loops", "noises")
@@ -293,6 +297,42 @@ class Stack(checks.TakesArrays, nn.Module):
         passing = self.noises.split(self.sizes[1:])[level:]
 
         return LoopNoise(self.loops[0, here], passing, self.loops[1, here])
+
+    def condition(self, name: str, x: Tensor, labels: Tensor | None) -> Tensor:
+        """What a prior of p(h_L | c) is told of examples: here the label of each.
+
+        Args:
+            name: of c.
+            x: (batch, width of x).
+            labels: of the data, (batch,) class indices; None if they have none.
+
+        Raises:
+            ValueError: for another name than label, and data without labels of examples.
+        """
+        if name != "label" or labels is None or labels.ndim != 1:
+            raise ValueError(
+                f"the prior is conditioned on {name!r}, which {type(self).__name__} and its data "
+                "do not have; accepted: 'label' with labelled examples, or a modality of a "
+                "JointStack"
+            )
+
+        return labels
+
+    def under(self, prior: Prior) -> "Self":
+        """The same layers under another prior, such as one given a label; nothing is copied.
+
+        Example:
+            >>> from gendae.layers.affine import Affine
+            >>> stack = Stack(Pair(Affine(8, 4), Affine(4, 8)))
+            >>> wide = stack.under(GaussianPrior("identity", 4.0))
+            >>> wide.pairs is stack.pairs, wide.prior is stack.prior
+            (True, False)
+        """
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.prior = prior
+
+        return other
 
     def log_joint(self, h: tuple[Tensor, ...], prior: bool = True) -> Tensor:
         """log p(x, h) = sum_l log p(h_{l-1} | h_l) + log p(h_L), in nats, (batch,).

@@ -9,13 +9,16 @@ starts from recorded codes.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import normal_like
+
+if TYPE_CHECKING:
+    from gendae.priors.conditional import Condition
 
 
 class Prior(checks.TakesArrays, nn.Module):
@@ -33,6 +36,8 @@ class Prior(checks.TakesArrays, nn.Module):
         discrete: whether p(h) is a probability of discrete values, and no density.
         leave_one_out: whether the density at a code leaves out that code's own term, if the prior
             stores it.
+        condition: what a prior of p(h | c) is told of each code, with `name`, `values` and `rows`
+            as those of a `Condition`; None for p(h) alone. A rule's fit gives it.
         noise: level sigma of the denoising that `reconstruct` stands for, in units of h; small
             beside the codes, whose scale is their own. A prior that knows it defines `noise` from
             what it fitted.
@@ -77,6 +82,7 @@ class Prior(checks.TakesArrays, nn.Module):
     analytic: bool = True
     discrete: bool = False
     leave_one_out: bool = False
+    condition: "Condition | None" = None
     noise: float = 0.1
     LATER: ClassVar[tuple[str, ...]] = ()
 
@@ -111,11 +117,16 @@ class Prior(checks.TakesArrays, nn.Module):
             lowest: lower end of each unit's range, -1 or 0; None where it is another.
         """
 
-    def fit(self, codes: Tensor) -> "Prior":
+    def fit(self, codes: Tensor, conditions: Tensor | None = None) -> "Prior":
         """Estimate the law from codes of the training set, (n, features); returns the prior.
 
+        Args:
+            codes: (n, features).
+            conditions: of a prior of p(h | c), what each code is conditioned on; see `condition`.
+
         Raises:
-            ValueError: for fewer than two codes, or codes with NaN or infinite values.
+            ValueError: for fewer than two codes, or codes with NaN or infinite values; for
+                conditions where the prior takes none.
         """
         if codes.ndim != 2 or len(codes) < 2:
             raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
@@ -133,13 +144,23 @@ class Prior(checks.TakesArrays, nn.Module):
             if codes.is_inference():
                 codes = codes.clone()
 
-            self.estimate(codes)
+            if conditions is None:
+                self.estimate(codes)
+            else:
+                self.estimate_given(codes, conditions)
 
         return self
 
     def estimate(self, codes: Tensor) -> None:
         """Set the law's numbers from codes that `fit` checked: what a prior defines."""
         raise NotImplementedError(f"{type(self).__name__} must define estimate")
+
+    def estimate_given(self, codes: Tensor, conditions: Tensor) -> None:
+        """The same from codes and conditions: what a prior of p(h | c) defines."""
+        raise ValueError(
+            f"conditions: {type(self).__name__} models p(h) alone; accepted: "
+            "ConditionalDenoisingPrior"
+        )
 
     def log_prob(self, h: Tensor) -> Tensor:
         """log p(h) in nats, (batch,); differentiable in h, in the precision of h.

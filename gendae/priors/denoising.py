@@ -17,15 +17,18 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.priors.base import JITTER, NOISE, ScaledPrior, floored
+from gendae.priors.base import JITTER, NOISE, Prior, ScaledPrior, floored
 from gendae.priors.denoiser import Denoiser, LevelMLP, denoising_loss, fresh
-from gendae.priors.descents import Descent, HeunDescent
+from gendae.priors.descents import Descent, HeunDescent, LangevinDescent
 from gendae.priors.fitting import AveragedLearning, Fitting
 from gendae.priors.flow import Flow
 from gendae.priors.levels import Levels, LogNormalLevels
+from gendae.priors.marginal import Marginal
 from gendae.registry import register
 
 COORDINATES = ("units", "directions")
+#: The way on which missing units descend, by default.
+CLAMPED = LangevinDescent(30, stop=0.1, rounds=30, rate=0.5)
 
 
 @register
@@ -104,8 +107,13 @@ class DenoisingPrior(ScaledPrior):
         self.register_buffer("basis", turned)
         self.denoiser: Denoiser | None = None
 
-    #: Width of what the codes are conditioned on.
+    #: Width of what the networks are told of each code, and the chance that training hides it.
     condition_width = 0
+    dropout = 0.0
+
+    def told_of(self, codes: Tensor, conditions: Tensor | None = None) -> Tensor | None:
+        """What the networks are told of each code, (n, condition_width); here nothing."""
+        return None
 
     def prepare(self, features: int) -> None:
         """Create the networks for this width, drawn from the prior's own seed.
@@ -145,9 +153,12 @@ class DenoisingPrior(ScaledPrior):
 
     def estimate(self, codes: Tensor) -> None:
         """Standardise, and train the networks of all blocks."""
+        self.train_to_the_end(self.begin(codes))
+
+    def train_to_the_end(self, fitting: Fitting) -> None:
+        """All epochs of a training, with a bar, and the networks that it ends in."""
         from tqdm.auto import tqdm
 
-        fitting = self.begin(codes)
         epochs = self.blocks * self.learning.epochs
         with tqdm(total=epochs, desc=type(self).__name__, leave=False, disable=None) as bar:
             while not fitting.done:
@@ -157,13 +168,14 @@ class DenoisingPrior(ScaledPrior):
 
         self.finish(fitting)
 
-    def begin(self, codes: Tensor) -> Fitting:
+    def begin(self, codes: Tensor, conditions: Tensor | None = None) -> Fitting:
         """A training on these codes that can be kept and gone on with; `finish` takes its end.
 
         `fit` is begin, `advance` until `done`, and finish.
 
         Args:
             codes: of the training set, (n, features).
+            conditions: as of `fit`.
 
         Raises:
             ValueError: as from `fit`.
@@ -182,6 +194,7 @@ class DenoisingPrior(ScaledPrior):
         """
         features = codes.shape[1]
         check_codes(codes)
+        told = self.told_of(codes, conditions)
 
         self.to(codes.device, codes.dtype)
         self.center = codes.mean(0)
@@ -191,8 +204,9 @@ class DenoisingPrior(ScaledPrior):
         self._draw(features)
         self.denoiser.variances = variances.to(codes)
         networks = list(self.denoiser.networks)
+        z = self.standardised(codes)
 
-        return Fitting(networks, self.levels, self.learning, self.standardised(codes), variances)
+        return Fitting(networks, self.levels, self.learning, z, variances, told, self.dropout)
 
     def finish(self, fitting: Fitting) -> "DenoisingPrior":
         """Take the networks of a training that is done; returns the prior."""
@@ -212,16 +226,19 @@ class DenoisingPrior(ScaledPrior):
 
     def standardised(self, h: Tensor) -> Tensor:
         """z of h, (batch, features)."""
-        z = (h - self.center) / self.scale
-        if self.basis is None:
-            return z
-        return z @ self.basis
+        return self._along((h - self.center) / self.scale)
 
     def restored(self, z: Tensor) -> Tensor:
         """h of z, (batch, features)."""
-        if self.basis is not None:
-            z = z @ self.basis.T
-        return torch.addcmul(self.center, self.scale, z)
+        return torch.addcmul(self.center, self.scale, self._across(z))
+
+    def _along(self, units: Tensor) -> Tensor:
+        """Standardised units, turned to the coordinates of z."""
+        return units if self.basis is None else units @ self.basis
+
+    def _across(self, z: Tensor) -> Tensor:
+        """z, turned back to standardised units."""
+        return z if self.basis is None else z @ self.basis.T
 
     # -- use -----------------------------------------------------------------------------------
 
@@ -244,12 +261,14 @@ class DenoisingPrior(ScaledPrior):
     def denoise(self, z: Tensor, level: float) -> Tensor:
         """D(z; s), standardised as z is, (batch, features)."""
         self.require_fitted()
-        return self.denoiser(z, level)
+        return self.denoiser(z, level, self.told_of(z))
 
     def loss(self, h: Tensor, generator: Generator | None = None) -> Tensor:
         """The denoising loss of codes at levels of training, (); 1 is Gaussian codes' denoiser."""
         z = self.standardised(h)
         source = generator or torch.Generator().manual_seed(0)
+        told = self.told_of(z)
+        variances = self.denoiser.variances
         count = len(self.denoiser.networks)
 
         total = z.new_zeros(())
@@ -257,7 +276,7 @@ class DenoisingPrior(ScaledPrior):
             shares = (block / count, (block + 1) / count)
             sigma = self.levels.draw(len(z), source, shares).to(z)[:, None]
             noise = normal_like(z, source)
-            total = total + denoising_loss(network, z, sigma, noise, self.denoiser.variances)
+            total = total + denoising_loss(network, z, sigma, noise, variances, told)
 
         return total / count
 
@@ -309,6 +328,47 @@ class DenoisingPrior(ScaledPrior):
 
         for level, state in zip(self.descent.levels(), states, strict=False):
             yield self.restored(self.denoise(state, level))
+
+    def complete(
+        self,
+        h: Tensor,
+        observed: Tensor,
+        generator: Generator | None = None,
+        descent: Descent | None = None,
+    ) -> Tensor:
+        """Codes with draws of their missing units given the observed ones, (batch, features).
+
+        Missing units descend from noise while the observed ones are clamped to z + s n.
+        Source: Bengio 2014, Algorithm 6 and section 3.2; Song and Ermon 2019, Algorithm 3.
+
+        Args:
+            h: codes; the values of missing units are ignored, (batch, features).
+            observed: True where a unit is given, (features,) or (batch, features).
+            generator: source of noise.
+            descent: `CLAMPED` if None, Langevin dynamics down to a low level: the more rounds, the
+                nearer the draws are to the law of the denoiser.
+
+        Raises:
+            ValueError: before `fit`, and for a mask of another shape.
+        """
+        self.require_fitted()
+        observed = checks.mask("observed", observed, *h.shape).to(h.device).expand_as(h)
+        known = (h.masked_fill(~observed, 0.0) - self.center) / self.scale
+        descent = descent or CLAMPED
+
+        def keep(z: Tensor, level: float) -> Tensor:
+            noisy = torch.add(known, normal_like(known, generator), alpha=level)
+            return self._along(torch.where(observed, noisy, self._across(z)))
+
+        z = descent.start(self.denoiser.variances, len(h), generator)
+        filled = self.restored(descent(self.denoise, z, generator, keep))
+
+        return torch.where(observed, h, filled)
+
+    def marginal(self, observed: Tensor) -> Prior:
+        """The law of the units where `observed` is True, which is sampled only; (features,)."""
+        self.require_fitted()
+        return Marginal(self, checks.mask("observed", observed, 1, len(self.center)).flatten())
 
     def extra_repr(self) -> str:
         if not self.fitted:

@@ -11,7 +11,11 @@ On the way, z is a draw from the law of codes with noise of the level that has b
 | `LangevinDescent` | z' = z scaled down to s', then steps of Langevin dynamics at s' |
 
 Without churn, Heun's is the ordinary differential equation (ODE), whose noise is its start alone.
-A descent may clamp: `keep` puts what is known, with the noise of the level, back after every step.
+A descent may clamp: before every denoising, `keep` puts what is known, with the noise of the
+level, in its place. What is missing then moves as the law given these noisy values has it.
+Langevin dynamics comes to rest in that law at each level, and so, as the level goes to 0, in the
+law given what is known, each mode with the share that it had where the way between them closed; a
+reverse process of few steps does not.
 Source: Karras et al. 2022, Eq. 3, 5 and Algorithm 2; Ho et al. 2020; Song and Ermon 2019.
 """
 
@@ -96,7 +100,7 @@ class Descent:
             denoise: D(z; s).
             z: noise of the highest level, (batch, features).
             generator: source of noise on the way.
-            keep: clamps known values to their noisy ones at a level, after every step.
+            keep: clamps known values to their noisy ones at a level, before every denoising.
         """
         for state in self.way(denoise, z, generator, keep):  # noqa: B007
             pass
@@ -114,14 +118,16 @@ class Descent:
         """z at each level, and the denoised code: `steps` + 1 of them."""
         levels = self.levels()
 
-        z = keep(z, levels[0])
-        yield z
+        def clamped(z: Tensor, level: float) -> Tensor:
+            return denoise(keep(z, level), level)
+
+        yield keep(z, levels[0])
 
         for level, lower in pairwise(levels):
-            z = keep(self.step(denoise, z, level, lower, generator), lower)
-            yield z
+            z = self.step(clamped, z, level, lower, generator)
+            yield keep(z, lower)
 
-        yield keep(denoise(z, levels[-1]), 0.0)
+        yield keep(clamped(z, levels[-1]), 0.0)
 
     def step(
         self,

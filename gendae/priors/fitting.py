@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gendae import checks
-from gendae.corruption import normal_like
+from gendae.corruption import normal_like, uniform_like
 from gendae.priors.autoencoder import Learning
 from gendae.priors.denoiser import denoising_loss
 from gendae.priors.levels import Levels
@@ -78,6 +78,7 @@ class BlockFit:
         shares: the quantiles between which the block's levels lie.
         learning: epochs, rate, averages and so on.
         seed: of batches, levels and noise.
+        dropout: chance that an update turns off what a code is conditioned on.
 
     Attributes:
         epoch: passes that are done.
@@ -92,6 +93,7 @@ class BlockFit:
         shares: tuple[float, float],
         learning: AveragedLearning,
         seed: int,
+        dropout: float = 0.0,
     ) -> None:
         self.network = network.requires_grad_(True)
         self.averages = copy.deepcopy(network).requires_grad_(False)
@@ -99,6 +101,7 @@ class BlockFit:
         self.shares = shares
         self.learning = learning
         self.seed = seed
+        self.dropout = dropout
 
         self.optimizer = torch.optim.Adam(network.parameters(), learning.lr, betas=(0.9, 0.99))
         self.epoch = 0
@@ -162,6 +165,9 @@ class BlockFit:
     ) -> Tensor:
         sigma = self.levels.draw(len(z), generator, self.shares).to(z)[:, None]
         noise = normal_like(z, generator)
+        if condition is not None and self.dropout > 0.0:
+            stays = uniform_like(condition[:, :1], generator) >= self.dropout
+            condition = condition * stays
 
         self.optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
@@ -206,6 +212,7 @@ class Fitting:
         z: standardised codes, (n, features).
         variances: v, (features,).
         condition: (n, width of conditions).
+        dropout: chance that an update turns off a code's condition, all of its numbers to 0.
 
     Example:
         >>> from gendae.priors.denoiser import LevelMLP, fresh
@@ -227,6 +234,7 @@ class Fitting:
         z: Tensor,
         variances: Tensor,
         condition: Tensor | None = None,
+        dropout: float = 0.0,
     ) -> None:
         self.learning = learning
         self.data = (z, variances, condition)
@@ -236,7 +244,7 @@ class Fitting:
         for i, network in enumerate(networks):
             shares = (i / count, (i + 1) / count)
             seed = checks.folded(learning.seed + 104_729 * i)
-            self.blocks.append(BlockFit(network, levels, shares, learning, seed))
+            self.blocks.append(BlockFit(network, levels, shares, learning, seed, dropout))
 
     @property
     def done(self) -> bool:

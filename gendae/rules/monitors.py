@@ -106,7 +106,7 @@ def _rehearse(
     if actor.generative:
         actor.fit_prior([batch])
     if actor.prior_in_losses is not None:
-        actor.prior_fit.follow(actor, batch.x, actor.prior_in_losses, moment)
+        actor.prior_fit.follow(actor, batch, actor.prior_in_losses, moment)
     note(f"loss/{name}" for name in actor.losses(batch, moment))
 
     if not validates:

@@ -1,4 +1,8 @@
-"""When P(h_L) is fitted, and on which codes: the last lines of TRAIN (2015, Algorithm 2)."""
+"""When P(h_L) is fitted, and on which codes: the last lines of TRAIN (2015, Algorithm 2).
+
+A prior of p(h_L | c) is fitted on codes and what they are conditioned on. Both travel as one row,
+(h_L, c), for each example.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -6,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gendae.data.loader import Split
 from gendae.priors.base import Prior
 from gendae.rules import batches
 from gendae.rules.moment import Moment
@@ -27,7 +32,7 @@ class PriorFit:
             leaves such a prior as it is until the next validation.
 
     Attributes:
-        recent: latest codes, (n, features).
+        recent: latest codes, with what they are conditioned on, (n, features).
         step: number of updates at the latest fit on all codes; -1 before it.
     """
 
@@ -41,12 +46,12 @@ class PriorFit:
         self.step = step
 
     @torch.no_grad()
-    def follow(self, rule: "Shell", x: Tensor, prior: Prior, moment: Moment) -> None:
+    def follow(self, rule: "Shell", batch: Sequence[Tensor], prior: Prior, moment: Moment) -> None:
         """Fit a prior on the latest codes where that is due; one that was never fitted, always."""
         if prior.fitted and (self.every == 0 or prior.fixed):
             return
 
-        codes = rule.of_all_ranks(rule.codes(x))
+        codes = rule.of_all_ranks(_rows(rule, prior, batch[0], batch))
         earlier = codes[:0]
         if self.recent is not None:
             earlier = self.recent.to(codes)
@@ -103,22 +108,42 @@ class PriorFit:
             if sum(map(len, first)) < WIDTHS:
                 first.append(x)
             if len(x) > 0:
-                append_in_few(codes, rule.codes(x))
+                append_in_few(codes, _rows(rule, rule.stack.prior, x, batch))
 
         if not first:
             return None, None
 
         x = torch.cat(first)
         if not codes:  # a process may have none
-            return x, x.new_empty(0, rule.stack.sizes[-1])
+            return x, x.new_empty(0, _width(rule, rule.stack.prior))
 
         return x, torch.cat(codes)
 
 
-def _fit(rule: "Shell", prior: Prior, codes: Tensor) -> None:
+def _rows(rule: "Shell", prior: Prior, x: Tensor, batch: Sequence[Tensor]) -> Tensor:
+    """Codes of x, with what the prior conditions them on, if it does, (n, features)."""
+    codes = rule.codes(x)
+    if prior.condition is None:
+        return codes
+
+    labels = Split.of(batch).y
+    given = rule.stack.condition(prior.condition.name, x, labels)
+
+    return torch.cat([codes, prior.condition.values(given).to(codes)], 1)
+
+
+def _width(rule: "Shell", prior: Prior) -> int:
+    """The width of `_rows`."""
+    condition = 0 if prior.condition is None else prior.condition.width
+    return rule.stack.sizes[-1] + condition
+
+
+def _fit(rule: "Shell", prior: Prior, rows: Tensor) -> None:
     """Fit a prior; where its codes are of no use, the data are asked why."""
+    width = rule.stack.sizes[-1]
+    conditions = None if prior.condition is None else rows[:, width:]
     try:
-        prior.fit(codes)
+        prior.fit(rows[:, :width], conditions)
     except ValueError as error:
         cause = batches.cause(rule)
         if cause is None:

@@ -108,7 +108,7 @@ class Shell(LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         moment = self.moment(batch_idx)
         if self.prior_in_losses is not None and self.begins_update(batch_idx):
-            self.prior_fit.follow(self, batch[0], self.prior_in_losses, moment)
+            self.prior_fit.follow(self, batch, self.prior_in_losses, moment)
 
         if self.begins_update(batch_idx):
             optimizer = self.optimizers(use_pl_optimizer=False)

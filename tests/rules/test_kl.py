@@ -228,7 +228,7 @@ def test_prior_every_refits_on_the_latest_codes():
 
     means = []
     for step, x in enumerate(batches, 1):
-        rule.prior_fit.follow(rule, x, rule.prior_in_losses, at(update=step))
+        rule.prior_fit.follow(rule, (x,), rule.prior_in_losses, at(update=step))
         means.append(stack.prior.mean.clone())
 
     assert not torch.equal(means[0], means[1])
