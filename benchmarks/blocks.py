@@ -34,7 +34,7 @@ from gendae.priors.denoiser import denoised
 from gendae.rules.moment import Moment
 
 SAMPLES = 1000
-EPOCHS = {"images": 80, "labels": 40}
+EPOCHS = {"images": 80, "labels": 30}
 SAMPLER = gendae.DescentSampler(gendae.HeunDescent(18, stop=0.1))
 #: Noise on x in the training of classifiers, and averaging of weights.
 MASK = 0.25
