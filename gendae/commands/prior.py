@@ -3,13 +3,11 @@
 import io
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gendae import checks
 from gendae.commands.common import Table
@@ -21,7 +19,6 @@ from gendae.models.classifier import Classifier
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.priors.denoising import DenoisingPrior
-from gendae.priors.fitting import Fitting
 from gendae.registry import REGISTRY, build, describe, import_public, registered
 from gendae.storage import model_file
 from gendae.storage.atomic import write_whole
@@ -75,15 +72,20 @@ def prior(
     stack.prior.prepare(stack.sizes[-1])
 
     began = time.perf_counter()
+    kept = path.with_name(f"{path.name}.fitting")
     if isinstance(chosen, DenoisingPrior):
-        _fit(chosen, codes, told, path.with_name(f"{path.name}.fitting"))
+        _fit(chosen, codes, told, kept)
     else:
         chosen.fit(codes)
 
     seconds = time.perf_counter() - began
     fitted = f"{chosen!r}, fitted on {len(codes):,} codes in {seconds:.1f} s"
 
-    return [fitted, f"written: {model_file.save(stack.cpu(), path)}"]
+    stack.facts.pop("prior_scores", None)  # of the prior that was
+    written = model_file.save(stack.cpu(), path)
+    kept.unlink(missing_ok=True)
+
+    return [fitted, f"written: {written}"]
 
 
 def _prior_named(kind: str) -> Prior:
@@ -124,39 +126,49 @@ def _conditions(stack: Stack, chosen: Prior, train: Split) -> Tensor | None:
 
 
 def _fit(chosen: DenoisingPrior, codes: Tensor, told: Tensor | None, kept: Path) -> None:
-    """Train on the codes, from where the same training was kept; its file goes at the end."""
+    """Train on the codes, from where the same training was kept.
+
+    What is kept is the state after a whole epoch, from which the training is the same again.
+    """
     fitting = chosen.begin(codes, told)
-    marks = {"prior": describe(chosen), "codes": [*codes.shape, float(codes.double().sum())]}
+    marks = _marks(chosen, codes)
     if kept.is_file():
         fitting.load_state_dict(_kept(kept, marks))
         print(f"gendae: goes on after {fitting.epoch} epochs of {kept}", file=sys.stderr)
 
+    state = fitting.state_dict()
+    written = time.monotonic()
+
     def keep() -> None:
         content = io.BytesIO()
-        torch.save({**marks, "fitting": fitting.state_dict()}, content)
+        torch.save({**marks, "fitting": state}, content)
         write_whole(kept, content.getvalue())
 
-    _advance(fitting, chosen.blocks * chosen.learning.epochs, keep)
-    chosen.finish(fitting)
-    kept.unlink(missing_ok=True)
-
-
-def _advance(fitting: Fitting, epochs: int, keep: Callable[[], None]) -> None:
-    """Train to the end, kept from time to time, and whatever happens."""
-    saved = time.monotonic()
-    with tqdm(total=epochs, unit="epoch", initial=fitting.epoch, leave=False, disable=None) as bar:
-        try:
-            while not fitting.done:
-                fitting.advance()
-                bar.set_postfix(loss=f"{fitting.loss:.4f}", refresh=False)
-                bar.update(fitting.epoch - bar.n)
-
-                if time.monotonic() - saved > KEPT_EVERY:
-                    keep()
-                    saved = time.monotonic()
-        except BaseException:
+    def after_epoch() -> None:
+        nonlocal state, written
+        state = fitting.state_dict()
+        if time.monotonic() - written > KEPT_EVERY:
             keep()
-            raise
+            written = time.monotonic()
+
+    try:
+        fitting.run(after_epoch)
+    except KeyboardInterrupt:
+        keep()
+        raise
+    except ValueError:  # diverged: the next training is another one
+        kept.unlink(missing_ok=True)
+        raise
+
+    chosen.finish(fitting)
+
+
+def _marks(chosen: DenoisingPrior, codes: Tensor) -> dict[str, Any]:
+    """By what a kept training is known to be the same: all but how many learn at once."""
+    described = describe(chosen)
+    described["learning"].pop("processes")
+
+    return {"prior": described, "codes": [*codes.shape, float(codes.double().sum())]}
 
 
 def _kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:

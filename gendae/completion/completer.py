@@ -251,7 +251,7 @@ class Completer(checks.TakesArrays):
         if self.corruption is not None:
             noisy = self.corruption(h, 1.0, generator)
         else:
-            noisy = torch.add(h, normal_like(h, generator), alpha=deviation(stack, level))
+            noisy = h + deviation(stack, level) * normal_like(h, generator)
 
         laws = laws_of(stack, level)
         if laws is None:

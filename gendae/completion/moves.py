@@ -114,11 +114,11 @@ def spared(stack: Stack, level: int, noise: LoopNoise) -> LoopNoise:
     return noise._replace(entering=noise.entering * kept, rest=noise.rest * kept)
 
 
-def deviation(stack: Stack, level: int) -> float:
+def deviation(stack: Stack, level: int) -> Tensor | float:
     """How far h_level lies from a mean of the model: the width of its draws, in units of h."""
     if level == stack.depth:
         # the noise of a step of the prior's chain
-        return math.sqrt(2.0) * stack.prior.noise
+        return math.sqrt(2.0) * stack.prior.noise_of_units
 
     stack.require_residuals(level)
     return float(stack.residuals[level])

@@ -128,9 +128,6 @@ class Prior(checks.TakesArrays, nn.Module):
             ValueError: for fewer than two codes, or codes with NaN or infinite values; for
                 conditions where the prior takes none.
         """
-        if codes.ndim != 2 or len(codes) < 2:
-            raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
-
         # Validation may run in inference mode, whose tensors no later training step could use.
         # Losses may run under autocast, which gives codes in half precision.
         with (
@@ -138,12 +135,7 @@ class Prior(checks.TakesArrays, nn.Module):
             torch.no_grad(),
             torch.autocast(codes.device.type, enabled=False),
         ):
-            codes = checks.finite("codes", codes).detach()
-            if codes.dtype in (torch.float16, torch.bfloat16):
-                codes = codes.float()
-            if codes.is_inference():
-                codes = codes.clone()
-
+            codes = usable_codes(codes)
             if conditions is None:
                 self.estimate(codes)
             else:
@@ -202,8 +194,13 @@ class Prior(checks.TakesArrays, nn.Module):
         if temperature == 0.0:
             return self.reconstruct(h)
 
-        noise = temperature * math.sqrt(2.0) * self.noise
-        return self.reconstruct(torch.add(h, normal_like(h, generator), alpha=noise))
+        noise = temperature * math.sqrt(2.0) * self.noise_of_units
+        return self.reconstruct(h + noise * normal_like(h, generator))
+
+    @property
+    def noise_of_units(self) -> Tensor | float:
+        """The noise that `reconstruct` takes away: of each unit, (features,), or one for all."""
+        return self.noise
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features), on the prior's device; drawn where `generator` lives."""
@@ -305,6 +302,24 @@ class ScaledPrior(Prior):
     def variance(self) -> Tensor:
         """Variance of the codes, a mean over their units."""
         raise NotImplementedError(f"{type(self).__name__} must define variance")
+
+
+def usable_codes(codes: Tensor) -> Tensor:
+    """Codes to fit a law on: real numbers in single precision at least, that no graph holds.
+
+    Raises:
+        ValueError: for fewer than two codes, another shape, or NaN and infinite values.
+    """
+    if codes.ndim != 2 or len(codes) < 2:
+        raise ValueError(f"codes has shape {tuple(codes.shape)}; at least two rows are needed")
+
+    codes = checks.finite("codes", codes).detach()
+    if codes.dtype in (torch.float16, torch.bfloat16):
+        codes = codes.float()
+    if codes.is_inference():
+        codes = codes.clone()
+
+    return codes
 
 
 #: Share of the mean variance added to each variance, so that dead units leave a density.

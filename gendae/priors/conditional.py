@@ -192,7 +192,7 @@ class ConditionalDenoisingPrior(DenoisingPrior):
         return self.known.to(codes).expand(len(codes), -1)
 
     def begin(self, codes: Tensor, conditions: Tensor | None = None) -> Fitting:
-        """See `DenoisingPrior.begin`; which conditions there are is noted at once.
+        """See `DenoisingPrior.begin`.
 
         Raises:
             ValueError: as from `fit`.
@@ -202,9 +202,13 @@ class ConditionalDenoisingPrior(DenoisingPrior):
                 f"ConditionalDenoisingPrior learns from codes and conditions: fit(codes, "
                 f"{self.condition.name})"
             )
-        fitting = super().begin(codes, conditions)
 
-        told = self.told_of(codes, conditions)
+        return super().begin(codes, conditions)
+
+    def measure(self, codes: Tensor, told: Tensor) -> None:
+        """The same, and which conditions there are."""
+        super().measure(codes, told)
+
         self.met, counts = told.unique(dim=0, return_counts=True)
         if len(self.met) > MET:
             generator = torch.Generator().manual_seed(self.learning.seed)
@@ -213,11 +217,11 @@ class ConditionalDenoisingPrior(DenoisingPrior):
             counts = torch.ones(MET, device=told.device)
         self.shares = (counts / counts.sum()).to(codes)
 
-        return fitting
-
     def estimate_given(self, codes: Tensor, conditions: Tensor) -> None:
         """Standardise, and train the networks of all blocks."""
-        self.train_to_the_end(self.begin(codes, conditions))
+        fitting = self.begin(codes, conditions)
+        fitting.run()
+        self.finish(fitting)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features): given what is known, or else draws of what training met."""

@@ -186,7 +186,7 @@ def fresh_noise(statistic: Callable[[float], float]) -> float:
 
     Args:
         statistic: C_T of samples with that multiple of their noise, from the same random numbers
-            each time.
+            each time. NaN says nothing of any noise: the multiple is then 1.
 
     Example:
         >>> round(fresh_noise(lambda scale: scale - 0.8), 2)
@@ -195,7 +195,11 @@ def fresh_noise(statistic: Callable[[float], float]) -> float:
     low, high = NOISES
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
-        if statistic(middle) < 0.0:
+        found = statistic(middle)
+        if math.isnan(found):  # no cell has draws enough to tell
+            return 1.0
+
+        if found < 0.0:
             low = middle
         else:
             high = middle

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gendae import checks
+from gendae.errors import reason
 from gendae.registry import register
 
 #: D(z~; s) for one level, a number, as samplers and flows call it.
@@ -126,6 +127,7 @@ class Denoiser(nn.Module):
         tensor([[1.]])
     """
 
+    bounds: Tensor | None
     variances: Tensor
 
     def __init__(
@@ -133,12 +135,29 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.bounds = list(bounds)
+        between = torch.tensor(bounds, dtype=torch.float64) if bounds else None
+        self.register_buffer("bounds", between)
         self.register_buffer("variances", variances)
+
+        self._known: list[float] | None = None
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Denoiser":
+        """In evaluation always: what trains the networks has them for itself."""
+        return super().train(False)
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)
+        self._known = None
 
     def block(self, level: float) -> int:
         """The block that owns a level."""
-        return sum(level >= bound for bound in self.bounds)
+        if self.bounds is None:
+            return 0
+        if self._known is None:  # no device is waited for at each level
+            self._known = self.bounds.tolist()
+
+        return sum(level >= bound for bound in self._known)
 
     def forward(self, z: Tensor, level: float, condition: Tensor | None = None) -> Tensor:
         """D(z; s) at one level for all rows, (batch, features)."""
@@ -219,6 +238,10 @@ def fresh(network: nn.Module, features: int, condition: int, seed: int) -> nn.Mo
 
     A network with `prepare(features, condition)` gets its weights there; any other one must have
     the width already, and draws them anew where its layers know how (`reset_parameters`).
+
+    Raises:
+        ValueError: for a network that has nothing to learn, does not take codes of this width with
+            their level, or gives another shape.
     """
     network = copy.deepcopy(network)
     with torch.random.fork_rng(devices=[]):
@@ -228,7 +251,32 @@ def fresh(network: nn.Module, features: int, condition: int, seed: int) -> nn.Mo
         else:
             network.apply(_redraw)
 
+    _try(network, features, condition)
     return network
+
+
+@torch.no_grad()
+def _try(network: nn.Module, features: int, condition: int) -> None:
+    """Raise a ValueError unless a network maps codes and their levels to the shape of codes."""
+    name = type(network).__name__
+    weight = next(network.parameters(), None)
+    if weight is None:
+        raise ValueError(f"network: a {name} has no weights that could learn")
+
+    z = weight.new_zeros(2, features)
+    given = [z, z[:, 0]]
+    if condition:
+        given.append(weight.new_zeros(2, condition))
+
+    told = ", condition" if condition else ""
+    needed = f"network: F(z, level{told}) of codes (2, {features}) is to give their shape"
+    try:
+        output = copy.deepcopy(network).eval()(*given)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{needed}; {name}: {reason(error)}") from None
+
+    if output.shape != z.shape:
+        raise ValueError(f"{needed}; {name} gives {tuple(output.shape)}")
 
 
 def _redraw(layer: nn.Module) -> None:

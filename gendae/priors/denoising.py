@@ -10,6 +10,7 @@ Source: Bengio et al. 2014, sections 2.2.4 and 2.2.7 (the auto-encoder prior, an
 denoising estimates); Song and Ermon 2019 and Karras et al. 2022 (all levels).
 """
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.corruption import normal_like
-from gendae.priors.base import JITTER, NOISE, Prior, ScaledPrior, floored
+from gendae.priors.base import JITTER, NOISE, Prior, ScaledPrior, floored, usable_codes
 from gendae.priors.denoiser import Denoiser, LevelMLP, denoising_loss, fresh
 from gendae.priors.descents import Descent, HeunDescent, LangevinDescent
 from gendae.priors.fitting import AveragedLearning, Fitting
@@ -74,6 +75,8 @@ class DenoisingPrior(ScaledPrior):
         torch.Size([5])
     """
 
+    ARRAYS = (*ScaledPrior.ARRAYS, "begin", "loss", "complete")
+
     needs_noise = True
     slow_density = True
     network: nn.Module
@@ -90,6 +93,7 @@ class DenoisingPrior(ScaledPrior):
         noise: float | None = None,
     ) -> None:
         super().__init__(noise)
+        self._own_level: float | None = None
         # a pattern for the networks of the denoiser: no part of the model itself
         object.__setattr__(
             self, "network", checks.kind("network", network or LevelMLP(), nn.Module)
@@ -147,31 +151,21 @@ class DenoisingPrior(ScaledPrior):
         if center is not None and center.numel() and self.denoiser is None:
             self.prepare(len(center))
 
+        self._own_level = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # -- training ------------------------------------------------------------------------------
 
     def estimate(self, codes: Tensor) -> None:
         """Standardise, and train the networks of all blocks."""
-        self.train_to_the_end(self.begin(codes))
-
-    def train_to_the_end(self, fitting: Fitting) -> None:
-        """All epochs of a training, with a bar, and the networks that it ends in."""
-        from tqdm.auto import tqdm
-
-        epochs = self.blocks * self.learning.epochs
-        with tqdm(total=epochs, desc=type(self).__name__, leave=False, disable=None) as bar:
-            while not fitting.done:
-                fitting.advance()
-                bar.set_postfix(loss=f"{fitting.loss:.4f}", refresh=False)
-                bar.update(fitting.epoch - bar.n)
-
+        fitting = self.begin(codes)
+        fitting.run()
         self.finish(fitting)
 
     def begin(self, codes: Tensor, conditions: Tensor | None = None) -> Fitting:
         """A training on these codes that can be kept and gone on with; `finish` takes its end.
 
-        `fit` is begin, `advance` until `done`, and finish.
+        `fit` is begin, `advance` until `done`, and finish. Until then the prior is as it was.
 
         Args:
             codes: of the training set, (n, features).
@@ -192,26 +186,43 @@ class DenoisingPrior(ScaledPrior):
             >>> again.done, prior.finish(again).fitted
             (True, True)
         """
-        features = codes.shape[1]
-        check_codes(codes)
-        told = self.told_of(codes, conditions)
+        with torch.inference_mode(False), torch.no_grad():
+            codes = usable_codes(codes)
+            check_codes(codes)
+            told = self.told_of(codes, conditions)
 
-        self.to(codes.device, codes.dtype)
+            law = copy.deepcopy(self).to(codes.device, codes.dtype)
+            law.measure(codes, told)
+            z = law.standardised(codes)
+
+        networks = list(law.denoiser.networks)
+        variances = law.denoiser.variances
+        fitting = Fitting(networks, self.levels, self.learning, z, variances, told, self.dropout)
+        fitting.law = law
+
+        return fitting
+
+    def finish(self, fitting: Fitting) -> "DenoisingPrior":
+        """Take what a training that is done has measured and learned; returns the prior."""
+        networks = fitting.finish()
+
+        law = fitting.law
+        for name, buffer in law.named_buffers(recurse=False):
+            setattr(self, name, buffer)
+        self.denoiser = law.denoiser
+        self.denoiser.networks = nn.ModuleList(networks)
+        self._own_level = None
+
+        return self.requires_grad_(False)
+
+    def measure(self, codes: Tensor, told: Tensor | None) -> None:
+        """Set what is known of codes before any network learns, and draw fresh networks."""
         self.center = codes.mean(0)
         self.scale = floored(codes.var(0), codes.dtype).sqrt()
         variances = self._turn((codes - self.center) / self.scale)
 
-        self._draw(features)
-        self.denoiser.variances = variances.to(codes)
-        networks = list(self.denoiser.networks)
-        z = self.standardised(codes)
-
-        return Fitting(networks, self.levels, self.learning, z, variances, told, self.dropout)
-
-    def finish(self, fitting: Fitting) -> "DenoisingPrior":
-        """Take the networks of a training that is done; returns the prior."""
-        self.denoiser.networks = nn.ModuleList(fitting.finish())
-        return self.requires_grad_(False)
+        self._draw(codes.shape[1])
+        self.denoiser.variances = variances
 
     def _turn(self, z: Tensor) -> Tensor:
         """Variances of z, and its principal directions where these are the coordinates."""
@@ -225,7 +236,14 @@ class DenoisingPrior(ScaledPrior):
         return variances.clamp_min(JITTER).to(z)
 
     def standardised(self, h: Tensor) -> Tensor:
-        """z of h, (batch, features)."""
+        """z of h, (batch, features).
+
+        Raises:
+            ValueError: before `fit`, and for another width.
+        """
+        self.require_fitted()
+        checks.width("h", h, len(self.center))
+
         return self._along((h - self.center) / self.scale)
 
     def restored(self, z: Tensor) -> Tensor:
@@ -255,8 +273,15 @@ class DenoisingPrior(ScaledPrior):
         """The level of `noise`, in standard deviations of each unit."""
         if self.given_noise is None:
             return NOISE
+        if self._own_level is None:  # kept, so that no device is waited for at each update
+            self._own_level = self.given_noise / float(self.variance.sqrt())
 
-        return self.given_noise / float(self.variance.sqrt())
+        return self._own_level
+
+    @property
+    def noise_of_units(self) -> Tensor:
+        """The noise that `reconstruct` takes away, of each unit, (features,)."""
+        return self.own_level * self.scale
 
     def denoise(self, z: Tensor, level: float) -> Tensor:
         """D(z; s), standardised as z is, (batch, features)."""
@@ -288,7 +313,7 @@ class DenoisingPrior(ScaledPrior):
     def score(self, h: Tensor) -> Tensor:
         """d log p(h) / dh of codes with noise of the prior's level, (batch, features)."""
         with torch.no_grad():
-            return (self.reconstruct(h) - h) / (self.own_level * self.scale).square()
+            return (self.reconstruct(h) - h) / self.noise_of_units.square()
 
     def log_prob(self, h: Tensor) -> Tensor:
         """log p(h) in nats, (batch,); its gradient is the score at the flow's lowest level.

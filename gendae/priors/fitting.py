@@ -7,7 +7,7 @@ blocks can be trained in any order, or at once in several processes, to the same
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,13 @@ from gendae.priors.autoencoder import Learning
 from gendae.priors.denoiser import denoising_loss
 from gendae.priors.levels import Levels
 from gendae.registry import register
+
+#: Epochs that a process of its own does at a time.
+AT_A_TIME = 5
+
+
+def nothing() -> None:
+    """Nobody keeps anything."""
 
 
 @register
@@ -67,6 +74,11 @@ class AveragedLearning(Learning):
         falling = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
         return self.lr * rising * falling
+
+
+def diverged(learning: AveragedLearning) -> ValueError:
+    """What is raised where the loss, or a weight, is no longer a number."""
+    return ValueError(f"lr={learning.lr}: training diverged; lower it")
 
 
 class BlockFit:
@@ -124,7 +136,11 @@ class BlockFit:
             z: standardised codes, (n, features).
             variances: v, (features,).
             condition: (n, width of conditions).
+
+        Raises:
+            ValueError: if training diverges.
         """
+        self.network.train()
         began = time.monotonic() - self.seconds
         # each epoch draws from a seed of its own, so that training can go on after any of them
         generator = torch.Generator(z.device).manual_seed(self.seed + 7919 * self.epoch)
@@ -132,6 +148,7 @@ class BlockFit:
         batches = torch.randperm(len(z), generator=generator, device=z.device)
         batches = batches.split(self.learning.batch_size)
         total = z.new_zeros(())
+        updates = 0
         for i, rows in enumerate(batches):
             self.seconds = time.monotonic() - began
             share = self._share(i / len(batches))
@@ -143,10 +160,14 @@ class BlockFit:
             among = None if condition is None else condition[rows]
             total += self._update(z[rows], variances, among, generator)
             self._average(update)
+            updates += 1
 
         self.epoch += 1
         self.seconds = time.monotonic() - began
-        self.loss = (total / len(batches)).item()
+        if updates:
+            self.loss = (total / updates).item()
+            if not math.isfinite(self.loss):
+                raise diverged(self.learning)
 
     def _share(self, of_epoch: float) -> float:
         """How much of the training is done."""
@@ -183,15 +204,20 @@ class BlockFit:
         averages = list(self.averages.parameters())
         torch._foreach_lerp_(averages, list(self.network.parameters()), 1.0 - stays)
 
+        for average, buffer in zip(self.averages.buffers(), self.network.buffers(), strict=True):
+            average.copy_(buffer)  # such as the statistics of a normalisation
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on after the last epoch."""
-        return {
+        """Everything that `load_state_dict` needs to go on after the last epoch; a copy."""
+        state = {
             "network": self.network.state_dict(),
             "averages": self.averages.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "seconds": self.seconds,
+            "loss": self.loss,
         }
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where a training of the same arguments was."""
@@ -200,6 +226,7 @@ class BlockFit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
         self.seconds = state["seconds"]
+        self.loss = state["loss"]
 
 
 class Fitting:
@@ -238,6 +265,8 @@ class Fitting:
     ) -> None:
         self.learning = learning
         self.data = (z, variances, condition)
+        #: What the networks are part of, if anything is.
+        self.law: Any = None
 
         count = len(networks)
         self.blocks = []
@@ -258,11 +287,27 @@ class Fitting:
 
     @property
     def loss(self) -> float:
-        """Mean over blocks of the last epoch's loss; 1 is the denoiser of Gaussian codes."""
-        return sum(block.loss for block in self.blocks) / len(self.blocks)
+        """Mean of the last epoch's loss over blocks that have begun; NaN before.
+
+        1 is the denoiser of Gaussian codes.
+        """
+        losses = [block.loss for block in self.blocks if block.epoch]
+        return sum(losses) / max(len(losses), 1) if losses else math.nan
+
+    def run(self, kept: Callable[[], None] = nothing) -> None:
+        """All epochs, with a bar on a terminal; `kept` is called after each of them."""
+        from tqdm import tqdm
+
+        total = len(self.blocks) * self.learning.epochs
+        with tqdm(total=total, unit="epoch", initial=self.epoch, leave=False, disable=None) as bar:
+            while not self.done:
+                self.advance()
+                kept()
+                bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
+                bar.update(self.epoch - bar.n)
 
     def advance(self) -> None:
-        """One more epoch of the first block that is not done; with processes, all of every one."""
+        """One more epoch of the first block that is not done; with processes, some of each."""
         waiting = [block for block in self.blocks if not block.done]
         if self.learning.processes > 1 and len(waiting) > 1:
             self._together(waiting)
@@ -273,13 +318,13 @@ class Fitting:
         from joblib import Parallel, delayed
 
         processes = min(self.learning.processes, len(waiting))
-        states = Parallel(processes)(delayed(_to_the_end)(block, self.data) for block in waiting)
-        for block, (state, loss) in zip(waiting, states, strict=True):
+        waiting = waiting[:processes]
+        states = Parallel(processes)(delayed(_some_epochs)(block, self.data) for block in waiting)
+        for block, state in zip(waiting, states, strict=True):
             block.load_state_dict(state)
-            block.loss = loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on."""
+        """Everything that `load_state_dict` needs to go on; a copy."""
         return {"blocks": [block.state_dict() for block in self.blocks]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -291,21 +336,21 @@ class Fitting:
         """The networks of the blocks, with the averages as their weights.
 
         Raises:
-            ValueError: where training diverged.
+            ValueError: if the last update diverged.
         """
         networks = [block.averages.eval() for block in self.blocks]
-
         weights = [weight for network in networks for weight in network.parameters()]
         if not all(bool(torch.isfinite(weight).all()) for weight in weights):
-            raise ValueError(f"lr={self.learning.lr}: training diverged; lower it")
+            raise diverged(self.learning)
 
         return networks
 
 
-def _to_the_end(block: BlockFit, data: tuple) -> tuple[dict[str, Any], float]:
-    """What a process of its own does: all epochs of a block."""
+def _some_epochs(block: BlockFit, data: tuple) -> dict[str, Any]:
+    """What a process of its own does: a few epochs of a block."""
     torch.set_num_threads(1)
-    while not block.done:
-        block.advance(*data)
+    for _ in range(AT_A_TIME):
+        if not block.done:
+            block.advance(*data)
 
-    return block.state_dict(), block.loss
+    return block.state_dict()

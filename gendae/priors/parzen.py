@@ -12,7 +12,7 @@ from gendae.corruption import normal_like
 from gendae.priors.bandwidth import FEWEST, HeldOut
 from gendae.priors.base import Prior
 from gendae.priors.centres import CHOICES, choose
-from gendae.priors.copying import DataCopying, fresh_noise
+from gendae.priors.copying import CELL_IMAGES, MAX_CELLS, DataCopying, fresh_noise
 from gendae.registry import grouped, register
 
 #: Most entries of the distance matrix held at a time: 32 MiB in float64.
@@ -22,6 +22,8 @@ BLOCK_ENTRIES = 2**22
 CACHED_ENTRIES = 2**18
 #: Samples for each held-out code, of which the noise of samples is chosen.
 DRAWS = 4
+#: Held-out codes in a cell of the test that tells them from samples, about.
+CELL_HELD_OUT = 20
 
 #: Exponentials are taken as powers of 2: MKL's exp needs ten times as long where its result is
 #: near 0, as most are.
@@ -312,7 +314,8 @@ class ParzenPrior(Prior):
         index = self._templates(DRAWS * len(held), generator).to(self.codes.device)
         templates = self.codes[index]
         noise = self._window_noise(index, generator)
-        copying = DataCopying(training, held, seed=self.seed)
+        cells = min(len(training) // CELL_IMAGES, len(held) // CELL_HELD_OUT, MAX_CELLS)
+        copying = DataCopying(training, held, max(cells, 1), seed=self.seed)
 
         return fresh_noise(lambda scale: copying(templates + scale * noise))
 

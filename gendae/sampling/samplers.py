@@ -356,13 +356,13 @@ def sampling_steps(stack: Stack, n: int, sampler: Sampler, seed: int | None = No
 
     prior = stack.prior
     if not isinstance(prior, DenoisingPrior):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{type(sampler).__name__} with {sampler.rounds} rounds makes samples in one step; "
             "steps are those of generate, chain, joint and level, and of a DenoisingPrior"
         )
 
     checks.fits("n", n, prior.descent.steps * n * stack.sizes[0])
-    ways = prior.way(n, generator)
+    ways = list(prior.way(n, generator))  # before the sampler draws from the generator too
     return torch.stack([sampler.from_codes(stack, h, generator).cpu() for h in ways])
 
 

@@ -5,7 +5,7 @@ import torch
 
 from gendae import load
 from gendae.cli import run
-from gendae.priors.fitting import Fitting
+from gendae.priors.fitting import BlockFit
 from gendae.sampling.samplers import seeded
 
 OPTIONS = ["--prior.learning.epochs", "3", "--prior.network.width", "16", "--prior.blocks", "2"]
@@ -26,23 +26,26 @@ def test_a_prior_is_fitted_and_goes_on_where_it_was_interrupted(tmp_path, monkey
     assert type(stack.prior).__name__ == "DenoisingPrior"
     assert torch.equal(stack.pairs[0].f.weight, load(MODEL).pairs[0].f.weight)
     assert stack.prior.sample(3, seeded(0)).shape == (3, stack.sizes[-1])
-    assert stack.facts == load(MODEL).facts
+    facts = load(MODEL).facts
+    assert stack.facts == {name: facts[name] for name in facts if name != "prior_scores"}
 
-    advance = Fitting.advance
+    update = BlockFit._update
+    updates = []
 
-    def interrupted(fitting):
-        if fitting.epoch == 4:
+    def interrupted(block, *arguments):
+        updates.append(block)
+        if len(updates) == 14:  # in the middle of the fifth epoch
             raise KeyboardInterrupt
-        advance(fitting)
+        return update(block, *arguments)
 
     part = tmp_path / "part.safetensors"
-    monkeypatch.setattr(Fitting, "advance", interrupted)
+    monkeypatch.setattr(BlockFit, "_update", interrupted)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(["prior", MODEL, *OPTIONS, "--out", str(part)])
     assert not part.exists()
     assert (tmp_path / "part.safetensors.fitting").exists()
 
-    monkeypatch.setattr(Fitting, "advance", advance)
+    monkeypatch.setattr(BlockFit, "_update", update)
     with pytest.raises((ValueError, SystemExit)) as caught:
         run(["prior", MODEL, *OPTIONS, "--prior.noise", "0.3", "--out", str(part)])
     assert "was kept of another prior" in str(caught.value) + capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from gendae.priors.denoiser import LevelMLP, denoising_loss
+from gendae.priors.denoiser import LevelMLP, denoised, denoising_loss
 from gendae.priors.denoising import DenoisingPrior
 from gendae.priors.descents import AncestralDescent, HeunDescent, LangevinDescent
 from gendae.priors.fitting import AveragedLearning
@@ -17,6 +17,7 @@ from gendae.registry import build, describe
 from gendae.sampling.samplers import seeded
 
 MEANS = torch.tensor([[-1.4, -0.35, 0.35], [0.6, 0.15, -0.15]], dtype=torch.float64)
+SCALE = torch.tensor([0.1, 3.0, 1.0], dtype=torch.float64)
 SPREAD = torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64)
 
 
@@ -27,8 +28,8 @@ def law(level=0.0, dtype=torch.float64):
     return MixtureSameFamily(Categorical(torch.tensor([0.3, 0.7], dtype=dtype)), parts)
 
 
-def gaussian(level=0.0):
-    spread = torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
+def gaussian(level=0.0, correlation=0.6):
+    spread = torch.tensor([[1.0, correlation], [correlation, 1.0]], dtype=torch.float64)
     return MultivariateNormal(
         torch.zeros(2, dtype=torch.float64), spread + level**2 * torch.eye(2)
     )
@@ -56,12 +57,12 @@ class Exact(nn.Module):
         return (clean - self.variances / total * noisy) / (sigma * (self.variances / total).sqrt())
 
 
-def exact(law, features, coordinates="units", **options):
-    """A prior whose codes are standardised by nothing, and whose denoiser is exact."""
+def exact(law, features, coordinates="units", scale=1.0, center=0.0, **options):
+    """A prior of codes scale z + center, the law of z known, whose denoiser of z is exact."""
     prior = DenoisingPrior(LevelMLP(2, 1), coordinates=coordinates, **options)
     prior.prepare(features)
-    prior.center = torch.zeros(features, dtype=torch.float64)
-    prior.scale = torch.ones(features, dtype=torch.float64)
+    prior.center = torch.full((features,), center, dtype=torch.float64)
+    prior.scale = scale * torch.ones(features, dtype=torch.float64)
     variances = torch.ones(features, dtype=torch.float64)
     if coordinates == "directions":
         variances, prior.basis = torch.linalg.eigh(law(0.0).covariance_matrix)
@@ -86,19 +87,25 @@ CASES = [
 @pytest.mark.parametrize("solver", ["heun", "adaptive"])
 @pytest.mark.parametrize(("law", "features", "coordinates"), CASES)
 def test_the_flow_gives_log_p_of_codes_with_the_exact_denoiser(law, features, coordinates, solver):
-    prior = exact(law, features, coordinates, flow=Flow(solver=solver))
+    scale = SCALE[:features]
+    prior = exact(law, features, coordinates, scale, 2.0, flow=Flow(solver=solver))
     torch.manual_seed(0)
-    h = law().sample((30,)).requires_grad_()
+    h = (2.0 + scale * law().sample((30,))).requires_grad_()
+
+    def true(level):
+        return law(level).log_prob((h - 2.0) / scale) - scale.log().sum()
 
     log_p = prior.log_prob(h)
-    lowest = law(prior.flow.lowest)
-    assert (log_p - lowest.log_prob(h)).abs().max() < 0.05
-    assert (log_p - law().log_prob(h)).abs().mean() < 0.05
-    assert (log_p.mean() - law().log_prob(h).mean()).abs() < 0.02
+    lowest = true(prior.flow.lowest)
+    assert (log_p - lowest).abs().max() < 0.05
+    assert (log_p - true(0.0)).abs().mean() < 0.05
+    assert (log_p.mean() - true(0.0).mean()).abs() < 0.02
 
     (gradient,) = torch.autograd.grad(log_p.sum(), h)
-    (true,) = torch.autograd.grad(lowest.log_prob(h).sum(), h)
-    assert torch.allclose(gradient, true, atol=1e-6)
+    (expected,) = torch.autograd.grad(lowest.sum(), h)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+    with torch.inference_mode():
+        assert torch.allclose(prior.log_prob(h.detach()), log_p)
 
 
 def test_the_flow_s_error_falls_with_the_square_of_its_steps():
@@ -117,15 +124,28 @@ def test_the_flow_s_error_falls_with_the_square_of_its_steps():
 
 @pytest.mark.parametrize(("law", "features", "coordinates"), CASES)
 def test_denoising_and_score_are_those_of_the_law(law, features, coordinates):
-    prior = exact(law, features, coordinates, noise=0.2)
+    scale = SCALE[:features]
+    spread = scale.square().mean().sqrt().item()
+    prior = exact(law, features, coordinates, scale, 2.0, noise=0.2 * spread)
     level = prior.own_level
     assert level == pytest.approx(0.2)
-    h = torch.randn(20, features, dtype=torch.float64).requires_grad_()
+    assert prior.noise == pytest.approx(0.2 * spread)
+    h = (2.0 + scale * torch.randn(20, features, dtype=torch.float64)).requires_grad_()
 
-    (score,) = torch.autograd.grad(law(level).log_prob(h).sum(), h)
+    (score,) = torch.autograd.grad(law(level).log_prob((h - 2.0) / scale).sum(), h)
     assert torch.allclose(prior.score(h), score, atol=1e-8)
-    assert torch.allclose(prior.reconstruct(h), h + level**2 * score, atol=1e-8)
-    assert prior.noise == 0.2
+    assert torch.allclose(prior.reconstruct(h), h + prior.noise_of_units**2 * score, atol=1e-8)
+
+
+def test_a_chain_of_steps_keeps_the_law_of_units_of_any_scale():
+    """Its law is the prior's up to the square of the noise, in each unit."""
+    scale = torch.tensor([0.01, 1.0], dtype=torch.float64)
+    prior = exact(lambda level: gaussian(level, 0.0), 2, scale=scale)
+
+    h = prior.sample(3000, seeded(0))
+    for _ in range(200):
+        h = prior.step(h, generator=seeded(int(1e6 * abs(h[0, 1]))))
+    assert torch.allclose(h.std(0) / scale, torch.ones(2, dtype=torch.float64), atol=0.06)
 
 
 DESCENTS = [
@@ -234,6 +254,65 @@ def test_learning_lowers_the_loss_and_gives_the_law(coordinates):
     assert (log_p - true).mean().abs() < 0.2
 
 
+class Narrow(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 1)
+
+    def forward(self, z, level):
+        return super().forward(z)
+
+
+class Normalised(nn.Module):
+    """A network with statistics of its batches, and units that are dropped."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 16), nn.BatchNorm1d(16), nn.SiLU(), nn.Dropout(0.2), nn.Linear(16, 3)
+        )
+
+    def forward(self, z, level):
+        return self.layers(torch.cat([z, level[:, None]], 1))
+
+
+def test_networks_of_ones_own_are_used_as_they_were_learned():
+    prior = DenoisingPrior(Normalised(), learning=AveragedLearning(5, batch_size=50))
+    h = codes()
+    prior.fit(h)
+    norm = prior.denoiser.networks[0].layers[1]
+    assert (norm.running_var - 1.0).abs().max() > 0.05
+
+    once = prior.reconstruct(h)
+    prior.train()
+    assert torch.equal(prior.reconstruct(h), once)
+
+
+def test_a_training_that_does_not_end_changes_nothing():
+    prior = small()
+    prior.begin(codes()).advance()
+    assert not prior.fitted
+
+    prior.fit(codes())
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    prior.learning = AveragedLearning(3, lr=1e30)
+    with pytest.raises(ValueError, match="diverged"):
+        prior.fit(2.0 * codes())
+    assert all(torch.equal(prior.state_dict()[name], value) for name, value in before.items())
+
+
+def test_each_level_is_denoised_by_the_network_that_owns_it():
+    prior = small(blocks=3).fit(codes())
+    low, high = prior.levels.bounds(3)
+    z = torch.randn(4, 3)
+    for block, level in enumerate((0.5 * low, 0.5 * (low + high), 2.0 * high)):
+        own = denoised(prior.denoiser.networks[block], z, torch.full((4, 1), level), torch.ones(3))
+        assert torch.equal(prior.denoise(z, level), own)
+
+    other = small(blocks=3, levels=LogUniformLevels(0.5, 0.6))
+    other.load_state_dict(prior.state_dict())  # the bounds of training are those of the weights
+    assert torch.equal(other.denoise(z, low * 1.01), prior.denoise(z, low * 1.01))
+
+
 def test_a_training_goes_on_where_it_was_kept():
     whole = small(blocks=2).fit(codes())
 
@@ -242,6 +321,7 @@ def test_a_training_goes_on_where_it_was_kept():
     for _ in range(4):
         fitting.advance()
     kept = fitting.state_dict()
+    fitting.advance()  # which does not change what was kept
 
     again = small(blocks=2)
     other = again.begin(codes())
@@ -289,7 +369,9 @@ def test_a_budget_of_time_ends_the_training():
         fitting.advance()
 
     assert fitting.epoch < 2000
-    assert fitting.blocks[0].optimizer.param_groups[0]["lr"] < 1e-4
+    block = fitting.blocks[0]
+    assert block.seconds >= 0.3
+    assert block.optimizer.param_groups[0]["lr"] < learning.lr
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
@@ -330,7 +412,14 @@ def test_descriptions_and_states_rebuild_a_prior(blocks, coordinates):
         (lambda: small().fit(torch.randn(3, 3)), "codes has 3 rows of 3 units; more rows"),
         (lambda: small().fit(torch.ones(30, 3)), "codes are all equal"),
         (lambda: small().fit(torch.randn(30, 2).sign()), "unit 0 of the codes has two values"),
-        (lambda: small().fit(torch.full((30, 2), torch.nan)), "codes"),
+        (lambda: small().fit(torch.full((30, 2), torch.nan)), "NaN"),
+        (lambda: small().begin(torch.full((30, 2), torch.nan)), "NaN"),
+        (lambda: small().begin(torch.zeros(30)), "codes has shape"),
+        (lambda: small().loss(torch.zeros(1, 3)), "is not fitted"),
+        (lambda: small().fit(codes()).log_prob(torch.zeros(1, 1)), "h"),
+        (lambda: DenoisingPrior(nn.Linear(3, 3)).fit(codes()), "network: F.z, level. of codes"),
+        (lambda: DenoisingPrior(nn.Identity()).fit(codes()), "network: a Identity has no weights"),
+        (lambda: DenoisingPrior(Narrow()).fit(codes()), r"Narrow gives \(2, 1\)"),
         (lambda: small().sample(3), "is not fitted"),
         (lambda: small().log_prob(torch.zeros(1, 3)), "is not fitted"),
         (lambda: small().fit(codes()).prepare(7), "width 3, not 7"),
