@@ -25,6 +25,7 @@ from gendae.data.films import FILMS, is_film, kept_frames, write_film
 from gendae.data.pictures import read_image
 from gendae.data.sources import read_images
 from gendae.errors import choice
+from gendae.models.stack import Stack
 
 
 def inpaint(
@@ -64,11 +65,7 @@ def inpaint(
     one_source(data, root)
 
     stack = load_generative(model, device)
-    own = inpainting.inpainter_of(stack)
-    if mode is not None:
-        checks.one_of("--mode", mode, (DESCENT,))
-        own = AnnealedInpainter()
-    inpainter = adjusted("inpainter", own, Inpainter, options)
+    inpainter = adjusted("inpainter", _inpainter(stack, mode), Inpainter, options)
     shape = shape_of(stack)
     observed = observed_pixels(mask, shape, seed)
     if data is None:
@@ -90,6 +87,15 @@ def inpaint(
         f"{len(x)} images, {_given(mask, observed)}, the rest is filled in: {written}",
         cost(inpainter, seconds / len(x)),
     ]
+
+
+def _inpainter(stack: Stack, mode: str | None) -> Inpainter:
+    """The inpainter that a mode stands for; the model's own without one."""
+    if mode is None:
+        return inpainting.inpainter_of(stack)
+
+    checks.one_of("--mode", mode, (DESCENT,))
+    return AnnealedInpainter()
 
 
 def _written(

@@ -240,8 +240,8 @@ def fresh(network: nn.Module, features: int, condition: int, seed: int) -> nn.Mo
     the width already, and draws them anew where its layers know how (`reset_parameters`).
 
     Raises:
-        ValueError: for a network that has nothing to learn, does not take codes of this width with
-            their level, or gives another shape.
+        ValueError: for a network that does not take codes of this width with their level, or gives
+            another shape.
     """
     network = copy.deepcopy(network)
     with torch.random.fork_rng(devices=[]):
@@ -259,14 +259,12 @@ def fresh(network: nn.Module, features: int, condition: int, seed: int) -> nn.Mo
 def _try(network: nn.Module, features: int, condition: int) -> None:
     """Raise a ValueError unless a network maps codes and their levels to the shape of codes."""
     name = type(network).__name__
-    weight = next(network.parameters(), None)
-    if weight is None:
-        raise ValueError(f"network: a {name} has no weights that could learn")
+    like = next(network.parameters(), torch.empty(0))
 
-    z = weight.new_zeros(2, features)
+    z = like.new_zeros(2, features)
     given = [z, z[:, 0]]
     if condition:
-        given.append(weight.new_zeros(2, condition))
+        given.append(like.new_zeros(2, condition))
 
     told = ", condition" if condition else ""
     needed = f"network: F(z, level{told}) of codes (2, {features}) is to give their shape"

@@ -92,6 +92,9 @@ class BlockFit:
         seed: of batches, levels and noise.
         dropout: chance that an update turns off what a code is conditioned on.
 
+    Raises:
+        ValueError: for a network without weights.
+
     Attributes:
         epoch: passes that are done.
         seconds: time spent.
@@ -107,6 +110,11 @@ class BlockFit:
         seed: int,
         dropout: float = 0.0,
     ) -> None:
+        if next(network.parameters(), None) is None:
+            raise ValueError(
+                f"network: a {type(network).__name__} has no weights that could learn"
+            )
+
         self.network = network.requires_grad_(True)
         self.averages = copy.deepcopy(network).requires_grad_(False)
         self.levels = levels
