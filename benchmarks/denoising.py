@@ -3,13 +3,13 @@
     python -m benchmarks.denoising models a.safetensors b.safetensors --out docs/results/x.json
     python -m benchmarks.denoising figures a.safetensors
 
-Each model is measured with its own prior, and as `--tops` says: with one whose network is frozen at
-random but for its last layer; with a Parzen window over k-means centres of its codes, with noise at
-which held-out codes are as near to the training codes as samples are (C_T of codes 0); and
-under N(0, I); `ceiling` is what decoded codes of held-out images get. All images are the data set's
-own: samples 10,000, scores on all test images, bandwidths on validation images, log p(h) of
-training and of test codes. `figures` draws, on validation images, the way of a code from noise to
-a digit, and histograms of log p(h).
+Each model is measured with its own prior, and as `--tops` says: with one whose network is
+frozen at random but for its last layer; with a Parzen window over k-means centres of its codes,
+with noise at which held-out codes are as near to the training codes as samples are (C_T of
+codes 0); and under N(0, I); `ceiling` is what decoded codes of held-out images get. All images
+are the data set's own: samples 10,000, scores on all test images, bandwidths on validation
+images, log p(h) of training and of test codes. `figures` draws, on validation images, the way
+of a code from noise to a digit, and histograms of log p(h).
 """
 
 import argparse
