@@ -24,7 +24,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gendae import checks
-from gendae.corruption import normal_like
+from gendae.corruption import normal_like, uniform_like
 from gendae.laws import Gaussian
 from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
@@ -162,7 +162,8 @@ class Band(nn.Module):
 
     def loss(self, x: Tensor, generator: Generator, condition: Tensor | None = None) -> Tensor:
         """The denoising loss of x at levels of the band, (); 1 is the denoiser of Gaussian x."""
-        sigma = self.levels.draw(len(x), generator, self.shares).to(x)[:, None]
+        # a level for each row by itself, so that processes which share a batch learn the same
+        sigma = self.levels.between(uniform_like(x[:, :1], generator), self.shares)
         noise = normal_like(x, generator)
 
         return denoising_loss(self.network, x, sigma, noise, self.variances(x), condition)

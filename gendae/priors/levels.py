@@ -46,8 +46,12 @@ class Levels:
         device = generator.device
         places = torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)
 
+        return self.between(places / n, shares)
+
+    def between(self, places: Tensor, shares: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+        """The levels at these places, from 0 to 1, of the part of the law between two quantiles."""
         low, high = shares
-        return self.quantile((low + (high - low) * places / n).clamp(TAIL, 1.0 - TAIL))
+        return self.quantile((low + (high - low) * places).clamp(TAIL, 1.0 - TAIL))
 
     def bounds(self, blocks: int) -> list[float]:
         """The levels between which blocks with equal shares change, blocks - 1 of them."""

@@ -114,7 +114,7 @@ def test_exact_blocks_have_the_least_loss():
         band = Band(2, LEVELS, (0.3, 0.6), network, spread=0.7)
         losses[name] = band.loss(x, torch.Generator().manual_seed(0)).item()
 
-    wrong = OfCovariance(1.1 * covariance, 0.7)
+    wrong = OfCovariance(1.5 * covariance, 0.7)
     losses["wrong"] = (
         Band(2, LEVELS, (0.3, 0.6), wrong, spread=0.7)
         .loss(x, torch.Generator().manual_seed(0))

@@ -8,9 +8,11 @@ import torch
 from tests.training import processes
 
 CASES = pytest.mark.parametrize("name", processes.RULES)
-#: Validation draws units there: other shares of the images get other draws of the same law.
+#: Validation draws units or noise there: other shares of the images get other draws of the same law.
 DRAWN = {
     "difference of draws": {"metrics/val/error", "metrics/val/loss"},
+    "denoising blocks": {"metrics/val/denoise_g_1", "metrics/val/denoise_g_2"},
+    "denoising blocks in turn": {"metrics/val/denoise_g_1", "metrics/val/denoise_g_2"},
     # widths are measured under noise; rows whose labels are inferred come in another order
     "joint with few labels": {"residuals", "weights/residuals", "weights/loops"},
 }
