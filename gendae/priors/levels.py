@@ -49,7 +49,7 @@ class Levels:
         return self.between(places / n, shares)
 
     def between(self, places: Tensor, shares: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-        """The levels at these places, from 0 to 1, of the part of the law between two quantiles."""
+        """The levels at places from 0 to 1 of the part of the law between two quantiles."""
         low, high = shares
         return self.quantile((low + (high - low) * places).clamp(TAIL, 1.0 - TAIL))
 

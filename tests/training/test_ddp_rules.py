@@ -8,7 +8,7 @@ import torch
 from tests.training import processes
 
 CASES = pytest.mark.parametrize("name", processes.RULES)
-#: Validation draws units or noise there: other shares of the images get other draws of the same law.
+#: Validation draws units or noise there: other shares of images get other draws of the same law.
 DRAWN = {
     "difference of draws": {"metrics/val/error", "metrics/val/loss"},
     "denoising blocks": {"metrics/val/denoise_g_1", "metrics/val/denoise_g_2"},
