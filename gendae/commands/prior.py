@@ -32,7 +32,7 @@ def prior(
     model: str,
     kind: str = "DenoisingPrior",
     *,
-    out: str,
+    out: str | None = None,
     data: str | None = None,
     root: str | None = None,
     device: str = "cpu",
@@ -53,11 +53,8 @@ def prior(
         options: --prior.OPTION, arguments of the prior, such as --prior.blocks 4 or
             --prior.learning.epochs 50, which --prior.help lists.
     """
-    path = Path(out)
-    checks.one_of("suffix of --out", path.suffix, (".safetensors",))
-    if path.exists():
-        raise FileExistsError(f"--out {out} exists already; name another")
     chosen = adjusted("prior", _prior_named(kind), Prior, options)
+    path = _new_file(out)
 
     stack = model_file.load(model, device)
     if isinstance(stack, Classifier):
@@ -86,6 +83,19 @@ def prior(
     kept.unlink(missing_ok=True)
 
     return [fitted, f"written: {written}"]
+
+
+def _new_file(out: str | None) -> Path:
+    """The file that is to be written."""
+    if out is None:
+        raise ValueError("prior: needed: --out FILE.safetensors")
+
+    path = Path(out)
+    checks.one_of("suffix of --out", path.suffix, (".safetensors",))
+    if path.exists():
+        raise FileExistsError(f"--out {out} exists already; name another")
+
+    return path
 
 
 def _prior_named(kind: str) -> Prior:

@@ -69,6 +69,7 @@ def test_any_prior_can_be_fitted(tmp_path):
     [
         ([MODEL, "KPrior", "--out", "a.safetensors"], "no prior 'KPrior'; accepted: Autoencoder"),
         ([MODEL, "Digits", "--out", "a.safetensors"], "no prior 'Digits'"),
+        ([MODEL], "needed: --out FILE.safetensors"),
         ([MODEL, "--out", "a.ckpt"], "suffix of --out='.ckpt'"),
         ([MODEL, "--out", "old.safetensors"], "--out old.safetensors exists already"),
         ([MODEL, "--out", "bad.safetensors"], "bad.safetensors.fitting is no training"),
