@@ -188,13 +188,6 @@ class AnnealedInpainter(Inpainter):
         for state in self.descent.way(denoise, z, generator):
             yield stack.down(prior.restored(state))[0]
 
-    def _repeated(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What is given, and where, of all chains."""
-        mask = mask.expand_as(x)
-        given = x.masked_fill(~mask, 0.0)
-
-        return given.repeat(self.chains, 1), mask.repeat(self.chains, 1)
-
     def _widths(
         self, stack: Stack, codes: Tensor, generator: Generator | None
     ) -> tuple[Tensor, float]:

@@ -88,8 +88,7 @@ class DescentInpainter(Inpainter):
         """The mean of the chains at each level, and of what they come to, (batch, width)."""
         bands = bands_of("stack", stack)
         descent = from_top(self.descent, bands)
-        given = x.masked_fill(~mask, 0.0).repeat(self.chains, 1)
-        clamped = mask.expand_as(x).repeat(self.chains, 1)
+        given, clamped = self._repeated(x, mask)
 
         def keep(z: Tensor, level: float) -> Tensor:
             noisy = torch.add(given, normal_like(given, generator), alpha=level)

@@ -177,19 +177,23 @@ class Inpainter(checks.TakesArrays):
         draws: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of all chains: the start, what is given, and where; see `__call__`."""
-        mask = mask.expand_as(x)
         if draws is None:
             draws = self.draws(stack, generator)
 
-        given = x.masked_fill(~mask, 0.0).repeat(self.chains, 1)
-        clamped = mask.repeat(self.chains, 1)
-
+        given, clamped = self._repeated(x, mask)
         if draws is None:
             start = uniform_like(given, generator)
         else:
             start = likeliest_draws(stack, given, clamped, draws, self.chains)
 
         return start, given, clamped
+
+    def _repeated(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What is given, and where, of all chains."""
+        mask = mask.expand_as(x)
+        given = x.masked_fill(~mask, 0.0)
+
+        return given.repeat(self.chains, 1), mask.repeat(self.chains, 1)
 
     @torch.no_grad()
     def draws(self, stack: Stack, generator: Generator | None = None) -> Tensor | None:

@@ -218,10 +218,7 @@ class ConditionalDenoisingPrior(DenoisingPrior):
         self.shares = (counts / counts.sum()).to(codes)
 
     def estimate_given(self, codes: Tensor, conditions: Tensor) -> None:
-        """Standardise, and train the networks of all blocks."""
-        fitting = self.begin(codes, conditions)
-        fitting.run()
-        self.finish(fitting)
+        self.estimate(codes, conditions)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n draws, (n, features): given what is known, or else draws of what training met."""

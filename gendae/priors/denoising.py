@@ -156,9 +156,9 @@ class DenoisingPrior(ScaledPrior):
 
     # -- training ------------------------------------------------------------------------------
 
-    def estimate(self, codes: Tensor) -> None:
+    def estimate(self, codes: Tensor, conditions: Tensor | None = None) -> None:
         """Standardise, and train the networks of all blocks."""
-        fitting = self.begin(codes)
+        fitting = self.begin(codes, conditions)
         fitting.run()
         self.finish(fitting)
 

@@ -300,7 +300,10 @@ class Fitting:
         1 is the denoiser of Gaussian codes.
         """
         losses = [block.loss for block in self.blocks if block.epoch]
-        return sum(losses) / max(len(losses), 1) if losses else math.nan
+        if not losses:
+            return math.nan
+
+        return sum(losses) / len(losses)
 
     def run(self, kept: Callable[[], None] = nothing) -> None:
         """All epochs, with a bar on a terminal; `kept` is called after each of them."""
