@@ -158,6 +158,7 @@ from gendae.rules.backstep import BackStepRule as BackStepRule
 from gendae.rules.base import Rule as Rule
 from gendae.rules.blocks import DenoisingBlocksRule as DenoisingBlocksRule
 from gendae.rules.blocks import DenoisingLabelsRule as DenoisingLabelsRule
+from gendae.rules.by_feedback import FeedbackRule as FeedbackRule
 from gendae.rules.credit import angles as angles
 from gendae.rules.credit import inverse_error as inverse_error
 from gendae.rules.credit import target_improvement as target_improvement
@@ -165,13 +166,15 @@ from gendae.rules.difference import DifferenceTargetPropRule as DifferenceTarget
 from gendae.rules.difference import InverseLearning as InverseLearning
 from gendae.rules.difference import Iterations as Iterations
 from gendae.rules.differences import DifferenceLoop as DifferenceLoop
+from gendae.rules.feedback import Direct as Direct
 from gendae.rules.feedback import Exact as Exact
 from gendae.rules.feedback import Feedback as Feedback
-from gendae.rules.feedback import Inverses as Inverses
-from gendae.rules.feedback import LocalDifference as LocalDifference
 from gendae.rules.feedback import Partners as Partners
 from gendae.rules.hebbian import ContrastiveHebbianRule as ContrastiveHebbianRule
 from gendae.rules.hebbian import GeneRecRule as GeneRecRule
+from gendae.rules.inverses import DifferenceReconstruction as DifferenceReconstruction
+from gendae.rules.inverses import FixedWeights as FixedWeights
+from gendae.rules.inverses import Inverses as Inverses
 from gendae.rules.joint import JointTargetPropRule as JointTargetPropRule
 from gendae.rules.joint import JointWeights as JointWeights
 from gendae.rules.kl import KLRule as KLRule
@@ -198,6 +201,10 @@ from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
+from gendae.rules.transposes import LocalDifference as LocalDifference
+from gendae.rules.transposes import Random as Random
+from gendae.rules.transposes import SignSymmetry as SignSymmetry
+from gendae.rules.transposes import WeightMirror as WeightMirror
 from gendae.rules.trees import Telling as Telling
 from gendae.rules.trees import TreeLoop as TreeLoop
 from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from gendae import checks
 from gendae.laws import Bernoulli, Gaussian, Law
 from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
-from gendae.layers.affine import Affine
+from gendae.layers.affine import Affine, Matrix
 from gendae.layers.conv import Conv, ConvTranspose
 from gendae.layers.layers import Layers, fit_together, in_shape, out_shape
 from gendae.layers.mlp import MLP
@@ -19,7 +19,7 @@ from gendae.layers.wrapped import Layer, as_layer
 from gendae.registry import register
 
 
-class Transpose(nn.Module):
+class Transpose(Matrix, nn.Module):
     """g(h) = s(W' h + c) with the weights W of an encoder; only the bias c is its own."""
 
     def __init__(self, layer: Affine, activation: str) -> None:
@@ -33,7 +33,7 @@ class Transpose(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.out_features))
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """W', (features of h_{l-1}, features of h_l)."""
         return self._of[0].weight.T
 

@@ -11,7 +11,8 @@ from gendae.layers.affine import Affine
 from gendae.models.architectures import joint_autoencoder
 from gendae.models.joint import JointStack
 from gendae.models.modalities import Junction, Modality
-from gendae.rules.feedback import Exact, Inverses
+from gendae.rules.feedback import Exact
+from gendae.rules.inverses import Inverses
 from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.missing import Hiding, hidden
 from gendae.rules.targets import Hybrid, output_score
