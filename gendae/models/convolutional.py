@@ -32,7 +32,7 @@ def conv_autoencoder(
     prior: Prior | None = None,
     settings: Settings | None = None,
 ) -> Stack:
-    """A stack of convolutions, each with a transposed convolution as its decoder, under affine ones.
+    """Convolutions, each with a transposed convolution as decoder, under affine layers.
 
     Args:
         shape: (channels, height, width) of x.
