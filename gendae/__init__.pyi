@@ -54,9 +54,14 @@ from gendae.laws import Law as Law
 from gendae.laws import Laws as Laws
 from gendae.laws import LearnedGaussian as LearnedGaussian
 from gendae.layers.affine import Affine as Affine
+from gendae.layers.conv import Conv as Conv
+from gendae.layers.conv import ConvTranspose as ConvTranspose
+from gendae.layers.conv import Pool as Pool
+from gendae.layers.conv import Unpool as Unpool
 from gendae.layers.heads import Heads as Heads
 from gendae.layers.invertible import InvertibleAffine as InvertibleAffine
 from gendae.layers.invertible import InvertiblePair as InvertiblePair
+from gendae.layers.layers import Layers as Layers
 from gendae.layers.mlp import MLP as MLP
 from gendae.layers.optimized import OptimizingPair as OptimizingPair
 from gendae.layers.optimized import optimize_code as optimize_code
@@ -96,6 +101,8 @@ from gendae.models.architectures import with_labels as with_labels
 from gendae.models.blocks import Band as Band
 from gendae.models.blocks import Unchanged as Unchanged
 from gendae.models.classifier import Classifier as Classifier
+from gendae.models.convolutional import conv_autoencoder as conv_autoencoder
+from gendae.models.convolutional import lenet as lenet
 from gendae.models.delay import Activity as Activity
 from gendae.models.delay import DelayNetwork as DelayNetwork
 from gendae.models.delay import SymmetricDelayNetwork as SymmetricDelayNetwork

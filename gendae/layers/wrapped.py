@@ -88,17 +88,19 @@ class Wrapped(nn.Module):
         if activation is not None:
             checks.one_of("activation", activation, KNOWN)
         self.in_features = math.prod(self.in_shape)
-        self.out_features = self._probe()
+        self.out_shape = self._probe()
+        self.out_features = math.prod(self.out_shape)
 
     @torch.no_grad()
-    def _probe(self) -> int:
-        """The width of the output, found by sending zeros through the module."""
+    def _probe(self) -> tuple[int, ...]:
+        """The shape of the output, found by sending zeros through the module."""
         example = next(self.module.parameters(), torch.empty(0))
         training = self.module.training
 
         self.module.eval()
         try:
-            output = self(example.new_zeros(2, self.in_features))
+            output = self.module(example.new_zeros(2, *self.in_shape))
+            output.flatten(1)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"in_shape={self.in_shape}: {type(self.module).__name__} does not take batches of "
@@ -107,7 +109,7 @@ class Wrapped(nn.Module):
         finally:
             self.module.train(training)
 
-        return output.shape[1]
+        return tuple(output.shape[1:])
 
     def forward(self, h: Tensor) -> Tensor:
         return self.module(h.unflatten(1, self.in_shape)).flatten(1)

@@ -18,6 +18,8 @@ from torch import Generator, Tensor
 from gendae.laws import Law
 from gendae.layers.activations import ACTIVATIONS, DERIVATIVES
 from gendae.layers.affine import Affine
+from gendae.layers.conv import Conv, ConvTranspose
+from gendae.layers.layers import Layers
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair, Transpose, takes_logits
 from gendae.layers.wrapped import Layer
@@ -27,9 +29,9 @@ from gendae.models.stack import Stack
 from gendae.rules.moment import Moment
 
 #: Layers of the form s(W h + b), with the calls of a `Linear`; a variant's may be another.
-AFFINE = (Affine, Transpose)
+AFFINE = (Affine, Conv, ConvTranspose, Transpose)
 #: Layers made of several, which may be taken one by one.
-UNFOLDED = (MLP,)
+UNFOLDED = (Layers, MLP)
 
 #: (level, h, moment) -> h~
 Corrupt = Callable[[int, Tensor, Moment], Tensor]
