@@ -1,5 +1,7 @@
 """Classifiers by feedback: exact, it is back-propagation; learned, it reaches its closed form."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,12 +9,13 @@ from torch import nn
 
 import gendae
 from gendae.layers.affine import Affine
+from gendae.layers.conv import Conv, ConvTranspose
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.by_feedback import FeedbackRule
-from gendae.rules.chain import clean
+from gendae.rules.chain import Chain, clean
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.feedback import Direct, Exact, Partners
 from gendae.rules.inverses import DifferenceReconstruction, FixedWeights, Inverses
@@ -23,9 +26,11 @@ from gendae.rules.transposes import (
     LocalDifference,
     Random,
     SignSymmetry,
+    TransposeLike,
     WeightMirror,
 )
 from tests.conftest import at
+from tests.layers.test_conv import as_affine, dense_copy, matrix
 from tests.rules.test_supervised import batch, gradients, network, true_gradients
 
 
@@ -100,6 +105,68 @@ def test_with_the_transposes_it_is_the_gradient_and_with_others_feedback_alignme
     other = FeedbackAlignmentRule(stack)
     transposes(rule, [getattr(other, f"feedback_{level}").T for level in (2, 3, 4)])
     assert_equal(gradients(rule, data), gradients(other, data))
+
+
+# -- maps that are no matrices -------------------------------------------------------------------
+
+FEEDBACK = [
+    Exact,
+    Partners,
+    Direct,
+    Inverses,
+    partial(DifferenceReconstruction, rows=7),
+    FixedWeights,
+    partial(Random, derivative=False),
+    Random,
+    WeightMirror,
+    LocalDifference,
+    partial(LocalDifference, derivative=False, tracks=False),
+]
+
+
+def dense_feedback(shared, dense):
+    """Give the feedback of matrices what that of convolutions is."""
+    for number, layer in dense.layers.items():
+        other = shared.layers[number]
+        if isinstance(other, TransposeLike):
+            inputs = layer.weight.shape[1]
+            b = other.part.linear(torch.eye(inputs, dtype=torch.float64), other.weight).T
+            with torch.no_grad():
+                layer.difference += b - layer.weight
+        elif isinstance(other, ConvTranspose):
+            layer.load_state_dict(as_affine(other).state_dict())
+        else:
+            layer.load_state_dict(other.state_dict())
+
+
+def maps_of(rule):
+    """The maps that learn, one by one."""
+    chain = Chain.of_classifier(rule.stack, unfolded=True)
+    return [link.layer for link in chain if not link.fixed]
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+@pytest.mark.parametrize("feedback", FEEDBACK)
+def test_convolutions_learn_as_their_matrices_do(feedback, pooling):
+    shared = gendae.lenet(
+        (2, 4, 8), [3, 2], 3, [1, 1], pooling, [5], classes=4, activation="tanh"
+    ).double()
+    x, y = batch(7, 64)
+    rules = [FeedbackRule(stack, feedback()) for stack in (shared, dense_copy(shared))]
+    dense_feedback(*(rule.feedback for rule in rules))
+
+    losses = [rule.losses((x, y), at(1)) for rule in rules]
+    assert losses[0].keys() == losses[1].keys()
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(loss, losses[1][name], rtol=1e-10, atol=0.0)
+
+    sum(losses[0].values()).backward()
+    sum(losses[1].values()).backward()
+    for ours, theirs in zip(*map(maps_of, rules), strict=True):
+        expected = theirs.weight.grad
+        if isinstance(ours, Conv):
+            (expected,) = torch.autograd.grad(matrix(ours), ours.weight, expected)
+        assert_equal([[ours.weight.grad]], [[expected]])
 
 
 # -- what feedback converges to ------------------------------------------------------------------
@@ -238,10 +305,10 @@ def test_fixed_inverses_send_differences():
     last = torch.randn(len(x), 4, dtype=torch.float64)
 
     h2 = stack.encode(x)[2]
-    b2, b3 = (layer.b.weight for layer in rule.feedback.layers.values())
+    b2, b3 = (layer.weight for layer in rule.feedback.layers.values())
     a = stack.output(h2)
-    d2 = torch.tanh((a + last) @ b3) - torch.tanh(a @ b3)
-    d1 = torch.tanh((h2 + d2) @ b2) - torch.tanh(h2 @ b2)
+    d2 = torch.tanh((a + last) @ b3.T) - torch.tanh(a @ b3.T)
+    d1 = torch.tanh((h2 + d2) @ b2.T) - torch.tanh(h2 @ b2.T)
 
     moves = rule.feedback.displacements(chain, states, last, Moment())
     assert_equal([moves], [[d1, d2, last]])
