@@ -165,7 +165,7 @@ class Chain:
 
         Args:
             stack: the model.
-            unfolded: take an MLP as the affine maps that it is made of.
+            unfolded: take an MLP, and `Layers`, as the maps that they are made of.
         """
         up, down = ways(stack, unfolded)
         last = down[-1]
@@ -291,12 +291,22 @@ def in_order(links: Sequence[Link]) -> list[Link]:
     return ordered
 
 
+def parts_of(layer: Layer) -> Iterator[Layer]:
+    """The layers that a layer is made of."""
+    if not isinstance(layer, UNFOLDED):
+        yield layer
+        return
+
+    for part in layer.layers:
+        yield from parts_of(part)
+
+
 def _links(
     name: str, layer: Layer, pair: Pair, gives: int | None, law: Law | None, unfolded: bool
 ) -> list[Link]:
     parts: list[Layer] = [layer]
-    if unfolded and isinstance(layer, UNFOLDED):
-        parts = list(layer.layers)
+    if unfolded:
+        parts = list(parts_of(layer))
 
     inside = [Link(name, part, pair, None, None) for part in parts[:-1]]
     return [*inside, Link(name, parts[-1], pair, gives, law)]

@@ -1,8 +1,8 @@
 """Feedback by separate maps beside the forward ones: c(d) = inverse(y + d) - inverse(y).
 
-y is what the map sends on: discrete units send their values, not their means. An inverse of
-s(W h + b) is s_0(B y + c), with B in the shape of W' and the activation s_0 that the map's input
-has been through. What it learns is all that the variants differ in:
+y is what the map sends on: discrete units send their values, not their means. An inverse is
+s_0(B y + c), with the activation s_0 that the map's input has been through; that of a convolution
+is a transposed one. What it learns is all that the variants differ in:
 
     Inverses                  what m was given, from what it gave          (Lee 2018, Eq. 3.13)
     DifferenceReconstruction  noise on h, from what it does at the end     (Meulemans et al. 2020)
@@ -16,46 +16,28 @@ from torch import Tensor, nn
 
 from gendae import checks
 from gendae.corruption import RelativeNoise, normal_like
-from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
+from gendae.layers.affine import Affine
 from gendae.registry import register
 from gendae.rules.chain import Chain, Link, State
 from gendae.rules.feedback import Feedback, exact
 from gendae.rules.moment import Moment
 from gendae.rules.targets import squared_error
-from gendae.rules.transposes import TransposeLike
 
 
-class Inverse(nn.Module):
-    """s_0(B y + c), from the output of a map to its input.
+def inverse_of(link: Link) -> nn.Module:
+    """A map of the same kind the other way, with the range of what the map takes."""
+    layer = link.layer
+    if link.affine and hasattr(layer, "partner"):
+        return layer.partner(link.takes)
 
-    Args:
-        link: the map.
-    """
-
-    def __init__(self, link: Link) -> None:
-        super().__init__()
-        self.b = TransposeLike(link, tracks=False)
-        self.bias = nn.Parameter(torch.zeros(link.layer.in_features))
-        self.activation = link.takes
-        self.s = ACTIVATIONS[link.takes]
-
-    def preactivation(self, y: Tensor) -> Tensor:
-        """a = B y + c."""
-        return self.b(y) + self.bias
-
-    def forward(self, y: Tensor) -> Tensor:
-        return self.s(self.preactivation(y))
-
-    def difference(self, y: Tensor, d: Tensor) -> Tensor:
-        """The output at y + d minus that at y."""
-        return DIFFERENCES[self.activation](self.preactivation(y), self.b(d))
+    return Affine(layer.out_features, layer.in_features, link.takes)
 
 
 class InverseFeedback(Feedback):
     """Base class: c(d) = inverse(y + d) - inverse(y); without an inverse, exact."""
 
     def layer_for(self, link: Link) -> nn.Module | None:
-        return Inverse(link)
+        return inverse_of(link)
 
     def back(self, number: int, link: Link, state: State, d: Tensor, moment: Moment) -> Tensor:
         if str(number) not in self.layers:
@@ -89,7 +71,7 @@ class Inverses(InverseFeedback):
         if link.pair is None:
             return None
 
-        return Inverse(link)
+        return inverse_of(link)
 
     def losses(self, chain: Chain, states: Sequence[State], moment: Moment) -> dict[str, Tensor]:
         noise = RelativeNoise(self.sigma)
@@ -188,4 +170,4 @@ class FixedWeights(InverseFeedback):
     """
 
     def layer_for(self, link: Link) -> nn.Module | None:
-        return Inverse(link).requires_grad_(False)
+        return inverse_of(link).requires_grad_(False)
