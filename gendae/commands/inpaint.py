@@ -53,7 +53,7 @@ def inpaint(
         seed: the same seed gives the same result.
         out: FILE.png; .gif, .webp or .mp4: a film of inference filling in.
         device: cpu, cuda, cuda:0, mps.
-        color: grey: of coloured images the luma is taken; by default as in the model's training.
+        color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
         mode: descent: a sample of what is missing, by the levels of a DenoisingPrior; by default
             the model's own inpainter.
         options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
