@@ -28,7 +28,7 @@ from gendae.completion.inpainting import MASKS, Inpainter, inpainter_of, named_m
 from gendae.completion.modalities import Values
 from gendae.data.files import check_pairing, image_files, read_modality, write_npz
 from gendae.data.sources import read_images
-from gendae.models.joint import JointStack
+from gendae.models.joint import JointStack, channels_of
 from gendae.models.modalities import Modality
 from gendae.models.stack import Stack
 from gendae.registry import build, describe
@@ -104,7 +104,9 @@ def complete(
     rows = len(completed.completion.converged)
     lines = [f"{rows:,} completed rows: {written(completed, path)}", settled(completed)]
     for name, observed in (masks or {}).items():
-        lines.append(f"{int(observed.sum())} of {len(observed)} pixels of {name} were given")
+        given = int(observed.sum()) // channels_of(stack, name)
+        pixels = len(observed) // channels_of(stack, name)
+        lines.append(f"{given} of {pixels} pixels of {name} were given")
     return lines
 
 

@@ -84,7 +84,7 @@ def inpaint(
 
     written = _written(x, observed, states, shape, Path(out))
     return [
-        f"{len(x)} images, {_given(mask, observed)}, the rest is filled in: {written}",
+        f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",
         cost(inpainter, seconds / len(x)),
     ]
 
@@ -99,7 +99,7 @@ def _inpainter(stack: Stack, mode: str | None) -> Inpainter:
 
 
 def _written(
-    x: Tensor, observed: Tensor, states: Tensor, shape: tuple[int, int], out: Path
+    x: Tensor, observed: Tensor, states: Tensor, shape: tuple[int, ...], out: Path
 ) -> Path:
     """A picture of the filled images, the last of the states, or a film of all of them."""
     if not is_film(out):
@@ -108,16 +108,19 @@ def _written(
     shown = states[kept_frames(len(states))]
     figures = [plots.inpainting(x, observed, filled, shape) for filled in shown]
 
-    return write_film([plots.pixels(figure) for figure in figures], out)
+    coloured = len(shape) == 3
+    return write_film([plots.pixels(figure, coloured) for figure in figures], out)
 
 
-def _given(mask: str, observed: Tensor) -> str:
+def _given(mask: str, observed: Tensor, shape: tuple[int, ...]) -> str:
     """Which pixels are given, in words."""
     what = f"white pixels of {mask}"
     if mask in MASKS:
         what = f"the {mask} half"
 
-    return f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
+    channels = checks.ImageShape.of(shape).channels
+    given = int(observed.sum()) // channels
+    return f"{given} of {len(observed) // channels} pixels are given ({what})"
 
 
 def cost(inpainter: Inpainter, seconds: float) -> str:
@@ -147,8 +150,10 @@ def numbered(number: int, thing: str) -> str:
     return " ".join([str(number), f"{first}s", *rest])
 
 
-def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
+def observed_pixels(mask: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """A named mask, or an image file of the model's size: white is given, black is filled in.
+
+    All channels of a pixel are given, or none: one boolean for each, (features,).
 
     Raises:
         ValueError: for other names, files and sizes, for pixels that are neither black nor white,
@@ -162,7 +167,7 @@ def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
     return some_given(mask, observed)
 
 
-def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
+def _mask_of_file(mask: str, shape: tuple[int, ...]) -> Tensor:
     """A mask from an image file in black and white."""
     path = checks.path("--mask", mask)
     if not path.exists():
@@ -170,10 +175,11 @@ def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
             f"--mask {mask!r} is unknown: no file of this name, and no mask; {choice(mask, MASKS)}"
         )
 
+    frame = checks.ImageShape.of(shape)
     image = torch.from_numpy(read_image(path, "grey").copy())
-    if tuple(image.shape) != tuple(shape):
+    if tuple(image.shape) != frame.size:
         raise ValueError(
-            f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}"
+            f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {frame.size}"
         )
 
     between = image[(image > 0) & (image < 1)]
@@ -185,4 +191,4 @@ def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
             f"{high:.4g} of 255; black (0) is filled in and white (255) is given, and no other "
             "value says which"
         )
-    return image.flatten() == 1
+    return (image.flatten() == 1).repeat(frame.channels)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from gendae import checks
 from gendae.layers.activations import ACTIVATIONS, DIFFERENCES, IN_PLACE
@@ -86,6 +87,8 @@ class SharedWeights(nn.Module):
 
     in_shape: Shape
     out_shape: Shape
+    weight: Tensor
+    bias: Tensor
 
     def __init__(
         self,
@@ -156,21 +159,23 @@ class SharedWeights(nn.Module):
     def _back(self, d: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _down(self, rows: Tensor, shape: Shape, *weights: Tensor | None) -> Tensor:
+    def _down(
+        self, rows: Tensor, shape: Shape, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """The convolution, from rows of the larger image to rows of the smaller."""
         images = rows.unflatten(1, shape)
-        return F.conv2d(images, *weights, stride=self.stride, padding=self.padding).flatten(1)
+        return F.conv2d(images, weight, bias, self.stride, self.padding).flatten(1)
 
-    def _up(self, rows: Tensor, shape: Shape, *weights: Tensor | None) -> Tensor:
+    def _up(
+        self, rows: Tensor, shape: Shape, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """Its transpose, from rows of the smaller image to rows of the larger."""
         images = rows.unflatten(1, shape)
-        larger = F.conv_transpose2d(images, *weights, stride=self.stride, padding=self.padding)
-
-        return larger.flatten(1)
+        return F.conv_transpose2d(images, weight, bias, self.stride, self.padding).flatten(1)
 
     def _products(self, larger: Tensor, smaller: Tensor) -> Tensor:
         """Sum over batch and places of the products of two images, in the shape of W."""
-        return nn.grad.conv2d_weight(larger, self.weight.shape, smaller, self.stride, self.padding)
+        return conv2d_weight(larger, self.weight.shape, smaller, self.stride, self.padding)
 
 
 @register
@@ -408,7 +413,7 @@ class Pool(WithoutWeights):
 
         images = h.unflatten(1, self.in_shape)
         _, switches = F.max_pool2d(images, self.size, return_indices=True)
-        moved = F.max_unpool2d(d.unflatten(1, self.out_shape), switches, self.size)
+        moved = F.max_unpool2d(d.unflatten(1, self.out_shape), switches, [self.size, self.size])
 
         return moved.flatten(1)
 

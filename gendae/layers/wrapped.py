@@ -5,6 +5,7 @@ give tensors of any other shape, such as NCHW images; its rows are shaped before
 after.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.errors import reason
 from gendae.layers.activations import ACTIVATIONS
-from gendae.registry import register
+from gendae.registry import REGISTRY, build, describe, register
 
 #: Functions that laws ask for, or that give a layer its range.
 KNOWN = (*ACTIVATIONS, "softmax")
@@ -121,6 +122,31 @@ def as_layer(module: nn.Module) -> Layer:
         return cast(Layer, module)
 
     return Wrapped(module)
+
+
+def anew(module: nn.Module) -> nn.Module:
+    """A module of the same arguments, with weights that are drawn anew.
+
+    Of modules that are not registered, such as torch's own, it is a copy whose layers draw theirs
+    anew where they know how.
+
+    Example:
+        >>> from gendae.layers.affine import Affine
+        >>> layer = Affine(3, 2)
+        >>> other = anew(layer)
+        >>> other.weight.shape == layer.weight.shape, torch.equal(other.weight, layer.weight)
+        (True, False)
+    """
+    if REGISTRY.get(type(module).__name__) is type(module):
+        return cast(nn.Module, build(describe(module)))
+
+    module = copy.deepcopy(module)
+    for layer in module.modules():
+        reset = getattr(layer, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+    return module
 
 
 def _first_width(module: nn.Module) -> int:

@@ -32,7 +32,7 @@ def conv_autoencoder(
     prior: Prior | None = None,
     settings: Settings | None = None,
 ) -> Stack:
-    """A stack of convolutions, each with a transposed convolution as its decoder, under affine ones.
+    """Convolutions, each with a transposed convolution as decoder, under affine layers.
 
     Args:
         shape: (channels, height, width) of x.
@@ -65,9 +65,9 @@ def conv_autoencoder(
     pairs: list[Pair] = []
     names = pairwise([visible, *of_code])
     for number, (below, above) in zip(channels, names, strict=False):
-        f = Conv(shape, number, kernel, stride, padding, above, gain, init)
-        pairs.append(Pair(f, f.partner(below, gain, init), observation=law))
-        shape = f.out_shape
+        conv = Conv(shape, number, kernel, stride, padding, above, gain, init)
+        pairs.append(Pair(conv, conv.partner(below, gain, init), observation=law))
+        shape = conv.out_shape
         law = None
 
     widths = pairwise([pairs[-1].f.out_features, *sizes])

@@ -64,7 +64,7 @@ def test_a_convolution_is_the_affine_map_of_its_matrix(layer):
     h = torch.randn(4, layer.in_features, dtype=torch.float64)
     step = 1e-3 * torch.randn_like(h)
     d = torch.randn(4, layer.out_features, dtype=torch.float64)
-    close = dict(rtol=1e-12, atol=1e-12)
+    close = {"rtol": 1e-12, "atol": 1e-12}
 
     torch.testing.assert_close(layer(h), dense(h), **close)
     torch.testing.assert_close(change(layer, h, step), change(dense, h, step), **close)
@@ -201,7 +201,7 @@ def test_classifiers_learn_as_from_the_matrix(rule, units):
     if units is not None and rule == "back-propagation":
         pytest.skip("no derivative passes through bits")
     torch.manual_seed(0)
-    options = dict(kernel=3, paddings=(1, 1), pooling="mean", sizes=[7], classes=3)
+    options = {"kernel": 3, "paddings": (1, 1), "pooling": "mean", "sizes": [7], "classes": 3}
     network = lenet((1, 8, 8), [3, 4], **options, units=units, stochastic=units == "binary")
 
     x = torch.rand(6, 64, dtype=torch.float64)
