@@ -65,6 +65,8 @@ class Feedback(nn.Module):
     derivative = False
     #: Whether an update's operations depend on its number.
     has_phases = False
+    #: Examples of a batch that its losses look at; None for all.
+    rows: int | None = None
     #: Whether the decoders of the pairs are the feedback of the encoders, and learn to be that.
     by_partners = False
 
