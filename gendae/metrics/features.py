@@ -1,9 +1,10 @@
-"""A small classifier of digits: its features measure sample quality, its labels count classes.
+"""Small classifiers of images: their features measure sample quality, their labels count classes.
 
 Distances between images say little in pixel space, and Inception features say nothing about
 digits. FID, KID, precision and recall are therefore taken on the last hidden layer of a network
-that tells digits apart. The network that comes with gendae (`load_feature_classifier`) was trained
-by benchmarks/classifier.py and stays as it is.
+that tells the classes of the same data apart. Those that come with gendae (`CLASSIFIERS`) were
+trained by benchmarks/classifier.py and stay as they are. Numbers of different networks, and so of
+different data, cannot be compared.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from gendae.storage.verify import check_weights
 FORMAT = "gendae-classifier/1"
 #: Below the folder of shipped stacks, so that none is taken for one.
 NETWORKS = "checkpoints/features/*.safetensors"
+#: Shipped classifiers by the name of their data set, see `gendae.data.identity`.
+CLASSIFIERS = {"MNIST": "mnist-classifier", "FashionMNIST": "fashion-mnist-classifier"}
 
 
 @register
@@ -33,8 +36,7 @@ class FeatureClassifier(nn.Module):
     """Two convolutions with max-pooling, a hidden layer of features, and class logits.
 
     There is neither batch normalisation nor dropout: the network gives the same features in
-        training
-    and in evaluation mode.
+    training and in evaluation mode.
 
     Args:
         shape: height and width of an image, in pixels.
