@@ -25,6 +25,7 @@ from gendae.data.characters import Characters as Characters
 from gendae.data.dependencies import LongDependencies as LongDependencies
 from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits
+from gendae.data.images import FashionMNIST as FashionMNIST
 from gendae.data.images import Images as Images
 from gendae.data.labels import PartlyLabelled as PartlyLabelled
 from gendae.data.labels import SpreadLabels as SpreadLabels

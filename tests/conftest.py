@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes test at once; the
 import pytest
 import torch
 
-from gendae.data.images import MNIST, Digits
+from gendae.data.images import MNIST, Digits, FashionMNIST
 from gendae.laws import Gaussian
 from gendae.models.architectures import deep_autoencoder
 from gendae.priors.gaussian import GaussianPrior
@@ -33,6 +33,16 @@ def mnist():
         if os.environ.get("CI") or os.environ.get("GENDAE_DATA"):
             pytest.fail(message)
         pytest.skip(message)
+
+    return data
+
+
+@pytest.fixture(scope="session")
+def fashion():
+    """Fashion-MNIST; a skip where it is not on the machine."""
+    data = FashionMNIST(download=False)
+    if data.files() is None:
+        pytest.skip("Fashion-MNIST is not on this machine; apt-get install dataset-fashion-mnist")
 
     return data
 

@@ -71,14 +71,14 @@ def _training_data(stack: Stack, root: str | None) -> Data:
 
 
 def located(spec: dict, root: str | None) -> dict:
-    """A described data set that looks for MNIST in a folder, if one is named.
+    """A described data set that looks for its files in a folder, if one is named.
 
     Raises:
         ValueError: if a folder is named for a data set that has none.
     """
     if root is None:
         return spec
-    if spec["type"] == "MNIST":
+    if spec["type"] in identity.KNOWN.values():
         return {**spec, "root": root}
     if isinstance(spec.get("source"), dict):
         return {**spec, "source": located(spec["source"], root)}

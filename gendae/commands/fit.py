@@ -18,9 +18,10 @@ OPTIONS = {
     "--model.stack.sizes [auto,N,..]": "widths of the network; auto: that of the data",
     "--model.help RULE": "what a rule takes, such as --model.inference.steps N",
     "--data NAME --data.root DIR": (
-        "Digits, MNIST, Images (--data.path FILE --data.labels FILE --data.color grey), "
-        "Sequences "
-        "(--data.path FILE.npz), Characters (--data.path TEXT), ImageSequences, LongDependencies"
+        "Digits, MNIST, FashionMNIST, "
+        "Images (--data.path FILE --data.labels FILE --data.color grey), "
+        "Sequences (--data.path FILE.npz), Characters (--data.path TEXT), "
+        "ImageSequences, LongDependencies"
     ),
     "--data.help NAME": "what a data set takes, such as --data.batch_size N",
     "--seed_everything N": "seed of weights and noise",

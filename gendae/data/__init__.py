@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `base` | what every data module does |
-| `images` | `Digits`, `MNIST`, and images of your own: `Images` |
+| `images` | `Digits`, `MNIST`, `FashionMNIST`, and images of your own: `Images` |
 | `shards` | images larger than memory |
 | `toys` | points in the plane |
 | `multimodal` | several modalities: images, labels, parts of images, arrays |

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 #: Names of data sets by the SHA-256 of their arrays, see `gendae.storage.model_file.digest`.
-KNOWN = {"fccb08d693541e1dc5bcc9b0a42bf753ab1fd196d40d58c5164d46f35b1953a2": "MNIST"}
+KNOWN = {
+    "fccb08d693541e1dc5bcc9b0a42bf753ab1fd196d40d58c5164d46f35b1953a2": "MNIST",
+    "dfbe99781f877b273ed805029fbf9795db1dc564ac9279103b212a96d708f4c6": "FashionMNIST",
+}
 #: Digits of a hash that are shown where two are told apart.
 SHOWN = 12
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from gendae import checks
 from gendae.data.base import SPLITS, Data, shuffled_splits
 from gendae.data.files import cache_folder, image_shape, read_idx, write_idx
+from gendae.data.identity import KNOWN
 from gendae.data.loader import Split
 from gendae.data.pictures import choice_of_color
 from gendae.data.sources import InMemory, Labels, Source, is_named, name_of, read_pictures
@@ -46,7 +47,7 @@ class Digits(Data):
         return shuffled_splits(x, y, (1 / 6, 1 / 6), self.seed), (8, 8)
 
 
-MNIST_FILES = {
+IDX_FILES = {
     "train_x": "train-images-idx3-ubyte",
     "train_y": "train-labels-idx1-ubyte",
     "test_x": "t10k-images-idx3-ubyte",
@@ -54,29 +55,28 @@ MNIST_FILES = {
 }
 
 
-@register
-class MNIST(Data):
-    """The MNIST digits, 28 x 28: 50,000 for training, 10,000 for validation, 10,000 for testing.
+class IdxImages(Data):
+    """70,000 grey images of 28 x 28 in ten classes, in four IDX files; a variant names the set.
 
-    The four IDX files, plain or .gz, are looked for in $GENDAE_DATA/mnist and the cache folder,
-    and in torchvision's MNIST/raw below each. Otherwise the data are fetched once from OpenML and
-    cached. Where `root` is named, they are looked for there, and nowhere else. Another set in the
-    format of these files, Fashion-MNIST for one, is read too; a model of it remembers its SHA-256
-    in the place of the name, see `gendae.data.identity`.
+    The files say nothing of what they show: the SHA-256 of their arrays does. Those of another
+    known set are refused. Unknown ones are read, and a model of them remembers their SHA-256 in
+    the place of a name, see `gendae.data.identity`.
+
+    Attributes:
+        folders: folders that the files are in, below each place that is looked in; the first of
+            them is also looked for below `$GENDAE_DATA` and the cache folder.
+        systemwide: where a package of the operating system puts them, if one does.
+        openml: name of the set there.
 
     Args:
-        root: the folder of the files.
-        split_seed: draws which of the 60,000 training images validate; None takes the last 10,000,
-            the split of the published Parzen scores.
-        download: fetch the data if they are nowhere on this machine.
+        root, split_seed, download: see `MNIST`.
         batch_size, seed: see `Data`.
-
-    Raises:
-        FileNotFoundError: if the files are not found and could not be fetched; names every place.
-        ValueError: if a file is damaged or does not hold MNIST's number of images and labels.
     """
 
     kind = "image"
+    folders: tuple[str, ...]
+    systemwide: Path | None = None
+    openml: str
 
     def __init__(
         self,
@@ -91,21 +91,34 @@ class MNIST(Data):
         self.split_seed = checks.seed("split_seed", split_seed)
         self.download = download
 
+    def usual_roots(self) -> list[Path]:
+        """Where the files are looked for if no folder is named."""
+        roots = []
+        named = os.environ.get("GENDAE_DATA")
+        if named:
+            folder = checks.path("GENDAE_DATA", named)
+            if not folder.is_dir():
+                raise FileNotFoundError(f"GENDAE_DATA={named!r}: there is no such folder")
+            roots.append(folder / self.folders[0])
+
+        if self.systemwide is not None:
+            roots.append(self.systemwide)
+        with contextlib.suppress(ValueError):  # a user without home has no cache
+            roots.append(cache_folder() / self.folders[0])
+        return roots
+
     def places(self) -> list[Path]:
         """Folders that are looked in, in this order."""
-        roots = _usual_roots()
+        roots = self.usual_roots()
         if self.root is not None:
             roots = [checks.path("root", self.root)]
 
-        places = []
-        for root in roots:
-            places += [root / below for below in ("", "mnist", "MNIST/raw", "raw")]
-        return places
+        return [root / below for root in roots for below in ("", *self.folders, "raw")]
 
     def files(self) -> dict[str, Path] | None:
         """Paths of the four files, from the first place that has them all; None if none has."""
         for place in self.places():
-            paths = {key: _plain_or_gz(place, name) for key, name in MNIST_FILES.items()}
+            paths = {key: _plain_or_gz(place, name) for key, name in IDX_FILES.items()}
             if all(paths.values()):
                 return paths
         return None
@@ -121,10 +134,10 @@ class MNIST(Data):
         from sklearn.datasets import fetch_openml
 
         try:
-            folder = cache_folder() / "mnist"
+            folder = cache_folder() / self.folders[0]
             folder.mkdir(parents=True, exist_ok=True)
             pixels, labels = fetch_openml(
-                "mnist_784",
+                self.openml,
                 version=1,
                 as_frame=False,
                 parser="liac-arff",
@@ -139,19 +152,20 @@ class MNIST(Data):
         images = pixels.reshape(-1, 28, 28).astype(np.uint8)
         labels = labels.astype(np.uint8)
         for part, rows in (("train", slice(0, 60_000)), ("test", slice(60_000, 70_000))):
-            write_idx(folder / f"{MNIST_FILES[part + '_x']}.gz", images[rows])
-            write_idx(folder / f"{MNIST_FILES[part + '_y']}.gz", labels[rows])
+            write_idx(folder / f"{IDX_FILES[part + '_x']}.gz", images[rows])
+            write_idx(folder / f"{IDX_FILES[part + '_y']}.gz", labels[rows])
 
     def _missing(self) -> str:
+        own = type(self).__name__
         looked = "looked for its four IDX files (plain or .gz) in "
         looked += ", ".join(str(place) for place in self.places()) or "no folder"
         if self.root is None:
             name = "name their folder with --data.root or $GENDAE_DATA"
-            return f"MNIST is not on this machine; {looked}; {name}"
+            return f"{own} is not on this machine; {looked}; {name}"
 
-        usual = " and ".join(str(root) for root in _usual_roots())
+        usual = " and ".join(str(root) for root in self.usual_roots())
         return (
-            f"MNIST is not in root={self.root!r}; {looked}; without --data.root it is looked for "
+            f"{own} is not in root={self.root!r}; {looked}; without --data.root it is looked for "
             f"in {usual or '$GENDAE_DATA'}"
         )
 
@@ -166,9 +180,10 @@ class MNIST(Data):
         arrays = {key: torch.from_numpy(read_idx(file).copy()) for key, file in files.items()}
         place = files["train_x"].parent
         self.identify(place, **arrays)
+        self._refuse_another_set(place)
 
-        train = _labelled(place, arrays["train_x"], arrays["train_y"], 60_000)
-        test = _labelled(place, arrays["test_x"], arrays["test_y"], 10_000)
+        train = self._labelled(place, arrays["train_x"], arrays["train_y"], 60_000)
+        test = self._labelled(place, arrays["test_x"], arrays["test_y"], 10_000)
 
         order = torch.arange(60_000)
         if self.split_seed is not None:
@@ -178,32 +193,93 @@ class MNIST(Data):
         splits = {"train": train[order[:50_000]], "valid": train[order[50_000:]], "test": test}
         return splits, (28, 28)
 
+    def _refuse_another_set(self, place: Path) -> None:
+        """Raise a ValueError for the arrays of a set that has another name."""
+        own = type(self).__name__
+        held = KNOWN.get(self._identity.sha256, own) if self._identity is not None else own
+        if held != own:
+            raise ValueError(f"{place} holds {held}, not {own}; read it as --data {held}")
 
-def _labelled(place: Path, pixels: Tensor, labels: Tensor, count: int) -> Split:
-    """Images of 28 x 28 bytes and their labels, if they are as many as MNIST has."""
-    fitting = pixels.shape == (count, 28, 28) and labels.shape == (count,)
-    if not fitting or labels.max() > 9:
-        raise ValueError(
-            f"{place} holds images and labels of shapes {tuple(pixels.shape)} and "
-            f"{tuple(labels.shape)}; MNIST has {(count, 28, 28)} and {(count,)}, labels 0..9"
-        )
+    def _labelled(self, place: Path, pixels: Tensor, labels: Tensor, count: int) -> Split:
+        """Images of 28 x 28 bytes and their labels, if they are as many as the set has."""
+        fitting = pixels.shape == (count, 28, 28) and labels.shape == (count,)
+        if not fitting or labels.max() > 9:
+            raise ValueError(
+                f"{place} holds images and labels of shapes {tuple(pixels.shape)} and "
+                f"{tuple(labels.shape)}; {type(self).__name__} has {(count, 28, 28)} and "
+                f"{(count,)}, labels 0..9"
+            )
 
-    return Split(pixels.reshape(count, -1).float() / 255.0, labels.long())
+        return Split(pixels.reshape(count, -1).float() / 255.0, labels.long())
 
 
-def _usual_roots() -> list[Path]:
-    """Where data are looked for that no folder is named for."""
-    roots = []
-    named = os.environ.get("GENDAE_DATA")
-    if named:
-        folder = checks.path("GENDAE_DATA", named)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"GENDAE_DATA={named!r}: there is no such folder")
-        roots.append(folder / "mnist")
+@register
+class MNIST(IdxImages):
+    """The MNIST digits, 28 x 28: 50,000 for training, 10,000 for validation, 10,000 for testing.
 
-    with contextlib.suppress(ValueError):  # a user without home has no cache
-        roots.append(cache_folder() / "mnist")
-    return roots
+    The four IDX files, plain or .gz, are looked for in $GENDAE_DATA/mnist and the cache folder,
+    and in torchvision's MNIST/raw below each. Otherwise the data are fetched once from OpenML and
+    cached. Where `root` is named, they are looked for there, and nowhere else. What of another set
+    in the format of these files: `IdxImages`.
+
+    Args:
+        root: the folder of the files.
+        split_seed: draws which of the 60,000 training images validate; None takes the last 10,000,
+            the split of the published Parzen scores.
+        download: fetch the data if they are nowhere on this machine.
+        batch_size, seed: see `Data`.
+
+    Raises:
+        FileNotFoundError: if the files are not found and could not be fetched; names every place.
+        ValueError: if a file is damaged, does not hold MNIST's number of images and labels, or is
+            of another known set.
+    """
+
+    folders = ("mnist", "MNIST/raw")
+    openml = "mnist_784"
+
+
+@register
+class FashionMNIST(IdxImages):
+    """Clothes in the format of MNIST: 50,000 for training, 10,000 to validate, 10,000 to test.
+
+    The four IDX files, plain or .gz, are looked for in $GENDAE_DATA/fashion-mnist, where Debian's
+    package dataset-fashion-mnist puts them, and in the cache folder, and in torchvision's
+    FashionMNIST/raw below each. Otherwise the data are fetched once from OpenML and cached.
+
+    Source: Xiao, Rasul and Vollgraf 2017, Fashion-MNIST.
+
+    Args:
+        root, split_seed, download: see `MNIST`.
+        batch_size, seed: see `Data`.
+
+    Attributes:
+        classes: what is shown, by class.
+
+    Raises:
+        FileNotFoundError, ValueError: see `MNIST`.
+    """
+
+    folders = ("fashion-mnist", "FashionMNIST/raw")
+    systemwide = Path("/usr/share/datasets/fashion-mnist")
+    openml = "Fashion-MNIST"
+
+    classes = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+
+    def facts(self) -> dict[str, Plain]:
+        """Names of the classes."""
+        return {"classes": list(self.classes)}
 
 
 def _plain_or_gz(folder: Path, name: str) -> Path | None:

@@ -5,7 +5,18 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from gendae import MNIST, Arrays, Digits, Images, Multimodal, Shards, TargetPropRule, load, save
+from gendae import (
+    MNIST,
+    Arrays,
+    Digits,
+    FashionMNIST,
+    Images,
+    Multimodal,
+    Shards,
+    TargetPropRule,
+    load,
+    save,
+)
 from gendae.commands.common import dataset_of
 from gendae.commands.data import data_of
 from gendae.data.base import facts_of
@@ -56,6 +67,20 @@ def test_the_arrays_decide_which_set_is_mnist(mnist, clothes):
 
     network, _ = feature_network(clothes)  # digits are not recognised in clothes
     assert isinstance(network, quality.PixelFeatures)
+
+
+def test_fashion_mnist_and_mnist_refuse_the_files_of_each_other(mnist, fashion):
+    x = fashion.split("train").x
+    assert fashion.identity.name == "FashionMNIST"
+    assert abs(x.mean() - 0.2855) < 5e-5  # what is published of the first 50,000
+    assert abs(x.std() - 0.3528) < 5e-5
+    assert facts_of(fashion)["classes"][9] == "Ankle boot"
+
+    for kind, other in ((MNIST, fashion), (FashionMNIST, mnist)):
+        place = other.identity.place
+        words = f"^{place} holds {other.identity.name}, not {kind.__name__}; read it as --data "
+        with pytest.raises(ValueError, match=words):
+            kind(root=place).split("test")
 
 
 def test_a_model_of_clothes_is_not_opened_with_digits(mnist, clothes, tmp_path, capsys):

@@ -13,7 +13,7 @@ from gendae import checks
 from gendae.data import images
 from gendae.data.base import Data, facts_of
 from gendae.data.files import read_idx, write_idx
-from gendae.data.images import MNIST, Digits, Images
+from gendae.data.images import MNIST, Digits, FashionMNIST, Images
 from gendae.data.loader import Split, TensorLoader, joined
 from gendae.data.multimodal import Arrays
 from gendae.data.shards import Shards
@@ -42,7 +42,8 @@ def small_mnist(folder, suffix=".gz", images=60_000):
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """No MNIST in the environment or the cache."""
+    """No MNIST in the environment, the cache or the system."""
+    monkeypatch.setattr(FashionMNIST, "systemwide", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("GENDAE_DATA", raising=False)
     return tmp_path
@@ -61,10 +62,19 @@ def test_digits_split_is_seeded_disjoint_and_complete():
     assert a.split("train").y.bincount().min() > 80
 
 
-@pytest.mark.parametrize(("place", "suffix"), [("", ".gz"), ("mnist", ""), ("MNIST/raw", "")])
-def test_mnist_is_found_below_root(nowhere, place, suffix):
+@pytest.mark.parametrize(
+    ("kind", "place", "suffix"),
+    [
+        (MNIST, "", ".gz"),
+        (MNIST, "mnist", ""),
+        (MNIST, "MNIST/raw", ""),
+        (FashionMNIST, "fashion-mnist", ""),
+        (FashionMNIST, "FashionMNIST/raw", ""),
+    ],
+)
+def test_mnist_is_found_below_root(nowhere, kind, place, suffix):
     small_mnist(nowhere / "root" / place, suffix)
-    data = MNIST(root=str(nowhere / "root"))
+    data = kind(root=str(nowhere / "root"))
     assert [len(data.split(n).x) for n in ("train", "valid", "test")] == [50_000, 10_000, 10_000]
     assert data.split("valid").y[0] == 50_000 % 10
     assert data.split("train").x.max() == 1.0
@@ -83,7 +93,11 @@ def test_mnist_from_the_environment_and_with_a_drawn_split(nowhere, monkeypatch)
     assert not torch.equal(plain.split("valid").x, drawn.split("valid").x)
 
 
-def test_a_download_is_cached_atomically_and_used_once(nowhere, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "openml", "folder"),
+    [(MNIST, "mnist_784", "mnist"), (FashionMNIST, "Fashion-MNIST", "fashion-mnist")],
+)
+def test_a_download_is_cached_atomically_and_used_once(nowhere, monkeypatch, kind, openml, folder):
     calls = []
 
     def fetch(name, **kwargs):
@@ -94,12 +108,13 @@ def test_a_download_is_cached_atomically_and_used_once(nowhere, monkeypatch):
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
     for _ in range(2):
-        data = MNIST()
+        data = kind()
         data.prepare_data()
         assert data.split("test").x[0, 5] == 1.0
 
-    assert calls == ["mnist_784"]
-    assert all(not f.name.startswith(".") for f in (nowhere / "cache/gendae/mnist").iterdir())
+    assert calls == [openml]
+    cached = nowhere / "cache/gendae" / folder
+    assert all(not f.name.startswith(".") for f in cached.iterdir())
 
 
 def no_network(name, **options):
