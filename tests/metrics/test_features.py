@@ -72,6 +72,20 @@ def test_normalising_scales_features_and_leaves_logits():
     assert network.features(x).square().mean().item() == pytest.approx(1.0)
 
 
+def test_channels_of_coloured_images_come_first():
+    """Weights of equal channels sum to those of one grey image."""
+    colour = FeatureClassifier([3, 8, 8]).double()
+    grey = FeatureClassifier([8, 8]).double()
+    weights = colour.state_dict()
+    summed = weights["body.0.weight"].sum(1, keepdim=True)
+    grey.load_state_dict({**weights, "body.0.weight": summed})
+
+    x = torch.rand(4, 64).double()
+    assert torch.allclose(colour(x.repeat(1, 3)), grey(x))
+    red = torch.cat([x, torch.zeros(4, 128)], 1)
+    assert torch.allclose(colour(red), colour(red.view(4, 3, 8, 8)))
+
+
 def damaged(damage):
     """A writer of a file whose bytes are then damaged."""
 
@@ -118,6 +132,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, make, words):
     ("make", "words"),
     [
         (lambda: FeatureClassifier([3, 8]), "4 x 4"),
+        (lambda: FeatureClassifier([0, 8, 8]), "shape=0"),
+        (lambda: FeatureClassifier([1, 3, 8, 8]), "4 x 4"),
         (lambda: FeatureClassifier(channels=[3]), "two conv"),
         (lambda: FeatureClassifier(width=0), "width=0"),
         (lambda: FeatureClassifier(classes=0), "classes=0"),
