@@ -15,8 +15,6 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
-
 import gendae
 from benchmarks.fills import biharmonic_fill, linear_fill, mean_fill, nearest_fill
 from gendae.commands.data import data_of
