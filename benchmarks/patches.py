@@ -5,9 +5,9 @@
 A model is a file or a shipped model, its images are those of its own data set; without one they
 are colour patches of 16 x 16 pixels (`gendae.Patches`), whose training and test images come from
 different photographs. Filled in are the pixels of a random half, or of one side, in all channels.
-A model's row is the mean of several draws, by its own inpainter, as the mean is what comes nearest
-in squared error. PSNR is that of missing pixels, SSIM of whole images; a seed draws mask and noise.
-The mean PSNR of images is ruled by the smooth ones, that of the mean error ("pooled") by the others.
+A model's row is the mean of several draws of its own inpainter, as a mean comes nearest in squared
+error. PSNR is that of missing pixels, SSIM of whole images; a seed draws mask and noise. The mean
+PSNR of images is ruled by smooth ones, that of their mean error ("pooled") by the others.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python -m benchmarks.spoiled [FashionMNIST MNIST] [--n 10000] [--json FILE]
 
-Of validation images, 10,000, one by one blurred, noisy, repeated or of half the classes: FID, KID
-and the others are taken against test images on the features of the shipped classifier. A measure
-is of use where it is best for the real rows and falls with every kind of damage it is to see.
+10,000 images each: training and validation images as they are, and such that are blurred, noisy,
+repeated, or of half the classes. FID, KID and the others are taken against test images on the
+features of the shipped classifier. A measure is of use where it is best for real images, and worse
+with every kind of damage that it is to see.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def sets_of(data, n):
         "noise of 0.1": noisy(valid, 0.1),
         "noise of 0.2": noisy(valid, 0.2),
         "a tenth, ten times": valid[: n // 10].repeat(10, 1),
-        "classes 0 .. 4": half[:n],
+        "training images of classes 0 .. 4": half[:n],
         "mean image": train.x.mean(0).repeat(n, 1),
     }
 

@@ -109,12 +109,8 @@ def evaluation(
         "seed": seed,
         "parzen": rows,
         "log_joint": joint_trace(stack, test),
-        "reconstruction": traces.reconstruction_errors(stack, test.split(1000)),
-        "reconstruction_fidelity": None,
+        **reconstructions(stack, data, test),
     }
-    if data.kind == "image":
-        of_first = fidelity.reconstruction_fidelity(stack, test[:COMPARED], data.shape)
-        result["reconstruction_fidelity"] = of_first
     result |= quality_rows(stack.prior, codes, samples, centroids, data, seed, begin)
     begin("log p(h)")
     result |= log_prob_of_codes(stack.prior, codes)
@@ -153,6 +149,16 @@ def steps(stack: Stack) -> int:
     beside = 5 + 4  # whose Parzen score, and whose quality is measured
     once = ("codes", "centroids", "log p(x, h)", "training images", "copying", "log p(h)", "bound")
     return 3 * sets + beside + len(once)
+
+
+def reconstructions(stack: Stack, data: Data, x: Tensor) -> dict[str, Any]:
+    """Squared errors of x through each layer; of images PSNR and SSIM too, None of other data."""
+    measured = None
+    if data.kind == "image":
+        measured = fidelity.reconstruction_fidelity(stack, x[:COMPARED], data.shape)
+
+    errors = traces.reconstruction_errors(stack, x.split(1000))
+    return {"reconstruction": errors, "reconstruction_fidelity": measured}
 
 
 def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:
