@@ -25,10 +25,11 @@ from gendae.models.classifier import Classifier, mean_log_probability
 from gendae.registry import built, register
 from gendae.rules.chain import Chain, Link, clean, identity
 from gendae.rules.differences import around, losses_of
-from gendae.rules.feedback import Feedback, LocalDifference
+from gendae.rules.feedback import Feedback
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
+from gendae.rules.transposes import LocalDifference
 
 
 @register

@@ -10,7 +10,8 @@ from gendae.models.architectures import deep_autoencoder, with_labels
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.feedback import Exact, Inverses, LocalDifference, Partners
+from gendae.rules.feedback import Exact, Partners
+from gendae.rules.inverses import Inverses
 from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
 from gendae.rules.labelled import LabelledEMRule
@@ -20,6 +21,7 @@ from gendae.rules.nudged_em import NudgedEMRule
 from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
+from gendae.rules.transposes import LocalDifference
 from gendae.rules.variational_em import VariationalEMRule
 from tests import roles
 from tests.conftest import at, small_stack

@@ -62,11 +62,11 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.feedback import LocalDifference
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.rates import Rates
+from gendae.rules.transposes import LocalDifference
 
 EPOCHS = 2
 BATCHES = 4
