@@ -141,6 +141,10 @@ class Data(LightningDataModule):
         """What a model of these data remembers beside their description, such as their units."""
         return {}
 
+    def remark(self) -> str | None:
+        """What is to be said of the data before a model learns them; None without a reason."""
+        return None
+
     def split(self, name: str) -> Split:
         """The split of this name: train, valid or test."""
         checks.one_of("split", name, SPLITS)
