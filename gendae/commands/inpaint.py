@@ -25,6 +25,7 @@ from gendae.data.films import FILMS, is_film, kept_frames, write_film
 from gendae.data.pictures import read_image
 from gendae.data.sources import read_images
 from gendae.errors import choice
+from gendae.models.joint import kind_of
 from gendae.models.stack import Stack
 
 
@@ -82,6 +83,9 @@ def inpaint(
     seconds = perf_counter() - began
     usable("the filled images", states)
 
+    if kind_of(stack) == "whitened":
+        largest = x.abs().max()
+        x, states = plots.around_grey(x, largest), plots.around_grey(states, largest)
     written = _written(x, observed, states, shape, Path(out))
     return [
         f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",

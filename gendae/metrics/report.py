@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from gendae.data.augmented import Augmented
 from gendae.data.base import Data
 from gendae.data.images import MNIST
 from gendae.metrics import bounds, parzen, quality, traces
@@ -50,6 +51,8 @@ def feature_network(data: Data) -> tuple[nn.Module, str]:
     It is the shipped classifier for MNIST. All other data are measured on pixels, those in the
     format of MNIST's files too.
     """
+    if isinstance(data, Augmented):
+        data = data.source
     identity = data.identity if isinstance(data, MNIST) else None
     if identity is None or identity.name != "MNIST":
         return quality.PixelFeatures(), "pixels"
