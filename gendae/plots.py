@@ -74,8 +74,9 @@ def picture(canvas: Tensor, scale: int | None = None, titles: Sequence[str] = ()
 def gallery(x: Tensor, kind: str, shape: tuple[int, ...]) -> Figure:
     """A picture of samples, drawn as suits their kind (`gendae.data.base.Data`).
 
-    Images lie in a grid, whitened ones as `filters` do, points of the plane in a scatter plot, and each vector is a curve. So is
-    a sequence of single numbers; of others each is a picture, a row for a step.
+    Images lie in a grid, whitened ones as `filters` do, points of the plane in a scatter plot, and
+    each vector is a curve. So is a sequence of single numbers; of others each is a picture, a row
+    for a step.
     """
     if kind == "points":
         return scatter(x)
