@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from benchmarks import (
     commands,
     depth,
     estimators,
+    feedback,
+    fills,
     floor,
     gpu,
     memory,
@@ -29,12 +32,11 @@ from benchmarks import (
     stability,
     steps,
 )
-from benchmarks.bits import LocalFeedbackRule
 from gendae.data.images import Digits
-from gendae.rules import credit
+from gendae.rules import by_feedback
 
 
-@pytest.mark.parametrize("name", ["questions", "inpainting"])
+@pytest.mark.parametrize("name", ["questions", "inpainting", "patches"])
 def test_benchmarks_import_one_another_as_a_package(name):
     assert importlib.import_module(f"benchmarks.{name}").main
 
@@ -241,14 +243,24 @@ def test_the_gpu_benchmark_runs_without_one(monkeypatch, capsys):
     assert "utilisation" in printed
 
 
-@pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}, {}])
-def test_displacements_by_exact_feedback_are_the_straight_through_gradient(options):
-    stack = gendae.deep_classifier([20, 15, 12], classes=4, **options).double()
-    rule = LocalFeedbackRule(stack, gendae.Exact(), samples=3)
-    x = torch.rand(30, 20, dtype=torch.float64)
+@pytest.mark.parametrize("name", feedback.RULES)
+def test_the_table_of_feedback_has_every_rule(name, monkeypatch):
+    """The gradient of back-propagation alone has cosine 1 with itself."""
+    small = partial(gendae.lenet, (1, 8, 8), [2], 3, [1], sizes=[6])
+    monkeypatch.setitem(feedback.NETWORKS, "small", small)
+    monkeypatch.setattr(by_feedback, "ALIGN", 2)
+    options = ["--network", "small", "--steps", "3", "--rules", name]
+    monkeypatch.setattr(sys, "argv", ["feedback", *options])
+    x, y, _ = Digits().split("train")
+    data = dict.fromkeys(("train", "valid", "test"), (x[:200], y[:200]))
 
-    cosine = credit.angles(rule, x, torch.randint(4, (30,))).cosine
-    assert torch.allclose(cosine, torch.ones_like(cosine))
+    row = feedback.row_of(name, 0, data, feedback.arguments())
+
+    cosines = row["cosine"]["first"]
+    assert len(cosines) == 2
+    assert all(-1.0 <= c <= 1.0 for c in cosines)
+    assert (cosines == [1.0, 1.0]) == (name == "back-propagation")
+    assert "ms" in next(feedback.table([row]))
 
 
 def test_counts_of_five_characters_are_a_distribution_after_any_context():
@@ -280,3 +292,36 @@ def test_two_symbols_are_told_as_the_formula_has_it():
     p = model.distribution([0])
     for w, count in after_0.items():
         assert abs(p[w] - ((count - discounts[count]) / 5 + left * p_1[w])) < 1e-12
+
+
+def test_what_fills_in_without_a_model():
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.rand(60, 4, generator=generator).double()
+    pixels = factors @ torch.rand(4, 3 * 7 * 8, generator=generator).double() / 4
+    train, x = pixels[:50], pixels[50:]
+    given = (torch.rand(7 * 8, generator=generator) < 0.5).repeat(3)
+
+    (nearest,) = torch.cdist(x[:1, given], train[:, given]).topk(2, largest=False).indices
+    expected = torch.where(given, x[:1], train[nearest].mean(0))
+    torch.testing.assert_close(fills.nearest_fill(x[:1], given, train, k=2), expected)
+    torch.testing.assert_close(fills.linear_fill(x, given, train, alpha=1e-9), x)
+    assert torch.equal(fills.mean_fill(x, given, train)[:, given], x[:, given])
+
+
+def test_the_biharmonic_surface_of_each_channel_and_the_line_without_scikit_image(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    given = torch.arange(16) % 3 != 1
+    with pytest.raises(ValueError, match="pip install scikit-image"):
+        fills.biharmonic_fill(torch.rand(1, 16), given, (4, 4))
+
+    monkeypatch.undo()
+    pytest.importorskip("skimage")
+    plane = torch.linspace(0, 1, 16)[:, None] / 2 + torch.linspace(0, 1, 16) / 3
+    x = torch.stack([plane, 1 - plane, plane / 2]).reshape(1, -1)
+    given = (torch.rand(256, generator=torch.Generator().manual_seed(0)) < 0.5).repeat(3)
+
+    filled = fills.biharmonic_fill(x, given, (3, 16, 16))
+    assert torch.equal(filled[:, given], x[:, given])
+    torch.testing.assert_close(filled, x, atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match="differs from channel to channel"):
+        fills.biharmonic_fill(x, torch.arange(768) % 5 > 0, (3, 16, 16))

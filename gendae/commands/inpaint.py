@@ -25,6 +25,7 @@ from gendae.data.films import FILMS, is_film, kept_frames, write_film
 from gendae.data.pictures import read_image
 from gendae.data.sources import read_images
 from gendae.errors import choice
+from gendae.metrics import fidelity
 from gendae.models.joint import kind_of
 from gendae.models.stack import Stack
 
@@ -83,12 +84,14 @@ def inpaint(
     seconds = perf_counter() - began
     usable("the filled images", states)
 
+    nearness = _nearness(stack, states[-1], x, observed)
     if kind_of(stack) == "whitened":
         largest = x.abs().max()
         x, states = plots.around_grey(x, largest), plots.around_grey(states, largest)
     written = _written(x, observed, states, shape, Path(out))
     return [
         f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",
+        *nearness,
         cost(inpainter, seconds / len(x)),
     ]
 
@@ -125,6 +128,23 @@ def _given(mask: str, observed: Tensor, shape: tuple[int, ...]) -> str:
     channels = checks.ImageShape.of(shape).channels
     given = int(observed.sum()) // channels
     return f"{given} of {len(observed) // channels} pixels are given ({what})"
+
+
+def _nearness(stack: Stack, filled: Tensor, x: Tensor, observed: Tensor) -> Table:
+    """How near filled images come to their originals, means over images; nothing for other kinds."""
+    if kind_of(stack) != "image":
+        return []
+
+    shape = shape_of(stack)
+    missing = fidelity.psnr(filled, x, observed).mean().item()
+    whole = fidelity.psnr(filled, x).mean().item()
+    similarity = None
+    if fidelity.has_windows(shape):
+        similarity = fidelity.ssim(filled, x, shape).mean().item()
+
+    of_missing = fidelity.in_words(missing)
+    of_whole = fidelity.in_words(whole, similarity)
+    return [f"against the originals, missing pixels: {of_missing}; whole images: {of_whole}"]
 
 
 def cost(inpainter: Inpainter, seconds: float) -> str:

@@ -133,6 +133,8 @@ class FeedbackRule(SupervisedRule):
         """label_f_M, lack_f_l of every other map, and the feedback's losses."""
         chain = self.chain()
         aligns = self._aligns(moment)
+        if aligns:
+            x = x[: self.feedback.rows]
         if self.copies > 1:
             x = x.repeat(self.copies, 1)
 

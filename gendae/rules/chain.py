@@ -228,6 +228,9 @@ class Chain:
         """
         states: list[State] = []
         for link in self.links:
+            if link.fixed:
+                given = given.detach().requires_grad_()  # its graph says how it went through
+
             output = link(given)
             sent = link.send(output.detach(), moment)
             states.append(State(given, output, sent))

@@ -65,6 +65,8 @@ class Feedback(nn.Module):
     derivative = False
     #: Whether an update's operations depend on its number.
     has_phases = False
+    #: Examples of a batch that its losses look at; None for all.
+    rows: int | None = None
     #: Whether the decoders of the pairs are the feedback of the encoders, and learn to be that.
     by_partners = False
 
@@ -131,10 +133,13 @@ class Feedback(nn.Module):
         """`back`, or the way of a displacement through a map that does not learn."""
         if not link.fixed:
             return self.back(number, link, state, d, moment)
-        if self.derivative:
+        if not self.derivative:
+            return link.layer.copied(d)
+        if not state.output.requires_grad:
             return link.layer.back(state.given, d)
 
-        return link.layer.copied(d)
+        # the switches of the way up, which pooling would take longer to find again
+        return torch.autograd.grad(state.output, state.given, d, retain_graph=True)[0]
 
     def displacements(
         self,
