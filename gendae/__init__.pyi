@@ -20,6 +20,7 @@ from gendae.corruption import PoissonNoise as PoissonNoise
 from gendae.corruption import RelativeNoise as RelativeNoise
 from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
+from gendae.data.augmented import Augmented as Augmented
 from gendae.data.base import Data as Data
 from gendae.data.characters import Characters as Characters
 from gendae.data.cifar import CIFAR10 as CIFAR10
@@ -34,6 +35,7 @@ from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
 from gendae.data.multimodal import Multimodal as Multimodal
+from gendae.data.patches import Patches as Patches
 from gendae.data.sequences import ImageSequences as ImageSequences
 from gendae.data.sequences import Sequences as Sequences
 from gendae.data.shards import Shards as Shards
