@@ -41,10 +41,10 @@ def _numbers(name: str, x: Tensor) -> Tensor:
 
 KINDS = {
     "image": Kind("images", checks.pixels),
-    "whitened": Kind("images", _numbers),
     "points": Kind("points", _points),
     "vector": Kind("examples", _numbers),
     "sequence": Kind("sequences", _numbers),
+    "whitened": Kind("images", _numbers),
 }
 
 
