@@ -1,6 +1,9 @@
-"""Train the network of checkpoints/features/: validation error each epoch, test error at the end.
+"""Train a network of checkpoints/features/: validation error each epoch, test error at the end.
 
-python -m benchmarks.classifier [--out checkpoints/features/mnist-classifier.safetensors]
+    python -m benchmarks.classifier [configs/mnist-classifier.yaml]
+    python -m benchmarks.classifier configs/fashion-mnist-classifier.yaml --out mine.safetensors
+
+The file has the name of its configuration.
 """
 
 import argparse
@@ -14,15 +17,15 @@ from gendae.metrics.features import ClassifierTraining, save_feature_classifier
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/mnist-classifier.yaml"
+FOLDER = ROOT / "checkpoints/features"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--out", default=str(ROOT / "checkpoints/features/mnist-classifier.safetensors")
-    )
-    parser.add_argument("--config", default=str(ROOT / CONFIG))
+    parser.add_argument("config", nargs="?", default=CONFIG)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    out = args.out or FOLDER / f"{Path(args.config).stem}.safetensors"
 
     cli = LightningCLI(
         ClassifierTraining,
@@ -30,7 +33,7 @@ def main():
         subclass_mode_data=True,
         run=False,
         save_config_callback=None,
-        args=["--config", args.config],
+        args=["--config", str(ROOT / args.config)],
     )
 
     start = time.perf_counter()
@@ -41,21 +44,22 @@ def main():
     validation = cli.trainer.callback_metrics["val/error"].item()
     test = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]["test/error"]
 
-    path = save_feature_classifier(cli.model.network, args.out, facts_of(cli, validation, test))
+    facts = facts_of(cli, args.config, validation, test)
+    path = save_feature_classifier(cli.model.network, out, facts)
     print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, validation error {100 * validation:.2f} %, "
         f"test error {100 * test:.2f} %, {seconds:.0f} s"
     )
 
 
-def facts_of(cli, validation, test):
+def facts_of(cli, config, validation, test):
     """How the network was trained and how well it does: what its file says."""
     return {
-        "dataset": type(cli.datamodule).__name__,
+        "dataset": cli.datamodule.identity.name,
         "seed": cli.config["seed_everything"],
         "epochs": cli.trainer.current_epoch,
-        "config": CONFIG,
-        "command": "python -m benchmarks.classifier",
+        "config": config,
+        "command": f"python -m benchmarks.classifier {config}",
         "validation_error": round(validation, 5),
         "test_error": round(test, 5),
     }

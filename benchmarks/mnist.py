@@ -14,8 +14,9 @@ import json
 from pathlib import Path
 
 import torch
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neighbors import KNeighborsClassifier
 
+from benchmarks.fills import nearest_fill
 from gendae import (
     AncestralSampler,
     GaussianPrior,
@@ -79,12 +80,10 @@ def inpainting_errors(stack, data, images):
             error_of_mean = (mean[missing] - x[:, missing]).square().mean()
             return (error / error_of_mean).item()
 
-        neighbours = KNeighborsRegressor(5).fit(examples[:, given].numpy(), examples.numpy())
-        nearest = torch.from_numpy(neighbours.predict(x[:, given].numpy()))
         rows[f"{half} given"] = {
             "model": ratio(inpaint(stack, x, given, Inpainter(), seed=0)),
             "one quiet chain": ratio(inpaint(stack, x, given, QUIET, seed=0)),
-            "5 nearest neighbours": ratio(nearest),
+            "5 nearest neighbours": ratio(nearest_fill(x, given, examples)),
         }
 
     methods = rows["left given"]

@@ -22,6 +22,7 @@ from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
 from gendae.data.base import Data as Data
 from gendae.data.characters import Characters as Characters
+from gendae.data.cifar import CIFAR10 as CIFAR10
 from gendae.data.dependencies import LongDependencies as LongDependencies
 from gendae.data.images import MNIST as MNIST
 from gendae.data.images import Digits as Digits

@@ -564,6 +564,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),
     Member("FeatureClassifier", lambda: gendae.FeatureClassifier((8, 8), (2, 3), 5)),
     Member("MNIST", lambda: gendae.MNIST("data", 3, download=False)),
+    Member("CIFAR10", lambda: gendae.CIFAR10("data", 3)),
     Member("FashionMNIST", lambda: gendae.FashionMNIST("data", 3, download=False)),
 ]
 

@@ -19,6 +19,7 @@ from benchmarks import (
     depth,
     estimators,
     feedback,
+    fills,
     floor,
     gpu,
     memory,
@@ -35,7 +36,7 @@ from gendae.data.images import Digits
 from gendae.rules import by_feedback
 
 
-@pytest.mark.parametrize("name", ["questions", "inpainting"])
+@pytest.mark.parametrize("name", ["questions", "inpainting", "patches"])
 def test_benchmarks_import_one_another_as_a_package(name):
     assert importlib.import_module(f"benchmarks.{name}").main
 
@@ -291,3 +292,36 @@ def test_two_symbols_are_told_as_the_formula_has_it():
     p = model.distribution([0])
     for w, count in after_0.items():
         assert abs(p[w] - ((count - discounts[count]) / 5 + left * p_1[w])) < 1e-12
+
+
+def test_what_fills_in_without_a_model():
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.rand(60, 4, generator=generator).double()
+    pixels = factors @ torch.rand(4, 3 * 7 * 8, generator=generator).double() / 4
+    train, x = pixels[:50], pixels[50:]
+    given = (torch.rand(7 * 8, generator=generator) < 0.5).repeat(3)
+
+    (nearest,) = torch.cdist(x[:1, given], train[:, given]).topk(2, largest=False).indices
+    expected = torch.where(given, x[:1], train[nearest].mean(0))
+    torch.testing.assert_close(fills.nearest_fill(x[:1], given, train, k=2), expected)
+    torch.testing.assert_close(fills.linear_fill(x, given, train, alpha=1e-9), x)
+    assert torch.equal(fills.mean_fill(x, given, train)[:, given], x[:, given])
+
+
+def test_the_biharmonic_surface_of_each_channel_and_the_line_without_scikit_image(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    given = torch.arange(16) % 3 != 1
+    with pytest.raises(ValueError, match="pip install scikit-image"):
+        fills.biharmonic_fill(torch.rand(1, 16), given, (4, 4))
+
+    monkeypatch.undo()
+    pytest.importorskip("skimage")
+    plane = torch.linspace(0, 1, 16)[:, None] / 2 + torch.linspace(0, 1, 16) / 3
+    x = torch.stack([plane, 1 - plane, plane / 2]).reshape(1, -1)
+    given = (torch.rand(256, generator=torch.Generator().manual_seed(0)) < 0.5).repeat(3)
+
+    filled = fills.biharmonic_fill(x, given, (3, 16, 16))
+    assert torch.equal(filled[:, given], x[:, given])
+    torch.testing.assert_close(filled, x, atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match="differs from channel to channel"):
+        fills.biharmonic_fill(x, torch.arange(768) % 5 > 0, (3, 16, 16))

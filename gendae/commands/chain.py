@@ -12,7 +12,7 @@ from gendae.commands.sections import adjusted, with_synonym
 from gendae.data.films import FILMS, is_film
 from gendae.data.mosaic import tile, write_png
 from gendae.metrics import chains
-from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.features import CLASSIFIERS, load_feature_classifier
 from gendae.models.stack import Stack
 from gendae.sampling.level import chain_states
 from gendae.sampling.samplers import Sampler, sampler_named, seeded
@@ -61,7 +61,7 @@ def chain(
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
     states = torch.stack([x.cpu() for x in chain_states(stack, chosen, n, steps, seeded(seed))])
     usable("the states", states)
-    labels = _digit_labels(stack, states)
+    labels = _labels(stack, states)
 
     if is_film(Path(out)):
         written = write_states(stack, states, Path(out))
@@ -82,10 +82,11 @@ def chain(
     ]
 
 
-def _digit_labels(stack: Stack, states: Tensor) -> Tensor | None:
-    """The digits that states of a model of MNIST show; None for other models."""
-    if dataset_of(stack) != "MNIST":
+def _labels(stack: Stack, states: Tensor) -> Tensor | None:
+    """The classes that states show; None where no classifier of the model's data is shipped."""
+    name = CLASSIFIERS.get(dataset_of(stack) or "")
+    if name is None:
         return None
 
-    network = load_feature_classifier()
+    network = load_feature_classifier(name)
     return torch.stack([network(x.clamp(0.0, 1.0)).argmax(1) for x in states])

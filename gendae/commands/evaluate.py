@@ -30,7 +30,7 @@ COLUMNS = {
     "smooth.",
     "(pixels)": "the same, measured on pixels instead of features.",
     "(codes)": "the same of codes, samples of the prior: here below 0 means copies.",
-    "confid.": "how sure a classifier is of the samples' classes (MNIST only).",
+    "confid.": "how sure the classifier, whose features are used, is of the samples' classes.",
 }
 #: Measures of quality that are remarked upon below half of what held-out images have.
 SHARES = {
@@ -70,7 +70,7 @@ def evaluate(
         sigma_x: standard deviation of p(x | h) in the bound; by default the model's own law.
         sampler: of the model's samples: generate, ancestral, chain, joint or level; by default
             the model's own.
-        color: grey: of coloured images the luma is taken; by default as in the model's training.
+        color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20, which
             --sampler.help lists.
     """
@@ -111,7 +111,7 @@ def evaluation_table(result: dict[str, Any]) -> list[str]:
     errors = ", ".join(f"{error:.2f}" for error in result["reconstruction"])
     lines.append(f"squared reconstruction error per image, through layers 1 .. L: {errors}")
 
-    return lines
+    return [*lines, *_fidelity_line(result)]
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
@@ -160,6 +160,8 @@ def explained() -> list[str]:
         "  far below 0 where training does not fit the width of p(x | h), as here it does not.",
         "log p(x, h) ..: what inference climbs, without the prior's term: it should go up.",
         "squared reconstruction error: through more layers it grows; the last is through all.",
+        "PSNR, SSIM: how near reconstructions come to their images; higher is better, SSIM 1 is",
+        "  equal.",
     ]
 
 
@@ -219,6 +221,20 @@ def _bound_line(result: dict[str, Any]) -> str:
         f"{result['iw_bound_images']} test images, {result['iw_bound_samples']} importance "
         f"samples, {result['iw_bound_law']}"
     )
+
+
+def _fidelity_line(result: dict[str, Any]) -> list[str]:
+    """PSNR and SSIM of reconstructions; nothing for data that are no images."""
+    of_levels = result["reconstruction_fidelity"]
+    if of_levels is None:
+        return []
+
+    psnr = " ".join(f"{value:.1f}" for value in of_levels["psnr"])
+    line = f"PSNR [dB] of these reconstructions: {psnr}"
+    if of_levels["ssim"] is not None:
+        line += "; SSIM: " + " ".join(f"{value:.3f}" for value in of_levels["ssim"])
+
+    return [line]
 
 
 def quality_table(result: dict[str, Any]) -> list[str]:

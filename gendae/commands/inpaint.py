@@ -25,6 +25,8 @@ from gendae.data.films import FILMS, is_film, kept_frames, write_film
 from gendae.data.pictures import read_image
 from gendae.data.sources import read_images
 from gendae.errors import choice
+from gendae.metrics import fidelity
+from gendae.models.joint import kind_of
 from gendae.models.stack import Stack
 
 
@@ -53,7 +55,7 @@ def inpaint(
         seed: the same seed gives the same result.
         out: FILE.png; .gif, .webp or .mp4: a film of inference filling in.
         device: cpu, cuda, cuda:0, mps.
-        color: grey: of coloured images the luma is taken; by default as in the model's training.
+        color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
         mode: descent: a sample of what is missing, by the levels of a DenoisingPrior; by default
             the model's own inpainter.
         options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
@@ -84,7 +86,12 @@ def inpaint(
 
     written = _written(x, observed, states, shape, Path(out))
     return [
+<<<<<<< HEAD
         f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",
+=======
+        f"{len(x)} images, {_given(mask, observed)}, the rest is filled in: {written}",
+        *_nearness(stack, states[-1], x, observed),
+>>>>>>> wD
         cost(inpainter, seconds / len(x)),
     ]
 
@@ -121,6 +128,23 @@ def _given(mask: str, observed: Tensor, shape: tuple[int, ...]) -> str:
     channels = checks.ImageShape.of(shape).channels
     given = int(observed.sum()) // channels
     return f"{given} of {len(observed) // channels} pixels are given ({what})"
+
+
+def _nearness(stack: Stack, filled: Tensor, x: Tensor, observed: Tensor) -> Table:
+    """How near filled images come to their originals, means over images; nothing for sequences."""
+    if kind_of(stack) == "sequence":
+        return []
+
+    shape = shape_of(stack)
+    missing = fidelity.psnr(filled, x, observed).mean().item()
+    whole = fidelity.psnr(filled, x).mean().item()
+    similarity = None
+    if fidelity.has_windows(shape):
+        similarity = fidelity.ssim(filled, x, shape).mean().item()
+
+    of_missing = fidelity.in_words(missing)
+    of_whole = fidelity.in_words(whole, similarity)
+    return [f"against the originals, missing pixels: {of_missing}; whole images: {of_whole}"]
 
 
 def cost(inpainter: Inpainter, seconds: float) -> str:

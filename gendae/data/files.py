@@ -106,6 +106,24 @@ def is_grey(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) or (len(shape) == 4 and shape[3] == 1)
 
 
+def is_coloured(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape holds images of three channels, first or last but not both.
+
+    Example:
+        >>> is_coloured((9, 3, 8, 8)), is_coloured((9, 8, 8, 3)), is_coloured((9, 3, 8, 3))
+        (True, True, False)
+    """
+    return len(shape) == 4 and (shape[1] == checks.RGB) != (shape[3] == checks.RGB)
+
+
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """Coloured images as (n, 3, height, width); other arrays as they are."""
+    if is_coloured(array.shape) and array.shape[3] == checks.RGB:
+        return np.moveaxis(array, 3, 1)
+
+    return array
+
+
 def image_files(folder: Path) -> list[Path]:
     """Image files of a folder, in natural order."""
     return in_order(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)

@@ -23,6 +23,14 @@ def out_shape(layer: Layer) -> tuple[int, ...]:
     return tuple(getattr(layer, "out_shape", (layer.out_features,)))
 
 
+def first_of(layer: Layer) -> Layer:
+    """The first of several layers in a row, or the layer itself."""
+    if isinstance(layer, Layers):
+        return first_of(cast(Layer, layer.layers[0]))
+
+    return layer
+
+
 def fit_together(low: tuple[int, ...], high: tuple[int, ...]) -> bool:
     """Whether rows of one shape can be taken as those of another: one of them is flat, or equal.
 

@@ -9,6 +9,7 @@
 | `chains` | autocorrelation, effective samples and class switches of Markov chains |
 | `neighbours` | precision, recall, density, coverage, copying |
 | `codes` | the prior on its own: copying of codes, log p(h_L) of training and test codes |
+| `fidelity` | PSNR and SSIM of reconstructed and filled images |
 | `quality`, `features` | FID, KID, and the features they are measured in |
 | `precision` | scores in full precision, whatever training uses |
 | `report` | all of it for one model, beside the best that its decoder allows and baselines |

@@ -1,11 +1,13 @@
-"""A small classifier of digits: its features measure sample quality, its labels count classes.
+"""Small classifiers of images: their features measure sample quality, their labels count classes.
 
 Distances between images say little in pixel space, and Inception features say nothing about
 digits. FID, KID, precision and recall are therefore taken on the last hidden layer of a network
-that tells digits apart. The network that comes with gendae (`load_feature_classifier`) was trained
-by benchmarks/classifier.py and stays as it is.
+that tells the classes of the same data apart. Those that come with gendae (`CLASSIFIERS`) were
+trained by benchmarks/classifier.py and stay as they are. Numbers of different networks, and so of
+different data, cannot be compared.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from gendae.storage.verify import check_weights
 FORMAT = "gendae-classifier/1"
 #: Below the folder of shipped stacks, so that none is taken for one.
 NETWORKS = "checkpoints/features/*.safetensors"
+#: Shipped classifiers by the name of their data set, see `gendae.data.identity`.
+CLASSIFIERS = {"MNIST": "mnist-classifier", "FashionMNIST": "fashion-mnist-classifier"}
 
 
 @register
@@ -33,11 +37,10 @@ class FeatureClassifier(nn.Module):
     """Two convolutions with max-pooling, a hidden layer of features, and class logits.
 
     There is neither batch normalisation nor dropout: the network gives the same features in
-        training
-    and in evaluation mode.
+    training and in evaluation mode.
 
     Args:
-        shape: height and width of an image, in pixels.
+        shape: height and width of an image, in pixels; of a coloured one channels, height, width.
         channels: channels of the two 5 x 5 convolutions.
         width: width of the hidden layer, the number of features.
         classes: number of classes.
@@ -62,12 +65,14 @@ class FeatureClassifier(nn.Module):
         super().__init__()
         self.shape = list(shape)
         self.channels = list(channels)
-        if len(self.channels) != 2 or len(self.shape) != 2 or min(self.shape) < 4:
+        sides = self.shape[-2:]
+        if len(self.channels) != 2 or len(self.shape) not in (2, 3) or min(sides) < 4:
             raise ValueError(
                 f"channels={self.channels}, shape={self.shape}: two convolutions and images "
                 "of at least 4 x 4 pixels are needed"
             )
 
+        checks.whole("shape", min(self.shape), 1)
         checks.whole("channels", min(self.channels), 1)
         checks.whole("width", width, 1)
         checks.whole("classes", classes, 1)
@@ -77,10 +82,11 @@ class FeatureClassifier(nn.Module):
         self.frozen = False
         self.facts = {}
 
+        self.image = (1, *self.shape)[-3:]
         low, high = self.channels
-        pooled = [side // 4 for side in self.shape]
+        pooled = [side // 4 for side in sides]
         self.body = nn.Sequential(
-            nn.Conv2d(1, low, 5, padding=2),
+            nn.Conv2d(self.image[0], low, 5, padding=2),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(low, high, 5, padding=2),
@@ -133,9 +139,9 @@ class FeatureClassifier(nn.Module):
     @checks.takes_arrays
     def features(self, x: Tensor) -> Tensor:
         """Hidden layer of images (batch, pixels) in [0, 1]: (batch, features)."""
-        x = checks.width("x", x, self.shape[0] * self.shape[1])
+        x = checks.width("x", x, math.prod(self.shape))
 
-        return self.body(x.reshape(-1, 1, *self.shape))
+        return self.body(x.reshape(-1, *self.image))
 
     @checks.takes_arrays
     def forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Sample quality beside the Parzen score: do samples look like data, cover it, or copy it?
 
-All measures compare sets of feature vectors. A network's method `features` gives them: a digit
-classifier (gendae.metrics.features), or the pixels themselves where there is no such network
-(`PixelFeatures`). Held-out images are the reference of every measure. The numbers of a model can
-so be set beside those of training images, other held-out images and k-means centroids.
+All measures compare sets of feature vectors. A network's method `features` gives them: a
+classifier of the same data (gendae.metrics.features), or the pixels themselves where there is no
+such network (`PixelFeatures`). Held-out images are the reference of every measure. The numbers of
+a model can so be set beside those of training images, other held-out images and k-means centroids.
 """
 
 import warnings

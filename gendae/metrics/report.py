@@ -6,8 +6,7 @@ from typing import Any
 from torch import Generator, Tensor, nn
 
 from gendae.data.base import Data
-from gendae.data.images import MNIST
-from gendae.metrics import bounds, parzen, quality, traces
+from gendae.metrics import bounds, fidelity, parzen, quality, traces
 from gendae.metrics.codes import (
     Codes,
     codes_of,
@@ -15,7 +14,7 @@ from gendae.metrics.codes import (
     decoded,
     log_prob_of_codes,
 )
-from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.features import CLASSIFIERS, load_feature_classifier
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.sampling.samplers import AncestralSampler, Sampler, generate
@@ -23,6 +22,8 @@ from gendae.sampling.samplers import AncestralSampler, Sampler, generate
 #: Test images and importance samples of the bound: 20 s on one core for the paper's stack.
 BOUND_IMAGES = 1000
 BOUND_SAMPLES = 1000
+#: Test images of which PSNR and SSIM are taken.
+COMPARED = 1000
 NEIGHBOURS = 5
 #: The row of the best that this decoder allows: codes of validation images, which are no copies.
 CEILING = "decoded held-out codes"
@@ -47,16 +48,19 @@ QUALITY = (
 def feature_network(data: Data) -> tuple[nn.Module, str]:
     """The network whose features measure quality, also in words.
 
-    It is the shipped classifier for MNIST. All other data are measured on pixels, those in the
-    format of MNIST's files too.
+    It is the shipped classifier of these data, which are known by their SHA-256 and not by the
+    class that reads them. Where none comes with gendae, also for coloured images, quality is
+    measured on pixels.
     """
-    identity = data.identity if isinstance(data, MNIST) else None
-    if identity is None or identity.name != "MNIST":
+    name = None
+    if data.kind == "image" and data.identity is not None:
+        name = CLASSIFIERS.get(data.identity.name)
+    if name is None:
         return quality.PixelFeatures(), "pixels"
 
-    network = load_feature_classifier("mnist-classifier")
+    network = load_feature_classifier(name)
     words = (
-        f"{network.width} hidden units of mnist-classifier, a convolutional network of "
+        f"{network.width} hidden units of {name}, a convolutional network of "
         f"{100 * network.facts['test_error']:.2f} % test error"
     )
 
@@ -105,7 +109,7 @@ def evaluation(
         "seed": seed,
         "parzen": rows,
         "log_joint": joint_trace(stack, test),
-        "reconstruction": traces.reconstruction_errors(stack, test.split(1000)),
+        **reconstructions(stack, data, test),
     }
     result |= quality_rows(stack.prior, codes, samples, centroids, data, seed, begin)
     begin("log p(h)")
@@ -145,6 +149,16 @@ def steps(stack: Stack) -> int:
     beside = 5 + 4  # whose Parzen score, and whose quality is measured
     once = ("codes", "centroids", "log p(x, h)", "training images", "copying", "log p(h)", "bound")
     return 3 * sets + beside + len(once)
+
+
+def reconstructions(stack: Stack, data: Data, x: Tensor) -> dict[str, Any]:
+    """Squared errors of x through each layer; of images PSNR and SSIM too, None of other data."""
+    measured = None
+    if data.kind == "image":
+        measured = fidelity.reconstruction_fidelity(stack, x[:COMPARED], data.shape)
+
+    errors = traces.reconstruction_errors(stack, x.split(1000))
+    return {"reconstruction": errors, "reconstruction_fidelity": measured}
 
 
 def joint_trace(stack: Stack, x: Tensor) -> list[float] | None:

@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
 
 from gendae import load_feature_classifier, save
 from gendae.metrics.features import (
+    CLASSIFIERS,
     FORMAT,
     ClassifierTraining,
     FeatureClassifier,
     save_feature_classifier,
     shipped_feature_classifiers,
 )
+from gendae.metrics.quality import frechet_distance, in_batches
+from gendae.metrics.report import feature_network
 from gendae.storage.model_file import shipped
 from gendae.storage.sealed import CheckpointError
 from tests.conftest import small_stack
@@ -72,6 +76,20 @@ def test_normalising_scales_features_and_leaves_logits():
     assert network.features(x).square().mean().item() == pytest.approx(1.0)
 
 
+def test_channels_of_coloured_images_come_first():
+    """Weights of equal channels sum to those of one grey image."""
+    colour = FeatureClassifier([3, 8, 8]).double()
+    grey = FeatureClassifier([8, 8]).double()
+    weights = colour.state_dict()
+    summed = weights["body.0.weight"].sum(1, keepdim=True)
+    grey.load_state_dict({**weights, "body.0.weight": summed})
+
+    x = torch.rand(4, 64).double()
+    assert torch.allclose(colour(x.repeat(1, 3)), grey(x))
+    red = torch.cat([x, torch.zeros(4, 128)], 1)
+    assert torch.allclose(colour(red), colour(red.view(4, 3, 8, 8)))
+
+
 def damaged(damage):
     """A writer of a file whose bytes are then damaged."""
 
@@ -118,6 +136,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path, make, words):
     ("make", "words"),
     [
         (lambda: FeatureClassifier([3, 8]), "4 x 4"),
+        (lambda: FeatureClassifier([0, 8, 8]), "shape=0"),
+        (lambda: FeatureClassifier([1, 3, 8, 8]), "4 x 4"),
         (lambda: FeatureClassifier(channels=[3]), "two conv"),
         (lambda: FeatureClassifier(width=0), "width=0"),
         (lambda: FeatureClassifier(classes=0), "classes=0"),
@@ -142,24 +162,33 @@ def test_training_learns_the_embedded_digits(digits):
         training.training_step((torch.rand(1, 64),), 0)
 
 
-def test_the_shipped_network_is_no_stack_and_names_how_it_was_made():
-    assert "mnist-classifier" in shipped_feature_classifiers()
-    assert "mnist-classifier" not in shipped()
+@pytest.mark.parametrize("name", CLASSIFIERS.values())
+def test_the_shipped_networks_are_no_stacks_and_name_how_they_were_made(name):
+    assert name in shipped_feature_classifiers()
+    assert name not in shipped()
 
-    with pytest.raises(FileNotFoundError, match="mnist-classifier"):
+    with pytest.raises(FileNotFoundError, match=name):
         load_feature_classifier("no-such")
 
-    path = shipped_feature_classifiers()["mnist-classifier"]
+    path = shipped_feature_classifiers()[name]
     assert path.stat().st_size < 1e6
 
-    facts = load_feature_classifier().facts
+    facts = load_feature_classifier(name).facts
     assert json.loads(json.dumps(facts)) == facts
     assert (ROOT / facts["config"]).is_file()
+    assert CLASSIFIERS[facts["dataset"]] == name
 
 
-def test_the_shipped_network_has_the_test_error_it_says(mnist):
-    network = load_feature_classifier()
-    x, y, _ = mnist.split("test")
+#: Fixtures of data sets, and test errors that their networks do not exceed.
+ERRORS = {"mnist": 0.01, "fashion": 0.085}
+of_each_data_set = pytest.mark.parametrize("name", ERRORS)
+
+
+@of_each_data_set
+def test_a_shipped_network_has_the_test_error_it_says(name, request):
+    data = request.getfixturevalue(name)
+    network, words = feature_network(data)
+    x, y, _ = data.split("test")
 
     with torch.no_grad():
         wrong = sum(
@@ -168,7 +197,35 @@ def test_the_shipped_network_has_the_test_error_it_says(mnist):
         )
 
     assert wrong / len(x) == pytest.approx(network.facts["test_error"], abs=2e-4)
-    assert network.facts["test_error"] < 0.01
+    assert network.facts["test_error"] < ERRORS[name]
+    assert words.endswith(f"{100 * network.facts['test_error']:.2f} % test error")
 
-    features = network.features(mnist.split("train").x[:500])
+    features = network.features(data.split("train").x[:500])
     assert features.square().mean().item() == pytest.approx(1.0, abs=0.15)
+
+
+def blurred(x, sigma):
+    return torch.from_numpy(gaussian_filter(x.view(-1, 28, 28), (0, sigma, sigma))).flatten(1)
+
+
+@of_each_data_set
+def test_fid_is_least_for_real_images_and_grows_with_blur_noise_and_missing_classes(name, request):
+    data = request.getfixturevalue(name)
+    network, _ = feature_network(data)
+    x, y, _ = data.split("train")[::15]
+    test, _ = in_batches(network, data.split("test").x[::3])
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+    def fid(images):
+        return frechet_distance(test, in_batches(network, images)[0])
+
+    real = fid(x)
+    noisy = [fid((x + sigma * noise).clamp(0, 1)) for sigma in (0.05, 0.1, 0.2)]
+    smooth = [fid(blurred(x, sigma)) for sigma in (0.5, 1.0, 2.0)]
+    few = [fid(x[y < classes]) for classes in (8, 5, 2)]
+
+    assert real < 0.2
+    for worse in (noisy, smooth, few):
+        assert worse == sorted(worse)
+        assert worse[0] > 3 * real
+        assert worse[-1] > 20 * real

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,7 +61,9 @@ def test_model_and_real_rows_with_all_measures(stack, digits, tmp_path):
     assert (result["features"], result["classes"], result["confidence"]) == ("pixels", None, None)
 
     printed = "\n".join(evaluate.evaluation_table(result | {"classes": [0.25, 0.75]}))
-    assert "classes 0 .. 1 of the model's samples, %: 25.0 75.0" in printed.splitlines()[-7:]
+    assert "classes 0 .. 1 of the model's samples, %: 25.0 75.0" in printed.splitlines()[-8:]
+    assert "PSNR [dB] of these reconstructions: " in printed
+    assert "; SSIM: " in printed
     for name in (*ROWS, "FID", "copying", "log p(h)", "log p(x) >=", "features: pixels"):
         assert name in printed
     for words in ("the model / decoded held-out codes: LL", f"FID {result['fid']:.3f} /"):
@@ -180,7 +183,8 @@ def test_classifier_features_for_mnist_pixels_for_all_else(tmp_path, mnist):
     assert network.classes == 10
     assert "0.77 % test error" in words
 
-    network, words = report.feature_network(Images(str(tmp_path)))
+    np.save(tmp_path / "x.npy", np.zeros((10, 28, 28), np.uint8))
+    network, words = report.feature_network(Images(str(tmp_path / "x.npy")))
     assert isinstance(network, quality.PixelFeatures)
     assert words == "pixels"
 

@@ -10,11 +10,12 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from gendae import Digits, ParzenPrior, deep_autoencoder, generate, load, save
+from gendae.metrics.features import CLASSIFIERS
 from gendae.rules.base import Rule
 from tests.commands.test_cli import QUICK, gendae
 
 FOLDER = Path(__file__).parents[2] / "configs"
-MODELS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.name != "mnist-classifier.yaml")
+MODELS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.stem not in CLASSIFIERS.values())
 IS_CLASSIFIER = re.compile(r"class_path: .*_classifier$", re.MULTILINE)
 CLASSIFIERS = [name for name in MODELS if IS_CLASSIFIER.search((FOLDER / name).read_text())]
 ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
