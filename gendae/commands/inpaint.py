@@ -86,12 +86,8 @@ def inpaint(
 
     written = _written(x, observed, states, shape, Path(out))
     return [
-<<<<<<< HEAD
         f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",
-=======
-        f"{len(x)} images, {_given(mask, observed)}, the rest is filled in: {written}",
         *_nearness(stack, states[-1], x, observed),
->>>>>>> wD
         cost(inpainter, seconds / len(x)),
     ]
 
