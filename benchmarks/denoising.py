@@ -22,7 +22,7 @@ from torch import nn
 
 from gendae import DenoisingPrior, GaussianPrior, LevelMLP, ParzenPrior, load
 from gendae.commands.data import data_of
-from gendae.data.mosaic import tile, write_grey
+from gendae.data.mosaic import tile, write_png
 from gendae.metrics.codes import codes_of
 from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.quality import Quality
@@ -113,8 +113,8 @@ def figures(args):
     stack = load(args.models[0])
     shape = tuple(stack.facts["shape"])
     steps = sampling_steps(stack, 10, AncestralSampler(), seed=0)[::2]
-    write_grey(tile(steps.transpose(0, 1).flatten(0, 1), shape, len(steps)), args.way)
-    write_grey(tile(generate(stack, 100, seed=0), shape), args.samples)
+    write_png(tile(steps.transpose(0, 1).flatten(0, 1), shape, len(steps)), args.way)
+    write_png(tile(generate(stack, 100, seed=0), shape), args.samples)
 
     data = data_of(stack)
     codes = codes_of(stack, *(data.split(name).x for name in ("train", "valid", "test")))

@@ -15,7 +15,7 @@ from importlib import import_module
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, overload
 
 import numpy as np
 import torch
@@ -532,12 +532,14 @@ def width(name: str, x: Tensor, features: int) -> Tensor:
     return x
 
 
-def mask(name: str, value: Tensor, rows: int, width: int) -> Tensor:
+def mask(name: str, value: Tensor, rows: int, width: int, channels: int = 1) -> Tensor:
     """A mask as booleans, (width,) of all rows or (rows, width), True where one is observed.
 
     Zeros and ones are accepted in their place, and the height and width of images in that of
     `width`; not one element for each row, (rows, 1), which might be a mask of all rows where there
-    are as many as pixels. Synchronises with the device, unless it is boolean.
+    are as many as pixels. Of images with several channels it is one of every channel, or of the
+    pixels, which is that of all their channels. Synchronises with the device, unless it is
+    boolean.
 
     Example:
         >>> mask("mask", torch.tensor([[1, 0], [1, 0]]), 9, 4)
@@ -545,6 +547,8 @@ def mask(name: str, value: Tensor, rows: int, width: int) -> Tensor:
         >>> mask("mask", torch.tensor([0.5, 1.0, 1.0, 1.0]), 9, 4)
         Traceback (most recent call last):
         ValueError: mask holds other values than 0 and 1; True or 1 where observed, False or 0 ...
+        >>> mask("mask", torch.tensor([[1, 0]]), 9, 6, channels=3)
+        tensor([ True, False,  True, False,  True, False])
     """
     if value.dtype != torch.bool:
         ones = value == 1
@@ -555,16 +559,31 @@ def mask(name: str, value: Tensor, rows: int, width: int) -> Tensor:
             )
         value = ones
 
+    pixels = width // channels
+    sizes = (pixels, width)
     one_each = rows > 1 and value.shape == (rows, 1) and width > 1
-    if value.numel() == width and not one_each:
-        return value.reshape(width)
-    if value.numel() == rows * width and len(value) == rows:
-        return value.reshape(rows, width)
+    own_rows = value.ndim > 0 and len(value) == rows
+    one_channel = value.ndim == 4 and value.shape[1] == 1
+    if own_rows and not one_channel and value.numel() == width and rows == channels > 1:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}: it may be one of {channels} channels, or of "
+            f"{rows} images; give it as (1, {channels}, ..) or ({rows}, 1, height, width)"
+        )
+    if value.numel() in sizes and not one_each and not (own_rows and one_channel):
+        return _of_all_channels(value.reshape(1, -1), width)[0]
+    if own_rows and value.numel() // rows in sizes:
+        return _of_all_channels(value.reshape(rows, -1), width)
 
     raise ValueError(
         f"{name} has shape {tuple(value.shape)}, which does not fit x, ({rows}, {width}): "
-        f"({width},) or ({rows}, {width}) is needed, or height and width in the place of {width}"
+        f"({width},) or ({rows}, {width}) is needed, or height and width in the place of "
+        f"{pixels}"
     )
+
+
+def _of_all_channels(mask: Tensor, width: int) -> Tensor:
+    """Masks of pixels, (n, pixels), as those of all channels; others as they are."""
+    return mask.repeat(1, width // mask.shape[1])
 
 
 def rows(name: str, x: Tensor, least: int = 1) -> Tensor:
@@ -739,17 +758,89 @@ def text_path(name: str, value: str | Path) -> Path:
     return path(name, value)
 
 
-def image_shape(shape: Iterable[int]) -> tuple[int, int]:
-    """`shape` if it is height and width of an image."""
-    values = ()
-    if isinstance(shape, list | tuple):
-        values = tuple(shape)
+#: Channels of a coloured image: red, green, blue.
+RGB = 3
 
-    if len(values) != 2 or not all(map(_side, values)):
-        raise ValueError(
-            f"shape={shape!r}: height and width, two whole numbers above 0, are needed"
-        )
-    return values
+
+class ImageShape(NamedTuple):
+    """What the shape of an image says: (height, width) of a grey one, (3, height, width) of colour.
+
+    Images are rows of x, one channel after the other, and each line by line: the pixel (i, j) of
+    channel c is element (c height + i) width + j of its row.
+
+    Example:
+        >>> shape = ImageShape.of([3, 4, 5])
+        >>> shape.features, shape.images(torch.rand(2, 60)).shape, ImageShape.of((4, 5)).channels
+        (60, torch.Size([2, 3, 4, 5]), 1)
+    """
+
+    channels: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, shape: Iterable[int]) -> "ImageShape":
+        """What a shape says.
+
+        Raises:
+            ValueError: for other numbers than these.
+        """
+        if isinstance(shape, cls):
+            return shape
+
+        values: tuple[int, ...] = ()
+        if isinstance(shape, list | tuple):
+            values = tuple(shape)
+        if len(values) == 2:
+            values = (1, *values)
+        elif values[:1] != (RGB,):
+            values = ()
+
+        if len(values) != 3 or not all(map(_side, values)):
+            raise ValueError(
+                f"shape={shape!r}: height and width, or {RGB} and these in colour, whole numbers "
+                "above 0, are needed"
+            )
+
+        channels, height, width = values
+        return cls(channels, height, width)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    @property
+    def features(self) -> int:
+        """How many numbers an image is."""
+        return self.channels * self.height * self.width
+
+    @property
+    def plain(self) -> tuple[int, ...]:
+        """The shape as data and files say it."""
+        return self.size if self.channels == 1 else tuple(self)
+
+    def images(self, x: Tensor) -> Tensor:
+        """Rows, (n, features), as (n, channels, height, width)."""
+        return x.reshape(-1, *self)
+
+    def __str__(self) -> str:
+        return " x ".join(map(str, self.plain))
+
+
+def grey_shape(shape: Iterable[int], what: str) -> tuple[int, int]:
+    """Height and width, where only grey is taken; `what` takes it.
+
+    Example:
+        >>> grey_shape((3, 4, 5), "a quadtree")
+        Traceback (most recent call last):
+        ValueError: shape=(3, 4, 5): a quadtree takes grey images, (height, width)
+    """
+    told = ImageShape.of(shape)
+    if told.channels > 1:
+        raise ValueError(f"shape={told.plain}: {what} takes grey images, (height, width)")
+
+    return told.size
 
 
 def _side(value: object) -> bool:

@@ -45,17 +45,17 @@ def png_of(figure: matplotlib_figure.Figure) -> bytes:
 
 @checks.takes_arrays
 def picture(canvas: Tensor, scale: int | None = None, titles: Sequence[str] = ()) -> Figure:
-    """A figure that shows a grey picture without margins.
+    """A figure that shows a picture without margins.
 
     Args:
-        canvas: 0 is black, 1 is white, (height, width).
+        canvas: 0 is black, 1 is white, (height, width), or (height, width, 3) in colour.
         scale: screen pixels per pixel; None enlarges small pictures.
         titles: above equal parts of the width.
     """
     if scale is None:
-        scale = enlargement(*canvas.shape)
+        scale = enlargement(*canvas.shape[:2])
 
-    height, width = (scale * side for side in canvas.shape)
+    height, width = (scale * side for side in canvas.shape[:2])
     whole = height + TITLE if titles else height
 
     figure = Figure(figsize=(width / 100, whole / 100), dpi=100)
@@ -71,7 +71,7 @@ def picture(canvas: Tensor, scale: int | None = None, titles: Sequence[str] = ()
 
 
 @checks.takes_arrays
-def gallery(x: Tensor, kind: str, shape: tuple[int, int]) -> Figure:
+def gallery(x: Tensor, kind: str, shape: tuple[int, ...]) -> Figure:
     """A picture of samples, drawn as suits their kind (`gendae.data.base.Data`).
 
     Images lie in a grid, points of the plane in a scatter plot, and each vector is a curve. So is
@@ -115,34 +115,36 @@ def curves(x: Tensor) -> Figure:
 
 
 @checks.takes_arrays
-def image_grid(x: Tensor, shape: tuple[int, int], columns: int | None = None) -> Figure:
+def image_grid(x: Tensor, shape: tuple[int, ...], columns: int | None = None) -> Figure:
     """Images in a grid, as square as possible."""
     return picture(tile(x, shape, columns))
 
 
 @checks.takes_arrays
-def side_by_side(columns: dict[str, Tensor], shape: tuple[int, int]) -> Figure:
+def side_by_side(columns: dict[str, Tensor], shape: tuple[int, ...]) -> Figure:
     """Several images of each example in a row under their names; from 15 rows on in two columns.
 
     Args:
-        columns: by name, (n, pixels) each.
-        shape: height and width of the images.
+        columns: by name, (n, features) each.
+        shape: of the images, see `checks.ImageShape`.
     """
     images = torch.stack([x.detach().cpu() for x in columns.values()], 1)
     groups = max(1, round(len(images) / 10))
     names = list(columns) * groups
 
     canvas = tile(images.flatten(0, 1), shape, len(names))
-    scale = max(enlargement(*canvas.shape), math.ceil(TITLED / (shape[1] + 1)))
+    scale = max(enlargement(*canvas.shape[:2]), math.ceil(TITLED / (shape[-1] + 1)))
 
     return picture(canvas, scale, names)
 
 
 @checks.takes_arrays
-def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int, int]) -> Figure:
+def inpainting(original: Tensor, mask: Tensor, filled: Tensor, shape: tuple[int, ...]) -> Figure:
     """Original, given (missing pixels grey) and filled images side by side (Figure 5)."""
     grey = torch.full_like(original, 0.5)
-    given = torch.where(mask.expand_as(original), original, grey)
+    channels = checks.ImageShape.of(shape).channels
+    seen = checks.mask("mask", mask, len(original), original.shape[1], channels)
+    given = torch.where(seen.expand_as(original), original, grey)
 
     return side_by_side({"original": original, "given": given, "filled": filled}, shape)
 
@@ -178,9 +180,10 @@ def save(figure: matplotlib_figure.Figure, path: str | Path) -> Path:
     return write_whole(path, png_of(figure))
 
 
-def pixels(figure: matplotlib_figure.Figure) -> np.ndarray:
-    """A figure as a grey picture, (height, width) in uint8."""
-    return np.asarray(Image.open(io.BytesIO(png_of(figure))).convert("L"))
+def pixels(figure: matplotlib_figure.Figure, color: bool = False) -> np.ndarray:
+    """A figure as a grey picture, (height, width), or in colour, (height, width, 3), in uint8."""
+    mode = "RGB" if color else "L"
+    return np.asarray(Image.open(io.BytesIO(png_of(figure))).convert(mode))
 
 
 @checks.takes_arrays
@@ -385,8 +388,8 @@ def autocorrelation(curves: dict[str, Tensor], steps: int | None = None) -> Figu
 
 
 @checks.takes_arrays
-def filters(weights: Tensor, shape: tuple[int, int]) -> Figure:
-    """Incoming weights of units, (n, pixels), as images (thesis, Figure 3.4).
+def filters(weights: Tensor, shape: tuple[int, ...]) -> Figure:
+    """Incoming weights of units, (n, features), as images (thesis, Figure 3.4).
 
     0 is grey. The largest weight of each unit is black or white.
     """

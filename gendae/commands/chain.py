@@ -10,7 +10,7 @@ from gendae.commands.common import Table, dataset_of, load_generative, shape_of,
 from gendae.commands.sample import write_states
 from gendae.commands.sections import adjusted, with_synonym
 from gendae.data.films import FILMS, is_film
-from gendae.data.mosaic import tile, write_grey
+from gendae.data.mosaic import tile, write_png
 from gendae.metrics import chains
 from gendae.metrics.features import CLASSIFIERS, load_feature_classifier
 from gendae.models.stack import Stack
@@ -68,7 +68,7 @@ def chain(
     else:
         shown = states[:20, :10].transpose(0, 1)
         tiles = tile(shown.flatten(0, 1), shape_of(stack), shown.shape[1])
-        written = write_grey(tiles, out)
+        written = write_png(tiles, out)
 
     rho = chains.autocorrelation(states)
     curve = Path(out).with_name(f"{Path(out).stem}-autocorrelation.png")

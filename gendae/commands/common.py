@@ -36,19 +36,24 @@ def dataset_of(stack: Stack) -> str | None:
     return name
 
 
-def shapes_of(stack: Stack) -> dict[str, tuple[int, int]]:
-    """Height and width of those modalities of a joint model that are images."""
+def shapes_of(stack: Stack) -> dict[str, tuple[int, ...]]:
+    """Shapes of those modalities of a joint model that are images, see `checks.ImageShape`."""
     return {name: tuple(shape) for name, shape in stack.facts.get("shapes", {}).items()}
 
 
-def shape_of(stack: Stack) -> tuple[int, int]:
-    """Height and width of the model's images."""
+def shape_of(stack: Stack) -> tuple[int, ...]:
+    """The shape of the model's images, see `checks.ImageShape`."""
     shape = next(iter(shapes_of(stack).values()), stack.facts.get("shape"))
     return image_shape(stack.sizes[0], shape)
 
 
 def color_of(stack: Stack, color: str | None = None) -> str | None:
     """What becomes of the colour of a user's images: as told, or as in the model's training."""
+    shapes = [stack.facts.get("shape"), *shapes_of(stack).values()]
+    coloured = any(len(shape or ()) == 3 for shape in shapes)
+    if color is None and coloured:
+        return "rgb"
+
     dataset = stack.facts.get("dataset") or {}
     while isinstance(dataset.get("source"), dict):
         dataset = dataset["source"]

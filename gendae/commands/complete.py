@@ -26,9 +26,9 @@ from gendae.completion.annealed import AnnealedInpainter
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, Inpainter, inpainter_of, named_mask
 from gendae.completion.modalities import Values
-from gendae.data.files import check_pairing, image_files, read_modality, write_npz
+from gendae.data.files import channels_first, check_pairing, image_files, read_modality, write_npz
 from gendae.data.sources import read_images
-from gendae.models.joint import JointStack
+from gendae.models.joint import JointStack, channels_of
 from gendae.models.modalities import Modality
 from gendae.models.stack import Stack
 from gendae.registry import build, describe
@@ -72,7 +72,7 @@ def complete(
         seed: the same seed gives the same result.
         out: FILE.npz: an array for each modality.
         device: cpu, cuda, cuda:0, mps.
-        color: grey: of coloured images the luma is taken; by default as in the model's training.
+        color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
         options: --completer.OPTION, arguments of the completer, such as --completer.begin prior or
             --completer.tolerance 0; --completer.help lists them. Of sequences --inpainter.OPTION.
     """
@@ -104,7 +104,9 @@ def complete(
     rows = len(completed.completion.converged)
     lines = [f"{rows:,} completed rows: {written(completed, path)}", settled(completed)]
     for name, observed in (masks or {}).items():
-        lines.append(f"{int(observed.sum())} of {len(observed)} pixels of {name} were given")
+        given = int(observed.sum()) // channels_of(stack, name)
+        pixels = len(observed) // channels_of(stack, name)
+        lines.append(f"{given} of {pixels} pixels of {name} were given")
     return lines
 
 
@@ -228,7 +230,7 @@ def rows_in(path: Path, modality: Modality, color: str | None = None) -> Tensor:
     if modality.kind == "pixels" and path.suffix != ".npy":
         value, _ = read_images(path, color)
     else:
-        value = _as_rows(read_modality(path), modality)
+        value = _as_rows(channels_first(read_modality(path)), modality)
 
     if value.ndim == 2 and value.shape[1] != modality.width:
         raise ValueError(

@@ -70,7 +70,7 @@ def evaluate(
         sigma_x: standard deviation of p(x | h) in the bound; by default the model's own law.
         sampler: of the model's samples: generate, ancestral, chain, joint or level; by default
             the model's own.
-        color: grey: of coloured images the luma is taken; by default as in the model's training.
+        color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20, which
             --sampler.help lists.
     """

@@ -55,7 +55,7 @@ def inpaint(
         seed: the same seed gives the same result.
         out: FILE.png; .gif, .webp or .mp4: a film of inference filling in.
         device: cpu, cuda, cuda:0, mps.
-        color: grey: of coloured images the luma is taken; by default as in the model's training.
+        color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
         mode: descent: a sample of what is missing, by the levels of a DenoisingPrior; by default
             the model's own inpainter.
         options: --inpainter.OPTION, arguments of the inpainter, such as --inpainter.chains 1 or
@@ -86,7 +86,7 @@ def inpaint(
 
     written = _written(x, observed, states, shape, Path(out))
     return [
-        f"{len(x)} images, {_given(mask, observed)}, the rest is filled in: {written}",
+        f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",
         *_nearness(stack, states[-1], x, observed),
         cost(inpainter, seconds / len(x)),
     ]
@@ -102,7 +102,7 @@ def _inpainter(stack: Stack, mode: str | None) -> Inpainter:
 
 
 def _written(
-    x: Tensor, observed: Tensor, states: Tensor, shape: tuple[int, int], out: Path
+    x: Tensor, observed: Tensor, states: Tensor, shape: tuple[int, ...], out: Path
 ) -> Path:
     """A picture of the filled images, the last of the states, or a film of all of them."""
     if not is_film(out):
@@ -111,16 +111,19 @@ def _written(
     shown = states[kept_frames(len(states))]
     figures = [plots.inpainting(x, observed, filled, shape) for filled in shown]
 
-    return write_film([plots.pixels(figure) for figure in figures], out)
+    coloured = len(shape) == 3
+    return write_film([plots.pixels(figure, coloured) for figure in figures], out)
 
 
-def _given(mask: str, observed: Tensor) -> str:
+def _given(mask: str, observed: Tensor, shape: tuple[int, ...]) -> str:
     """Which pixels are given, in words."""
     what = f"white pixels of {mask}"
     if mask in MASKS:
         what = f"the {mask} half"
 
-    return f"{int(observed.sum())} of {len(observed)} pixels are given ({what})"
+    channels = checks.ImageShape.of(shape).channels
+    given = int(observed.sum()) // channels
+    return f"{given} of {len(observed) // channels} pixels are given ({what})"
 
 
 def _nearness(stack: Stack, filled: Tensor, x: Tensor, observed: Tensor) -> Table:
@@ -167,8 +170,10 @@ def numbered(number: int, thing: str) -> str:
     return " ".join([str(number), f"{first}s", *rest])
 
 
-def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
+def observed_pixels(mask: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """A named mask, or an image file of the model's size: white is given, black is filled in.
+
+    All channels of a pixel are given, or none: one boolean for each, (features,).
 
     Raises:
         ValueError: for other names, files and sizes, for pixels that are neither black nor white,
@@ -182,7 +187,7 @@ def observed_pixels(mask: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
     return some_given(mask, observed)
 
 
-def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
+def _mask_of_file(mask: str, shape: tuple[int, ...]) -> Tensor:
     """A mask from an image file in black and white."""
     path = checks.path("--mask", mask)
     if not path.exists():
@@ -190,10 +195,11 @@ def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
             f"--mask {mask!r} is unknown: no file of this name, and no mask; {choice(mask, MASKS)}"
         )
 
+    frame = checks.ImageShape.of(shape)
     image = torch.from_numpy(read_image(path, "grey").copy())
-    if tuple(image.shape) != tuple(shape):
+    if tuple(image.shape) != frame.size:
         raise ValueError(
-            f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {shape}"
+            f"--mask {mask}: {tuple(image.shape)} pixels; the model's images have {frame.size}"
         )
 
     between = image[(image > 0) & (image < 1)]
@@ -205,4 +211,4 @@ def _mask_of_file(mask: str, shape: tuple[int, int]) -> Tensor:
             f"{high:.4g} of 255; black (0) is filled in and white (255) is given, and no other "
             "value says which"
         )
-    return image.flatten() == 1
+    return (image.flatten() == 1).repeat(frame.channels)

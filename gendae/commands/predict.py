@@ -48,7 +48,7 @@ def predict(
         device: cpu, cuda, cuda:0, mps.
         steps: of inference, in which the label is free, before it is read off the top; by default
             none, but for the feed-forward pass; only of a model whose top has a label.
-        color: grey: of coloured images the luma is taken; by default as in the model's training.
+        color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
     """
     path = Path(out)
     file = checks.path("DATA", data)

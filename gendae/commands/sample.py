@@ -34,7 +34,7 @@ from gendae.commands.sequences import reads_sequences, write_sequences
 from gendae.completion import modalities
 from gendae.data.files import write_npz
 from gendae.data.films import FILMS, is_film, kept_frames, write_film
-from gendae.data.mosaic import enlarged, tile, write_grey
+from gendae.data.mosaic import enlarged, tile, write_png
 from gendae.models.joint import JointStack, images_of, kind_of
 from gendae.models.labelled import LabelledStack
 from gendae.models.stack import Stack
@@ -284,7 +284,7 @@ def _sample_all(
         raise ValueError(
             f"--out {out}: none of the modalities ({', '.join(stack.names)}) is an image; use .npz"
         )
-    return [f"{n} samples: {write_grey(tile(images, shape), out)}"]
+    return [f"{n} samples: {write_png(tile(images, shape), out)}"]
 
 
 def _film(stack: Stack, n: int, sampler: Sampler, seed: int, out: Path) -> list[str]:
@@ -308,7 +308,7 @@ def write_states(stack: Stack, states: Tensor, out: Path) -> Path:
     return write_film(frames, out)
 
 
-def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Path:
+def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, ...]) -> Path:
     """Samples as a PNG grid, .npz (array `samples`) or .npy, by suffix."""
     checks.one_of("suffix of --out", out.suffix, (".png", ".npz", ".npy"))
     if out.suffix == ".png":
@@ -325,10 +325,10 @@ def write_samples(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Pa
     return write_whole(out, content.getvalue())
 
 
-def _write_picture(x: Tensor, out: Path, kind: str, shape: tuple[int, int]) -> Path:
+def _write_picture(x: Tensor, out: Path, kind: str, shape: tuple[int, ...]) -> Path:
     """Samples as a picture; only a plot waits for matplotlib."""
     if kind == "image":
-        return write_grey(tile(x, shape), out)
+        return write_png(tile(x, shape), out)
 
     from gendae import plots
 

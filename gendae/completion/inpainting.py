@@ -14,7 +14,7 @@ from gendae.completion.chain import ClampedChain, Completion
 from gendae.completion.moves import likeliest_draws
 from gendae.corruption import uniform_like
 from gendae.inference import Inference, Representations, TargetPropInference, fill
-from gendae.models.joint import kind_of
+from gendae.models.joint import channels_of, kind_of
 from gendae.models.stack import Stack
 from gendae.registry import Plain, build, register
 from gendae.sampling.samplers import BATCH, seeded
@@ -243,16 +243,18 @@ def inpaint(
 
     Args:
         stack: a trained stack.
-        x: images, (n, pixels) in [0, 1], or other data; the values of missing pixels are ignored.
-        mask: True, or 1, where a pixel is observed, (pixels,) or (n, pixels); or with height and
-            width in the place of pixels.
+        x: images, (n, features) in [0, 1], or other data; the values of missing pixels are
+            ignored.
+        mask: True, or 1, where a pixel is observed, (pixels,) or (n, pixels), or where a channel
+            of it is, (features,) or (n, features); or with height and width in the place of
+            pixels, behind the channels.
         inpainter: rounds and inference; the stack's own if None, see `inpainter_of`.
         seed: of the noise in which missing pixels start.
         batch_size: images times chains computed at a time.
         progress: show a bar on standard error, where that is a terminal.
 
     Returns:
-        (n, pixels), in CPU memory; observed pixels exactly as given.
+        (n, features), in CPU memory; observed pixels exactly as given.
 
     Raises:
         ValueError: for a wrong width, pixels that are not finite or not in [0, 1], numbers of
@@ -316,7 +318,7 @@ def inpainting_steps(
 def _masked(stack: Stack, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """x with 0 where it is missing, and the mask in its shape, both checked; see `inpaint`."""
     x = checks.width("x", x, stack.sizes[0])
-    mask = checks.mask("mask", mask, *x.shape).expand_as(x)
+    mask = checks.mask("mask", mask, len(x), x.shape[1], channels_of(stack)).expand_as(x)
     x = x.masked_fill(~mask, 0.0)
     check = checks.finite if kind_of(stack) == "sequence" else checks.pixels
     check("x", x)
@@ -327,13 +329,15 @@ def _masked(stack: Stack, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 MASKS = ("left", "right", "top", "bottom", "random")
 
 
-def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
-    """Which pixels are observed, (pixels,) boolean: one half of the image, or a random half.
+def named_mask(name: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Which elements are observed, (features,) boolean: one half of an image, or a random half.
+
+    All channels of a pixel are, or none.
 
     Args:
         name: left, right, top, bottom: the half that is *given*; random: every second pixel on
             average.
-        shape: height and width.
+        shape: of an image, see `checks.ImageShape`.
         seed: of the random mask.
 
     Raises:
@@ -343,10 +347,10 @@ def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
         >>> named_mask("left", (2, 4)).view(2, 4).int().tolist()
         [[1, 1, 0, 0], [1, 1, 0, 0]]
     """
-    height, width = checks.image_shape(shape)
-    rows = torch.arange(height)[:, None].expand(shape)
-    columns = torch.arange(width).expand(shape)
-    noise = torch.rand(shape, generator=seeded(checks.seed("seed", seed)))
+    channels, height, width = checks.ImageShape.of(shape)
+    rows = torch.arange(height)[:, None].expand(height, width)
+    columns = torch.arange(width).expand(height, width)
+    noise = torch.rand(height, width, generator=seeded(checks.seed("seed", seed)))
 
     observed = {
         "left": columns < width // 2,
@@ -356,4 +360,4 @@ def named_mask(name: str, shape: tuple[int, int], seed: int = 0) -> Tensor:
         "random": noise < 0.5,
     }
 
-    return observed[checks.one_of("mask", name, MASKS)].flatten()
+    return observed[checks.one_of("mask", name, MASKS)].flatten().repeat(channels)

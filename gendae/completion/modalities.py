@@ -15,7 +15,7 @@ from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter
 from gendae.completion.moves import whole
 from gendae.inference import fill
-from gendae.models.joint import JointStack, present
+from gendae.models.joint import JointStack, channels_of, present
 from gendae.priors.base import Prior
 from gendae.sampling.samplers import BATCH, seeded
 
@@ -203,7 +203,8 @@ def _fitting_mask(
 
     rows = given[name].shape[0] if given[name].ndim else 0
     try:
-        return checks.mask(f"mask of {name!r}", mask, rows, stack.modalities[name].width)
+        width = stack.modalities[name].width
+        return checks.mask(f"mask of {name!r}", mask, rows, width, channels_of(stack, name))
     except ValueError as error:
         raise ValueError(f"{error} (modalities: {stack.described()})") from None
 

@@ -59,7 +59,7 @@ class Data(LightningDataModule):
 
     Attributes:
         kind: what an example is, which decides what is checked and how samples are drawn. "image":
-            pixels in [0, 1], `shape` is height and width. "points": finite coordinates in the
+            pixels in [0, 1], `shape` is (height, width) or (3, height, width). "points": finite coordinates in the
             plane, shape (1, 2). "vector": finite numbers, shape (1, features). "sequence": finite
             numbers of T steps, one after the other, shape (T, numbers of a step).
 
@@ -88,10 +88,10 @@ class Data(LightningDataModule):
         self.seed = checks.whole("seed", seed, 0, checks.MOST_SEED)
 
         self._splits: dict[str, Split] | None = None
-        self._shape: tuple[int, int] = (0, 0)
+        self._shape: tuple[int, ...] = (0, 0)
         self._identity: Identity | None = None
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         """Splits by name, and the shape of an example."""
         raise NotImplementedError(f"{type(self).__name__} must define read")
 
@@ -132,8 +132,8 @@ class Data(LightningDataModule):
         KINDS[self.kind].check(name, x)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of an image, in pixels; T and width of a sequence; or (1, features)."""
+    def shape(self) -> tuple[int, ...]:
+        """Of an image, see `checks.ImageShape`; T and width of a sequence; or (1, features)."""
         self.setup()
         return self._shape
 

@@ -106,6 +106,24 @@ def is_grey(shape: tuple[int, ...]) -> bool:
     return len(shape) in (2, 3) or (len(shape) == 4 and shape[3] == 1)
 
 
+def is_coloured(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape holds images of three channels, first or last but not both.
+
+    Example:
+        >>> is_coloured((9, 3, 8, 8)), is_coloured((9, 8, 8, 3)), is_coloured((9, 3, 8, 3))
+        (True, True, False)
+    """
+    return len(shape) == 4 and (shape[1] == checks.RGB) != (shape[3] == checks.RGB)
+
+
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """Coloured images as (n, 3, height, width); other arrays as they are."""
+    if is_coloured(array.shape) and array.shape[3] == checks.RGB:
+        return np.moveaxis(array, 3, 1)
+
+    return array
+
+
 def image_files(folder: Path) -> list[Path]:
     """Image files of a folder, in natural order."""
     return in_order(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -155,17 +173,29 @@ def check_pairing(files: Sequence[Path], beside: str | Path) -> None:
             )
 
 
-def image_shape(pixels: int, shape: Sequence[int] | None = None) -> tuple[int, int]:
-    """Height and width of an image with that many pixels: as told, square, or a single row."""
-    if shape is not None:
-        if checks.image_shape(shape)[0] * shape[1] != pixels:
-            raise ValueError(f"shape={tuple(shape)} does not make {pixels} pixels")
-        return int(shape[0]), int(shape[1])
+def image_shape(
+    features: int, shape: Sequence[int] | None = None, channels: int = 1
+) -> tuple[int, ...]:
+    """The shape of an image of that many numbers: as told, square, or a single row.
 
-    side = round(pixels**0.5)
-    if side * side == pixels:
-        return side, side
-    return 1, pixels
+    Height and width alone are those of an image with so many channels.
+
+    Example:
+        >>> image_shape(64), image_shape(48, channels=3), image_shape(48, [2, 8], 3)
+        ((8, 8), (3, 4, 4), (3, 2, 8))
+    """
+    if shape is None:
+        pixels = features // channels
+        side = math.isqrt(pixels)
+        shape = (side, side) if side * side == pixels else (1, pixels)
+
+    told = checks.ImageShape.of(shape)
+    if told.channels == 1:
+        told = told._replace(channels=channels)
+    if told.features != features:
+        raise ValueError(f"shape={told.plain} does not make {features} pixels")
+
+    return told.plain
 
 
 # -- labels ---------------------------------------------------------------------------------------

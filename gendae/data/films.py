@@ -40,11 +40,12 @@ def milliseconds(count: int) -> int:
 def write_film(frames: Sequence[np.ndarray], path: str | Path) -> Path:
     """Write frames as a film, of the kind that the suffix says, making its folder.
 
-    Greys of a .gif and a .webp are exact. One frame after the other that is the same is stored
+    Greys of a .gif and a .webp are exact; a .gif has 256 colours in a frame at most. One frame after the other that is the same is stored
     once in them, and shown for longer.
 
     Args:
-        frames: grey, (height, width) in uint8, all of one size; at least two.
+        frames: grey, (height, width), or in colour, (height, width, 3), in uint8, all of one
+            size; at least two.
         path: FILE.gif, .webp or .mp4.
 
     Raises:
@@ -83,9 +84,14 @@ def _mp4(frames: Sequence[np.ndarray], path: Path) -> bytes:
     mimwrite = checks.library("imageio.v2", "film", what).mimwrite
     checks.library("imageio_ffmpeg", "film", what)  # what imageio writes films with
 
-    height, width = frames[0].shape
-    even = ((0, height % 2), (0, width % 2))  # the codec halves both sides
-    colours = [np.pad(frame, even, "edge")[..., None].repeat(3, 2) for frame in frames]
+    height, width = frames[0].shape[:2]
+    even = ((0, height % 2), (0, width % 2), (0, 0))  # the codec halves both sides
+    colours = [np.pad(_rgb(frame), even, "edge") for frame in frames]
     rate = 1000 / milliseconds(len(frames))
 
     return mimwrite("<bytes>", colours, format="mp4", fps=rate, macro_block_size=2, quality=9)
+
+
+def _rgb(frame: np.ndarray) -> np.ndarray:
+    """A frame with three channels, (height, width, 3)."""
+    return frame if frame.ndim == 3 else frame[..., None].repeat(3, 2)

@@ -38,7 +38,7 @@ class Digits(Data):
 
     kind = "image"
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
@@ -169,7 +169,7 @@ class IdxImages(Data):
             f"in {usual or '$GENDAE_DATA'}"
         )
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         files = self.files()
         if files is None:
             self.prepare_data()
@@ -301,13 +301,14 @@ class Images(Data):
         path: a .npy, .npz, IDX, .csv, .parquet or image file, a folder of images or of folders of
             them, one for each class, or a list of image files; in Python also an array, a tensor
             or a data set. What is read of each: `gendae.data.sources`.
-        shape: height and width, where the array is flat and not square.
+        shape: height and width, in colour also behind 3, where the array is flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training, one of them at
             least for each; none where the source has images of its own for validation or testing.
         batch_size, seed: see `Data`; the seed draws the split.
         labels: class labels, as numbers or names, or a file of numbers, see `read_labels`, for a
             folder in the natural order of its files; if None, those that the source has.
-        color: what becomes of coloured pixels: "grey" takes their luma; None refuses them.
+        color: what becomes of coloured pixels: "rgb" keeps three channels, and gives them to grey
+            images too; "grey" takes their luma; None refuses them.
 
     Attributes:
         classes: names of the classes 0, 1, .. where the source says them: the folders of a folder,
@@ -375,9 +376,11 @@ class Images(Data):
         """Names of the classes, where there are any."""
         return {"classes": list(self.classes)} if self.classes else {}
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         rows, shape, classes, kept = read_pictures(self.path, self.color, self.labels)
-        shape = image_shape(rows.x.shape[1], self.given_shape or shape)
+        channels = checks.RGB if self.color == "rgb" else 1
+        told = image_shape(rows.x.shape[1], self.given_shape or shape, channels)
+        _check_size(name_of(self.path), told, shape)
 
         self._classes = classes
         own_parts = {}
@@ -387,7 +390,7 @@ class Images(Data):
 
         self.identify(name_of(self.path), x=rows.x, y=rows.y, **own_parts)
 
-        return self._splits_of(rows, kept), shape
+        return self._splits_of(rows, kept), told
 
     def _splits_of(self, rows: Split, kept: Mapping[str, Split]) -> dict[str, Split]:
         """The parts of the images; some may be parted already."""
@@ -411,6 +414,13 @@ class Images(Data):
         splits = shuffled_splits(rows.x, rows.y, fractions, self.seed)
 
         return {**splits, **kept}
+
+
+def _check_size(name: str, told: tuple[int, ...], known: tuple[int, ...] | None) -> None:
+    """Raise a ValueError for images of another height and width than a user tells."""
+    size = checks.ImageShape.of(told).size
+    if known is not None and checks.ImageShape.of(known).size != size:
+        raise ValueError(f"shape={told}: the images of {name} have the shape {known}")
 
 
 def _plain(given: Any) -> Any:  # noqa: ANN401 - a source

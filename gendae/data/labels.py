@@ -39,7 +39,7 @@ class Relabelled(Data):
         """Fetch the examples where they are missing."""
         self.source.prepare_data()
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         shape = self.source.shape
         self._identity = self.source.identity
         splits = {name: self.source.split(name) for name in ("valid", "test")}

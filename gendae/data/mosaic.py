@@ -1,4 +1,4 @@
-"""Images side by side in one grey picture, and that picture as a PNG.
+"""Images side by side in one picture, grey or in colour, and that picture as a PNG.
 
 No figure is drawn: the import of matplotlib takes longer than most samples.
 """
@@ -35,41 +35,57 @@ def enlargement(height: int, width: int) -> int:
 
 
 def enlarged(canvas: Tensor) -> np.ndarray:
-    """A picture, (height, width) in [0, 1], as pixels of a file, uint8."""
-    scale = enlargement(*canvas.shape)
+    """A picture, (height, width) or (height, width, 3) in [0, 1], as pixels of a file, uint8."""
+    scale = enlargement(*canvas.shape[:2])
     levels = (canvas * WHITE).round().clamp(0, WHITE).to(torch.uint8)
 
     return levels.repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()
 
 
 @checks.takes_arrays
-def tile(x: Tensor, shape: tuple[int, int], columns: int | None = None, gap: int = 1) -> Tensor:
-    """Images (n, pixels) side by side in one picture, (height, width), with grey gaps.
+def tile(x: Tensor, shape: tuple[int, ...], columns: int | None = None, gap: int = 1) -> Tensor:
+    """Images, (n, features), side by side in one picture, with grey gaps.
 
     Without a number of columns the picture is as square as possible.
+
+    Args:
+        x: in [0, 1].
+        shape: of an image, see `checks.ImageShape`.
+        columns: images side by side.
+        gap: pixels between two of them.
+
+    Returns:
+        (height, width), in colour (height, width, 3), as files and matplotlib have them.
+
+    Example:
+        >>> tile(torch.rand(4, 12), (3, 2, 2)).shape
+        torch.Size([7, 7, 3])
     """
     if not columns:
         columns = max(1, math.ceil(math.sqrt(len(x))))
 
-    height, width = shape
+    frame = checks.ImageShape.of(shape)
+    channels, height, width = frame
     rows = math.ceil(len(x) / columns)
-    canvas = torch.full((rows * (height + gap) + gap, columns * (width + gap) + gap), 0.5)
+    sides = (rows * (height + gap) + gap, columns * (width + gap) + gap)
+    canvas = torch.full((channels, *sides), 0.5)
 
-    for i, image in enumerate(x.detach().float().cpu().clamp(0, 1)):
+    for i, image in enumerate(frame.images(x.detach().float().cpu().clamp(0, 1))):
         row, column = divmod(i, columns)
         top = gap + row * (height + gap)
         left = gap + column * (width + gap)
-        canvas[top : top + height, left : left + width] = image.view(height, width)
+        canvas[:, top : top + height, left : left + width] = image
 
-    return canvas
+    return canvas[0] if channels == 1 else canvas.permute(1, 2, 0)
 
 
 @checks.takes_arrays
-def write_grey(canvas: Tensor, path: str | Path) -> Path:
-    """Write a picture, (height, width) in [0, 1], as PNG (whatever the suffix), making its folder.
+def write_png(canvas: Tensor, path: str | Path) -> Path:
+    """Write a picture in [0, 1] as PNG (whatever the suffix), making its folder.
 
     Args:
-        canvas: 0 is black, 1 is white; a small one is enlarged.
+        canvas: 0 is black, 1 is white, (height, width), or (height, width, 3) in colour; a small
+            one is enlarged.
         path: the file.
     """
     from PIL import Image

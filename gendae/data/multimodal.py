@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.base import SPLITS, Data, shuffled_splits
-from gendae.data.files import read_modality
+from gendae.data.files import channels_first, is_coloured, read_modality
 from gendae.data.loader import Split
+from gendae.data.pictures import LUMA_REAL
 from gendae.registry import Plain, build, register
 
 #: Class indices of `Arrays` are below this: each class is a column.
@@ -24,12 +25,12 @@ PARTS = ("image", "label", "top", "bottom", "left", "right", "edges")
 FORMER = {"label_seed": "seed", "share": "share", "only_labelled": "only"}
 
 
-def edge_map(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Magnitude of the Sobel gradient of images, in [0, 1], (n, pixels).
+def edge_map(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Magnitude of the Sobel gradient of images, of their luma in colour, in [0, 1], (n, pixels).
 
     Args:
-        x: images in [0, 1], (n, pixels).
-        shape: height and width.
+        x: images in [0, 1], (n, features).
+        shape: of an image, see `checks.ImageShape`.
 
     Example:
         >>> step = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(1, 4)         # a vertical edge
@@ -40,12 +41,16 @@ def edge_map(x: Tensor, shape: tuple[int, int]) -> Tensor:
     slope = x.new_tensor([-1.0, 0.0, 1.0])
     kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)])[:, None] / 4.0
 
-    images = F.pad(x.view(-1, 1, *shape), (1, 1, 1, 1), mode="replicate")
+    images = checks.ImageShape.of(shape).images(x)
+    if images.shape[1] == checks.RGB:
+        images = torch.einsum("ncij,c->nij", images, x.new_tensor(LUMA_REAL)).unsqueeze(1)
+
+    images = F.pad(images, (1, 1, 1, 1), mode="replicate")
     return F.conv2d(images, kernels).norm(dim=1).clamp(max=1.0).flatten(1)
 
 
 def part_of(
-    name: str, x: Tensor, y: Tensor | None, shape: tuple[int, int], classes: int
+    name: str, x: Tensor, y: Tensor | None, shape: tuple[int, ...], classes: int
 ) -> Tensor:
     """One modality of labelled images.
 
@@ -61,29 +66,32 @@ def part_of(
     if name == "edges":
         return edge_map(x, shape)
 
-    images = x.view(-1, *shape)
-    height, width = shape
+    frame = checks.ImageShape.of(shape)
+    images = frame.images(x)
+    _, height, width = frame
     halves = {
-        "top": images[:, : height // 2],
-        "bottom": images[:, height // 2 :],
-        "left": images[:, :, : width // 2],
-        "right": images[:, :, width // 2 :],
+        "top": images[..., : height // 2, :],
+        "bottom": images[..., height // 2 :, :],
+        "left": images[..., : width // 2],
+        "right": images[..., width // 2 :],
     }
     if name in halves:
         return halves[name].flatten(1)
     return x
 
 
-def _part_shape(name: str, shape: tuple[int, int]) -> list[int]:
-    """Height and width of a part of an image of this shape."""
-    height, width = shape
-    halves = {
-        "top": [height // 2, width],
-        "bottom": [height - height // 2, width],
-        "left": [height, width // 2],
-        "right": [height, width - width // 2],
+def _part_shape(name: str, shape: tuple[int, ...]) -> list[int]:
+    """The shape of a part of an image of this shape."""
+    frame = checks.ImageShape.of(shape)
+    _, height, width = frame
+    parts = {
+        "top": frame._replace(height=height // 2),
+        "bottom": frame._replace(height=height - height // 2),
+        "left": frame._replace(width=width // 2),
+        "right": frame._replace(width=width - width // 2),
+        "edges": frame._replace(channels=1),
     }
-    return halves.get(name, [height, width])
+    return list(parts.get(name, frame).plain)
 
 
 @register
@@ -262,11 +270,11 @@ class Multimodal(MultimodalData):
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        """Height and width of each modality but the label."""
+        """Shape of each modality but the label, see `checks.ImageShape`."""
         shape = self.source.shape
         return {name: _part_shape(name, shape) for name in self.parts if name != "label"}
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         shape = self.source.shape
         self._identity = self.source.identity
         splits = {}
@@ -351,7 +359,7 @@ class Arrays(MultimodalData):
         if self._arrays is not None:
             return self._arrays
 
-        arrays = {name: read_modality(path) for name, path in self.files.items()}
+        arrays = {name: channels_first(read_modality(path)) for name, path in self.files.items()}
         for name, array in arrays.items():
             if array.ndim == 1:
                 _check_classes(self.files[name], array)
@@ -370,10 +378,14 @@ class Arrays(MultimodalData):
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        """Height and width of modalities stored as (n, height, width)."""
-        return {name: list(a.shape[1:]) for name, a in self.arrays().items() if a.ndim == 3}
+        """Shapes of modalities stored as (n, height, width), or with three channels."""
+        return {
+            name: list(array.shape[1:])
+            for name, array in self.arrays().items()
+            if array.ndim == 3 or is_coloured(array.shape)
+        }
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         parts = []
         masks = []
         for name, width in self.modalities.items():

@@ -1,10 +1,10 @@
-"""One image file as grey numbers: what it says beside its pixels is applied, or it is refused.
+"""One image file as numbers: what it says beside its pixels is applied, or it is refused.
 
 | what the file says | what is done |
 |---|---|
 | orientation (EXIF) | applied: the image stands as viewers show it |
-| colour, palette | refused, unless `color="grey"`: luma, 0.299 R + 0.587 G + 0.114 B (Rec. 601) |
-| three equal channels | grey |
+| colour, palette | refused, unless `color="rgb"`, three channels, or `color="grey"`, their luma |
+| three equal channels | grey, or three channels if `color="rgb"`, as grey is then |
 | 1, 2, 4, 8 bits; 16 bits of grey | black is 0, white is 1 |
 | alpha, transparent entries of a palette | passed over where every pixel is opaque, or refused |
 | a transparent grey, or colour without palette | refused |
@@ -15,7 +15,8 @@
 | CMYK, Lab and other spaces; channels that have no meaning | refused |
 | colour profile, gamma, background | not applied |
 
-A file is one of `FORMATS` by its content, whatever its name.
+Luma is 0.299 R + 0.587 G + 0.114 B (Rec. 601). A file is one of `FORMATS` by its content, whatever
+its name.
 """
 
 import io
@@ -48,11 +49,11 @@ PLANAR = 284
 PLANE_BY_PLANE = 2
 
 #: What may become of colour.
-COLORS = ("grey",)
+COLORS = ("grey", "rgb")
 #: What is said of colour where nothing was chosen.
 COLOURED = (
-    'coloured pixels; color="grey" takes their luma (fit: --data.color grey; inpaint, complete, '
-    "predict and evaluate: --color grey), and colour itself is not learned yet"
+    'coloured pixels; color="grey" takes their luma, color="rgb" all three channels (fit: '
+    "--data.color grey; inpaint, complete, predict and evaluate: --color grey)"
 )
 #: Luma as Pillow computes it from bytes, in parts of 2^16, and of real numbers.
 LUMA = np.array([19595, 38470, 7471], np.uint32)
@@ -69,7 +70,7 @@ def choice_of_color(color: str | None) -> str | None:
     Example:
         >>> choice_of_color("keep")
         Traceback (most recent call last):
-        ValueError: color='keep' is unknown; accepted: grey
+        ValueError: color='keep' is unknown; accepted: grey, rgb
     """
     if color is None:
         return None
@@ -78,14 +79,15 @@ def choice_of_color(color: str | None) -> str | None:
 
 
 def read_image(path: Path, color: str | None = None) -> np.ndarray:
-    """An image file as grey numbers in [0, 1], (height, width) in float32.
+    """An image file as numbers in [0, 1], (height, width) in float32; in colour with 3 behind.
 
     Args:
         path: the file.
-        color: "grey" takes the luma of coloured pixels; None refuses them.
+        color: "grey" takes the luma of coloured pixels, "rgb" three channels, of grey ones too;
+            None refuses them.
 
     Raises:
-        ValueError: for damaged files, other formats, and images whose grey is not determined by
+        ValueError: for damaged files, other formats, and images whose pixels are not determined by
             the file: the table above.
 
     Example:
@@ -108,7 +110,7 @@ def decode_image(name: str, content: bytes, color: str | None = None) -> np.ndar
         return _decoded(io.BytesIO(content), len(content), color)
 
 
-def grey_image(name: str, image: "Image", color: str | None = None) -> np.ndarray:
+def held_image(name: str, image: "Image", color: str | None = None) -> np.ndarray:
     """The same of an image that Pillow holds in memory."""
     from PIL import ImageOps
 
@@ -116,7 +118,7 @@ def grey_image(name: str, image: "Image", color: str | None = None) -> np.ndarra
         coding = _coding(image)
         _refuse_unclear(image, coding)
 
-        return _grey(ImageOps.exif_transpose(image), coding, color)
+        return _numbers(ImageOps.exif_transpose(image), coding, color)
 
 
 @contextmanager
@@ -138,7 +140,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _decoded(stream: IO[bytes], size: int, color: str | None) -> np.ndarray:
-    """The grey of a file of so many bytes."""
+    """The numbers of a file of so many bytes."""
     import PIL.Image
     from PIL import ImageOps
 
@@ -151,20 +153,33 @@ def _decoded(stream: IO[bytes], size: int, color: str | None) -> np.ndarray:
             raise ValueError("a part of the picture is not in the file; save it as a whole")
         upright = ImageOps.exif_transpose(image)
 
-    return _grey(upright, coding, color)
+    return _numbers(upright, coding, color)
 
 
-def _grey(image: "Image", coding: str, color: str | None) -> np.ndarray:
-    """The grey of an image that stands as viewers show it."""
+def _numbers(image: "Image", coding: str, color: str | None) -> np.ndarray:
+    """The numbers of an image that stands as viewers show it."""
     _refuse_colourless(image)
     _refuse_transparent(image)
     if coding in GREY_16:  # convert("L") would cut 16 bits off at 255
-        return np.asarray(image, np.float32) / 65535.0
+        grey = np.asarray(image, np.float32) / 65535.0
+        return rgb(grey) if color == "rgb" else grey
 
+    if color == "rgb":
+        return np.asarray(image.convert("RGB"), np.float32) / 255.0
     if color is None and image.mode not in GREY:
         equal_channels(np.asarray(image.convert("RGB")))
 
     return np.asarray(image.convert("L"), np.float32) / 255.0
+
+
+def rgb(grey: np.ndarray) -> np.ndarray:
+    """Grey pixels, (..), in three equal channels, (.., 3).
+
+    Example:
+        >>> rgb(np.array([5, 9])).tolist()
+        [[5, 5, 5], [9, 9, 9]]
+    """
+    return np.repeat(grey[..., None], checks.RGB, -1)
 
 
 def equal_channels(pixels: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ class Sequences(Data):
 
         return {"scale": self.scale.fact()}
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         files = [self.path] if self.test is None else [self.path, self.test]
         read = [read_series(file) for file in files]
         for file, series in zip(files, read, strict=True):
@@ -156,7 +156,8 @@ class ImageSequences(Data):
 
     Args:
         source: the images.
-        step: "pixel", T = height * width steps of one number; or "row", T = height.
+        step: "pixel", T = height * width steps of one number, in colour of three; or "row",
+            T = height.
         side: height and width to which they are reduced, as means of blocks; None for all pixels.
         permute_seed: draws the order of the pixels, the same one for all images; None for theirs.
         n: number of training images, the first ones; None for all.
@@ -198,8 +199,10 @@ class ImageSequences(Data):
         """Fetch the images where they are missing."""
         self.source.prepare_data()
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        height, width = self.source.shape
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
+        frame = checks.ImageShape.of(self.source.shape)
+        if frame.channels > 1:
+            self.kind = "sequence"  # the channels of a pixel lie side by side in a step
         self._identity = self.source.identity
         splits = {name: self.source.split(name) for name in ("train", "valid", "test")}
 
@@ -210,28 +213,30 @@ class ImageSequences(Data):
             splits["train"] = splits["train"].rows(slice(self.n))
 
         splits = {
-            name: split._replace(x=self._ordered(split.x, (height, width)))
-            for name, split in splits.items()
+            name: split._replace(x=self._ordered(split.x, frame)) for name, split in splits.items()
         }
+        channels, height, width = frame
         if self.side is not None:
             height = width = self.side
 
-        shape = (height, width) if self.step == "row" else (height * width, 1)
-        return splits, shape
+        if self.step == "row":
+            return splits, (height, width * channels)
+        return splits, (height * width, channels)
 
-    def _ordered(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The pixels of images, (n, pixels), as they are read."""
+    def _ordered(self, x: Tensor, frame: checks.ImageShape) -> Tensor:
+        """The pixels of images, (n, features), as they are read."""
+        images = frame.images(x)
         if self.side is not None:
-            if any(length % self.side for length in shape):
+            if any(length % self.side for length in frame.size):
                 raise ValueError(
-                    f"side={self.side}: images of {shape[0]} x {shape[1]} pixels have no such "
-                    "blocks; a divisor of both is needed"
+                    f"side={self.side}: images of {frame.height} x {frame.width} pixels have no "
+                    "such blocks; a divisor of both is needed"
                 )
-            blocks = [length // self.side for length in shape]
-            x = avg_pool2d(x.view(-1, 1, *shape), blocks).flatten(1)
+            images = avg_pool2d(images, [length // self.side for length in frame.size])
 
-        if self.permute_seed is None:
-            return x
+        pixels = images.flatten(2).transpose(1, 2)
+        if self.permute_seed is not None:
+            generator = Generator().manual_seed(self.permute_seed)
+            pixels = pixels[:, torch.randperm(pixels.shape[1], generator=generator)]
 
-        generator = Generator().manual_seed(self.permute_seed)
-        return x[:, torch.randperm(x.shape[1], generator=generator)]
+        return pixels.flatten(1)

@@ -16,9 +16,11 @@ from torch import Tensor
 from gendae import checks
 from gendae.data.base import SPLITS, counted
 from gendae.data.files import (
+    channels_first,
     check_pairing,
     image_shape,
     in_order,
+    is_coloured,
     is_grey,
     read_header,
     read_labels,
@@ -74,9 +76,9 @@ class ArrayFile:
             ) from None
 
         has_rows = all(type(side) is int and side > 0 for side in self.shape)
-        if not (has_rows and is_grey(self.shape)) or not (
-            self.dtype == np.uint8 or self.dtype.kind == "f"
-        ):
+        of_images = is_grey(self.shape) or is_coloured(self.shape)
+        of_numbers = self.dtype == np.uint8 or self.dtype.kind == "f"
+        if not (has_rows and of_images and of_numbers):
             raise _not_images(path, f"{self.dtype} of shape {self.shape}")
         if by_columns:
             raise ValueError(
@@ -123,8 +125,8 @@ class ArrayFile:
 def _not_images(path: Path, content: str) -> ValueError:
     """The error for a file that holds something else."""
     return ValueError(
-        f"{path} holds {content}; images, (n, pixels) or (n, height, width), are needed, as "
-        "floating-point numbers in [0, 1] or as bytes 0..255"
+        f"{path} holds {content}; images, (n, pixels), (n, height, width), or these with three "
+        "channels, first or last, are needed, as floating-point numbers in [0, 1] or bytes 0..255"
     )
 
 
@@ -172,7 +174,9 @@ class Rows:
                 )
 
         self.image_shape: tuple[int, ...] | None = None
-        if len(shape) > 1:
+        if is_coloured((1, *shape)):
+            self.image_shape = channels_first(np.empty((0, *shape))).shape[1:]
+        elif len(shape) > 1:
             self.image_shape = tuple(shape[:2])
 
         self._ends = np.cumsum([len(array) for array in self.arrays])
@@ -225,7 +229,8 @@ class Rows:
         array = self.arrays[file]
         start = self._ends[file] - len(array)
 
-        pixels = array.rows(rows - start).astype(np.float32).reshape(len(rows), -1)
+        images = channels_first(array.rows(rows - start).astype(np.float32))
+        pixels = images.reshape(len(rows), -1)
         if array.dtype == np.uint8:
             pixels = pixels / 255.0
 
@@ -245,13 +250,14 @@ class Shards(Images):
     evenly spaced, stand for all where data are compared with those that a model was trained on.
 
     Args:
-        path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), bytes or
-            floating-point numbers.
-        shape: height and width, where rows are flat and not square.
+        path: FILE.npy or a folder of .npy, (n, pixels) or (n, height, width), or with three
+            channels, first or last, bytes or floating-point numbers.
+        shape: height and width, in colour also behind 3, where rows are flat and not square.
         valid_fraction, test_fraction: shares of the images kept out of training.
         batch_size, seed: see `Data`; the seed draws the split.
         labels: file of class labels of all images in the same order, see `read_labels` and, for a
             folder, `check_pairing`.
+        color: "rgb" where images have three channels; None where they have one.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -278,13 +284,12 @@ class Shards(Images):
 
         return files
 
-    def read(self) -> tuple[dict[str, Split], tuple[int, int]]:
-        if self.color is not None:
-            raise ValueError(
-                f"color={self.color!r}: Shards read grey images; Images takes a color"
-            )
+    def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
+        if self.color == "grey":
+            raise ValueError("color='grey': Shards keep pixels as they are; Images takes the luma")
 
         x = Rows(self.files())
+        channels = self._channels(x)
         sample = x.sample()
         y = None
         if self.labels is not None:
@@ -296,7 +301,19 @@ class Shards(Images):
         parts = zip(SPLITS, self._parts(len(x)), strict=True)
         splits = {name: _part(x, y, index) for name, index in parts}
 
-        return splits, image_shape(x.shape[1], self.given_shape or x.image_shape)
+        return splits, image_shape(x.shape[1], self.given_shape or x.image_shape, channels)
+
+    def _channels(self, x: Rows) -> int:
+        """How many channels the images have, which is as many as the user chose."""
+        channels = 1 if self.color is None else checks.RGB
+        known = x.image_shape
+        if known is not None and checks.ImageShape.of(known).channels != channels:
+            raise ValueError(
+                f"color={self.color!r}: {x.paths[0]} holds images of shape {known}; 'rgb' is "
+                "needed for three channels, and none for one"
+            )
+
+        return channels
 
     def _parts(self, n: int) -> tuple[Tensor, ...]:
         """Row numbers of the training, validation and test images, drawn by the seed."""

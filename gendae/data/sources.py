@@ -16,7 +16,8 @@ Names are those of `IMAGE_ARRAYS`, `LABEL_ARRAYS`, and with the end `_test` thos
 for testing. Bytes (uint8) are grey levels 0 .. 255, booleans 0 and 1, and other numbers lie in
 [0, 1]; in the columns of a table, which has no bytes, whole numbers up to 255 are bytes too, if
 some are above 127. Images are (n, pixels), (n, height, width), or either way round with channels,
-of which three are coloured unless they are equal.
+of which three are coloured unless they are equal. With `color="rgb"` all have three: rows are red,
+then green, then blue, and grey images have three equal ones.
 """
 
 import re
@@ -49,9 +50,10 @@ from gendae.data.pictures import (
     Coloured,
     decode_image,
     equal_channels,
-    grey_image,
+    held_image,
     luma,
     read_image,
+    rgb,
 )
 from gendae.data.tables import Column, as_bytes, label_name, matrix, read_csv, read_parquet
 from gendae.errors import shortened
@@ -150,24 +152,25 @@ class OwnImages(NamedTuple):
     """Images with values in [0, 1].
 
     Attributes:
-        rows: pixels, (n, pixels), and class indices, where there are labels.
-        shape: height and width, if the source says them.
+        rows: pixels, (n, features), and class indices, where there are labels.
+        shape: of an image, see `checks.ImageShape`, if the source says it.
         classes: names of the classes, if it says them.
         kept: what it keeps from training, by the names "valid" and "test".
     """
 
     rows: Split
-    shape: tuple[int, int] | None = None
+    shape: tuple[int, ...] | None = None
     classes: tuple[str, ...] = ()
     kept: Mapping[str, Split] = MappingProxyType({})
 
 
-def read_images(source: Source, color: str | None = None) -> tuple[Tensor, tuple[int, int] | None]:
-    """Images as (n, pixels) in [0, 1], and their height and width if known.
+def read_images(source: Source, color: str | None = None) -> tuple[Tensor, tuple[int, ...] | None]:
+    """Images as (n, features) in [0, 1], and their shape if known.
 
     Args:
         source: see the table above.
-        color: "grey" takes the luma of coloured pixels; None refuses them.
+        color: "grey" takes the luma of coloured pixels, "rgb" three channels of all; None refuses
+            colour.
 
     Raises:
         FileNotFoundError: if there is nothing at a path.
@@ -287,8 +290,8 @@ def is_named(source: object) -> bool:
 
 def pixels_of(
     name: str, array: np.ndarray, color: str | None = None
-) -> tuple[Tensor, tuple[int, int] | None]:
-    """Numbers of images as pixels in [0, 1], (n, pixels), and height and width where known.
+) -> tuple[Tensor, tuple[int, ...] | None]:
+    """Numbers of images as pixels in [0, 1], (n, features), and their shape where known.
 
     Raises:
         ValueError: for other types and shapes, coloured pixels without a choice, and numbers that
@@ -304,10 +307,10 @@ def pixels_of(
     if array.ndim > 1 and array.size == 0:
         raise ValueError(f"{name} is empty: it holds an array of shape {array.shape}")
 
-    array = _one_channel(name, array, color)
+    array = _by_choice(name, array, color)
     shape = None
-    if array.ndim == 3:
-        shape = (array.shape[1], array.shape[2])
+    if array.ndim > 2:
+        shape = array.shape[1:]
 
     rows = array.reshape(len(array), -1)
     # a number above single precision becomes infinite, and infinite pixels are refused
@@ -330,20 +333,32 @@ def _of_bytes(name: str, x: Tensor) -> Tensor:
     return x / 255.0
 
 
-def _one_channel(name: str, array: np.ndarray, color: str | None) -> np.ndarray:
-    """Images (n, pixels) or (n, height, width); coloured ones only by choice."""
+def _by_choice(name: str, array: np.ndarray, color: str | None) -> np.ndarray:
+    """Images (n, pixels) or (n, height, width), or by choice (n, 3, height, width)."""
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[1] > 4:
         raise ValueError(
             f"{name} has shape {array.shape}: one coloured image has the shape (1, height, width, "
             "3), and images 3 or 4 pixels wide are to be given as rows, (n, pixels), with a shape"
         )
-    if array.ndim in (2, 3):
+    if array.ndim == 4:
+        array = _channels_last(name, array)
+        if array.shape[3] == 1:
+            array = array[..., 0]
+    elif array.ndim not in (2, 3):
+        raise _not_images(name, array, "of another kind")
+
+    if color == "rgb" and array.ndim == 3:
+        array = rgb(array)
+    if color == "rgb" and array.ndim == 4:
+        return np.moveaxis(array, 3, 1)
+    if array.ndim < 4:
         return array
 
-    channels = _channels_last(name, array)
-    if channels.shape[3] == 1:
-        return channels[..., 0]
+    return _grey(name, array, color)
 
+
+def _grey(name: str, channels: np.ndarray, color: str | None) -> np.ndarray:
+    """One channel of three, (n, height, width, 3): that of equal ones, or luma by choice."""
     try:
         return equal_channels(channels)
     except Coloured as error:
@@ -355,16 +370,21 @@ def _one_channel(name: str, array: np.ndarray, color: str | None) -> np.ndarray:
 
 def _channels_last(name: str, array: np.ndarray) -> np.ndarray:
     """Images (n, height, width, channels), of one channel or three."""
-    first = array.ndim == 4 and array.shape[1] in (1, 3)
-    last = array.ndim == 4 and array.shape[3] in (1, 3)
+    first = array.shape[1] in (1, 3)
+    last = array.shape[3] in (1, 3)
     if first == last and not (last and array.shape[3] == 1):
         what = "whose channels may be first or last" if first else "of another kind"
-        raise ValueError(
-            f"{name} holds an array of shape {array.shape}, {what}; (n, pixels), (n, height, "
-            "width), or these with 1 or 3 channels, first or last, are needed"
-        )
+        raise _not_images(name, array, what)
 
     return array if last else np.moveaxis(array, 1, 3)
+
+
+def _not_images(name: str, array: np.ndarray, what: str) -> ValueError:
+    """The error for an array of a shape that images have not."""
+    return ValueError(
+        f"{name} holds an array of shape {array.shape}, {what}; (n, pixels), (n, height, width), "
+        "or these with 1 or 3 channels, first or last, are needed"
+    )
 
 
 # -- labels ---------------------------------------------------------------------------------------
@@ -535,17 +555,23 @@ def _folder(folder: Path, color: str | None) -> Held:
             "one for each class, are needed"
         )
     if files:
-        return Held(_stacked(str(folder), (read_image(file, color) for file in files)))
+        return Held(_read_all(folder, files, color))
 
     if not any(of_class.values()):
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"{folder} holds no images ({kinds}), nor folders of them")
     _check_classes(folder, of_class)
 
-    images = (read_image(file, color) for files in of_class.values() for file in files)
+    every = [file for files in of_class.values() for file in files]
     labels = np.repeat(list(of_class), [len(files) for files in of_class.values()])
 
-    return Held(_stacked(str(folder), images), labels)
+    return Held(_read_all(folder, every, color), labels)
+
+
+def _read_all(folder: Path, files: Sequence[Path], color: str | None) -> np.ndarray:
+    """The images of files below a folder in one array."""
+    names = [str(file.relative_to(folder)) for file in files]
+    return _stacked(str(folder), (read_image(file, color) for file in files), names)
 
 
 def _check_classes(folder: Path, of_class: Mapping[str, list[Path]]) -> None:
@@ -666,22 +692,35 @@ def _picture(name: str, value: Any, color: str | None) -> np.ndarray:  # noqa: A
     if isinstance(value, bytes):
         return decode_image(name, value, color)
     if hasattr(value, "getbands"):  # Pillow's
-        return grey_image(name, value, color)
+        return held_image(name, value, color)
 
     return _array(name, value)
 
 
-def _stacked(name: str, images: Iterable[np.ndarray]) -> np.ndarray:
-    """Images of one size in one array."""
+def _stacked(
+    name: str, images: Iterable[np.ndarray], names: Sequence[str] | None = None
+) -> np.ndarray:
+    """Images of one size in one array; `names` are those of the images in messages."""
     images = list(images)
     if not images:
         raise ValueError(f"{name} is empty; at least one image is needed")
 
-    sizes = {image.shape for image in images}
-    if len(sizes) > 1:
-        raise ValueError(f"{name} holds images of different sizes: {sorted(sizes)}")
+    shape = images[0].shape
+    others = (index for index, image in enumerate(images) if image.shape != shape)
+    other = next(others, None)
+    if other is not None:
+        names = names or [f"item {index}" for index in range(len(images))]
+        raise ValueError(
+            f"{name} holds images of different sizes: {names[0]} is {_size(shape)}, "
+            f"{names[other]} is {_size(images[other].shape)}; one size is needed"
+        )
 
     return np.stack(images)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    """The sides of an image in words."""
+    return " x ".join(map(str, shape))
 
 
 def _table(name: str, columns: Mapping[str, Any], color: str | None) -> Held:

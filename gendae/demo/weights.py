@@ -6,12 +6,14 @@ whole numbers from -127 to 127 with one scale a row, a quarter of the size.
 
 import base64
 import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gendae import checks
 from gendae.data.files import image_shape
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
@@ -113,12 +115,18 @@ def page_model(stack: Stack, name: str, bits: int = 32) -> Numbers:
     return {
         "name": name,
         "kind": kind,
-        "shape": list(image_shape(stack.sizes[0], stack.facts.get("shape"))),
+        "shape": list(_shape(name, stack.sizes[0], stack.facts.get("shape"))),
         "pairs": [_pair(name, pair, bits) for pair in stack.pairs],
         "prior": _prior(stack.prior, bits),
         "law": type(stack.law(0)).__name__,
         "rounds": _rounds(sampler_of(stack)),
     }
+
+
+def _shape(name: str, features: int, shape: Sequence[int] | None) -> tuple[int, int]:
+    """Height and width of the images that the page draws, which has no colour."""
+    told = image_shape(features, shape)
+    return checks.grey_shape(told, f"the page that shows {name}")
 
 
 def _rounds(sampler: Sampler) -> int:
@@ -150,7 +158,7 @@ def _joint(stack: JointStack, name: str, bits: int) -> Numbers:
     return {
         "name": name,
         "kind": "joint",
-        "shape": list(image_shape(stack.modalities[image].width, shape)),
+        "shape": list(_shape(name, stack.modalities[image].width, shape)),
         "image": {"f": _layers(name, f, bits), "g": _layers(name, g, bits)},
         "junction": {"f": _layers(name, junction.f, bits), "g": _layers(name, heads.g, bits)},
         "activation": heads.given_activations[0],

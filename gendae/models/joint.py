@@ -412,7 +412,7 @@ def present(value: Tensor) -> Tensor:
 
 
 def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
-    """The images in x, height and width: of several modalities, the first with a shape."""
+    """The images in x and their shape: of several modalities, those of the first with one."""
     shapes = stack.facts.get("shapes")
     if shapes is not None and isinstance(stack, JointStack):
         return _images_of_modalities(stack, x, shapes)
@@ -422,6 +422,15 @@ def images_of(stack: Stack, x: Tensor) -> tuple[Tensor, tuple[int, ...] | None]:
         return x, None
 
     return x, tuple(shape)
+
+
+def channels_of(stack: Stack, modality: str | None = None) -> int:
+    """How many channels the images of a stack have, or of one of its modalities; 1 of others."""
+    shape = stack.facts.get("shape")
+    if modality is not None:
+        shape = stack.facts.get("shapes", {}).get(modality)
+
+    return 1 if shape is None else checks.ImageShape.of(shape).channels
 
 
 def label_modalities(stack: JointStack) -> tuple[str, str]:

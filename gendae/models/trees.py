@@ -350,7 +350,7 @@ class Quadtree(Layout):
 
     def __init__(self, shape: Sequence[int], patch: int) -> None:
         super().__init__()
-        height, width = checks.image_shape(shape)
+        height, width = checks.grey_shape(shape, "a quadtree")
         self.shape = [height, width]
         self.patch = checks.whole("patch", patch, 1)
         if self.patch >= max(height, width):

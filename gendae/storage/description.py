@@ -188,7 +188,7 @@ def check_facts(facts: dict[str, Plain]) -> None:
     if facts.get("dataset") is not None:
         _check_data_set("facts.dataset", facts["dataset"])
     if facts.get("shape") is not None:
-        checks.image_shape(facts["shape"])
+        checks.ImageShape.of(facts["shape"])
     if "scale" in facts:
         _check_scale(facts["scale"])
 
@@ -198,7 +198,7 @@ def check_facts(facts: dict[str, Plain]) -> None:
             f"facts.shapes={shapes!r}: a shape for each modality is needed"
         )
     for shape in shapes.values():
-        checks.image_shape(shape)
+        checks.ImageShape.of(shape)
 
 
 def _check_scale(scale: Plain) -> None:

@@ -212,12 +212,24 @@ def test_training_needs_less_memory_than_the_data(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stored", "given", "shape"), [((50, 5, 5), None, (5, 5)), ((50, 12), [3, 4], (3, 4))]
+    ("stored", "given", "shape"),
+    [
+        ((50, 5, 5), None, (5, 5)),
+        ((50, 12), [3, 4], (3, 4)),
+        ((50, 3, 5, 4), None, (3, 5, 4)),
+        ((50, 5, 4, 3), [5, 4], (3, 5, 4)),
+        ((50, 24), [3, 4, 2], (3, 4, 2)),
+        ((50, 48), None, (3, 4, 4)),
+    ],
 )
 def test_images_and_shards_agree_on_what_a_file_holds(tmp_path, stored, given, shape):
     x = np.random.default_rng(0).random(stored, np.float32)
     np.save(tmp_path / "x.npy", x)
-    shares = {"valid_fraction": 0.2, "test_fraction": 0.1}
+    shares = {"valid_fraction": 0.2, "test_fraction": 0.1, "color": None}
+    if len(shape) == 3:
+        shares["color"] = "rgb"
+    if stored[-1] == 3:
+        x = np.moveaxis(x, 3, 1)
     sets = [cls(str(tmp_path / "x.npy"), shape=given, **shares) for cls in (Images, Shards)]
 
     rows = []
@@ -226,7 +238,7 @@ def test_images_and_shards_agree_on_what_a_file_holds(tmp_path, stored, given, s
         assert [len(part) for part in splits] == [35, 10, 5]
         assert data.shape == shape
         with pytest.raises(ValueError, match=f"does not make {x[0].size} pixels"):
-            type(data)(str(tmp_path / "x.npy"), shape=[7, 7]).setup()
+            type(data)(str(tmp_path / "x.npy"), shape=[7, 7], color=shares["color"]).setup()
         rows.append(torch.cat(splits).sort(0).values)
 
     assert torch.equal(*rows)
@@ -255,7 +267,7 @@ def test_a_shard_that_vanishes_meanwhile_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shape", ["(2, 4, 4, 3)", "(-2, -8)", "(True, 16)", "(1, 1, 1, 16)", str((1,) * 80)]
+    "shape", ["(2, 4, 3, 4)", "(-2, -8)", "(True, 16)", "(1, 1, 1, 16)", str((1,) * 80)]
 )
 def test_a_shape_that_is_none_of_images_is_refused(tmp_path, shape):
     path = tmp_path / "x.npy"

@@ -361,7 +361,10 @@ REFUSED = {
     "other names": (lambda _: [{"photo": BYTES[0]}], "is a mapping of photo; name the image 'x'"),
     "other columns": (lambda _: {"photo": BYTES}, "column 'photo' holds uint8 of shape"),
     "no columns": (lambda _: {"label": Y}, "no columns of numbers beside the label"),
-    "two sizes": (lambda _: [BYTES[0], BYTES[0].T], r"different sizes: \[\(4, 6\), \(6, 4\)\]"),
+    "two sizes": (
+        lambda _: [BYTES[0], BYTES[0].T],
+        r"different sizes: item 0 is 4 x 6, item 1 is 6 x 4; one size is needed",
+    ),
     "test size": (lambda _: {"x": X.numpy(), "x_test": X[:, :5].numpy()}, "test images of 5 pix"),
     "ragged csv": (lambda d: text(d / "a.csv", "1,0\n1\n"), "a.csv is no table of numbers"),
     "empty csv": (lambda d: text(d / "a.csv", ""), "a.csv is no table of numbers.*: it is empty"),
@@ -389,7 +392,10 @@ REFUSED = {
         lambda _: {"x": X[:1], "y": ["a"], "x_test": X[:1], "y_test": [1]},
         "names of classes as labels in some parts, and in others numbers",
     ),
-    "sizes of classes": (lambda d: folder(d, a=BYTES[0], b=BYTES[0].T), "different sizes"),
+    "sizes of classes": (
+        lambda d: folder(d, a=BYTES[0], b=BYTES[0].T),
+        "sizes: a/0.png is 4 x 6, b/0",
+    ),
 }
 
 
@@ -409,11 +415,13 @@ def test_other_refusals(tmp_path):
     np.save(tmp_path / "y.npy", Y)
     labels = str(tmp_path / "y.npy")
     for make, words in (
-        (lambda: Images(BYTES, color="keep"), "color='keep' is unknown; accepted: grey"),
+        (lambda: Images(BYTES, color="keep"), "color='keep' is unknown; accepted: grey, rgb"),
         (lambda: Images(BYTES, labels=Y[:5]).setup(), r"labels of shape \(5,\)"),
         (lambda: Images(tmp_path / "classes", labels=labels).setup(), "name the classes"),
         (lambda: Shards(BYTES).setup(), "path is a ndarray; the name of a .npy"),
-        (lambda: Shards(labels, color="grey").setup(), "Shards read grey images"),
+        (lambda: Shards(labels, color="grey").setup(), "Shards keep pixels as they are"),
+        (lambda: Images(BYTES, shape=[6, 4]).setup(), r"shape=\(6, 4\): .* the shape \(4, 6\)"),
+        (lambda: Images(BYTES, shape=[4, 4, 6]).setup(), r"height and width, or 3 and these in"),
     ):
         with pytest.raises(ValueError, match=words):
             make()
