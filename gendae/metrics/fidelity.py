@@ -142,7 +142,8 @@ def reconstruction_fidelity(
     SSIM is None for images below its window.
     """
     levels = range(1, stack.depth + 1)
-    decoded = [stack.reconstruct(x, level) for level in levels]
+    decoded = [stack.reconstruct(x, level).cpu() for level in levels]
+    x = x.cpu()
 
     similarities = None
     if has_windows(shape):
