@@ -53,6 +53,7 @@ RULES = {
     "BackStepRule": lambda: gendae.BackStepRule(gendae.Stack(gendae.TiedPair(784, 1000))),
     "BackpropRule": lambda: gendae.BackpropRule(classifier()),
     "FeedbackAlignmentRule": lambda: gendae.FeedbackAlignmentRule(classifier()),
+    "FeedbackRule": lambda: gendae.FeedbackRule(classifier()),
     "GeneRecRule": lambda: gendae.GeneRecRule(classifier()),
     "ContrastiveHebbianRule": lambda: gendae.ContrastiveHebbianRule(classifier()),
     "StraightThroughRule": lambda: gendae.StraightThroughRule(classifier(stochastic=True)),

@@ -410,6 +410,9 @@ DRAWN = partial(classifier, stochastic=True)
 BITS = partial(classifier, bits=[1])
 TELLER = partial(gendae.recurrent_autoencoder, 2, steps=4, state=5)
 RESIDUAL = partial(recurrent, scale=0.1)
+CONVOLVED = partial(gendae.lenet, (1, 2, 4), [3], 3, [1], "max", [6], CLASSES)
+WITHOUT_DERIVATIVE = {"feedback": gendae.LocalDifference(derivative=False), "samples": 3}
+RECONSTRUCTION = gendae.DifferenceReconstruction(0.2, rows=4)
 EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
@@ -444,6 +447,16 @@ RULES = [
     rule("BackpropRule", classifier, EXAMPLES, local=False),
     rule("StraightThroughRule", DRAWN, EXAMPLES, local=False),
     rule("FeedbackAlignmentRule", classifier, EXAMPLES),
+    rule("FeedbackRule", classifier, EXAMPLES, align=3),
+    rule("FeedbackRule", CONVOLVED, EXAMPLES, " convolved"),
+    rule("FeedbackRule", DRAWN, EXAMPLES, " drawn", **WITHOUT_DERIVATIVE),
+    rule("FeedbackRule", BITS, EXAMPLES, " mirror", feedback=gendae.WeightMirror()),
+    rule("FeedbackRule", classifier, EXAMPLES, " partners", feedback=gendae.Partners()),
+    rule("FeedbackRule", CONVOLVED, EXAMPLES, " inverses", feedback=gendae.Inverses()),
+    rule("FeedbackRule", CONVOLVED, EXAMPLES, " signs", feedback=gendae.SignSymmetry("random")),
+    rule("FeedbackRule", classifier, EXAMPLES, " direct", feedback=gendae.Direct()),
+    rule("FeedbackRule", classifier, EXAMPLES, " DRL", feedback=RECONSTRUCTION),
+    rule("FeedbackRule", classifier, EXAMPLES, " fixed", feedback=gendae.FixedWeights()),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
     rule("RecurrentTargetPropRule", partial(recurrent, bits=True), EXAMPLES, " bits"),
@@ -487,6 +500,8 @@ DATA = [
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
     Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
+    Member("Augmented", lambda: gendae.Augmented(gendae.Digits(), False, 2, batch_size=5)),
+    Member("Patches", lambda: gendae.Patches(size=8, counts=[50, 5, 5], epsilon=0.1)),
     Member("PartlyLabelled", lambda: gendae.PartlyLabelled(gendae.Digits(), FEW)),
     Member("SpreadLabels", spread_labels),
     Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=FEW)),
@@ -533,6 +548,12 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Partners", lambda: gendae.Partners(0.5)),
     Member("Inverses", lambda: gendae.Inverses(0.2)),
     Member("LocalDifference", lambda: gendae.LocalDifference(False, False, 0.2, 5, 3)),
+    Member("WeightMirror", lambda: gendae.WeightMirror(True, False, 0.2, 5, 3)),
+    Member("DifferenceReconstruction", lambda: RECONSTRUCTION),
+    Member("FixedWeights", gendae.FixedWeights),
+    Member("Direct", lambda: gendae.Direct(0.5)),
+    Member("Random", lambda: gendae.Random(0.5, derivative=False, tracks=True)),
+    Member("SignSymmetry", lambda: gendae.SignSymmetry("fixed", derivative=False)),
     *(Member(type(part).__name__, lambda part=part: part) for part in ALL_JOINT_TERMS.values()),
     Member("InverseLearning", lambda: InverseLearning([0.3, 0.1], half_life=0.2, warmup=4)),
     Member("Iterations", lambda: ROUNDS),
@@ -545,6 +566,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("Junction", lambda: gendae.Junction(gendae.Affine(9, 5), gendae.Affine(5, 7), SIGNS)),
     Member("FeatureClassifier", lambda: gendae.FeatureClassifier((8, 8), (2, 3), 5)),
     Member("MNIST", lambda: gendae.MNIST("data", 3, download=False)),
+    Member("CIFAR10", lambda: gendae.CIFAR10("data", 3)),
     Member("FashionMNIST", lambda: gendae.FashionMNIST("data", 3, download=False)),
 ]
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from benchmarks import (
     commands,
     depth,
     estimators,
+    feedback,
     fills,
     floor,
     gpu,
@@ -30,9 +32,8 @@ from benchmarks import (
     stability,
     steps,
 )
-from benchmarks.bits import LocalFeedbackRule
 from gendae.data.images import Digits
-from gendae.rules import credit
+from gendae.rules import by_feedback
 
 
 @pytest.mark.parametrize("name", ["questions", "inpainting", "patches"])
@@ -242,14 +243,24 @@ def test_the_gpu_benchmark_runs_without_one(monkeypatch, capsys):
     assert "utilisation" in printed
 
 
-@pytest.mark.parametrize("options", [{"bits": [1]}, {"stochastic": True}, {}])
-def test_displacements_by_exact_feedback_are_the_straight_through_gradient(options):
-    stack = gendae.deep_classifier([20, 15, 12], classes=4, **options).double()
-    rule = LocalFeedbackRule(stack, gendae.Exact(), samples=3)
-    x = torch.rand(30, 20, dtype=torch.float64)
+@pytest.mark.parametrize("name", feedback.RULES)
+def test_the_table_of_feedback_has_every_rule(name, monkeypatch):
+    """The gradient of back-propagation alone has cosine 1 with itself."""
+    small = partial(gendae.lenet, (1, 8, 8), [2], 3, [1], sizes=[6])
+    monkeypatch.setitem(feedback.NETWORKS, "small", small)
+    monkeypatch.setattr(by_feedback, "ALIGN", 2)
+    options = ["--network", "small", "--steps", "3", "--rules", name]
+    monkeypatch.setattr(sys, "argv", ["feedback", *options])
+    x, y, _ = Digits().split("train")
+    data = dict.fromkeys(("train", "valid", "test"), (x[:200], y[:200]))
 
-    cosine = credit.angles(rule, x, torch.randint(4, (30,))).cosine
-    assert torch.allclose(cosine, torch.ones_like(cosine))
+    row = feedback.row_of(name, 0, data, feedback.arguments())
+
+    cosines = row["cosine"]["first"]
+    assert len(cosines) == 2
+    assert all(-1.0 <= c <= 1.0 for c in cosines)
+    assert (cosines == [1.0, 1.0]) == (name == "back-propagation")
+    assert "ms" in next(feedback.table([row]))
 
 
 def test_counts_of_five_characters_are_a_distribution_after_any_context():

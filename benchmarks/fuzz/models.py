@@ -185,6 +185,7 @@ STACKS = {
     "DenoisingLabelsRule": LABEL_BLOCKS,
     "DifferenceTargetPropRule": CLASSIFIER,
     "FeedbackAlignmentRule": CLASSIFIER,
+    "FeedbackRule": CLASSIFIER,
     "GeneRecRule": CLASSIFIER,
     "StraightThroughRule": CLASSIFIER,
     "JointTargetPropRule": JOINT,

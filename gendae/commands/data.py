@@ -7,7 +7,7 @@ from gendae import checks, registry
 from gendae.commands.common import color_of
 from gendae.data import identity
 from gendae.data.base import Data, portable
-from gendae.data.images import Images
+from gendae.data.images import Images, Published
 from gendae.models.stack import Stack
 
 
@@ -78,7 +78,8 @@ def located(spec: dict, root: str | None) -> dict:
     """
     if root is None:
         return spec
-    if spec["type"] in identity.KNOWN.values():
+    kind = registry.registered(spec["type"]) if isinstance(spec["type"], str) else None
+    if kind is not None and issubclass(kind, Published):
         return {**spec, "root": root}
     if isinstance(spec.get("source"), dict):
         return {**spec, "source": located(spec["source"], root)}

@@ -62,9 +62,10 @@ def _data_in_words(described: Any) -> str:  # noqa: ANN401 - plain data
 
 
 def layers_in_words(stack: Stack) -> str:
-    """Sizes and activations of all layers, from x upwards."""
-    layers = [f"{pair.f.out_features} {pair.f.activation}" for pair in stack.pairs]
-    words = " - ".join([str(stack.sizes[0]), *layers])
+    """Shapes and activations of all layers, from x upwards."""
+    x, *shapes = [" x ".join(map(str, shape)) for shape in stack.shapes]
+    pairs = zip(shapes, stack.pairs, strict=True)
+    words = " - ".join([x, *(f"{shape} {pair.f.activation}" for shape, pair in pairs)])
     if isinstance(stack, Classifier | LabelledStack):
         words += f" - {stack.classes} classes"
     if isinstance(stack, JointStack):

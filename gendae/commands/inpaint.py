@@ -84,10 +84,14 @@ def inpaint(
     seconds = perf_counter() - began
     usable("the filled images", states)
 
+    nearness = _nearness(stack, states[-1], x, observed)
+    if kind_of(stack) == "whitened":
+        largest = x.abs().max()
+        x, states = plots.around_grey(x, largest), plots.around_grey(states, largest)
     written = _written(x, observed, states, shape, Path(out))
     return [
         f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",
-        *_nearness(stack, states[-1], x, observed),
+        *nearness,
         cost(inpainter, seconds / len(x)),
     ]
 
@@ -127,8 +131,8 @@ def _given(mask: str, observed: Tensor, shape: tuple[int, ...]) -> str:
 
 
 def _nearness(stack: Stack, filled: Tensor, x: Tensor, observed: Tensor) -> Table:
-    """How near filled images come to their originals, means over images; nothing for sequences."""
-    if kind_of(stack) == "sequence":
+    """How near filled images come to their originals, means over images; nothing for other kinds."""
+    if kind_of(stack) != "image":
         return []
 
     shape = shape_of(stack)

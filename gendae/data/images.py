@@ -55,41 +55,36 @@ IDX_FILES = {
 }
 
 
-class IdxImages(Data):
-    """70,000 grey images of 28 x 28 in ten classes, in four IDX files; a variant names the set.
-
-    The files say nothing of what they show: the SHA-256 of their arrays does. Those of another
-    known set are refused. Unknown ones are read, and a model of them remembers their SHA-256 in
-    the place of a name, see `gendae.data.identity`.
+class Published(Data):
+    """Images that others published, in files that are looked for in a few folders.
 
     Attributes:
         folders: folders that the files are in, below each place that is looked in; the first of
             them is also looked for below `$GENDAE_DATA` and the cache folder.
         systemwide: where a package of the operating system puts them, if one does.
-        openml: name of the set there.
+        wanted: the files, in words.
 
     Args:
-        root, split_seed, download: see `MNIST`.
+        root: the folder of the files.
+        split_seed: draws which of the training images validate; None takes the last ones.
         batch_size, seed: see `Data`.
     """
 
     kind = "image"
     folders: tuple[str, ...]
     systemwide: Path | None = None
-    openml: str
+    wanted: str
 
     def __init__(
         self,
         root: str | None = None,
         split_seed: int | None = None,
-        download: bool = True,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
         self.root = None if root is None else str(root)
         self.split_seed = checks.seed("split_seed", split_seed)
-        self.download = download
 
     def usual_roots(self) -> list[Path]:
         """Where the files are looked for if no folder is named."""
@@ -113,7 +108,63 @@ class IdxImages(Data):
         if self.root is not None:
             roots = [checks.path("root", self.root)]
 
-        return [root / below for root in roots for below in ("", *self.folders, "raw")]
+        return [root / below for root in roots for below in ("", *self.folders)]
+
+    def missing(self) -> str:
+        """That the files are not there, and where they were looked for."""
+        own = type(self).__name__
+        looked = f"looked for {self.wanted} in "
+        looked += ", ".join(str(place) for place in self.places()) or "no folder"
+        if self.root is None:
+            name = "name their folder with --data.root or $GENDAE_DATA"
+            return f"{own} is not on this machine; {looked}; {name}"
+
+        usual = " and ".join(str(root) for root in self.usual_roots())
+        return (
+            f"{own} is not in root={self.root!r}; {looked}; without --data.root it is looked for "
+            f"in {usual or '$GENDAE_DATA'}"
+        )
+
+    def parted(self, train: Split, test: Split, valid: int) -> dict[str, Split]:
+        """The splits: of the training images so many validate."""
+        order = torch.arange(len(train.x))
+        if self.split_seed is not None:
+            generator = torch.Generator().manual_seed(self.split_seed)
+            order = torch.randperm(len(train.x), generator=generator)
+
+        training, validating = order[:-valid], order[-valid:]
+        return {"train": train.rows(training), "valid": train.rows(validating), "test": test}
+
+
+class IdxImages(Published):
+    """70,000 grey images of 28 x 28 in ten classes, in four IDX files; a variant names the set.
+
+    The files say nothing of what they show: the SHA-256 of their arrays does. Those of another
+    known set are refused. Unknown ones are read, and a model of them remembers their SHA-256 in
+    the place of a name, see `gendae.data.identity`.
+
+    Attributes:
+        openml: name of the set there.
+
+    Args:
+        root, split_seed: see `Published`.
+        download: fetch the data if they are nowhere on this machine.
+        batch_size, seed: see `Data`.
+    """
+
+    wanted = "its four IDX files (plain or .gz)"
+    openml: str
+
+    def __init__(
+        self,
+        root: str | None = None,
+        split_seed: int | None = None,
+        download: bool = True,
+        batch_size: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(root, split_seed, batch_size, seed)
+        self.download = download
 
     def files(self) -> dict[str, Path] | None:
         """Paths of the four files, from the first place that has them all; None if none has."""
@@ -127,7 +178,7 @@ class IdxImages(Data):
         """Fetch the data where they are missing."""
         if self.files() is None and self.download:
             if self.root is not None:
-                raise FileNotFoundError(self._missing())
+                raise FileNotFoundError(self.missing())
             self._fetch()
 
     def _fetch(self) -> None:
@@ -146,7 +197,7 @@ class IdxImages(Data):
             )
         except Exception as error:  # noqa: BLE001 - whatever the network layer raises: same answer
             raise FileNotFoundError(
-                f"{self._missing()}; fetching it from OpenML failed: {error}"
+                f"{self.missing()}; fetching it from OpenML failed: {error}"
             ) from None
 
         images = pixels.reshape(-1, 28, 28).astype(np.uint8)
@@ -155,27 +206,13 @@ class IdxImages(Data):
             write_idx(folder / f"{IDX_FILES[part + '_x']}.gz", images[rows])
             write_idx(folder / f"{IDX_FILES[part + '_y']}.gz", labels[rows])
 
-    def _missing(self) -> str:
-        own = type(self).__name__
-        looked = "looked for its four IDX files (plain or .gz) in "
-        looked += ", ".join(str(place) for place in self.places()) or "no folder"
-        if self.root is None:
-            name = "name their folder with --data.root or $GENDAE_DATA"
-            return f"{own} is not on this machine; {looked}; {name}"
-
-        usual = " and ".join(str(root) for root in self.usual_roots())
-        return (
-            f"{own} is not in root={self.root!r}; {looked}; without --data.root it is looked for "
-            f"in {usual or '$GENDAE_DATA'}"
-        )
-
     def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
         files = self.files()
         if files is None:
             self.prepare_data()
             files = self.files()
         if files is None:
-            raise FileNotFoundError(self._missing())
+            raise FileNotFoundError(self.missing())
 
         arrays = {key: torch.from_numpy(read_idx(file).copy()) for key, file in files.items()}
         place = files["train_x"].parent
@@ -185,13 +222,15 @@ class IdxImages(Data):
         train = self._labelled(place, arrays["train_x"], arrays["train_y"], 60_000)
         test = self._labelled(place, arrays["test_x"], arrays["test_y"], 10_000)
 
-        order = torch.arange(60_000)
-        if self.split_seed is not None:
-            generator = torch.Generator().manual_seed(self.split_seed)
-            order = torch.randperm(60_000, generator=generator)
+        return self.parted(train, test, 10_000), (28, 28)
 
-        splits = {"train": train[order[:50_000]], "valid": train[order[50_000:]], "test": test}
-        return splits, (28, 28)
+    def remark(self) -> str | None:
+        held = self.identity
+        own = type(self).__name__
+        if held is None or held.name == own:
+            return None
+
+        return f"{held.place} does not hold {own}: the model remembers {held.name}"
 
     def _refuse_another_set(self, place: Path) -> None:
         """Raise a ValueError for the arrays of a set that has another name."""
@@ -235,7 +274,7 @@ class MNIST(IdxImages):
             of another known set.
     """
 
-    folders = ("mnist", "MNIST/raw")
+    folders = ("mnist", "MNIST/raw", "raw")
     openml = "mnist_784"
 
 
@@ -260,7 +299,7 @@ class FashionMNIST(IdxImages):
         FileNotFoundError, ValueError: see `MNIST`.
     """
 
-    folders = ("fashion-mnist", "FashionMNIST/raw")
+    folders = ("fashion-mnist", "FashionMNIST/raw", "raw")
     systemwide = Path("/usr/share/datasets/fashion-mnist")
     openml = "Fashion-MNIST"
 

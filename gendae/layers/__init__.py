@@ -4,6 +4,8 @@
 |---|---|
 | `activations` | s of a layer: in place, its differences, inverse and range |
 | `affine`, `mlp` | maps h -> s(W h + b), and maps with hidden layers inside |
+| `conv` | convolution, its transpose, and pooling of images |
+| `layers` | several layers in a row as one map |
 | `pair` | `Pair`: f, g and the laws around them; `TiedPair` |
 | `residual` | maps that add to what they are given |
 | `wrapped` | any nn.Module as f or g |

@@ -6,6 +6,7 @@ as distributions.
 """
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,50 @@ INITIAL_WEIGHTS = {"normal": _normal, "orthogonal": _orthogonal, "uniform": _uni
 RECEIVES = ("real", "bits")
 
 
+class Linear(Protocol):
+    """The linear part of a layer s(W h + b), and what feedback and learning rules make of it.
+
+    W is a matrix, or the kernel of a convolution. Inputs and outputs are rows.
+    """
+
+    def linear(self, h: Tensor, weight: Tensor | None = None) -> Tensor:
+        """W h, or that of another weight in the shape of W."""
+
+    def transposed(self, d: Tensor, weight: Tensor | None = None) -> Tensor:
+        """W' d, likewise."""
+
+    def weight_gradient(self, h: Tensor, d: Tensor) -> Tensor:
+        """d h', summed over the batch, in the shape of W: the gradient of sum d'(W h) by W."""
+
+
+class Matrix:
+    """The linear part of a layer whose W is a matrix, (outputs, inputs); see `Linear`.
+
+    Example:
+        >>> layer, h, d = Affine(3, 2), torch.rand(5, 3), torch.rand(5, 2)
+        >>> torch.allclose((layer.linear(h) * d).sum(), (layer.transposed(d) * h).sum())
+        True
+        >>> layer.weight_gradient(h, d).shape
+        torch.Size([2, 3])
+    """
+
+    weight: Tensor
+
+    def linear(self, h: Tensor, weight: Tensor | None = None) -> Tensor:
+        """W h."""
+        return F.linear(h, self.weight if weight is None else weight)
+
+    def transposed(self, d: Tensor, weight: Tensor | None = None) -> Tensor:
+        """W' d."""
+        return d @ (self.weight if weight is None else weight)
+
+    def weight_gradient(self, h: Tensor, d: Tensor) -> Tensor:
+        """The sum of d h' over the batch."""
+        return d.T @ h
+
+
 @register
-class Affine(nn.Module):
+class Affine(Matrix, nn.Module):
     """One layer, h -> s(W h + b), with b = 0 at the start.
 
     A layer that receives bits lies at the end of a cable that carries binary signals (thesis,

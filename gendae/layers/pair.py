@@ -11,13 +11,15 @@ from torch.distributions import Distribution
 from gendae import checks
 from gendae.laws import Bernoulli, Gaussian, Law
 from gendae.layers.activations import ACTIVATIONS, DIFFERENCES
-from gendae.layers.affine import Affine
+from gendae.layers.affine import Affine, Matrix
+from gendae.layers.conv import Conv, ConvTranspose
+from gendae.layers.layers import Layers, fit_together, in_shape, out_shape
 from gendae.layers.mlp import MLP
 from gendae.layers.wrapped import Layer, as_layer
 from gendae.registry import register
 
 
-class Transpose(nn.Module):
+class Transpose(Matrix, nn.Module):
     """g(h) = s(W' h + c) with the weights W of an encoder; only the bias c is its own."""
 
     def __init__(self, layer: Affine, activation: str) -> None:
@@ -31,7 +33,7 @@ class Transpose(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.out_features))
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """W', (features of h_{l-1}, features of h_l)."""
         return self._of[0].weight.T
 
@@ -64,8 +66,8 @@ class Pair(nn.Module):
         recognition: law of h_l around f; Gaussian(1) if None.
 
     Raises:
-        ValueError: if the widths of f and g do not match, or a law's mean needs another activation
-            than its layer has.
+        ValueError: if the widths of f and g do not match, or the shapes of images where both know
+            them, or a law's mean needs another activation than its layer has.
 
     Example:
         >>> pair = Pair(Affine(4, 2, "sigmoid"), Affine(2, 4))
@@ -97,6 +99,7 @@ class Pair(nn.Module):
                 f"{down.in_features} -> {down.out_features}; g must map {up.out_features} -> "
                 f"{up.in_features}"
             )
+        _check_shapes(up, down)
 
         self.f = up
         self.g = down
@@ -129,7 +132,7 @@ class Pair(nn.Module):
     def energy(self, h_below: Tensor, h_above: Tensor) -> Tensor:
         """-log P(h_{l-1} | h_l) of each example, up to a constant: the law's `energy` around g."""
         law = self.observation
-        if takes_logits(law) and type(self.g) in LOGITS:
+        if takes_logits(law) and gives_logits(self.g):
             a = cast(Affine, self.g).preactivation(h_above)
             return law.energy_of_logits(h_below, a)
 
@@ -138,7 +141,15 @@ class Pair(nn.Module):
 
 #: Layers whose output is nothing but the activation of their `preactivation`; a variant's may be
 #: another.
-LOGITS = (Affine, MLP, Transpose)
+LOGITS = (Affine, Conv, ConvTranspose, MLP, Transpose)
+
+
+def gives_logits(layer: object) -> bool:
+    """Whether a layer has a `preactivation` a of which its output is the activation s(a)."""
+    if isinstance(layer, Layers):
+        return gives_logits(layer.layers[-1])
+
+    return type(layer) in LOGITS
 
 
 def takes_logits(law: Law | None) -> TypeGuard[Bernoulli]:
@@ -147,6 +158,15 @@ def takes_logits(law: Law | None) -> TypeGuard[Bernoulli]:
     A variant of it that defines another energy has not.
     """
     return isinstance(law, Bernoulli) and type(law).energy is Bernoulli.energy
+
+
+def _check_shapes(f: Layer, g: Layer) -> None:
+    """Raise a ValueError where both know the shape of an image, and not the same."""
+    ends = {"takes": (in_shape(f), out_shape(g)), "gives": (out_shape(f), in_shape(g))}
+    for verb, (of_f, of_g) in ends.items():
+        if not fit_together(of_f, of_g):
+            other = "gives" if verb == "takes" else "takes"
+            raise ValueError(f"f {verb} images of {of_f} but g {other} {of_g}; they must be equal")
 
 
 def _check_activation(name: str, law: Law, layer: Layer) -> None:

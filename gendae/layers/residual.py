@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gendae import checks
+from gendae.layers.layers import in_shape, out_shape
 from gendae.layers.wrapped import Layer, as_layer, change
 from gendae.registry import register
 
@@ -47,6 +48,8 @@ class Residual(nn.Module):
 
         self.in_features = self.branch.in_features
         self.out_features = self.branch.out_features
+        self.in_shape = in_shape(self.branch)
+        self.out_shape = out_shape(self.branch)
         if self.out_features > self.in_features:
             raise ValueError(
                 f"branch maps {self.in_features} -> {self.out_features} units; what it gives is "

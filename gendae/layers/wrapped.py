@@ -5,6 +5,7 @@ give tensors of any other shape, such as NCHW images; its rows are shaped before
 after.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from gendae import checks
 from gendae.errors import reason
 from gendae.layers.activations import ACTIVATIONS
-from gendae.registry import register
+from gendae.registry import REGISTRY, build, describe, register
 
 #: Functions that laws ask for, or that give a layer its range.
 KNOWN = (*ACTIVATIONS, "softmax")
@@ -88,17 +89,19 @@ class Wrapped(nn.Module):
         if activation is not None:
             checks.one_of("activation", activation, KNOWN)
         self.in_features = math.prod(self.in_shape)
-        self.out_features = self._probe()
+        self.out_shape = self._probe()
+        self.out_features = math.prod(self.out_shape)
 
     @torch.no_grad()
-    def _probe(self) -> int:
-        """The width of the output, found by sending zeros through the module."""
+    def _probe(self) -> tuple[int, ...]:
+        """The shape of the output, found by sending zeros through the module."""
         example = next(self.module.parameters(), torch.empty(0))
         training = self.module.training
 
         self.module.eval()
         try:
-            output = self(example.new_zeros(2, self.in_features))
+            output = self.module(example.new_zeros(2, *self.in_shape))
+            output.flatten(1)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"in_shape={self.in_shape}: {type(self.module).__name__} does not take batches of "
@@ -107,7 +110,7 @@ class Wrapped(nn.Module):
         finally:
             self.module.train(training)
 
-        return output.shape[1]
+        return tuple(output.shape[1:])
 
     def forward(self, h: Tensor) -> Tensor:
         return self.module(h.unflatten(1, self.in_shape)).flatten(1)
@@ -119,6 +122,31 @@ def as_layer(module: nn.Module) -> Layer:
         return cast(Layer, module)
 
     return Wrapped(module)
+
+
+def anew(module: nn.Module) -> nn.Module:
+    """A module of the same arguments, with weights that are drawn anew.
+
+    Of modules that are not registered, such as torch's own, it is a copy whose layers draw theirs
+    anew where they know how.
+
+    Example:
+        >>> from gendae.layers.affine import Affine
+        >>> layer = Affine(3, 2)
+        >>> other = anew(layer)
+        >>> other.weight.shape == layer.weight.shape, torch.equal(other.weight, layer.weight)
+        (True, False)
+    """
+    if REGISTRY.get(type(module).__name__) is type(module):
+        return cast(nn.Module, build(describe(module)))
+
+    module = copy.deepcopy(module)
+    for layer in module.modules():
+        reset = getattr(layer, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+    return module
 
 
 def _first_width(module: nn.Module) -> int:

@@ -8,5 +8,5 @@
 | `labelled` | `LabelledStack`: a stack whose top explains a label beside x |
 | `modalities`, `joint` | several kinds of data with stacks of their own, under one top stack |
 | `noise` | the corruption that trains a stack where none is given |
-| `architectures` | functions that compose models from sizes |
+| `architectures`, `convolutional` | functions that compose models from sizes and shapes |
 """

@@ -1,7 +1,8 @@
 """Named architectures: functions that only compose layers into stacks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -23,6 +24,7 @@ from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
 from gendae.layers.residual import Residual
+from gendae.layers.wrapped import anew, as_layer
 from gendae.models.blocks import SPREAD, Band, Unchanged, noise_pair
 from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
@@ -302,12 +304,15 @@ def denoising_classifier(
     guesses: int = 1,
     steps: int = 3,
     settings: Settings | None = None,
+    encoder: nn.Module | None = None,
 ) -> Classifier:
     """A classifier whose layers take noise from a guess of the label, highest levels first.
 
     Args:
         sizes: widths of x, and of the layers of each block's own encoder of x; the first may be
             "auto", see `deep_autoencoder`.
+        encoder: what takes the place of the encoders of these sizes, such as `Layers` of
+            convolutions; each block has a copy with weights of its own.
         classes: number of classes.
         blocks: L, number of layers below the output; they own equal shares of the levels.
         levels: law of the levels in training, in units of one-hot labels; uniform in ln s between
@@ -325,8 +330,19 @@ def denoising_classifier(
         >>> network = denoising_classifier([8, 6, 5], classes=3, blocks=2)
         >>> network.sizes, network.predict(torch.rand(4, 8)).sum(1).round()
         ([8, 11, 11], tensor([1., 1., 1., 1.]))
+        >>> from gendae.layers.conv import Conv
+        >>> conv = Conv((1, 4, 4), 2, kernel=4, stride=2, padding=1, activation="relu")
+        >>> denoising_classifier(classes=3, blocks=2, encoder=conv).sizes
+        [16, 19, 19]
     """
-    width, *hidden = _widths(sizes)
+    if encoder is None:
+        width, *hidden = _widths(sizes)
+        draw: Callable[[], nn.Module] = partial(MLP, width, hidden[:-1], hidden[-1], "relu")
+        condition = hidden[-1]
+    else:
+        draw = partial(anew, encoder)
+        condition = as_layer(encoder).out_features
+
     classes = checks.whole("classes", classes, 2)
     blocks = checks.whole("blocks", blocks, 1, checks.REPEATS)
     levels = levels or LogUniformLevels(1.0, 6.0)
@@ -336,9 +352,8 @@ def denoising_classifier(
     pairs: list[Pair] = []
     for block in reversed(range(blocks)):
         shares = (block / blocks, (block + 1) / blocks)
-        band = Band(classes, levels, shares, network, spread, condition=hidden[-1])
-        encoder = MLP(width, hidden[:-1], hidden[-1], "relu")
-        f = LabelBlock(encoder, band, guesses, first=not pairs, steps=steps)
+        band = Band(classes, levels, shares, network, spread, condition=condition)
+        f = LabelBlock(draw(), band, guesses, first=not pairs, steps=steps)
         pairs.append(Pair(f, Unchanged(f.out_features, f.in_features)))
 
     output = LabelLogits(f.out_features, classes, guesses)

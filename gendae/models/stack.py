@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.laws import LOWEST, Gaussian, Law
+from gendae.layers.layers import fit_together, in_shape, out_shape
 from gendae.layers.pair import Pair, Pairs
 from gendae.models.settings import Facts, Settings
 from gendae.models.widths import ROUND, LoopNoise, Noise, measure
@@ -54,6 +55,7 @@ class Stack(checks.TakesArrays, nn.Module):
             `Settings`.
 
     Attributes:
+        shapes: of h_0 .. h_L where layers of convolution know them.
         residuals: widths of P(H_l | h_L) for l = 0 .. L-1, empty until `fit_residuals`; what goes
             with them, unit by unit, is `loop_noise`.
         facts: what is known of its training; see `Facts`.
@@ -103,6 +105,11 @@ class Stack(checks.TakesArrays, nn.Module):
                     f"pair {level} gives {low.f.out_features} units but pair {level + 1} "
                     f"takes {high.f.in_features}"
                 )
+            if not fit_together(out_shape(low.f), in_shape(high.f)):
+                raise ValueError(
+                    f"pair {level} gives images of {out_shape(low.f)} but pair {level + 1} takes "
+                    f"{in_shape(high.f)}"
+                )
 
         if prior is None:
             prior = GaussianPrior()
@@ -125,6 +132,18 @@ class Stack(checks.TakesArrays, nn.Module):
     def sizes(self) -> list[int]:
         """Widths of h_0 .. h_L."""
         return [self.pairs[0].f.in_features, *(pair.f.out_features for pair in self.pairs)]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of h_0 .. h_L: (channels, height, width) where a layer knows it, else (width,).
+
+        Representations are rows all the same; `h.unflatten(1, stack.shapes[l])` are images.
+        """
+        below = [[in_shape(pair.f), out_shape(pair.g)] for pair in self.pairs]
+        above = [[out_shape(pair.f), in_shape(pair.g)] for pair in self.pairs]
+
+        levels = zip([*below, []], [[], *above], strict=True)
+        return [max(low + high, key=len) for low, high in levels]
 
     @property
     def hard_levels(self) -> list[int]:

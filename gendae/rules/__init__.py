@@ -15,6 +15,8 @@ A rule is one file with one hole filled, `losses(batch, moment)`. What all rules
 | `options`, `monitors` | what a Trainer cannot be asked for, and what callbacks wait for |
 | `averaging` | averages of weights, with a prior of their own |
 | `targets` | how targets come down |
+| `chain` | the maps of a stack or a classifier in a row |
+| `feedback`, `transposes`, `inverses` | what a displacement of a map's output asks of its input |
 | `missing` | what no example says: hidden modalities, labels, latents |
 | `labels` | labels are checked before they reach the losses |
 | `supervised` | what rules for classifiers share |

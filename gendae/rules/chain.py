@@ -4,26 +4,34 @@
 
 Every map of the chain runs once, on a detached input, and keeps the graph of that one step: what
 is learned from its output reaches its own parameters and nothing else.
+
+The chain of a classifier is the way up alone, with the output layer as its last map.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Generator, Tensor
 
 from gendae.laws import Law
-from gendae.layers.activations import DERIVATIVES
+from gendae.layers.activations import ACTIVATIONS, DERIVATIVES
 from gendae.layers.affine import Affine
+from gendae.layers.conv import Conv, ConvTranspose
+from gendae.layers.layers import Layers
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair, Transpose, takes_logits
 from gendae.layers.wrapped import Layer
+from gendae.models.classifier import Classifier
 from gendae.models.joint import JointStack
 from gendae.models.stack import Stack
 from gendae.rules.moment import Moment
 
-#: Layers of the form s(W h + b).
-AFFINE = (Affine, Transpose)
+#: Layers of the form s(W h + b), with the calls of a `Linear`; a variant's may be another.
+AFFINE = (Affine, Conv, ConvTranspose, Transpose)
+#: Layers made of several, which may be taken one by one.
+UNFOLDED = (Layers, MLP)
 
 #: (level, h, moment) -> h~
 Corrupt = Callable[[int, Tensor, Moment], Tensor]
@@ -53,18 +61,20 @@ class Link:
     Attributes:
         name: f_l or g_l; the affine maps inside an MLP share it.
         layer: the map.
-        pair: (f_l, g_l).
-        gives: the level whose representation it gives; None inside an MLP.
-        law: of what it gives; None inside an MLP.
+        pair: (f_l, g_l); None for the output layer of a classifier.
+        gives: the level whose representation it gives; None inside an MLP, and of an output layer.
+        law: of what it gives; None likewise.
         head: of the last link, output -> x^; None of any other.
+        takes: name of the activation that its input has been through.
     """
 
     name: str
     layer: Layer
-    pair: Pair
+    pair: Pair | None
     gives: int | None
     law: Law | None
     head: Callable[[Tensor], Tensor] | None = None
+    takes: str = "linear"
 
     @property
     def is_encoder(self) -> bool:
@@ -73,15 +83,23 @@ class Link:
     @property
     def affine(self) -> bool:
         """Whether the map is s(W h + b); any other is back-propagated through inside."""
-        return isinstance(self.layer, AFFINE)
+        return type(self.layer) in AFFINE
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the map has nothing to learn, such as pooling, and says how it is undone."""
+        return hasattr(self.layer, "copied")
 
     @property
     def is_last(self) -> bool:
         return self.head is not None
 
     @property
-    def partner(self) -> Layer:
-        """The other map of the pair."""
+    def partner(self) -> Layer | None:
+        """The other map of the pair; an output layer has none."""
+        if self.pair is None:
+            return None
+
         return self.pair.g if self.is_encoder else self.pair.f
 
     def __call__(self, h: Tensor) -> Tensor:
@@ -147,13 +165,13 @@ class Chain:
 
         Args:
             stack: the model.
-            unfolded: take an MLP as the affine maps that it is made of.
+            unfolded: take an MLP, and `Layers`, as the maps that they are made of.
         """
         up, down = ways(stack, unfolded)
         last = down[-1]
         head = last.layer.s if last.affine else identity
 
-        return cls([*up, *down[:-1], replace(last, head=head)], len(up))
+        return cls(in_order([*up, *down[:-1], replace(last, head=head)]), len(up))
 
     @classmethod
     def of_top(cls, stack: JointStack, unfolded: bool = False) -> "Chain":
@@ -168,7 +186,31 @@ class Chain:
         last = _links(down[-1].name, junction.g.g, junction, stack.level, None, unfolded)
         last[-1] = replace(last[-1], head=junction.g.heads)
 
-        return cls([*first, *up[1:], *down[:-1], *last], len(first) + len(up) - 1)
+        links = [*first, *up[1:], *down[:-1], *last]
+        return cls(in_order(links), len(first) + len(up) - 1)
+
+    @classmethod
+    def of_classifier(cls, stack: Classifier, unfolded: bool = False) -> "Chain":
+        """The chain of a classifier, f_1 .. f_M, whose last output is the logits or the values.
+
+        Args:
+            stack: the classifier.
+            unfolded: see `of`.
+
+        Example:
+            >>> from gendae import deep_classifier
+            >>> [link.name for link in Chain.of_classifier(deep_classifier([8, 6, 6]))]
+            ['f_1', 'f_2', 'f_3']
+        """
+        up, _ = ways(stack, unfolded)
+        output = Link(f"f_{stack.depth + 1}", stack.output, None, None, None, identity)
+
+        return cls(in_order([*up, output]), len(up) + 1)
+
+    @property
+    def goes_down(self) -> bool:
+        """Whether there are decoders in it."""
+        return self.climb < len(self.links)
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self.links)
@@ -186,6 +228,9 @@ class Chain:
         """
         states: list[State] = []
         for link in self.links:
+            if link.fixed:
+                given = given.detach().requires_grad_()  # its graph says how it went through
+
             output = link(given)
             sent = link.send(output.detach(), moment)
             states.append(State(given, output, sent))
@@ -237,12 +282,34 @@ def identity(output: Tensor) -> Tensor:
     return output
 
 
+def in_order(links: Sequence[Link]) -> list[Link]:
+    """Links that know what they take: what the one before gives."""
+    ordered = list(links[:1])
+    for before, link in pairwise(links):
+        takes = ordered[-1].takes if before.fixed else before.layer.activation
+        if takes not in ACTIVATIONS:
+            takes = "linear"
+        ordered.append(replace(link, takes=takes))
+
+    return ordered
+
+
+def parts_of(layer: Layer) -> Iterator[Layer]:
+    """The layers that a layer is made of."""
+    if not isinstance(layer, UNFOLDED):
+        yield layer
+        return
+
+    for part in layer.layers:
+        yield from parts_of(part)
+
+
 def _links(
     name: str, layer: Layer, pair: Pair, gives: int | None, law: Law | None, unfolded: bool
 ) -> list[Link]:
     parts: list[Layer] = [layer]
-    if unfolded and isinstance(layer, MLP):
-        parts = list(layer.layers)
+    if unfolded:
+        parts = list(parts_of(layer))
 
     inside = [Link(name, part, pair, None, None) for part in parts[:-1]]
     return [*inside, Link(name, parts[-1], pair, gives, law)]

@@ -25,10 +25,11 @@ from gendae.models.stack import Stack
 from gendae.priors.base import Prior
 from gendae.registry import Plain, built, register
 from gendae.rules.chain import Chain, Corrupt, State
-from gendae.rules.feedback import Feedback, LocalDifference
+from gendae.rules.feedback import Feedback
 from gendae.rules.loops import Loop, PairLoops, need_fixed_widths
 from gendae.rules.moment import Moment
 from gendae.rules.targets import missed
+from gendae.rules.transposes import LocalDifference
 
 PULLS = ("normal", "prior")
 
@@ -39,31 +40,25 @@ def around(
     energies: Tensor,
     feedback: Feedback,
     step: float,
+    moment: Moment,
     pull: Tensor | None = None,
 ) -> list[Tensor]:
-    """Displacements of the outputs of all maps of a chain: what is lacking, sent around the loop.
+    """Displacements of the outputs of all maps of a chain: what is lacking, sent along the chain.
 
     Args:
         chain: the maps.
         states: what went through them.
-        energies: of each example, (batch,), a function of the last map's output alone: nothing
-            but its head is differentiated.
+        energies: of each example, (batch,), or their sum: a function of the last map's output
+            alone, so that nothing but its head is differentiated.
         feedback: of the maps.
         step: of the first displacement, -step dE/da.
+        moment: of the update.
         pull: displacement that the prior adds at h_L.
     """
     (slope,) = torch.autograd.grad(energies.sum(), states[-1].output, retain_graph=True)
 
     with torch.no_grad():
-        move = -step * slope
-        moves = [move]
-        for number in range(len(chain) - 1, 0, -1):
-            move = feedback.back(number, chain.links[number], states[number], move)
-            if number == chain.climb and pull is not None:
-                move = move + pull
-            moves.append(move)
-
-    return moves[::-1]
+        return feedback.displacements(chain, states, -step * slope, moment, pull)
 
 
 def losses_of(
@@ -73,8 +68,11 @@ def losses_of(
     step: float,
     losses: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """|output - target|^2 / (2 step) of all maps but the last, added to losses by name."""
+    """|output - target|^2 / (2 step) of the maps that learn, without the last, added by name."""
     for link, state, move in zip(chain.links[:-1], states[:-1], moves[:-1], strict=True):
+        if link.fixed:
+            continue
+
         term = missed(state.output, move) / (2.0 * step)
 
         name = f"lack_{link.name}"
@@ -266,7 +264,7 @@ class DifferenceLoop(Loop):
 
         losses: dict[str, Tensor] = {}
         if stage == "loop":
-            losses = self._lacks(stack, chain, x, states)
+            losses = self._lacks(stack, chain, x, states, moment)
         if stage == "pairs":
             losses = PairLoops().losses(stack, x, self._at_start(stack, corrupt), moment)
         if self._feedback_learns(moment):
@@ -289,18 +287,23 @@ class DifferenceLoop(Loop):
         return noise
 
     def _lacks(
-        self, stack: Stack, chain: Chain, x: Tensor, states: Sequence[State]
+        self, stack: Stack, chain: Chain, x: Tensor, states: Sequence[State], moment: Moment
     ) -> dict[str, Tensor]:
         """lack_f_l and lack_g_l."""
         energies = chain.links[-1].energy(x, states[-1].output)
         last = chain.links[-1].name
         losses = {f"lack_{last}": energies.mean()}
 
-        moves = self.displacements(stack, chain, energies, states)
+        moves = self.displacements(stack, chain, energies, states, moment)
         return losses_of(chain, states, moves, self.step, losses)
 
     def displacements(
-        self, stack: Stack, chain: Chain, energies: Tensor, states: Sequence[State]
+        self,
+        stack: Stack,
+        chain: Chain,
+        energies: Tensor,
+        states: Sequence[State],
+        moment: Moment = Moment(),
     ) -> list[Tensor]:
         """The displacement of every map's output, in the order of the chain.
 
@@ -309,13 +312,14 @@ class DifferenceLoop(Loop):
             chain: its maps.
             energies: -log P(x | h_1) of each example, a function of the last map's output.
             states: what went through the maps.
+            moment: of the update.
         """
         pull = None
         if self._pulls(stack):
             code = states[chain.climb - 1].sent
             pull = self.step * self.prior_weight * self._pull(stack, code)
 
-        return around(chain, states, energies, self.feedback, self.step, pull)
+        return around(chain, states, energies, self.feedback, self.step, moment, pull)
 
     def _pulls(self, stack: Stack) -> bool:
         """Whether anything pulls at the top; N(0, I) does not at discrete codes."""

@@ -19,13 +19,14 @@ from gendae.rules import missing
 from gendae.rules.base import Rule, own_penalty
 from gendae.rules.chain import Chain, State
 from gendae.rules.differences import around, losses_of, need_codes_of_encoders
-from gendae.rules.feedback import Feedback, LocalDifference, Partners
+from gendae.rules.feedback import Feedback, Partners
 from gendae.rules.loops import need_fixed_widths
 from gendae.rules.missing import Hiding, Inferring, by_name
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
 from gendae.rules.rates import Rates
 from gendae.rules.targets import Hybrid, displacements, missed
+from gendae.rules.transposes import LocalDifference
 from gendae.sampling.samplers import AncestralSampler
 
 REACHES = ("pair", "full")
@@ -546,7 +547,7 @@ class JointTargetPropRule(Rule):
         """The terms of the top's maps but the last."""
         weights = errors.new_tensor(self.weights_of_modalities)
         chain = self.chain
-        moves = around(chain, states, errors @ weights, self.feedback, STEP)
+        moves = around(chain, states, errors @ weights, self.feedback, STEP, moment)
         losses_of(chain, states, moves, STEP, terms)
 
     def _add_feedback(

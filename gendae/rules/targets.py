@@ -51,25 +51,33 @@ def first_displacement(
 
 class _KnownGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, of: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        of: Tensor,
+        loss: Tensor,
+        gradient: Tensor,
+        factor: float,
+    ) -> Tensor:
         ctx.save_for_backward(gradient)
+        ctx.factor = factor
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (gradient,) = ctx.saved_tensors
-        return scale * gradient, None, None
+        return (ctx.factor * scale) * gradient, None, None, None
 
 
-def with_gradient(of: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+def with_gradient(of: Tensor, loss: Tensor, gradient: Tensor, factor: float = 1.0) -> Tensor:
     """A loss whose gradient by a tensor has been computed: autograd has nothing to record.
 
     Args:
         of: the tensor.
         loss: its value, without a graph.
         gradient: of the loss, in the shape of the tensor; without a graph.
+        factor: by which it is multiplied where it is wanted.
     """
-    return cast(Tensor, _KnownGradient.apply(of, loss, gradient))
+    return cast(Tensor, _KnownGradient.apply(of, loss, gradient, factor))
 
 
 def missed(output: Tensor, move: Tensor) -> Tensor:
@@ -78,9 +86,10 @@ def missed(output: Tensor, move: Tensor) -> Tensor:
     The error is the displacement, to its last digit: the output itself is not subtracted.
     """
     move = move.detach()
-    loss = move.square().sum() / len(move)
+    flat = move.flatten()
+    loss = torch.dot(flat, flat) / len(move)
 
-    return with_gradient(output, loss, move * (-2.0 / len(move)))
+    return with_gradient(output, loss, move, -2.0 / len(move))
 
 
 def squared_error(output: Tensor, target: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from gendae import checks
-from gendae.data import identity
 from gendae.data.base import Data
 from gendae.errors import reason
 from gendae.models.joint import JointStack
@@ -83,14 +82,9 @@ def new_run_folder(root: str | Path) -> Path:
 
 def say_which_data(data: Data) -> None:
     """Say so where files that are read as a known data set hold another one."""
-    asked = type(data).__name__
-    held = data.identity
-    if asked not in identity.KNOWN.values() or held is None or held.name == asked:
-        return
-
-    if not helper_process():
-        line = f"gendae: {held.place} does not hold {asked}: the model remembers {held.name}"
-        print(line, file=sys.stderr)
+    remark = data.remark()
+    if remark is not None and not helper_process():
+        print(f"gendae: {remark}", file=sys.stderr)
 
 
 def run_folders(root: Path) -> list[Path]:

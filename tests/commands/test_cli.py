@@ -311,7 +311,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         (FIT + " --model.rates.f [0.1]", "rates.f"),
         (FIT + " --model.stack.activations [swish,sigmoid]", "swish"),
         (FIT + " " + NO_MNIST, "looked"),
-        ("filters mlp.safetensors", "f_1 is MLP, which has no weight matrix"),
+        ("filters mlp.safetensors", "f_1 is MLP, which has no weights"),
         ("filters plain.safetensors --level 3", "--level 3 is not in 1 .. 2"),
         ("filters plain.safetensors --level 0", "--level 0"),
         ("filters plain.safetensors --n 0", "--n=0"),

@@ -8,9 +8,11 @@ import torch
 from gendae.layers.pair import TiedPair
 from gendae.models.architectures import deep_autoencoder, with_labels
 from gendae.rules.backstep import BackStepRule
+from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.feedback import Exact, Inverses, LocalDifference, Partners
+from gendae.rules.feedback import Direct, Exact, Partners
+from gendae.rules.inverses import DifferenceReconstruction, FixedWeights, Inverses
 from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
 from gendae.rules.labelled import LabelledEMRule
@@ -20,6 +22,7 @@ from gendae.rules.nudged_em import NudgedEMRule
 from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
+from gendae.rules.transposes import LocalDifference, Random, SignSymmetry, WeightMirror
 from gendae.rules.variational_em import VariationalEMRule
 from tests import roles
 from tests.conftest import at, small_stack
@@ -100,6 +103,10 @@ def around(units, feedback):
     return TargetPropRule(stack, DifferenceLoop(feedback(), start=0))
 
 
+def by_feedback(kind, feedback):
+    return FeedbackRule(test_difference.network(kind), feedback(), samples=2)
+
+
 def difference(kind, options):
     network = test_difference.network(kind)
     return DifferenceTargetPropRule(network, samples=2, step=0.5, **options)
@@ -121,6 +128,18 @@ def labelled_images():
     return *images(), torch.arange(10) % 4 - 1
 
 
+FEEDBACK = (
+    Direct,
+    DifferenceReconstruction,
+    Exact,
+    FixedWeights,
+    Inverses,
+    LocalDifference,
+    Partners,
+    Random,
+    SignSymmetry,
+    WeightMirror,
+)
 ROUNDS = Iterations(rounds=3, reconstruct=0.2)
 LOCAL = [
     (lambda: VariationalEMRule(small_stack()), images),
@@ -132,12 +151,17 @@ LOCAL = [
     *(
         (partial(around, units, feedback), images)
         for units in (None, "sign")
-        for feedback in (Exact, Inverses, LocalDifference, Partners)
+        for feedback in FEEDBACK
     ),
     *(
         (partial(difference, kind, options), test_difference.examples)
         for kind in test_difference.KINDS
         for options in ({}, {"difference": False}, {"iterations": ROUNDS})
+    ),
+    *(
+        (partial(by_feedback, kind, feedback), test_difference.examples)
+        for kind in test_difference.KINDS
+        for feedback in FEEDBACK
     ),
     *(
         (partial(back_step, make), lambda: (test_backstep.images(),))

@@ -32,12 +32,13 @@ from gendae.rules.backstep import BackStepRule
 from gendae.rules.base import Rule
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.feedback import Exact, Feedback, LocalDifference, Partners
+from gendae.rules.feedback import Exact, Feedback, Partners
 from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.kl import KLRule
 from gendae.rules.loops import LoopWeights, PairLoops, ShortAndLongLoops
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
+from gendae.rules.transposes import LocalDifference
 from gendae.rules.variational_em import VariationalEMRule
 from gendae.sampling.samplers import GenerateSampler, LatentChainSampler
 from gendae.training.callbacks import CreditMonitor

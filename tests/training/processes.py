@@ -50,6 +50,7 @@ from gendae.rules import (
     backprop,
     backstep,
     blocks,
+    by_feedback,
     difference,
     hebbian,
     joint,
@@ -67,12 +68,13 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning, Iterations
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.feedback import LocalDifference
+from gendae.rules.inverses import DifferenceReconstruction
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
+from gendae.rules.transposes import LocalDifference, SignSymmetry, WeightMirror
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from tests.training.resuming import learned, network, stack
 
@@ -234,6 +236,16 @@ RULES = {
     ),
     "straight through bits": lambda: backprop.StraightThroughRule(network(bits=[1])),
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(network()),
+    "learned feedback": lambda: by_feedback.FeedbackRule(
+        network(), LocalDifference(rows=ROWS, every=2), align=3
+    ),
+    "mirrored bits": lambda: by_feedback.FeedbackRule(
+        network(bits=[1]), WeightMirror(rows=ROWS, tracks=False, every=1), align=0
+    ),
+    "difference reconstruction": lambda: by_feedback.FeedbackRule(
+        network(), DifferenceReconstruction(rows=ROWS), align=2
+    ),
+    "sign symmetry": lambda: by_feedback.FeedbackRule(network(), SignSymmetry("fixed")),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"

@@ -46,6 +46,7 @@ from gendae.rules import (
     backprop,
     backstep,
     blocks,
+    by_feedback,
     difference,
     hebbian,
     joint,
@@ -62,11 +63,11 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.feedback import LocalDifference
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.rates import Rates
+from gendae.rules.transposes import LocalDifference, SignSymmetry
 
 EPOCHS = 2
 BATCHES = 4
@@ -198,6 +199,10 @@ RULES = {
     "feedback alignment": lambda: backprop.FeedbackAlignmentRule(
         network(), input_corruption=NOISE
     ),
+    "learned feedback": lambda: by_feedback.FeedbackRule(
+        network(stochastic=True), LocalDifference(every=3), align=2, samples=2
+    ),
+    "random signs": lambda: by_feedback.FeedbackRule(network(), SignSymmetry("random")),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"

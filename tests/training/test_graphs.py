@@ -13,9 +13,11 @@ from gendae.data.images import Digits
 from gendae.data.loader import Split
 from gendae.inference import TargetPropInference
 from gendae.models.architectures import deep_autoencoder, deep_classifier
+from gendae.models.convolutional import lenet
 from gendae.priors.gaussian import GaussianPrior
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule
 from gendae.rules.backstep import BackStepRule
+from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.kl import KLRule
@@ -49,6 +51,7 @@ RULES = {
     "BackStepRule": lambda: BackStepRule(deep_autoencoder([64, 20], ["sigmoid"])),
     "BackpropRule": lambda: BackpropRule(deep_classifier(SIZES)),
     "FeedbackAlignmentRule": lambda: FeedbackAlignmentRule(deep_classifier(SIZES)),
+    "FeedbackRule": lambda: FeedbackRule(lenet((1, 8, 8), [3], 3, [1], sizes=[8]), align=4),
 }
 
 
