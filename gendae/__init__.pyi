@@ -80,6 +80,8 @@ from gendae.metrics.chains import nearest_neighbour_sigma as nearest_neighbour_s
 from gendae.metrics.chains import signal_dimensions as signal_dimensions
 from gendae.metrics.features import FeatureClassifier as FeatureClassifier
 from gendae.metrics.features import load_feature_classifier as load_feature_classifier
+from gendae.metrics.fidelity import psnr as psnr
+from gendae.metrics.fidelity import ssim as ssim
 from gendae.metrics.neighbours import data_copying as data_copying
 from gendae.metrics.neighbours import (
     precision_recall_density_coverage as precision_recall_density_coverage,

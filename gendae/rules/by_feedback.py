@@ -88,13 +88,14 @@ class FeedbackRule(SupervisedRule):
             feedback = LocalDifference()
         self.feedback: Feedback = built("feedback", feedback, Feedback)
 
+        learns = self.feedback.learns_in(self.chain())
         if align is None:
-            align = ALIGN if self.feedback.learns else 0
+            align = ALIGN if learns else 0
         self.align = checks.whole("align", align, 0)
-        if self.align > 0 and not self.feedback.learns:
+        if self.align > 0 and not learns:
             raise ValueError(
-                f"align={align}: feedback={type(self.feedback).__name__} does not learn, so that "
-                "it has nothing to align; accepted: align=0"
+                f"align={align}: feedback={type(self.feedback).__name__} does not learn in this "
+                "network, so that it has nothing to align; accepted: align=0"
             )
 
         # last: what a rule of mistakes has prepared is of no use to the next one

@@ -212,6 +212,11 @@ class Chain:
         """Whether there are decoders in it."""
         return self.climb < len(self.links)
 
+    @property
+    def between(self) -> int:
+        """How many maps of pairs lie above the first map, before which nothing learns."""
+        return sum(link.pair is not None for link in self.links[1:])
+
     def __iter__(self) -> Iterator[Link]:
         return iter(self.links)
 

@@ -79,6 +79,10 @@ class Feedback(nn.Module):
         """Whether there are losses of the feedback itself."""
         return type(self).losses is not Feedback.losses
 
+    def learns_in(self, chain: Chain) -> bool:
+        """Whether any map of a chain has feedback that learns."""
+        return self.learns
+
     def prepare(self, chain: Chain, stack: Stack) -> None:
         """Make what learns or is drawn, for all maps but f_1, before which nothing learns.
 
@@ -243,6 +247,9 @@ class Partners(Feedback):
         super().__init__()
         self.weight = checks.at_least("weight", weight, 0.0)
 
+    def learns_in(self, chain: Chain) -> bool:
+        return chain.between > 0
+
     def back(self, number: int, link: Link, state: State, d: Tensor, moment: Moment) -> Tensor:
         if link.partner is None:
             return exact(link, state, d)
@@ -273,9 +280,9 @@ class Direct(Feedback):
 
     displacement of the output of the map l = B_l d, with d that of the last map's output
 
-    The entries of B_l have the size of the last map's weights at the start. At the top of a
-    generative loop the prior pulls h_L alone.
-    Source: Noekland 2016; with pools, as the original has it, above the unit's activation.
+    The entries of B_l have the size of the last map's weights at the start. Maps that do not learn,
+    such as pooling, are passed over. In a generative loop the prior pulls h_L alone.
+    Source: Noekland 2016.
 
     Args:
         gain: of the B_l.

@@ -67,6 +67,9 @@ class Inverses(InverseFeedback):
         super().__init__()
         self.sigma = checks.at_least("sigma", sigma, 0.0)
 
+    def learns_in(self, chain: Chain) -> bool:
+        return chain.between > 0
+
     def layer_for(self, link: Link) -> nn.Module | None:
         if link.pair is None:
             return None

@@ -149,16 +149,17 @@ class SignLike(nn.Module):
         self._of = (link.layer,)
         self.kind = kind
 
-        spread = torch.tensor((2.0 / fans) ** 0.5)
+        self.scale = (2.0 / fans) ** 0.5
         if kind != "uniform":
-            spread = 3.0**0.5 * spread
+            self.scale *= 3.0**0.5
         if kind == "fixed":
-            spread = spread * torch.rand(weight.shape)
-        self.register_buffer("magnitude", spread)
+            self.register_buffer("magnitude", torch.rand(weight.shape))
 
     def forward(self, d: Tensor, moment: Moment) -> Tensor:
         (layer,) = self._of
-        weight = layer.weight.detach().sign() * self.magnitude
+        weight = self.scale * layer.weight.detach().sign()
+        if self.kind == "fixed":
+            weight = weight * self.magnitude
         if self.kind == "random":
             weight = weight * uniform_like(weight, moment.generator)
 

@@ -336,6 +336,8 @@ def test_what_cannot_be_is_refused():
     stack = network()
     with pytest.raises(ValueError, match="align=3: feedback=Random does not learn"):
         FeedbackRule(stack, Random(), align=3)
+    with pytest.raises(ValueError, match="align=3: feedback=Inverses does not learn in this net"):
+        FeedbackRule(network((7, 5)), Inverses(), align=3)
     with pytest.raises(ValueError, match="f_2 is Wrapped, which has no weights W"):
         FeedbackRule(modules(), SignSymmetry())
     with pytest.raises(ValueError, match="answers at every step"):
