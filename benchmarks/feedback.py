@@ -50,6 +50,7 @@ RULES = {
     "L-DRL, no derivative, tracking": by(gendae.LocalDifference, derivative=False, every=1),
     "mirror": by(gendae.WeightMirror, tracks=False, every=1),
     "mirror, tracking": by(gendae.WeightMirror),
+    "mirror, no derivative, tracking": by(gendae.WeightMirror, derivative=False),
     "sign symmetry": by(gendae.SignSymmetry),
     "sign symmetry, fixed": by(gendae.SignSymmetry, kind="fixed"),
     "sign symmetry, random": by(gendae.SignSymmetry, kind="random"),
