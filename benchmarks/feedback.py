@@ -71,7 +71,7 @@ NETWORKS = {
 
 
 def data_of(args):
-    """{split: (x, y)} on the device; pixels have mean 0 and variance 1 over the training images."""
+    """{split: (x, y)} on the device; training pixels have mean 0 and variance 1."""
     data = gendae.FashionMNIST(args.fashion) if args.fashion else gendae.MNIST(args.mnist)
     splits = {name: data.split(name) for name in ("train", "valid", "test")}
     mean = splits["train"].x.mean()

@@ -47,8 +47,9 @@ class TransposeLike(nn.Module):
 
         B(t) = W(t)' + (B(0) - W(0)') + what was learned
 
-    so that only the difference B' - W is kept, and B computed from it. Weight decay of B, where there is some, is that of the difference: with the decay
-    of W it is what both have in Kolen and Pollack's rule, where the difference vanishes.
+    so that only the difference B' - W is kept, and B computed from it. Weight decay of B, where
+    there is some, is that of the difference: equal to that of W it is what both have in Kolen and
+    Pollack's rule, where the difference vanishes.
     Source: Kolen and Pollack 1994; Akrout et al. 2019.
 
     Args:
