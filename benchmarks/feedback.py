@@ -50,6 +50,7 @@ RULES = {
     "L-DRL, no derivative, tracking": by(gendae.LocalDifference, derivative=False, every=1),
     "mirror": by(gendae.WeightMirror, tracks=False, every=1),
     "mirror, tracking": by(gendae.WeightMirror),
+    "mirror, no derivative, tracking": by(gendae.WeightMirror, derivative=False),
     "sign symmetry": by(gendae.SignSymmetry),
     "sign symmetry, fixed": by(gendae.SignSymmetry, kind="fixed"),
     "sign symmetry, random": by(gendae.SignSymmetry, kind="random"),
@@ -70,7 +71,7 @@ NETWORKS = {
 
 
 def data_of(args):
-    """{split: (x, y)} on the device; pixels have mean 0 and variance 1 over the training images."""
+    """{split: (x, y)} on the device; training pixels have mean 0 and variance 1."""
     data = gendae.FashionMNIST(args.fashion) if args.fashion else gendae.MNIST(args.mnist)
     splits = {name: data.split(name) for name in ("train", "valid", "test")}
     mean = splits["train"].x.mean()

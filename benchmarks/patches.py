@@ -89,6 +89,11 @@ def fillers(model, draws):
 
     stack = gendae.load(model)
     data = data_of(stack)
+    if data.kind != "image":
+        raise ValueError(
+            f"{model} is a model of kind {data.kind!r}: what it fills in is no pixels"
+        )
+
     return data, {Path(model).stem: mean_of_draws(stack, draws), **baselines(data)}
 
 

@@ -149,6 +149,7 @@ from gendae.priors.factorial import FactorialPrior as FactorialPrior
 from gendae.priors.fitting import AveragedLearning as AveragedLearning
 from gendae.priors.flow import Flow as Flow
 from gendae.priors.gaussian import GaussianPrior as GaussianPrior
+from gendae.priors.level_conv import LevelConv as LevelConv
 from gendae.priors.levels import Levels as Levels
 from gendae.priors.levels import LogNormalLevels as LogNormalLevels
 from gendae.priors.levels import LogUniformLevels as LogUniformLevels

@@ -119,8 +119,8 @@ class FeedbackAlignmentRule(SupervisedRule):
     It is the slides' special case g_l(h) = B_l h of difference target propagation, up to factors
     s' between the layers: target propagation passes down d_{l-1} = B_l d_l and moves a_l by
     s'(a_l) * d_l; here d_{l-1} is B_l (s'(a_l) * d_l). For B_M = W_M', with which the first target
-    begins, both are equal in the layers L and M, and in all layers where s is linear. `FeedbackRule`
-    has it for maps of any kind, as the feedback `Random`.
+    begins, both are equal in the layers L and M, and in all layers where s is linear.
+    `FeedbackRule` has it for maps of any kind, as the feedback `Random`.
     Source: Bengio 2014 (slides, "Feedback Alignment"), after Lillicrap et al. 2014.
 
     Args:

@@ -280,8 +280,8 @@ class Direct(Feedback):
 
     displacement of the output of the map l = B_l d, with d that of the last map's output
 
-    The entries of B_l have the size of the last map's weights at the start. Maps that do not learn,
-    such as pooling, are passed over. In a generative loop the prior pulls h_L alone.
+    The entries of B_l have the size of the last map's weights at the start. Maps that do not
+    learn, such as pooling, are passed over. In a generative loop the prior pulls h_L alone.
     Source: Noekland 2016.
 
     Args:

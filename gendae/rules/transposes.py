@@ -31,6 +31,8 @@ from gendae.rules.moment import Moment
 from gendae.rules.targets import with_gradient
 
 KINDS = ("uniform", "fixed", "random")
+#: Size of a B that learns at the start, in units of W: what it begins with is in its way.
+SMALL = 0.1
 
 
 def linear_part(link: Link) -> Linear:
@@ -45,18 +47,18 @@ class TransposeLike(nn.Module):
 
         B(t) = W(t)' + (B(0) - W(0)') + what was learned
 
-    so that only the difference B' - W is kept, and B computed from it. B starts at random, as
-    large as W. Weight decay of B, where there is some, is that of the difference: with the decay
-    of W it is what both have in Kolen and Pollack's rule, where the difference vanishes.
+    so that only the difference B' - W is kept, and B computed from it. Weight decay of B, where
+    there is some, is that of the difference: equal to that of W it is what both have in Kolen and
+    Pollack's rule, where the difference vanishes.
     Source: Kolen and Pollack 1994; Akrout et al. 2019.
 
     Args:
         link: the map.
         tracks: whether B follows the changes of W, where the map has a W.
-        gain: scale of B at the start.
+        gain: size of B at the start, where it is random, in units of W.
     """
 
-    def __init__(self, link: Link, tracks: bool, gain: float = 1.0) -> None:
+    def __init__(self, link: Link, tracks: bool, gain: float) -> None:
         super().__init__()
         layer = link.layer
         shape = torch.Size([layer.out_features, layer.in_features])
@@ -100,9 +102,6 @@ class LinearFeedback(Feedback):
         super().__init__()
         self.derivative = bool(derivative)
         self.tracks = bool(tracks)
-
-    def layer_for(self, link: Link) -> nn.Module:
-        return TransposeLike(link, self.tracks)
 
     def back(self, number: int, link: Link, state: State, d: Tensor, moment: Moment) -> Tensor:
         return self.layers[str(number)](self.routed(link, state.output.detach(), d))
@@ -234,6 +233,9 @@ class LearnedTranspose(LinearFeedback):
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
         self.rows = checks.whole("rows", rows, 1)
         self.every = checks.whole("every", every, 1)
+
+    def layer_for(self, link: Link) -> nn.Module:
+        return TransposeLike(link, self.tracks, SMALL)
 
     @property
     def has_phases(self) -> bool:
