@@ -1,14 +1,16 @@
 """Feedback on one classifier: cosines with the gradient, error and time of a step.
 
     python -m benchmarks.feedback [--network lenet] [--rules ..] [--steps 3000] [--seeds 0]
-        [--mnist FOLDER | --fashion FOLDER] [--device cpu] [--jobs 1] [--json FILE]
+        [--units sign] [--stochastic] [--mnist FOLDER | --fashion FOLDER] [--device cpu]
+        [--jobs 1] [--json FILE]
 
 The LeNet (16 and 32 maps of 5 x 5, max-pooled, 128 units, relu) or a fully connected network
 (three layers of 256 tanh units), AdamW at 1e-3, constant for half of the steps and then linear to
 0, batches of 100, pixels standardised. Feedback that learns is aligned for 500 updates first. The
 cosine is that of the gradients of each map's weights, by the rule and by back-propagation of the
 same batch, every 25 steps; its means over the first and the last fifth are given for all maps but
-the output layer, whose gradient is exact.
+the output layer, whose gradient is exact. Of discrete units, through which no derivative passes,
+the reference is the straight-through estimate for the same draws.
 
 Every row is a line of the JSON file. With several jobs each row is a process of its own.
 """
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -41,6 +45,7 @@ def by(feedback, **options):
 #: Rows of the table, and under them the controls of the prototype.
 RULES = {
     "back-propagation": lambda stack, rates: gendae.BackpropRule(stack, rates=rates),
+    "straight-through": lambda stack, rates: gendae.StraightThroughRule(stack, rates=rates),
     "DTP": by(gendae.Inverses),
     "DRL": by(gendae.DifferenceReconstruction),
     "FW-DTP": by(gendae.FixedWeights),
@@ -63,8 +68,16 @@ RULES = {
 
 NETWORKS = {
     "lenet": gendae.lenet,
-    "mlp": lambda gain: gendae.deep_classifier([784, 256, 256, 256], 10, "tanh", gain=gain),
+    "mlp": partial(gendae.deep_classifier, [784, 256, 256, 256], 10, "tanh"),
 }
+
+
+def network_of(args):
+    options = {"gain": args.gain}
+    if args.units is not None:
+        options |= {"units": args.units, "stochastic": args.stochastic}
+
+    return NETWORKS[args.network](**options)
 
 
 # -- data ----------------------------------------------------------------------------------------
@@ -106,9 +119,9 @@ class Cosines:
         self.steps = []
         self.values = []
 
-    def measure(self, step, batch):
-        """From the gradients that the rule has left in the weights."""
-        exact = torch.autograd.grad(self.rule.global_loss(batch), self.weights)
+    def measure(self, step, batch, moment):
+        """From the gradients that the rule has left in the weights at this moment."""
+        exact = torch.autograd.grad(self.rule.global_loss(batch, moment), self.weights)
         pairs = zip(self.weights, exact, strict=True)
         of_maps = [torch.cosine_similarity(w.grad.flatten(), g.flatten(), 0) for w, g in pairs]
 
@@ -159,7 +172,7 @@ def row_of(name, seed, data, args):
     """Train a network by a rule, and score it."""
     torch.manual_seed(seed)
     rates = gendae.Rates(f=args.rate, feedback=args.rate, hold=0.5)
-    rule = RULES[name](NETWORKS[args.network](gain=args.gain), rates).to(args.device)
+    rule = RULES[name](network_of(args), rates).to(args.device)
     for module in rule.idle():
         module.requires_grad_(False)
 
@@ -177,16 +190,22 @@ def row_of(name, seed, data, args):
     with clocks["learn"]:
         for done in range(args.steps):
             batch = next(source)
-            gradients(rule, optimizer, batch, Moment(done / args.steps, noise, align + done))
+            moment = Moment(done / args.steps, noise, align + done)
             if done % EVERY == 0:
                 with clocks["measure"]:
-                    cosines.measure(done, batch)
+                    again = replace(moment, generator=noise.clone_state())
+
+            gradients(rule, optimizer, batch, moment)
+            if done % EVERY == 0:
+                with clocks["measure"]:
+                    cosines.measure(done, batch, again)
             optimizer.step()
 
     seconds = clocks["learn"].seconds - clocks["measure"].seconds
     return {
         "rule": name,
         "network": args.network,
+        "units": " ".join(["drawn"] * args.stochastic + [args.units or "real"]),
         "data": "fashion" if args.fashion else "mnist",
         "seed": seed,
         "steps": args.steps,
@@ -217,8 +236,9 @@ def step(rule, optimizer, batch, moment):
 
 def in_processes(rows, args):
     """Each row by a process of its own, some of them at a time."""
-    names = ("network", "steps", "rate", "gain", "mnist", "fashion", "device", "json")
+    names = ("network", "steps", "rate", "gain", "units", "mnist", "fashion", "device", "json")
     options = [f"--{name}={value}" for name in names if (value := getattr(args, name)) is not None]
+    options += ["--stochastic"] * args.stochastic
 
     def run(row):
         name, seed = row
@@ -260,12 +280,18 @@ def arguments():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--gain", type=float, default=1.0, help="of the weights at the start")
+    parser.add_argument("--units", choices=["sign", "binary"], help="discrete hidden units")
+    parser.add_argument("--stochastic", action="store_true", help="draw them")
     parser.add_argument("--mnist", help="the folder of its files; by default the usual places")
     parser.add_argument("--fashion", nargs="?", const=FASHION, help="Fashion-MNIST, its folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--json", help="rows are added to it, one a line")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.units and args.network != "lenet":
+        parser.error(f"--units {args.units}: of the LeNet alone")
+
+    return args
 
 
 def main():
@@ -273,6 +299,9 @@ def main():
     rows = list(product(args.rules, args.seeds))
     if args.jobs > 1:
         in_processes(rows, args)
+        if args.json:
+            lines = Path(args.json).read_text().splitlines()
+            print("\n".join(table([json.loads(line) for line in lines])))
         return
 
     done = []
