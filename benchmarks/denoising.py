@@ -24,9 +24,8 @@ from gendae import DenoisingPrior, GaussianPrior, LevelMLP, ParzenPrior, load
 from gendae.commands.data import data_of
 from gendae.data.mosaic import tile, write_png
 from gendae.metrics.codes import codes_of
-from gendae.metrics.features import load_feature_classifier
 from gendae.metrics.quality import Quality
-from gendae.metrics.report import measures
+from gendae.metrics.report import feature_network, measures
 from gendae.sampling.samplers import AncestralSampler, generate, sampling_steps
 
 
@@ -84,7 +83,7 @@ def models(args):
             stack = load(file)
             data = data_of(stack)
             splits = [data.split(name).x for name in ("train", "valid", "test")]
-            judge = judge or Quality(splits[0], splits[2], load_feature_classifier())
+            judge = judge or Quality(splits[0], splits[2], feature_network(data)[0])
             codes = codes_of(stack, *splits)
 
             made = row(stack, top, codes, data, judge, args.n, seed)

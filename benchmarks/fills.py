@@ -11,6 +11,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
+from gendae.checks import ImageShape
 from gendae.inference import fill
 
 
@@ -45,12 +46,12 @@ def biharmonic_fill(x, given, shape):
     except ImportError:
         raise ValueError("biharmonic_fill needs scikit-image; pip install scikit-image") from None
 
-    channels, height, width = (1, *shape)[-3:]
-    masks = (~given).reshape(channels, height, width)
+    shape = ImageShape.of(shape)
+    masks = shape.images(~given)[0]
     if not bool((masks == masks[0]).all()):
         raise ValueError("given differs from channel to channel; one mask of all is needed")
 
-    images = x.reshape(-1, channels, height, width).double().numpy()
+    images = shape.images(x).double().numpy()
     filled = [inpaint_biharmonic(image, masks[0].numpy(), channel_axis=0) for image in images]
     surfaces = torch.from_numpy(np.stack(filled)).clamp(0.0, 1.0)
 

@@ -24,7 +24,7 @@ from gendae.commands.data import data_of
 from gendae.completion.annealed import AnnealedInpainter
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter, inpaint, named_mask
-from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.report import feature_network
 from gendae.priors.denoising import DenoisingPrior
 from gendae.priors.fitting import AveragedLearning
 from gendae.sampling.samplers import seeded
@@ -122,7 +122,7 @@ def main():
         prior.fit(codes)
     stack = stack.under(prior)
 
-    network = load_feature_classifier()
+    network, _ = feature_network(data)
     for half in args.halves:
         mask = named_mask(half, shape_of(stack))
         p = guess_of_half(train, valid, mask, x)

@@ -24,12 +24,6 @@ from gendae.metrics.fidelity import psnr, ssim
 EXAMPLES = 20_000
 
 
-def mask_of(name, shape, seed):
-    """Which pixels are given, the same of all channels."""
-    channels, height, width = (1, *shape)[-3:]
-    return gendae.named_mask(name, (height, width), seed).repeat(channels)
-
-
 def baselines(data):
     """What fills in without a model, by name."""
     train = data.split("train").x[:EXAMPLES]
@@ -57,7 +51,7 @@ def scores(filler, data, mask, images, seeds):
     x = data.split("test").x[:images]
     runs = []
     for seed in seeds:
-        given = mask_of(mask, data.shape, seed)
+        given = gendae.named_mask(mask, data.shape, seed)
         filled = filler(x, given, seed)
         errors = psnr(filled, x, given)
         runs.append(
@@ -95,6 +89,11 @@ def fillers(model, draws):
 
     stack = gendae.load(model)
     data = data_of(stack)
+    if data.kind != "image":
+        raise ValueError(
+            f"{model} is a model of kind {data.kind!r}: what it fills in is no pixels"
+        )
+
     return data, {Path(model).stem: mean_of_draws(stack, draws), **baselines(data)}
 
 

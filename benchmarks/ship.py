@@ -13,7 +13,7 @@ import torch
 from gendae import complete, generate, load
 from gendae.commands.data import data_of
 from gendae.completion.completer import Completer
-from gendae.metrics.features import load_feature_classifier
+from gendae.metrics.features import CLASSIFIERS, load_feature_classifier
 from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import Quality
 from gendae.metrics.report import feature_network, measures
@@ -79,7 +79,7 @@ def errors(classifier, data, n):
 def joint_errors(stack, data, n):
     """Fractions of wrong labels by one pass, and agreement of samples of a class with their class.
 
-    A classifier of real digits judges the samples.
+    A classifier of the data, shipped with gendae, judges the samples.
     """
     metrics = {}
     for split, name in (("valid", "validation"), ("test", "test")):
@@ -90,7 +90,8 @@ def joint_errors(stack, data, n):
     classes = torch.arange(10).repeat_interleave(100)
     completer = Completer.mcmc(5, begin="prior")
     x = complete(stack, {"label": classes}, completer=completer, seed=0).values["image"]
-    predicted = load_feature_classifier()(x).argmax(1)
+    network = load_feature_classifier(CLASSIFIERS[data.identity.name])
+    predicted = network(x).argmax(1)
     metrics["agreement"] = (predicted == classes).float().mean().item()
     return metrics
 

@@ -20,6 +20,7 @@ from gendae.corruption import PoissonNoise as PoissonNoise
 from gendae.corruption import RelativeNoise as RelativeNoise
 from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
+from gendae.data.augmented import Augmented as Augmented
 from gendae.data.base import Data as Data
 from gendae.data.characters import Characters as Characters
 from gendae.data.cifar import CIFAR10 as CIFAR10
@@ -34,6 +35,7 @@ from gendae.data.loader import Split as Split
 from gendae.data.multimodal import Arrays as Arrays
 from gendae.data.multimodal import FewLabels as FewLabels
 from gendae.data.multimodal import Multimodal as Multimodal
+from gendae.data.patches import Patches as Patches
 from gendae.data.sequences import ImageSequences as ImageSequences
 from gendae.data.sequences import Sequences as Sequences
 from gendae.data.shards import Shards as Shards
@@ -78,6 +80,8 @@ from gendae.metrics.chains import nearest_neighbour_sigma as nearest_neighbour_s
 from gendae.metrics.chains import signal_dimensions as signal_dimensions
 from gendae.metrics.features import FeatureClassifier as FeatureClassifier
 from gendae.metrics.features import load_feature_classifier as load_feature_classifier
+from gendae.metrics.fidelity import psnr as psnr
+from gendae.metrics.fidelity import ssim as ssim
 from gendae.metrics.neighbours import data_copying as data_copying
 from gendae.metrics.neighbours import (
     precision_recall_density_coverage as precision_recall_density_coverage,
@@ -145,6 +149,7 @@ from gendae.priors.factorial import FactorialPrior as FactorialPrior
 from gendae.priors.fitting import AveragedLearning as AveragedLearning
 from gendae.priors.flow import Flow as Flow
 from gendae.priors.gaussian import GaussianPrior as GaussianPrior
+from gendae.priors.level_conv import LevelConv as LevelConv
 from gendae.priors.levels import Levels as Levels
 from gendae.priors.levels import LogNormalLevels as LogNormalLevels
 from gendae.priors.levels import LogUniformLevels as LogUniformLevels

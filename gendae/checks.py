@@ -763,7 +763,7 @@ RGB = 3
 
 
 class ImageShape(NamedTuple):
-    """What the shape of an image says: (height, width) of a grey one, (3, height, width) of colour.
+    """What the shape of an image says: (height, width) if it is grey, (3, height, width) if not.
 
     Images are rows of x, one channel after the other, and each line by line: the pixel (i, j) of
     channel c is element (c height + i) width + j of its row.

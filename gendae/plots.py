@@ -74,13 +74,16 @@ def picture(canvas: Tensor, scale: int | None = None, titles: Sequence[str] = ()
 def gallery(x: Tensor, kind: str, shape: tuple[int, ...]) -> Figure:
     """A picture of samples, drawn as suits their kind (`gendae.data.base.Data`).
 
-    Images lie in a grid, points of the plane in a scatter plot, and each vector is a curve. So is
-    a sequence of single numbers; of others each is a picture, a row for a step.
+    Images lie in a grid, whitened ones as `filters` do, points of the plane in a scatter plot, and
+    each vector is a curve. So is a sequence of single numbers; of others each is a picture, a row
+    for a step.
     """
     if kind == "points":
         return scatter(x)
     if kind == "vector" or (kind == "sequence" and shape[1] == 1):
         return curves(x)
+    if kind == "whitened":
+        return filters(x, shape)
     if kind == "sequence":
         x = _in_unit_interval(x)
 
@@ -394,9 +397,12 @@ def filters(weights: Tensor, shape: tuple[int, ...]) -> Figure:
     0 is grey. The largest weight of each unit is black or white.
     """
     w = weights.detach().float().cpu()
-    largest = w.abs().amax(1, keepdim=True).clamp(min=1e-12)
+    return image_grid(around_grey(w, w.abs().amax(1, keepdim=True)), shape)
 
-    return image_grid(0.5 + 0.5 * w / largest, shape)
+
+def around_grey(x: Tensor, largest: Tensor) -> Tensor:
+    """Numbers as pixels: 0 is grey, and what is `largest` in size black or white."""
+    return 0.5 + 0.5 * x / largest.clamp(min=1e-12)
 
 
 def learning_curves(

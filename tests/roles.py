@@ -500,6 +500,8 @@ DATA = [
     Member("Images", lambda: gendae.Images("images.npy", [4, 4], batch_size=5, seed=3)),
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
     Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
+    Member("Augmented", lambda: gendae.Augmented(gendae.Digits(), False, 2, batch_size=5)),
+    Member("Patches", lambda: gendae.Patches(size=8, counts=[50, 5, 5], epsilon=0.1)),
     Member("PartlyLabelled", lambda: gendae.PartlyLabelled(gendae.Digits(), FEW)),
     Member("SpreadLabels", spread_labels),
     Member("Multimodal", lambda: gendae.Multimodal(gendae.Digits(), PARTS, labelled=FEW)),

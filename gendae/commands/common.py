@@ -30,7 +30,11 @@ def dataset_of(stack: Stack) -> str | None:
 
     That of its class, unless the class reads files of several data sets.
     """
-    name = (stack.facts.get("dataset") or {}).get("type")
+    spec = stack.facts.get("dataset") or {}
+    if spec.get("type") == "Augmented":
+        spec = spec.get("source") or {}
+
+    name = spec.get("type")
     if name in identity.KNOWN.values():
         return identity.recorded(stack.facts).name
     return name

@@ -103,11 +103,16 @@ def complete(
 
     rows = len(completed.completion.converged)
     lines = [f"{rows:,} completed rows: {written(completed, path)}", settled(completed)]
-    for name, observed in (masks or {}).items():
-        given = int(observed.sum()) // channels_of(stack, name)
-        pixels = len(observed) // channels_of(stack, name)
-        lines.append(f"{given} of {pixels} pixels of {name} were given")
+    lines += [_pixels_given(stack, name, mask) for name, mask in (masks or {}).items()]
     return lines
+
+
+def _pixels_given(stack: JointStack, name: str, observed: Tensor) -> str:
+    """How many pixels of a modality a mask gives, with all of their channels."""
+    channels = channels_of(stack, name)
+    given, pixels = int(observed.sum()) // channels, len(observed) // channels
+
+    return f"{given} of {pixels} pixels of {name} were given"
 
 
 def load_joint(model: str | Path, device: str = "cpu") -> JointStack:

@@ -84,7 +84,7 @@ def inpaint(
     seconds = perf_counter() - began
     usable("the filled images", states)
 
-    written = _written(x, observed, states, shape, Path(out))
+    written = _written(stack, x, observed, states, Path(out))
     return [
         f"{len(x)} images, {_given(mask, observed, shape)}, the rest is filled in: {written}",
         *_nearness(stack, states[-1], x, observed),
@@ -101,10 +101,13 @@ def _inpainter(stack: Stack, mode: str | None) -> Inpainter:
     return AnnealedInpainter()
 
 
-def _written(
-    x: Tensor, observed: Tensor, states: Tensor, shape: tuple[int, ...], out: Path
-) -> Path:
+def _written(stack: Stack, x: Tensor, observed: Tensor, states: Tensor, out: Path) -> Path:
     """A picture of the filled images, the last of the states, or a film of all of them."""
+    shape = shape_of(stack)
+    if kind_of(stack) == "whitened":
+        largest = x.abs().max()
+        x, states = plots.around_grey(x, largest), plots.around_grey(states, largest)
+
     if not is_film(out):
         return plots.save(plots.inpainting(x, observed, states[-1], shape), out)
 
@@ -127,8 +130,8 @@ def _given(mask: str, observed: Tensor, shape: tuple[int, ...]) -> str:
 
 
 def _nearness(stack: Stack, filled: Tensor, x: Tensor, observed: Tensor) -> Table:
-    """How near filled images come to their originals, means over images; nothing for sequences."""
-    if kind_of(stack) == "sequence":
+    """How near filled images come to their originals, means over images; nothing for other kinds."""
+    if kind_of(stack) != "image":
         return []
 
     shape = shape_of(stack)

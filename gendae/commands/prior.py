@@ -184,13 +184,14 @@ def _marks(chosen: DenoisingPrior, codes: Tensor) -> dict[str, Any]:
 def _kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:
     """What was kept of the same training.
 
-    The file is not among the command's inputs, which may not be written again.
+    The file is not among the command's inputs, which may not be written again. A training that was
+    kept on a GPU goes on elsewhere.
 
     Raises:
         ValueError: for a damaged file, or one of another prior or other codes.
     """
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         same = all(content[name] == value for name, value in marks.items())
         fitting = content["fitting"]
     except Exception as error:  # noqa: BLE001 - a damaged file can ask for anything

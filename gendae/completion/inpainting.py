@@ -320,7 +320,7 @@ def _masked(stack: Stack, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     x = checks.width("x", x, stack.sizes[0])
     mask = checks.mask("mask", mask, len(x), x.shape[1], channels_of(stack)).expand_as(x)
     x = x.masked_fill(~mask, 0.0)
-    check = checks.finite if kind_of(stack) == "sequence" else checks.pixels
+    check = checks.finite if kind_of(stack) in ("sequence", "whitened") else checks.pixels
     check("x", x)
 
     return x, mask

@@ -6,6 +6,8 @@
 | `images` | `Digits`, `MNIST`, `FashionMNIST`, and images of your own: `Images` |
 | `cifar` | `CIFAR10`, coloured images |
 | `pickles` | plain data of a pickle, read without running it |
+| `augmented` | `Augmented`: images that are turned over and shifted in training |
+| `patches` | `Patches` of photographs, plain or whitened |
 | `shards` | images larger than memory |
 | `toys` | points in the plane |
 | `multimodal` | several modalities: images, labels, parts of images, arrays |

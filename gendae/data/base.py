@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.identity import Identity
-from gendae.data.loader import Split, TensorLoader
-from gendae.registry import REGISTRY, Plain, describe
+from gendae.data.loader import Split, TensorLoader, Variation
+from gendae.registry import REGISTRY, Plain, build, describe
 from gendae.storage.model_file import digest
 
 SPLITS = ("train", "valid", "test")
@@ -44,6 +44,7 @@ KINDS = {
     "points": Kind("points", _points),
     "vector": Kind("examples", _numbers),
     "sequence": Kind("sequences", _numbers),
+    "whitened": Kind("images", _numbers),
 }
 
 
@@ -58,10 +59,12 @@ class Data(LightningDataModule):
         seed: of the order of training batches, and of the split where it is drawn.
 
     Attributes:
-        kind: what an example is, which decides what is checked and how samples are drawn. "image":
-            pixels in [0, 1], `shape` is (height, width) or (3, height, width). "points": finite coordinates in the
-            plane, shape (1, 2). "vector": finite numbers, shape (1, features). "sequence": finite
-            numbers of T steps, one after the other, shape (T, numbers of a step).
+        kind: what an example is, which decides what is checked and how samples are drawn.
+            "image": pixels in [0, 1], `shape` is (height, width) or (3, height, width), see
+            `checks.ImageShape`. "whitened": images of finite numbers around 0. "points": finite
+            coordinates in the plane, shape (1, 2). "vector": finite numbers, shape (1, features).
+            "sequence": finite numbers of T steps, one after the other, shape (T, numbers of a
+            step).
 
     Raises:
         ValueError: when they are first read, for data that are not what their kind promises.
@@ -156,6 +159,10 @@ class Data(LightningDataModule):
         """The examples that the batches of a split are made of."""
         return self.split(name)
 
+    def variation(self) -> Variation | None:
+        """How training batches are varied; None leaves them as they are."""
+        return None
+
     def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> TensorLoader:
         device = torch.device("cpu")
         share: dict[str, int] = {}
@@ -168,7 +175,8 @@ class Data(LightningDataModule):
             }
 
         rows = self.rows(name).map(lambda part: part.to(device))
-        return TensorLoader(rows, batch_size, shuffle, self.seed, **share)
+        variation = self.variation() if shuffle else None
+        return TensorLoader(rows, batch_size, shuffle, self.seed, variation=variation, **share)
 
     def train_dataloader(self) -> TensorLoader:
         """Shuffled batches of the training split."""
@@ -181,6 +189,20 @@ class Data(LightningDataModule):
     def test_dataloader(self) -> TensorLoader:
         """The test split in order."""
         return self._loader("test", self.EVAL_BATCH)
+
+
+def source_of(source: object, user: str) -> "Data":
+    """A data set that another one is made of, from itself or its description.
+
+    Raises:
+        ValueError: for one whose training batches vary, which `user` would not keep.
+    """
+    data = checks.kind("source", build(source), Data)
+    if type(data).variation is not Data.variation:
+        kind = type(data).__name__
+        raise ValueError(f"source={kind}: {user} does not vary batches; put {kind} around it")
+
+    return data
 
 
 def shuffled_splits(

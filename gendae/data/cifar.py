@@ -165,9 +165,10 @@ def pickled_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = content.get("data"), content.get("labels")
     whole = isinstance(labels, list) and all(type(y) is int and 0 <= y <= 255 for y in labels)
     if not isinstance(pixels, np.ndarray) or not whole:
+        held = shortened(", ".join(content), 200) or "nothing"
         raise ValueError(
-            f"{path} holds {shortened(', '.join(content), 200) or 'nothing'}; a batch of CIFAR-10 has `data`, an "
-            "array of bytes, and `labels`, a list of numbers"
+            f"{path} holds {held}; a batch of CIFAR-10 has `data`, an array of bytes, and "
+            "`labels`, a list of numbers"
         )
 
     return pixels, np.array(labels, np.uint8)

@@ -40,8 +40,8 @@ def milliseconds(count: int) -> int:
 def write_film(frames: Sequence[np.ndarray], path: str | Path) -> Path:
     """Write frames as a film, of the kind that the suffix says, making its folder.
 
-    Greys of a .gif and a .webp are exact; a .gif has 256 colours in a frame at most. One frame after the other that is the same is stored
-    once in them, and shown for longer.
+    Greys of a .gif and a .webp are exact; a .gif has 256 colours in a frame at most. One frame
+    after the other that is the same is stored once in them, and shown for longer.
 
     Args:
         frames: grey, (height, width), or in colour, (height, width, 3), in uint8, all of one

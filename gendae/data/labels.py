@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.base import Data
+from gendae.data.base import Data, source_of
 from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels
 from gendae.registry import Plain, build, register
@@ -32,7 +32,7 @@ class Relabelled(Data):
 
     def __init__(self, source: Data, batch_size: int, seed: int) -> None:
         super().__init__(batch_size, seed)
-        self.source: Data = build(source)
+        self.source = source_of(source, type(self).__name__)
         self.kind = self.source.kind
 
     def prepare_data(self) -> None:

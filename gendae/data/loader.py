@@ -5,12 +5,16 @@ arrays on disk).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from gendae import checks
+
+#: What random numbers of an epoch are for.
+ORDER = 0
+VARIATION = 2**62
 
 
 class Split(NamedTuple):
@@ -94,6 +98,16 @@ def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     return torch.cat(cast(tuple[Tensor, ...], parts))
 
 
+class Variation(Protocol):
+    """How the examples of a training batch are varied, by numbers drawn for each."""
+
+    def draws(self, n: int, generator: torch.Generator) -> Tensor:
+        """What is drawn for n examples, (n, ..)."""
+
+    def __call__(self, x: Tensor, drawn: Tensor) -> Tensor:
+        """Examples, (batch, features), varied by their draws, (batch, ..)."""
+
+
 class TensorLoader:
     """Minibatches of tensors by index; the order depends on (seed, epoch) and can be resumed.
 
@@ -105,6 +119,9 @@ class TensorLoader:
         rank, ranks: this process's share: every `ranks`-th example of the order. All ranks take
             the same number of training steps; `sequential` leaves no example out.
         passes: how often an epoch goes over the order, for rules that train in phases.
+        variation: of the batches, by numbers that are drawn for every row in each epoch: they
+            depend on (seed, epoch) too, and not on the number of ranks. `sequential` gives the
+            examples as they are.
 
     Raises:
         ValueError: if there are fewer examples than ranks: a rank without data would keep the
@@ -120,6 +137,7 @@ class TensorLoader:
         rank: int = 0,
         ranks: int = 1,
         passes: int = 1,
+        variation: Variation | None = None,
     ) -> None:
         if len(split.x) < ranks:
             raise ValueError(
@@ -134,6 +152,7 @@ class TensorLoader:
         self.rank = rank
         self.ranks = ranks
         self.passes = passes
+        self.variation = variation
 
         #: Every epoch in the order of the rows, as `Trainer(overfit_batches=..)` has it.
         self.fixed = not shuffle
@@ -166,20 +185,26 @@ class TensorLoader:
         self._begun = True
 
         share = self._share()
+        drawn = self._drawn()
         while self.position < len(self):
             self.position += 1
-            yield self._batch(share, self.position - 1)
+            yield self._batch(share, drawn, self.position - 1)
 
     def first(self, batches: int) -> Iterator[Split]:
         """The first batches of this epoch, without moving the training position."""
         share = self._share()
+        drawn = self._drawn()
         for position in range(batches):
-            yield self._batch(share, position)
+            yield self._batch(share, drawn, position)
 
-    def _batch(self, share: Tensor, position: int) -> Split:
+    def _batch(self, share: Tensor, drawn: Tensor | None, position: int) -> Split:
         start = position % self._batches_of_a_pass * self.batch_size
+        rows = share[start : start + self.batch_size]
+        batch = self.split.rows(rows)
+        if self.variation is None or drawn is None:
+            return batch
 
-        return self.split.rows(share[start : start + self.batch_size])
+        return batch._replace(x=self.variation(batch.x, drawn[rows]))
 
     def _share(self) -> Tensor:
         """The rows of this rank, in the order of this epoch."""
@@ -190,10 +215,20 @@ class TensorLoader:
         if self.fixed:
             return torch.arange(len(self.split.x))
 
-        seed = (self.seed * 1_000_003 + self.epoch) % 2**63
-        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(len(self.split.x), generator=self._seeded(ORDER))
 
-        return torch.randperm(len(self.split.x), generator=generator)
+    def _drawn(self) -> Tensor | None:
+        """What the variation draws for every row in this epoch."""
+        if self.variation is None:
+            return None
+
+        drawn = self.variation.draws(len(self.split.x), self._seeded(VARIATION))
+        return drawn.to(self.split.x.device)
+
+    def _seeded(self, purpose: int) -> torch.Generator:
+        """The generator of this epoch for one purpose."""
+        seed = (self.seed * 1_000_003 + self.epoch + purpose) % 2**63
+        return torch.Generator().manual_seed(seed)
 
     def sequential(self) -> Iterator[Split]:
         """This rank's share once, unshuffled, without moving the training position."""

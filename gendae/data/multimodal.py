@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendae import checks
-from gendae.data.base import SPLITS, Data, shuffled_splits
+from gendae.data.base import SPLITS, Data, shuffled_splits, source_of
 from gendae.data.files import channels_first, is_coloured, read_modality
 from gendae.data.loader import Split
 from gendae.data.pictures import LUMA_REAL
@@ -210,7 +210,7 @@ class Multimodal(MultimodalData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.source: Data = build(source)
+        self.source = source_of(source, type(self).__name__)
         self.parts = list(parts)
         for name in self.parts:
             checks.one_of("parts", name, PARTS)

@@ -5,10 +5,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d
 
 from gendae import checks
-from gendae.data.base import Data, shuffled_splits
+from gendae.data.base import Data, shuffled_splits, source_of
 from gendae.data.loader import Split
 from gendae.data.series import ChannelScale, Series, read_series
-from gendae.registry import Plain, build, register
+from gendae.registry import Plain, register
 
 
 @register
@@ -185,7 +185,7 @@ class ImageSequences(Data):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.source: Data = build(source)
+        self.source = source_of(source, type(self).__name__)
         self.step = checks.one_of("step", step, STEPS)
         self.side = None if side is None else checks.whole("side", side, 1)
         self.permute_seed = checks.seed("permute_seed", permute_seed)

@@ -7,7 +7,6 @@ trained by benchmarks/classifier.py and stay as they are. Numbers of different n
 different data, cannot be compared.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class FeatureClassifier(nn.Module):
     training and in evaluation mode.
 
     Args:
-        shape: height and width of an image, in pixels; of a coloured one channels, height, width.
+        shape: of an image, see `checks.ImageShape`.
         channels: channels of the two 5 x 5 convolutions.
         width: width of the hidden layer, the number of features.
         classes: number of classes.
@@ -65,14 +64,13 @@ class FeatureClassifier(nn.Module):
         super().__init__()
         self.shape = list(shape)
         self.channels = list(channels)
-        sides = self.shape[-2:]
-        if len(self.channels) != 2 or len(self.shape) not in (2, 3) or min(sides) < 4:
+        self.image = checks.ImageShape.of(self.shape)
+        if len(self.channels) != 2 or min(self.image.size) < 4:
             raise ValueError(
                 f"channels={self.channels}, shape={self.shape}: two convolutions and images "
                 "of at least 4 x 4 pixels are needed"
             )
 
-        checks.whole("shape", min(self.shape), 1)
         checks.whole("channels", min(self.channels), 1)
         checks.whole("width", width, 1)
         checks.whole("classes", classes, 1)
@@ -82,11 +80,10 @@ class FeatureClassifier(nn.Module):
         self.frozen = False
         self.facts = {}
 
-        self.image = (1, *self.shape)[-3:]
         low, high = self.channels
-        pooled = [side // 4 for side in sides]
+        pooled = [side // 4 for side in self.image.size]
         self.body = nn.Sequential(
-            nn.Conv2d(self.image[0], low, 5, padding=2),
+            nn.Conv2d(self.image.channels, low, 5, padding=2),
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(low, high, 5, padding=2),
@@ -139,9 +136,9 @@ class FeatureClassifier(nn.Module):
     @checks.takes_arrays
     def features(self, x: Tensor) -> Tensor:
         """Hidden layer of images (batch, pixels) in [0, 1]: (batch, features)."""
-        x = checks.width("x", x, math.prod(self.shape))
+        x = checks.width("x", x, self.image.features)
 
-        return self.body(x.reshape(-1, *self.image))
+        return self.body(self.image.images(x))
 
     @checks.takes_arrays
     def forward(self, x: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def ssim(x: Tensor, original: Tensor, shape: Sequence[int]) -> Tensor:
     Args:
         x: images, (n, pixels).
         original: what they should be, of the same shape.
-        shape: height and width, at least 6 pixels each; or channels, height and width.
+        shape: of an image, see `checks.ImageShape`; at least 6 x 6 pixels.
 
     Raises:
         ValueError: for shapes that differ, originals outside [0, 1], or smaller images.
@@ -92,22 +92,19 @@ def ssim(x: Tensor, original: Tensor, shape: Sequence[int]) -> Tensor:
         (tensor([1., 1.], dtype=torch.float64), True)
     """
     x, original = _pairs(x, original)
+    image = checks.ImageShape.of(shape)
     if not has_windows(shape):
+        least = f"{LEAST_SIDE} x {LEAST_SIDE}"
+        raise ValueError(f"shape={image.plain}: images of at least {least} pixels are needed")
+    if x.shape[1] != image.features:
         raise ValueError(
-            f"shape={tuple(shape)}: images of at least {LEAST_SIDE} x {LEAST_SIDE} pixels are "
-            "needed"
-        )
-
-    channels, height, width = (1, *shape)[-3:]
-    if x.shape[1] != channels * height * width:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}; an image of shape={tuple(shape)} has "
-            f"{channels * height * width} pixels"
+            f"x has shape {tuple(x.shape)}; an image of shape={image.plain} has {image.features} "
+            "numbers"
         )
 
     values = []
-    for a, b in zip(x.double().split(BATCH), original.double().split(BATCH), strict=True):
-        images = [each.reshape(-1, channels, height, width) for each in (a, b)]
+    for batch in zip(x.double().split(BATCH), original.double().split(BATCH), strict=True):
+        images = map(image.images, batch)
         value = structural_similarity_index_measure(*images, data_range=1.0, reduction="none")
         values.append(value.reshape(-1))
 
@@ -121,7 +118,7 @@ def has_windows(shape: Sequence[int]) -> bool:
         >>> has_windows((28, 28)), has_windows((3, 4, 28))
         (True, False)
     """
-    return min(shape[-2:]) >= LEAST_SIDE
+    return min(checks.ImageShape.of(shape).size) >= LEAST_SIDE
 
 
 def _pairs(x: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +142,8 @@ def reconstruction_fidelity(
     SSIM is None for images below its window.
     """
     levels = range(1, stack.depth + 1)
-    decoded = [stack.reconstruct(x, level) for level in levels]
+    decoded = [stack.reconstruct(x, level).cpu() for level in levels]
+    x = x.cpu()
 
     similarities = None
     if has_windows(shape):

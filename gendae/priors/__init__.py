@@ -16,7 +16,7 @@
 | covariances of a Gaussian | `covariance` |
 | laws of independent units | `units` |
 | stored codes, and the choice of a bandwidth | `centres`, `bandwidth` |
-| a denoiser: its noise, network and training | `levels`, `denoiser`, `fitting` |
+| a denoiser: its noise, network and training | `levels`, `denoiser`, `level_conv`, `fitting` |
 | what it gives: codes, and log p | `descents`, `flow` |
 | some units of one without a closed marginal | `marginal` |
 | the criteria of an auto-encoder: `Reconstruction`, `NearestNeighbour` | `criteria` |

@@ -30,6 +30,19 @@ from gendae.registry import register
 Denoise = Callable[[Tensor, float], Tensor]
 
 
+def waves(level: Tensor, frequencies: int) -> Tensor:
+    """Sines and cosines of a level, from an eighth of a turn to eight turns of it.
+
+    Example:
+        >>> waves(torch.zeros(5), 2).shape
+        torch.Size([5, 4])
+    """
+    octaves = torch.linspace(-3.0, 3.0, frequencies, device=level.device)
+    angles = 2.0 * math.pi * level[:, None] * octaves.to(level.dtype).exp2()
+
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
 @register
 class LevelMLP(nn.Module):
     """F(z, c): residual layers, scaled and shifted by the level of noise (FiLM).
@@ -81,7 +94,7 @@ class LevelMLP(nn.Module):
             level: ln s / 4, (batch,).
             condition: (batch, width of conditions).
         """
-        c = self.waves(level)
+        c = waves(level, self.frequencies)
         if condition is not None:
             c = torch.cat([c, condition], -1)
 
@@ -91,13 +104,6 @@ class LevelMLP(nn.Module):
             h = h + layer(self._modulated(h, film(c)))
 
         return self.leave(self._modulated(h, last(c)))
-
-    def waves(self, level: Tensor) -> Tensor:
-        """Sines and cosines of the level, from an eighth of a turn to eight turns of it."""
-        octaves = torch.linspace(-3.0, 3.0, self.frequencies, device=level.device)
-        angles = 2.0 * math.pi * level[:, None] * octaves.to(level.dtype).exp2()
-
-        return torch.cat([angles.sin(), angles.cos()], -1)
 
     @staticmethod
     def _modulated(h: Tensor, film: Tensor) -> Tensor:

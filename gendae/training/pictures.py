@@ -174,7 +174,10 @@ class Filters(Picture):
         weight = self._weight(rule.stack)
         affine = isinstance(weight, Tensor) and weight.ndim == 2
 
-        return affine and weight.shape[1] == rule.stack.sizes[0] and shows_images(rule.stack)
+        of_x = affine and weight.shape[1] == rule.stack.sizes[0]
+        of_images = kind_of(rule.stack) in ("image", "whitened")
+
+        return of_x and of_images and has_shape(rule.stack)
 
     def draw(self, rule: Rule, x: Tensor) -> Figure:
         images, shape = images_of(rule.stack, self._weight(rule.stack)[:100])

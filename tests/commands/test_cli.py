@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -219,7 +220,9 @@ def test_sample(model, tmp_path, suffix, sampler):
 
 @pytest.mark.parametrize("data", [[], ["--data", "own.npy"]])
 @pytest.mark.parametrize("mask", ["left", "right", "top", "bottom", "random", "mask.png"])
-def test_inpaint_with_names_files_and_own_images(model, tmp_path, monkeypatch, digits, mask, data):
+def test_inpaint_with_names_files_and_own_images(
+    model, tmp_path, monkeypatch, capsys, digits, mask, data
+):
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").resize((8, 8)).point(lambda grey: 255 * (grey > 99)).save(
         "mask.png"
@@ -229,6 +232,9 @@ def test_inpaint_with_names_files_and_own_images(model, tmp_path, monkeypatch, d
     assert gendae("inpaint", model, "--mask", mask, "--n", 2, "--out", "out.png", *data) == 0
 
     assert (tmp_path / "out.png").stat().st_size > 100
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "originals" in line)
+    missing, whole = (float(dB) for dB in re.findall(r"PSNR (\S+) dB", line))
+    assert 2 < missing < whole < 30
 
 
 @pytest.mark.parametrize("data", [[], ["--data", "own.npz"]])

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from gendae import CIFAR10
+from gendae import CIFAR10, load
 from gendae.commands.data import located
 from gendae.data import cifar
 from gendae.data.base import facts_of
 from gendae.data.cifar import BATCHES
 from gendae.data.pickles import read_pickle
 from gendae.training.fit import say_which_data
+from tests.commands.test_cli import gendae
+from tests.training.test_configs import FAST
+from tests.training.test_configs import FOLDER as CONFIGS
 
 N = 20
 RANDOM = np.random.default_rng(0)
@@ -189,3 +192,21 @@ def test_stored_arrays_are_checked_before_they_are_made(tmp_path):
 
     path.write_bytes(sound)
     assert np.array_equal(read_pickle(path)["data"], ROWS)
+
+
+@pytest.mark.parametrize(
+    ("config", "root"),
+    [
+        ("cifar10-conv.yaml", "--data.root"),
+        ("cifar10-lenet.yaml", "--data.source.init_args.root"),
+    ],
+)
+def test_configurations_of_cifar_run_on_files_of_its_form(small, capsys, config, root):
+    written(small / "files", "binary")
+    fit = ["fit", "--config", CONFIGS / config, root, small / "files", *FAST]
+    assert gendae(*fit, "--data.batch_size", 10, "--trainer.default_root_dir", small / "runs") == 0
+
+    model = load(next(small.glob("runs/*/checkpoints/last.ckpt")))
+    assert model.facts["shape"] == [3, 32, 32]
+    assert model.facts["classes"][0] == "airplane"
+    assert model.shapes[0] == (3, 32, 32)

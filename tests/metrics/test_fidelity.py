@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from gendae.metrics.fidelity import psnr, reconstruction_fidelity, ssim
 from tests.conftest import small_stack
 
-SHAPES = [(8, 9), (1, 7, 12), (3, 10, 6)]
+SHAPES = [(8, 9), (3, 10, 6)]
 of_each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
@@ -99,7 +99,7 @@ def test_reconstructions_are_measured_at_each_level_and_small_images_without_win
         (lambda x: psnr(x, x, torch.ones(64)), "gives all pixels"),
         (lambda x: psnr(x, x, torch.ones(63)), "mask has shape"),
         (lambda x: ssim(x, x, (4, 16)), r"shape=\(4, 16\): images of at least 6 x 6"),
-        (lambda x: ssim(x, x, (8, 9)), r"x has shape .*\(8, 9\) has 72 pixels"),
+        (lambda x: ssim(x, x, (8, 9)), r"x has shape .*\(8, 9\) has 72 numbers"),
     ],
 )
 def test_bad_arguments(call, words):

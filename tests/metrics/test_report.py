@@ -11,9 +11,11 @@ import torch
 from gendae.commands import evaluate
 from gendae.commands.progress import bar_of_steps
 from gendae.data.images import Images
+from gendae.data.toys import Toys2D
 from gendae.laws import Discrete
 from gendae.metrics import quality, report
 from gendae.metrics.codes import codes_of, log_prob_of_codes
+from gendae.metrics.fidelity import psnr, ssim
 from gendae.priors.autoencoder import AutoencoderPrior
 from gendae.priors.parzen import ParzenPrior
 from gendae.storage import atomic
@@ -197,3 +199,30 @@ def test_sigma_x_on_the_command_line(capsys, sigma_x, code, words):
     assert gendae("evaluate", *arguments) == code
     printed = capsys.readouterr()
     assert words in {0: printed.out, 2: printed.err}[code]
+
+
+def test_coloured_images_are_measured_on_pixels_and_their_reconstructions_in_colour():
+    x = np.random.default_rng(0).integers(0, 256, (120, 8, 8, 3), np.uint8)
+    data = Images(x, color="rgb")
+    stack = small_stack([192, 20, 8])
+    stack.prior.fit(stack.encode(data.split("train").x)[-1].detach())
+    result = report.evaluation(stack, data, 12)
+
+    assert result["features"] == "pixels"
+    assert isinstance(result["fid"], float)
+    test = data.split("test").x
+    decoded = [stack.reconstruct(test, level).detach() for level in (1, 2)]
+    measured = result["reconstruction_fidelity"]
+    assert measured["psnr"] == pytest.approx([psnr(y, test).mean().item() for y in decoded])
+    assert measured["ssim"] == pytest.approx(
+        [ssim(y, test, (3, 8, 8)).mean().item() for y in decoded]
+    )
+
+
+def test_points_have_no_psnr():
+    points = Toys2D("moons", n=90)
+    stack = small_stack([2, 5, 3])
+    measured = report.reconstructions(stack, points, points.split("test").x)
+    assert measured["reconstruction_fidelity"] is None
+    assert len(measured["reconstruction"]) == 2
+    assert evaluate._fidelity_line(measured) == []

@@ -16,7 +16,7 @@ from tests.commands.test_cli import QUICK, gendae
 
 FOLDER = Path(__file__).parents[2] / "configs"
 MODELS = sorted(f.name for f in FOLDER.glob("*.yaml") if f.stem not in CLASSIFIERS.values())
-IS_CLASSIFIER = re.compile(r"class_path: .*_classifier$", re.MULTILINE)
+IS_CLASSIFIER = re.compile(r"class_path: .*(_classifier|lenet)$", re.MULTILINE)
 CLASSIFIERS = [name for name in MODELS if IS_CLASSIFIER.search((FOLDER / name).read_text())]
 ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
 SHORT = ["--trainer.limit_train_batches", "3", "--trainer.enable_model_summary", "false"]

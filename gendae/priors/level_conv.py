@@ -1,0 +1,108 @@
+"""The network of a denoiser of images, at any level of noise: see `gendae.priors.denoiser`.
+
+    h <- h + V * silu(scale(c) * norm(W * h) + shift(c))
+
+with convolutions W and V that keep the size of the image, and a scale and a shift for each
+channel that know the level of noise, and what the images are conditioned on.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gendae import checks
+from gendae.layers.conv import image_shape
+from gendae.priors.denoiser import waves
+from gendae.registry import register
+
+
+@register
+class LevelConv(nn.Module):
+    """F(z, c) of images: residual convolutions, scaled and shifted by the level of noise (FiLM).
+
+    The last layer is 0 at the start, so that D begins as the denoiser of Gaussian images.
+    Source: Perez et al. 2018 (FiLM).
+
+    Args:
+        shape: (channels, height, width) of the images.
+        channels: of the hidden layers.
+        layers: number of residual layers, of two convolutions each.
+        kernel: side of the kernels, an odd number of pixels.
+        frequencies: number of sines, and of cosines, of the level.
+
+    Raises:
+        ValueError: for numbers below 1, and an even kernel.
+
+    Example:
+        >>> network = LevelConv((3, 8, 8), channels=4, layers=1)
+        >>> network.prepare(features=192)
+        >>> network(torch.ones(2, 192), torch.zeros(2)).shape
+        torch.Size([2, 192])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int = 32,
+        layers: int = 3,
+        kernel: int = 3,
+        frequencies: int = 16,
+    ) -> None:
+        super().__init__()
+        self.shape = image_shape("shape", shape)
+        self.channels = checks.whole("channels", channels, 1)
+        self.layers = checks.whole("layers", layers, 1)
+        self.kernel = checks.whole("kernel", kernel, 1)
+        self.frequencies = checks.whole("frequencies", frequencies, 1)
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={kernel}: an odd number is needed, which keeps the size")
+
+    def prepare(self, features: int, condition: int = 0) -> None:
+        """Create the weights for images, and conditions, of these widths.
+
+        Raises:
+            ValueError: for images of another shape.
+        """
+        if features != torch.Size(self.shape).numel():
+            raise ValueError(
+                f"shape={self.shape} makes {torch.Size(self.shape).numel()} numbers; there are "
+                f"{features}"
+            )
+
+        of_x = self.shape[0]
+        width = self.channels
+        level = 2 * self.frequencies + condition
+
+        self.enter = self._conv(of_x, width)
+        self.films = nn.ModuleList(nn.Linear(level, 2 * width) for _ in range(self.layers))
+        self.inner = nn.ModuleList(self._conv(width, width) for _ in range(self.layers))
+        self.outer = nn.ModuleList(self._conv(width, width) for _ in range(self.layers))
+        self.leave = self._conv(width, of_x)
+
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def _conv(self, low: int, high: int) -> nn.Conv2d:
+        return nn.Conv2d(low, high, self.kernel, padding=self.kernel // 2)
+
+    def forward(self, z: Tensor, level: Tensor, condition: Tensor | None = None) -> Tensor:
+        """F, (batch, features).
+
+        Args:
+            z: (batch, features), of variance 1.
+            level: ln s / 4, (batch,).
+            condition: (batch, width of conditions).
+        """
+        c = waves(level, self.frequencies)
+        if condition is not None:
+            c = torch.cat([c, condition], -1)
+
+        h = self.enter(z.unflatten(1, self.shape))
+        for film, inner, outer in zip(self.films, self.inner, self.outer, strict=True):
+            scale, shift = film(c)[:, :, None, None].chunk(2, 1)
+            norm = functional.group_norm(inner(h), 1)
+            h = h + outer(functional.silu(torch.addcmul(shift, norm, 1.0 + scale)))
+
+        return self.leave(functional.silu(h)).flatten(1)
