@@ -34,6 +34,7 @@ from gendae.rules.moment import Moment
 
 EVERY = 25  # steps between two cosines
 NEVER = 10**9
+ROWS = 50  # of the 100 images of a batch, from whose answers to noise feedback learns
 FASHION = "/usr/share/datasets/fashion-mnist"
 
 
@@ -42,28 +43,32 @@ def by(feedback, **options):
     return lambda stack, rates: gendae.FeedbackRule(stack, feedback(**options), rates=rates)
 
 
-#: Rows of the table, and under them the controls of the prototype.
+differences = partial(by, gendae.LocalDifference, rows=ROWS)
+mirror = partial(by, gendae.WeightMirror, rows=ROWS)
+ALONE = {"tracks": False, "every": 1}
+
+#: Rows of the table, and under them the controls.
 RULES = {
     "back-propagation": lambda stack, rates: gendae.BackpropRule(stack, rates=rates),
     "straight-through": lambda stack, rates: gendae.StraightThroughRule(stack, rates=rates),
     "DTP": by(gendae.Inverses),
-    "DRL": by(gendae.DifferenceReconstruction),
+    "DRL": by(gendae.DifferenceReconstruction, rows=ROWS),
     "FW-DTP": by(gendae.FixedWeights),
-    "L-DRL": by(gendae.LocalDifference, tracks=False, every=1),
-    "L-DRL, tracking": by(gendae.LocalDifference),
-    "L-DRL, no derivative": by(gendae.LocalDifference, derivative=False, tracks=False, every=1),
-    "L-DRL, no derivative, tracking": by(gendae.LocalDifference, derivative=False, every=1),
-    "mirror": by(gendae.WeightMirror, tracks=False, every=1),
-    "mirror, tracking": by(gendae.WeightMirror),
-    "mirror, no derivative, tracking": by(gendae.WeightMirror, derivative=False),
+    "L-DRL": differences(**ALONE),
+    "L-DRL, tracking": differences(),
+    "L-DRL, no derivative": differences(derivative=False, **ALONE),
+    "L-DRL, no derivative, tracking": differences(derivative=False, every=1),
+    "mirror": mirror(**ALONE),
+    "mirror, tracking": mirror(),
+    "mirror, no derivative, tracking": mirror(derivative=False),
     "sign symmetry": by(gendae.SignSymmetry),
     "sign symmetry, fixed": by(gendae.SignSymmetry, kind="fixed"),
     "sign symmetry, random": by(gendae.SignSymmetry, kind="random"),
     "feedback alignment": by(gendae.Random),
     "direct feedback alignment": by(gendae.Direct),
     "tracking alone": by(gendae.Random, tracks=True),
-    "aligned once, then frozen": by(gendae.LocalDifference, tracks=False, every=NEVER),
-    "aligned once, then tracking": by(gendae.LocalDifference, every=NEVER),
+    "aligned once, then frozen": differences(tracks=False, every=NEVER),
+    "aligned once, then tracking": differences(every=NEVER),
 }
 
 NETWORKS = {
@@ -223,7 +228,7 @@ def row_of(name, seed, data, args):
 def gradients(rule, optimizer, batch, moment):
     rule.begin_update(optimizer, moment)
     optimizer.zero_grad()
-    sum(rule.losses(batch, moment).values()).backward()
+    sum(rule.losses_of(*batch, moment).values()).backward()  # without a look at the labels
 
 
 def step(rule, optimizer, batch, moment):
