@@ -130,7 +130,7 @@ def _given(mask: str, observed: Tensor, shape: tuple[int, ...]) -> str:
 
 
 def _nearness(stack: Stack, filled: Tensor, x: Tensor, observed: Tensor) -> Table:
-    """How near filled images come to their originals, means over images; nothing for other kinds."""
+    """How near filled images come to their originals, means; nothing for other kinds."""
     if kind_of(stack) != "image":
         return []
 

@@ -34,9 +34,10 @@ def list() -> list[str]:
         },
     }
 
+    width = max(len(name) for table in tables.values() for name in table) + 2
     lines = []
     for title, table in tables.items():
-        lines += [title, *(f"  {name:<29}{text}" for name, text in table.items()), ""]
+        lines += [title, *(f"  {name:<{width}}{text}" for name, text in table.items()), ""]
     return lines[:-1]
 
 

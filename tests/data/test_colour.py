@@ -11,8 +11,10 @@ from gendae import (
     ImageSequences,
     Multimodal,
     Shards,
+    complete,
     generate,
     inpaint,
+    joint_autoencoder,
     load,
     named_mask,
     plots,
@@ -213,3 +215,31 @@ def test_parts_and_steps_of_coloured_images(tmp_path):
     assert rows.shape == (2, 6)
     assert rows.kind == "sequence"
     assert rows.split("train").x[0, 2] == pytest.approx(float(images[0, 2, :2, :3].mean()))
+
+
+def test_a_coloured_modality_is_completed_and_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = Images(PIXELS, labels=np.arange(20) % 2, color="rgb")
+    data = Multimodal(source, ["image", "label"], classes=2)
+    modalities = {
+        "image": {"sizes": [72, 12], "observation": "bernoulli"},
+        "label": {"sizes": [2], "kind": "onehot"},
+    }
+    stack = joint_autoencoder(modalities, top=[8])
+    stack.prior.fit(stack.encode(data.split("train").x)[-1].detach())
+    stack.facts = {"shape": list(data.shape), "shapes": data.shapes}
+
+    filled = complete(stack, {"image": X[:2]}, {"image": LEFT}, seed=0).values["image"]
+    given = LEFT.flatten().repeat(3)
+    assert torch.equal(filled[:, given], X[:2, given])
+    assert not torch.equal(filled[:, ~given], X[:2, ~given])
+
+    save(stack, "j.safetensors")
+    np.save("x.npy", PIXELS / np.float32(255))
+    command = ["complete", "j.safetensors", "--given", "image=x.npy", "--mask", "left"]
+    assert gendae(*command, "--out", "c.npz") == 0
+    assert "12 of 24 pixels of image were given" in capsys.readouterr().out
+    assert np.allclose(np.load("c.npz")["image"][:, given], X[:, given], atol=1e-6)
+
+    assert gendae("sample", "j.safetensors", "--n", 4, "--out", "a.png") == 0
+    assert Image.open("a.png").mode == "RGB"
