@@ -179,7 +179,6 @@ from gendae.rules.feedback import Feedback as Feedback
 from gendae.rules.feedback import Partners as Partners
 from gendae.rules.hebbian import ContrastiveHebbianRule as ContrastiveHebbianRule
 from gendae.rules.hebbian import GeneRecRule as GeneRecRule
-from gendae.rules.inverses import DifferenceReconstruction as DifferenceReconstruction
 from gendae.rules.inverses import FixedWeights as FixedWeights
 from gendae.rules.inverses import Inverses as Inverses
 from gendae.rules.joint import JointTargetPropRule as JointTargetPropRule
@@ -208,6 +207,7 @@ from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
+from gendae.rules.transposes import DifferenceReconstruction as DifferenceReconstruction
 from gendae.rules.transposes import LocalDifference as LocalDifference
 from gendae.rules.transposes import Random as Random
 from gendae.rules.transposes import SignSymmetry as SignSymmetry

@@ -412,7 +412,7 @@ TELLER = partial(gendae.recurrent_autoencoder, 2, steps=4, state=5)
 RESIDUAL = partial(recurrent, scale=0.1)
 CONVOLVED = partial(gendae.lenet, (1, 2, 4), [3], 3, [1], "max", [6], CLASSES)
 WITHOUT_DERIVATIVE = {"feedback": gendae.LocalDifference(derivative=False), "samples": 3}
-RECONSTRUCTION = gendae.DifferenceReconstruction(0.2, rows=4)
+RECONSTRUCTION = gendae.DifferenceReconstruction(0.2, True, tracks=True, rows=4)
 EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),

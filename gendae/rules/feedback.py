@@ -14,8 +14,6 @@ Direct             none of m: fixed random weights lead from the last map to eve
 Separate maps beside m, c(d) = inverse(y + d) - inverse(y), see `rules.inverses`:
 
 Inverses           learn to invert m on noisy activations                   (Lee 2018, Eq. 3.13)
-DifferenceReconstruction  learn to undo all that lies between m and the end, the damped
-                   pseudo-inverse                           (Meulemans et al. 2020)
 FixedWeights       stay as they are drawn                   (Shibuya et al. 2023)
 
 Separate linear maps, c(d) = B d or B (s' * d), see `rules.transposes`:
@@ -25,6 +23,8 @@ SignSymmetry       have the signs of W'                     (Liao et al. 2016)
 WeightMirror       learn W' from how W answers to noise     (Akrout et al. 2019)
 LocalDifference    learn the transpose of m's Jacobian from how m answers to noise
                                                             (Ernoult et al. 2022)
+DifferenceReconstruction  learn to undo all that lies between m and the end, the damped
+                   pseudo-inverse                           (Meulemans et al. 2020)
 
 and may follow the changes of m's own weights, whether they learn or not (Kolen and Pollack 1994).
 """

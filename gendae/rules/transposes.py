@@ -7,6 +7,8 @@ what B is instead says how far from the weights of the map it can be, and who te
     SignSymmetry       the signs of W                            (Liao et al. 2016)
     WeightMirror       noise that passes W alone                 (Akrout et al. 2019)
     LocalDifference    what noise on the map's input does to its output  (Ernoult et al. 2022)
+    DifferenceReconstruction  what it does to the last output, which B learns to undo
+                                                                 (Meulemans et al. 2020)
 
 Tracking comes beside these: B receives every change that W' makes (Kolen and Pollack 1994). What
 it needs is that both directions see the same product of signals, not each other's values.
@@ -28,7 +30,7 @@ from gendae.registry import register
 from gendae.rules.chain import Chain, Link, State
 from gendae.rules.feedback import Feedback, size_of
 from gendae.rules.moment import Moment
-from gendae.rules.targets import with_gradient
+from gendae.rules.targets import squared_error, with_gradient
 
 KINDS = ("uniform", "fixed", "random")
 #: Size of a B that learns at the start, in units of W: what it begins with is in its way.
@@ -345,3 +347,82 @@ class WeightMirror(LearnedTranspose):
             response = link(xi) - link(torch.zeros_like(xi))
 
         return response, torch.ones_like(response[:1])
+
+
+@register
+class DifferenceReconstruction(LinearFeedback):
+    """Linear maps B learn to undo all that lies between their map and the end of the chain.
+
+    feedback_m: |c_m(.. c_M(r)) - xi|^2 + damping |c_m(.. c_M(y))|^2, divided by 2 sigma^2,
+                r what noise xi ~ N(0, sigma^2 I) on the input of m does to the last output,
+                y noise of the same deviation on the last output itself
+
+    where B of m alone learns. In a linear network the minimum sends J' (J J' + damping I)^-1 d
+    down, with the Jacobian J of all maps from m on: displacements are those of Gauss and Newton.
+    Noise travels as the means of what units send.
+    Source: Meulemans et al. 2020 (difference reconstruction loss), whose feedback may bend.
+
+    Args:
+        damping: of the pseudo-inverse.
+        derivative, tracks: see `LinearFeedback`.
+        sigma: deviation of the noise, in units of h.
+        rows: examples of a batch, in each process, that are perturbed.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        damping: float = 0.1,
+        derivative: bool = False,
+        tracks: bool = False,
+        sigma: float = 0.1,
+        rows: int = 25,
+    ) -> None:
+        super().__init__(derivative, tracks)
+        self.damping = checks.at_least("damping", damping, 0.0)
+        self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
+        self.rows = checks.whole("rows", rows, 1)
+
+    def layer_for(self, link: Link) -> nn.Module:
+        return TransposeLike(link, self.tracks, SMALL)
+
+    def losses(self, chain: Chain, states: Sequence[State], moment: Moment) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        for number in map(int, self.layers):
+            link = chain.links[number]
+            loss = self._loss(chain, number, states[number].given[: self.rows], moment)
+
+            name = f"feedback_{link.name}"
+            losses[name] = losses.get(name, 0.0) + loss
+
+        return losses
+
+    def _loss(self, chain: Chain, number: int, given: Tensor, moment: Moment) -> Tensor:
+        """Both terms are one regression: of xi on r, and of 0 on damped noise."""
+        with torch.no_grad():
+            xi = self.sigma * normal_like(given, moment.generator)
+            states = self._way(chain, number, given)
+            moved = self._way(chain, number, given + xi)
+            response = moved[-1].output - states[-1].output
+
+            noise = normal_like(response, moment.generator)
+            d = torch.cat([response, self.sigma * self.damping**0.5 * noise])
+            states = [State(*(torch.cat([t, t]) for t in state)) for state in states]
+            for above in range(len(chain) - 1, number, -1):
+                d = self.through(above, chain.links[above], states[above - number], d, moment)
+
+        reached = self.through(number, chain.links[number], states[0], d, moment)
+        wanted = torch.cat([xi, torch.zeros_like(xi)])
+        return squared_error(reached, wanted) / self.sigma**2
+
+    def _way(self, chain: Chain, number: int, given: Tensor) -> list[State]:
+        """What goes through the maps from a number on; means stand for what units send."""
+        states = []
+        for link in chain.links[number:]:
+            output = link(given)
+            states.append(State(given, output, output))
+            given = output
+
+        return states

@@ -18,10 +18,11 @@ from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.chain import Chain, clean
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.feedback import Direct, Exact, Partners
-from gendae.rules.inverses import DifferenceReconstruction, FixedWeights, Inverses
+from gendae.rules.inverses import FixedWeights, Inverses
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.transposes import (
+    DifferenceReconstruction,
     LearnedTranspose,
     LocalDifference,
     Random,

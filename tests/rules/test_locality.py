@@ -12,7 +12,7 @@ from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.feedback import Direct, Exact, Partners
-from gendae.rules.inverses import DifferenceReconstruction, FixedWeights, Inverses
+from gendae.rules.inverses import FixedWeights, Inverses
 from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
 from gendae.rules.labelled import LabelledEMRule
@@ -22,7 +22,13 @@ from gendae.rules.nudged_em import NudgedEMRule
 from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
-from gendae.rules.transposes import LocalDifference, Random, SignSymmetry, WeightMirror
+from gendae.rules.transposes import (
+    DifferenceReconstruction,
+    LocalDifference,
+    Random,
+    SignSymmetry,
+    WeightMirror,
+)
 from gendae.rules.variational_em import VariationalEMRule
 from tests import roles
 from tests.conftest import at, small_stack

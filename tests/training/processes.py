@@ -68,13 +68,17 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning, Iterations
 from gendae.rules.differences import DifferenceLoop
-from gendae.rules.inverses import DifferenceReconstruction
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
-from gendae.rules.transposes import LocalDifference, SignSymmetry, WeightMirror
+from gendae.rules.transposes import (
+    DifferenceReconstruction,
+    LocalDifference,
+    SignSymmetry,
+    WeightMirror,
+)
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
 from tests.training.resuming import learned, network, stack
 
