@@ -112,6 +112,11 @@ def stack(**options):
     return ready(gendae.deep_autoencoder([WIDTH, 6, 4], **options), "unit")
 
 
+def convolutions():
+    small = gendae.conv_autoencoder((1, 2, 4), [3], [4], kernel=2, stride=2, padding=0)
+    return ready(small, "unit")
+
+
 def joint_stack():
     image = {"sizes": [5, 5]}  # the codes of both modalities are as wide as x
     label = {"sizes": [CLASSES], "kind": "onehot"}
@@ -178,6 +183,10 @@ def classifier(**options):
     return gendae.deep_classifier([WIDTH, 6, 6], classes=CLASSES, **options)
 
 
+def lenet():
+    return gendae.lenet((1, 2, 4), [2], 1, [0], sizes=[6], classes=CLASSES, activation="tanh")
+
+
 def fitted(cls, *arguments, codes="real", **options):
     prior = cls(*arguments, **options)
     prior.prepare(WIDTH)
@@ -241,6 +250,11 @@ LAYERS = [
     *(Member(f"Affine {s}", partial(gendae.Affine, WIDTH, 4, s)) for s in ACTIVATIONS),
     Member("Affine bits", lambda: gendae.Affine(WIDTH, 4, "tanh", receives="bits")),
     Member("MLP", lambda: gendae.MLP(WIDTH, [5], 4, "tanh", "softplus")),
+    Member("Conv", lambda: gendae.Conv((1, 2, 4), 2, 2, 2, 0, "tanh")),
+    Member("ConvTranspose", lambda: gendae.ConvTranspose((4, 1, 2), 1, 2, 2, 0, "sigmoid")),
+    Member("Pool", lambda: gendae.Pool((1, 2, 4), 2, "mean")),
+    Member("Unpool", lambda: gendae.Unpool((2, 2, 2), 3)),
+    Member("Layers", lambda: gendae.Layers([gendae.Pool((1, 2, 4)), gendae.Affine(2, 4)])),
     Member("Heads", lambda: gendae.Heads(gendae.Affine(WIDTH, 4), ["tanh", "softmax"], [1, 3])),
     Member("Residual", lambda: gendae.Residual(gendae.Affine(WIDTH, 4, "tanh"))),
     Member("LSTMReader", lambda: gendae.LSTMReader(width=2, steps=WIDTH // 2, state=4)),
@@ -271,6 +285,7 @@ PAIRS = [
 STACKS = [
     Member("Stack", stack, "unit"),
     Member("Stack of MLPs", lambda: stack(hidden_f=[5], hidden_g=[5]), "unit"),
+    Member("Stack of convolutions", convolutions, "unit"),
     Member("Stack with noise", lambda: stack(noise=0.3, noise_of_x=True), "unit"),
     Member("JointStack", joint_stack, "joint"),
     Member("LabelledStack", labelled_stack, "unit"),
@@ -280,6 +295,7 @@ BAND_STACKS = [  # whose encoders have nothing to learn
 ]
 CLASSIFIERS = [
     Member("Classifier", classifier, "unit"),
+    Member("LeNet", lenet, "unit"),
     Member("drawn units", partial(classifier, stochastic=True), "unit", "logits log_p"),
     Member("blocks of labels", label_blocks, "unit"),
     Member("several guesses", partial(label_blocks, guesses=2), "unit"),
@@ -514,6 +530,7 @@ PARTS_OF_PRIORS = [
     gendae.Reconstruction(),
     gendae.HeldOut(0.2),
     gendae.LevelMLP(6, 1, 2),
+    gendae.LevelConv((1, 2, 4), 3, 1, 1, 2),
     gendae.Condition(3, dropout=0.2),
     gendae.AveragedLearning(2, seconds=5.0),
     gendae.LogNormalLevels(0.1, 1.2),
