@@ -57,9 +57,10 @@ def test_shipped_model(entry):
 @pytest.mark.parametrize(
     "entry", [e for e in MANIFEST if "test_error" in e["metrics"]], ids=lambda e: e["name"]
 )
-def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
+def test_shipped_classifier_has_the_error_it_claims(entry, request):
     network = load(entry["name"])
-    x, y, _ = mnist.split("test")
+    data = request.getfixturevalue({"FashionMNIST": "fashion"}.get(entry["dataset"], "mnist"))
+    x, y, _ = data.split("test")
 
     if isinstance(network, JointStack):
         p = network.predict({"image": x[:2000]}, "label")
@@ -67,7 +68,7 @@ def test_shipped_classifier_has_the_error_it_claims(entry, mnist):
         p = network.predict(x[:2000])
 
     error = (p.argmax(1) != y[:2000]).float().mean().item()
-    # The first 2,000 are harder than the rest.
+    # The first 2,000 digits are harder than the rest.
     assert abs(error - entry["metrics"]["test_error"]) < 0.02
 
 
