@@ -222,6 +222,22 @@ def test_difference_reconstruction_becomes_the_damped_pseudo_inverse():
         assert (move - expected).norm() < 0.05 * expected.norm()
 
 
+@pytest.mark.parametrize("feedback", [LocalDifference, WeightMirror, DifferenceReconstruction])
+def test_small_answers_are_not_lost_in_half_precision(feedback):
+    stack = network((7, 6, 5), "tanh").float()
+    rule = FeedbackRule(stack, feedback(sigma=0.01))
+    x, y = batch()
+
+    of_feedback = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = sum(rule.losses((x.float(), y), at(1, update=0)).values())
+        of_feedback.append(torch.autograd.grad(loss, list(rule.feedback.parameters())))
+
+    for full, other in zip(*of_feedback, strict=True):
+        assert torch.cosine_similarity(full.flatten(), other.flatten(), 0) > 0.999
+
+
 @pytest.mark.parametrize("feedback", [Random(tracks=True), LocalDifference(every=50)])
 def test_tracking_keeps_what_b_lacks_of_the_weights(feedback):
     """To rounding, through updates of Adam at which the feedback does not learn."""
