@@ -221,21 +221,16 @@ def test_difference_reconstruction_becomes_the_damped_pseudo_inverse():
         expected = torch.linalg.solve(damped, jacobian)
         assert (move - expected).norm() < 0.05 * expected.norm()
 
-
-@pytest.mark.parametrize("feedback", [LocalDifference, WeightMirror, DifferenceReconstruction])
-def test_small_answers_are_not_lost_in_half_precision(feedback):
-    stack = network((7, 6, 5), "tanh").float()
-    rule = FeedbackRule(stack, feedback(sigma=0.01))
-    x, y = batch()
-
+    # answers are small differences, which half precision would lose
+    rule.float()
+    x = torch.rand(9, 6)
     of_feedback = []
     for half in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = sum(rule.losses((x.float(), y), at(1, update=0)).values())
-        of_feedback.append(torch.autograd.grad(loss, list(rule.feedback.parameters())))
-
-    for full, other in zip(*of_feedback, strict=True):
-        assert torch.cosine_similarity(full.flatten(), other.flatten(), 0) > 0.999
+            losses = rule.losses((x, torch.zeros(9, dtype=torch.long)), at(1, update=0))
+        gradients_now = torch.autograd.grad(sum(losses.values()), list(rule.feedback.parameters()))
+        of_feedback.append(torch.cat([gradient.flatten() for gradient in gradients_now]))
+    assert torch.cosine_similarity(*of_feedback, 0) > 0.999
 
 
 @pytest.mark.parametrize("feedback", [Random(tracks=True), LocalDifference(every=50)])
