@@ -420,6 +420,8 @@ class Images(Data):
         channels = checks.RGB if self.color == "rgb" else 1
         told = image_shape(rows.x.shape[1], self.given_shape or shape, channels)
         _check_size(name_of(self.path), told, shape)
+        if self.color == "grey":
+            checks.grey_shape(told, 'color="grey"')
 
         self._classes = classes
         own_parts = {}

@@ -118,7 +118,7 @@ class Patches(Data):
 
     def __init__(
         self,
-        path: str | list[str] | None = None,
+        path: str | Path | list[str] | None = None,
         size: int = 16,
         counts: Sequence[int] = (20_000, 2_000, 2_000),
         epsilon: float | None = None,
@@ -128,7 +128,7 @@ class Patches(Data):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.path = path
+        self.path = str(path) if isinstance(path, Path) else path
         self.size = checks.whole("size", size, 1)
         self.counts = [checks.whole("counts", count, 1) for count in counts]
         if len(self.counts) != len(SPLITS):
@@ -260,9 +260,11 @@ def photograph_files(path: str | list[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is nothing at a path.
-        ValueError: for a folder without images.
+        ValueError: for a folder without images, and an empty list.
     """
-    if not isinstance(path, str):
+    if path == []:
+        raise ValueError("path=[]: a folder of photographs, or files, are needed")
+    if isinstance(path, list):
         return [checks.path("path", file) for file in path]
 
     folder = checks.path("path", path)

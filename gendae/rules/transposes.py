@@ -399,8 +399,13 @@ class DifferenceReconstruction(LinearFeedback):
 
         return losses
 
+    @full_precision()
     def _loss(self, chain: Chain, number: int, given: Tensor, moment: Moment) -> Tensor:
-        """Both terms are one regression: of xi on r, and of 0 on damped noise."""
+        """Both terms are one regression: of xi on r, and of 0 on damped noise.
+
+        In the precision of B: half of it would lose r, which are small differences.
+        """
+        given = given.to(self.layers[str(number)].weight.dtype)
         with torch.no_grad():
             xi = self.sigma * normal_like(given, moment.generator)
             states = self._way(chain, number, given)

@@ -21,6 +21,7 @@ from tests.commands.test_cli import DIGITS, QUICK, ROOT, gendae, one_line
 from tests.data.test_sources import csv
 
 HALVES = ROOT / "configs/digits-joint-halves.yaml"
+CONV = str(ROOT / "configs/digits-conv.yaml")
 SHORT = ["--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1, *QUICK]
 SHORT += ["--trainer.limit_train_batches", 3, "--trainer.logger", "false"]
 
@@ -61,6 +62,11 @@ def test_own_photographs_to_inpainted_ones(empty, capsys):
     assert gendae(*fit, "--data.color", "grey") == 2
     line = "x of Images has shape (24, 108); the model takes (batch, 64): --model.stack.sizes "
     assert f"{line}[108,200,50] fits the network to the data, or [auto,200,50]" in one_line(capsys)
+
+    shape = ["--model.stack.shape", "[1,12,9]", "--model.stack.stride", 1]
+    conv = ["fit", "--config", CONV, *own, *SHORT, *shape, "--data.color", "grey"]
+    assert gendae(*conv) == 2
+    assert "(channels, height, width) = (1, 9, 12); the model takes (1, 12, 9)" in one_line(capsys)
     assert not (empty / "runs").exists()
 
     sizes = ["--model.stack.sizes", "[auto,40,10]"]

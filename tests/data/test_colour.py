@@ -94,6 +94,8 @@ def test_colour_that_is_not_as_told_is_refused_in_one_line(tmp_path, suffix):
         Images(str(tmp_path / "photos"), color="rgb").setup()
     with pytest.raises(ValueError, match=r"shape=\(3, 6, 4\): the images of .* shape \(3, 4, 6\)"):
         Images(PIXELS, shape=[6, 4], color="rgb").setup()
+    with pytest.raises(ValueError, match=r"shape=\(3, 4, 6\): color=\"grey\" takes grey images"):
+        Images(PIXELS.reshape(len(PIXELS), -1), shape=[3, 4, 6], color="grey").setup()
     with pytest.raises(ValueError, match=r"color=None: .*x.npy holds images of shape \(3, 4, 6\)"):
         Shards(str(tmp_path / "x.npy")).setup()
     with pytest.raises(ValueError, match=r"shape=\(4, 4, 6\): height and width, or 3 and these"):

@@ -1,5 +1,7 @@
 """Patches of photographs: where they come from, and what whitens them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +146,8 @@ def test_a_model_of_whitened_patches_is_shown(tmp_path, monkeypatch, capsys):
         ({"color": "blue"}, "color='blue' is unknown; accepted: grey, rgb"),
         ({"epsilon": 0.0, "size": 4}, "epsilon=0.0: the patches vary in fewer than 48 directions"),
         ({"path": "/no/such/folder"}, "no such folder: /no/such/folder"),
+        ({"path": Path("/no/such/folder")}, "no such folder: /no/such/folder"),
+        ({"path": []}, r"path=\[\]: a folder of photographs, or files, are needed"),
     ],
 )
 def test_what_makes_no_patches_is_said_in_one_line(folder, options, words):

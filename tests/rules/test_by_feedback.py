@@ -221,6 +221,17 @@ def test_difference_reconstruction_becomes_the_damped_pseudo_inverse():
         expected = torch.linalg.solve(damped, jacobian)
         assert (move - expected).norm() < 0.05 * expected.norm()
 
+    # answers are small differences, which half precision would lose
+    rule.float()
+    x = torch.rand(9, 6)
+    of_feedback = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = rule.losses((x, torch.zeros(9, dtype=torch.long)), at(1, update=0))
+        gradients_now = torch.autograd.grad(sum(losses.values()), list(rule.feedback.parameters()))
+        of_feedback.append(torch.cat([gradient.flatten() for gradient in gradients_now]))
+    assert torch.cosine_similarity(*of_feedback, 0) > 0.999
+
 
 @pytest.mark.parametrize("feedback", [Random(tracks=True), LocalDifference(every=50)])
 def test_tracking_keeps_what_b_lacks_of_the_weights(feedback):
