@@ -817,3 +817,7 @@ class Laws(Law):
     def extra_repr(self) -> str:
         blocks = zip(self.laws, self.widths, strict=True)
         return ", ".join(f"{width} {type(law).__name__}" for law, width in blocks)
+
+
+#: Laws of x by the names that architectures give them.
+OBSERVATIONS = {"gaussian": Gaussian, "bernoulli": Bernoulli}

@@ -11,11 +11,10 @@ from torch import nn
 
 from gendae import checks
 from gendae.laws import (
+    OBSERVATIONS,
     UNITS,
-    Bernoulli,
     Categorical,
     Discrete,
-    Gaussian,
     Law,
     LearnedGaussian,
 )
@@ -27,6 +26,7 @@ from gendae.layers.residual import Residual
 from gendae.layers.wrapped import anew, as_layer
 from gendae.models.blocks import SPREAD, Band, Unchanged, noise_pair
 from gendae.models.classifier import Classifier
+from gendae.models.convolutional import conv_autoencoder
 from gendae.models.joint import JointStack
 from gendae.models.label_blocks import LabelBlock, LabelLogits
 from gendae.models.labelled import LabelledStack
@@ -44,8 +44,6 @@ from gendae.registry import build
 #: The width of the data, in the place of a network's first size: `gendae fit` knows it.
 AUTO: Literal["auto"] = "auto"
 Sizes = Sequence[int | Literal["auto"]]
-
-OBSERVATIONS = {"gaussian": Gaussian, "bernoulli": Bernoulli}
 
 
 def deep_autoencoder(
@@ -640,7 +638,8 @@ def joint_autoencoder(
         modalities: options of each modality, by name: "sizes", the widths of x^(t) and its codes
             (a single one for labels: the identity), of which the first may be "auto", see
             `deep_autoencoder`; "kind", see `Modality`, pixels if it is not
-            given; and the other options of `deep_autoencoder` (activations, hidden_f, ..).
+            given; and the other options of `deep_autoencoder` (activations, hidden_f, ..). Images
+            with a "shape", (channels, height, width), have those of `conv_autoencoder` instead.
         top: widths of h_{J+1} .. h_L; none for a prior over the codes themselves.
         activation: of h_{J+1} .. h_L.
         hidden_f, hidden_g: widths of hidden layers inside the top's encoders and decoders.
@@ -657,6 +656,9 @@ def joint_autoencoder(
         >>> joint = joint_autoencoder({"image": image, "label": label}, [300])
         >>> joint.sizes, joint.widths(1)
         ([794, 510, 300], [500, 10])
+        >>> image = {"shape": [3, 8, 8], "channels": [4], "sizes": [20]}
+        >>> joint_autoencoder({"image": image, "label": label}, [30]).sizes
+        [202, 74, 30, 30]
     """
     members = {name: _modality(name, given) for name, given in modalities.items()}
 
@@ -694,8 +696,11 @@ def joint_autoencoder(
 
 def _modality(name: str, given: dict[str, Any]) -> Modality:
     options = dict(given)
-    sizes = options.pop("sizes", None)
     kind = options.pop("kind", "pixels")
+    if "shape" in options:
+        return _modality_of_images(name, kind, options)
+
+    sizes = options.pop("sizes", None)
     if not isinstance(sizes, list | tuple) or not sizes:
         raise ValueError(
             f"modality {name!r}: sizes={sizes!r} is no list of widths; give at least the width of "
@@ -724,6 +729,18 @@ def _modality(name: str, given: dict[str, Any]) -> Modality:
         raise ValueError(f"modality {name!r}: {error}") from None
 
     return Modality(sizes[0], kind, list(stack.pairs))
+
+
+def _modality_of_images(name: str, kind: str, options: dict[str, Any]) -> Modality:
+    """A modality whose own stack begins with convolutions."""
+    checks.one_of(f"kind of {name!r}", kind, KINDS)
+    usual = {"activation": "tanh", "top": "tanh", "visible": KINDS[kind][0], "sizes": ()}
+    try:
+        stack = conv_autoencoder(**{**usual, **options})
+    except TypeError as error:
+        raise ValueError(f"modality {name!r}: {error}") from None
+
+    return Modality(stack.sizes[0], kind, list(stack.pairs))
 
 
 def stack_of(

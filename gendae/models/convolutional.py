@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from gendae import checks
-from gendae.laws import UNITS, Discrete, Law
+from gendae.laws import OBSERVATIONS, UNITS, Discrete, Law
 from gendae.layers.affine import Affine
 from gendae.layers.conv import Conv, Pool
 from gendae.layers.layers import Layers
 from gendae.layers.pair import Pair
-from gendae.models.architectures import OBSERVATIONS
 from gendae.models.classifier import Classifier
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack

@@ -188,6 +188,16 @@ def test_generative_rules_learn_as_from_the_matrix(rule, stack):
     assert_same_learning(GENERATIVE[rule], model, x)
 
 
+def test_a_joint_model_learns_as_from_the_matrix():
+    torch.manual_seed(0)
+    image = {"shape": [2, 4, 4], "channels": [3], "sizes": [5], "observation": "bernoulli"}
+    label = {"sizes": [3], "kind": "onehot"}
+    joint = gendae.joint_autoencoder({"image": image, "label": label}, [6]).double()
+    x = torch.rand(6, 32, dtype=torch.float64)
+    labels = torch.eye(3, dtype=torch.float64).repeat(2, 1)
+    assert_same_learning(gendae.JointTargetPropRule, joint, torch.cat([x, labels], 1))
+
+
 CLASSIFYING = {
     "back-propagation": gendae.BackpropRule,
     "difference targets": gendae.DifferenceTargetPropRule,
