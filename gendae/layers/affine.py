@@ -116,7 +116,7 @@ class Affine(Matrix, nn.Module):
         self.in_features = checks.whole("in_features", in_features, 1)
         self.out_features = checks.whole("out_features", out_features, 1)
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
-        self.gain = gain
+        self.gain = checks.real("gain", gain)
         self.init = checks.one_of("init", init, INITIAL_WEIGHTS)
         self.receives = checks.one_of("receives", receives, RECEIVES)
         self.s = ACTIVATIONS[activation]

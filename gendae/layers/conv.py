@@ -75,18 +75,41 @@ def divided(shape: Shape, channels: int, kernel: int, stride: int, padding: int)
     return channels, sides[0], sides[1]
 
 
-class SharedWeights(nn.Module):
+class OfImages(nn.Module):
+    """Base class of maps from images to images, as rows.
+
+    Attributes:
+        in_shape, out_shape: channels, height and width of input and output.
+    """
+
+    in_shape: Shape
+    out_shape: Shape
+
+    @property
+    def in_features(self) -> int:
+        """Width of the input, as a row."""
+        channels, height, width = self.in_shape
+        return channels * height * width
+
+    @property
+    def out_features(self) -> int:
+        """Width of the output, as a row."""
+        channels, height, width = self.out_shape
+        return channels * height * width
+
+    def extra_repr(self) -> str:
+        return f"{self.in_shape} -> {self.out_shape}"
+
+
+class SharedWeights(OfImages):
     """Base class of `Conv` and `ConvTranspose`: s(a) of an `a` that is linear in h.
 
     Attributes:
         weight: W, (channels of the smaller image, channels of the larger, kernel, kernel), where
             the convolution goes from the larger to the smaller.
         bias: b, one for each channel of the output.
-        in_shape, out_shape: channels, height and width of input and output.
     """
 
-    in_shape: Shape
-    out_shape: Shape
     weight: Tensor
     bias: Tensor
 
@@ -104,21 +127,9 @@ class SharedWeights(nn.Module):
         self.stride = checks.whole("stride", stride, 1)
         self.padding = checks.whole("padding", padding, 0, self.kernel - 1)
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
-        self.gain = gain
+        self.gain = checks.real("gain", gain)
         self.init = checks.one_of("init", init, INITIAL_WEIGHTS)
         self.s = ACTIVATIONS[activation]
-
-    @property
-    def in_features(self) -> int:
-        """Width of the input, as a row."""
-        channels, height, width = self.in_shape
-        return channels * height * width
-
-    @property
-    def out_features(self) -> int:
-        """Width of the output, as a row."""
-        channels, height, width = self.out_shape
-        return channels * height * width
 
     def linear(self, h: Tensor, weight: Tensor | None = None) -> Tensor:
         """a without b, (batch, out_features); `weight` takes the place of W."""
@@ -149,7 +160,7 @@ class SharedWeights(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.in_shape} -> {self.out_shape}, kernel={self.kernel}, stride={self.stride}, "
+            f"{super().extra_repr()}, kernel={self.kernel}, stride={self.stride}, "
             f"padding={self.padding}, {self.activation!r}"
         )
 
@@ -332,27 +343,13 @@ class ConvTranspose(SharedWeights):
         )
 
 
-class WithoutWeights(nn.Module):
+class WithoutWeights(OfImages):
     """Base class of `Pool` and `Unpool`: maps of images in which nothing learns.
 
     What has come through has the range of what went in: they have no activation of their own.
     """
 
     activation = None
-    in_shape: Shape
-    out_shape: Shape
-
-    @property
-    def in_features(self) -> int:
-        """Width of the input, as a row."""
-        channels, height, width = self.in_shape
-        return channels * height * width
-
-    @property
-    def out_features(self) -> int:
-        """Width of the output, as a row."""
-        channels, height, width = self.out_shape
-        return channels * height * width
 
     def back(self, h: Tensor, d: Tensor) -> Tensor:
         """J' d at h: d sent back to where it came from."""
@@ -361,9 +358,6 @@ class WithoutWeights(nn.Module):
     def copied(self, d: Tensor) -> Tensor:
         """d sent back by who does not know where it came from: the transpose of taking means."""
         raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        return f"{self.in_shape} -> {self.out_shape}"
 
 
 @register

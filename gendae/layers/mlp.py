@@ -52,7 +52,7 @@ class MLP(nn.Module):
         self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
         self.hidden_activation = hidden_activation
         self.activation = activation
-        self.gain = gain
+        self.gain = checks.real("gain", gain)
 
         widths = [in_features, *hidden, out_features]
         names = [hidden_activation] * len(self.hidden) + [activation]

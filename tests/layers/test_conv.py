@@ -254,6 +254,7 @@ def test_samples_inpainting_and_codes_are_those_of_the_matrix(tmp_path):
         (lambda: Conv((1, 8, 0), 2, 3), "in_shape=0: a whole number >= 1"),
         (lambda: Conv((1, 8, 8), 2, 3, padding=3), "padding=3: a whole number from 0 to 2"),
         (lambda: ConvTranspose((1, 1, 1), 1, 2, padding=1), "leaves nothing of an image"),
+        (lambda: Conv((1, 8, 8), 2, 3, gain=float("nan")), "gain=nan: a finite number"),
         (lambda: Pool((1, 5, 4)), r"size=2 does not divide the sides of .*\(1, 5, 4\)"),
         (lambda: Pool((1, 4, 4), pooling="sum"), "max, mean"),
         (lambda: Layers([]), "one at least"),
