@@ -173,6 +173,8 @@ def source(name):
     found = import_module(".".join(path[:cut]))
     for part in [*path[cut:], last]:
         found = inspect.unwrap(getattr(found, part))
+    if isinstance(found, property):
+        found = found.fget
 
     text = textwrap.dedent(inspect.getsource(found))
     statement = ast.parse(text).body[0]
