@@ -7,10 +7,10 @@
 The LeNet (16 and 32 maps of 5 x 5, max-pooled, 128 units, relu) or a fully connected network
 (three layers of 256 tanh units, or two of 512 relu units), AdamW at 1e-3, constant for half of the
 steps and then linear to 0, batches of 100, pixels standardised. Feedback that learns is aligned
-for 500 updates first. The cosine is that of the gradients of each map's weights, by the rule and by back-propagation of the
-same batch, every 25 steps; its means over the first and the last fifth are given for all maps but
-the output layer, whose gradient is exact. Of discrete units, through which no derivative passes,
-the reference is the straight-through estimate for the same draws.
+for 500 updates first. The cosine is that of the gradients of each map's weights, by the rule and
+by back-propagation of the same batch, every 25 steps; its means over the first and the last fifth
+are given for all maps but the output layer, whose gradient is exact. Of discrete units, through
+which no derivative passes, the reference is the straight-through estimate for the same draws.
 
 Every row is a line of the JSON file. With several jobs each row is a process of its own.
 """
