@@ -12,6 +12,7 @@ chains and rules take rows, and are the same for all layers.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ from gendae.registry import register
 #: Channels, height and width.
 Shape = tuple[int, int, int]
 POOLINGS = ("max", "mean")
+
+W = TypeVar("W", bound="SharedWeights")
 
 
 def image_shape(name: str, shape: Sequence[int]) -> Shape:
@@ -115,21 +118,47 @@ class SharedWeights(OfImages):
 
     def __init__(
         self,
+        in_shape: Sequence[int],
+        channels: int,
         kernel: int,
-        stride: int,
-        padding: int,
-        activation: str,
-        gain: float,
-        init: str,
+        stride: int = 1,
+        padding: int = 0,
+        activation: str = "linear",
+        gain: float = 1.0,
+        init: str = "normal",
     ) -> None:
         super().__init__()
+        self.in_shape = image_shape("in_shape", in_shape)
+        self.channels = checks.whole("channels", channels, 1)
         self.kernel = checks.whole("kernel", kernel, 1)
         self.stride = checks.whole("stride", stride, 1)
         self.padding = checks.whole("padding", padding, 0, self.kernel - 1)
+
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
         self.gain = checks.real("gain", gain)
         self.init = checks.one_of("init", init, INITIAL_WEIGHTS)
         self.s = ACTIVATIONS[activation]
+
+        self.out_shape = self._out_shape()
+        self.weight = nn.Parameter(self._initial_weight())
+        self.bias = nn.Parameter(torch.zeros(self.channels))
+
+    def _out_shape(self) -> Shape:
+        raise NotImplementedError
+
+    def _initial_weight(self) -> Tensor:
+        raise NotImplementedError
+
+    def _drawn(self, gain: float) -> Tensor:
+        """Weights to each channel of the output from k^2 pixels of those of the input."""
+        fan_in = self.in_shape[0] * self.kernel**2
+        matrix = INITIAL_WEIGHTS[self.init](self.channels, fan_in, gain)
+
+        return matrix.view(self.channels, -1, self.kernel, self.kernel)
+
+    def _partner(self, cls: type[W], activation: str, gain: float, init: str) -> W:
+        sides = (self.kernel, self.stride, self.padding)
+        return cls(self.out_shape, self.in_shape[0], *sides, activation, gain, init)
 
     def linear(self, h: Tensor, weight: Tensor | None = None) -> Tensor:
         """a without b, (batch, out_features); `weight` takes the place of W."""
@@ -215,28 +244,11 @@ class Conv(SharedWeights):
         True
     """
 
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        padding: int = 0,
-        activation: str = "linear",
-        gain: float = 1.0,
-        init: str = "normal",
-    ) -> None:
-        super().__init__(kernel, stride, padding, activation, gain, init)
-        self.in_shape = image_shape("in_shape", in_shape)
-        self.channels = checks.whole("channels", channels, 1)
-        self.out_shape = divided(
-            self.in_shape, self.channels, self.kernel, self.stride, self.padding
-        )
+    def _out_shape(self) -> Shape:
+        return divided(self.in_shape, self.channels, self.kernel, self.stride, self.padding)
 
-        fan_in = self.in_shape[0] * self.kernel**2
-        weight = INITIAL_WEIGHTS[init](self.channels, fan_in, gain)
-        self.weight = nn.Parameter(weight.view(self.channels, -1, self.kernel, self.kernel))
-        self.bias = nn.Parameter(torch.zeros(self.channels))
+    def _initial_weight(self) -> Tensor:
+        return self._drawn(self.gain)
 
     def weight_gradient(self, h: Tensor, d: Tensor) -> Tensor:
         return self._products(h.unflatten(1, self.in_shape), d.unflatten(1, self.out_shape))
@@ -251,16 +263,7 @@ class Conv(SharedWeights):
         self, activation: str = "linear", gain: float = 1.0, init: str = "normal"
     ) -> "ConvTranspose":
         """A map of the same kind the other way, with weights of its own."""
-        return ConvTranspose(
-            self.out_shape,
-            self.in_shape[0],
-            self.kernel,
-            self.stride,
-            self.padding,
-            activation,
-            gain,
-            init,
-        )
+        return self._partner(ConvTranspose, activation, gain, init)
 
 
 @register
@@ -285,29 +288,7 @@ class ConvTranspose(SharedWeights):
         (torch.Size([5, 784]), (1, 28, 28))
     """
 
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        padding: int = 0,
-        activation: str = "linear",
-        gain: float = 1.0,
-        init: str = "normal",
-    ) -> None:
-        super().__init__(kernel, stride, padding, activation, gain, init)
-        self.in_shape = image_shape("in_shape", in_shape)
-        self.channels = checks.whole("channels", channels, 1)
-        self.out_shape = self._multiplied()
-
-        fan_in = self.in_shape[0] * self.kernel**2
-        weight = INITIAL_WEIGHTS[init](self.channels, fan_in, gain * self.stride)
-        weight = weight.view(self.channels, -1, self.kernel, self.kernel).transpose(0, 1)
-        self.weight = nn.Parameter(weight.contiguous())
-        self.bias = nn.Parameter(torch.zeros(self.channels))
-
-    def _multiplied(self) -> Shape:
+    def _out_shape(self) -> Shape:
         sides = []
         for side in self.in_shape[1:]:
             larger = (side - 1) * self.stride + self.kernel - 2 * self.padding
@@ -320,6 +301,9 @@ class ConvTranspose(SharedWeights):
 
         return self.channels, sides[0], sides[1]
 
+    def _initial_weight(self) -> Tensor:
+        return self._drawn(self.gain * self.stride).transpose(0, 1).contiguous()
+
     def weight_gradient(self, h: Tensor, d: Tensor) -> Tensor:
         return self._products(d.unflatten(1, self.out_shape), h.unflatten(1, self.in_shape))
 
@@ -331,16 +315,7 @@ class ConvTranspose(SharedWeights):
 
     def partner(self, activation: str = "linear", gain: float = 1.0, init: str = "normal") -> Conv:
         """A map of the same kind the other way, with weights of its own."""
-        return Conv(
-            self.out_shape,
-            self.in_shape[0],
-            self.kernel,
-            self.stride,
-            self.padding,
-            activation,
-            gain,
-            init,
-        )
+        return self._partner(Conv, activation, gain, init)
 
 
 class WithoutWeights(OfImages):
