@@ -82,6 +82,8 @@ RULES = {
         difference(gendae.LocalDifference, 0, START),
         "learn",
     ),
+    "mirror, tracking": (difference(gendae.WeightMirror), "learn"),
+    "sign symmetry": (difference(gendae.SignSymmetry), "learn"),
     "inside pairs": (lambda kl: gendae.PairLoops(), "learn"),
     "back-propagation": (difference(gendae.Exact), "learn"),
     "back-propagation, no start": (difference(gendae.Exact, 0), "learn"),
