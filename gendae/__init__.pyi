@@ -112,6 +112,8 @@ from gendae.models.convolutional import lenet as lenet
 from gendae.models.delay import Activity as Activity
 from gendae.models.delay import DelayNetwork as DelayNetwork
 from gendae.models.delay import SymmetricDelayNetwork as SymmetricDelayNetwork
+from gendae.models.filling import Filling as Filling
+from gendae.models.filling import FillingBand as FillingBand
 from gendae.models.joint import JointStack as JointStack
 from gendae.models.label_blocks import LabelBlock as LabelBlock
 from gendae.models.label_blocks import LabelLogits as LabelLogits

@@ -260,6 +260,10 @@ LAYERS = [
     Member("LSTMReader", lambda: gendae.LSTMReader(width=2, steps=WIDTH // 2, state=4)),
     Member("EveryStep", lambda: gendae.EveryStep(WIDTH, 4, steps=2)),
     Member("Band", lambda: gendae.Band(WIDTH, network=BANDS["network"])),
+    Member(
+        "FillingBand",
+        lambda: gendae.FillingBand(gendae.Filling((2, 4)), network=BANDS["network"]),
+    ),
     Member("Unchanged", lambda: gendae.Unchanged(WIDTH, 4)),
     Member("LabelBlock", lambda: label_blocks().pairs[0].f),
     Member("LabelLogits", lambda: gendae.LabelLogits(WIDTH, 3, guesses=2)),
@@ -531,6 +535,7 @@ PARTS_OF_PRIORS = [
     gendae.HeldOut(0.2),
     gendae.LevelMLP(6, 1, 2),
     gendae.LevelConv((1, 2, 4), 3, 1, 1, 2),
+    gendae.Filling((2, 4), 0.2, relative=True),
     gendae.Condition(3, dropout=0.2),
     gendae.AveragedLearning(2, seconds=5.0),
     gendae.LogNormalLevels(0.1, 1.2),

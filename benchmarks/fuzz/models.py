@@ -127,6 +127,8 @@ LABEL_BLOCKS = {"type": "Classifier", "pairs": [LABEL_PAIR], "output": LABEL_LOG
 NEEDED: dict[str, dict[str, Any]] = {
     "Affine": OUTPUT,
     "Band": BAND,
+    "Filling": {"shape": [2, 2]},
+    "FillingBand": {"filling": {"type": "Filling", "shape": [2, 2]}},
     "LabelBlock": LABEL_BLOCK,
     "LabelLogits": LABEL_LOGITS,
     "Unchanged": {"in_features": 4},

@@ -1,6 +1,6 @@
-"""Missing pixels of a stack of bands: from noise down through all levels, with pixels clamped."""
+"""Missing pixels of a stack of bands: from noise down through all levels, with pixels given."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -10,7 +10,8 @@ from gendae.completion.chain import Completion
 from gendae.completion.inpainting import Inpainter
 from gendae.corruption import normal_like
 from gendae.inference import TargetPropInference, fill
-from gendae.models.blocks import bands_of, denoiser_of, from_top
+from gendae.models.blocks import Band, bands_of, denoiser_of, from_top
+from gendae.models.filling import FillingBand
 from gendae.models.stack import Stack
 from gendae.priors.descents import Descent, LangevinDescent
 from gendae.registry import Plain, build, register
@@ -22,7 +23,8 @@ class DescentInpainter(Inpainter):
 
     At each level observed pixels have their values with the noise of that level, and missing ones
     follow the descent: Algorithm 6 with annealing over levels of noise. The result is the mean of
-    the chains.
+    the chains. Bands that have learned to fill in (`FillingBand`) see observed pixels without
+    noise; with them a descent of one step is E[x^m | x^v].
     Source: Bengio 2014, Algorithm 6; Song and Ermon 2019, Algorithm 2, for inpainting.
 
     Args:
@@ -89,11 +91,34 @@ class DescentInpainter(Inpainter):
         bands = bands_of("stack", stack)
         descent = from_top(self.descent, bands)
         given, clamped = self._repeated(x, mask)
+        start = stack.prior.sample(len(given), generator).to(given)
+
+        first = bands[0]
+        if isinstance(first, FillingBand):
+            units = first.units(given, clamped)
+            for z in _filled(descent, bands, start, units.enter(given), clamped, generator):
+                yield self._mean(units.leave(z), x, mask)
+            return
 
         def keep(z: Tensor, level: float) -> Tensor:
             noisy = torch.add(given, normal_like(given, generator), alpha=level)
             return fill(noisy, clamped, z)
 
-        start = stack.prior.sample(len(given), generator).to(given)
         for z in descent.way(denoiser_of(bands), start, generator, keep):
             yield self._mean(z, x, mask)
+
+
+def _filled(
+    descent: Descent,
+    bands: Sequence[Band],
+    start: Tensor,
+    given: Tensor,
+    mask: Tensor,
+    generator: Generator | None,
+) -> Iterator[Tensor]:
+    """A descent of bands that see what is given, without noise, in the units of images."""
+
+    def keep(z: Tensor, level: float) -> Tensor:
+        return fill(given, mask, z)
+
+    return descent.way(denoiser_of(bands, mask.to(given)), start, generator, keep)

@@ -1,11 +1,15 @@
-"""Images that are turned over and shifted in training, another time in each epoch.
+"""Images that are turned over, shifted and enlarged in training, another time in each epoch.
 
     x'_c(i, j) = x_c(i - a, j - b)      or, turned over,      x_c(i - a, W - 1 - j + b)
 
-a and b are drawn from -k .. k, and 0 comes in at the borders. An image keeps its class, so that a
-network learns what does not change it. Validation and test images, and those that the prior of the
-top layer is fitted on, stay as they are.
+a and b are drawn from -k .. k, and 0 comes in at the borders. Before that, a window of the image
+that is smaller by a factor drawn between 1 and `zoom`, each of its octaves with the same chance,
+is enlarged to the size of the image (bicubic): what is near is seen as what is far away. An image
+keeps its class, so that a network learns what does not change it. Validation and test images, and
+those that the prior of the top layer is fitted on, stay as they are.
 """
+
+import math
 
 import torch
 from torch import Generator, Tensor
@@ -16,16 +20,17 @@ from gendae.data.loader import Split
 from gendae.registry import Plain, register
 
 
-class FlipAndShift:
-    """Turns images over by chance, and shifts them by up to k pixels; all on their device.
+class ImageVariation:
+    """Enlarges images, turns them over by chance, and shifts them; all on their device.
 
     Args:
         shape: of an image, see `checks.ImageShape`.
         flip: whether left and right are exchanged, in every second image on average.
         shift: k, in pixels.
+        zoom: by how much a window of the image is enlarged at most.
 
     Example:
-        >>> vary = FlipAndShift((2, 3), flip=True, shift=1)
+        >>> vary = ImageVariation((2, 3), flip=True, shift=1)
         >>> x = torch.arange(1.0, 7.0).view(1, 6)
         >>> vary(x, torch.tensor([[0, 0, 1]])).view(2, 3).tolist()              # to the right
         [[0.0, 1.0, 2.0], [0.0, 4.0, 5.0]]
@@ -33,20 +38,54 @@ class FlipAndShift:
         [[6.0, 5.0, 4.0], [0.0, 0.0, 0.0]]
     """
 
-    def __init__(self, shape: tuple[int, ...], flip: bool, shift: int) -> None:
+    def __init__(self, shape: tuple[int, ...], flip: bool, shift: int, zoom: float = 1.0) -> None:
         self.shape = checks.ImageShape.of(shape)
         self.flip = flip
         self.shift = shift
+        self.zoom = zoom
 
     def draws(self, n: int, generator: Generator) -> Tensor:
-        """For each of n images 1 if it is turned over, and its shift down and to the right."""
+        """For each of n images 1 if it is turned over, and its shift down and to the right.
+
+        With a zoom these are followed by its factor, and the place of its window: from -1, the
+        top and the left, to 1.
+        """
         flips = torch.randint(0, 2, (n, 1), generator=generator) * int(self.flip)
         shifts = torch.randint(-self.shift, self.shift + 1, (n, 2), generator=generator)
+        drawn = torch.cat([flips, shifts], 1)
+        if self.zoom == 1.0:
+            return drawn
 
-        return torch.cat([flips, shifts], 1)
+        factor = (math.log(self.zoom) * torch.rand(n, 1, generator=generator)).exp()
+        place = 2.0 * torch.rand(n, 2, generator=generator) - 1.0
+
+        return torch.cat([drawn, factor, place], 1)
 
     def __call__(self, x: Tensor, drawn: Tensor) -> Tensor:
-        """Images, (batch, features), each varied by its draw, (batch, 3)."""
+        """Images, (batch, features), each varied by its draw, (batch, 3) or (batch, 6)."""
+        if drawn.shape[1] > 3:
+            x = self.enlarged(x, *drawn[:, 3:].to(x).split([1, 2], 1))
+
+        return self.moved(x, drawn[:, :3].long())
+
+    def enlarged(self, x: Tensor, factor: Tensor, place: Tensor) -> Tensor:
+        """A window of each image, enlarged to its size.
+
+        Args:
+            x: images, (batch, features).
+            factor: by how much, (batch, 1).
+            place: of the window, from top to bottom and from left to right, (batch, 2).
+        """
+        share = 1.0 / factor
+        down, right = ((1.0 - share) * place).unsqueeze(2).unbind(1)
+        rows = _resampling(self.shape.height, share, down)
+        columns = _resampling(self.shape.width, share, right)
+
+        window = torch.einsum("nij,ncjk,nlk->ncil", rows, self.shape.images(x), columns)
+        return window.clamp(0.0, 1.0).flatten(1)
+
+    def moved(self, x: Tensor, drawn: Tensor) -> Tensor:
+        """Images, (batch, features), turned over and shifted by whole numbers, (batch, 3)."""
         channels, height, width = self.shape
         flips, down, right = drawn.unsqueeze(-1).unbind(1)
 
@@ -67,9 +106,37 @@ class FlipAndShift:
         return (moved * inside.unsqueeze(1)).flatten(1)
 
 
+def _resampling(side: int, share: Tensor, middle: Tensor) -> Tensor:
+    """Weights of the pixels of a line for those of an enlarged part of it, (batch, side, side).
+
+    They are those of Catmull and Rom's cubic, which gives straight lines and parabolas as they
+    are; beyond its ends a line goes on as it ends.
+
+    Args:
+        side: number of pixels of the line.
+        share: of it that is enlarged, (batch, 1).
+        middle: of this part, from -1 to 1, (batch, 1).
+    """
+    pixels = torch.arange(side, device=share.device, dtype=share.dtype)
+    centred = (2.0 * pixels + 1.0) / side - 1.0
+    places = 0.5 * side * (share * centred + middle + 1.0) - 0.5
+
+    beyond = torch.arange(-2, side + 2, device=share.device, dtype=share.dtype)
+    far = (places[:, :, None] - beyond).abs()
+    near = 1.5 * far**3 - 2.5 * far**2 + 1.0
+    next_to = -0.5 * far**3 + 2.5 * far**2 - 4.0 * far + 2.0
+    weights = near.where(far <= 1.0, next_to.where(far < 2.0, torch.zeros_like(far)))
+
+    inside = weights[:, :, 2:-2].clone()
+    inside[:, :, 0] += weights[:, :, :2].sum(2)
+    inside[:, :, -1] += weights[:, :, -2:].sum(2)
+
+    return inside
+
+
 @register
 class Augmented(Data):
-    """Images of a source that are turned over and shifted in training, and nowhere else.
+    """Images of a source that are turned over, shifted and enlarged in training, and nowhere else.
 
     Every training image has a draw of its own in each epoch, by the seed, whatever the number of
     processes. `split` gives the images as they are.
@@ -78,10 +145,11 @@ class Augmented(Data):
         source: the images.
         flip: exchange left and right in every second image, on average.
         shift: up to how many pixels images are moved, up or down and to a side; 0 comes in.
-        batch_size, seed: see `Data`; the seed draws what is turned over and shifted too.
+        zoom: by how much a window of an image is enlarged to its size, at most; 1 for none.
+        batch_size, seed: see `Data`; the seed draws what is done to an image too.
 
     Raises:
-        ValueError: for a source of anything but images, when it is read.
+        ValueError: for a zoom below 1; for a source of anything but images, when it is read.
 
     Example:
         >>> from gendae.data.images import Digits
@@ -98,6 +166,7 @@ class Augmented(Data):
         source: Data,
         flip: bool = True,
         shift: int = 4,
+        zoom: float = 1.0,
         batch_size: int = 100,
         seed: int = 0,
     ) -> None:
@@ -105,6 +174,7 @@ class Augmented(Data):
         self.source = source_of(source, type(self).__name__)
         self.flip = bool(flip)
         self.shift = checks.whole("shift", shift, 0)
+        self.zoom = checks.at_least("zoom", zoom, 1.0)
 
     def prepare_data(self) -> None:
         """Fetch the images where they are missing."""
@@ -144,6 +214,6 @@ class Augmented(Data):
     def check(self, name: str, x: Tensor) -> None:
         """The source has checked its images."""
 
-    def variation(self) -> FlipAndShift:
+    def variation(self) -> ImageVariation:
         """What is done to the images of training batches."""
-        return FlipAndShift(self.shape, self.flip, self.shift)
+        return ImageVariation(self.shape, self.flip, self.shift, self.zoom)

@@ -27,6 +27,7 @@ from gendae.layers.wrapped import anew, as_layer
 from gendae.models.blocks import SPREAD, Band, Unchanged, noise_pair
 from gendae.models.classifier import Classifier
 from gendae.models.convolutional import conv_autoencoder
+from gendae.models.filling import Filling, FillingBand
 from gendae.models.joint import JointStack
 from gendae.models.label_blocks import LabelBlock, LabelLogits
 from gendae.models.labelled import LabelledStack
@@ -191,6 +192,7 @@ def denoising_blocks(
     levels: Levels | None = None,
     network: nn.Module | None = None,
     spread: float = SPREAD,
+    filling: Filling | None = None,
     settings: Settings | None = None,
 ) -> Stack:
     """A stack whose pairs own equal shares of a law of noise levels, from x up to noise.
@@ -200,10 +202,12 @@ def denoising_blocks(
         blocks: L, number of pairs.
         levels: law of the levels in training, in units of x; of ln s ~ N(-1.2, 1.2^2) if None.
         network, spread: of each block's denoiser, see `Band`.
+        filling: what of an image is given in training, from which blocks learn to fill in the
+            rest, see `FillingBand`; None for blocks that see x and noise alone.
         settings: see `Stack`.
 
     Raises:
-        ValueError: see `Band`; for less than one block.
+        ValueError: see `Band`; for less than one block, and filling of images of another width.
 
     Example:
         >>> stack = denoising_blocks(64, blocks=3)
@@ -212,10 +216,16 @@ def denoising_blocks(
     """
     blocks = checks.whole("blocks", blocks, 1, checks.REPEATS)
 
-    bands = []
+    bands: list[Band] = []
     for block in range(blocks):
         shares = (block / blocks, (block + 1) / blocks)
-        bands.append(Band(width, levels, shares, network, spread))
+        if filling is None:
+            bands.append(Band(width, levels, shares, network, spread))
+        else:
+            bands.append(FillingBand(filling, levels, shares, network, spread))
+
+    if bands[0].features != width:
+        raise ValueError(f"filling: images have {bands[0].features} elements, and width={width}")
 
     prior = GaussianPrior("identity", bands[-1].high ** 2 + spread**2)
     return Stack(*map(noise_pair, bands), prior=prior, settings=settings)

@@ -242,7 +242,14 @@ def bands_of(name: str, stack: Stack) -> list[Band]:
 
 
 def check_order(name: str, bands: Sequence[Band]) -> None:
-    """Raise a ValueError unless each band begins where the one before it ends, the first at 0."""
+    """Raise a ValueError unless each band begins where the one before it ends, the first at 0.
+
+    All of them have to be of one kind, too.
+    """
+    kinds = {type(band).__name__ for band in bands}
+    if len(kinds) > 1:
+        raise ValueError(f"{name}: bands of one kind are needed, these are {sorted(kinds)}")
+
     below = 0.0
     for level, band in enumerate(bands, 1):
         if not math.isclose(band.low, below, rel_tol=1e-6):
@@ -276,15 +283,16 @@ def from_top(descent: Descent, bands: Sequence[Band]) -> Descent:
     return descent
 
 
-def denoiser_of(bands: Sequence[Band]) -> Denoise:
+def denoiser_of(bands: Sequence[Band], condition: Tensor | None = None) -> Denoise:
     """D(z; s) of several bands: the one that owns a level denoises there.
 
     Args:
         bands: lowest levels first.
+        condition: what x is conditioned on.
     """
 
     def denoise(z: Tensor, level: float) -> Tensor:
         owner = sum(level >= band.high for band in bands[:-1])
-        return bands[owner].denoise(z, level)
+        return bands[owner].denoise(z, level, condition)
 
     return denoise

@@ -48,13 +48,13 @@ class Descent:
     Source: Karras et al. 2022, Eq. 5.
 
     Args:
-        steps: N, levels on the way.
+        steps: N, levels on the way; a single one is the highest, at which z is denoised at once.
         highest: s_0, in standard deviations of each unit.
         stop: s_stop, at which the last denoising happens. A higher one smooths the codes.
         rho: how much of the way is spent at low levels.
 
     Raises:
-        ValueError: for fewer than two steps, and levels of 0 or less or out of order.
+        ValueError: for no step, and levels of 0 or less or out of order.
 
     Example:
         >>> class Euler(Descent):                              # the flow, first order
@@ -69,7 +69,7 @@ class Descent:
     def __init__(
         self, steps: int = 18, highest: float = 20.0, stop: float = 0.2, rho: float = 7.0
     ) -> None:
-        self.steps = checks.whole("steps", steps, 2, checks.REPEATS)
+        self.steps = checks.whole("steps", steps, 1, checks.REPEATS)
         self.stop, self.highest = in_order(stop=stop, highest=highest)
         self.rho = checks.at_least("rho", rho, 1.0)
 
@@ -78,7 +78,7 @@ class Descent:
         high = self.highest ** (1.0 / self.rho)
         low = self.stop ** (1.0 / self.rho)
 
-        shares = (i / (self.steps - 1) for i in range(self.steps))
+        shares = (i / max(1, self.steps - 1) for i in range(self.steps))
         return [(high + share * (low - high)) ** self.rho for share in shares]
 
     def start(self, variances: Tensor, n: int, generator: Generator | None) -> Tensor:

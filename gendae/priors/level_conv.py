@@ -3,7 +3,10 @@
     h <- h + V * silu(scale(c) * norm(W * h) + shift(c))
 
 with convolutions W and V that keep the size of the image, and a scale and a shift for each
-channel that know the level of noise, and what the images are conditioned on.
+channel that know the level of noise. What the images are conditioned on is known to these too, or,
+where it is an image itself, lies beside them as further channels. Squares of p x p pixels may be
+taken as one place with p x p times as many channels, which is p x p times as fast (Zhang et al.
+2018, FFDNet).
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,8 @@ from gendae import checks
 from gendae.layers.conv import image_shape
 from gendae.priors.denoiser import waves
 from gendae.registry import register
+
+CONDITIONS = ("scales", "channels")
 
 
 @register
@@ -31,9 +36,13 @@ class LevelConv(nn.Module):
         layers: number of residual layers, of two convolutions each.
         kernel: side of the kernels, an odd number of pixels.
         frequencies: number of sines, and of cosines, of the level.
+        conditions: "scales", by which channels are scaled and shifted, or "channels", images of
+            the same height and width.
+        fold: p.
 
     Raises:
-        ValueError: for numbers below 1, and an even kernel.
+        ValueError: for numbers below 1, an even kernel, other conditions, and squares that do not
+            cover the image.
 
     Example:
         >>> network = LevelConv((3, 8, 8), channels=4, layers=1)
@@ -49,6 +58,8 @@ class LevelConv(nn.Module):
         layers: int = 3,
         kernel: int = 3,
         frequencies: int = 16,
+        conditions: str = "scales",
+        fold: int = 1,
     ) -> None:
         super().__init__()
         self.shape = image_shape("shape", shape)
@@ -59,11 +70,21 @@ class LevelConv(nn.Module):
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel={kernel}: an odd number is needed, which keeps the size")
 
+        self.conditions = checks.one_of("conditions", conditions, CONDITIONS)
+        self.fold = checks.whole("fold", fold, 1)
+        _, height, columns = self.shape
+        if height % self.fold or columns % self.fold:
+            raise ValueError(
+                f"fold={fold}: squares of {fold} x {fold} pixels do not cover an image of "
+                f"{height} x {columns}"
+            )
+
     def prepare(self, features: int, condition: int = 0) -> None:
         """Create the weights for images, and conditions, of these widths.
 
         Raises:
-            ValueError: for images of another shape.
+            ValueError: for images of another shape, and conditions that are no images where they
+                have to be.
         """
         if features != torch.Size(self.shape).numel():
             raise ValueError(
@@ -71,15 +92,25 @@ class LevelConv(nn.Module):
                 f"{features}"
             )
 
-        of_x = self.shape[0]
-        width = self.channels
-        level = 2 * self.frequencies + condition
+        of_x, height, columns = self.shape
+        beside, left = 0, condition
+        if self.conditions == "channels":
+            beside, left = divmod(condition, height * columns)
+            if left:
+                raise ValueError(
+                    f"conditions='channels': {condition} numbers are no images of "
+                    f"{height} x {columns} pixels"
+                )
 
-        self.enter = self._conv(of_x, width)
+        width = self.channels
+        level = 2 * self.frequencies + left
+
+        pixels = self.fold**2
+        self.enter = self._conv((of_x + beside) * pixels, width)
         self.films = nn.ModuleList(nn.Linear(level, 2 * width) for _ in range(self.layers))
         self.inner = nn.ModuleList(self._conv(width, width) for _ in range(self.layers))
         self.outer = nn.ModuleList(self._conv(width, width) for _ in range(self.layers))
-        self.leave = self._conv(width, of_x)
+        self.leave = self._conv(width, of_x * pixels)
 
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -96,13 +127,17 @@ class LevelConv(nn.Module):
             condition: (batch, width of conditions).
         """
         c = waves(level, self.frequencies)
-        if condition is not None:
+        if condition is not None and self.conditions == "channels":
+            z = torch.cat([z, condition], 1)
+        elif condition is not None:
             c = torch.cat([c, condition], -1)
 
-        h = self.enter(z.unflatten(1, self.shape))
+        images = z.unflatten(1, (-1, *self.shape[1:]))
+        h = self.enter(functional.pixel_unshuffle(images, self.fold))
         for film, inner, outer in zip(self.films, self.inner, self.outer, strict=True):
             scale, shift = film(c)[:, :, None, None].chunk(2, 1)
             norm = functional.group_norm(inner(h), 1)
             h = h + outer(functional.silu(torch.addcmul(shift, norm, 1.0 + scale)))
 
-        return self.leave(functional.silu(h)).flatten(1)
+        folded = self.leave(functional.silu(h))
+        return functional.pixel_shuffle(folded, self.fold).flatten(1)

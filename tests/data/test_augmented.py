@@ -19,7 +19,7 @@ from gendae import (
     deep_autoencoder,
 )
 from gendae.commands.common import dataset_of
-from gendae.data.augmented import FlipAndShift
+from gendae.data.augmented import ImageVariation
 from gendae.data.base import facts_of
 from gendae.data.loader import Split, TensorLoader
 from gendae.registry import build
@@ -45,26 +45,54 @@ def test_every_flip_and_shift_is_that_of_indices():
     cases = torch.cartesian_prod(torch.arange(2), torch.arange(-6, 7), torch.arange(-5, 6))
     x = torch.rand(len(cases), 60, dtype=torch.float64)
     expected = [by_hand(*case) for case in zip(x.view(-1, *SHAPE), *cases.T.tolist(), strict=True)]
-    varied = FlipAndShift(SHAPE, True, 6)(x, cases)
+    varied = ImageVariation(SHAPE, True, 6)(x, cases)
     assert torch.equal(varied.view(-1, *SHAPE), torch.stack(expected))
 
 
 def test_draws_are_uniform_and_none_without_a_choice():
-    drawn = FlipAndShift(SHAPE, True, SHIFT).draws(30_000, torch.Generator().manual_seed(0))
+    drawn = ImageVariation(SHAPE, True, SHIFT).draws(30_000, torch.Generator().manual_seed(0))
     for column, values in zip(drawn.T, (2, 5, 5), strict=True):
         share = column.unique(return_counts=True)[1] / len(column)
         assert len(share) == values
         assert (share - 1 / values).abs().max() < 0.015
 
-    none = FlipAndShift(SHAPE, False, 0)
+    none = ImageVariation(SHAPE, False, 0)
     assert not none.draws(9, torch.Generator()).any()
 
 
 X = torch.rand(24, 60, generator=torch.Generator().manual_seed(0))
 
 
+def test_a_window_is_enlarged_without_a_loss_of_what_is_linear():
+    """Catmull and Rom's cubic gives linear images exactly, away from their borders."""
+    sides = torch.arange(9, dtype=torch.float64), torch.arange(7, dtype=torch.float64)
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
+    x = (0.1 + 0.05 * rows + 0.03 * columns).view(1, -1).repeat(3, 1)
+    factor = torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.float64)
+    place = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.2, -0.3]], dtype=torch.float64)
+    varied = ImageVariation((9, 7), False, 0, 4.0).enlarged(x, factor, place)
+    torch.testing.assert_close(varied[0], x[0], atol=1e-12, rtol=0)
+
+    share = 1.0 / factor[:, :, None]
+    down = 4.0 + share * (rows - 4.0) + 4.5 * (1.0 - share) * place[:, :1, None]
+    right = 3.0 + share * (columns - 3.0) + 3.5 * (1.0 - share) * place[:, 1:, None]
+    expected = 0.1 + 0.05 * down + 0.03 * right
+    inside = (down >= 1) & (down <= 7) & (right >= 1) & (right <= 5)
+    assert inside[1:].sum() > 60
+    difference = (varied.view(3, 9, 7) - expected)[inside]
+    assert difference.abs().max() < 1e-12
+
+    drawn = ImageVariation(SHAPE, True, 1, 4.0).draws(20_000, torch.Generator().manual_seed(0))
+    octaves = drawn[:, 3].log2()
+    assert abs(octaves.mean() - 1.0) < 0.02
+    assert octaves.min() >= 0
+    assert octaves.max() <= 2
+    plain = ImageVariation(SHAPE, True, 1).draws(20_000, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn[:, :3].long(), plain)
+
+
 def loader(rank=0, ranks=1, size=8, **options):
-    variation = FlipAndShift(SHAPE, True, SHIFT)
+    variation = ImageVariation(SHAPE, True, SHIFT)
     split = Split(X, torch.arange(24))
     return TensorLoader(split, size // ranks, True, 3, rank, ranks, variation=variation, **options)
 

@@ -404,7 +404,7 @@ def test_descriptions_and_states_rebuild_a_prior(blocks, coordinates):
         (lambda: LogUniformLevels(2.0, 1.0), "lowest=2.0, highest=1.0: lowest has to be below"),
         (lambda: LogNormalLevels(deviation=0.0), "deviation=0.0"),
         (lambda: HeunDescent(stop=30.0), "stop=30.0, highest=20.0: stop has to be below highest"),
-        (lambda: HeunDescent(1), "steps=1"),
+        (lambda: HeunDescent(0), "steps=0"),
         (lambda: HeunDescent(churn=-1.0), "churn=-1.0"),
         (lambda: LangevinDescent(rate=0.0), "rate=0.0"),
         (lambda: Flow(lowest=50.0), "lowest=50.0, highest=40.0"),
