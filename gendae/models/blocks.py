@@ -127,6 +127,8 @@ class Band(nn.Module):
 
         self.in_features = self.features
         self.out_features = self.features
+        self.in_shape = tuple(getattr(self.network, "in_shape", (self.features,)))
+        self.out_shape = self.in_shape
 
     @property
     def low(self) -> float:

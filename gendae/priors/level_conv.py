@@ -59,6 +59,11 @@ class LevelConv(nn.Module):
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel={kernel}: an odd number is needed, which keeps the size")
 
+    @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what it takes and gives."""
+        return self.shape
+
     def prepare(self, features: int, condition: int = 0) -> None:
         """Create the weights for images, and conditions, of these widths.
 
