@@ -316,14 +316,6 @@ class FashionMNIST(IdxImages):
         "Ankle boot",
     )
 
-    @property
-    def choice(self) -> str | None:
-        """What becomes of colour: as told, or what a shape of three channels says."""
-        if self.color is None and self.given_shape is not None:
-            return "rgb" if checks.ImageShape.of(self.given_shape).channels > 1 else None
-
-        return self.color
-
     def facts(self) -> dict[str, Plain]:
         """Names of the classes."""
         return {"classes": list(self.classes)}
@@ -389,6 +381,9 @@ class Images(Data):
         super().__init__(batch_size, seed)
         self.path = _plain(path)
         self.given_shape = shape
+        if shape is not None:
+            checks.ImageShape.of(shape)
+
         self.labels = _plain(labels)
         self.color = choice_of_color(color)
 

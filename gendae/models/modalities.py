@@ -64,7 +64,7 @@ class Modality:
     def __init__(self, width: int, kind: str = "real", pairs: Sequence[Pair] = ()) -> None:
         self.width = checks.whole("width", width, 1)
         self.kind = checks.one_of("kind", kind, KINDS)
-        self.pairs = list(pairs)
+        self.pairs = [checks.kind("pairs", pair, Pair) for pair in checks.several("pairs", pairs)]
 
         if self.kind in ONE_HOT and self.pairs:
             raise ValueError(
@@ -394,8 +394,8 @@ class EachModality(Corruption):
     """
 
     def __init__(self, corruptions: Sequence[Corruption | None], widths: Sequence[int]) -> None:
-        self.corruptions = list(corruptions)
-        self.widths = list(widths)
+        self.corruptions = checks.several("corruptions", corruptions)
+        self.widths = checks.wholes("widths", widths, 1)
 
         if len(self.corruptions) != len(self.widths):
             raise ValueError(
