@@ -115,6 +115,35 @@ def whole(name: str, value: int, bound: int, most: int = MOST) -> int:
     return int(value)
 
 
+def several(name: str, values: Iterable[T]) -> list[T]:
+    """`values` as a list, if there can be several, else a ValueError.
+
+    Example:
+        >>> several("channels", (16, 32))
+        [16, 32]
+        >>> several("channels", 16)
+        Traceback (most recent call last):
+        ValueError: channels=16: a list is needed
+    """
+    if isinstance(values, str | Mapping) or not hasattr(values, "__iter__"):
+        raise ValueError(f"{name}={_told(values)}: a list is needed")
+
+    return list(values)
+
+
+def named(name: str, values: Mapping[str, T]) -> dict[str, T]:
+    """`values` as a dictionary, if they have names, else a ValueError."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}={_told(values)}: a dict is needed")  # noqa: TRY004
+
+    return dict(values)
+
+
+def wholes(name: str, values: Iterable[int], bound: int, most: int = MOST) -> list[int]:
+    """A list of whole numbers from `bound` to `most`, else a ValueError."""
+    return [whole(name, value, bound, most) for value in several(name, values)]
+
+
 def fits(name: str, value: int, numbers: int) -> int:
     """`value` if a result of so many numbers, in single precision, can be held in memory.
 
@@ -203,7 +232,7 @@ def per_layer(name: str, value: float | Iterable[float], layers: int) -> list[fl
     if isinstance(value, int | float):
         values = [value] * layers
     else:
-        values = list(value)
+        values = several(name, value)
 
     if len(values) != layers:
         raise ValueError(

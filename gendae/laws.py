@@ -301,7 +301,7 @@ class LearnedGaussian(Law):
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
         self.per = checks.one_of("per", per, self.PER)
         self.given = given
-        self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
+        self.hidden = checks.wholes("hidden", hidden, 1)
 
         if given is not None and per == "layer":
             raise ValueError(
@@ -710,9 +710,9 @@ class Laws(Law):
         self, laws: Sequence[Law], widths: Sequence[int], inputs: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        self.laws = [checks.kind("laws", law, Law) for law in build(list(laws))]
-        self.widths = [checks.whole("widths", width, 1) for width in widths]
-        self.inputs = inputs and list(inputs)
+        self.laws = [checks.kind("laws", law, Law) for law in build(checks.several("laws", laws))]
+        self.widths = checks.wholes("widths", widths, 1)
+        self.inputs = None if inputs is None else checks.wholes("inputs", inputs, 1)
         if len(self.laws) != len(self.widths):
             raise ValueError(f"widths={self.widths}: {len(self.laws)} laws need as many widths")
 

@@ -4,8 +4,10 @@ Random sweeps are run by hand: `python -m benchmarks.fuzz`.
 """
 
 import gzip
+import inspect
 import io
 import math
+import re
 import zipfile
 from pathlib import Path
 
@@ -304,3 +306,24 @@ def test_the_descriptions_that_the_harness_mutates_are_valid():
     for name, cls in REGISTRY.items():
         if cls.__module__.startswith("gendae."):
             assert type(build(description_of(name))) is cls
+
+
+# -- one thing in the place of several -----------------------------------------------------------
+
+
+def _lists():
+    """Arguments of registered classes that are lists of something."""
+    for name, cls in sorted(REGISTRY.items()):
+        for parameter in inspect.signature(cls).parameters.values():
+            told = str(parameter.annotation)
+            if "gendae" in cls.__module__ and re.match(r"(collections.abc.Sequence|list)\[", told):
+                yield name, parameter.name
+
+
+@pytest.mark.parametrize(("name", "argument"), [*_lists()])
+def test_one_thing_in_the_place_of_several_is_refused_by_the_argument_s_name(name, argument):
+    description = {key: build(value) for key, value in description_of(name).items()}
+    del description["type"]
+    positional = description.pop("pairs", []) if name.endswith("Stack") else []
+    with pytest.raises(ValueError, match=argument):
+        REGISTRY[name](*positional, **{**description, argument: torch.nn.Linear(2, 2)})

@@ -51,18 +51,46 @@ def shape_of(stack: Stack) -> tuple[int, ...]:
     return image_shape(stack.sizes[0], shape)
 
 
-def color_of(stack: Stack, color: str | None = None) -> str | None:
-    """What becomes of the colour of a user's images: as told, or as in the model's training."""
-    shapes = [stack.facts.get("shape"), *shapes_of(stack).values()]
-    coloured = any(len(shape or ()) == 3 for shape in shapes)
-    if color is None and coloured:
-        return "rgb"
+def color_of(stack: Stack, color: str | None = None, modality: str | None = None) -> str | None:
+    """What becomes of the colour of a user's images: as told, or as in the model's training.
+
+    Args:
+        stack: the model.
+        color: what the user tells, if anything.
+        modality: whose images they are, of a joint model.
+
+    Raises:
+        ValueError: for what the model cannot take.
+    """
+    told = choice_of_color(color)
+    takes = _takes(stack, modality)
+    if told is not None and takes not in (None, told):
+        kind = "coloured" if takes == "rgb" else "grey"
+        raise ValueError(f"--color {told}: the model takes {kind} images; accepted: {takes}")
+    if told is not None or takes == "rgb":
+        return told or takes
 
     dataset = stack.facts.get("dataset") or {}
     while isinstance(dataset.get("source"), dict):
         dataset = dataset["source"]
 
-    return choice_of_color(color or dataset.get("color"))
+    learned = choice_of_color(dataset.get("color"))
+    return None if takes == "grey" != learned else learned
+
+
+def _takes(stack: Stack, modality: str | None) -> str | None:
+    """Which images a model takes, "grey" or "rgb"; None where its file does not say."""
+    shapes = shapes_of(stack)
+    if modality is not None:
+        known = [shapes[modality]] if modality in shapes else []
+    else:
+        known = [stack.facts.get("shape"), *shapes.values()]
+
+    channels = [len(shape) == len(checks.ImageShape._fields) for shape in known if shape]
+    if not channels:
+        return None
+
+    return "rgb" if any(channels) else "grey"
 
 
 def completer_of(stack: Stack) -> Completer | None:

@@ -27,7 +27,7 @@ from gendae.completion.completer import Completer
 from gendae.completion.inpainting import MASKS, Inpainter, inpainter_of, named_mask
 from gendae.completion.modalities import Values
 from gendae.data.files import channels_first, check_pairing, image_files, read_modality, write_npz
-from gendae.data.sources import read_images
+from gendae.data.sources import pixels_of, read_images
 from gendae.models.joint import JointStack, channels_of
 from gendae.models.modalities import Modality
 from gendae.models.stack import Stack
@@ -82,7 +82,6 @@ def complete(
     check_order(texts)
 
     loaded = model_file.load(model, device)
-    color = color_of(loaded, color)
     if reads_sequences(loaded):
         refuse("completer", options, "sequences are completed by an Inpainter: --inpainter.OPTION")
         file = sequences_given(texts, mode)
@@ -192,7 +191,8 @@ def value_of(
 ) -> Tensor:
     """The given value of one modality, from a class index or a file of values.
 
-    It has the rows of the file, or one; n of them if n is told. What `color` is: `color_of`.
+    It has the rows of the file, or one; n of them if n is told. What becomes of colour:
+    `color_of`.
 
     Raises:
         FileNotFoundError, ValueError: for text that is neither, and values of another width.
@@ -212,7 +212,7 @@ def value_of(
             f"--given {name}={text}: no such file; {wanted} (modalities: {stack.described()})"
         )
 
-    value = rows_in(path, modality, color)
+    value = rows_in(path, modality, color_of(stack, color, name))
     if n is None:
         return value
     if len(value) not in (1, n):
@@ -232,8 +232,8 @@ def repeated(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def rows_in(path: Path, modality: Modality, color: str | None = None) -> Tensor:
     """Values of a modality from a file; images in all forms that `read_images` takes."""
-    if modality.kind == "pixels" and path.suffix != ".npy":
-        value, _ = read_images(path, color)
+    if modality.kind == "pixels":
+        value = _pixels_in(path, modality, color)
     else:
         value = _as_rows(channels_first(read_modality(path)), modality)
 
@@ -242,6 +242,27 @@ def rows_in(path: Path, modality: Modality, color: str | None = None) -> Tensor:
             f"{path} has rows of width {value.shape[1]}; the modality is {modality!r}"
         )
     return value
+
+
+def _pixels_in(path: Path, modality: Modality, color: str | None) -> Tensor:
+    """Images; of a .npy with numbers as the model takes them also rows of NaN, which are missing.
+
+    Bytes that are only 0 and 1 are these, as `Arrays` reads them.
+    """
+    if path.suffix != ".npy":
+        value, _ = read_images(path, color)
+        return value
+
+    array = read_modality(path)
+    if array.ndim == 1:
+        array = array[None]
+
+    levels = array.dtype == np.uint8 and array.max() > 1
+    if levels or array[0].size != modality.width:
+        value, _ = pixels_of(str(path), array, color)
+        return value
+
+    return _as_rows(channels_first(array), modality)
 
 
 def _as_rows(array: np.ndarray, modality: Modality) -> Tensor:

@@ -107,7 +107,8 @@ def examples(stack: Stack, file: Path, color: str | None = None) -> Examples:
         series = series_of(stack, file)
         return Examples(series.rows(stack.pairs[0].masked), series.y, series)
 
-    color = color_of(stack, color)
+    modality = label_modalities(stack)[0] if isinstance(stack, JointStack) else None
+    color = color_of(stack, color, modality)
     x, y, _ = read_pictures(file, color, strict=True, classes=known_classes(stack)).rows
     return Examples(x, y)
 

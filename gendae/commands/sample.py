@@ -13,7 +13,6 @@ from torch import Tensor
 from gendae import checks
 from gendae.commands.common import (
     Table,
-    color_of,
     has_several_modalities,
     only_generative,
     shape_of,
@@ -190,7 +189,7 @@ def law_given(stack: Stack, given: list[str], n: int, guidance: float | None) ->
     name = condition.name
     text = texts[name]
     if isinstance(stack, JointStack):
-        rows = value_of(stack, name, text, color_of(stack))
+        rows = value_of(stack, name, text)
         if len(rows) not in (1, n):
             raise ValueError(
                 f"--given {name}={text} has {len(rows)} rows; one is needed, or --n {n}"
@@ -231,8 +230,7 @@ def _sample_by_chain(
     check_names(stack)
 
     checks.fits("--n", n, n * stack.sizes[0])
-    color = color_of(stack)
-    values = {name: value_of(stack, name, text, color, n) for name, text in texts.items()}
+    values = {name: value_of(stack, name, text, n=n) for name, text in texts.items()}
     completer = chosen_completer(stack, "mcmc", options)
     samples = modalities.complete(stack, values, completer=completer, seed=seed)
     samples = with_means(stack, samples, values)

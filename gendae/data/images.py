@@ -347,7 +347,8 @@ class Images(Data):
         labels: class labels, as numbers or names, or a file of numbers, see `read_labels`, for a
             folder in the natural order of its files; if None, those that the source has.
         color: what becomes of coloured pixels: "rgb" keeps three channels, and gives them to grey
-            images too; "grey" takes their luma; None refuses them.
+            images too; "grey" takes their luma; None refuses them, unless `shape` is one of three
+            channels, which says "rgb".
 
     Attributes:
         classes: names of the classes 0, 1, .. where the source says them: the folders of a folder,
@@ -380,6 +381,9 @@ class Images(Data):
         super().__init__(batch_size, seed)
         self.path = _plain(path)
         self.given_shape = shape
+        if shape is not None:
+            checks.ImageShape.of(shape)
+
         self.labels = _plain(labels)
         self.color = choice_of_color(color)
 
@@ -411,13 +415,21 @@ class Images(Data):
         self.setup()
         return self._classes
 
+    @property
+    def choice(self) -> str | None:
+        """What becomes of colour: as told, or what a shape of three channels says."""
+        if self.color is None and self.given_shape is not None:
+            return "rgb" if checks.ImageShape.of(self.given_shape).channels > 1 else None
+
+        return self.color
+
     def facts(self) -> dict[str, Plain]:
         """Names of the classes, where there are any."""
         return {"classes": list(self.classes)} if self.classes else {}
 
     def read(self) -> tuple[dict[str, Split], tuple[int, ...]]:
-        rows, shape, classes, kept = read_pictures(self.path, self.color, self.labels)
-        channels = checks.RGB if self.color == "rgb" else 1
+        rows, shape, classes, kept = read_pictures(self.path, self.choice, self.labels)
+        channels = checks.RGB if self.choice == "rgb" else 1
         told = image_shape(rows.x.shape[1], self.given_shape or shape, channels)
         _check_size(name_of(self.path), told, shape)
         if self.color == "grey":

@@ -211,7 +211,7 @@ class Multimodal(MultimodalData):
     ) -> None:
         super().__init__(batch_size, seed)
         self.source = source_of(source, type(self).__name__)
-        self.parts = list(parts)
+        self.parts = checks.several("parts", parts)
         for name in self.parts:
             checks.one_of("parts", name, PARTS)
         if len(set(self.parts)) < len(self.parts) or not self.parts:
@@ -343,7 +343,7 @@ class Arrays(MultimodalData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        if not files:
+        if not checks.named("files", files):
             raise ValueError(
                 "files is empty: at least one modality is needed, as {name: FILE.npy}"
             )

@@ -130,7 +130,7 @@ class Patches(Data):
         super().__init__(batch_size, seed)
         self.path = str(path) if isinstance(path, Path) else path
         self.size = checks.whole("size", size, 1)
-        self.counts = [checks.whole("counts", count, 1) for count in counts]
+        self.counts = checks.wholes("counts", counts, 1)
         if len(self.counts) != len(SPLITS):
             raise ValueError(
                 f"counts={self.counts}: a number of training, validation and test patches is "

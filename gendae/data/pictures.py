@@ -53,7 +53,8 @@ COLORS = ("grey", "rgb")
 #: What is said of colour where nothing was chosen.
 COLOURED = (
     'coloured pixels; color="grey" takes their luma, color="rgb" all three channels (fit: '
-    "--data.color grey; inpaint, complete, predict and evaluate: --color grey)"
+    "--data.color grey or rgb; with a model of grey images, inpaint, complete, predict and "
+    "evaluate: --color grey)"
 )
 #: Luma as Pillow computes it from bytes, in parts of 2^16, and of real numbers.
 LUMA = np.array([19595, 38470, 7471], np.uint32)

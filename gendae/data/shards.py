@@ -257,7 +257,8 @@ class Shards(Images):
         batch_size, seed: see `Data`; the seed draws the split.
         labels: file of class labels of all images in the same order, see `read_labels` and, for a
             folder, `check_pairing`.
-        color: "rgb" where images have three channels; None where they have one.
+        color: "rgb" where images have three channels, which a shape of them says too; None where
+            they have one.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -305,11 +306,11 @@ class Shards(Images):
 
     def _channels(self, x: Rows) -> int:
         """How many channels the images have, which is as many as the user chose."""
-        channels = 1 if self.color is None else checks.RGB
+        channels = 1 if self.choice is None else checks.RGB
         known = x.image_shape
         if known is not None and checks.ImageShape.of(known).channels != channels:
             raise ValueError(
-                f"color={self.color!r}: {x.paths[0]} holds images of shape {known}; 'rgb' is "
+                f"color={self.choice!r}: {x.paths[0]} holds images of shape {known}; 'rgb' is "
                 "needed for three channels, and none for one"
             )
 

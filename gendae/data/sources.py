@@ -109,7 +109,7 @@ class InMemory:
         if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError(f"sha256={sha256!r:.80}: 64 hexadecimal digits are needed")
         self.sha256 = sha256
-        self.shape = [checks.whole("shape", side, 0) for side in shape]
+        self.shape = checks.wholes("shape", shape, 0)
 
     def __str__(self) -> str:
         n, *sides = self.shape

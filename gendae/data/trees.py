@@ -312,7 +312,7 @@ class ListOps(Data):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        self.depths = [checks.whole("depths", depth, 1, 100) for depth in depths]
+        self.depths = checks.wholes("depths", depths, 1, 100)
         if not self.depths:
             raise ValueError(f"depths={depths}: one depth is needed at least")
 

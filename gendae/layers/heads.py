@@ -40,8 +40,11 @@ class Heads(nn.Module):
     ) -> None:
         super().__init__()
         self.g = as_layer(g)
-        self.given_activations = [checks.one_of("activation", s, HEADS) for s in activations]
-        self.widths = [checks.whole("widths", width, 1) for width in widths]
+        self.given_activations = [
+            checks.one_of("activation", s, HEADS)
+            for s in checks.several("activations", activations)
+        ]
+        self.widths = checks.wholes("widths", widths, 1)
         self.in_features = self.g.in_features
         self.out_features = self.g.out_features
 

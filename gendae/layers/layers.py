@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from gendae import checks
 from gendae.layers.affine import Affine
 from gendae.layers.conv import WithoutWeights
 from gendae.layers.wrapped import Layer, as_layer, change
@@ -67,10 +68,13 @@ class Layers(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        if not layers:
+        parts = [
+            as_layer(checks.kind("layers", layer, nn.Module))
+            for layer in checks.several("layers", layers)
+        ]
+        if not parts:
             raise ValueError("layers=[]: one at least is needed")
 
-        parts = [as_layer(layer) for layer in layers]
         for number, (low, high) in enumerate(pairwise(parts), 1):
             if not fit_together(out_shape(low), in_shape(high)):
                 raise ValueError(

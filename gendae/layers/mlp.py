@@ -49,7 +49,7 @@ class MLP(nn.Module):
         super().__init__()
         self.in_features = checks.whole("in_features", in_features, 1)
         self.out_features = checks.whole("out_features", out_features, 1)
-        self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
+        self.hidden = checks.wholes("hidden", hidden, 1)
         self.hidden_activation = hidden_activation
         self.activation = activation
         self.gain = checks.real("gain", gain)

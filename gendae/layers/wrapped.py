@@ -84,7 +84,7 @@ class Wrapped(nn.Module):
             in_shape = [in_shape]
 
         self.module = module
-        self.in_shape = tuple(checks.whole("in_shape", size, 1) for size in in_shape)
+        self.in_shape = tuple(checks.wholes("in_shape", in_shape, 1))
         self.activation = activation
         if activation is not None:
             checks.one_of("activation", activation, KNOWN)

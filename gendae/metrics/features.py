@@ -62,8 +62,8 @@ class FeatureClassifier(nn.Module):
         classes: int = 10,
     ) -> None:
         super().__init__()
-        self.shape = list(shape)
-        self.channels = list(channels)
+        self.shape = checks.several("shape", shape)
+        self.channels = checks.several("channels", channels)
         self.image = checks.ImageShape.of(self.shape)
         if len(self.channels) != 2 or min(self.image.size) < 4:
             raise ValueError(

@@ -43,9 +43,10 @@ def sigma_grid(grid: str | Sequence[float]) -> list[float]:
     if isinstance(grid, str):
         return GRIDS[checks.one_of("grid", grid, GRIDS)]
 
-    if not list(grid):
+    bandwidths = checks.several("grid", grid)
+    if not bandwidths:
         raise ValueError("grid is empty; give at least one bandwidth")
-    return [float(s) for s in grid]
+    return [float(s) for s in bandwidths]
 
 
 @checks.takes_arrays

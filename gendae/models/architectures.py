@@ -101,6 +101,7 @@ def deep_autoencoder(
         activations = [UNITS[units][1]] * (len(sizes) - 1)
     elif activations is None:
         activations = ["softplus"] * (len(sizes) - 2) + ["sigmoid"]
+    activations = checks.several("activations", activations)
 
     if (stochastic and units is None) or (noise_of_x and noise is None):
         raise ValueError("stochastic=True needs units, and noise_of_x=True needs noise")
@@ -132,18 +133,19 @@ def _widths(sizes: Sizes) -> list[int]:
         Traceback (most recent call last):
         ValueError: sizes=['auto', 20]: auto is the width of the data, which gendae fit takes ...
     """
+    sizes = checks.several("sizes", sizes)
     if len(sizes) < 2:
-        raise ValueError(f"sizes={list(sizes)} needs at least two widths, those of x and h_1")
+        raise ValueError(f"sizes={sizes} needs at least two widths, those of x and h_1")
 
     if AUTO in sizes[1:]:
-        raise ValueError(f"sizes={list(sizes)}: only the first, that of the data, may be {AUTO}")
+        raise ValueError(f"sizes={sizes}: only the first, that of the data, may be {AUTO}")
     if AUTO in sizes:
         raise ValueError(
-            f"sizes={list(sizes)}: {AUTO} is the width of the data, which gendae fit takes from "
+            f"sizes={sizes}: {AUTO} is the width of the data, which gendae fit takes from "
             "them; in Python, give it: data.split('train').x.shape[1]"
         )
 
-    return cast(list[int], list(sizes))
+    return cast(list[int], sizes)
 
 
 def _check_units(units: str, **excluded: object) -> None:
@@ -272,10 +274,11 @@ def deep_classifier(
         [1, 2]
     """
     sizes = _widths(sizes)
+    bits = checks.several("bits", bits)
     outside = [level for level in bits if not 1 <= level < len(sizes) - 1]
     if outside or (bits and stochastic):
         raise ValueError(
-            f"bits={list(bits)}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; "
+            f"bits={bits}: levels 1 .. {len(sizes) - 2} lie between two hidden layers; "
             "stochastic units send bits anyway"
         )
     if stochastic and activation not in (None, "sigmoid"):
@@ -670,7 +673,8 @@ def joint_autoencoder(
         >>> joint_autoencoder({"image": image, "label": label}, [30]).sizes
         [202, 74, 30, 30]
     """
-    members = {name: _modality(name, given) for name, given in modalities.items()}
+    told = checks.named("modalities", modalities)
+    members = {name: _modality(name, given) for name, given in told.items()}
 
     alone = None
     if len(members) == 1:
@@ -687,7 +691,7 @@ def joint_autoencoder(
 
     width = sum(m.code_width for m in members.values())
     pairs: list[Junction | Pair] = []
-    for level, (low, high) in enumerate(pairwise([width, *top])):
+    for level, (low, high) in enumerate(pairwise([width, *checks.wholes("top", top, 1)])):
         if level > 0:
             f = layer(low, hidden_f, high, activation, gain)
             g = layer(high, hidden_g, low, activation, gain)
@@ -765,4 +769,4 @@ def stack_of(
         >>> stack_of([InvertiblePair(8), InvertiblePair(8)]).sizes
         [8, 8, 8]
     """
-    return Stack(*pairs, prior=prior, settings=settings)
+    return Stack(*checks.several("pairs", pairs), prior=prior, settings=settings)

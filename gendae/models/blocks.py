@@ -127,6 +127,8 @@ class Band(nn.Module):
 
         self.in_features = self.features
         self.out_features = self.features
+        self.in_shape = tuple(getattr(self.network, "in_shape", (self.features,)))
+        self.out_shape = self.in_shape
 
     @property
     def low(self) -> float:
@@ -180,7 +182,7 @@ def _in_order(shares: Sequence[float]) -> tuple[float, float]:
         Traceback (most recent call last):
         ValueError: shares=[0.5, 0.25]: two numbers in [0, 1] are needed, the lower one first
     """
-    numbers = [checks.real("shares", share) for share in shares]
+    numbers = [checks.real("shares", share) for share in checks.several("shares", shares)]
     if len(numbers) != 2 or not 0.0 <= numbers[0] < numbers[1] <= 1.0:
         raise ValueError(
             f"shares={list(shares)}: two numbers in [0, 1] are needed, the lower one first"

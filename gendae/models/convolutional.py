@@ -54,6 +54,8 @@ def conv_autoencoder(
         >>> stack.shapes
         [(1, 28, 28), (32, 14, 14), (64, 7, 7), (20,)]
     """
+    channels = checks.wholes("channels", channels, 1)
+    sizes = checks.wholes("sizes", sizes, 1)
     if not channels:
         raise ValueError("channels=[]: at least one convolution is needed")
 
@@ -124,18 +126,15 @@ def lenet(
         >>> network.classes
         10
     """
+    channels = checks.wholes("channels", channels, 1)
+    paddings = checks.wholes("paddings", paddings, 0)
+    sizes = checks.wholes("sizes", sizes, 1)
     if len(paddings) != len(channels) or not channels:
         raise ValueError(
-            f"paddings={list(paddings)}: one for each of channels={list(channels)} is needed, and "
+            f"paddings={paddings}: one for each of channels={channels} is needed, and "
             "one of these at least"
         )
-    if stochastic and units is None:
-        raise ValueError("stochastic=True needs units")
-
-    law = None
-    if units is not None:
-        activation = UNITS[checks.one_of("units", units, UNITS)][1]
-        law = Discrete(units, stochastic)
+    law, activation = _hidden_units(units, stochastic, activation)
 
     pairs: list[Pair] = []
     for number, padding in zip(channels, paddings, strict=True):
@@ -153,3 +152,16 @@ def lenet(
 
     output = Affine(pairs[-1].f.out_features, classes, "linear", gain, init)
     return Classifier(*pairs, output=output, settings=settings)
+
+
+def _hidden_units(
+    units: str | None, stochastic: bool, activation: str
+) -> tuple[Discrete | None, str]:
+    """The law of hidden units, if they are discrete, and their activation."""
+    if units is not None:
+        law = Discrete(checks.one_of("units", units, UNITS), stochastic)
+        return law, UNITS[units][1]
+    if stochastic:
+        raise ValueError("stochastic=True needs units")
+
+    return None, activation

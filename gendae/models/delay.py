@@ -58,10 +58,10 @@ class DelayNetwork:
     """
 
     def __init__(self, pairs: Sequence[Pair], feedback: float = 0.1) -> None:
-        for level, pair in enumerate(pairs, 1):
+        self.pairs = [checks.kind("pairs", pair, Pair) for pair in checks.several("pairs", pairs)]
+        for level, pair in enumerate(self.pairs, 1):
             _need_affine(level, pair)
 
-        self.pairs = list(pairs)
         self.feedback = checks.share("feedback", feedback)
         self.depth = len(self.pairs)
         self.sizes = [self.pairs[0].f.in_features, *(p.f.out_features for p in self.pairs)]

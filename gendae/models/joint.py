@@ -83,7 +83,8 @@ class JointStack(Stack):
         if not modalities:
             raise ValueError("a JointStack needs at least one modality")
 
-        members = list(modalities.values())
+        members = list(checks.named("modalities", modalities).values())
+        top = checks.several("top", top)
         _check_top(top, len(members))
         _check_latents(members)
 
@@ -95,7 +96,7 @@ class JointStack(Stack):
 
         super().__init__(*below, *above, prior=prior, settings=settings)
         self.modalities = dict(modalities)
-        self.top = list(top)
+        self.top = top
         self.level = len(below)
 
         for level in range(self.level + 1):

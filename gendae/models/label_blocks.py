@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from gendae import checks
 from gendae.layers.affine import Affine
+from gendae.layers.layers import in_shape
 from gendae.layers.wrapped import as_layer
 from gendae.models.blocks import Band, check_order
 from gendae.models.classifier import Classifier
@@ -78,6 +79,7 @@ class LabelBlock(nn.Module):
         width = self.encoder.in_features
         state = width + self.guesses * self.band.features
         self.in_features = width if self.first else state
+        self.in_shape = in_shape(self.encoder) if self.first else (state,)
         self.out_features = state
 
     def forward(self, h: Tensor) -> Tensor:

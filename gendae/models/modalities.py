@@ -64,7 +64,7 @@ class Modality:
     def __init__(self, width: int, kind: str = "real", pairs: Sequence[Pair] = ()) -> None:
         self.width = checks.whole("width", width, 1)
         self.kind = checks.one_of("kind", kind, KINDS)
-        self.pairs = list(pairs)
+        self.pairs = [checks.kind("pairs", pair, Pair) for pair in checks.several("pairs", pairs)]
 
         if self.kind in ONE_HOT and self.pairs:
             raise ValueError(
@@ -151,6 +151,12 @@ class Modality:
         if not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
 
+        if self.kind == "pixels" and value.ndim == 4 and _channels_are_last(value.shape):
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}: channels come first, (n, {checks.RGB}, "
+                "height, width); give it as x.movedim(3, 1), an array as np.moveaxis(x, 3, 1)"
+            )
+
         checks.width(name, value, self.width)
         checks.finite(name, value)
         self._check_range(name, value)
@@ -158,6 +164,10 @@ class Modality:
         return value
 
     def _check_range(self, name: str, value: Tensor) -> None:
+        if self.kind == "pixels" and value.numel() > 0:
+            checks.pixels(name, value)
+            return
+
         if self.kind in UNIT_INTERVAL:
             fits = _within_unit_interval(value)
             accepted = "values in [0, 1]"
@@ -175,6 +185,11 @@ class Modality:
     def __repr__(self) -> str:
         own = f"{len(self.pairs)} pairs, code {self.code_width}"
         return f"Modality({self.width}, {self.kind!r}, {own})"
+
+
+def _channels_are_last(shape: torch.Size) -> bool:
+    """Whether images of this shape, (n, .., .., ..), can only be (n, height, width, 3)."""
+    return shape[3] == checks.RGB and shape[1] not in (1, checks.RGB)
 
 
 def _within_unit_interval(value: Tensor) -> bool:
@@ -379,8 +394,8 @@ class EachModality(Corruption):
     """
 
     def __init__(self, corruptions: Sequence[Corruption | None], widths: Sequence[int]) -> None:
-        self.corruptions = list(corruptions)
-        self.widths = list(widths)
+        self.corruptions = checks.several("corruptions", corruptions)
+        self.widths = checks.wholes("widths", widths, 1)
 
         if len(self.corruptions) != len(self.widths):
             raise ValueError(

@@ -99,6 +99,8 @@ class Stack(checks.TakesArrays, nn.Module):
         if not pairs:
             raise ValueError("a Stack needs at least one Pair")
 
+        for pair in pairs:
+            checks.kind("pairs", pair, Pair)
         for level, (low, high) in enumerate(pairwise(pairs), 1):
             if low.f.out_features != high.f.in_features:
                 raise ValueError(

@@ -154,7 +154,7 @@ class AutoencoderPrior(Prior):
         walk: Walk | None = None,
     ) -> None:
         super().__init__()
-        self.hidden = [checks.whole("hidden", width, 1) for width in hidden]
+        self.hidden = checks.wholes("hidden", hidden, 1)
         self.code = checks.whole("code", code, 1)
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
         self.sigma = checks.at_least("sigma", sigma, 0.0)

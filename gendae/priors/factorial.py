@@ -63,7 +63,7 @@ class FactorialPrior(ScaledPrior):
         super().__init__(noise)
         self.units = units
         if not isinstance(units, str):
-            self.units = [[str(law), int(n)] for law, n in units]
+            self.units = [[str(law), int(n)] for law, n in checks.several("units", units)]
         for law, size in self._sizes(2):  # a single law has no size yet; 2 suits every law
             checks.one_of("law in units", law, LAWS)
             checks.whole(f"size of {law} in units", size, LAWS[law].least)

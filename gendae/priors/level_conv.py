@@ -79,6 +79,11 @@ class LevelConv(nn.Module):
                 f"{height} x {columns}"
             )
 
+    @property
+    def in_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what it takes and gives."""
+        return self.shape
+
     def prepare(self, features: int, condition: int = 0) -> None:
         """Create the weights for images, and conditions, of these widths.
 

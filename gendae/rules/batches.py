@@ -8,8 +8,10 @@ from torch import Tensor
 
 from gendae import checks
 from gendae.data.loader import Split
+from gendae.layers.layers import in_shape
 from gendae.layers.optimized import code_range
 from gendae.models.joint import JointStack
+from gendae.models.stack import Stack
 from gendae.rules.processes import first_said, like_parameters
 
 if TYPE_CHECKING:
@@ -39,6 +41,50 @@ def check(rule: "Shell", batch: Sequence[Tensor], name: str) -> None:
     wrong = first_said(rule.trainer, wrong and f"{name}: x {wrong}")
     if wrong:
         raise ValueError(wrong)
+
+
+def check_shapes(stack: Stack, data: object) -> None:
+    """Raise a ValueError for images of another shape than convolutions take: rows would fit.
+
+    Args:
+        stack: the model.
+        data: the data set, if it is one of gendae's; any other says no shape.
+    """
+    name = type(data).__name__
+    if isinstance(stack, JointStack):
+        shapes = getattr(data, "shapes", {})
+        for modality in shapes.keys() & stack.modalities.keys():
+            own = stack.modalities[modality].pairs
+            taken = in_shape(own[0].f) if own else ()
+            _check_shape(f"{modality} of {name}", shapes[modality], taken)
+
+    elif getattr(data, "kind", None) in ("image", "whitened"):
+        _check_shape(name, data.shape, stack.shapes[0])
+
+
+def check_images(stack: Stack, batch: Sequence[Tensor]) -> None:
+    """The same of images, (n, channels, height, width), that a loader of the user's gives."""
+    x = Split.of(batch).x
+    if x.ndim == 4 and not isinstance(stack, JointStack):
+        _compare_shapes("the batch", tuple(x.shape[1:]), stack.shapes[0])
+
+
+def _check_shape(name: str, held: Sequence[int], taken: tuple[int, ...]) -> None:
+    """See `check_shapes`; `held` is the shape of the images as data say it."""
+    _compare_shapes(name, tuple(checks.ImageShape.of(held)), taken)
+
+
+def _compare_shapes(name: str, held: tuple[int, ...], taken: tuple[int, ...]) -> None:
+    if len(taken) != len(held) or held == taken:
+        return
+
+    cure = ""
+    if held[1:] == taken[1:] and checks.RGB in (held[0], taken[0]):
+        color = "rgb" if taken[0] == checks.RGB else "grey"
+        cure = f'; Images take color="{color}" (--data.color {color})'
+    raise ValueError(
+        f"{name} has images of (channels, height, width) = {held}; the model takes {taken}{cure}"
+    )
 
 
 def _not_received(rule: "Shell", x: Tensor) -> str | None:

@@ -110,9 +110,13 @@ class FeedbackRule(SupervisedRule):
         return self.feedback.learners()
 
     def idle(self) -> list[nn.Module]:
-        """Decoders, unless they are the feedback; g_1 leads to x, which needs no target."""
+        """Decoders, unless they are the feedback of what lies above a map that learns.
+
+        g_1 leads to x, which needs no target.
+        """
         if self.feedback.by_partners:
-            return [*self.laws(), self.stack.pairs[0].g]
+            lead_to_none = self.stack.pairs[: self.chain().lowest + 1]
+            return [*self.laws(), *(pair.g for pair in lead_to_none)]
 
         return super().idle()
 

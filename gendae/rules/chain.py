@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from gendae.laws import Law
 from gendae.layers.activations import ACTIVATIONS, DERIVATIVES
@@ -35,6 +35,11 @@ UNFOLDED = (Layers, MLP)
 
 #: (level, h, moment) -> h~
 Corrupt = Callable[[int, Tensor, Moment], Tensor]
+
+
+def is_fixed(layer: nn.Module) -> bool:
+    """Whether a map has nothing to learn, such as pooling, and says how it is undone."""
+    return hasattr(layer, "copied")
 
 
 def clean(level: int, h: Tensor, moment: Moment) -> Tensor:
@@ -88,7 +93,7 @@ class Link:
     @property
     def fixed(self) -> bool:
         """Whether the map has nothing to learn, such as pooling, and says how it is undone."""
-        return hasattr(self.layer, "copied")
+        return is_fixed(self.layer)
 
     @property
     def is_last(self) -> bool:
@@ -213,9 +218,14 @@ class Chain:
         return self.climb < len(self.links)
 
     @property
+    def lowest(self) -> int:
+        """The number of the first map that learns: what lies below needs no target."""
+        return next((n for n, link in enumerate(self.links) if not link.fixed), len(self) - 1)
+
+    @property
     def between(self) -> int:
-        """How many maps of pairs lie above the first map, before which nothing learns."""
-        return sum(link.pair is not None for link in self.links[1:])
+        """How many maps of pairs lie above the first that learns."""
+        return sum(link.pair is not None for link in self.links[self.lowest + 1 :])
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self.links)

@@ -10,6 +10,7 @@ from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise
 from gendae.models.classifier import Classifier, label_loss
 from gendae.registry import built, register
+from gendae.rules.chain import is_fixed
 from gendae.rules.moment import Moment
 from gendae.rules.rates import PerLayer, Rates
 from gendae.rules.supervised import SupervisedRule
@@ -167,6 +168,10 @@ class DifferenceTargetPropRule(SupervisedRule):
         self.inverses = built("inverses", inverses, InverseLearning)
         self.noise_of_inverses = self.inverses.noise(self.stack.depth)
 
+        # g_l of the first f_l that learns, and those below, lead to no target
+        learn = (level for level, pair in enumerate(self.stack.pairs, 1) if not is_fixed(pair.f))
+        self.lowest = next(learn, self.stack.depth)
+
         self.iterations = built("iterations", iterations, Iterations)
         if self.iterations.rounds > 1 and not self.difference:
             raise ValueError(
@@ -206,7 +211,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         if "f" in moment.learn:
             terms |= self._encoder_losses(sent, outputs, y)
         if "g" in moment.learn:
-            for level in range(2, self.stack.depth + 1):
+            for level in range(self.lowest + 1, self.stack.depth + 1):
                 one_draw = sent[level - 1][: len(x)]
                 terms[f"inverse_g_{level}"] = self.inverse_loss(level, one_draw, moment)
 
@@ -228,7 +233,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         return [output.detach() for output in outputs], [move.detach() for move in d]
 
     def idle(self) -> list[nn.Module]:
-        return self.laws() + [self.stack.pairs[0].g]
+        return [*self.laws(), *(pair.g for pair in self.stack.pairs[: self.lowest])]
 
     def _up(self, x: Tensor, moment: Moment) -> tuple[list[Tensor], list[Tensor]]:
         """What h_0 .. h_L send upwards, and the outputs of f_1 .. f_L.

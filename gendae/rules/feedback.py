@@ -84,7 +84,7 @@ class Feedback(nn.Module):
         return self.learns
 
     def prepare(self, chain: Chain, stack: Stack) -> None:
-        """Make what learns or is drawn, for all maps but f_1, before which nothing learns.
+        """Make what learns or is drawn, for all maps above the first that learns.
 
         Args:
             chain: the maps.
@@ -107,8 +107,10 @@ class Feedback(nn.Module):
 
     def made_for(self, chain: Chain) -> dict[int, nn.Module | None]:
         """What is to be the feedback, by the number of the map that it belongs to."""
-        numbered = enumerate(chain.links[1:], 1)
-        return {number: self.layer_for(link) for number, link in numbered if not link.fixed}
+        above = range(chain.lowest + 1, len(chain))
+        links = {number: chain.links[number] for number in above}
+
+        return {number: self.layer_for(link) for number, link in links.items() if not link.fixed}
 
     def learners(self) -> Sequence[Sequence[nn.Module]]:
         """What learns: one parameter group for each map."""
@@ -155,6 +157,8 @@ class Feedback(nn.Module):
     ) -> list[Tensor]:
         """Displacements of the outputs of all maps, in the order of the chain.
 
+        Those below the first map that learns, which nobody asks for, are 0.
+
         Args:
             chain: the maps.
             states: what went through them.
@@ -163,13 +167,14 @@ class Feedback(nn.Module):
             pull: what a prior adds at h_L.
         """
         moves = [last]
-        for number in range(len(chain) - 1, 0, -1):
+        for number in range(len(chain) - 1, chain.lowest, -1):
             move = self.through(number, chain.links[number], states[number], moves[-1], moment)
             if number == chain.climb and pull is not None:
                 move = move + pull
             moves.append(move)
 
-        return moves[::-1]
+        below = [torch.zeros_like(state.output) for state in states[: chain.lowest]]
+        return [*below, *moves[::-1]]
 
     def losses(self, chain: Chain, states: Sequence[State], moment: Moment) -> dict[str, Tensor]:
         """Local losses of the feedback itself, by name, mean over the batch."""
@@ -259,7 +264,7 @@ class Partners(Feedback):
     def losses(self, chain: Chain, states: Sequence[State], moment: Moment) -> dict[str, Tensor]:
         maps = list(zip(chain, states, strict=True))
         if not chain.goes_down:
-            maps = maps[1:-1]
+            maps = maps[chain.lowest + 1 : -1]
 
         losses = {}
         for link, state in maps:

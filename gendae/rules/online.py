@@ -128,7 +128,7 @@ class Plasticity:
     taus: Sequence[float]
 
     def _check_taus(self) -> None:
-        for tau in self.taus:
+        for tau in checks.several("plasticity.taus", self.taus):
             checks.at_least("plasticity.taus", tau, 1.0)
         if len(self.taus) == 0:
             raise ValueError("plasticity.taus=[]: one time constant or more is needed, in ticks")

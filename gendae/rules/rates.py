@@ -122,7 +122,7 @@ class Rates:
 
     def __post_init__(self) -> None:
         for name in ("f", "g", "decay_f", "decay_g", "feedback", "decay_feedback"):
-            for value in _numbers(getattr(self, name)):
+            for value in _numbers(f"rates.{name}", getattr(self, name)):
                 checks.at_least(f"rates.{name}", value, 0.0)
 
         if not 0.0 <= self.hold <= 1.0:
@@ -261,11 +261,11 @@ def _is_registered(path: str) -> bool:
     return cls is not None and f"{cls.__module__}.{cls.__qualname__}" == path
 
 
-def _numbers(value: PerLayer) -> Sequence[float]:
+def _numbers(name: str, value: PerLayer) -> Sequence[float]:
     if isinstance(value, int | float):
         return [value]
 
-    return list(value)
+    return checks.several(name, value)
 
 
 def _path(name: str, choice: Choice) -> tuple[str, dict[str, Any]]:
@@ -273,7 +273,7 @@ def _path(name: str, choice: Choice) -> tuple[str, dict[str, Any]]:
     if isinstance(choice, str):
         return choice, {}
 
-    if not isinstance(choice.get("class_path"), str):
+    if not (isinstance(choice, Mapping) and isinstance(choice.get("class_path"), str)):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{name}={choice!r}: class_path, and init_args where needed, are accepted"
         )

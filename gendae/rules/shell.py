@@ -229,6 +229,9 @@ class Shell(LightningModule):
         self, batch: Sequence[Tensor], dataloader_idx: int
     ) -> Sequence[Tensor]:
         """Batches of a user's own loader as the stack takes them; images become rows."""
+        if not self._looked_at_data:
+            batches.check_images(self.stack, batch)
+
         return like_parameters(self.stack, batch)
 
     def on_validation_batch_start(
@@ -319,6 +322,7 @@ class Shell(LightningModule):
     def on_fit_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
         check_modalities(self.stack, data, self.handles_missing)
+        batches.check_shapes(self.stack, data)
         options.check_optimizers(self.trainer)
 
         self.resume.begin(self)

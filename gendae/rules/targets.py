@@ -249,6 +249,8 @@ class Hybrid:
         if self.unlabelled is not None:
             checks.share("hybrid.unlabelled", self.unlabelled)
         checks.one_of("hybrid.discriminant", self.discriminant, DISCRIMINANT)
+        if self.outputs is not None:
+            checks.several("hybrid.outputs", self.outputs)
 
     def positions(self, stack: JointStack) -> list[int]:
         """Positions of y among the modalities."""

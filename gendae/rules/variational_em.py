@@ -82,7 +82,8 @@ class VariationalEMRule(Rule):
         self.corruption: list[Corruption] = corruption_of_each(self.stack, build(corruption))
         self.decoder_corruption = None
         if decoder_corruption is not None:
-            self.decoder_corruption = list(build(decoder_corruption))
+            given = checks.several("decoder_corruption", build(decoder_corruption))
+            self.decoder_corruption = given
             if len(self.decoder_corruption) != self.stack.depth:
                 raise ValueError(
                     f"decoder_corruption has {len(self.decoder_corruption)} entries; the "

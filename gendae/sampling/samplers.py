@@ -258,7 +258,11 @@ class JointChainSampler(Sampler):
         if not 0.0 <= from_above <= 1.0:
             raise ValueError(f"from_above={from_above} is a probability: between 0 and 1")
 
-        self.corruption = None if corruption is None else [build(c) for c in corruption]
+        self.corruption = (
+            None
+            if corruption is None
+            else [build(c) for c in checks.several("corruption", corruption)]
+        )
         self.from_above = from_above
 
     def step(

@@ -28,6 +28,7 @@ from gendae.errors import reason
 from gendae.models.joint import JointStack
 from gendae.registry import import_public, instantiated
 from gendae.rules.base import Rule
+from gendae.rules.batches import check_shapes
 from gendae.rules.labels import LabelRule
 from gendae.storage.archive import is_local
 from gendae.storage.atomic import remove_stale
@@ -39,7 +40,7 @@ from gendae.training.mistakes import configured, explained
 from gendae.training.pictures import Pictures
 from gendae.training.progress import EpochBar
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, ValidationAtEnd
-from gendae.training.sizes import check_fit, check_shape, fit_sizes, is_open
+from gendae.training.sizes import check_fit, fit_sizes, is_open
 
 #: What Lightning advertises, and says of what is not there, by how it begins.
 UNSAID = (
@@ -363,8 +364,7 @@ class FitCLI(LightningCLI):
             x = self.datamodule.rows("train").x
             name = type(self.datamodule).__name__
             check_fit(name, x, self.model.stack.sizes[0], self.config[self.subcommand].model)
-        if not isinstance(self.model.stack, JointStack):
-            check_shape(self.datamodule, self.model.stack.shapes[0])
+        check_shapes(self.model.stack, self.datamodule)
 
         self.model.stack.facts["command"] = self.command
         say_which_data(self.datamodule)

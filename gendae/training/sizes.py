@@ -10,7 +10,6 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import Tensor
 
-from gendae import checks
 from gendae.data.base import Data
 from gendae.data.shards import Rows
 from gendae.models.architectures import AUTO
@@ -99,22 +98,3 @@ def check_fit(name: str, x: Tensor | Rows, width: int, model: object) -> None:
             break
 
     raise ValueError(told)
-
-
-def check_shape(data: Data, shape: tuple[int, ...]) -> None:
-    """Raise a ValueError for images of another shape than convolutions take: rows would fit.
-
-    Args:
-        data: the data set.
-        shape: of the model's input, (channels, height, width) where it knows them.
-    """
-    of_images = getattr(data, "kind", None) in ("image", "whitened")
-    if not of_images or len(shape) != len(checks.ImageShape._fields):
-        return
-
-    held = tuple(checks.ImageShape.of(data.shape))
-    if held != shape:
-        raise ValueError(
-            f"{type(data).__name__} has images of (channels, height, width) = {held}; the model "
-            f"takes {shape}"
-        )

@@ -22,6 +22,7 @@ from gendae import (
 )
 from gendae.checks import ImageShape
 from gendae.commands.common import color_of
+from gendae.commands.complete import value_of
 from gendae.data.mosaic import tile, write_png
 from gendae.data.pictures import read_image
 from gendae.data.sources import read_images
@@ -59,9 +60,10 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize(("shape", "color"), [([4, 6], "rgb"), ([3, 4, 6], None)])
 @pytest.mark.parametrize("form", FORMS)
-def test_images_of_any_form_have_rows_of_channels(tmp_path, form):
-    data = Images(FORMS[form](tmp_path), shape=[4, 6], color="rgb")
+def test_images_of_any_form_have_rows_of_channels(tmp_path, form, shape, color):
+    data = Images(FORMS[form](tmp_path), shape=shape, color=color)
     assert data.shape == SHAPE
 
     rows = everything(data)
@@ -245,3 +247,84 @@ def test_a_coloured_modality_is_completed_and_shown(tmp_path, monkeypatch, capsy
 
     assert gendae("sample", "j.safetensors", "--n", 4, "--out", "a.png") == 0
     assert Image.open("a.png").mode == "RGB"
+
+
+def joint_of_images():
+    """A coloured image by a convolution, edges by an affine layer, and a label."""
+    modalities = {
+        "image": {"shape": [3, 4, 6], "channels": [2], "sizes": [5]},
+        "edges": {"sizes": [24, 3]},
+        "label": {"sizes": [2], "kind": "onehot"},
+    }
+    stack = joint_autoencoder(modalities, top=[4])
+    stack.facts = {"shapes": {"image": [3, 4, 6], "edges": [4, 6]}}
+    return stack
+
+
+GREY = PIXELS[..., 0]
+OF_MODALITIES = {
+    "bytes": ("image", PIXELS[:2], X[:2]),
+    "channels first": ("image", np.moveaxis(PIXELS[:2], 3, 1), X[:2]),
+    "rows of bytes": ("image", np.moveaxis(PIXELS[:2], 3, 1).reshape(2, -1), X[:2]),
+    "grey in colour": ("image", GREY[:2], X[:2, :24].repeat(1, 3)),
+    "grey bytes": ("edges", GREY[:2], X[:2, :24]),
+    "grey": ("edges", GREY[:2] / np.float32(255), X[:2, :24]),
+    "zeros and ones": ("edges", LEFT.numpy().astype(np.uint8)[None], LEFT.view(1, 24).float()),
+}
+
+
+@pytest.mark.parametrize("form", OF_MODALITIES)
+def test_images_of_a_modality_are_read_as_the_model_takes_them(tmp_path, form):
+    name, array, expected = OF_MODALITIES[form]
+    np.save(tmp_path / "x.npy", array)
+    told = value_of(joint_of_images(), name, str(tmp_path / "x.npy"))
+    torch.testing.assert_close(told, expected, rtol=0, atol=1e-7)
+
+
+def test_images_that_a_modality_does_not_take_are_refused_in_one_line(tmp_path):
+    np.save(tmp_path / "x.npy", PIXELS)
+    path = str(tmp_path / "x.npy")
+    stack = joint_of_images()
+
+    with pytest.raises(ValueError, match="x.npy holds coloured pixels.*--data.color grey or rgb"):
+        value_of(stack, "edges", path)
+    luma = value_of(stack, "edges", path, "grey")
+    assert luma.shape == (20, 24)
+    for name, color, takes in (("edges", "rgb", "grey"), ("image", "grey", "coloured")):
+        with pytest.raises(ValueError, match=f"--color {color}: the model takes {takes} images"):
+            value_of(stack, name, path, color)
+
+    for values, words in (
+        (PIXELS, "holds values from 0 to 255, as images of 0..255 do; divide by 255"),
+        (PIXELS / 255.0, r"has shape \(20, 4, 6, 3\): channels come first"),
+    ):
+        given = np.moveaxis(values, 3, 1) if values is PIXELS else values
+        with pytest.raises(ValueError, match=words):
+            complete(stack, {"image": given})
+
+
+def test_filters_are_those_of_a_modality(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stack = joint_of_images()
+    save(stack, "j.safetensors")
+    shown = []
+    monkeypatch.setattr(plots, "filters", lambda w, shape: shown.append((w, tuple(shape))))
+    monkeypatch.setattr(plots, "save", lambda figure, out: out)
+
+    assert gendae("filters", "j.safetensors", "--modality", "image") == 0
+    assert gendae("filters", "j.safetensors", "--modality", "edges") == 0
+    assert gendae("filters", "j.safetensors", "--level", 2) == 0  # only the image has such a layer
+    kernels, edges, top = shown
+    own = stack.modalities["image"].pairs[0].f.weight.flatten(1)
+    assert (kernels[1], edges[1], edges[0].shape) == ((3, 4, 4), (4, 6), (3, 24))
+    assert torch.equal(kernels[0].sort(0).values, own.sort(0).values)
+    assert top[0].shape == (5, 12)
+
+    capsys.readouterr()
+    for arguments, words in (
+        ([], "has several modalities: name one with a layer f_1 of its own, --modality image or"),
+        (["--modality", "label"], "--modality label: name one"),
+        (["--level", 3], "--level 3: f_3 of j.safetensors takes the codes of all modalities"),
+    ):
+        assert gendae("filters", "j.safetensors", *arguments) == 2
+        assert words in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -258,6 +259,8 @@ def test_samples_inpainting_and_codes_are_those_of_the_matrix(tmp_path):
         (lambda: Pool((1, 5, 4)), r"size=2 does not divide the sides of .*\(1, 5, 4\)"),
         (lambda: Pool((1, 4, 4), pooling="sum"), "max, mean"),
         (lambda: Layers([]), "one at least"),
+        (lambda: Layers(Conv((1, 4, 4), 2, 1)), "layers=Conv: a list is needed"),
+        (lambda: conv_autoencoder(channels=3), "channels=3: a list is needed"),
         (
             lambda: Layers([Conv((1, 4, 4), 2, 1), Unpool((1, 4, 8))]),
             r"number 1, Conv, gives \(2, 4, 4\), but number 2, Unpool, takes \(1, 4, 8\)",
@@ -280,3 +283,71 @@ def test_samples_inpainting_and_codes_are_those_of_the_matrix(tmp_path):
 def test_shapes_that_do_not_fit_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def of_images(*shape):
+    """A joint model of images by a convolution, and data of such a shape."""
+    x = torch.rand(30, 16, generator=torch.Generator().manual_seed(0))
+    return gendae.Images(x.view(30, *shape))
+
+
+@pytest.mark.parametrize("data", [of_images(2, 8), of_images(4, 4)])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda: gendae.BackStepRule(conv_autoencoder((1, 4, 4), [2])),
+        lambda: gendae.DenoisingBlocksRule(
+            gendae.denoising_blocks(16, 2, network=gendae.LevelConv((1, 4, 4), 2, 1))
+        ),
+    ],
+)
+def test_every_training_compares_the_shapes_of_images(rule, data):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+    def fit(data):
+        trainer = pl.Trainer(max_steps=1, limit_val_batches=0, enable_model_summary=False, **quiet)
+        trainer.fit(rule(), data)
+
+    if data.shape == (4, 4):
+        return fit(data)
+
+    words = r"images of \(channels, height, width\) = \(1, 2, 8\); the model takes \(1, 4, 4\)"
+    with pytest.raises(ValueError, match=f"Images has {words}"):
+        fit(data)
+
+    x = data.split("train").x.view(-1, 1, 2, 8)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=5)
+    with pytest.raises(ValueError, match=f"the batch has {words}"):
+        fit(loader)
+
+
+@pytest.mark.parametrize("feedback", ["LocalDifference", "Inverses", "Partners", "Random"])
+def test_no_feedback_is_made_for_what_lies_above_pooling_of_x(feedback):
+    """The steps are those without it; what leads to no map that learns is left out."""
+    pool = Pool((1, 8, 8))
+    conv = Conv(pool.out_shape, 3, kernel=3, padding=1, activation="tanh")
+    pairs = [
+        Pair(pool, pool.partner()),
+        Pair(conv, conv.partner()),
+        Pair(Affine(48, 5), Affine(5, 48)),
+    ]
+    network = gendae.Classifier(*pairs, output=Affine(5, 3))
+    batch = torch.rand(7, 64), torch.randint(3, (7,))
+
+    rule = gendae.FeedbackRule(network, getattr(gendae, feedback)(), align=0)
+    losses = rule.losses(batch, Moment(0.0, torch.Generator().manual_seed(0)))
+    assert {"lack_f_2", "lack_f_3", "label_f_4"} <= losses.keys()
+    assert not {"feedback_f_2", "inverse_g_2", "lack_f_1"} & losses.keys()
+    assert "1" not in rule.feedback.layers
+
+    # with the feedback Exact the displacements are the gradients all the same
+    exact = gendae.FeedbackRule(network, gendae.Exact(), align=0)
+    sum(exact.losses(batch).values()).backward()
+    ours = conv.weight.grad.clone()
+    conv.weight.grad = None
+    exact.global_loss(batch).backward()
+    torch.testing.assert_close(ours, conv.weight.grad, rtol=1e-4, atol=1e-6)
+    assert min(gendae.DifferenceTargetPropRule(network).losses(batch)) == "inverse_g_3"

@@ -117,7 +117,7 @@ def test_rows_of_nan_and_label_minus_one_and_names_left_out_are_missing():
         ),
         (
             {"image": torch.full((2, 8), 9.0)},
-            "image holds values that are no pixels data.*sound 5 real",
+            "image holds values from 9 to 9; pixels lie in .*sound 5 real",
         ),
         ({"label": torch.tensor([0, 3])}, "label holds labels from 0 to 3.*label 3 onehot"),
         ({"label": torch.tensor([0, -2])}, "label holds labels from -2 to 0"),

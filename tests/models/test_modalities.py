@@ -150,7 +150,7 @@ MASK_BITS = r"takes {} units; .* \[3, 2\], together 5, or 7 with one mask bit"
     [
         (Modality(3, "pixels"), torch.rand(2, 4), SHAPE.format("2, 4")),
         (Modality(3, "pixels"), torch.rand(3), SHAPE.format("3,")),
-        (Modality(3, "pixels"), torch.full((2, 3), 255.0), UNIT.format("pixels")),
+        (Modality(3, "pixels"), torch.full((2, 3), 255.0), "t holds values from 255 .* divide by"),
         (Modality(3, "binary"), torch.full((2, 3), -0.1), UNIT.format("binary")),
         (Modality(3, "real"), torch.full((2, 3), torch.inf), "t holds 6 NaN or infinite values"),
         (

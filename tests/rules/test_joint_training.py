@@ -83,7 +83,7 @@ def of_another_kind():
         (
             JointTargetPropRule,
             of_another_kind,
-            "image of the train data holds values that are no pixels data",
+            "image of the train data holds values from .*; divide by 255",
         ),
         (JointTargetPropRule, never_complete, "no two training examples have all modalities"),
         *(  # rules that would take missing modalities for zeros
