@@ -198,6 +198,9 @@ from gendae.rules.online import DeltaPlasticity as DeltaPlasticity
 from gendae.rules.online import OnlineDeltaRule as OnlineDeltaRule
 from gendae.rules.online import Presentation as Presentation
 from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
+from gendae.rules.perturbation import NodePerturbationRule as NodePerturbationRule
+from gendae.rules.perturbation import ReinforceRule as ReinforceRule
+from gendae.rules.perturbation import WeightPerturbationRule as WeightPerturbationRule
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule

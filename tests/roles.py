@@ -429,6 +429,7 @@ RESIDUAL = partial(recurrent, scale=0.1)
 CONVOLVED = partial(gendae.lenet, (1, 2, 4), [3], 3, [1], "max", [6], CLASSES)
 WITHOUT_DERIVATIVE = {"feedback": gendae.LocalDifference(derivative=False), "samples": 3}
 RECONSTRUCTION = gendae.DifferenceReconstruction(0.2, True, tracks=True, rows=4)
+BY_INPUT = {"baseline": "input"}
 EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
@@ -487,6 +488,12 @@ RULES = [
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("NudgedSTDPRule", classifier, EXAMPLES),
+    rule("ReinforceRule", DRAWN, EXAMPLES),
+    rule("ReinforceRule", classifier, EXAMPLES, " others", baseline="others", samples=3),
+    rule("ReinforceRule", DRAWN, EXAMPLES, " input", **BY_INPUT),
+    rule("NodePerturbationRule", classifier, EXAMPLES),
+    rule("NodePerturbationRule", BITS, EXAMPLES, " bits", sigma=0.3, noise="signs"),
+    rule("WeightPerturbationRule", CONVOLVED, EXAMPLES, central=True, samples=2),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", iterations=ROUNDS),

@@ -60,6 +60,7 @@ from gendae.rules import (
     nudged_em,
     nudged_stdp,
     online,
+    perturbation,
     recurrent,
     stdp,
     targetprop,
@@ -270,6 +271,8 @@ RULES = {
         Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
     ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
+    "reinforce": lambda: perturbation.ReinforceRule(network(stochastic=True), "others", samples=2),
+    "nodes": lambda: perturbation.NodePerturbationRule(network(), central=True),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network()),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }

@@ -55,6 +55,7 @@ from gendae.rules import (
     nudged_em,
     nudged_stdp,
     online,
+    perturbation,
     recurrent,
     stdp,
     targetprop,
@@ -225,6 +226,9 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
+    "reinforce": lambda: perturbation.ReinforceRule(network(stochastic=True), "input"),
+    "nodes": lambda: perturbation.NodePerturbationRule(network(), input_corruption=NOISE),
+    "weights": lambda: perturbation.WeightPerturbationRule(network(), noise="signs", samples=2),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
