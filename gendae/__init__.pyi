@@ -173,6 +173,7 @@ from gendae.rules.difference import DifferenceTargetPropRule as DifferenceTarget
 from gendae.rules.difference import InverseLearning as InverseLearning
 from gendae.rules.difference import Iterations as Iterations
 from gendae.rules.differences import DifferenceLoop as DifferenceLoop
+from gendae.rules.direct import DirectDifference as DirectDifference
 from gendae.rules.feedback import Direct as Direct
 from gendae.rules.feedback import Exact as Exact
 from gendae.rules.feedback import Feedback as Feedback

@@ -473,6 +473,10 @@ RULES = [
     rule("FeedbackRule", CONVOLVED, EXAMPLES, " signs", feedback=gendae.SignSymmetry("random")),
     rule("FeedbackRule", classifier, EXAMPLES, " direct", feedback=gendae.Direct()),
     rule("FeedbackRule", classifier, EXAMPLES, " DRL", feedback=RECONSTRUCTION),
+    rule("FeedbackRule", CONVOLVED, EXAMPLES, " DDTP", feedback=gendae.DirectDifference(rows=4)),
+    rule(
+        "FeedbackRule", classifier, EXAMPLES, " DDTP-RHL", feedback=gendae.DirectDifference(0.1, 9)
+    ),
     rule("FeedbackRule", classifier, EXAMPLES, " fixed", feedback=gendae.FixedWeights()),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),

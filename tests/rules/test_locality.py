@@ -11,6 +11,7 @@ from gendae.rules.backstep import BackStepRule
 from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.direct import DirectDifference
 from gendae.rules.feedback import Direct, Exact, Partners
 from gendae.rules.inverses import FixedWeights, Inverses
 from gendae.rules.joint import JointWeights
@@ -150,6 +151,8 @@ def labelled_images():
 
 FEEDBACK = (
     Direct,
+    DirectDifference,
+    partial(DirectDifference, hidden=9),
     DifferenceReconstruction,
     Exact,
     FixedWeights,

@@ -170,6 +170,10 @@ def test_reinforce_by_the_letter(baseline):
         expected = torch.autograd.grad((b - loss).square().mean() / 2.0, learned)
         got = torch.autograd.grad(losses["baseline_f_1"], learned)
         assert_close(got, expected)
+        reached = torch.autograd.grad(
+            losses["score_f_1"], learned, retain_graph=True, allow_unused=True
+        )
+        assert set(reached) == {None}
 
     slope = (loss - b).detach()[:, None] * noise / sigma * (1.0 - mean**2)
     (got,) = torch.autograd.grad(losses["score_f_1"], f.weight, retain_graph=True)

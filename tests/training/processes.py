@@ -69,6 +69,7 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning, Iterations
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.direct import DirectDifference
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
@@ -251,6 +252,9 @@ RULES = {
         network(), DifferenceReconstruction(rows=ROWS), align=2
     ),
     "sign symmetry": lambda: by_feedback.FeedbackRule(network(), SignSymmetry("fixed")),
+    "direct differences": lambda: by_feedback.FeedbackRule(
+        network(), DirectDifference(hidden=9, rows=ROWS), align=2
+    ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"

@@ -64,6 +64,7 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.direct import DirectDifference
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
@@ -204,6 +205,9 @@ RULES = {
         network(stochastic=True), LocalDifference(every=3), align=2, samples=2
     ),
     "random signs": lambda: by_feedback.FeedbackRule(network(), SignSymmetry("random")),
+    "direct differences": lambda: by_feedback.FeedbackRule(
+        network(), DirectDifference(hidden=9), align=2
+    ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
