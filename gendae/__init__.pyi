@@ -175,6 +175,7 @@ from gendae.rules.difference import DifferenceTargetPropRule as DifferenceTarget
 from gendae.rules.difference import InverseLearning as InverseLearning
 from gendae.rules.difference import Iterations as Iterations
 from gendae.rules.differences import DifferenceLoop as DifferenceLoop
+from gendae.rules.direct import DirectDifference as DirectDifference
 from gendae.rules.feedback import Direct as Direct
 from gendae.rules.feedback import Exact as Exact
 from gendae.rules.feedback import Feedback as Feedback
@@ -200,6 +201,9 @@ from gendae.rules.online import DeltaPlasticity as DeltaPlasticity
 from gendae.rules.online import OnlineDeltaRule as OnlineDeltaRule
 from gendae.rules.online import Presentation as Presentation
 from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
+from gendae.rules.perturbation import NodePerturbationRule as NodePerturbationRule
+from gendae.rules.perturbation import ReinforceRule as ReinforceRule
+from gendae.rules.perturbation import WeightPerturbationRule as WeightPerturbationRule
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule

@@ -433,6 +433,7 @@ RESIDUAL = partial(recurrent, scale=0.1)
 CONVOLVED = partial(gendae.lenet, (1, 2, 4), [3], 3, [1], "max", [6], CLASSES)
 WITHOUT_DERIVATIVE = {"feedback": gendae.LocalDifference(derivative=False), "samples": 3}
 RECONSTRUCTION = gendae.DifferenceReconstruction(0.2, True, tracks=True, rows=4)
+BY_INPUT = {"baseline": "input"}
 EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
@@ -476,6 +477,10 @@ RULES = [
     rule("FeedbackRule", CONVOLVED, EXAMPLES, " signs", feedback=gendae.SignSymmetry("random")),
     rule("FeedbackRule", classifier, EXAMPLES, " direct", feedback=gendae.Direct()),
     rule("FeedbackRule", classifier, EXAMPLES, " DRL", feedback=RECONSTRUCTION),
+    rule("FeedbackRule", CONVOLVED, EXAMPLES, " DDTP", feedback=gendae.DirectDifference(rows=4)),
+    rule(
+        "FeedbackRule", classifier, EXAMPLES, " DDTP-RHL", feedback=gendae.DirectDifference(0.1, 9)
+    ),
     rule("FeedbackRule", classifier, EXAMPLES, " fixed", feedback=gendae.FixedWeights()),
     rule("RecurrentTargetPropRule", recurrent, EXAMPLES),
     rule("RecurrentTargetPropRule", RESIDUAL, EXAMPLES, " transpose", learns="transpose"),
@@ -491,6 +496,12 @@ RULES = [
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("NudgedSTDPRule", classifier, EXAMPLES),
+    rule("ReinforceRule", DRAWN, EXAMPLES),
+    rule("ReinforceRule", classifier, EXAMPLES, " others", baseline="others", samples=3),
+    rule("ReinforceRule", DRAWN, EXAMPLES, " input", **BY_INPUT),
+    rule("NodePerturbationRule", classifier, EXAMPLES),
+    rule("NodePerturbationRule", BITS, EXAMPLES, " bits", sigma=0.3, noise="signs"),
+    rule("WeightPerturbationRule", CONVOLVED, EXAMPLES, central=True, samples=2),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", iterations=ROUNDS),

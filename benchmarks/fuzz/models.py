@@ -200,12 +200,15 @@ STACKS = {
     "JointTargetPropRule": JOINT,
     "LabelledEMRule": LABELLED,
     "NudgedEMRule": LABELLED,
+    "NodePerturbationRule": CLASSIFIER,
     "NudgedSTDPRule": CLASSIFIER,
     "RecurrentTargetPropRule": RECURRENT,
     "RegularizedInversionRule": RECURRENT,
+    "ReinforceRule": CLASSIFIER,
     "TransposeFeedbackRule": RECURRENT,
     "TruncatedBackpropRule": RECURRENT,
     "TreeTargetPropRule": TREES,
+    "WeightPerturbationRule": CLASSIFIER,
 }
 
 

@@ -80,8 +80,7 @@ class FeedbackRule(SupervisedRule):
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, input_corruption, samples, rates, log_every)
-        if self.stack.steps is not None:
-            self.refuse("it answers at every step; accepted: one answer for each example")
+        self.need_one_answer()
         self.step = checks.at_least("step", step, 0.0, strict=True)
 
         if feedback is None:

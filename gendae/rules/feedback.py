@@ -10,6 +10,8 @@ Partners           the pair's other map: f_l(d_{l-1} + d) - f_l(d_{l-1}) for g_l
                    g_l for f_l                              (2015, Eq. 12; Lee 2018, Eq. 3.15)
 Direct             none of m: fixed random weights lead from the last map to every other
                                                             (direct feedback alignment)
+DirectDifference   likewise, by maps that learn to undo all that lies between, see `rules.direct`
+                                                            (Meulemans et al. 2020)
 
 Separate maps beside m, c(d) = inverse(y + d) - inverse(y), see `rules.inverses`:
 
@@ -279,8 +281,59 @@ class Partners(Feedback):
         return losses
 
 
+def targets_of(chain: Chain) -> list[int]:
+    """Numbers of the maps that direct feedback leads to: those that learn, but the last."""
+    return [number for number, link in enumerate(chain.links[:-1]) if not link.fixed]
+
+
+def drawn(inputs: int, outputs: int, std: float) -> nn.Linear:
+    """Random weights of this deviation, without a constant."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=std)
+
+    return layer
+
+
+class DirectFeedback(Feedback):
+    """Base class: displacements come from the last map alone, a map of its own for every other.
+
+    Maps that do not learn, such as pooling, are passed over. In a generative loop the prior pulls
+    h_L alone. A variant defines `made_for`, and `brought` where a displacement is more than a
+    layer of what the last map's output moves by.
+    """
+
+    def brought(self, number: int, output: Tensor, d: Tensor) -> Tensor:
+        """Displacement of the output of a map.
+
+        Args:
+            number: of the map in the chain.
+            output: of the last map.
+            d: displacement of that.
+        """
+        return self.layers[str(number)](d)
+
+    def displacements(
+        self,
+        chain: Chain,
+        states: Sequence[State],
+        last: Tensor,
+        moment: Moment,
+        pull: Tensor | None = None,
+    ) -> list[Tensor]:
+        moves = []
+        for number, state in enumerate(states[:-1]):
+            if chain.links[number].fixed:
+                moves.append(torch.zeros_like(state.output))
+            else:
+                moves.append(self.brought(number, states[-1].output.detach(), last))
+
+        if pull is not None:
+            moves[chain.climb - 1] = moves[chain.climb - 1] + pull
+        return [*moves, last]
+
+
 @register
-class Direct(Feedback):
+class Direct(DirectFeedback):
     """Fixed random weights lead from the last map to all others: direct feedback alignment.
 
     displacement of the output of the map l = B_l d, with d that of the last map's output
@@ -302,35 +355,12 @@ class Direct(Feedback):
 
     def made_for(self, chain: Chain) -> dict[int, nn.Module | None]:
         last = chain.links[-1]
-        return {
-            number: _fixed(link.layer.out_features, last, self.gain)
-            for number, link in enumerate(chain.links[:-1])
-            if not link.fixed
-        }
+        inputs = last.layer.out_features
+        std = self.gain * size_of(last)
 
-    def displacements(
-        self,
-        chain: Chain,
-        states: Sequence[State],
-        last: Tensor,
-        moment: Moment,
-        pull: Tensor | None = None,
-    ) -> list[Tensor]:
-        moves = []
-        for number, state in enumerate(states[:-1]):
-            if chain.links[number].fixed:
-                moves.append(torch.zeros_like(state.output))
-            else:
-                moves.append(self.layers[str(number)](last))
+        made: dict[int, nn.Module | None] = {}
+        for number in targets_of(chain):
+            width = chain.links[number].layer.out_features
+            made[number] = drawn(inputs, width, std).requires_grad_(False)
 
-        if pull is not None:
-            moves[chain.climb - 1] = moves[chain.climb - 1] + pull
-        return [*moves, last]
-
-
-def _fixed(width: int, last: Link, gain: float) -> nn.Linear:
-    """Random weights from the output of the last map, which stay as they are drawn."""
-    layer = nn.Linear(last.layer.out_features, width, bias=False)
-    nn.init.normal_(layer.weight, std=gain * size_of(last))
-
-    return layer.requires_grad_(False)
+        return made

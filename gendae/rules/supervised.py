@@ -101,6 +101,11 @@ class SupervisedRule(LabelRule):
                 f"fixed={levels[-1]}"
             )
 
+    def need_one_answer(self) -> None:
+        """Raise for networks that answer at every step of an example."""
+        if self.stack.steps is not None:
+            self.refuse("it answers at every step; accepted: one answer for each example")
+
     # -- the hole that Rule leaves -------------------------------------------------------------
 
     def maps(self) -> Maps:

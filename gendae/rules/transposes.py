@@ -42,6 +42,17 @@ def linear_part(link: Link) -> Linear:
     return link.layer if link.affine else Matrix()
 
 
+def way(chain: Chain, number: int, given: Tensor) -> list[State]:
+    """What goes through the maps from a number on; means stand for what units send."""
+    states = []
+    for link in chain.links[number:]:
+        output = link(given)
+        states.append(State(given, output, output))
+        given = output
+
+    return states
+
+
 class TransposeLike(nn.Module):
     """B of a map s(W h + b): weights of its own, or with `tracks` ones that move as W' does.
 
@@ -408,8 +419,8 @@ class DifferenceReconstruction(LinearFeedback):
         given = given.to(self.layers[str(number)].weight.dtype)
         with torch.no_grad():
             xi = self.sigma * normal_like(given, moment.generator)
-            states = self._way(chain, number, given)
-            moved = self._way(chain, number, given + xi)
+            states = way(chain, number, given)
+            moved = way(chain, number, given + xi)
             response = moved[-1].output - states[-1].output
 
             noise = normal_like(response, moment.generator)
@@ -421,13 +432,3 @@ class DifferenceReconstruction(LinearFeedback):
         reached = self.through(number, chain.links[number], states[0], d, moment)
         wanted = torch.cat([xi, torch.zeros_like(xi)])
         return squared_error(reached, wanted) / self.sigma**2
-
-    def _way(self, chain: Chain, number: int, given: Tensor) -> list[State]:
-        """What goes through the maps from a number on; means stand for what units send."""
-        states = []
-        for link in chain.links[number:]:
-            output = link(given)
-            states.append(State(given, output, output))
-            given = output
-
-        return states

@@ -17,6 +17,7 @@ from gendae.rules.backprop import FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.chain import Chain, clean
 from gendae.rules.difference import DifferenceTargetPropRule
+from gendae.rules.direct import DirectDifference
 from gendae.rules.feedback import Direct, Exact, Partners
 from gendae.rules.inverses import FixedWeights, Inverses
 from gendae.rules.moment import Moment
@@ -114,6 +115,7 @@ FEEDBACK = [
     Exact,
     Partners,
     Direct,
+    partial(DirectDifference, rows=7),
     Inverses,
     partial(DifferenceReconstruction, rows=7),
     FixedWeights,
@@ -231,6 +233,63 @@ def test_difference_reconstruction_becomes_the_damped_pseudo_inverse():
         gradients_now = torch.autograd.grad(sum(losses.values()), list(rule.feedback.parameters()))
         of_feedback.append(torch.cat([gradient.flatten() for gradient in gradients_now]))
     assert torch.cosine_similarity(*of_feedback, 0) > 0.999
+
+
+@pytest.mark.parametrize(("hidden", "least"), [(None, 0.999), (30, 0.99)])
+def test_direct_differences_become_the_damped_pseudo_inverse_of_all_that_lies_above(hidden, least):
+    """Of the random hidden layer the Jacobian is meant, at one output."""
+    rule = aligned(DirectDifference(0.2, hidden, rows=300), (6, 5, 7, 6), updates=150)
+    chain = rule.chain()
+    states = chain.run(torch.zeros(4, 6, dtype=torch.float64), clean, Moment())
+    small = 1e-4 * torch.eye(4, dtype=torch.float64)
+    moves = rule.feedback.displacements(chain, states, small, Moment())
+
+    jacobian = torch.eye(4, dtype=torch.float64)
+    for move, f in zip(moves[-2::-1], rule.stack.encoders[:0:-1], strict=True):
+        jacobian = jacobian @ f.weight.detach()
+        damped = jacobian @ jacobian.T + 0.2 * torch.eye(4)
+        expected = torch.linalg.solve(damped, jacobian)
+        assert torch.cosine_similarity(move.flatten(), expected.flatten(), 0) >= least
+        if hidden is None:
+            assert (1e4 * move - expected).norm() < 0.05 * expected.norm()
+
+
+def test_direct_differences_go_through_the_random_hidden_layer():
+    """Q (tanh(R (a + d) + r) - tanh(R a + r)) below, Q d at the last hidden layer."""
+    rule = FeedbackRule(network((7, 6, 5), "tanh"), DirectDifference(hidden=9, rows=4))
+    x, _ = batch()
+    chain = rule.chain()
+    states = chain.run(x, clean, Moment())
+    d = torch.randn(len(x), 4, dtype=torch.float64)
+    q1, q2 = (layer.weight for layer in rule.feedback.layers.values())
+    r = rule.feedback.random
+
+    a = rule.stack(x)[0]
+    bent = torch.tanh((a + d) @ r.weight.T + r.bias) - torch.tanh(a @ r.weight.T + r.bias)
+    moves = rule.feedback.displacements(chain, states, d, Moment())
+    assert_equal([moves], [[bent @ q1.T, d @ q2.T, d]])
+    assert [layer.weight.shape for layer in rule.feedback.layers.values()] == [(6, 9), (5, 4)]
+    assert len(rule.learners()) == 2
+
+    # the loss of the last hidden layer, written out: noise goes up, and comes back in one step
+    noise = torch.Generator().manual_seed(1)
+    h1, h2 = rule.stack.encode(x)[1][:4], rule.stack.encode(x)[2][:4]
+    options = {"generator": noise, "dtype": torch.float64}
+    xi1, y1 = (0.1 * torch.randn(shape, **options) for shape in ((4, 6), (4, 4)))
+    xi2, y2 = (0.1 * torch.randn(shape, **options) for shape in ((4, 5), (4, 4)))
+
+    def g(q, at_a, step):
+        return (r(at_a + step) - r(at_a)) @ q.T
+
+    out = rule.stack.output
+    up = rule.stack.pairs[1].f
+    r1, r2 = out(up(h1 + xi1)) - a[:4], out(h2 + xi2) - a[:4]
+    first = (g(q1, a[:4], r1) - xi1).square() + 0.1 * g(q1, a[:4], y1).square()
+    second = (r2 @ q2.T - xi2).square() + 0.1 * (y2 @ q2.T).square()
+
+    losses = rule.losses((x, batch()[1]), at(1))
+    for name, error in (("feedback_f_1", first), ("feedback_f_2", second)):
+        assert losses[name].item() == pytest.approx((error.sum() / 4 / 0.02).item(), rel=1e-10)
 
 
 @pytest.mark.parametrize("feedback", [Random(tracks=True), LocalDifference(every=50)])

@@ -11,6 +11,7 @@ from gendae.rules.backstep import BackStepRule
 from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.direct import DirectDifference
 from gendae.rules.feedback import Direct, Exact, Partners
 from gendae.rules.inverses import FixedWeights, Inverses
 from gendae.rules.joint import JointWeights
@@ -19,6 +20,12 @@ from gendae.rules.labelled import LabelledEMRule
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Inferring
 from gendae.rules.nudged_em import NudgedEMRule
+from gendae.rules.perturbation import (
+    BASELINES,
+    NodePerturbationRule,
+    ReinforceRule,
+    WeightPerturbationRule,
+)
 from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
@@ -118,6 +125,14 @@ def difference(kind, options):
     return DifferenceTargetPropRule(network, samples=2, step=0.5, **options)
 
 
+def reinforced(baseline):
+    return ReinforceRule(test_difference.network("stochastic"), baseline, samples=2)
+
+
+def perturbed(rule, kind):
+    return rule(test_difference.network(kind), sigma=1.0, samples=2)
+
+
 def back_step(make):
     return BackStepRule(make(7, 6, 5))
 
@@ -136,6 +151,8 @@ def labelled_images():
 
 FEEDBACK = (
     Direct,
+    DirectDifference,
+    partial(DirectDifference, hidden=9),
     DifferenceReconstruction,
     Exact,
     FixedWeights,
@@ -169,6 +186,12 @@ LOCAL = [
         for kind in test_difference.KINDS
         for feedback in FEEDBACK
     ),
+    *((partial(reinforced, baseline), test_difference.examples) for baseline in BASELINES),
+    *(
+        (partial(perturbed, rule, kind), test_difference.examples)
+        for rule in (NodePerturbationRule, WeightPerturbationRule)
+        for kind in ("tanh", "bits")
+    ),
     *(
         (partial(back_step, make), lambda: (test_backstep.images(),))
         for make in (test_backstep.tied, test_backstep.free)
@@ -180,14 +203,15 @@ LOCAL = [
 def test_no_gradient_crosses_a_layer(make, batch):
     """A loss has gradients for all parameters of its own map, and for no other.
 
-    That of learned feedback has them for nothing in the stack.
+    Those of learned feedback and of baselines have them for nothing in the stack.
     """
     rule = make()
     maps = maps_of(rule)
 
     for term, loss in rule.losses(batch(), at(1)).items():
         reached = gradients(rule, loss)
-        learns = [] if term.startswith("feedback") else maps[own(term)]
+        beside = term.startswith(("feedback", "baseline"))
+        learns = [] if beside else maps[own(term)]
 
         assert reached.keys() == {id(p) for p in learns}, term
         assert loss == 0 or all(g.abs().sum() > 0 for g in reached.values()), term

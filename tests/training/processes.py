@@ -60,6 +60,7 @@ from gendae.rules import (
     nudged_em,
     nudged_stdp,
     online,
+    perturbation,
     recurrent,
     stdp,
     targetprop,
@@ -68,6 +69,7 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning, Iterations
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.direct import DirectDifference
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
@@ -250,6 +252,9 @@ RULES = {
         network(), DifferenceReconstruction(rows=ROWS), align=2
     ),
     "sign symmetry": lambda: by_feedback.FeedbackRule(network(), SignSymmetry("fixed")),
+    "direct differences": lambda: by_feedback.FeedbackRule(
+        network(), DirectDifference(hidden=9, rows=ROWS), align=2
+    ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
@@ -270,6 +275,8 @@ RULES = {
         Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
     ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
+    "reinforce": lambda: perturbation.ReinforceRule(network(stochastic=True), "others", samples=2),
+    "nodes": lambda: perturbation.NodePerturbationRule(network(), central=True),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network()),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }

@@ -55,6 +55,7 @@ from gendae.rules import (
     nudged_em,
     nudged_stdp,
     online,
+    perturbation,
     recurrent,
     stdp,
     targetprop,
@@ -63,6 +64,7 @@ from gendae.rules import (
 )
 from gendae.rules.difference import InverseLearning
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.direct import DirectDifference
 from gendae.rules.joint import JointWeights
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Hiding, Inferring
@@ -203,6 +205,9 @@ RULES = {
         network(stochastic=True), LocalDifference(every=3), align=2, samples=2
     ),
     "random signs": lambda: by_feedback.FeedbackRule(network(), SignSymmetry("random")),
+    "direct differences": lambda: by_feedback.FeedbackRule(
+        network(), DirectDifference(hidden=9), align=2
+    ),
     "recurrent": lambda: recurrent.RecurrentTargetPropRule(recurrent_classifier(8, 8, 12)),
     "recurrent transpose": lambda: recurrent.RecurrentTargetPropRule(
         recurrent_classifier(8, 8, 12, scale=0.1), learns="transpose"
@@ -225,6 +230,9 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
+    "reinforce": lambda: perturbation.ReinforceRule(network(stochastic=True), "input"),
+    "nodes": lambda: perturbation.NodePerturbationRule(network(), input_corruption=NOISE),
+    "weights": lambda: perturbation.WeightPerturbationRule(network(), noise="signs", samples=2),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
