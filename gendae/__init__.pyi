@@ -182,6 +182,7 @@ from gendae.rules.feedback import Feedback as Feedback
 from gendae.rules.feedback import Partners as Partners
 from gendae.rules.hebbian import ContrastiveHebbianRule as ContrastiveHebbianRule
 from gendae.rules.hebbian import GeneRecRule as GeneRecRule
+from gendae.rules.importance_weighted import ImportanceWeightedRule as ImportanceWeightedRule
 from gendae.rules.inverses import FixedWeights as FixedWeights
 from gendae.rules.inverses import Inverses as Inverses
 from gendae.rules.joint import JointTargetPropRule as JointTargetPropRule
@@ -222,6 +223,8 @@ from gendae.rules.trees import Telling as Telling
 from gendae.rules.trees import TreeLoop as TreeLoop
 from gendae.rules.trees import TreeTargetPropRule as TreeTargetPropRule
 from gendae.rules.variational_em import VariationalEMRule as VariationalEMRule
+from gendae.rules.wake_sleep import ReweightedWakeSleepRule as ReweightedWakeSleepRule
+from gendae.rules.wake_sleep import WakeSleepRule as WakeSleepRule
 from gendae.sampling.descent import DescentSampler as DescentSampler
 from gendae.sampling.labelled import LabelledSampler as LabelledSampler
 from gendae.sampling.level import LevelSampler as LevelSampler

@@ -725,6 +725,10 @@ class Laws(Law):
     def blocks(self, features: int) -> list[tuple[Law, int]]:
         return list(zip(self.laws, self.widths, strict=True))
 
+    def conditioned(self, given: Tensor | None) -> "Laws":
+        parts = zip(self.laws, self._given(given), strict=True)
+        return Laws([law.conditioned(part) for law, part in parts], self.widths, self.inputs)
+
     def distribution(self, mean: Tensor, given: Tensor | None = None) -> Distribution:
         raise ValueError(
             "the laws of several blocks are no single torch distribution; use log_prob, sample"

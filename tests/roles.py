@@ -131,6 +131,10 @@ def identity_top():
     return stack(noise=0.3, prior=gendae.GaussianPrior("identity", 1.0))
 
 
+def belief_net():
+    return stack(units="binary", stochastic=True, prior=gendae.FactorialPrior("bernoulli"))
+
+
 def cell(width=2):
     """The maps of a step that reads some values into a state of 3."""
     f = gendae.Affine(3 + width, 3, "tanh")
@@ -460,6 +464,11 @@ RULES = [
     rule("KLRule", identity_top, local=False),
     rule("KLRule", identity_top, variant=" within_layer", local=False, reach="within_layer"),
     rule("KLRule", stack, variant=" training prior", local=False, training_prior=IDENTITY),
+    rule("WakeSleepRule", identity_top),
+    rule("WakeSleepRule", belief_net, variant=" bits"),
+    rule("ReweightedWakeSleepRule", belief_net),
+    rule("ReweightedWakeSleepRule", identity_top, variant=" awake", samples=2, sleep=0.0),
+    rule("ImportanceWeightedRule", identity_top, local=False),
     rule("JointTargetPropRule", joint_stack, "joint"),
     rule("JointTargetPropRule", joint_stack, "joint", " all terms", **ALL_JOINT_TERMS),
     rule("DenoisingBlocksRule", bands),

@@ -28,6 +28,12 @@ class NoDensityError(ValueError):
 
 
 def require_density(stack: Stack) -> None:
+    """Raise a NoDensityError as `check_densities` does, and a ValueError before the prior's fit."""
+    check_densities(stack)
+    stack.prior.require_fitted()
+
+
+def check_densities(stack: Stack) -> None:
     """Raise a NoDensityError unless p(h_L) has a density and all layers are stochastic."""
     if not stack.prior.has_density:
         raise NoDensityError(
@@ -35,7 +41,6 @@ def require_density(stack: Stack) -> None:
             "on log p(x); use a prior with one, such as GaussianPrior"
         )
 
-    stack.prior.require_fitted()
     _require_stochastic(stack)
     _require_same_units(stack)
 

@@ -163,24 +163,9 @@ class KLRule(Rule):
         if self.tie_noise:
             self.stack.pairs[-1].recognition = Gaussian(float(self.cost_prior.bandwidth_))
 
-    @torch.no_grad()
     def fit_residuals(self, x: Tensor) -> None:
-        """The noise is that of draws from Q(h_l | h_{l-1}); x has none.
-
-        Discrete units have none either: a round draws them where it encodes.
-        """
-        h = self.stack.encode(x)
-        generator = Generator().manual_seed(0)
-
-        noise: list[Tensor | None] = [None]
-        for level, below in enumerate(h[:-1], 1):
-            pair = self.stack.pairs[level - 1]
-            mean = pair.f(below)
-            law = self._law_of_noise(level, below)
-            width = rms(law.sample(mean, generator, below) - mean)
-            noise.append(width.masked_fill(hard_units(pair.recognition, width), 0.0))
-
-        self.stack.fit_residuals(x, noise, adds_up=True)
+        """The noise is that of draws from Q(h_l | h_{l-1}); x has none."""
+        residuals_of_draws(self.stack, x, self._law_of_noise)
 
     # -- noise that is tied to a bandwidth -----------------------------------------------------
 
@@ -390,6 +375,31 @@ def divided(rows: Tensor, n: int) -> list[Tensor]:
 def first(rows: Tensor, n: int) -> Tensor:
     """The first batch of n rows."""
     return divided(rows, n)[0]
+
+
+@torch.no_grad()
+def residuals_of_draws(stack: Stack, x: Tensor, law_of: Callable[[int, Tensor], Law]) -> None:
+    """Measure P(H_l | h_L) under the noise of draws from Q(h_l | h_{l-1}); x has none.
+
+    Discrete units have none either: a round draws them where it encodes.
+
+    Args:
+        stack: what is measured; see `Stack.fit_residuals`.
+        x: (batch, width).
+        law_of: Q(h_l | h_{l-1}) around its mean, of a level l and h_{l-1}.
+    """
+    h = stack.encode(x)
+    generator = Generator().manual_seed(0)
+
+    noise: list[Tensor | None] = [None]
+    for level, below in enumerate(h[:-1], 1):
+        pair = stack.pairs[level - 1]
+        mean = pair.f(below)
+        law = law_of(level, below)
+        width = rms(law.sample(mean, generator, below) - mean)
+        noise.append(width.masked_fill(hard_units(pair.recognition, width), 0.0))
+
+    stack.fit_residuals(x, noise, adds_up=True)
 
 
 def hard_units(law: Law, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from gendae.layers.pair import TiedPair
 from gendae.models.architectures import deep_autoencoder, with_labels
+from gendae.priors.factorial import FactorialPrior
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
@@ -37,6 +38,7 @@ from gendae.rules.transposes import (
     WeightMirror,
 )
 from gendae.rules.variational_em import VariationalEMRule
+from gendae.rules.wake_sleep import ReweightedWakeSleepRule, WakeSleepRule
 from tests import roles
 from tests.conftest import at, small_stack
 from tests.rules import test_backstep, test_difference, test_joint, test_kl
@@ -137,6 +139,14 @@ def back_step(make):
     return BackStepRule(make(7, 6, 5))
 
 
+def wake_sleep(make, units):
+    """Of drawn bits, or of Gaussian units whose widths do not learn."""
+    prior = FactorialPrior("bernoulli" if units else "gaussian")
+    stack = deep_autoencoder([8, 6, 5], prior=prior, units=units, stochastic=units is not None)
+    stack.prior.fit(stack.encode(*images())[-1])
+    return make(stack)
+
+
 def labels_by_inference():
     return LabelledEMRule(with_labels(deep_autoencoder([8, 6, 5]), classes=3))
 
@@ -195,6 +205,11 @@ LOCAL = [
     *(
         (partial(back_step, make), lambda: (test_backstep.images(),))
         for make in (test_backstep.tied, test_backstep.free)
+    ),
+    *(
+        (partial(wake_sleep, make, units), images)
+        for make in (WakeSleepRule, ReweightedWakeSleepRule)
+        for units in (None, "binary")
     ),
 ]
 

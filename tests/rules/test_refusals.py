@@ -33,6 +33,7 @@ from gendae.rules.base import Rule
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.feedback import Exact, Feedback, Partners
+from gendae.rules.importance_weighted import ImportanceWeightedRule
 from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.kl import KLRule
 from gendae.rules.loops import LoopWeights, PairLoops, ShortAndLongLoops
@@ -40,6 +41,7 @@ from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.transposes import LocalDifference
 from gendae.rules.variational_em import VariationalEMRule
+from gendae.rules.wake_sleep import ReweightedWakeSleepRule, WakeSleepRule
 from gendae.sampling.samplers import GenerateSampler, LatentChainSampler
 from gendae.training.callbacks import CreditMonitor
 from tests.conftest import small_stack
@@ -198,6 +200,34 @@ OF_DISCRETE = [
     (KLRule, {"sampler": LatentChainSampler()}, {}, "sampler.inference=TargetPropInference"),
     (TargetPropRule, {"inpainter": Inpainter()}, {}, "inpainter.inference=TargetPropInf"),
 ]
+
+
+NET = {"units": "binary", "stochastic": True, "prior": gendae.FactorialPrior("bernoulli")}
+
+
+def bits(**options):
+    return deep_autoencoder([6, 5, 4], **{**NET, **options})
+
+
+#: Rules of p(x, h) and q(h | x), and what has no density.
+OF_DIRECTED = [
+    (WakeSleepRule, {"stochastic": False}, {}, "recognition=Discrete of pair 1: deterministic"),
+    (WakeSleepRule, {"prior": GaussianPrior()}, {}, "h_2 has a density on one side and prob"),
+    (WakeSleepRule, {"prior": gendae.AutoencoderPrior([4])}, {}, "AutoencoderPrior has no densi"),
+    (
+        WakeSleepRule,
+        {"units": None, "stochastic": False, "prior": gendae.DenoisingPrior()},
+        {},
+        "its density takes a flow for each code; accepted: FactorialPrior, ",
+    ),
+    (ReweightedWakeSleepRule, {}, {"samples": 0}, "samples=0: a whole number >= 1"),
+    (ReweightedWakeSleepRule, {}, {"sleep": 1.5}, r"sleep=1.5: a number in \[0, 1\]"),
+    (ImportanceWeightedRule, {}, {}, "of pair 1: draws of discrete units have no derivative"),
+]
+
+
+def unfitted():
+    return WakeSleepRule(bits()).losses((torch.rand(3, 6),))
 
 
 def tied():
@@ -498,6 +528,12 @@ CASES = [
         (made(rule, partial(signs, **settings), **options), words)
         for rule, settings, options, words in OF_DISCRETE
     ),
+    *(
+        (made(rule, partial(bits, **layers), **options), words)
+        for rule, layers, options, words in OF_DIRECTED
+    ),
+    (unfitted, "FactorialPrior is not fitted"),
+    (lambda: WakeSleepRule(bits()).losses((torch.rand(3, 5),)), r"x has shape \(3, 5\)"),
     *((partial(joint_of, options), words) for options, words in OF_JOINT),
     *OF_JOINT_STACKS,
     *OF_LAWS,

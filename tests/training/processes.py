@@ -53,6 +53,7 @@ from gendae.rules import (
     by_feedback,
     difference,
     hebbian,
+    importance_weighted,
     joint,
     kl,
     labelled,
@@ -66,6 +67,7 @@ from gendae.rules import (
     targetprop,
     trees,
     variational_em,
+    wake_sleep,
 )
 from gendae.rules.difference import InverseLearning, Iterations
 from gendae.rules.differences import DifferenceLoop
@@ -82,7 +84,7 @@ from gendae.rules.transposes import (
     WeightMirror,
 )
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
-from tests.training.resuming import learned, network, stack
+from tests.training.resuming import bits, learned, network, stack
 
 PICTURES = TemporaryDirectory()  # what monitors draw
 ROWS = 40  # of a batch of all processes together
@@ -182,6 +184,11 @@ RULES = {
         stack(FactorialPrior()), reach="within_layer", prior_every=4
     ),
     "kl under parzen": lambda: kl.KLRule(stack(ParzenPrior(), noise=0.2), prior_every=4),
+    "wake-sleep": lambda: wake_sleep.WakeSleepRule(bits(), prior_every=4),
+    "reweighted wake-sleep": lambda: wake_sleep.ReweightedWakeSleepRule(bits(), prior_every=4),
+    "importance weighted": lambda: importance_weighted.ImportanceWeightedRule(
+        stack(FactorialPrior(), noise=0.2), prior_every=4
+    ),
     "target prop": lambda: targetprop.TargetPropRule(
         stack(GaussianPrior()),
         ShortAndLongLoops(LoopWeights(model=1.0), top_target="prior"),

@@ -49,6 +49,7 @@ from gendae.rules import (
     by_feedback,
     difference,
     hebbian,
+    importance_weighted,
     joint,
     kl,
     labelled,
@@ -61,6 +62,7 @@ from gendae.rules import (
     targetprop,
     trees,
     variational_em,
+    wake_sleep,
 )
 from gendae.rules.difference import InverseLearning
 from gendae.rules.differences import DifferenceLoop
@@ -114,6 +116,11 @@ def learned():
     return model
 
 
+def bits():
+    """A sigmoid belief net under a prior of bits."""
+    return stack(FactorialPrior("bernoulli"), units="binary", stochastic=True)
+
+
 def joint_rule(**options):
     members = {"image": {"sizes": [64, 8]}, "label": {"sizes": [10], "kind": "onehot"}}
     return joint.JointTargetPropRule(joint_autoencoder(members, [12, 6]), **options)
@@ -146,6 +153,11 @@ RULES = {
     ),
     "kl with tied noise": lambda: kl.KLRule(
         stack(ParzenPrior(capacity=70)), tie_noise=True, prior_every=3
+    ),
+    "wake-sleep": lambda: wake_sleep.WakeSleepRule(bits(), prior_every=3),
+    "reweighted wake-sleep": lambda: wake_sleep.ReweightedWakeSleepRule(bits(), prior_every=3),
+    "importance weighted": lambda: importance_weighted.ImportanceWeightedRule(
+        stack(FactorialPrior(), noise=0.3), prior_every=3
     ),
     "target prop": lambda: targetprop.TargetPropRule(
         stack(), ShortAndLongLoops(warmup=6), [NOISE] * 3, contractive=0.1
