@@ -73,6 +73,8 @@ from gendae.layers.pair import Pair as Pair
 from gendae.layers.pair import TiedPair as TiedPair
 from gendae.layers.residual import Residual as Residual
 from gendae.layers.wrapped import Wrapped as Wrapped
+from gendae.metrics.annealed import annealed_gap as annealed_gap
+from gendae.metrics.annealed import annealed_log_prob as annealed_log_prob
 from gendae.metrics.bounds import exact_log_prob as exact_log_prob
 from gendae.metrics.bounds import importance_weighted_bound as importance_weighted_bound
 from gendae.metrics.chains import chain_report as chain_report

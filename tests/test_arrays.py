@@ -43,6 +43,9 @@ FUNCTIONS = {
     "chains": lambda x: gendae.chain_report(x),
     "sigma": lambda x: gendae.nearest_neighbour_sigma(x),
     "bound": lambda x: gendae.importance_weighted_bound(stacked(), x, 2, 0.3, seeded()),
+    "annealed": lambda x: (
+        gendae.annealed_log_prob(stacked(), x, 2, 2, steps=1, generator=seeded()).values
+    ),
     "trace": lambda x: gendae.log_joint_trace(stacked(), x, steps=2),
     "angles": lambda x: gendae.angles(gendae.BackpropRule(roles.classifier()), x, labels()),
     "encode": lambda x: stacked().encode(x),

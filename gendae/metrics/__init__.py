@@ -4,6 +4,8 @@
 |---|---|
 | `parzen` | Parzen log-likelihood of samples, and the choice of its bandwidth |
 | `bounds` | importance-weighted bounds on log p(x) |
+| `annealed` | log p(x) by annealed importance sampling, from below and from above |
+| `latents`, `transitions` | what its chains move, and how |
 | `traces` | what inference does, step by step |
 | `spikes` | weight change against spike timing: the window of STDP |
 | `chains` | autocorrelation, effective samples and class switches of Markov chains |
