@@ -2,8 +2,8 @@
 
     z~ = z + s n (1 - v)        D_l(z~; s, v) estimates E[z | z~], where v tells what is given
 
-v is 1 where an element is given, and z there is the image's own; D_l sees v beside z~. At the
-highest level z~ says nothing of what is missing, and D_L is E[z | z^v] at once; on the way down
+v is 1 where an element is given, and z there is the image's own; D_l sees v and v z beside z~: what
+is given is seen without the noise that lies between. At the highest level z~ says nothing of what is missing, and D_L is E[z | z^v] at once; on the way down
 through the bands a draw of P(z | z^v) takes shape. A descent under a clamp asks an unconditional
 denoiser for what it has not learned, and has to mix; this one does not. With v = 0 everywhere it
 is the band of `gendae.models.blocks`.
@@ -154,7 +154,7 @@ class FillingBand(Band):
 
     Args:
         filling: draws what is given in training.
-        levels, shares, network, spread: see `Band`; the network is called with v as a condition as
+        levels, shares, network, spread: see `Band`; the network's condition is v and v z, twice as
             wide as x. Levels are in the units of an image.
 
     Raises:
@@ -178,7 +178,7 @@ class FillingBand(Band):
     ) -> None:
         self.filling = checks.kind("filling", build(filling), Filling)
         features = checks.ImageShape.of(self.filling.shape).features
-        super().__init__(features, levels, shares, network, spread, condition=features)
+        super().__init__(features, levels, shares, network, spread, condition=2 * features)
 
     def units(self, x: Tensor, given: Tensor) -> Units:
         """Those of images of which a part is given."""
@@ -232,5 +232,6 @@ class FillingBand(Band):
     def _estimate(self, z: Tensor, sigma: Tensor, seen: Tensor) -> Tensor:
         """F of z scaled to its variance, which has no noise where it is given."""
         total = self.variances(z) + sigma.square() * (1.0 - seen)
+        condition = torch.cat([seen, seen * z / self.spread], 1)
 
-        return self.network(z * total.rsqrt(), 0.25 * sigma[:, 0].log(), seen)
+        return self.network(z * total.rsqrt(), 0.25 * sigma[:, 0].log(), condition)

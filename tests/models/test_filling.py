@@ -31,7 +31,8 @@ class OfCovariance(nn.Module):
         self.error = error
 
     @torch.no_grad()
-    def forward(self, z, level, given):
+    def forward(self, z, level, condition):
+        given, _ = condition.chunk(2, 1)
         sigma = (4.0 * level[:, None]).exp()
         v = SPREAD**2
         noise = sigma**2 * (1.0 - given)
@@ -126,7 +127,8 @@ def test_the_loss_is_that_of_the_missing_elements_by_hand(relative):
         s = sigma[row]
         noisy = torch.where(seen, z, z + s * noise[row])
         scaled = noisy / (v + torch.where(seen, 0.0, s**2)).sqrt()
-        F = band.network(scaled[None], 0.25 * s.log(), seen.double()[None])[0]
+        condition = torch.cat([seen.double(), torch.where(seen, z / SPREAD, 0.0)])
+        F = band.network(scaled[None], 0.25 * s.log(), condition[None])[0]
         D = v / (v + s**2) * (z + s * noise[row]) + s * math.sqrt(v) / (v + s**2).sqrt() * F
         weight = (v + s**2) / (v * s**2)
         weight *= v / (v + z[~seen].square().mean()) if relative else 1.0
