@@ -156,7 +156,7 @@ class HebbianRule(EachLayerRule):
         self,
         stack: Stack,
         decay: str = "subspace",
-        rates: Rates = Rates(),
+        rates: Rates = Rates(f=1e-2, g=1e-2),
         log_every: int = 50,
     ) -> None:
         super().__init__(stack, rates, log_every)
@@ -224,7 +224,7 @@ class CompetitiveRule(EachLayerRule):
         stack: Stack,
         winner: str = "nearest",
         own_rate: bool = True,
-        leak: float = 0.01,
+        leak: float = 0.1,
         rates: Rates = Rates(f=0.1, g=0.1, optimizer=PLAIN),
         log_every: int = 50,
     ) -> None:
