@@ -213,6 +213,9 @@ from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInvers
 from gendae.rules.recurrent import TransposeFeedbackRule as TransposeFeedbackRule
 from gendae.rules.recurrent import TruncatedBackpropRule as TruncatedBackpropRule
 from gendae.rules.recurrent_loop import RecurrentLoop as RecurrentLoop
+from gendae.rules.single_layer import CompetitiveRule as CompetitiveRule
+from gendae.rules.single_layer import DeltaRule as DeltaRule
+from gendae.rules.single_layer import HebbianRule as HebbianRule
 from gendae.rules.stdp import STDPRule as STDPRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid

@@ -419,6 +419,11 @@ def rule(name, of, takes="unit", variant="", local=True, **options):
     return Member(name + variant, lambda: make(of(), **deepcopy(options)), takes, local=local)
 
 
+def competing():
+    """A stack of two layers whose units compete."""
+    return ready(gendae.deep_autoencoder([WIDTH, 6, 4], ["softmax", "softmax"]), "unit")
+
+
 def few_classes():
     """A stack whose top has a unit for each class."""
     return ready(gendae.deep_autoencoder([WIDTH, 6, CLASSES]), "unit")
@@ -457,6 +462,8 @@ RULES = [
     rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
     rule("TargetPropRule", TELLER, variant=" in time", loop=gendae.RecurrentLoop(every=2)),
     rule("BackStepRule", tied),
+    rule("HebbianRule", stack),
+    rule("CompetitiveRule", competing),
     rule("OnlineDeltaRule", stack),
     rule("OnlineDeltaRule", stack, variant=" noisy", presentation=SHOWN, plasticity=TWO_TAUS),
     rule("OnlineDeltaRule", few_classes, EXAMPLES, " labels", labels=True, every_tick=True),
@@ -502,6 +509,8 @@ RULES = [
     rule("TreeTargetPropRule", quadtrees, EXAMPLES, " loops", difference=False, telling=TOLD),
     rule("TreeTargetPropRule", trees, "chains labels", " transpose", telling=TRANSPOSE),
     rule("TargetPropRule", tree_stack, variant=" trees", loop=gendae.TreeLoop()),
+    rule("DeltaRule", classifier, EXAMPLES),
+    rule("DeltaRule", DRAWN, EXAMPLES, " drawn", units="sigmoid", samples=3),
     rule("GeneRecRule", classifier, EXAMPLES),
     rule("ContrastiveHebbianRule", classifier, EXAMPLES),
     rule("NudgedSTDPRule", classifier, EXAMPLES),

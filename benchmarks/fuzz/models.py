@@ -186,10 +186,27 @@ NEEDED: dict[str, dict[str, Any]] = {
     "TiedPair": {"in_features": 3, "out_features": 2},
     "Wrapped": {"module": OUTPUT, "in_shape": 3},
 }
+COMPETING = {
+    "type": "Stack",
+    "pairs": [
+        {
+            "type": "Pair",
+            "f": {
+                "type": "Heads",
+                "g": LAYERS["f"],
+                "activations": ["softmax"],
+                "widths": [3],
+            },
+            "g": LAYERS["g"],
+        }
+    ],
+}
 #: Rules of other stacks than a Stack.
 STACKS = {
     "BackpropRule": CLASSIFIER,
+    "CompetitiveRule": COMPETING,
     "ContrastiveHebbianRule": CLASSIFIER,
+    "DeltaRule": CLASSIFIER,
     "DenoisingBlocksRule": BANDS,
     "DenoisingLabelsRule": LABEL_BLOCKS,
     "DifferenceTargetPropRule": CLASSIFIER,

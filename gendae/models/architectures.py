@@ -117,8 +117,8 @@ def deep_autoencoder(
         if noise is not None:
             above = _learned_noise(low, high, noise, noise_of_x)
 
-        f = layer(low, hidden_f, high, names[level + 1], gain, init)
-        g = layer(high, hidden_g, low, names[level], gain, init)
+        f = _level(low, hidden_f, high, names[level + 1], gain, init)
+        g = _level(high, hidden_g, low, names[level], gain, init)
         pairs.append(Pair(f, g, observation=below, recognition=above))
         below = _law_of_code(units, stochastic)
 
@@ -186,6 +186,16 @@ def layer(
         return MLP(low, hidden, high, activation, gain=gain)
 
     return Affine(low, high, activation, gain, init)
+
+
+def _level(
+    low: int, hidden: Sequence[int], high: int, activation: str, gain: float, init: str
+) -> nn.Module:
+    """The same; with softmax, the units of a layer compete."""
+    if activation != "softmax":
+        return layer(low, hidden, high, activation, gain, init)
+
+    return Heads(layer(low, hidden, high, "linear", gain, init), ["softmax"], [high])
 
 
 def denoising_blocks(

@@ -30,6 +30,7 @@ from gendae.data.loader import Split
 from gendae.data.multimodal import FewLabels, Multimodal
 from gendae.metrics.parzen import ParzenLogLikelihood
 from gendae.models.architectures import (
+    deep_autoencoder,
     denoising_blocks,
     denoising_classifier,
     joint_autoencoder,
@@ -63,6 +64,7 @@ from gendae.rules import (
     online,
     perturbation,
     recurrent,
+    single_layer,
     stdp,
     targetprop,
     trees,
@@ -209,6 +211,10 @@ RULES = {
         [GaussianNoise(0.2)] * 3,
         prior_every=4,
     ),
+    "single layers by hebb": lambda: single_layer.HebbianRule(stack()),
+    "competitive": lambda: single_layer.CompetitiveRule(
+        deep_autoencoder([64, 12, 8], ["softmax", "softmax"])
+    ),
     "back step": lambda: backstep.BackStepRule(stack()),
     "denoising blocks": lambda: blocks.DenoisingBlocksRule(
         denoising_blocks(64, 2, network=LevelMLP(12, 1))
@@ -281,6 +287,7 @@ RULES = {
     "trees told again": lambda: targetprop.TargetPropRule(
         Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
     ),
+    "delta": lambda: single_layer.DeltaRule(network()),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "reinforce": lambda: perturbation.ReinforceRule(network(stochastic=True), "others", samples=2),
     "nodes": lambda: perturbation.NodePerturbationRule(network(), central=True),

@@ -58,6 +58,7 @@ from gendae.rules import (
     online,
     perturbation,
     recurrent,
+    single_layer,
     stdp,
     targetprop,
     trees,
@@ -177,6 +178,10 @@ RULES = {
         [NOISE] * 3,
         prior_every=3,
     ),
+    "single layers by hebb": lambda: single_layer.HebbianRule(stack()),
+    "competitive": lambda: single_layer.CompetitiveRule(
+        deep_autoencoder([64, 12, 8], ["softmax", "softmax"])
+    ),
     "back step": lambda: backstep.BackStepRule(stack()),
     "denoising blocks": lambda: blocks.DenoisingBlocksRule(
         denoising_blocks(64, 2, network=LevelMLP(12, 1)), rates=Rates(decline="cosine")
@@ -239,6 +244,7 @@ RULES = {
     "trees told again": lambda: targetprop.TargetPropRule(
         Stack(tree_pair(Quadtree([8, 8], patch=2), 12)), trees.TreeLoop(), prior_every=3
     ),
+    "delta": lambda: single_layer.DeltaRule(network()),
     "generec": lambda: hebbian.GeneRecRule(
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
