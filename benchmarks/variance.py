@@ -1,6 +1,6 @@
 """How good one update is: cosine with the exact gradient and variance, by width and depth.
 
-    python -m benchmarks.variance [--widths 10 30 100 300 1000] [--depths 1 2 4 8] [--steps 200]
+    python -m benchmarks.variance [--widths 10 30 100 300 1000] [--depths 1 2 4 8] [--steps 100]
         [--seed 0] [--out docs/results/variance.json] [--picture docs/variance.png]
 
 784 - width - .. - 10, MNIST, at the start and after some updates of back-propagation (AdamW, 1e-3,
@@ -13,7 +13,7 @@ the exact gradient; what draws nothing has none.
 Rules of real networks (tanh) are held against the gradient of the network without noise. Drawn
 bits have an exact gradient, too, of the mean loss: it is sampled by turning every unit over.
 Cosines with it are divided by the root of its reliability, 2 r / (1 + r), r being the cosine of
-two halves of its draws ("bits: halves of the reference").
+two halves of its draws ("bits: halves of the reference"). A network that the file has is not measured again.
 """
 
 import argparse
@@ -37,8 +37,10 @@ from gendae.rules.perturbation import (
 
 SIGMA = 0.1  # of Gaussian units, for REINFORCE
 DRAWS = 8
-BATCHES = {100: 4, 1: 16}
-OF_BITS = 20  # draws for each image, in each half, of the exact gradient of drawn bits
+BATCHES = {100: 2, 1: 8}
+OF_BITS = 8  # draws for each image, in each half, of the exact gradient of drawn bits
+OF_MANY = 2  # likewise, of networks of more than MANY bits
+MANY = 500
 ROOM = 10_000_000  # numbers held at once while units are turned over
 
 #: Rules of networks of real units, over a stack.
@@ -157,7 +159,7 @@ def exact_of_bits(stack, x, y, generator):
 def reference_of_bits(stack, batch, generator):
     """The mean over draws for every image, and the cosine of the means over its two halves."""
     x, y = batch
-    number = OF_BITS if stack.sizes[1] < 1000 else OF_BITS // 4
+    number = OF_BITS if sum(stack.sizes[1:]) <= MANY else OF_MANY
     halves = []
     for _ in range(2):
         draws = [exact_of_bits(stack, x, y, generator) for _ in range(number)]
@@ -322,7 +324,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--widths", type=int, nargs="+", default=[10, 30, 100, 300, 1000])
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results/variance.json"))
     parser.add_argument("--picture", type=Path, default=Path("docs/variance.png"))
@@ -332,16 +334,26 @@ def main():
     data = gendae.MNIST().split("train")
     networks = sorted({*((w, 2) for w in options.widths), *((100, d) for d in options.depths)})
 
+    settings = {key: getattr(options, key) for key in ("steps", "seed")}
     rows = []
+    if options.out.is_file():
+        record = json.loads(options.out.read_text())
+        if {key: record[key] for key in settings} == settings:
+            rows = record["rows"]
+
+    there = [(row["width"], row["depth"], row["bits"]) for row in rows]
     for width, depth in networks:
         for bits in (False, True):
+            if (width, depth, bits) in there:
+                continue
+
             row = row_of(width, depth, bits, options, data)
             rows.append(json.loads(json.dumps(row)))
             print(width, depth, bits, row["seconds"], "s", flush=True)
 
-    settings = {key: getattr(options, key) for key in ("steps", "seed")}
-    record = {**settings, "exponents": slopes(rows), "rows": rows}
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
+            record = {**settings, "exponents": slopes(rows), "rows": rows}
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
+
     figure(rows, options.picture)
 
 
