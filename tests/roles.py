@@ -443,6 +443,7 @@ CONVOLVED = partial(gendae.lenet, (1, 2, 4), [3], 3, [1], "max", [6], CLASSES)
 WITHOUT_DERIVATIVE = {"feedback": gendae.LocalDifference(derivative=False), "samples": 3}
 RECONSTRUCTION = gendae.DifferenceReconstruction(0.2, True, tracks=True, rows=4)
 BY_INPUT = {"baseline": "input"}
+OF_OUTPUT = gendae.InverseLearning(output=True)
 EXAMPLES = "unit labels"
 RULES = [
     rule("VariationalEMRule", stack),
@@ -524,6 +525,7 @@ RULES = [
     rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", iterations=ROUNDS),
     rule("DifferenceTargetPropRule", BITS, EXAMPLES, " plain", difference=False),
+    rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " output", inverses=OF_OUTPUT, samples=2),
 ]
 
 FILES = {"a": "numbers.npy", "b": "images.npy"}  # in the current folder

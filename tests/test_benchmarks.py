@@ -31,9 +31,11 @@ from benchmarks import (
     scores,
     stability,
     steps,
+    variance,
 )
 from gendae.data.images import Digits
 from gendae.rules import by_feedback
+from tests.rules.test_perturbation import all_draws, chances, drawn_network
 
 
 @pytest.mark.parametrize("name", ["questions", "inpainting", "patches"])
@@ -325,3 +327,25 @@ def test_the_biharmonic_surface_of_each_channel_and_the_line_without_scikit_imag
     torch.testing.assert_close(filled, x, atol=0.02, rtol=0)
     with pytest.raises(ValueError, match="differs from channel to channel"):
         fills.biharmonic_fill(x, torch.arange(768) % 5 > 0, (3, 16, 16))
+
+
+def test_turning_units_over_samples_the_gradient_of_drawn_bits():
+    """Against all states of a network written out, and the slopes of a power law."""
+    kinds = ("binary",) * 3
+    stack = drawn_network(kinds, (3, 2, 3))
+    x = torch.randn(1, 2, dtype=torch.float64)
+    y = torch.tensor([1])
+
+    draws = all_draws(stack, kinds)
+    loss = -torch.log_softmax(stack.output(draws[-1]), -1)[:, 1]
+    expected = (chances(stack, x, draws) * loss).sum()
+    exact = torch.autograd.grad(expected, variance.hidden(stack))
+    exact = torch.cat([part.flatten() for part in exact])
+
+    copies = 20_000
+    generator = torch.Generator().manual_seed(0)
+    sampled = variance.exact_of_bits(stack, x.expand(copies, -1), y.expand(copies), generator)
+    assert variance.cosine(sampled, exact) > 0.9999
+    assert (sampled - exact).norm() < 0.01 * exact.norm()
+
+    assert variance.slope([(width, 3.0 * width**-0.5) for width in (10, 30, 100)]) == -0.5

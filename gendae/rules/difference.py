@@ -1,16 +1,19 @@
 """Difference target propagation for feed-forward classifiers."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from gendae import checks
 from gendae.corruption import Corruption, GaussianNoise
+from gendae.layers.wrapped import change
 from gendae.models.classifier import Classifier, label_loss
 from gendae.registry import built, register
-from gendae.rules.chain import is_fixed
+from gendae.rules.chain import Chain, is_fixed
+from gendae.rules.inverses import inverse_of
 from gendae.rules.moment import Moment
 from gendae.rules.rates import PerLayer, Rates
 from gendae.rules.supervised import SupervisedRule
@@ -19,6 +22,7 @@ from gendae.rules.targets import (
     first_displacement,
     iterated,
     missed,
+    output_displacement,
     squared_error,
 )
 
@@ -28,10 +32,10 @@ SCHEDULES = ("joint", "alternate")
 @register
 @dataclass(frozen=True)
 class InverseLearning:
-    """How the inverses g_2 .. g_L learn.
+    """How the inverses g_2 .. g_L learn, and whether the output layer has one.
 
     Args:
-        sigma: standard deviation of e; a number, or one for each of the L - 1 inverses.
+        sigma: standard deviation of e; a number, or one for each of the inverses.
         half_life: fraction of training after which sigma has halved, sigma / (1 + t / half_life);
             None: constant.
         schedule: "joint" updates inverses and encoders in every batch; "alternate" goes over the
@@ -39,6 +43,10 @@ class InverseLearning:
             code).
         warmup: updates at the start in which the inverses alone learn: targets that come down
             through inverses which do not invert yet mislead the encoders.
+        output: give the output layer an inverse g_M, which the rule owns: the first target is then
+            that of h_M itself, as Eq. 3.7 has it, and comes down to h_L like the others. The
+            thesis takes it at h_L by the exact gradient instead, as g_M has fewer units to begin
+            with than to end in, and leaves the other to be tried.
 
     Raises:
         ValueError: for numbers out of range, an unknown schedule, or a warm-up of "alternate".
@@ -48,6 +56,7 @@ class InverseLearning:
     half_life: float | None = None
     schedule: str = "joint"
     warmup: int = 0
+    output: bool = False
 
     def __post_init__(self) -> None:
         if self.half_life is not None:
@@ -66,14 +75,15 @@ class InverseLearning:
         return self.schedule == "alternate" or self.warmup > 0
 
     def noise(self, depth: int) -> list[GaussianNoise]:
-        """e of g_2 .. g_L, for a network of L = `depth` hidden layers."""
-        if self.has_phases and depth == 1:
+        """e of the inverses, g_2 .. g_L or g_M, for a network of L = `depth` hidden layers."""
+        count = depth if self.output else depth - 1
+        if self.has_phases and count == 0:
             raise ValueError(
                 f"inverses.schedule={self.schedule!r}, inverses.warmup={self.warmup}: a network "
                 "with one hidden layer has no inverses to train in a phase of their own"
             )
 
-        sigmas = checks.per_layer("inverses.sigma", self.sigma, depth - 1)
+        sigmas = checks.per_layer("inverses.sigma", self.sigma, count)
         return [GaussianNoise(sigma, half_life=self.half_life) for sigma in sigmas]
 
 
@@ -108,15 +118,16 @@ class Iterations:
 class DifferenceTargetPropRule(SupervisedRule):
     """Every hidden layer learns to reach a target that comes down through learned inverses.
 
-    h^_L = h_L - step dL/dh_L                    first target, from the global loss L
-    h^_{l-1} = h_{l-1} + g_l(h^_l) - g_l(h_l)    l = L .. 2                         (Eq. 3.15)
+    h^_L = h_L - step dL/dh_L                    first target, from the global loss L; or
+    h^_M = h_M - step dL/dh_M                    with an inverse g_M of its own         (Eq. 3.7)
+    h^_{l-1} = h_{l-1} + g_l(h^_l) - g_l(h_l)    l = L .. 2, or M .. 2              (Eq. 3.15)
     target_f_l:  |f_l(h_{l-1}) - h^_l|^2         l = 1 .. L; label_f_M is L itself  (Algorithm 1)
     inverse_g_l: |g_l(f_l(h_{l-1} + e)) - (h_{l-1} + e)|^2,
-                 e ~ N(0, sigma^2)               l = 2 .. L                         (Eq. 3.13)
+                 e ~ N(0, sigma^2)               l = 2 .. L, or 2 .. M              (Eq. 3.13)
 
-    All inputs and targets are detached: no gradient leaves the layer that it is computed in.
-    Stochastic units have targets for their probabilities (Eq. 3.30). The layers above see the
-    draws, and inverses reconstruct the draws.
+    All inputs and targets are detached: no gradient leaves the layer that it is computed in. h_M
+    are the logits, or the values. Stochastic units have targets for their probabilities
+    (Eq. 3.30). The layers above see the draws, and inverses reconstruct the draws.
     Source: Lee 2018, Algorithm 1 and sections 3.3.1 to 3.3.3; Bengio 2014 (slides) for several
     rounds.
 
@@ -130,7 +141,8 @@ class DifferenceTargetPropRule(SupervisedRule):
         scaled: divide the targets' losses by 2 step. Their gradients then have the scale of
             back-propagation's, and do not depend on step while it is small; Eq. 3.4 as printed,
             and the original code, do not.
-        inverses: how g_2 .. g_L learn; see `InverseLearning`.
+        inverses: how g_2 .. g_L learn, and whether there is a g_M, whose rate is `rates.feedback`;
+            see `InverseLearning`.
         iterations: rounds of iterative target propagation; see `Iterations`.
         input_corruption, samples, rates, log_every: see `SupervisedRule`.
 
@@ -166,6 +178,11 @@ class DifferenceTargetPropRule(SupervisedRule):
         self.scaled = bool(scaled)
 
         self.inverses = built("inverses", inverses, InverseLearning)
+        if self.inverses.output:
+            self.need_one_answer()
+            chain = Chain.of_classifier(self.stack)
+            self.of_output = inverse_of(chain.links[-1]).to(self.stack.device, self.stack.dtype)
+            self.rates.check({"feedback": self.learners()})
         self.noise_of_inverses = self.inverses.noise(self.stack.depth)
 
         # g_l of the first f_l that learns, and those below, lead to no target
@@ -178,6 +195,10 @@ class DifferenceTargetPropRule(SupervisedRule):
                 f"iterations.rounds={self.iterations.rounds} need difference=True: several rounds "
                 "move h by differences of reconstructions"
             )
+
+    def learners(self) -> Sequence[Sequence[nn.Module]]:
+        """g_M, where there is one: the stack of a classifier has none."""
+        return [[self.of_output]] if self.inverses.output else []
 
     @property
     def has_phases(self) -> bool:
@@ -211,7 +232,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         if "f" in moment.learn:
             terms |= self._encoder_losses(sent, outputs, y)
         if "g" in moment.learn:
-            for level in range(self.lowest + 1, self.stack.depth + 1):
+            for level in range(self.lowest + 1, len(self.noise_of_inverses) + 2):
                 one_draw = sent[level - 1][: len(x)]
                 terms[f"inverse_g_{level}"] = self.inverse_loss(level, one_draw, moment)
 
@@ -276,6 +297,7 @@ class DifferenceTargetPropRule(SupervisedRule):
         """d_1 .. d_L: displacements of the layers' outputs."""
         h = [sent[0], *(output.detach() for output in outputs)]
 
+        first = partial(self._first, y=y, mean=h[-1])
         if self.iterations.rounds > 1:
             x = sent[0].repeat(self.copies, 1)
             return iterated(
@@ -287,17 +309,34 @@ class DifferenceTargetPropRule(SupervisedRule):
                 self.iterations.reconstruct,
                 self.copies,
                 [x, *sent[1:]],
+                first,
             )
 
-        top = first_displacement(self.stack, sent[-1], y, self.step, self.copies)
-        return displacements(self.stack.pairs, h, top, self.difference)
+        return displacements(self.stack.pairs, h, first(sent[-1]), self.difference)
+
+    @torch.no_grad()
+    def _first(self, sent: Tensor, y: Tensor, mean: Tensor) -> Tensor:
+        """d_L, from what h_L sends; its mean is what a target without correction replaces."""
+        if not self.inverses.output:
+            return first_displacement(self.stack, sent, y, self.step, self.copies)
+
+        output, d = output_displacement(self.stack, sent, y, self.step, self.copies)
+        if self.difference:
+            return change(self.of_output, output, d)
+
+        return self.of_output(output + d) - mean
 
     def inverse_loss(self, level: int, below: Tensor, moment: Moment = Moment()) -> Tensor:
         """Squared error of g_l(f_l(h_{l-1} + e)) as a reconstruction of h_{l-1} + e (Eq. 3.13)."""
-        pair = self.stack.pairs[level - 1]
+        if level <= self.stack.depth:
+            pair = self.stack.pairs[level - 1]
+            f, g = pair.f, pair.g
+        else:
+            f, g = self.stack.output, self.of_output
+
         with torch.no_grad():
             noise = self.noise_of_inverses[level - 2]
             noisy = noise(below, moment.progress, moment.generator)
-            above = pair.f(noisy)
+            above = f(noisy)
 
-        return squared_error(pair.g(above), noisy)
+        return squared_error(g(above), noisy)

@@ -11,8 +11,9 @@ precision.
 Source: Lee 2018, sections 3.2.1 to 3.2.3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -47,6 +48,22 @@ def first_displacement(
         (gradient,) = torch.autograd.grad(loss, h)
 
     return gradient.mul_(-step * len(y))
+
+
+def output_displacement(
+    network: Classifier, h: Tensor, y: Tensor, step: float, samples: int = 1
+) -> tuple[Tensor, Tensor]:
+    """h_M and d_M = -step dL/dh_M, the first target where the output has an inverse (Eq. 3.7).
+
+    h_M are the logits, or the values; see `first_displacement`.
+    """
+    output = network.output(h).detach()
+    with torch.enable_grad():
+        free = output.clone().requires_grad_()
+        loss = label_loss(free.unflatten(0, (samples, -1)), y)
+        (gradient,) = torch.autograd.grad(loss, free)
+
+    return output, gradient.mul_(-step * len(y))
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -154,6 +171,7 @@ def iterated(
     reconstruct: float,
     samples: int = 1,
     sent: Sequence[Tensor] | None = None,
+    first: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """d_1 .. d_L after several rounds, in which h moves towards reconstructing both y and x.
 
@@ -174,8 +192,11 @@ def iterated(
         reconstruct: weight of the pull from below, in [0, 1].
         samples: M draws for each image.
         sent: what h_0 .. h_L sent upwards, where that is not h: draws, which move with h.
+        first: d_L of a round, from what h_L sends; `first_displacement` if None.
     """
     pairs = list(network.pairs)
+    if first is None:
+        first = partial(first_displacement, network, y=y, step=step, samples=samples)
     if sent is None:
         sent = h
 
@@ -185,7 +206,7 @@ def iterated(
 
         for level in range(len(pairs), 0, -1):
             if level == len(pairs):
-                move = first_displacement(network, sent[level] + d[level], y, step, samples)
+                move = first(sent[level] + d[level])
             else:
                 move = change(pairs[level].g, before[level + 1], move)
 

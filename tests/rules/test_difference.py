@@ -277,6 +277,93 @@ def test_any_pairs_will_do(pairs, rounds):
     assert rule.losses(batch)[label].item() < before - 0.02
 
 
+# -- an inverse of the output layer ---------------------------------------------------------------
+
+OUTPUT = InverseLearning(sigma=0.0, output=True)
+
+
+def invertible_network():
+    """Square layers, each with its exact inverse; the inverse of the output layer is returned."""
+    made = Classifier(*(InvertiblePair(4) for _ in range(3)), output=Affine(4, 4)).double()
+    with torch.no_grad():
+        made.output.bias.normal_()
+        for pair in made.pairs:
+            pair.f.bias.normal_(0.0, 0.1)
+
+    inverse = torch.linalg.inv(made.output.weight.detach())
+    return made, inverse
+
+
+def give(rule, weight):
+    """A linear inverse of the output layer: h_L = B (h_M - b)."""
+    rule.of_output = Affine(*weight.T.shape).double()
+    with torch.no_grad():
+        rule.of_output.weight.copy_(weight)
+        rule.of_output.bias.copy_(-weight @ rule.stack.output.bias)
+
+
+@pytest.mark.parametrize("difference", [True, False])
+def test_with_exact_inverses_every_target_gives_the_target_of_the_output(difference):
+    """h^_M = h_M - step dL/dh_M is what the layers above make of each h^_l (Eq. 3.7, 3.10)."""
+    made, inverse = invertible_network()
+    x, y = examples(features=4, classes=4)
+    rule = DifferenceTargetPropRule(made, step=0.05, difference=difference, inverses=OUTPUT)
+    give(rule, inverse)
+
+    outputs, moves = rule.targets(x, y)
+    logits = made.output(outputs[-1])
+    slope = torch.softmax(logits, 1) - torch.nn.functional.one_hot(y, 4)
+    wanted = logits - 0.05 * slope
+
+    for level, (h, d) in enumerate(zip(outputs, moves, strict=True), 1):
+        reached = h + d
+        for f in made.encoders[level:]:
+            reached = f(reached)
+        assert torch.allclose(reached, wanted, rtol=0.0, atol=1e-10), level
+
+    losses = rule.losses((x, y))
+    assert set(losses) == {
+        *(f"target_f_{level}" for level in (1, 2, 3)),
+        *(f"inverse_g_{level}" for level in (2, 3, 4)),
+        "label_f_4",
+    }
+    assert all(losses[f"inverse_g_{level}"] < 1e-20 for level in (2, 3, 4))
+    assert all(losses[f"target_f_{level}"] > 1e-5 for level in (1, 2, 3))
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_with_the_transpose_of_the_output_layer_both_first_targets_are_one(rounds):
+    """W' is the inverse of W where its columns are orthonormal; and J' is the slope by h_L."""
+    made = deep_classifier([6, 5, 4, 3], 3).double()
+    batch = examples()
+    iterations = Iterations(rounds, reconstruct=0.2 * (rounds - 1))
+    rule = DifferenceTargetPropRule(made, step=0.3, inverses=OUTPUT, iterations=iterations)
+    give(rule, made.output.weight.detach().T)
+
+    other = DifferenceTargetPropRule(made, step=0.3, iterations=iterations)
+    for mine, published in zip(*(r.targets(*batch)[1] for r in (rule, other)), strict=True):
+        assert torch.allclose(mine, published, rtol=1e-10, atol=1e-14)
+
+
+def test_the_inverse_of_the_output_layer_learns_at_the_rate_of_feedback():
+    rates = Rates(f=0.0, g=[1e-3, 2e-3], feedback=1e-2)
+    inverses = InverseLearning(sigma=[0.1, 0.2], output=True)
+    made = deep_classifier([6, 5, 4], 3).double()
+    rule = DifferenceTargetPropRule(made, rates=rates, inverses=inverses)
+    optimizer = rule.configure_optimizers()
+    assert [group["lr"] for group in optimizer.param_groups[-2:]] == [2e-3, 1e-2]
+    assert (rule.of_output.in_features, rule.of_output.activation) == (3, "tanh")
+
+    batch = examples(100)
+    before = rule.losses(batch, at(1))["inverse_g_3"].item()
+    for _ in range(200):
+        optimizer.zero_grad()
+        sum(rule.losses(batch, at(1)).values()).backward()
+        optimizer.step()
+
+    assert rule.losses(batch, at(1))["inverse_g_3"].item() < 0.2 * before
+
+
 # -- noise of the inverses ------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from gendae.models.architectures import deep_autoencoder, with_labels
 from gendae.priors.factorial import FactorialPrior
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.by_feedback import FeedbackRule
-from gendae.rules.difference import DifferenceTargetPropRule, Iterations
+from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning, Iterations
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.direct import DirectDifference
 from gendae.rules.feedback import Direct, Exact, Partners
@@ -174,6 +174,7 @@ FEEDBACK = (
     WeightMirror,
 )
 ROUNDS = Iterations(rounds=3, reconstruct=0.2)
+OF_OUTPUT = "inverse_g_4"  # of the output layer: the rule's own, not the stack's
 LOCAL = [
     (lambda: VariationalEMRule(small_stack()), images),
     (lambda: STDPRule(small_stack()), images),
@@ -189,7 +190,12 @@ LOCAL = [
     *(
         (partial(difference, kind, options), test_difference.examples)
         for kind in test_difference.KINDS
-        for options in ({}, {"difference": False}, {"iterations": ROUNDS})
+        for options in (
+            {},
+            {"difference": False},
+            {"iterations": ROUNDS},
+            {"inverses": InverseLearning(output=True)},
+        )
     ),
     *(
         (partial(by_feedback, kind, feedback), test_difference.examples)
@@ -218,14 +224,14 @@ LOCAL = [
 def test_no_gradient_crosses_a_layer(make, batch):
     """A loss has gradients for all parameters of its own map, and for no other.
 
-    Those of learned feedback and of baselines have them for nothing in the stack.
+    Those of learned feedback, of baselines and of an output's inverse have them for nothing in the stack.
     """
     rule = make()
     maps = maps_of(rule)
 
     for term, loss in rule.losses(batch(), at(1)).items():
         reached = gradients(rule, loss)
-        beside = term.startswith(("feedback", "baseline"))
+        beside = term.startswith(("feedback", "baseline")) or term == OF_OUTPUT
         learns = [] if beside else maps[own(term)]
 
         assert reached.keys() == {id(p) for p in learns}, term

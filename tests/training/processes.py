@@ -249,6 +249,9 @@ RULES = {
     "difference of draws": lambda: difference.DifferenceTargetPropRule(
         network(stochastic=True, settings=Settings(samples=5)), samples=3
     ),
+    "difference from the output": lambda: difference.DifferenceTargetPropRule(
+        network(), inverses=InverseLearning(warmup=2, output=True)
+    ),
     "backprop": lambda: backprop.BackpropRule(network(), input_corruption=GaussianNoise(0.1)),
     "backprop above a fixed layer": lambda: backprop.BackpropRule(
         network(), fixed=1, rates=Rates(optimizer="sgd")

@@ -211,6 +211,9 @@ RULES = {
         rates=Rates(optimizer="rmsprop", hold=0.2),
         inverses=InverseLearning(schedule="alternate"),
     ),
+    "difference from the output": lambda: difference.DifferenceTargetPropRule(
+        network(), inverses=InverseLearning(output=True)
+    ),
     "backprop": lambda: backprop.BackpropRule(
         network(), input_corruption=NOISE, rates=Rates(optimizer="sgd", hold=0.5)
     ),
