@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from gendae.layers.pair import TiedPair
-from gendae.models.architectures import deep_autoencoder, with_labels
+from gendae.models.architectures import deep_autoencoder, goodness_classifier, with_labels
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.by_feedback import FeedbackRule
 from gendae.rules.difference import DifferenceTargetPropRule, Iterations
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.feedback import Direct, Exact, Partners
+from gendae.rules.forward_forward import ForwardForwardRule
 from gendae.rules.inverses import FixedWeights, Inverses
 from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
@@ -19,6 +20,7 @@ from gendae.rules.labelled import LabelledEMRule
 from gendae.rules.loops import LoopWeights, ShortAndLongLoops
 from gendae.rules.missing import Inferring
 from gendae.rules.nudged_em import NudgedEMRule
+from gendae.rules.predictive_coding import PredictiveCodingRule
 from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
@@ -118,6 +120,15 @@ def difference(kind, options):
     return DifferenceTargetPropRule(network, samples=2, step=0.5, **options)
 
 
+def predictive_coding(fixed):
+    return PredictiveCodingRule(test_difference.network("tanh"), fixed_prediction=fixed)
+
+
+def forward_forward(negatives):
+    stack = goodness_classifier([6, 5, 4], classes=3).double()
+    return ForwardForwardRule(stack, negatives=negatives)
+
+
 def back_step(make):
     return BackStepRule(make(7, 6, 5))
 
@@ -169,6 +180,11 @@ LOCAL = [
         for kind in test_difference.KINDS
         for feedback in FEEDBACK
     ),
+    *(
+        (partial(forward_forward, negatives), test_difference.examples)
+        for negatives in ("drawn", "hardest")
+    ),
+    *((partial(predictive_coding, fixed), test_difference.examples) for fixed in (False, True)),
     *(
         (partial(back_step, make), lambda: (test_backstep.images(),))
         for make in (test_backstep.tied, test_backstep.free)

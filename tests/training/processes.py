@@ -32,6 +32,7 @@ from gendae.metrics.parzen import ParzenLogLikelihood
 from gendae.models.architectures import (
     denoising_blocks,
     denoising_classifier,
+    goodness_classifier,
     joint_autoencoder,
     recurrent_classifier,
     tree_classifier,
@@ -52,6 +53,8 @@ from gendae.rules import (
     blocks,
     by_feedback,
     difference,
+    equilibrium,
+    forward_forward,
     hebbian,
     joint,
     kl,
@@ -60,6 +63,7 @@ from gendae.rules import (
     nudged_em,
     nudged_stdp,
     online,
+    predictive_coding,
     recurrent,
     stdp,
     targetprop,
@@ -271,6 +275,11 @@ RULES = {
     ),
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network()),
+    "equilibrium": lambda: equilibrium.EquilibriumPropagationRule(network()),
+    "forward-forward": lambda: forward_forward.ForwardForwardRule(
+        goodness_classifier([64, 12, 8])
+    ),
+    "predictive coding": lambda: predictive_coding.PredictiveCodingRule(network(), steps=4),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }
 #: Cases whose credit assignment is measured on the way, which takes time.

@@ -28,6 +28,7 @@ from gendae.models.architectures import (
     deep_classifier,
     denoising_blocks,
     denoising_classifier,
+    goodness_classifier,
     joint_autoencoder,
     recurrent_classifier,
     tree_classifier,
@@ -48,6 +49,8 @@ from gendae.rules import (
     blocks,
     by_feedback,
     difference,
+    equilibrium,
+    forward_forward,
     hebbian,
     joint,
     kl,
@@ -55,6 +58,7 @@ from gendae.rules import (
     nudged_em,
     nudged_stdp,
     online,
+    predictive_coding,
     recurrent,
     stdp,
     targetprop,
@@ -226,6 +230,15 @@ RULES = {
         network(), symmetric=False, rates=Rates(optimizer="rmsprop")
     ),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
+    "equilibrium": lambda: equilibrium.EquilibriumPropagationRule(
+        network(), input_corruption=NOISE
+    ),
+    "forward-forward": lambda: forward_forward.ForwardForwardRule(
+        goodness_classifier([64, 12, 8]), input_corruption=NOISE
+    ),
+    "predictive coding": lambda: predictive_coding.PredictiveCodingRule(
+        network(), steps=4, input_corruption=NOISE
+    ),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
     ),
