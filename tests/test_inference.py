@@ -460,7 +460,7 @@ def test_adapted_steps_are_stable_where_plain_ones_are_not():
         inference = LangevinInference(100, 0.2, **options)
         return inference(stack, x, generator=torch.Generator().manual_seed(0))[1]
 
-    assert not bool(draws(adapt=0).isfinite().any())
+    assert not bool((draws(adapt=0).abs() < 1e6).any())
     h = draws()
     deviations = s.diagonal().sqrt()
     assert bool(((h.mean(0) - mean(x[0])).abs() < 0.15 * deviations).all())
