@@ -48,6 +48,7 @@ from gendae.estimators.parzen import ParzenDensity as ParzenDensity
 from gendae.estimators.stacked import StackedDAE as StackedDAE
 from gendae.inference import GradientInference as GradientInference
 from gendae.inference import Inference as Inference
+from gendae.inference import LangevinInference as LangevinInference
 from gendae.inference import TargetPropInference as TargetPropInference
 from gendae.inference import targetprop_gradient as targetprop_gradient
 from gendae.laws import Bernoulli as Bernoulli
@@ -98,6 +99,7 @@ from gendae.models.architectures import deep_autoencoder as deep_autoencoder
 from gendae.models.architectures import deep_classifier as deep_classifier
 from gendae.models.architectures import denoising_blocks as denoising_blocks
 from gendae.models.architectures import denoising_classifier as denoising_classifier
+from gendae.models.architectures import goodness_classifier as goodness_classifier
 from gendae.models.architectures import joint_autoencoder as joint_autoencoder
 from gendae.models.architectures import lstm_classifier as lstm_classifier
 from gendae.models.architectures import recurrent_autoencoder as recurrent_autoencoder
@@ -116,6 +118,9 @@ from gendae.models.delay import DelayNetwork as DelayNetwork
 from gendae.models.delay import SymmetricDelayNetwork as SymmetricDelayNetwork
 from gendae.models.filling import Filling as Filling
 from gendae.models.filling import FillingBand as FillingBand
+from gendae.models.goodness import GoodnessLayer as GoodnessLayer
+from gendae.models.goodness import GoodnessLogits as GoodnessLogits
+from gendae.models.goodness import Zeros as Zeros
 from gendae.models.joint import JointStack as JointStack
 from gendae.models.label_blocks import LabelBlock as LabelBlock
 from gendae.models.label_blocks import LabelLogits as LabelLogits
@@ -178,10 +183,12 @@ from gendae.rules.difference import InverseLearning as InverseLearning
 from gendae.rules.difference import Iterations as Iterations
 from gendae.rules.differences import DifferenceLoop as DifferenceLoop
 from gendae.rules.direct import DirectDifference as DirectDifference
+from gendae.rules.equilibrium import EquilibriumPropagationRule as EquilibriumPropagationRule
 from gendae.rules.feedback import Direct as Direct
 from gendae.rules.feedback import Exact as Exact
 from gendae.rules.feedback import Feedback as Feedback
 from gendae.rules.feedback import Partners as Partners
+from gendae.rules.forward_forward import ForwardForwardRule as ForwardForwardRule
 from gendae.rules.hebbian import ContrastiveHebbianRule as ContrastiveHebbianRule
 from gendae.rules.hebbian import GeneRecRule as GeneRecRule
 from gendae.rules.importance_weighted import ImportanceWeightedRule as ImportanceWeightedRule
@@ -207,6 +214,7 @@ from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.perturbation import NodePerturbationRule as NodePerturbationRule
 from gendae.rules.perturbation import ReinforceRule as ReinforceRule
 from gendae.rules.perturbation import WeightPerturbationRule as WeightPerturbationRule
+from gendae.rules.predictive_coding import PredictiveCodingRule as PredictiveCodingRule
 from gendae.rules.rates import Rates as Rates
 from gendae.rules.recurrent import RecurrentTargetPropRule as RecurrentTargetPropRule
 from gendae.rules.recurrent import RegularizedInversionRule as RegularizedInversionRule

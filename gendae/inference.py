@@ -26,6 +26,7 @@ from gendae.registry import register
 
 Representations = tuple[Tensor, ...]
 Map = Callable[[Tensor], Tensor]
+Move = Callable[[int, Tensor, Tensor, Generator | None], Tensor]
 CodesOfX = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -456,11 +457,22 @@ class GradientInference(Inference):
     h_l <- h_l + delta d/dh_l [ log p(h_{l-1} | h_l) p(h_l | h_{l+1})
                                 + q_weight log q(h_l | h_{l-1}) q(h_{l+1} | h_l) ]
 
+    Where laws are Gaussian and q_weight is 0 this is predictive coding: an error of prediction
+    pulls at each code, and the errors of what the code predicts push it back through g_l,
+
+        h_l <- h_l + delta (J_l' e_{l-1} - e_l),   e_l = (h_l - g_{l+1}(h_{l+1})) / sigma_{l+1}^2
+
+    with J_l = dg_l/dh_l, and e_L = 0 without the prior. With temperature 1 and `use_prior` it is
+    its Monte Carlo form, whose noise makes codes draws of p(h | x). `VariationalEMRule(stack,
+    inference=GradientInference())` then learns from the same errors, each layer from its own.
+
     With `every_q`, log q becomes the mean over the iterates' laws q_0 .. q_t, where q_t (t > 0) is
     the product of N(h_l; h_l after t updates, I): h is kept where inference can reach it. The
     paper only says that "a reasonable variant" encourages all q_t to generate h; this reading is
     ours.
-    Source: Bengio et al. 2015, Algorithm 1, Eq. 6 and 8 (alpha there is `q_weight` here).
+    Source: Bengio et al. 2015, Algorithm 1, Eq. 6 and 8 (alpha there is `q_weight` here); Rao and
+    Ballard 1999 for predictive coding; Oliviers, Bogacz and Meulemans 2024 for its Monte Carlo
+    form.
 
     Args:
         steps: number T of updates.
@@ -525,6 +537,7 @@ class GradientInference(Inference):
     ) -> Callable[[Representations], Representations]:
         x = h[0]
         iterates: list[Representations] = []
+        move = self._mover()
 
         def step(h: Representations) -> Representations:
             # inference_mode(False): Trainer.test runs in inference mode, where autograd is off
@@ -539,9 +552,8 @@ class GradientInference(Inference):
                 gradients = torch.autograd.grad(total, free)
 
             new = [x]
-            for layer, gradient in zip(free, gradients, strict=True):
-                moved = layer.detach() + self.delta * gradient
-                new.append(self._diffuse(moved, generator))
+            for level, (layer, gradient) in enumerate(zip(free, gradients, strict=True), 1):
+                new.append(move(level, layer.detach(), gradient, generator))
 
             if self.every_q:
                 iterates.append(tuple(new))
@@ -549,6 +561,90 @@ class GradientInference(Inference):
             return tuple(new)
 
         return step
+
+    def _mover(self) -> Move:
+        """(l, h_l, dJ/dh_l, generator) -> h_l after an update; it may remember what it saw."""
+
+        def move(level: int, h: Tensor, gradient: Tensor, generator: Generator | None) -> Tensor:
+            return self._diffuse(h + self.delta * gradient, generator)
+
+        return move
+
+
+@register
+class LangevinInference(GradientInference):
+    """Draws of p(h | x) by Langevin steps, each unit's as long as its slopes allow.
+
+    h_l <- h_l + delta P_l dlog p(x, h) / dh_l + sqrt(2 delta T P_l) N(0, I)
+    P_l = 1 / (floor + rms of dlog p / dh_l over the first `adapt` steps), unit by unit
+
+    Where P stays, the steps leave exp(log p(x, h) / T) as it is, but for the step: of a linear
+    Gaussian stack, whose posterior has the precision A, the covariance in the end is the inverse
+    of A - (delta / 2) A P A at T = 1, and the mean is exact. So P is learned for `adapt` steps and
+    kept for the others, where the sources keep a moving mean of squares and drop the term that
+    this calls for.
+    Source: Zahid, Guo and Fountas 2024, "Sample as you infer", for predictive coding with noise
+    and such a P, after Li et al. 2016; Oliviers, Bogacz and Meulemans 2024 without P.
+
+    Args:
+        steps: number of updates.
+        delta: step size; with P, in units of h, the length of a step along a typical slope.
+        adapt: steps over which P is learned; 0 for P = 1, which is `GradientInference`.
+        floor: least slope that P is made of, in nats per unit of h.
+        use_prior: include log p(h_L), without which the law of h is another.
+        temperature: T; 0 climbs to the nearest maximum.
+        label_weight: see `GradientInference`.
+
+    Raises:
+        ValueError: for negative numbers, and a floor of 0; see `GradientInference`.
+
+    Example:
+        >>> from gendae.models.architectures import deep_autoencoder
+        >>> _ = torch.manual_seed(0)
+        >>> stack, x = deep_autoencoder([8, 6, 4]), torch.rand(2, 8)
+        >>> h = LangevinInference(steps=5, use_prior=False)(stack, x)
+        >>> [tuple(layer.shape) for layer in h]
+        [(2, 8), (2, 6), (2, 4)]
+    """
+
+    def __init__(
+        self,
+        steps: int = 30,
+        delta: float = 0.1,
+        adapt: int = 10,
+        floor: float = 0.1,
+        use_prior: bool = True,
+        temperature: float = 1.0,
+        label_weight: float = 1.0,
+    ) -> None:
+        super().__init__(
+            steps,
+            delta,
+            use_prior=use_prior,
+            temperature=temperature,
+            label_weight=label_weight,
+        )
+        self.adapt = checks.whole("adapt", adapt, 0, checks.REPEATS)
+        self.floor = checks.at_least("floor", floor, 0.0, strict=True)
+
+    def _mover(self) -> Move:
+        squares: dict[int, Tensor] = {}
+        seen: dict[int, int] = {}
+
+        def move(level: int, h: Tensor, gradient: Tensor, generator: Generator | None) -> Tensor:
+            if self.adapt == 0:
+                return self._diffuse(h + self.delta * gradient, generator)
+
+            times = seen.get(level, 0)
+            if times < self.adapt:
+                squares[level] = squares.get(level, torch.zeros_like(h)) + gradient.square()
+                seen[level] = times + 1
+
+            rms = (squares[level] / seen[level]).sqrt()
+            p = 1.0 / (self.floor + rms)
+            return self._diffuse(h + self.delta * p * gradient, generator, p)
+
+        return move
 
 
 def _log_near(h: Representations, past: Representations) -> Tensor:

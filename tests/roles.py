@@ -179,6 +179,10 @@ def bands():
     return ready(gendae.denoising_blocks(WIDTH, **BANDS), "unit")
 
 
+def by_goodness():
+    return gendae.goodness_classifier([WIDTH, 5, 4], CLASSES)
+
+
 def label_blocks(**options):
     return gendae.denoising_classifier([WIDTH, 5, 4], CLASSES, steps=2, **BANDS, **options)
 
@@ -271,6 +275,10 @@ LAYERS = [
     Member("Unchanged", lambda: gendae.Unchanged(WIDTH, 4)),
     Member("LabelBlock", lambda: label_blocks().pairs[0].f),
     Member("LabelLogits", lambda: gendae.LabelLogits(WIDTH, 3, guesses=2)),
+    Member("GoodnessLayer", lambda: gendae.GoodnessLayer(WIDTH, 5, 3)),
+    Member("GoodnessLayer above", lambda: gendae.GoodnessLayer(3, 5, 2, 1, "tanh")),
+    Member("GoodnessLogits", lambda: gendae.GoodnessLogits(WIDTH, 3, layers=2)),
+    Member("Zeros", lambda: gendae.Zeros(WIDTH, 4)),
     Member("Wrapped", lambda: gendae.Wrapped(Edges(), (1, 2, 4), "tanh")),
     Member("InvertibleAffine", lambda: gendae.InvertibleAffine(WIDTH)),
     Member("InvertibleAffine svd", lambda: gendae.InvertibleAffine(WIDTH, "svd", "sigmoid")),
@@ -306,6 +314,7 @@ CLASSIFIERS = [
     Member("LeNet", lenet, "unit"),
     Member("drawn units", partial(classifier, stochastic=True), "unit", "logits log_p"),
     Member("blocks of labels", label_blocks, "unit"),
+    Member("goodness", by_goodness, "unit"),
     Member("several guesses", partial(label_blocks, guesses=2), "unit"),
 ]
 
@@ -379,6 +388,7 @@ INFERENCES = [  # x, and which of it is observed
     Member("under the prior", lambda: LANGEVIN(use_prior=True), "unit mask", "infer masked"),
     Member("by differences", BY_DIFFERENCES, "unit mask"),
     Member("GradientInference", GRADIENT, "unit mask"),
+    Member("LangevinInference", partial(gendae.LangevinInference, 3), "unit mask", "infer masked"),
 ]
 
 COMPLETERS = [
@@ -521,6 +531,12 @@ RULES = [
     rule("NodePerturbationRule", classifier, EXAMPLES),
     rule("NodePerturbationRule", BITS, EXAMPLES, " bits", sigma=0.3, noise="signs"),
     rule("WeightPerturbationRule", CONVOLVED, EXAMPLES, central=True, samples=2),
+    rule("EquilibriumPropagationRule", classifier, EXAMPLES),
+    rule("EquilibriumPropagationRule", classifier, EXAMPLES, " one", nudge="one"),
+    rule("ForwardForwardRule", by_goodness, EXAMPLES),
+    rule("ForwardForwardRule", by_goodness, EXAMPLES, " hardest", negatives="hardest"),
+    rule("PredictiveCodingRule", classifier, EXAMPLES, steps=4),
+    rule("PredictiveCodingRule", CONVOLVED, EXAMPLES, " fixed", steps=4, fixed_prediction=True),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES),
     rule("DifferenceTargetPropRule", DRAWN, EXAMPLES, " drawn", **NOISY),
     rule("DifferenceTargetPropRule", classifier, EXAMPLES, " rounds", iterations=ROUNDS),

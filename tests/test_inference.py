@@ -5,7 +5,13 @@ import copy
 import pytest
 import torch
 
-from gendae.inference import GradientInference, TargetPropInference, targetprop_gradient
+from gendae.corruption import GaussianNoise
+from gendae.inference import (
+    GradientInference,
+    LangevinInference,
+    TargetPropInference,
+    targetprop_gradient,
+)
 from gendae.laws import Discrete, LearnedGaussian
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
@@ -333,3 +339,129 @@ def test_x_is_encoded_ahead_of_the_steps_only_where_all_of_it_is_clamped(masked,
     TargetPropInference().begin(stack, h, mask, None)
 
     assert encoded == ([] if masked else [stack.pairs[0]])
+
+
+# -- predictive coding ---------------------------------------------------------------------------
+
+
+def test_gradient_inference_moves_by_errors_of_prediction_and_em_learns_from_them():
+    """h_l <- h_l + delta (J_l' e_{l-1} - e_l), and dW_l of g_l is e_{l-1} h_l' through s'."""
+    stack = deep_autoencoder([6, 5, 4], ["tanh", "tanh"], visible="tanh").double()
+    x = torch.rand(3, 6).double()
+    inference = GradientInference(steps=1, delta=0.1)
+    start = stack.encode(x)
+
+    def errors(h):
+        return [
+            below - pair.g(above)
+            for pair, below, above in zip(stack.pairs, h[:-1], h[1:], strict=True)
+        ]
+
+    def through(pair, h, error):
+        return error * (1 - pair.g(h).square())
+
+    with torch.no_grad():
+        e_0, e_1 = errors(start)
+        first, second = stack.pairs
+        back_0 = through(first, start[1], e_0) @ first.g.weight
+        back_1 = through(second, start[2], e_1) @ second.g.weight
+        expected = [start[1] + 0.1 * (back_0 - e_1), start[2] + 0.1 * back_1]
+
+    h = inference(stack, x)
+    for mine, theirs in zip(h[1:], expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
+
+    clean = [GaussianNoise(0.0)] * 3
+    losses = VariationalEMRule(stack, inference, clean).losses((x,))
+    for level, error in enumerate(errors(h), 1):
+        pair = stack.pairs[level - 1]
+        (found,) = torch.autograd.grad(losses[f"g_{level}"], pair.g.weight)
+        weight = -through(pair, h[level], error).T @ h[level] / len(x)
+        torch.testing.assert_close(found, weight.detach(), rtol=1e-11, atol=1e-13)
+
+
+def langevin_law(stack, x, delta, adapt):
+    """Mean and covariance that a step leaves, by its map, and P; all from `begin` itself."""
+    inference = LangevinInference(delta=delta, adapt=adapt, floor=0.5, temperature=0.0)
+    sizes = stack.sizes[1:]
+    rows = sum(sizes) + 1
+    h = tuple(layer.expand(rows, -1) for layer in stack.feedforward(x))
+    generator = torch.Generator().manual_seed(3)
+    step = inference.begin(stack, h, None, generator)
+    for _ in range(max(adapt, 1)):
+        h = step(h)
+
+    basis = torch.cat([torch.zeros(1, rows - 1), torch.eye(rows - 1)]).double()
+    images = torch.cat(step((h[0], *basis.split(sizes, 1)))[1:], 1)
+    shift = images[0]
+    matrix = (images[1:] - shift).T
+
+    inference.temperature = 1.0
+    noisy = torch.cat(step((h[0], *basis.split(sizes, 1)))[1:], 1)
+    generator.manual_seed(3)
+    drawn = [torch.randn(rows, n, generator=generator, dtype=x.dtype) for n in sizes]
+    scale = ((noisy - images) / torch.cat(drawn, 1))[0]
+
+    n = rows - 1
+    lyapunov = torch.eye(n * n).double() - torch.kron(matrix, matrix)
+    covariance = torch.linalg.solve(lyapunov, torch.diag(scale.square()).flatten()).view(n, n)
+    mean = torch.linalg.solve(torch.eye(n).double() - matrix, shift)
+
+    return mean, covariance, scale.square() / (2 * delta)
+
+
+def exact_law(stack, x):
+    """Mean and precision of p(h_1, h_2 | x), written out."""
+    (w_1, b_1), (w_2, b_2) = ((p.g.weight.detach(), p.g.bias.detach()) for p in stack.pairs)
+    cost = 1 / stack.pairs[0].observation.sigma ** 2
+    top_left = cost * w_1.T @ w_1 + cost * torch.eye(len(w_2), dtype=x.dtype)
+    precision = torch.cat(
+        [
+            torch.cat([top_left, -cost * w_2], 1),
+            torch.cat(
+                [-cost * w_2.T, cost * w_2.T @ w_2 + torch.eye(w_2.shape[1], dtype=x.dtype)], 1
+            ),
+        ]
+    )
+    right = torch.cat([cost * (x[0] - b_1) @ w_1 + cost * b_2, -cost * b_2 @ w_2])
+
+    return torch.linalg.solve(precision, right), precision
+
+
+@pytest.mark.parametrize("adapt", [0, 1, 6])
+def test_the_law_that_langevin_steps_leave(adapt):
+    """Mean exact; covariance by the discrete Lyapunov equation, O(delta) off the exact one."""
+    stack = linear_stack([6, 4, 3])
+    x = torch.randn(1, 6).double()
+    exact, precision = exact_law(stack, x)
+
+    gaps = []
+    for delta in (0.02, 0.01):
+        mean, covariance, p = langevin_law(stack, x, delta, adapt)
+        torch.testing.assert_close(mean, exact, rtol=0, atol=1e-8)
+
+        closed = precision - delta / 2 * precision @ torch.diag(p) @ precision
+        torch.testing.assert_close(covariance, torch.linalg.inv(closed), rtol=0, atol=1e-8)
+        gaps.append((covariance - torch.linalg.inv(precision)).norm())
+
+    assert bool(((p - 1.0).abs() < 1e-6).all()) == (adapt == 0)
+    assert 1.8 < gaps[0] / gaps[1] < 2.6
+
+
+def test_adapted_steps_are_stable_where_plain_ones_are_not():
+    """A unit whose slopes are a hundred times those of the other."""
+    stack = linear_stack([6, 2])
+    with torch.no_grad():
+        stack.pairs[0].g.weight[:, 0].mul_(30.0)
+    s, mean = posterior(stack)
+    x = torch.randn(1, 6).double().expand(1500, 6)
+
+    def draws(**options):
+        inference = LangevinInference(100, 0.2, **options)
+        return inference(stack, x, generator=torch.Generator().manual_seed(0))[1]
+
+    assert not bool((draws(adapt=0).abs() < 1e6).any())
+    h = draws()
+    deviations = s.diagonal().sqrt()
+    assert bool(((h.mean(0) - mean(x[0])).abs() < 0.15 * deviations).all())
+    assert bool((h.std(0) / deviations - 1).abs().max() < 0.2)

@@ -123,12 +123,23 @@ LABEL_PAIR = {
     "g": {"type": "Unchanged", "in_features": 6, "out_features": 4},
 }
 LABEL_BLOCKS = {"type": "Classifier", "pairs": [LABEL_PAIR], "output": LABEL_LOGITS}
+GOODNESS_LAYER = {"type": "GoodnessLayer", "width": 4, "units": 3, "classes": 2}
+GOODNESS_LOGITS = {"type": "GoodnessLogits", "in_features": 8, "out_features": 2}
+GOODNESS_PAIR = {
+    "type": "Pair",
+    "f": GOODNESS_LAYER,
+    "g": {"type": "Zeros", "in_features": 8, "out_features": 4},
+}
+GOODNESS = {"type": "Classifier", "pairs": [GOODNESS_PAIR], "output": GOODNESS_LOGITS}
 #: What a constructor needs, beside its defaults.
 NEEDED: dict[str, dict[str, Any]] = {
     "Affine": OUTPUT,
     "Band": BAND,
     "Filling": {"shape": [2, 2]},
     "FillingBand": {"filling": {"type": "Filling", "shape": [2, 2]}},
+    "GoodnessLayer": GOODNESS_LAYER,
+    "GoodnessLogits": GOODNESS_LOGITS,
+    "Zeros": {"in_features": 3, "out_features": 2},
     "LabelBlock": LABEL_BLOCK,
     "LabelLogits": LABEL_LOGITS,
     "Unchanged": {"in_features": 4},
@@ -210,8 +221,10 @@ STACKS = {
     "DenoisingBlocksRule": BANDS,
     "DenoisingLabelsRule": LABEL_BLOCKS,
     "DifferenceTargetPropRule": CLASSIFIER,
+    "EquilibriumPropagationRule": CLASSIFIER,
     "FeedbackAlignmentRule": CLASSIFIER,
     "FeedbackRule": CLASSIFIER,
+    "ForwardForwardRule": GOODNESS,
     "GeneRecRule": CLASSIFIER,
     "StraightThroughRule": CLASSIFIER,
     "JointTargetPropRule": JOINT,
@@ -219,6 +232,7 @@ STACKS = {
     "NudgedEMRule": LABELLED,
     "NodePerturbationRule": CLASSIFIER,
     "NudgedSTDPRule": CLASSIFIER,
+    "PredictiveCodingRule": CLASSIFIER,
     "RecurrentTargetPropRule": RECURRENT,
     "RegularizedInversionRule": RECURRENT,
     "ReinforceRule": CLASSIFIER,

@@ -28,6 +28,7 @@ from gendae.models.blocks import SPREAD, Band, Unchanged, noise_pair
 from gendae.models.classifier import Classifier
 from gendae.models.convolutional import conv_autoencoder
 from gendae.models.filling import Filling, FillingBand
+from gendae.models.goodness import GoodnessLayer, GoodnessLogits, Zeros
 from gendae.models.joint import JointStack
 from gendae.models.label_blocks import LabelBlock, LabelLogits
 from gendae.models.labelled import LabelledStack
@@ -378,6 +379,44 @@ def denoising_classifier(
         pairs.append(Pair(f, Unchanged(f.out_features, f.in_features)))
 
     output = LabelLogits(f.out_features, classes, guesses)
+    return Classifier(*pairs, output=output, settings=settings)
+
+
+def goodness_classifier(
+    sizes: Sizes = (AUTO, 500, 500),
+    classes: int = 10,
+    activation: str = "relu",
+    gain: float = 1.0,
+    init: str = "normal",
+    settings: Settings | None = None,
+) -> Classifier:
+    """A classifier that tries all labels, and answers that under which its units are most active.
+
+    Args:
+        sizes: widths of x, and of the hidden layers under one label; the first may be "auto", see
+            `deep_autoencoder`.
+        classes: number of classes.
+        activation: of all hidden layers.
+        gain, init: of the initial weights, see `Affine`.
+        settings: see `Stack`.
+
+    Raises:
+        ValueError: for fewer than two sizes, a width that is not known, fewer than two classes;
+            see `GoodnessLayer`.
+
+    Example:
+        >>> network = goodness_classifier([8, 6, 5], classes=3)
+        >>> network.sizes, network.predict(torch.rand(4, 8)).sum(1).round()
+        ([8, 21, 21], tensor([1., 1., 1., 1.]))
+    """
+    widths = _widths(sizes)
+
+    pairs: list[Pair] = []
+    for below, (width, units) in enumerate(pairwise(widths)):
+        f = GoodnessLayer(width, units, classes, below, activation, gain, init)
+        pairs.append(Pair(f, Zeros(f.out_features, f.in_features)))
+
+    output = GoodnessLogits(f.out_features, classes, len(pairs))
     return Classifier(*pairs, output=output, settings=settings)
 
 

@@ -90,10 +90,14 @@ class TwoPhaseRule(SupervisedRule):
 
         return getattr(self, f"feedback_{level}")
 
+    def free_phase(self) -> "MinusPhase":
+        """What layers receive, and how they answer, where nothing is known of the label."""
+        return MinusPhase(self.stack.encoders)
+
     @torch.no_grad()
     def minus(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """h_0 .. h_M of the minus phase, and what the layers received, x and a_1 .. a_M."""
-        phase = MinusPhase(self.stack.encoders)
+        phase = self.free_phase()
 
         h = [x]
         below = [x]

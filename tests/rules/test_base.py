@@ -16,7 +16,7 @@ from gendae.corruption import GaussianNoise, RelativeNoise, SpikeNoise
 from gendae.data.base import Data
 from gendae.data.images import Digits
 from gendae.data.loader import Split
-from gendae.inference import GradientInference, TargetPropInference
+from gendae.inference import GradientInference, LangevinInference, TargetPropInference
 from gendae.layers.affine import Affine
 from gendae.layers.pair import Pair
 from gendae.layers.wrapped import Wrapped
@@ -188,7 +188,7 @@ def test_the_prior_may_be_fitted_on_inferred_codes():
     assert torch.allclose(stack.prior.mean, rule.inference(stack, x)[-1].mean(0), atol=1e-5)
 
 
-@pytest.mark.parametrize("inference", [TargetPropInference, GradientInference])
+@pytest.mark.parametrize("inference", [TargetPropInference, GradientInference, LangevinInference])
 def test_inference_may_use_a_prior_that_training_fits(inference):
     stack = deep_autoencoder([64, 8])
     rule = VariationalEMRule(stack, inference(3, 0.01, use_prior=True), prior_codes="inferred")

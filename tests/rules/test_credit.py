@@ -16,8 +16,10 @@ from gendae.models.stack import Stack
 from gendae.rules import credit
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
 from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning
+from gendae.rules.equilibrium import EquilibriumPropagationRule
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.nudged_stdp import NudgedSTDPRule
+from gendae.rules.predictive_coding import PredictiveCodingRule
 from gendae.rules.targets import displacements, first_displacement
 from tests.conftest import at
 
@@ -350,6 +352,8 @@ ALL = [
     GeneRecRule,
     ContrastiveHebbianRule,
     NudgedSTDPRule,
+    EquilibriumPropagationRule,
+    PredictiveCodingRule,
     DifferenceTargetPropRule,
 ]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gendae.layers.pair import TiedPair
-from gendae.models.architectures import deep_autoencoder, with_labels
+from gendae.models.architectures import deep_autoencoder, goodness_classifier, with_labels
 from gendae.priors.factorial import FactorialPrior
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.by_feedback import FeedbackRule
@@ -14,6 +14,7 @@ from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning, I
 from gendae.rules.differences import DifferenceLoop
 from gendae.rules.direct import DirectDifference
 from gendae.rules.feedback import Direct, Exact, Partners
+from gendae.rules.forward_forward import ForwardForwardRule
 from gendae.rules.inverses import FixedWeights, Inverses
 from gendae.rules.joint import JointWeights
 from gendae.rules.kl import KLRule
@@ -27,6 +28,7 @@ from gendae.rules.perturbation import (
     ReinforceRule,
     WeightPerturbationRule,
 )
+from gendae.rules.predictive_coding import PredictiveCodingRule
 from gendae.rules.stdp import STDPRule
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.targets import DISCRIMINANT, Hybrid
@@ -135,6 +137,15 @@ def perturbed(rule, kind):
     return rule(test_difference.network(kind), sigma=1.0, samples=2)
 
 
+def predictive_coding(fixed):
+    return PredictiveCodingRule(test_difference.network("tanh"), fixed_prediction=fixed)
+
+
+def forward_forward(negatives):
+    stack = goodness_classifier([6, 5, 4], classes=3).double()
+    return ForwardForwardRule(stack, negatives=negatives)
+
+
 def back_step(make):
     return BackStepRule(make(7, 6, 5))
 
@@ -208,6 +219,11 @@ LOCAL = [
         for rule in (NodePerturbationRule, WeightPerturbationRule)
         for kind in ("tanh", "bits")
     ),
+    *(
+        (partial(forward_forward, negatives), test_difference.examples)
+        for negatives in ("drawn", "hardest")
+    ),
+    *((partial(predictive_coding, fixed), test_difference.examples) for fixed in (False, True)),
     *(
         (partial(back_step, make), lambda: (test_backstep.images(),))
         for make in (test_backstep.tied, test_backstep.free)

@@ -32,11 +32,13 @@ from gendae.rules.backstep import BackStepRule
 from gendae.rules.base import Rule
 from gendae.rules.difference import DifferenceTargetPropRule
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.equilibrium import EquilibriumPropagationRule
 from gendae.rules.feedback import Exact, Feedback, Partners
 from gendae.rules.importance_weighted import ImportanceWeightedRule
 from gendae.rules.joint import JointTargetPropRule, JointWeights
 from gendae.rules.kl import KLRule
 from gendae.rules.loops import LoopWeights, PairLoops, ShortAndLongLoops
+from gendae.rules.predictive_coding import PredictiveCodingRule
 from gendae.rules.rates import Rates
 from gendae.rules.targetprop import TargetPropRule
 from gendae.rules.transposes import LocalDifference
@@ -422,6 +424,17 @@ OF_PHASES = [
     ({"gamma": math.nan}, "gamma="),
     ({"sweeps": 0}, "sweeps="),
 ]
+OF_EQUILIBRIUM = [
+    ({"beta": 0.0}, "beta=0.0"),
+    ({"nudge": "two"}, "nudge='two' is unknown; accepted: both, one"),
+    ({"gamma": 1.5}, "gamma="),
+]
+OF_PREDICTIVE_CODING = [
+    ({"steps": -1}, "steps=-1"),
+    ({"delta": 1.5}, "delta=1.5"),
+    ({"variance": [1.0] * 3}, "variance has 3 entries.* the 2 layers"),
+    ({"variance": [1.0, 0.0]}, "variance=0.0"),
+]
 OF_DIFFERENCE = [
     (
         part("inverses", "InverseLearning", sigma=[0.1] * 3),
@@ -457,6 +470,10 @@ WARM = part("inverses", "InverseLearning", warmup=5)
 
 def deep(**options):
     return network((7, 6, 5, 5), **options)
+
+
+def answers_at_every_step():
+    return gendae.recurrent_classifier(2, 4, 5, classes=3, every_step=True)
 
 
 def one_hidden():
@@ -540,6 +557,11 @@ CASES = [
     *(row for rule in SUPERVISED for row in of_supervised(rule)),
     *(row for rule in (FeedbackAlignmentRule, *TWO_PHASES) for row in of_affine(rule)),
     *(row for rule in TWO_PHASES for row in of_two_phases(rule)),
+    *((made(EquilibriumPropagationRule, network, **o), words) for o, words in OF_EQUILIBRIUM),
+    *of_affine(EquilibriumPropagationRule),
+    *((made(PredictiveCodingRule, network, **o), words) for o, words in OF_PREDICTIVE_CODING),
+    *((made(PredictiveCodingRule, partial(network, **o)), words) for o, words in OF_NETWORKS),
+    (made(PredictiveCodingRule, answers_at_every_step), "it answers at every step"),
     *(row for options, enough in FIXED for row in of_fixed(options, enough)),
     *(
         (made(BackpropRule, deep, fixed=fixed), f"fixed={fixed}: .*(>= 0|accepted: 0 .. 3)")

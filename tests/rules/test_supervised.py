@@ -13,9 +13,11 @@ from gendae.layers.pair import Pair
 from gendae.models.architectures import deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule, FeedbackAlignmentRule, StraightThroughRule
+from gendae.rules.equilibrium import EquilibriumPropagationRule
 from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
 from gendae.rules.moment import Moment
 from gendae.rules.nudged_stdp import NudgedSTDPRule
+from gendae.rules.predictive_coding import PredictiveCodingRule
 from gendae.rules.rates import Rates
 from tests.rules.test_base import trainer
 
@@ -26,6 +28,8 @@ BASELINES = (
     GeneRecRule,
     ContrastiveHebbianRule,
     NudgedSTDPRule,
+    EquilibriumPropagationRule,
+    PredictiveCodingRule,
 )
 TWO_PHASES = (GeneRecRule, ContrastiveHebbianRule)
 #: s'(a) from h = s(a).

@@ -33,6 +33,7 @@ from gendae.models.architectures import (
     deep_autoencoder,
     denoising_blocks,
     denoising_classifier,
+    goodness_classifier,
     joint_autoencoder,
     recurrent_classifier,
     tree_classifier,
@@ -53,6 +54,8 @@ from gendae.rules import (
     blocks,
     by_feedback,
     difference,
+    equilibrium,
+    forward_forward,
     hebbian,
     importance_weighted,
     joint,
@@ -63,6 +66,7 @@ from gendae.rules import (
     nudged_stdp,
     online,
     perturbation,
+    predictive_coding,
     recurrent,
     single_layer,
     stdp,
@@ -295,6 +299,11 @@ RULES = {
     "reinforce": lambda: perturbation.ReinforceRule(network(stochastic=True), "others", samples=2),
     "nodes": lambda: perturbation.NodePerturbationRule(network(), central=True),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network()),
+    "equilibrium": lambda: equilibrium.EquilibriumPropagationRule(network()),
+    "forward-forward": lambda: forward_forward.ForwardForwardRule(
+        goodness_classifier([64, 12, 8])
+    ),
+    "predictive coding": lambda: predictive_coding.PredictiveCodingRule(network(), steps=4),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(network(), symmetric=False),
 }
 #: Cases whose credit assignment is measured on the way, which takes time.

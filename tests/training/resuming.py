@@ -28,6 +28,7 @@ from gendae.models.architectures import (
     deep_classifier,
     denoising_blocks,
     denoising_classifier,
+    goodness_classifier,
     joint_autoencoder,
     recurrent_classifier,
     tree_classifier,
@@ -48,6 +49,8 @@ from gendae.rules import (
     blocks,
     by_feedback,
     difference,
+    equilibrium,
+    forward_forward,
     hebbian,
     importance_weighted,
     joint,
@@ -57,6 +60,7 @@ from gendae.rules import (
     nudged_stdp,
     online,
     perturbation,
+    predictive_coding,
     recurrent,
     single_layer,
     stdp,
@@ -255,6 +259,15 @@ RULES = {
     "nodes": lambda: perturbation.NodePerturbationRule(network(), input_corruption=NOISE),
     "weights": lambda: perturbation.WeightPerturbationRule(network(), noise="signs", samples=2),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network(), input_corruption=NOISE),
+    "equilibrium": lambda: equilibrium.EquilibriumPropagationRule(
+        network(), input_corruption=NOISE
+    ),
+    "forward-forward": lambda: forward_forward.ForwardForwardRule(
+        goodness_classifier([64, 12, 8]), input_corruption=NOISE
+    ),
+    "predictive coding": lambda: predictive_coding.PredictiveCodingRule(
+        network(), steps=4, input_corruption=NOISE
+    ),
     "hebbian": lambda: hebbian.ContrastiveHebbianRule(
         network(), symmetric=False, input_corruption=NOISE
     ),
