@@ -28,7 +28,7 @@ class NoDensityError(ValueError):
 
 
 def require_density(stack: Stack) -> None:
-    """Raise a NoDensityError as `check_densities` does, and a ValueError before the prior's fit."""
+    """Raise a NoDensityError as `check_densities` does; a ValueError before the prior's fit."""
     check_densities(stack)
     stack.prior.require_fitted()
 

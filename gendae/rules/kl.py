@@ -42,7 +42,7 @@ class KLRule(Rule):
         layer_l          = -log P(m_{l-1} | h~_l)     l > 1; only if reach="within_layer"
 
     One pair under N(0, I) with alpha = 1 is exactly the variational auto-encoder; alpha is then
-    its beta.
+    its beta. `ImportanceWeightedRule` has its bound for stacks of any depth, and K draws.
 
     The listing has one long loop, for both of its gradients. Here they are two. The loop that
     gives targets is free of noise, "as clean as possible of a target" (2.2.5). The loop that

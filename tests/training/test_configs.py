@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from gendae import Digits, ParzenPrior, deep_autoencoder, generate, load, save
 from gendae.metrics.features import CLASSIFIERS
 from gendae.rules.base import Rule
+from gendae.rules.moment import Moment
 from tests.commands.test_cli import QUICK, gendae
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -34,6 +35,8 @@ def two_updates(rule, batch):
     """Names of all parameters, and of those that two updates move."""
     optimizer = rule.configure_optimizers()
     before = {k: v.clone() for k, v in rule.stack.named_parameters() if not k.startswith("prior.")}
+    if rule.prior_in_losses is not None:  # fitted as training begins
+        rule.prior_fit.follow(rule, batch, rule.prior_in_losses, Moment())
 
     for _ in range(2):  # a map that starts at zero hides what is below it from the first step
         losses = rule.losses(batch)
