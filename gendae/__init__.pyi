@@ -22,6 +22,7 @@ from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
 from gendae.data.augmented import Augmented as Augmented
 from gendae.data.base import Data as Data
+from gendae.data.binarised import Binarised as Binarised
 from gendae.data.characters import Characters as Characters
 from gendae.data.cifar import CIFAR10 as CIFAR10
 from gendae.data.dependencies import LongDependencies as LongDependencies
