@@ -85,6 +85,7 @@ from gendae.metrics.features import FeatureClassifier as FeatureClassifier
 from gendae.metrics.features import load_feature_classifier as load_feature_classifier
 from gendae.metrics.fidelity import psnr as psnr
 from gendae.metrics.fidelity import ssim as ssim
+from gendae.metrics.neighbours import authenticity as authenticity
 from gendae.metrics.neighbours import data_copying as data_copying
 from gendae.metrics.neighbours import (
     precision_recall_density_coverage as precision_recall_density_coverage,
