@@ -22,6 +22,7 @@ from gendae.corruption import SaltAndPepperNoise as SaltAndPepperNoise
 from gendae.corruption import SpikeNoise as SpikeNoise
 from gendae.data.augmented import Augmented as Augmented
 from gendae.data.base import Data as Data
+from gendae.data.binarised import Binarised as Binarised
 from gendae.data.characters import Characters as Characters
 from gendae.data.cifar import CIFAR10 as CIFAR10
 from gendae.data.dependencies import LongDependencies as LongDependencies
@@ -85,6 +86,7 @@ from gendae.metrics.features import FeatureClassifier as FeatureClassifier
 from gendae.metrics.features import load_feature_classifier as load_feature_classifier
 from gendae.metrics.fidelity import psnr as psnr
 from gendae.metrics.fidelity import ssim as ssim
+from gendae.metrics.neighbours import authenticity as authenticity
 from gendae.metrics.neighbours import data_copying as data_copying
 from gendae.metrics.neighbours import (
     precision_recall_density_coverage as precision_recall_density_coverage,

@@ -568,6 +568,7 @@ DATA = [
     Member("Shards", lambda: gendae.Shards("images.npy", batch_size=5)),
     Member("Arrays", lambda: gendae.Arrays(FILES, batch_size=5)),
     Member("Augmented", lambda: gendae.Augmented(gendae.Digits(), False, 2, batch_size=5)),
+    Member("Binarised", lambda: gendae.Binarised(gendae.Digits(), 3, batch_size=5)),
     Member("Patches", lambda: gendae.Patches(size=8, counts=[50, 5, 5], epsilon=0.1)),
     Member("PartlyLabelled", lambda: gendae.PartlyLabelled(gendae.Digits(), FEW)),
     Member("SpreadLabels", spread_labels),

@@ -39,6 +39,7 @@ FUNCTIONS = {
     "parzen": lambda x: gendae.parzen_log_prob(x, x, 0.2),
     "manifold": lambda x: gendae.precision_recall_density_coverage(x, x, 2),
     "copying": lambda x: gendae.data_copying(x, x, x, 1),
+    "authenticity": lambda x: gendae.authenticity(x, 1.0 - x),
     "psnr": lambda x: gendae.psnr(x**2, x, HALF),
     "chains": lambda x: gendae.chain_report(x),
     "sigma": lambda x: gendae.nearest_neighbour_sigma(x),

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import gendae
-from gendae.metrics.neighbours import data_copying, precision_recall_density_coverage
+from gendae.metrics.neighbours import authenticity, data_copying, precision_recall_density_coverage
 from gendae.metrics.parzen import choose_sigma
 from gendae.metrics.quality import frechet_distance, kernel_distance
 from gendae.models.settings import Settings
@@ -396,7 +396,7 @@ def copying(samples, x):
 
 
 SCORES = [likelihood, choose_sigma, copying, frechet_distance, kernel_distance]
-SCORES += [precision_recall_density_coverage]
+SCORES += [precision_recall_density_coverage, authenticity]
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -155,6 +155,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Quadtree": {"shape": [4, 4], "patch": 1},
     "SpreadLabels": {"source": {"type": "Digits"}, "codes_of": "m.ckpt"},
     "Augmented": {"source": {"type": "Digits"}},
+    "Binarised": {"source": {"type": "Digits"}},
     "RecurrentPair": RECURRENT_PAIR,
     "TreeCell": TREE_CELL,
     "TreePair": TREE_PAIR,

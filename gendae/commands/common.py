@@ -31,7 +31,7 @@ def dataset_of(stack: Stack) -> str | None:
     That of its class, unless the class reads files of several data sets.
     """
     spec = stack.facts.get("dataset") or {}
-    if spec.get("type") == "Augmented":
+    if spec.get("type") in ("Augmented", "Binarised"):
         spec = spec.get("source") or {}
 
     name = spec.get("type")

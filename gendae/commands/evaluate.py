@@ -29,6 +29,8 @@ COLUMNS = {
     "copying": "below 0, samples lie nearer to training images than test images do: copies, or "
     "smooth.",
     "(pixels)": "the same, measured on pixels instead of features.",
+    "authentic": "share of samples farther from the nearest training image than this is from its "
+    "own neighbour: far below that of held-out images means copies.",
     "(codes)": "the same of codes, samples of the prior: here below 0 means copies.",
     "confid.": "how sure the classifier, whose features are used, is of the samples' classes.",
 }
@@ -190,6 +192,7 @@ def _ceiling_line(result: dict[str, Any]) -> list[str]:
 
     pairs = {"LL": ("ll", ".2f"), "FID": ("fid", ".3f"), "copying": ("copying", ".2f")}
     pairs["of codes"] = ("copying_codes", ".2f")
+    pairs["authentic"] = ("authentic", ".3f")
     rows = [{**result["parzen"][name], **result["quality"][name]} for name in ("model", CEILING)]
     own, best = rows
 
@@ -246,7 +249,7 @@ def quality_table(result: dict[str, Any]) -> list[str]:
     header = (
         f"{'against test images':<24}{'FID':>9}{'KID':>9}{'precision':>11}{'recall':>8}"
         f"{'density':>9}{'coverage':>10}{'copying':>9}{'(pixels)':>10}{'(codes)':>9}"
-        f"{'confid.':>9}"
+        f"{'authentic':>11}{'confid.':>9}"
     )
     lines = [header, *(_quality_line(name, row) for name, row in result["quality"].items())]
 
@@ -273,5 +276,6 @@ def _quality_line(name: str, row: dict[str, Any]) -> str:
     return (
         f"{name:<24}{row['fid']:>9.3f}{row['kid']:>9.4f}{row['precision']:>11.3f}"
         f"{row['recall']:>8.3f}{row['density']:>9.3f}{row['coverage']:>10.3f}"
-        f"{row['copying']:>9.2f}{row['copying_pixels']:>10.2f}{of_codes:>9}{confidence:>9}"
+        f"{row['copying']:>9.2f}{row['copying_pixels']:>10.2f}{of_codes:>9}"
+        f"{row['authentic']:>11.3f}{confidence:>9}"
     )

@@ -18,7 +18,7 @@ OPTIONS = {
     "--model.stack.sizes [auto,N,..]": "widths of the network; auto: that of the data",
     "--model.help RULE": "what a rule takes, such as --model.inference.steps N",
     "--data NAME --data.root DIR": (
-        "Digits, MNIST, FashionMNIST, CIFAR10, Patches, Augmented, "
+        "Digits, MNIST, FashionMNIST, CIFAR10, Patches, Augmented, Binarised, "
         "Images (--data.path FILE --data.labels FILE --data.color grey), "
         "Sequences (--data.path FILE.npz), Characters (--data.path TEXT), "
         "ImageSequences, LongDependencies"

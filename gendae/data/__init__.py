@@ -7,6 +7,7 @@
 | `cifar` | `CIFAR10`, coloured images |
 | `pickles` | plain data of a pickle, read without running it |
 | `augmented` | `Augmented`: images that are turned over and shifted in training |
+| `binarised` | `Binarised`: images as bits, drawn once |
 | `patches` | `Patches` of photographs, plain or whitened |
 | `shards` | images larger than memory |
 | `toys` | points in the plane |

@@ -17,6 +17,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from gendae import checks
 from gendae.metrics.neighbours import (
     Manifold,
+    authenticity,
     neighbour_radii,
     precision_recall_density_coverage,
 )
@@ -24,6 +25,8 @@ from gendae.metrics.parzen import kmeans_centroids
 from gendae.metrics.precision import full_precision
 from gendae.priors.copying import DataCopying, checked
 
+#: Samples whose authenticity is measured, each against all training images.
+AUTHENTIC = 1000
 BATCH = 100  # images at a time through a network: larger ones are slower on a CPU
 
 
@@ -174,9 +177,10 @@ class Quality:
         self.radii = neighbour_radii(checked("held_out", self.real, self.real.shape[-1], k + 1), k)
         self.copying_pixels = DataCopying(train, held_out, cells, seed)
         self.copying = self.copying_pixels
+        self.train = train
         if network.classes:
-            train_features, _ = in_batches(network, train)
-            self.copying = DataCopying(train_features, self.real, cells, seed)
+            self.train, _ = in_batches(network, train)
+            self.copying = DataCopying(self.train, self.real, cells, seed)
 
     @checks.takes_arrays
     def __call__(self, samples: Tensor) -> dict[str, float | list[float] | None]:
@@ -197,6 +201,7 @@ class Quality:
             **self.manifold(fake)._asdict(),
             "copying": self.copying(fake),
             "copying_pixels": self.copying_pixels(samples),
+            "authentic": authenticity(self.train, fake[:AUTHENTIC]),
             "classes": classes,
             "confidence": confidence,
         }
@@ -222,7 +227,7 @@ def sample_quality(
 
     Returns:
         n, fid, kid, precision, recall, density, coverage, copying (C_T on features),
-        copying_pixels (C_T on pixels), classes (share of each class) and confidence (mean largest
+        copying_pixels (C_T on pixels), authentic (`authenticity` of the first 1,000), classes (share of each class) and confidence (mean largest
         class probability).
 
     Example:

@@ -39,6 +39,7 @@ QUALITY = (
     "coverage",
     "copying",
     "copying_pixels",
+    "authentic",
     "copying_codes",
     "confidence",
     "classes",

@@ -9,6 +9,7 @@ from scipy.stats import mannwhitneyu
 from gendae.metrics import quality
 from gendae.metrics.features import FeatureClassifier
 from gendae.metrics.neighbours import (
+    authenticity,
     data_copying,
     neighbour_radii,
     precision_recall_density_coverage,
@@ -222,6 +223,31 @@ def test_cells_with_few_generated_rows_do_not_count():
     assert math.isnan(test(mixture(8, 3)))
 
 
+#: Share that two balls have in common whose centres are a radius apart, by the dimension.
+OVERLAPS = {1: 1 / 2, 2: 2 / 3 - math.sqrt(3) / (2 * math.pi), 3: 5 / 16}
+
+
+@pytest.mark.parametrize("dimension", OVERLAPS)
+def test_authenticity_of_copies_of_fresh_draws_and_by_definition(dimension):
+    """Of uniform draws, P(a third point in one ball and not in the other | which radius)."""
+    train = torch.rand(8000, dimension, dtype=torch.float64)
+    fresh = 0.1 + 0.8 * torch.rand(4000, dimension, dtype=torch.float64)
+    q = OVERLAPS[dimension]
+    error = math.sqrt(0.25 / 4000)
+    assert authenticity(train, fresh) == pytest.approx((1 - q) / (2 - q), abs=4 * error)
+
+    assert authenticity(train, train) == 0.0
+    near = train[:200] + 1e-9 * torch.randn_like(train[:200])
+    assert authenticity(train, near) == 0.0
+    assert authenticity(train, fresh + 9.0) == 1.0
+
+    few = train[:30]
+    between = torch.cdist(few, few).fill_diagonal_(math.inf).amin(1)
+    nearest = torch.cdist(fresh, few).min(1)
+    expected = (nearest.values > between[nearest.indices]).double().mean().item()
+    assert authenticity(few, fresh) == expected
+
+
 def images(n, seed):
     return torch.rand(n, 64, generator=torch.Generator().manual_seed(seed))
 
@@ -247,6 +273,7 @@ def test_sample_quality_has_all_measures_and_leaves_the_generator_alone():
         "coverage",
         "copying",
         "copying_pixels",
+        "authentic",
         "classes",
         "confidence",
     }
@@ -258,6 +285,7 @@ def test_sample_quality_has_all_measures_and_leaves_the_generator_alone():
     assert row["fid"] == pytest.approx(frechet_distance(features[1], features[2]), rel=1e-4)
     assert row["copying"] == pytest.approx(data_copying(*features), abs=1e-4)
     assert row["copying_pixels"] == pytest.approx(data_copying(train, test, samples), abs=1e-6)
+    assert row["authentic"] == authenticity(features[0], features[2])
 
 
 def test_pixels_stand_in_where_there_is_no_classifier():

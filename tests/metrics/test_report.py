@@ -43,6 +43,7 @@ MEASURES = ["fid", "kid", "precision", "recall", "density", "coverage", "copying
 SCORES = [
     "copying_pixels",
     "copying_codes",
+    "authentic",
     "iw_bound",
     "iw_bound_se",
     "parzen_ll",
@@ -105,7 +106,8 @@ def test_the_best_that_a_decoder_allows_is_decoded_held_out_codes(stack, digits)
     row = report.measures(stack, train, valid, test, n=len(valid), judge=judge)
     best = row["ceiling"]
 
-    for name in ("fid", "precision", "recall", "coverage", "copying", "copying_codes"):
+    names = ("fid", "precision", "recall", "coverage", "copying", "copying_codes", "authentic")
+    for name in names:
         assert row[name] == pytest.approx(best[name], abs=0.02)
     assert abs(best["copying_codes"]) < 3.0 < abs(best["copying"])
 
