@@ -80,7 +80,7 @@ def keep_freed_memory() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: the exit code.
 
-    0 done, 1 training diverged or results not reproduced, 2 something in the user's hands is wrong.
+    0 done, 1 training diverged or results not reproduced, 2 something in the user's hands wrong.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -114,22 +114,36 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
 
     judge = Judge(data, samples) if generative else None
-    runs: dict[str, list[Any]] = {name: [] for name in entries}
-    diverged: dict[str, list[int]] = {name: [] for name in entries}
-    for name, entry in entries.items():
-        file = write_config(folder / f"{name}.yaml", entry)
+    files = {name: write_config(folder / f"{name}.yaml", entries[name]) for name in entries}
+    runs, diverged = carry_out(files, seeds, data, passed, judge)
+
+    facts = {"config": str(config), "seeds": list(seeds), "options": passed}
+    return report(folder, facts, runs, diverged, judge)
+
+
+def carry_out(
+    files: dict[str, Path],
+    seeds: Sequence[int],
+    data: Data,
+    options: Sequence[str],
+    judge: Judge | None,
+) -> tuple[dict[str, list[Any]], dict[str, list[int]]]:
+    """The trainings of all rules, each beside its configuration, and the seeds that diverged."""
+    runs: dict[str, list[Any]] = {name: [] for name in files}
+    diverged: dict[str, list[int]] = {name: [] for name in files}
+
+    for name, file in files.items():
         for seed in seeds:
-            root = folder / f"{name}-{seed}"
+            root = file.with_name(f"{name}-{seed}")
             try:
-                runs[name].append(train(file, seed, root, data, passed, judge))
+                runs[name].append(train(file, seed, root, data, options, judge))
                 said = in_short(runs[name][-1])
             except TrainingDiverged as error:
                 diverged[name].append(seed)
                 said = f"diverged: {error}"
             print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
 
-    facts = {"config": str(config), "seeds": list(seeds), "options": passed}
-    return report(folder, facts, runs, diverged, judge)
+    return runs, diverged
 
 
 def in_short(run: Run | Sampled) -> str:
