@@ -370,11 +370,10 @@ def number_at(found: re.Match[str], rows: dict[str, Row]) -> str:
     """The mean of the committed record that {ROW.MEASURE:DIGITS} stands for."""
     name, measure, digits = found.groups()
     row = rows.get(name)
-    if row is None or (measure not in row.measures and measure not in ("minutes", "seconds")):
+    if row is None or measure not in (*row.measures, "minutes"):
         raise ValueError(f"{found[0]}: no such row, or measure of it")
 
+    value = row.minutes
     if measure in row.measures:
         value = statistics.fmean(row.measures[measure].measured.values())
-    else:
-        value = row.minutes * (60.0 if measure == "seconds" else 1.0)
     return f"{value:.{digits}f}"

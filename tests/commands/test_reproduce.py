@@ -119,8 +119,11 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
     assert 0.0 < found["measures"]["error"] < 90.0
 
 
-def test_what_a_child_leaves_when_it_fails(tmp_path):
-    """An exit code of 2 is in the user's hands, and no result; a signal is none either."""
+def test_what_a_child_leaves_when_it_fails(tmp_path, capsys):
+    """An exit code of 2 is in the user's hands, and no result; a signal is none either.
+
+    Such a run is told of, not recorded, not red, and tried again later.
+    """
     claim = Claim(tmp_path / "claim.json", 60.0)
     log = tmp_path / "log"
 
@@ -134,6 +137,13 @@ def test_what_a_child_leaves_when_it_fails(tmp_path):
         patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         with pytest.raises(reproduction.Stopped, match="-9"):
             reproduction._process("killed", [], log, claim)
+
+        file = table(tmp_path, a={"seeds": [0], "measures": {"error": QUICK}, "quick": True})
+        missing = reproduction.Ended(2, "MNIST is not on this machine", 1.0, 2.0, None)
+        patch.setattr(reproduction, "_process", lambda *arguments: missing)
+        assert gendae("reproduce", "a", "--tables", file, "--out", tmp_path / "out") == 0
+        assert "not run: MNIST is not on this machine" in capsys.readouterr().out
+        assert list((tmp_path / "out/records").iterdir()) == []
 
 
 # -- which runs are begun -------------------------------------------------------------------------
@@ -202,6 +212,12 @@ def test_a_record_of_another_version_counts_for_nothing(tmp_path, begun, again, 
     if again:
         assert "4.33 ± 0.29 (3)" in text
 
+    for content in ("{", "[]", '{"digest": "x"}', '{"measures": {}}'):
+        capsys.readouterr()
+        folder.record_file(of["a-0"]).write_text(content)
+        assert gendae(*arguments) == 2
+        assert "records/a-0.json is no record of a run; remove it" in one_line(capsys)
+
 
 # -- the report -----------------------------------------------------------------------------------
 
@@ -222,7 +238,7 @@ def reported(tmp_path):
 
 
 def test_published_beside_measured_with_differences_by_seed(reported):
-    file, folder, _ = reported
+    file, folder, of = reported
 
     lines = reproduce.reproduce(tables=file, out=str(folder.path))
     text = (folder.path / "report.md").read_text()
@@ -246,6 +262,13 @@ def test_published_beside_measured_with_differences_by_seed(reported):
         f"written: {folder.path / name}" for name in reproduce.WRITTEN[:-1]
     ]
     assert len(json.loads((folder.path / "records.json").read_text())) == 9
+
+    for seed in (0, 2):  # of some seeds, the same ones of the record are looked at
+        folder.record_file(of[f"a-{seed}"]).unlink()
+    record(folder, of["a-1"], 5.9)  # 1.4 from the record's mean, 0.9 from its seed 1
+    line = reproduction_report.line_of(of["a-1"].row, "error", folder, {})
+    assert (line.here, line.state) == ({1: 5.9}, "reproduced")
+    assert reproduction_report.off_by(line) == f"+0.90 = {0.9 / 0.3:+.1f} se"
 
 
 @pytest.mark.parametrize(
@@ -273,19 +296,6 @@ def test_a_red_quick_row_is_an_exit_status_of_one(reported, capsys, row, values,
     assert ('class="red"' in page) == (code == 1)
 
 
-def test_some_seeds_are_compared_with_the_same_seeds_of_the_record(reported):
-    _, folder, of = reported
-    for seed in (0, 2):
-        folder.record_file(of[f"a-{seed}"]).unlink()
-    record(folder, of["a-1"], 5.9)  # 1.4 from the record's mean, 0.9 from its seed 1
-    row = of["a-1"].row
-
-    line = reproduction_report.line_of(row, "error", folder, {})
-
-    assert (line.here, line.state) == ({1: 5.9}, "reproduced")
-    assert reproduction_report.off_by(line) == f"+0.90 = {0.9 / 0.3:+.1f} se"
-
-
 # -- bad input ------------------------------------------------------------------------------------
 
 
@@ -310,29 +320,6 @@ def test_bad_input_is_one_line_and_nothing_is_made(tmp_path, monkeypatch, capsys
     assert gendae("reproduce", *words.split()) == 2
     assert said in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"digest": "x"}', '{"measures": {}}'])
-def test_a_damaged_record_is_named(reported, capsys, content):
-    file, folder, of = reported
-    folder.record_file(of["a-0"]).write_text(content)
-
-    assert gendae("reproduce", "a", "--tables", file, "--out", folder.path) == 2
-    assert "records/a-0.json is no record of a run; remove it" in one_line(capsys)
-
-
-def test_data_that_are_not_there_are_no_result(tmp_path, monkeypatch, capsys):
-    """A run that cannot be made is told of, not recorded, and tried again later."""
-    quick = {"seeds": [0], "measures": {"error": QUICK}, "quick": True}
-    file = table(tmp_path, a=quick)
-
-    def ended(module, words, log, claim):
-        return reproduction.Ended(2, "MNIST is not on this machine", 1.0, 2.0, None)
-
-    monkeypatch.setattr(reproduction, "_process", ended)
-    assert gendae("reproduce", "a", "--tables", file, "--out", tmp_path / "out") == 0
-    assert "not run: MNIST is not on this machine" in capsys.readouterr().out
-    assert list((tmp_path / "out/records").iterdir()) == []
 
 
 def test_energy_is_read_where_it_can_be(tmp_path):
