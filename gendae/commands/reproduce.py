@@ -219,6 +219,6 @@ def _short(line: Line) -> list[str]:
 
 def _fill(file: Path, tables: dict[str, Table], name: str) -> Path:
     """Write the marked blocks of a Markdown file anew."""
-    text = checks.path("--fill", file).read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")  # not as an input: it is written again
     rules = read_yaml(name).get("rules") or {}
     return write_whole(file, reproduction_report.filled(text, tables, rules).encode())
