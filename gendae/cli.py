@@ -17,7 +17,12 @@ from gendae.storage import inputs
 from gendae.training.alone import forget_unreadable
 
 #: Errors other than ValueError, OSError and MemoryError that are no defects.
-EXIT_CODES = {"TrainingDiverged": 1, "MisconfigurationException": 2, "OutOfMemoryError": 2}
+EXIT_CODES = {
+    "TrainingDiverged": 1,
+    "NotReproduced": 1,
+    "MisconfigurationException": 2,
+    "OutOfMemoryError": 2,
+}
 #: Warnings of other libraries that no user of a command can act on, by how they begin.
 FOREIGN = (
     "LightningCLI's args parameter",
@@ -73,7 +78,10 @@ def keep_freed_memory() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: 0 done, 1 training diverged, 2 something in the user's hands is wrong."""
+    """Entry point: the exit code.
+
+    0 done, 1 training diverged or results not reproduced, 2 something in the user's hands wrong.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     for message in FOREIGN:

@@ -418,21 +418,46 @@ def learning_curves(
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axes = figure.add_subplot(yscale="log")
 
+    _draw_bands(axes, curves, _percent)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    plain_ticks(axes)
+
+    return figure
+
+
+def score_curves(curves: dict[str, tuple[Tensor, Tensor]], ylabel: str) -> Figure:
+    """The same of scores that may be negative, on a plain axis.
+
+    Args:
+        curves: by name, epochs (n,) and scores (seeds, n).
+        ylabel: what the scores are.
+    """
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+
+    _draw_bands(axes, curves, Tensor.tolist)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+
+    return figure
+
+
+def _draw_bands(
+    axes: Axes,
+    curves: dict[str, tuple[Tensor, Tensor]],
+    numbers: Callable[[Tensor], list[float]],
+) -> None:
+    """Draw means over seeds, and bands from lowest to highest."""
     for name, (epochs, values) in curves.items():
         epochs = epochs.tolist()
-        middle = _percent(values.mean(0))
-        low = _percent(values.amin(0))
-        high = _percent(values.amax(0))
+        middle = numbers(values.mean(0))
+        low = numbers(values.amin(0))
+        high = numbers(values.amax(0))
         mark = "o" if len(epochs) == 1 else ""  # a line of one point would not be seen
         (line,) = axes.plot(epochs, middle, marker=mark, label=name)
         axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
-    axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    plain_ticks(axes)
     axes.legend(loc="best")
-
-    return figure
 
 
 def plain_ticks(axes: Axes) -> None:

@@ -46,6 +46,7 @@ MANY_ARGUMENTS: dict[str, str] = {
     "DifferenceTargetPropRule": "five that supervised rules share; targets, inverses, rounds",
     "JointTargetPropRule": "Algorithm 5 has four groups of options, and two references beside it",
     "DAEImputer": "scikit-learn sets parameters by name: the eight of its networks, and rounds",
+    "Row": "a row of a file of tables: a field for each of its entries",
     "KLRule": "four that rules with a prior share; Algorithm 1's trade-off, and its variants",
 }
 

@@ -12,12 +12,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import gendae
 from gendae import checks, plots
 from gendae.commands.common import aligned, markdown
+from gendae.commands.comparisons import (
+    OF_IMAGES,
+    OF_LABELS,
+    Judge,
+    Sampled,
+    check_images,
+    differences,
+    mean_and_deviation,
+    summary_of_images,
+    table_of_differences,
+    table_of_images,
+)
 from gendae.commands.predict import load_classifier
 from gendae.data.base import SPLITS, Data
 from gendae.errors import choice, reason
+from gendae.metrics.report import NEIGHBOURS
 from gendae.models.classifier import Classifier, error_of
 from gendae.registry import REGISTRY, import_public, registered
 from gendae.rules.base import Rule
@@ -31,6 +43,7 @@ from gendae.training.configurations import (
     QUIET,
     Config,
     build,
+    model_of,
     read_config,
     refuse_processes,
     write_config,
@@ -62,8 +75,12 @@ def compare(
     out: str,
     seeds: Sequence[int] = (0,),
     max_epochs: int | None = None,
+    samples: int = 1000,
 ) -> list[str]:
-    """Train classifiers by several rules on the same network, data and seeds.
+    """Train one network by several rules, on the same data with the same seeds.
+
+    Classifiers are compared by their test errors; models of images by Parzen score, FID, recall
+    and coverage of samples of the last epoch. Differences are paired by seed.
 
     Args:
         options: --trainer.OPTION and --data.OPTION of `gendae fit`.
@@ -73,6 +90,7 @@ def compare(
         out: folder for run folders RULE-SEED/0001, comparison.json, comparison.md and curves.png.
         seeds: of weights and noise.
         max_epochs: length of training; by default the configuration's.
+        samples: how many are drawn of a model of images.
 
     Raises:
         ValueError: before any training, see `check`; if the folder holds a comparison.
@@ -82,6 +100,7 @@ def compare(
     if (folder / "comparison.json").exists():
         raise ValueError(f"--out {out} holds a comparison already; name another folder")
     check_seeds(seeds)
+    checks.whole("--samples", samples, NEIGHBOURS + 1)
     if max_epochs is not None:
         checks.whole("--max-epochs", max_epochs, 1)
         passed += ["--trainer.max_epochs", str(int(max_epochs))]
@@ -89,27 +108,50 @@ def compare(
     base = read_config(config)
     refuse_processes(base, passed, "a comparison")
     entries = configurations(base, rules)
-    data = check(base, entries, passed)
+    data, generative = check(base, entries, passed)
     for name in (*WRITTEN, *(f"{entry}.yaml" for entry in entries)):
         inputs.refuse_input(folder / name)
     folder.mkdir(parents=True, exist_ok=True)
 
-    runs: dict[str, list[Run]] = {name: [] for name in entries}
-    diverged: dict[str, list[int]] = {name: [] for name in entries}
-    for name, entry in entries.items():
-        file = write_config(folder / f"{name}.yaml", entry)
+    judge = Judge(data, samples) if generative else None
+    files = {name: write_config(folder / f"{name}.yaml", entries[name]) for name in entries}
+    runs, diverged = carry_out(files, seeds, data, passed, judge)
+
+    facts = {"config": str(config), "seeds": list(seeds), "options": passed}
+    return report(folder, facts, runs, diverged, judge)
+
+
+def carry_out(
+    files: dict[str, Path],
+    seeds: Sequence[int],
+    data: Data,
+    options: Sequence[str],
+    judge: Judge | None,
+) -> tuple[dict[str, list[Any]], dict[str, list[int]]]:
+    """The trainings of all rules, each beside its configuration, and the seeds that diverged."""
+    runs: dict[str, list[Any]] = {name: [] for name in files}
+    diverged: dict[str, list[int]] = {name: [] for name in files}
+
+    for name, file in files.items():
         for seed in seeds:
+            root = file.with_name(f"{name}-{seed}")
             try:
-                run = train(file, seed, folder / f"{name}-{seed}", data, passed)
-                runs[name].append(run)
-                said = f"test error {100 * run.test:.2f} %"
+                runs[name].append(train(file, seed, root, data, options, judge))
+                said = in_short(runs[name][-1])
             except TrainingDiverged as error:
                 diverged[name].append(seed)
                 said = f"diverged: {error}"
             print(f"{name}, seed {seed}: {said}", file=sys.stderr, flush=True)
 
-    facts = {"config": str(config), "seeds": list(seeds), "options": passed}
-    return report(folder, facts, runs, diverged)
+    return runs, diverged
+
+
+def in_short(run: Run | Sampled) -> str:
+    """What a run came to, in words."""
+    if isinstance(run, Run):
+        return f"test error {100 * run.test:.2f} %"
+    words = [f"{OF_IMAGES[k][0]} {value:.{OF_IMAGES[k][1]}f}" for k, value in run.measures.items()]
+    return ", ".join(words)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -120,7 +162,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise ValueError(f"--seeds {list(seeds)}: different numbers are needed")
 
 
-def named_rule(name: str) -> type[SupervisedRule]:
+def named_rule(name: str) -> type[Rule]:
     """The rule of a class name, or of an import path for rules of your own."""
     try:
         cls = registered(name)
@@ -129,12 +171,11 @@ def named_rule(name: str) -> type[SupervisedRule]:
     except pydoc.ErrorDuringImport as error:
         raise ValueError(f"--rules {name!r} cannot be imported: {error.value}") from None
 
-    supervised = inspect.isclass(cls) and issubclass(cls, SupervisedRule)
-    if not supervised or cls.losses is Rule.losses:
+    if not inspect.isclass(cls) or not issubclass(cls, Rule) or cls.losses is Rule.losses:
         import_public()
-        known = sorted(k for k, v in REGISTRY.items() if issubclass(v, SupervisedRule))
+        known = sorted(name for name, entry in REGISTRY.items() if issubclass(entry, Rule))
         raise ValueError(
-            f"--rules {name!r}: neither a configuration file nor a rule that trains classifiers; "
+            f"--rules {name!r}: neither a configuration file nor a rule; "
             f"{choice(name, [*known, 'FILE.yaml'])}"
         )
     return cls
@@ -154,7 +195,7 @@ def configurations(config: Config, rules: Sequence[str]) -> dict[str, Config]:
         else:
             cls = named_rule(entry)
             name = cls.__name__
-            model = _model_of(cls, config["model"].get("init_args") or {})
+            model = model_of(cls, config["model"].get("init_args") or {})
 
         if name in entries:
             raise ValueError(f"--rules names {name!r} twice")
@@ -163,52 +204,53 @@ def configurations(config: Config, rules: Sequence[str]) -> dict[str, Config]:
     return entries
 
 
-def _model_of(cls: type[SupervisedRule], arguments: Config) -> Config:
-    """The configuration of a rule's class, with the arguments that it takes."""
-    accepted = inspect.signature(cls).parameters
-    home = "gendae" if cls.__name__ in gendae.__all__ else cls.__module__
-
-    return {
-        "class_path": f"{home}.{cls.__qualname__}",
-        "init_args": {name: value for name, value in arguments.items() if name in accepted},
-    }
-
-
-def check(config: Config, entries: dict[str, Config], options: Sequence[str]) -> Data:
-    """The data, after a check of them and of every rule: no training starts in vain.
+def check(config: Config, entries: dict[str, Config], options: Sequence[str]) -> tuple[Data, bool]:
+    """The data, and whether the rules are of models of images: no training starts in vain.
 
     Raises:
-        ValueError: for the first rule that cannot train this network, and data without labels in
-            every split.
+        ValueError: for the first rule that cannot train this network; for classifiers, data
+            without labels in a split; for models of images, data that are no images.
     """
-    sizes = None
-    data = None
+    first = None
     for name, entry in [("--config", config), *entries.items()]:
         try:
             rule, data = build(entry, options)
         except (ValueError, TypeError, OSError) as error:
             raise ValueError(f"{name}: {reason(error)}") from None
 
-        network = _sizes_of(name, rule)
-        sizes = sizes or network
-        if network != sizes:
-            raise ValueError(
-                f"{name}: its network has the sizes {network}, that of --config {sizes}; "
-                "a comparison needs the same"
+        first = first or rule
+        _check_same(name, rule, first)
+        if not isinstance(rule, SupervisedRule):
+            check_images(data, rule.stack, name)
+
+    if not isinstance(first, SupervisedRule):
+        return data, True
+    for split in SPLITS:
+        _check_split(data, split, first.stack)
+    return data, False
+
+
+def _check_same(name: str, rule: Rule, first: Rule) -> None:
+    """Raise a ValueError unless a rule trains what the first one does, of the same sizes."""
+    for where, one, other in ((name, rule, first), ("--config", first, rule)):
+        if isinstance(other, SupervisedRule) and not isinstance(one, SupervisedRule):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"{where}: {type(one).__name__} trains no classifier, and has no error to compare "
+                f"with {type(other).__name__}"
             )
 
-    for split in SPLITS:
-        _check_split(data, split, rule.stack)
-    return data
-
-
-def _sizes_of(name: str, rule: Rule) -> list[int]:
-    """Sizes of all layers of a rule's network, with its number of classes."""
-    if not isinstance(rule, SupervisedRule):
-        raise ValueError(  # noqa: TRY004 - a choice of the user
-            f"{name}: {type(rule).__name__} trains no classifier, and has no error to compare"
+    network, needed = _sizes_of(rule), _sizes_of(first)
+    if network != needed:
+        raise ValueError(
+            f"{name}: its network has the sizes {network}, that of --config {needed}; "
+            "a comparison needs the same"
         )
-    return [*rule.stack.sizes, rule.stack.classes]
+
+
+def _sizes_of(rule: Rule) -> list[int]:
+    """Sizes of all layers of a rule's network, with its number of classes."""
+    classes = [rule.stack.classes] if isinstance(rule, SupervisedRule) else []
+    return [*rule.stack.sizes, *classes]
 
 
 def _check_split(data: Data, split: str, network: Classifier) -> None:
@@ -223,17 +265,26 @@ def _check_split(data: Data, split: str, network: Classifier) -> None:
     network.answers(f"{kind} {split} labels", y, len(x))
 
 
-def validation_curve(folder: Path) -> list[tuple[int, float]]:
-    """(epoch, validation error) from the log of a run."""
+def validation_curve(folder: Path, score: str = "val/error") -> list[tuple[int, float]]:
+    """(epoch, validation score) from the log of a run."""
     with (folder / "metrics.csv").open(encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if row.get("val/error")]
-    return [(int(row["epoch"]) + 1, float(row["val/error"])) for row in rows]
+        rows = [row for row in csv.DictReader(stream) if row.get(score)]
+    return [(int(row["epoch"]) + 1, float(row[score])) for row in rows]
 
 
-def train(file: Path, seed: int, root: Path, data: Data, options: Sequence[str]) -> Run:
-    """One training, and the test error of its best epoch."""
+def train(
+    file: Path,
+    seed: int,
+    root: Path,
+    data: Data,
+    options: Sequence[str],
+    judge: Judge | None,
+) -> Run | Sampled:
+    """One training, and what is measured of it: the test error, or its samples by a judge."""
     own = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(root)]
     folder = fit.main(["fit", "--config", str(file), *QUIET, *options, *own])
+    if judge is not None:
+        return judge(folder, validation_curve(folder, Rule.score[0]))
     return measure(folder, data)
 
 
@@ -258,23 +309,6 @@ def measure(folder: Path, data: Data) -> Run:
         last["seconds"] / last["epochs"],
         curve,
     )
-
-
-def mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and standard deviation (n - 1); each is None for too few values.
-
-    Example:
-        >>> mean_and_deviation([1.0, 3.0])["mean"], mean_and_deviation([1.0])
-        (2.0, {'mean': 1.0, 'sd': None})
-    """
-    v = torch.tensor(list(values), dtype=torch.float64)
-    statistics: dict[str, float | None] = {"mean": None, "sd": None}
-
-    if len(v):
-        statistics["mean"] = v.mean().item()
-    if len(v) > 1:
-        statistics["sd"] = v.std().item()
-    return statistics
 
 
 def summary(runs: list[Run], diverged: list[int]) -> dict[str, Any]:
@@ -335,16 +369,33 @@ def curves(results: dict[str, list[Run]]) -> dict[str, tuple[Tensor, Tensor]]:
 def report(
     folder: Path,
     facts: dict[str, Any],
-    runs: dict[str, list[Run]],
+    runs: dict[str, list[Any]],
     diverged: dict[str, list[int]],
+    judge: Judge | None,
 ) -> list[str]:
     """Write comparison.json, comparison.md and curves.png; the lines to print."""
-    results = {name: summary(runs[name], diverged[name]) for name in runs}
-    rows = [HEADER, *table(results)]
+    generative = judge is not None
+    if judge is not None:
+        facts |= {"samples": judge.n, "features": judge.features}
+        results = {name: summary_of_images(runs[name], diverged[name]) for name in runs}
+        rows = table_of_images(results)
+    else:
+        results = {name: summary(runs[name], diverged[name]) for name in runs}
+        rows = [HEADER, *table(results)]
 
-    written = [write_whole(folder / "comparison.md", markdown(rows).encode())]
+    names = OF_IMAGES if generative else OF_LABELS
+    found = differences(runs, names)
+    parts = [part for part in (rows, table_of_differences(found, names)) if part]
+
+    text = "\n".join(markdown(part) for part in parts)
+    written = [write_whole(folder / "comparison.md", text.encode())]
     if any(runs.values()):
-        written.append(plots.save(plots.learning_curves(curves(runs)), folder / "curves.png"))
-    written.append(write_json(folder / "comparison.json", {**facts, "rules": results}))
+        drawn = plots.learning_curves(curves(runs))
+        if generative:
+            drawn = plots.score_curves(curves(runs), "Parzen score of validation images [nats]")
+        written.append(plots.save(drawn, folder / "curves.png"))
+    content = {**facts, "rules": results, "differences": found}
+    written.append(write_json(folder / "comparison.json", content))
 
-    return [*aligned(rows), *(f"written: {path}" for path in written)]
+    lines = [line for part in parts for line in ["", *aligned(part)]]
+    return [*lines[1:], *(f"written: {path}" for path in written)]

@@ -23,7 +23,7 @@ from gendae.errors import choice
 
 #: All commands, as `gendae --help` groups them.
 GROUPS = {
-    "train": ("fit", "validate", "test", "compare", "tune", "quickstart"),
+    "train": ("fit", "validate", "test", "compare", "tune", "reproduce", "quickstart"),
     "models and what they hold": ("list", "info", "export", "prior"),
     "models of images": ("sample", "inpaint", "evaluate", "chain", "spectrum", "filters", "demo"),
     "classifiers and joint models": ("predict", "complete"),

@@ -10,6 +10,8 @@ from gendae.storage import inputs
 
 #: Options that name a file, or a folder, which a command writes. All others are read.
 OUTPUTS = ("out", "json", "hub")
+#: Options that name files of which a command writes parts anew.
+REWRITTEN = ("fill",)
 
 
 def checked(values: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     from gendae import checks
 
     outputs = {name: values[name] for name in OUTPUTS if values.get(name) is not None}
-    keep_named(values[name] for name in values.keys() - outputs)
+    keep_named(values[name] for name in values.keys() - outputs.keys() - set(REWRITTEN))
 
     paths = {name: checks.path(f"--{name}", text) for name, text in outputs.items()}
     for name, path in paths.items():

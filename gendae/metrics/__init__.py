@@ -13,6 +13,7 @@
 | `codes` | the prior on its own: copying of codes, log p(h_L) of training and test codes |
 | `fidelity` | PSNR and SSIM of reconstructed and filled images |
 | `quality`, `features` | FID, KID, and the features they are measured in |
+| `paired` | differences between rules by seed, and intervals of their bootstraps |
 | `precision` | scores in full precision, whatever training uses |
 | `report` | all of it for one model, beside the best that its decoder allows and baselines |
 """

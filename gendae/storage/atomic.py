@@ -260,7 +260,7 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> Path:
+def write_json(path: Path, content: dict[str, Any] | list[Any]) -> Path:
     """Plain data as indented JSON; NaN and infinity become null."""
     text = json.dumps(_without_nan(content), indent=2) + "\n"
 

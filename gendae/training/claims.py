@@ -1,7 +1,7 @@
 """Claims of runs by processes that share a folder, on one machine or several.
 
-A run is claimed by a file that nobody else can make. It names the machine and the processes, and is
-touched while they work. A claim whose processes on this machine are gone is void, and so is one
+A run is claimed by a file that nobody else can make. It names the machine and the processes, and
+is touched while they work. A claim whose processes on this machine are gone is void, and so is one
 that nobody has touched for `stale` seconds; whoever finds it takes it over.
 """
 

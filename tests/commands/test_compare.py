@@ -1,6 +1,7 @@
 """`gendae compare`: rules on one network, data and seeds; numbers recomputed from the runs."""
 
 import csv
+import itertools
 import json
 import statistics
 
@@ -11,6 +12,7 @@ import yaml
 
 from gendae import load
 from gendae.commands import compare
+from gendae.metrics.report import measures
 from gendae.training import fit
 from tests.commands.test_cli import gendae
 
@@ -125,9 +127,11 @@ def test_the_table_is_printed_and_written(compared):
         assert markdown[2 + row].startswith(f"| {name} | 2 | ")
         assert text in markdown[2 + row]
 
-    assert len({line.count("|") for line in markdown}) == 1
+    first, second = (list(part) for _, part in itertools.groupby(markdown, bool) if any(part))
+    assert len({line.count("|") for line in first}) == 1
+    assert len({line.count("|") for line in second}) == 1
 
-    files = [line.rsplit("/")[-1] for line in lines[4:]]
+    files = [line.rsplit("/")[-1] for line in lines[-3:]]
     assert files == ["comparison.md", "curves.png", "comparison.json"]
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -220,8 +224,12 @@ ONE_RULE = f"--config c.yaml --rules {DTP}"
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (f"{ONE_RULE} NoRule", "DifferenceTargetPropRule, FeedbackAlignmentRule"),
-        (f"{ONE_RULE} KLRule", "'KLRule': neither a configuration file nor a rule"),
+        (f"{ONE_RULE} NoRule", "'NoRule': neither a configuration file nor a rule"),
+        (f"{ONE_RULE} KLRule", "KLRule: stack=Classifier: KLRule trains generative stacks"),
+        (f"{ONE_RULE} Digits", "'Digits': neither a configuration file nor a rule"),
+        (f"--config kl.yaml --rules KLRule {DTP}", f"{DTP}: "),
+        ("--config kl.yaml --rules KLRule c.yaml", "--config: KLRule trains no classifier"),
+        (f"{ONE_RULE} --samples 5", "--samples=5: a whole number >= 6 is needed"),
         ("--config c.yaml --rules json.JSONDecoder", "json.JSONDecoder"),
         (f"{ONE_RULE} BackpropRule {DTP}", f"'{DTP}' twice"),
         (f"--config bits.yaml --rules {DTP} BackpropRule", NO_DERIVATIVE),
@@ -289,3 +297,46 @@ def test_a_diverged_run_counts_in_no_mean(tmp_path, capsys):
     assert "0 (1 diverged)" in printed.out
     assert "±" not in printed.out  # one seed has no deviation
     assert "BackpropRule, seed 4: diverged" in printed.err
+
+
+def images_config(rule_name, **arguments):
+    stack = rule("gendae.deep_autoencoder", sizes=[64, 10, 4], prior=rule("gendae.ParzenPrior"))
+    return rule(f"gendae.{rule_name}", stack=stack, **arguments)
+
+
+def test_models_of_images_are_compared_by_their_samples_and_paired_by_seed(tmp_path, digits):
+    """Numbers are those of the models' files, differences those of the numbers."""
+    config = write(tmp_path, model=images_config("TargetPropRule"))
+    names = ["TargetPropRule", "VariationalEMRule"]
+    arguments = ["--config", config, "--rules", *names, "--seeds", 0, 1, "--samples", 100]
+    short = ["--max-epochs", 1, "--trainer.limit_train_batches", 3]
+    out = tmp_path / "out"
+
+    assert gendae("compare", *arguments, *short, "--parzen.n", 50, "--out", out) == 2
+    assert gendae("compare", *arguments, *short, "--out", out) == 0
+
+    result = result_of(out)
+    splits = [digits.split(name).x for name in ("train", "valid", "test")]
+    run = result["rules"]["VariationalEMRule"]["runs"][1]
+    stack = load(f"{run['folder']}/checkpoints/last.ckpt")
+    expected = measures(stack, *splits, n=100)
+    assert run["measures"] == {
+        name: pytest.approx(expected[name], rel=1e-6)
+        for name in ("ll", "fid", "recall", "coverage")
+    }
+
+    for entry in result["differences"]:
+        a, b = (
+            [r["measures"][entry["measure"]] for r in result["rules"][n]["runs"]] for n in names
+        )
+        differences = [x - y for x, y in zip(a, b, strict=True)]
+        assert (entry["rule"], entry["minus"]) == tuple(names)
+        assert entry["mean"] == pytest.approx(statistics.mean(differences))
+        assert (entry["low"], entry["high"]) == pytest.approx((min(differences), max(differences)))
+
+    text = (out / "comparison.md").read_text()
+    mean = statistics.mean(r["measures"]["ll"] for r in result["rules"][names[0]]["runs"])
+    assert f"| {names[0]} | 2 | {mean:.2f} ± " in text
+    assert f"| {names[0]} | {names[1]} | LL [nats] | " in text
+    assert len(result["differences"]) == 4
+    assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"

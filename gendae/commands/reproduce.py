@@ -1,0 +1,224 @@
+"""`gendae reproduce`: tables of results, published beside measured, from an empty folder."""
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gendae
+from gendae import checks
+from gendae.commands import reproduction_report
+from gendae.commands.common import aligned
+from gendae.commands.reproduction_report import Line, lines_of
+from gendae.errors import printable, reason, shortened
+from gendae.storage import inputs
+from gendae.storage.atomic import write_whole
+from gendae.training.claims import Claim
+from gendae.training.mistakes import read_yaml
+from gendae.training.reproduction import (
+    Folder,
+    Run,
+    Stopped,
+    Unusable,
+    carry_out,
+    config_of,
+    in_order,
+)
+from gendae.training.rows import Row, Table, chosen, read_tables
+
+#: Seconds between two looks at a run whose process was killed, until its child has ended.
+LOOK = 0.5
+#: Files of a report, beside the folders of runs, claims and records.
+WRITTEN = ("report.md", "report.html", "records.json")
+
+
+class NotReproduced(Exception):
+    """A quick row is not what the committed record says."""
+
+
+def reproduce(
+    what: str = "all",
+    *,
+    budget: float | None = None,
+    out: str = "reproduction",
+    processes: int = 1,
+    again: bool = False,
+    stale: float = 10.0,
+    tables: str = "field",
+    fill: list[str] | None = None,
+) -> list[str]:
+    """Run what is missing of the tables of results, and report published beside measured.
+
+    The same command goes on where it was stopped; several, also on other machines, share a folder.
+    The exit status is 1 where a quick row is not what the committed record says.
+
+    Args:
+        what: a table, a row, quick or all.
+        budget: minutes, after which nothing is begun, nor what would not end by then.
+        out: folder of runs, records and reports, which is made or continued.
+        processes: how many runs at a time, each in a process of one thread.
+        again: run what failed, and what another version has a record of, anew.
+        stale: minutes after which a claim that no process touches is void.
+        tables: YAML file of tables; by default the one that comes with gendae.
+        fill: Markdown files whose marked blocks are written from the committed record; runs
+            nothing.
+    """
+    known = read_tables(tables)
+    if fill is not None:
+        return [f"written: {_fill(Path(file), known, tables)}" for file in fill]
+
+    if budget is not None:
+        checks.at_least("--budget", budget, 0.0, strict=True)
+    checks.at_least("--stale", stale, 0.0, strict=True)
+    checks.whole("--processes", processes, 1)
+    rows = chosen(known, what)
+    for row in rows:
+        if row.config:
+            config_of(row)
+
+    for name in WRITTEN:
+        inputs.refuse_input(Path(out) / name)
+    work = Work(Folder(Path(out), stale), rows, budget, again)
+    work.carry_out(processes)
+    shown = [table for table in known.values() if any(row in rows for row in table.rows)]
+    return _reported(work, shown)
+
+
+class Work:
+    """Runs that are begun while they fit into a budget, by several threads.
+
+    Args:
+        folder: of runs.
+        rows: whose runs they are.
+        budget: minutes; None for no end.
+        again: see `reproduce`.
+    """
+
+    def __init__(self, folder: Folder, rows: list[Row], budget: float | None, again: bool) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.budget = budget
+        self.begun = time.monotonic()
+        self.waiting = [run for run in in_order(rows) if folder.due(run, again)]
+        self.again = again
+        #: Why runs were not carried out, by their names.
+        self.notes: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    @property
+    def minutes(self) -> float:
+        """Since the command began."""
+        return (time.monotonic() - self.begun) / 60.0
+
+    def carry_out(self, processes: int) -> None:
+        """Carry out what is due, `processes` runs at a time."""
+        with ThreadPoolExecutor(processes) as pool:
+            working = [pool.submit(self._work) for _ in range(processes)]
+            try:
+                for future in working:
+                    future.result()
+            except BaseException:
+                self._stopped.set()
+                raise
+
+    def _work(self) -> None:
+        while not self._stopped.is_set() and (taken := self._next()) is not None:
+            run, claim = taken
+            try:
+                said = self._outcome(run, claim)
+            finally:
+                claim.end()
+            print(printable(f"{run.name}: {said}"), file=sys.stderr, flush=True)
+
+    def _next(self) -> tuple[Run, Claim] | None:
+        """The next run that fits the budget and that no other process works at."""
+        while not self._stopped.is_set():
+            with self._lock:
+                left = [run for run in self.waiting if self._fits(run)]
+                for run in left:
+                    claim = self._claim(run)
+                    if claim is not None:
+                        return run, claim
+
+                orphans = [run for run in self.waiting if self.folder.orphaned(run)]
+            if not orphans:
+                return None
+            time.sleep(LOOK)
+        return None
+
+    def _fits(self, run: Run) -> bool:
+        fits = self.budget is None or self.minutes + run.row.minutes <= self.budget
+        if not fits:
+            self.notes[run.name] = f"not run: {run.row.minutes:g} min did not fit the budget"
+        return fits
+
+    def _claim(self, run: Run) -> Claim | None:
+        """A claim of a run, unless another process works at it or has ended it."""
+        claim = self.folder.claim(run)
+        if claim is None:
+            self.notes[run.name] = "another process is at it"
+            return None
+
+        self.notes.pop(run.name, None)
+        self.waiting.remove(run)
+        if self.folder.due(run, self.again):
+            return claim
+
+        claim.end()
+        return None
+
+    def _outcome(self, run: Run, claim: Claim) -> str:
+        """Carry out a run; what came of it, in words."""
+        try:
+            record = carry_out(self.folder, run, claim)
+        except (Stopped, Unusable, OSError) as error:
+            said = shortened(reason(error), 200)
+            self.notes[run.name] = f"not run: {said}"
+            return self.notes[run.name]
+
+        if record["error"] is not None:
+            return f"failed: {record['error']}"
+        values = record["measures"].items()
+        return ", ".join(f"{name} {value:.4g}" for name, value in values)
+
+
+def _reported(work: Work, tables: list[Table]) -> list[str]:
+    """Write the report; the lines to print.
+
+    Raises:
+        NotReproduced: if a quick row is red; the lines are printed then.
+    """
+    lines = [line for line in lines_of(tables, work.folder, work.notes) if line.row in work.rows]
+    quick = {line.row.name for line in lines if line.row.quick and line.here}
+    red = sorted({line.row.name for line in lines if line.red})
+    head = (
+        f"gendae {gendae.__version__}, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}: "
+        f"{len(quick)} quick rows were run, {len(red)} of them are red"
+    )
+
+    written = reproduction_report.write(work.folder, tables, lines, head)
+    header = reproduction_report.HEADER
+    rows = [[line.row.name, *_short(line)] for line in lines]
+    said = aligned([[header[0], *header[1:2], *header[3:5], header[6]], *rows])
+    said += [head, *(f"written: {path}" for path in written)]
+    if not red:
+        return said
+
+    for text in said:
+        print(printable(text))
+    raise NotReproduced(f"not what the record says: {', '.join(red)}; see {written[1]}")
+
+
+def _short(line: Line) -> list[str]:
+    """A line for a terminal: measure, record, here, state."""
+    _, name, _, known, here, _, state = reproduction_report.cells(line)
+    return [name, known, here, shortened(state, 70)]
+
+
+def _fill(file: Path, tables: dict[str, Table], name: str) -> Path:
+    """Write the marked blocks of a Markdown file anew."""
+    text = file.read_text(encoding="utf-8")  # not as an input: it is written again
+    rules = read_yaml(name).get("rules") or {}
+    return write_whole(file, reproduction_report.filled(text, tables, rules).encode())

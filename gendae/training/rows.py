@@ -1,0 +1,249 @@
+"""Tables of configurations, whose results are compared with those that were published.
+
+A file of tables is YAML: tables by name, each with rows by name. A row is a configuration of
+`gendae fit`, with options, that is trained once for each seed, and what is measured then.
+
+    tables:
+      digits:
+        title: Classifiers of the digits
+        against: digits-bp              the row that the others are paired with, seed by seed
+        rows:
+          digits-bp:
+            says: back-propagation      in words
+            config: digits-dtp-tanh     a shipped configuration, or a file beside this one
+            rule: BackpropRule          in its place, with what it takes of the arguments
+            options: [--trainer.max_epochs, 15]
+            seeds: [0, 1, 2]
+            minutes: 0.4                of one seed, by which a budget is kept
+            quick: true                 outside of the tolerance it is red
+            samples: 500                of generative models
+            measures:
+              error: {published: 1.86, error: 0.1, source: Lee 2018, 3.3.1,
+                      measured: {0: 2.0, 1: 1.9, 2: 2.1}, tolerance: 1.5, record: ..}
+
+`measured` is the committed record, by seed; `record` says which file it stands in. A row with a
+`command` in the place of its configuration is shown from that record, and not run.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gendae import checks
+from gendae.errors import choice
+from gendae.storage.shipped import configuration_file
+from gendae.training.configurations import MOST_SEED
+from gendae.training.mistakes import read_yaml
+
+#: The tables that come with gendae.
+FIELD = "field"
+#: What can be measured: its unit, and how many digits are shown.
+MEASURES = {
+    "error": ("%", 2),
+    "ll": ("nats", 1),
+    "fid": ("", 2),
+    "recall": ("", 3),
+    "bound": ("nats", 1),
+    "cosine": ("", 3),
+}
+#: What stands for all rows, and for the quick ones, where rows are named.
+EVERY = "all"
+QUICK = "quick"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of a row, and what is known of it.
+
+    Args:
+        published: the number that was published; None if there is none.
+        error: its standard error, if it was published.
+        source: where.
+        measured: the committed record, by seed.
+        tolerance: how far the mean over seeds may be from that of the record, in a quick row.
+        record: where the record stands: a file, and the place in it.
+    """
+
+    published: float | None = None
+    error: float | None = None
+    source: str = ""
+    measured: dict[int, float] = field(default_factory=dict)
+    tolerance: float | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configuration whose results are compared; see the head of this file."""
+
+    name: str
+    says: str
+    measures: dict[str, Measure]
+    config: str = ""
+    command: str = ""
+    rule: str = ""
+    options: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    minutes: float = 1.0
+    quick: bool = False
+    samples: int = 10_000
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that are shown together; the others are paired with the row `against`."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    against: str = ""
+
+
+def read_tables(path: str = FIELD) -> dict[str, Table]:
+    """The tables of a file, by name, and each of their rows is usable.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: in one line, for what no table or row has, names twice, and numbers out of
+            range.
+
+    Example:
+        >>> tables = read_tables()
+        >>> sum(row.quick for table in tables.values() for row in table.rows) >= 8
+        True
+    """
+    content = read_yaml(path)
+    entries = content.get("tables") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not entries:
+        raise ValueError(f"{path} holds no tables; `tables:` with tables by name is needed")
+
+    folder = Path(configuration_file(path)).parent
+    tables = {str(name): _table(str(name), entry, folder) for name, entry in entries.items()}
+
+    names = [*tables, *(row.name for table in tables.values() for row in table.rows)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: {twice[0]!r} is there twice; rows and tables need own names")
+    return tables
+
+
+def chosen(tables: dict[str, Table], name: str) -> list[Row]:
+    """The rows that a name stands for: `all`, `quick`, a table's, or one.
+
+    Raises:
+        ValueError: for a name of none.
+    """
+    rows = {row.name: row for table in tables.values() for row in table.rows}
+    if name == EVERY:
+        return list(rows.values())
+    if name == QUICK:
+        return [row for row in rows.values() if row.quick]
+    if name in tables:
+        return list(tables[name].rows)
+    if name in rows:
+        return [rows[name]]
+
+    known = choice(name, [EVERY, QUICK, *tables, *rows])
+    raise ValueError(f"no table or row {name!r}; {known}")
+
+
+def _table(name: str, entry: object, folder: Path) -> Table:
+    """A table of a file."""
+    where = f"table {name}"
+    given = _entries(where, entry, ("title", "rows", "against"))
+    rows = given.get("rows")
+    if not isinstance(rows, dict) or not rows:
+        raise ValueError(f"{where} has no rows; rows by name are needed")
+
+    against = given.get("against", "")
+    if against and against not in rows:
+        raise ValueError(f"{where}: against={against!r} is none of its rows")
+
+    made = tuple(_row(str(key), value, folder) for key, value in rows.items())
+    return Table(name, str(given.get("title", name)), made, against)
+
+
+def _row(name: str, entry: object, folder: Path) -> Row:
+    """A row of a file."""
+    where = f"row {name}"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,59}", name, re.ASCII):
+        raise ValueError(f"{where}: a name has letters, digits, '-', '_' and '.', 60 at most")
+
+    fields = [f.name for f in dataclasses.fields(Row) if f.name != "name"]
+    given = _entries(where, entry, fields)
+    measures = given.get("measures")
+    if not isinstance(measures, dict) or not measures:
+        raise ValueError(f"{where} has no measures; accepted: {', '.join(MEASURES)}")
+    if bool(given.get("config")) == bool(given.get("command")):
+        raise ValueError(f"{where}: either a config, or the command of its record, is needed")
+
+    given["measures"] = {key: _measure(f"{where}: {key}", key, measures[key]) for key in measures}
+    given["options"] = tuple(str(word) for word in given.get("options", ()))
+    given["seeds"] = _seeds(where, given.get("seeds", Row.seeds))
+    if given.get("config"):
+        given["config"] = _config(where, str(given["config"]), folder)
+
+    row = Row(**{"name": name, "says": name, **given})
+    _check(where, row)
+    return row
+
+
+def _check(where: str, row: Row) -> None:
+    """Raise a ValueError for numbers out of range, and a quick row without its numbers."""
+    checks.at_least(f"{where}: minutes", row.minutes, 0.0, strict=True)
+    checks.whole(f"{where}: samples", row.samples, 1)
+    for name, measure in row.measures.items():
+        known = measure.tolerance is not None and measure.measured
+        if row.quick and not known:
+            raise ValueError(f"{where}: {name}: a quick row needs `measured` and a `tolerance`")
+
+
+def _config(where: str, name: str, folder: Path) -> str:
+    """The file of a row's configuration: beside the tables, or shipped."""
+    beside = folder / name
+    file = str(beside) if beside.is_file() else configuration_file(name)
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"{where}: no configuration {name!r}, beside the tables or shipped"
+        )
+    return file
+
+
+def _seeds(where: str, seeds: object) -> tuple[int, ...]:
+    if not isinstance(seeds, list | tuple) or not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{where}: seeds={seeds!r}; a list of different numbers is needed")
+    return tuple(checks.whole(f"{where}: seeds", seed, 0, MOST_SEED) for seed in seeds)
+
+
+def _measure(where: str, name: str, entry: object) -> Measure:
+    """A measure of a row."""
+    if name not in MEASURES:
+        raise ValueError(f"{where}: no such measure; {choice(name, MEASURES)}")
+
+    given = _entries(where, entry or {}, [f.name for f in dataclasses.fields(Measure)])
+    for key in ("published", "error", "tolerance"):
+        if given.get(key) is not None:
+            checks.real(f"{where}: {key}", given[key])
+
+    measured = given.get("measured", {})
+    if not isinstance(measured, dict):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{where}: measured={measured!r}; values by seed are needed"
+        )
+    for seed, value in measured.items():
+        checks.whole(f"{where}: seed", seed, 0, MOST_SEED)
+        checks.real(f"{where}: measured", value)
+    return Measure(**given)
+
+
+def _entries(where: str, entry: object, accepted: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The entries of a mapping, all of which are accepted."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is no mapping; accepted: {', '.join(accepted)}")  # noqa: TRY004
+
+    for key in entry:
+        if key not in accepted:
+            raise ValueError(f"{where}: no entry {key!r}; {choice(str(key), accepted)}")
+    return dict(entry)

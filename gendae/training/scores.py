@@ -1,0 +1,170 @@
+"""A run of a row, trained and measured by a process: its memory and its end are its own.
+
+    python -m gendae.training.scores JOB.json
+
+A job holds the words of `gendae fit`, the folder of its run folders, how many samples, the names
+of measures, and the file that the result is written to.
+
+| measure | what it is | of |
+|---|---|---|
+| error | errors of test examples, in percent, as `gendae test` takes them | best.ckpt |
+| ll | Parzen log-likelihood of test images, nats | last.ckpt |
+| fid, recall | of samples, see `metrics.quality` | last.ckpt |
+| bound | importance-weighted bound on log p(x), nats | last.ckpt |
+| cosine | of updates with back-propagation's, mean of layers, logged last | metrics.csv |
+"""
+
+import csv
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+import gendae
+from gendae.data.base import SPLITS, Data
+from gendae.errors import reason
+from gendae.metrics.report import evaluation
+from gendae.rules.ledger import TrainingDiverged
+from gendae.storage import model_file
+from gendae.storage.atomic import write_json
+from gendae.training import fit
+from gendae.training.alone import forget_unreadable
+from gendae.training.configurations import QUIET, build, read_config
+
+#: Libraries whose versions numbers depend on.
+LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "scikit-learn")
+#: Measures of samples, by their names in `metrics.report.evaluation`.
+OF_SAMPLES = {"ll": "parzen_ll", "fid": "fid", "recall": "recall", "bound": "iw_bound"}
+
+
+class Kept(Callback):
+    """Keeps what a test logs."""
+
+    def __init__(self) -> None:
+        self.logged: dict[str, float] = {}
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def measured(run: Path, config: Path, samples: int, names: list[str]) -> dict[str, Any]:
+    """Measures of a run, and what they were taken on.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        samples: of the model, for the measures of samples.
+        names: of measures.
+
+    Raises:
+        ValueError: for a measure that this run does not have.
+    """
+    last = run / "checkpoints/last.ckpt"
+    stack = model_file.load(last)
+    _, data = build(read_config(config), [])
+
+    values: dict[str, float | None] = {}
+    if "error" in names:
+        values["error"] = test_error(run, config)
+    if "cosine" in names:
+        values["cosine"] = cosine(run / "metrics.csv")
+    if set(names) & set(OF_SAMPLES):
+        result = evaluation(stack, data, samples)
+        values |= {name: result[OF_SAMPLES[name]] for name in names if name in OF_SAMPLES}
+
+    lacking = [name for name in names if values.get(name) is None]
+    if lacking:
+        raise ValueError(f"{run}: no {lacking[0]} of a {stack.facts.get('rule')}'s model")
+
+    facts = {key: stack.facts.get(key) for key in ("rule", "seed", "epochs", "updates", "seconds")}
+    return {
+        "measures": values,
+        "facts": facts,
+        "sha256": {"data": data_digest(data), "model": model_file.digest(stack.state_dict())},
+        "versions": versions(),
+    }
+
+
+def test_error(run: Path, config: Path) -> float | None:
+    """Errors of test examples by the best epoch, in percent; None of rules without labels."""
+    kept = Kept()
+    best = run / "checkpoints/best.ckpt"
+    fit.main(["test", "--config", str(config), "--ckpt_path", str(best), *QUIET], [kept])
+
+    error = kept.logged.get("test/error")
+    return None if error is None else 100.0 * error
+
+
+def cosine(log: Path) -> float | None:
+    """The mean over layers of the cosines that were logged last; None if none was."""
+    last: dict[str, float] = {}
+    with log.open(encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            cosines = {k: v for k, v in row.items() if k.startswith("credit/cosine") and v}
+            last |= {name: float(value) for name, value in cosines.items()}
+
+    return sum(last.values()) / len(last) if last else None
+
+
+def data_digest(data: Data) -> str:
+    """SHA-256 over the arrays of all splits."""
+    tensors: dict[str, Tensor] = {}
+    for name in SPLITS:
+        parts = data.split(name)._asdict()
+        tensors |= {f"{name}.{k}": v for k, v in parts.items() if isinstance(v, Tensor)}
+
+    return model_file.digest(tensors)
+
+
+def versions() -> dict[str, str]:
+    """Versions of gendae, Python and the libraries that numbers depend on."""
+    own = {"gendae": gendae.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            own[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return own
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Run folders below a root that can be gone on with, in their order."""
+    return sorted(path.parents[1] for path in root.glob("*/checkpoints/last.ckpt"))
+
+
+def carried_out(job: dict[str, Any]) -> dict[str, Any]:
+    """Train and measure; a training that had ended already is measured alone.
+
+    Raises:
+        FileNotFoundError: if the training left no last.ckpt.
+    """
+    fit.main(job["words"])
+    folders = run_folders(Path(job["root"]))
+    if not folders:
+        raise FileNotFoundError(f"{job['root']}: the training left no last.ckpt")
+
+    config = folders[-1] / "config.yaml"
+    return measured(folders[-1], config, job["samples"], job["measures"])
+
+
+def main(file: str) -> int:
+    """Carry out a job and write the result; what went wrong is the last line on stderr."""
+    forget_unreadable()
+    job = json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        content = carried_out(job)
+    except (TrainingDiverged, ValueError, OSError, MemoryError) as error:
+        print(f"gendae: error: {reason(error)}", file=sys.stderr)
+        return 1 if isinstance(error, TrainingDiverged) else 2
+
+    write_json(Path(job["out"]), content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

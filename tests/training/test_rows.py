@@ -1,0 +1,137 @@
+"""Tables of results: what a file may say, and that the committed record is what `docs/` says."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gendae.commands import reproduction_report
+from gendae.training.mistakes import read_yaml
+from gendae.training.reproduction import config_of
+from gendae.training.rows import chosen, read_tables
+
+ROOT = Path(__file__).parents[2]
+TABLES = read_tables()
+ROWS = {row.name: row for table in TABLES.values() for row in table.rows}
+
+ROW = {"config": "digits-dtp-tanh", "measures": {"error": {"published": 1.9}}}
+
+
+def tables(**row):
+    return {"tables": {"t": {"rows": {"a": {**ROW, **row}}}}}
+
+
+def quick(**measure):
+    return tables(quick=True, measures={"error": measure})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1], "holds no tables"),
+        ({"tables": {"t": {}}}, "table t has no rows"),
+        ({"tables": {"t": {"rows": {"a": ROW}, "agains": "a"}}}, "did you mean against?"),
+        ({"tables": {"t": {"rows": {"a": ROW}, "against": "b"}}}, "against='b' is none"),
+        ({"tables": {"t": {"rows": {"t": ROW}}}}, "'t' is there twice"),
+        ({"tables": {"t": {"rows": {"../a": ROW}}}}, "row ../a: a name has letters"),
+        ({"tables": {"t": {"rows": {"a": None}}}}, "row a is no mapping"),
+        (tables(sedes=[0]), "no entry 'sedes'; accepted"),
+        (tables(seeds=[0, 0]), "seeds=[0, 0]"),
+        (tables(seeds=[-1]), "seeds=-1"),
+        (tables(minutes=0), "minutes=0"),
+        (tables(samples=0), "samples=0"),
+        (tables(measures={}), "row a has no measures"),
+        (tables(measures={"eror": {}}), "did you mean error?"),
+        (tables(measures={"error": {"published": "few"}}), "published='few'"),
+        (tables(measures={"error": {"measured": [1.0]}}), "values by seed"),
+        (tables(measures={"error": {"measured": {0: None}}}), "measured=None"),
+        (tables(command="x"), "either a config, or the command"),
+        (tables(config="nowhere"), "no configuration 'nowhere'"),
+        (quick(tolerance=1.0), "a quick row needs"),
+        (quick(measured={0: 1.0}), "a quick row needs"),
+    ],
+)
+def test_a_file_of_tables_is_refused_in_one_line(tmp_path, content, words):
+    file = tmp_path / "tables.yaml"
+    file.write_text(yaml.safe_dump(content))
+
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)) as refusal:
+        read_tables(str(file))
+    assert "\n" not in str(refusal.value)
+
+
+def committed(record):
+    """The values by seed at the place that a record names."""
+    text = (ROOT / record["file"]).read_text()
+    entries = json.loads(text) if text[0] in "[{" and not record["file"].endswith("l") else None
+    if entries is None:
+        entries = [json.loads(line) for line in text.splitlines()]
+    for key in record.get("at", ()):
+        entries = entries[key]
+
+    values = {}
+    for entry in entries:
+        if all(entry.get(key) == value for key, value in record.get("where", {}).items()):
+            value = entry
+            for key in record["value"].split("."):
+                value = value[key]
+            values[entry["seed"]] = record.get("times", 1) * value
+    return values
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS])
+def test_the_record_of_a_row_is_what_its_file_says(name):
+    """What was measured is read again where it was written, or found in the text of docs/.
+
+    Hand-written tables of results.md have the numbers of their rows.
+    """
+    row = ROWS[name]
+    if row in (*TABLES["classifiers"].rows, *TABLES["stochastic"].rows):
+        values = row.measures["error"].measured.values()
+        mean, deviation = statistics.fmean(values), statistics.stdev(values)
+        said = rf"{mean:.2f} (±|\+-) {deviation:.2f} %"
+        assert re.search(said, (ROOT / "docs/results.md").read_text())
+
+    for key, measure in row.measures.items():
+        if not measure.measured:
+            continue
+        if "text" in measure.record:
+            text = (ROOT / measure.record["text"]).read_text()
+            mean = statistics.fmean(measure.measured.values())
+            assert f"{mean:.2f}" in text, (name, mean)
+            assert all(f"{value:.2f}" in text for value in measure.measured.values())
+            continue
+
+        values = committed(measure.record)
+        assert values.keys() == measure.measured.keys()
+        for seed, value in measure.measured.items():
+            assert value == pytest.approx(values[seed], abs=6e-3 if key == "ll" else 6e-5)
+
+
+def test_enough_rows_are_quick_and_every_configuration_is_there():
+    assert sum(row.quick for row in ROWS.values()) >= 8
+    assert all(row.minutes <= 2.0 for row in ROWS.values() if row.quick)
+    for row in ROWS.values():
+        if row.config:
+            assert config_of(row)["model"]["class_path"].startswith("gendae.")
+
+    assert chosen(TABLES, "all") == list(ROWS.values())
+    assert {row.name for row in chosen(TABLES, "quick")} == {n for n, r in ROWS.items() if r.quick}
+    assert chosen(TABLES, "classifiers") == list(TABLES["classifiers"].rows)
+    assert chosen(TABLES, "mnist-dtp-tanh") == [ROWS["mnist-dtp-tanh"]]
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/results.md", "docs/how-to/reproduce.md"])
+def test_the_blocks_of_the_documentation_are_what_the_command_makes(file):
+    text = (ROOT / file).read_text()
+    rules = read_yaml("field")["rules"]
+
+    assert "<!-- reproduce: " in text
+    assert reproduction_report.filled(text, TABLES, rules) == text
+    with pytest.raises(ValueError, match="nothing: no such table|nothing -->"):
+        reproduction_report.filled(
+            "<!-- reproduce: nothing -->\n<!-- /reproduce -->", TABLES, rules
+        )
