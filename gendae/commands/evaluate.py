@@ -8,7 +8,16 @@ from gendae.commands.common import Table, load_generative
 from gendae.commands.data import data_of
 from gendae.commands.progress import bar_of_steps
 from gendae.commands.sections import adjusted
-from gendae.metrics.report import CEILING, NEIGHBOURS, evaluation, steps
+from gendae.data.binarised import Binarised
+from gendae.metrics.latents import HIDDEN
+from gendae.metrics.report import (
+    CEILING,
+    NEIGHBOURS,
+    Annealing,
+    annealed_rows,
+    evaluation,
+    steps,
+)
 from gendae.sampling.samplers import Sampler, sampler_named
 from gendae.storage.atomic import write_json
 
@@ -55,6 +64,11 @@ def evaluate(
     sigma_x: float | None = None,
     sampler: str | None = None,
     color: str | None = None,
+    annealed: int = 0,
+    chains: int = 16,
+    temperatures: int = 2000,
+    hidden: str = "drawn",
+    bits: int | None = None,
     **options: str,
 ) -> Table:
     """Parzen score, sample quality and a bound on log p(x), beside real images.
@@ -69,10 +83,18 @@ def evaluate(
         seed: the same seed gives the same result.
         json: FILE.json that the result is written to as well.
         device: cpu, cuda, cuda:0, mps.
-        sigma_x: standard deviation of p(x | h) in the bound; by default the model's own law.
+        sigma_x: standard deviation of p(x | h) in the bound and in annealing; by default the
+            model's own law.
         sampler: of the model's samples: generate, ancestral, chain, joint or level; by default
             the model's own.
         color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
+        annealed: of how many test images log p(x) is estimated by annealed importance sampling,
+            and on how many images of the model its gap; none by default, since it takes long.
+        chains: of each of these images.
+        temperatures: from p(h) to p(h | x).
+        hidden: drawn: all levels are latent; means: h_L alone, decoded by means, in annealing.
+        bits: the seed of bits that are drawn once from the images for annealing; by default the
+            images as they are.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20, which
             --sampler.help lists.
     """
@@ -80,15 +102,34 @@ def evaluate(
     if sigma_x is not None:
         checks.at_least("--sigma-x", sigma_x, 0.0, strict=True)
 
+    annealing = _annealing(annealed, chains, temperatures, hidden, bits)
     stack = load_generative(model, device)
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
     images = data_of(stack, data, root, color)
-    with bar_of_steps(steps(stack)) as begin:
+    tested = images if bits is None else Binarised(images, bits)
+    x = tested.split("test").x[:annealed]
+    with bar_of_steps(steps(stack) + annealing.steps) as begin:
         result = evaluation(stack, images, n, seed, sigma_x, chosen, begin)
+        if annealed:
+            result |= annealed_rows(stack, x, annealing, sigma_x, seed, begin)
 
     if json:
         write_json(Path(json), result)
     return [*evaluation_table(result), *remarks(result)]
+
+
+def _annealing(
+    images: int, chains: int, temperatures: int, hidden: str, bits: int | None
+) -> Annealing:
+    """What --annealed and the options beside it ask for, checked before anything is computed."""
+    checks.whole("--annealed", images, 0)
+    checks.whole("--chains", chains, 1)
+    checks.whole("--temperatures", temperatures, 1, checks.REPEATS)
+    checks.one_of("--hidden", hidden, HIDDEN)
+    if bits is not None:
+        checks.whole("--bits", bits, 0)
+
+    return Annealing(images, chains, temperatures, hidden, bits)
 
 
 def evaluation_table(result: dict[str, Any]) -> list[str]:
@@ -101,6 +142,7 @@ def evaluation_table(result: dict[str, Any]) -> list[str]:
         *_ceiling_line(result),
         _density_line(result),
         _bound_line(result),
+        *_annealed_line(result),
     ]
 
     trace = result["log_joint"]
@@ -160,6 +202,8 @@ def explained() -> list[str]:
         "  the prior remembers.",
         "log p(x) >= ..: a bound on the density of test images under the model itself; it may be",
         "  far below 0 where training does not fit the width of p(x | h), as here it does not.",
+        "annealed log p(x): an estimate from below that no encoder can spoil; the gap says what it may",
+        "  miss, on images of the model itself.",
         "log p(x, h) ..: what inference climbs, without the prior's term: it should go up.",
         "squared reconstruction error: through more layers it grows; the last is through all.",
         "PSNR, SSIM: how near reconstructions come to their images; higher is better, SSIM 1 is",
@@ -224,6 +268,29 @@ def _bound_line(result: dict[str, Any]) -> str:
         f"{result['iw_bound_images']} test images, {result['iw_bound_samples']} importance "
         f"samples, {result['iw_bound_law']}"
     )
+
+
+def _annealed_line(result: dict[str, Any]) -> list[str]:
+    """The annealed estimate and its gap in words, or why there is none; nothing if not asked."""
+    if "annealed" not in result:
+        return []
+    if result["annealed"] is None:
+        return [f"no annealed log p(x): {result['annealed_missing']}"]
+
+    images = f"{result['annealed_images']} test images"
+    if result["annealed_bits"] is not None:
+        images += f" as bits of seed {result['annealed_bits']}"
+    chains = f"{result['annealed_chains']} chains ({result['annealed_effective']:.1f} effective)"
+    own = (
+        f"annealed log p(x) {result['annealed']:.2f} +- {result['annealed_se']:.2f} nats, from "
+        f"below: {images}, {chains}, {result['annealed_temperatures']} temperatures, "
+        f"{result['annealed_seconds']:.0f} s, {result['annealed_law']}"
+    )
+    gap = (
+        "its gap to the estimate from above, on images of the model: "
+        f"{result['annealed_gap']:.2f} +- {result['annealed_gap_se']:.2f} nats"
+    )
+    return [own, gap]
 
 
 def _fidelity_line(result: dict[str, Any]) -> list[str]:

@@ -1,12 +1,13 @@
 """A model's scores beside those of its decoder's best, real images and k-means centroids."""
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Generator, Tensor, nn
 
 from gendae.data.base import Data
-from gendae.metrics import bounds, fidelity, parzen, quality, traces
+from gendae.metrics import annealed, bounds, fidelity, parzen, quality, traces
 from gendae.metrics.codes import (
     Codes,
     codes_of,
@@ -301,3 +302,95 @@ def bound(stack: Stack, x: Tensor, sigma_x: float | None = None, seed: int = 0) 
         "iw_bound_samples": BOUND_SAMPLES,
         "iw_bound_law": law,
     }
+
+
+#: Parts in which what annealing has done is told, for the test images and for the model's own.
+TOLD = 20
+
+
+class Annealing(NamedTuple):
+    """How much annealed importance sampling an evaluation does.
+
+    Attributes:
+        images: of the test set, and drawn from the model; none where it is 0.
+        chains, temperatures, hidden: see `gendae.annealed_log_prob`.
+        bits: the seed of test images that are bits, see `gendae.Binarised`; None of others.
+    """
+
+    images: int = 0
+    chains: int = 16
+    temperatures: int = 2000
+    hidden: str = "drawn"
+    bits: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps are told."""
+        return 2 * TOLD if self.images else 0
+
+
+def annealed_rows(
+    stack: Stack,
+    x: Tensor,
+    annealing: Annealing,
+    sigma_x: float | None = None,
+    seed: int = 0,
+    begin: Callable[[str], None] = quality.untold,
+) -> dict[str, Any]:
+    """log p(x) of test images x by annealed importance sampling, or why there is none.
+
+    Beside it stands the gap between both of its sides on as many images that the model draws.
+    """
+    options: dict[str, Any] = {
+        "sigma_x": sigma_x,
+        "hidden": annealing.hidden,
+        "generator": Generator().manual_seed(seed),
+    }
+    counts = (annealing.chains, annealing.temperatures)
+
+    started = time.perf_counter()
+    try:
+        own = annealed.annealed_log_prob(
+            stack, x, *counts, **options, told=in_parts("annealed log p(x)", begin)
+        )
+        both = annealed.annealed_gap(
+            stack, len(x), *counts, **options, told=in_parts("its gap on model data", begin)
+        )
+    except bounds.NoDensityError as error:
+        return {"annealed": None, "annealed_missing": str(error)}
+
+    return {
+        "annealed": own.mean,
+        "annealed_se": own.se,
+        "annealed_images": len(x),
+        "annealed_chains": annealing.chains,
+        "annealed_temperatures": annealing.temperatures,
+        "annealed_law": own.law,
+        "annealed_bits": annealing.bits,
+        "annealed_acceptance": own.acceptance,
+        "annealed_effective": own.effective,
+        "annealed_gap": both.mean,
+        "annealed_gap_se": both.se,
+        "annealed_seconds": time.perf_counter() - started,
+    }
+
+
+def in_parts(name: str, begin: Callable[[str], None]) -> Callable[[float], None]:
+    """A function that takes the share done, and begins each twentieth of it by this name.
+
+    Example:
+        >>> told = in_parts("work", print)
+        >>> told(0.01), told(0.02), told(0.06)
+        work: 0 %
+        work: 5 %
+        (None, None, None)
+    """
+    begun = 0
+
+    def told(share: float) -> None:
+        nonlocal begun
+        while begun < TOLD and share * TOLD > begun:
+            begin(f"{name}: {100 * begun // TOLD} %")
+            begun += 1
+
+    return told

@@ -1,5 +1,7 @@
 """Images as bits that are drawn once."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from gendae.registry import build
 from gendae.storage.model_file import digest
 
 #: Of the bits of MNIST, as bytes 0 and 1, that seed 0 draws.
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "likelihoods.md"
 SHA_256 = "d265a87eb30751b7a4619ded1951704375270056e50c703e792b4f9edf5faf40"
 
 
@@ -45,6 +48,7 @@ def test_the_bits_of_mnist_are_known(mnist):
     data = Binarised(mnist)
     bits = {name: data.split(name).x.to(torch.uint8) for name in SPLITS}
     assert digest(bits) == SHA_256
+    assert SHA_256 in PAGE.read_text(encoding="utf-8")
     assert data.identity == mnist.identity
     assert isinstance(Binarised().source, MNIST)
 

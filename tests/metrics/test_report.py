@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from gendae import annealed_log_prob, load
 from gendae.commands import evaluate
 from gendae.commands.progress import bar_of_steps
-from gendae.data.images import Images
+from gendae.data.binarised import Binarised
+from gendae.data.images import Digits, Images
 from gendae.data.toys import Toys2D
 from gendae.laws import Discrete
 from gendae.metrics import quality, report
@@ -18,6 +20,7 @@ from gendae.metrics.codes import codes_of, log_prob_of_codes
 from gendae.metrics.fidelity import psnr, ssim
 from gendae.priors.autoencoder import AutoencoderPrior
 from gendae.priors.parzen import ParzenPrior
+from gendae.sampling.samplers import seeded
 from gendae.storage import atomic
 from tests.commands.test_cli import gendae
 from tests.conftest import small_stack
@@ -228,3 +231,39 @@ def test_points_have_no_psnr():
     assert measured["reconstruction_fidelity"] is None
     assert len(measured["reconstruction"]) == 2
     assert evaluate._fidelity_line(measured) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ("--sigma-x 0.3 --hidden means --bits 0", 0, "2 test images as bits of seed 0, 3 chains"),
+        ("--hidden mean", 2, "--hidden='mean' is unknown"),
+        ("--chains 0", 2, "--chains=0"),
+        ("--bits -1", 2, "--bits=-1"),
+    ],
+)
+def test_annealing_on_the_command_line(options, code, words, tmp_path, capsys):
+    """The JSON holds what `annealed_log_prob` gives, and the progress that is told ends."""
+    chosen = options.split()
+    counts = ["--annealed", 2, "--chains", 3, "--temperatures", 4]
+    arguments = ["digits-variational-em", "--n", 5, "--json", tmp_path / "e.json"]
+    assert gendae("evaluate", *arguments, *counts, *chosen) == code
+    printed = capsys.readouterr()
+    assert words in {0: printed.out, 2: printed.err}[code]
+
+    if code == 0:
+        result = json.loads((tmp_path / "e.json").read_text())
+        stack = load("digits-variational-em")
+        x = Binarised(Digits()).split("test").x[:2]
+        measure = {"hidden": "means", "sigma_x": 0.3, "generator": seeded(0)}
+        own = annealed_log_prob(stack, x, 3, 4, **measure)
+        assert "0.3^2 I), integrated over h_2, h_1 = g_2(h_2)" in printed.out
+        assert result["annealed"] == pytest.approx(own.mean)
+        assert result["annealed_images"] == 2
+        assert result["annealed_gap"] > 0.0
+
+    begun = []
+    told = report.in_parts("work", begun.append)
+    for share in (0.0, 0.01, 0.04, 0.5, 1.0):
+        told(share)
+    assert len(begun) == report.TOLD
