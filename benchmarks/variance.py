@@ -13,7 +13,8 @@ the exact gradient; what draws nothing has none.
 Rules of real networks (tanh) are held against the gradient of the network without noise. Drawn
 bits have an exact gradient, too, of the mean loss: it is sampled by turning every unit over.
 Cosines with it are divided by the root of its reliability, 2 r / (1 + r), r being the cosine of
-two halves of its draws ("bits: halves of the reference"). A network that the file has is not measured again.
+two halves of its draws ("bits: halves of the reference"). A network that the file has is not
+measured again.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     z~ = z + s n (1 - v)        D_l(z~; s, v) estimates E[z | z~], where v tells what is given
 
-v is 1 where an element is given, and z there is the image's own; D_l sees v and v z beside z~: what
-is given is seen without the noise that lies between. At the highest level z~ says nothing of what is missing, and D_L is E[z | z^v] at once; on the way down
-through the bands a draw of P(z | z^v) takes shape. A descent under a clamp asks an unconditional
-denoiser for what it has not learned, and has to mix; this one does not. With v = 0 everywhere it
-is the band of `gendae.models.blocks`.
+v is 1 where an element is given, and z there is the image's own; D_l sees v and v z beside z~, so
+that what is given is told apart from noise. At the highest level z~ says nothing of what is
+missing, and D_L is E[z | z^v] at once; on the way down through the bands a draw of P(z | z^v)
+takes shape. A descent under a clamp asks an unconditional denoiser for what it has not learned,
+and has to mix; this one does not. With v = 0 everywhere it is the band of `gendae.models.blocks`.
 
 An image is taken in the units of what is given of it, by channel c:
 

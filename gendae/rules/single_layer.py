@@ -311,8 +311,8 @@ class DeltaRule(SupervisedRule):
         super().__init__(stack, input_corruption, samples, rates, log_every)
         if type(self.stack.output) is not Affine:
             self.refuse(
-                f"its output is {type(self.stack.output).__name__}, and the rule is stated for one "
-                "affine layer"
+                f"its output is {type(self.stack.output).__name__}, and the rule is stated for "
+                "one affine layer"
             )
 
         values = self.stack.predicts == "values"
