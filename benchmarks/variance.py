@@ -13,7 +13,8 @@ the exact gradient; what draws nothing has none.
 Rules of real networks (tanh) are held against the gradient of the network without noise. Drawn
 bits have an exact gradient, too, of the mean loss: it is sampled by turning every unit over.
 Cosines with it are divided by the root of its reliability, 2 r / (1 + r), r being the cosine of
-two halves of its draws ("bits: halves of the reference"). A network that the file has is not measured again.
+two halves of its draws ("bits: halves of the reference"). A network that the file has is not
+measured again.
 """
 
 import argparse
@@ -280,6 +281,8 @@ def figure(rows, path):
         for number, name in enumerate(names):
             points = curve(rows, axis, moment, name, 100, measure)
             style = "--" if name.startswith("bits") else "-"
+            if points and min(y for _, y in points) <= 0:
+                style = ""  # it is noise around 0
             if points:
                 ax.plot(*zip(*points, strict=True), style, marker="o", ms=4, c=f"C{number}")
         if measure == "cosine":

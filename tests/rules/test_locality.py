@@ -209,7 +209,8 @@ LOCAL = [
 def test_no_gradient_crosses_a_layer(make, batch):
     """A loss has gradients for all parameters of its own map, and for no other.
 
-    Those of learned feedback, of baselines and of an output's inverse have them for nothing in the stack.
+    Those of learned feedback, of baselines and of an output's inverse have them for nothing in
+    the stack.
     """
     rule = make()
     maps = maps_of(rule)
