@@ -281,8 +281,10 @@ def figure(rows, path):
         for number, name in enumerate(names):
             points = curve(rows, axis, moment, name, 100, measure)
             style = "--" if name.startswith("bits") else "-"
+            if points and min(y for _, y in points) <= 0:
+                style = "none"  # it is noise around 0
             if points:
-                ax.plot(*zip(*points, strict=True), style, marker="o", ms=4, c=f"C{number}")
+                ax.plot(*zip(*points, strict=True), ls=style, marker="o", ms=4, c=f"C{number}")
         if measure == "cosine":
             low, high = (20, 2000) if axis == "width" else (1, 8)
             ends = (10, 1000) if axis == "width" else (1, 8)
