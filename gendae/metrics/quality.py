@@ -227,8 +227,8 @@ def sample_quality(
 
     Returns:
         n, fid, kid, precision, recall, density, coverage, copying (C_T on features),
-        copying_pixels (C_T on pixels), authentic (`authenticity` of the first 1,000), classes (share of each class) and confidence (mean largest
-        class probability).
+        copying_pixels (C_T on pixels), authentic (`authenticity` of the first 1,000), classes
+        (share of each class) and confidence (mean largest class probability).
 
     Example:
         >>> x = torch.rand(300, 4, generator=torch.Generator().manual_seed(0))
