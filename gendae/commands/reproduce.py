@@ -10,7 +10,7 @@ import gendae
 from gendae import checks
 from gendae.commands import reproduction_report
 from gendae.commands.common import aligned
-from gendae.commands.reproduction_report import Line, lines_of
+from gendae.commands.reproduction_report import cells, lines_of
 from gendae.errors import printable, reason, shortened
 from gendae.storage import inputs
 from gendae.storage.atomic import write_whole
@@ -200,8 +200,7 @@ def _reported(work: Work, tables: list[Table]) -> list[str]:
 
     written = reproduction_report.write(work.folder, tables, lines, head)
     header = reproduction_report.HEADER
-    rows = [[line.row.name, *_short(line)] for line in lines]
-    said = aligned([[header[0], *header[1:2], *header[3:5], header[6]], *rows])
+    said = aligned([_short(header), *(_short(cells(line)) for line in lines)])
     said += [head, *(f"written: {path}" for path in written)]
     if not red:
         return said
@@ -211,10 +210,10 @@ def _reported(work: Work, tables: list[Table]) -> list[str]:
     raise NotReproduced(f"not what the record says: {', '.join(red)}; see {written[1]}")
 
 
-def _short(line: Line) -> list[str]:
-    """A line for a terminal: measure, record, here, state."""
-    _, name, _, known, here, _, state = reproduction_report.cells(line)
-    return [name, known, here, shortened(state, 70)]
+def _short(row: list[str]) -> list[str]:
+    """A row for a terminal: name, measure, record, here, state."""
+    name, _, measure, _, known, here, _, state = row
+    return [name, measure, known, here, shortened(state, 70)]
 
 
 def _fill(file: Path, tables: dict[str, Table], name: str) -> Path:

@@ -21,7 +21,16 @@ GREEN = "reproduced"
 RED = "NOT reproduced"
 COLOURS = {GREEN: "green", RED: "red", "differs from the record": "orange", "failed": "red"}
 #: Columns of a table.
-HEADER = ["row", "measure", "published", "committed record", "measured here", "off by", "state"]
+HEADER = [
+    "row",
+    "what",
+    "measure",
+    "published",
+    "committed record",
+    "measured here",
+    "off by",
+    "state",
+]
 PAIRED = ["rule", "against", "measure", "difference", "95 % of bootstraps", "p", "from"]
 RUNS = ["run", "measures", "s", "MiB", "J", "data, model (SHA-256)", "versions", "command"]
 
@@ -177,7 +186,8 @@ def cells(line: Line) -> list[str]:
     name = f"{line.name} [{unit}]" if unit else line.name
     known = shown(measure.measured.values(), digits)
     here = shown(line.here.values(), digits)
-    return [line.row.says, name, published, known, here, off_by(line), line.state]
+    row = line.row
+    return [row.name, row.says, name, published, known, here, off_by(line), line.state]
 
 
 def pairs_of(table: Table, lines: list[Line]) -> list[list[str]]:
@@ -344,15 +354,14 @@ def filled(text: str, tables: dict[str, Table], rules: dict[str, dict[str, str]]
 def committed_table(table: Table) -> str:
     """A table of the committed record, beside what was published."""
     lines = [Line(row, name, {}, "") for row in table.rows for name in row.measures]
-    own = [[f"`{line.row.name}`", *_without_here(cells(line))] for line in lines]
-    text = markdown([["name", *_without_here(HEADER)], *own])
+    text = markdown([_without_here(row) for row in (HEADER, *map(cells, lines))])
 
     pairs = [row[:-1] for row in pairs_of(table, lines)]
     return text + ("\n" + markdown([PAIRED[:-1], *pairs]) if pairs else "")
 
 
 def _without_here(row: list[str]) -> list[str]:
-    return [*row[:4], row[5]]
+    return [*row[:5], row[6]]
 
 
 def rules_table(rules: dict[str, dict[str, str]], tables: dict[str, Table]) -> str:
