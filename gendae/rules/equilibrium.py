@@ -76,6 +76,8 @@ class EquilibriumPropagationRule(ContrastiveHebbianRule):
         ['label_f_3', 'phase_f_1', 'phase_f_2']
     """
 
+    takes_values = True
+
     def __init__(
         self,
         stack: Classifier,

@@ -52,8 +52,11 @@ class TwoPhaseRule(SupervisedRule):
 
     Raises:
         ValueError: see `SupervisedRule`; for sweeps < 1, for gamma > 1 or so small that
-            gamma^(M-1) vanishes.
+            gamma^(M-1) vanishes; for a network of values, which a clamped softmax cannot be.
     """
+
+    #: Whether the phases know labels that are values.
+    takes_values = False
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class TwoPhaseRule(SupervisedRule):
         super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
         self.need_affine()
         self.need_continuous()
+        if self.stack.predicts == "values" and not self.takes_values:
+            self.refuse("it predicts values, and what clamps the phases is a class")
 
         self.gamma = checks.at_least("gamma", gamma, 0.0, strict=True)
         least = TINY ** (1.0 / self.stack.depth)

@@ -579,3 +579,11 @@ def test_what_is_refused(call, words):
         call()
 
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["GeneRecRule", "ContrastiveHebbianRule", "NudgedSTDPRule"])
+def test_phases_that_a_class_clamps_refuse_values(name):
+    classifier = network()
+    of_values = Classifier(*classifier.pairs, output=classifier.output, predicts="values")
+    with pytest.raises(ValueError, match="it predicts values, and what clamps the phases is a"):
+        getattr(gendae, name)(of_values)
