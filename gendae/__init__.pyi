@@ -159,6 +159,7 @@ from gendae.priors.descents import LangevinDescent as LangevinDescent
 from gendae.priors.factorial import FactorialPrior as FactorialPrior
 from gendae.priors.fitting import AveragedLearning as AveragedLearning
 from gendae.priors.flow import Flow as Flow
+from gendae.priors.gated_conv import GatedConv as GatedConv
 from gendae.priors.gaussian import GaussianPrior as GaussianPrior
 from gendae.priors.level_conv import LevelConv as LevelConv
 from gendae.priors.levels import Levels as Levels

@@ -115,6 +115,28 @@ def whole(name: str, value: int, bound: int, most: int = MOST) -> int:
     return int(value)
 
 
+def odd(name: str, value: int) -> int:
+    """An odd number of pixels, by which a convolution keeps the size, else a ValueError."""
+    side = whole(name, value, 1)
+    if side % 2 == 0:
+        raise ValueError(f"{name}={value}: an odd number is needed, which keeps the size")
+
+    return side
+
+
+def covers(name: str, value: int, sides: Iterable[int]) -> int:
+    """The side of squares that cover an image of these sides, else a ValueError."""
+    side = whole(name, value, 1)
+    height, width = sides
+    if height % side or width % side:
+        raise ValueError(
+            f"{name}={value}: squares of {value} x {value} pixels do not cover an image of "
+            f"{height} x {width}"
+        )
+
+    return side
+
+
 def several(name: str, values: Iterable[T]) -> list[T]:
     """`values` as a list, if there can be several, else a ValueError.
 

@@ -584,6 +584,7 @@ PARTS_OF_PRIORS = [
     gendae.LevelMLP(6, 1, 2),
     gendae.LevelConv((1, 2, 4), 3, 1, 1, 2),
     gendae.Filling((2, 4), 0.2, relative=True),
+    gendae.GatedConv((1, 2, 4), 3, 1, 1, 2),
     gendae.Condition(3, dropout=0.2),
     gendae.AveragedLearning(2, seconds=5.0),
     gendae.LogNormalLevels(0.1, 1.2),

@@ -173,6 +173,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Unpool": {"in_shape": [1, 2, 2]},
     "Layers": {"layers": [OUTPUT]},
     "LevelConv": {"shape": [1, 2, 2]},
+    "GatedConv": {"shape": [1, 2, 2]},
     "Heads": {"g": OUTPUT, "activations": ["linear", "sigmoid"], "widths": [1, 1]},
     "Images": {"path": "x.npy"},
     "InMemory": {"sha256": "0" * 64, "shape": [5, 2, 2]},

@@ -65,19 +65,10 @@ class LevelConv(nn.Module):
         self.shape = image_shape("shape", shape)
         self.channels = checks.whole("channels", channels, 1)
         self.layers = checks.whole("layers", layers, 1)
-        self.kernel = checks.whole("kernel", kernel, 1)
+        self.kernel = checks.odd("kernel", kernel)
         self.frequencies = checks.whole("frequencies", frequencies, 1)
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel={kernel}: an odd number is needed, which keeps the size")
-
         self.conditions = checks.one_of("conditions", conditions, CONDITIONS)
-        self.fold = checks.whole("fold", fold, 1)
-        _, height, columns = self.shape
-        if height % self.fold or columns % self.fold:
-            raise ValueError(
-                f"fold={fold}: squares of {fold} x {fold} pixels do not cover an image of "
-                f"{height} x {columns}"
-            )
+        self.fold = checks.covers("fold", fold, self.shape[1:])
 
     @property
     def in_shape(self) -> tuple[int, int, int]:

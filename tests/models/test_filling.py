@@ -155,6 +155,27 @@ def test_what_is_filled_in_follows_brightness_and_contrast(monkeypatch):
     torch.testing.assert_close(other, 0.25 * once + by_channel, atol=1e-10, rtol=0)
 
 
+def test_gated_convolutions_do_not_care_for_contrast():
+    network = gendae.GatedConv((3, 4, 4), channels=5, layers=2, fold=2)
+    network.prepare(48, 96)
+    network.double()
+    nn.init.normal_(network.leave.weight)
+    z, seen = torch.randn(2, 5, 48, generator=generator(), dtype=torch.float64)
+    given = (torch.rand(5, 48, generator=generator()) < 0.5).double()
+    level = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)
+
+    once = network(z, level, torch.cat([given, given * seen], 1))
+    more = network(7.0 * z, level, torch.cat([given, 7.0 * given * seen], 1))
+    torch.testing.assert_close(more, 7.0 * once, atol=1e-12, rtol=1e-12)
+    other = network(z, level + 0.5, torch.cat([given, given * seen], 1))
+    assert (other - once).abs().max() > 1e-3
+
+    band = FillingBand(Filling((3, 4, 4)), network=gendae.GatedConv((3, 4, 4), 5, 1))
+    x = torch.rand(3, 48)
+    band.loss(x, generator()).backward()
+    assert band.network.leave.weight.grad.abs().max() > 0
+
+
 def test_with_nothing_given_images_are_as_they_are():
     x = torch.rand(3, 6, generator=generator())
     units = Units.of(x, torch.zeros(3, 6, dtype=torch.bool), SHAPE, SPREAD)
@@ -202,6 +223,11 @@ def test_parts_are_none_pixels_or_a_side():
             "5 numbers are no images of 2 x 3 pixels",
         ),
         (lambda: gendae.LevelConv((1, 2, 3), conditions="both"), "conditions='both'"),
+        (lambda: gendae.GatedConv((1, 2, 3), kernel=4), "kernel=4: an odd number is needed"),
+        (
+            lambda: gendae.denoising_blocks(6, network=gendae.GatedConv((1, 2, 3))),
+            "GatedConv is told what is given, 12 numbers, and not 0; LevelConv takes other",
+        ),
     ],
 )
 def test_refusals(make, words):
