@@ -4,12 +4,14 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 
-from gendae.laws import Categorical, Discrete, Gaussian, LearnedGaussian
+from gendae.laws import Categorical, Discrete, Gaussian, Laws, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
+from gendae.layers.wrapped import Wrapped
 from gendae.models.classifier import Classifier
 from gendae.rules.perturbation import (
     BASELINES,
@@ -356,13 +358,41 @@ def of_certain_bits():
     return Classifier(Pair(f, Affine(4, 2), recognition=Discrete("sign")), output=Affine(4, 3))
 
 
+def half_drawn():
+    law = Laws([Gaussian(0.5), Discrete("binary")], [2, 2])
+    f = Affine(2, 4, "sigmoid")
+    return Classifier(Pair(f, Affine(4, 2), recognition=law), output=Affine(4, 3))
+
+
+def wrapped(module):
+    """A classifier with a module of torch between its weights."""
+    f = Wrapped(nn.Sequential(nn.Linear(2, 4), module))
+    return Classifier(Pair(f, Affine(4, 2)), output=Affine(4, 3))
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_running_means_see_what_is_not_perturbed_alone(central):
+    norm = nn.BatchNorm1d(4)
+    rule = WeightPerturbationRule(wrapped(norm), sigma=1.0, central=central, samples=3).train()
+    x = torch.randn(5, 2)
+    losses = rule.losses((x, torch.arange(5) % 3), at())
+
+    assert norm.num_batches_tracked == 1
+    mean = rule.stack.pairs[0].f.module[0](x).mean(0).detach()
+    torch.testing.assert_close(norm.running_mean, 0.1 * mean)
+    assert torch.autograd.grad(losses["perturb_f_1"], norm.weight)[0].norm() > 0.0
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: ReinforceRule(of_certain_bits()), "h_1 is not drawn"),
         (lambda: ReinforceRule(network(), "best"), "baseline='best' .* none, mean, input, others"),
         (lambda: ReinforceRule(network(), "others"), "samples=1 leaves none"),
+        (lambda: ReinforceRule(half_drawn()), "h_1 is not drawn"),
         (lambda: NodePerturbationRule(network(stochastic=True)), "or ReinforceRule"),
+        (lambda: WeightPerturbationRule(wrapped(nn.Dropout(0.1))), "Dropout in f_1 draws"),
+        (lambda: WeightPerturbationRule(wrapped(nn.RReLU())), "RReLU in f_1 draws"),
         (lambda: NodePerturbationRule(with_hidden_layers()), "f_1 is MLP"),
         (lambda: WeightPerturbationRule(network(), sigma=0.0), "sigma=0.0"),
         (lambda: WeightPerturbationRule(network(), noise="white"), "noise='white'"),
