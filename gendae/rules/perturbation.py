@@ -269,8 +269,9 @@ class PerturbationRule(SupervisedRule):
     c = (L(sigma xi) - L(0)) / sigma, or with `central` (L(sigma xi) - L(-sigma xi)) / (2 sigma).
     Over draws of xi, E[c xi] = dL + O(sigma^2). With Gaussian noise it is, for any sigma, the
     gradient of E[L(sigma xi)] by what xi is added to (Stein's lemma), which exists for bits too.
-    Signs have the smallest fourth moment that E[xi_i^2] = 1 leaves: for small sigma E[c^2 xi_i^2] = |dL|^2 then, and
-    |dL|^2 + 2 (dL_i)^2 with Gaussian noise, which differ where few units are perturbed.
+    Signs have the smallest fourth moment that E[xi_i^2] = 1 leaves: for small sigma
+    E[c^2 xi_i^2] = |dL|^2 then, and |dL|^2 + 2 (dL_i)^2 with Gaussian noise, which differ where
+    few units are perturbed.
 
     A variant defines `perturbed`.
 

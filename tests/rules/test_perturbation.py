@@ -301,6 +301,33 @@ def test_through_a_bit_it_is_the_gradient_of_the_smoothed_loss():
     torch.testing.assert_close(got, (up - down) * density * x, rtol=1e-3, atol=0.0)
 
 
+def test_through_two_bits_biases_follow_the_smoothed_loss():
+    """E over h_1 of (L(1) - L(-1)) phi(a_2(h_1) / sigma) / sigma, at all quantiles of both."""
+    pairs = []
+    for low in (2, 1):
+        f = Affine(low, 1, "tanh")
+        pairs.append(Pair(f, Affine(1, low), recognition=Discrete("sign")))
+    stack = Classifier(*pairs, output=Affine(1, 3)).double()
+    x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
+    sigma = 0.5
+
+    quantiles = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    normal = torch.distributions.Normal(0.0, 1.0)
+    grid = torch.cartesian_prod(*2 * [normal.icdf(quantiles)])
+    rule = NodePerturbationRule(stack, sigma, samples=len(grid))
+    columns = iter(grid.split(1, 1))
+    rule.drawn = lambda like, moment: next(columns)
+    loss = rule.losses((x, torch.tensor([1])))["perturb_f_2"]
+    got = torch.autograd.grad(loss, pairs[1].f.bias)[0]
+
+    values = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    up, down = -torch.log_softmax(stack.output(values), -1)[:, 1]
+    chances = normal.cdf(values * pairs[0].f.preactivation(x) / sigma)
+    density = normal.log_prob(pairs[1].f.preactivation(values) / sigma).exp() / sigma
+    expected = (up - down) * (chances * density).sum(0)
+    torch.testing.assert_close(got, expected, rtol=1e-2, atol=0.0)
+
+
 @pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize("noise", VALUES)
 @pytest.mark.parametrize("make", NETS)
