@@ -27,13 +27,13 @@ import torch
 
 import gendae
 from gendae import plots
+from gendae.models.classifier import label_energy
 from gendae.rules.difference import DifferenceTargetPropRule, InverseLearning, Iterations
 from gendae.rules.moment import Moment
 from gendae.rules.perturbation import (
     NodePerturbationRule,
     ReinforceRule,
     WeightPerturbationRule,
-    loss_of_rows,
 )
 
 SIGMA = 0.1  # of Gaussian units, for REINFORCE
@@ -130,7 +130,7 @@ def exact_of_bits(stack, x, y, generator):
         p = layer(h[-1])
         uniform.append(torch.rand(p.shape, generator=generator))
         h.append((uniform[-1] < p).to(p.dtype))
-    loss = loss_of_rows(f[-1](h[-1])[None], y)[0]
+    loss = label_energy(f[-1](h[-1]), y)
 
     parts = []
     for level in range(1, len(f)):

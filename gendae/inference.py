@@ -596,13 +596,14 @@ class LangevinInference(GradientInference):
         label_weight: see `GradientInference`.
 
     Raises:
-        ValueError: for negative numbers, and a floor of 0; see `GradientInference`.
+        ValueError: for negative numbers, a floor of 0, and steps that end before P stays; see
+            `GradientInference`.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder
         >>> _ = torch.manual_seed(0)
         >>> stack, x = deep_autoencoder([8, 6, 4]), torch.rand(2, 8)
-        >>> h = LangevinInference(steps=5, use_prior=False)(stack, x)
+        >>> h = LangevinInference(steps=5, adapt=2, use_prior=False)(stack, x)
         >>> [tuple(layer.shape) for layer in h]
         [(2, 8), (2, 6), (2, 4)]
     """
@@ -625,6 +626,11 @@ class LangevinInference(GradientInference):
             label_weight=label_weight,
         )
         self.adapt = checks.whole("adapt", adapt, 0, checks.REPEATS)
+        if 0 < self.adapt >= self.steps:
+            raise ValueError(
+                f"adapt={adapt}, steps={steps}: P never stays, and the draws have another law; "
+                "accepted: steps > adapt, or adapt=0"
+            )
         self.floor = checks.at_least("floor", floor, 0.0, strict=True)
 
     def _mover(self) -> Move:

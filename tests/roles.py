@@ -388,7 +388,12 @@ INFERENCES = [  # x, and which of it is observed
     Member("under the prior", lambda: LANGEVIN(use_prior=True), "unit mask", "infer masked"),
     Member("by differences", BY_DIFFERENCES, "unit mask"),
     Member("GradientInference", GRADIENT, "unit mask"),
-    Member("LangevinInference", partial(gendae.LangevinInference, 3), "unit mask", "infer masked"),
+    Member(
+        "LangevinInference",
+        partial(gendae.LangevinInference, 3, adapt=1),
+        "unit mask",
+        "infer masked",
+    ),
 ]
 
 COMPLETERS = [

@@ -48,10 +48,14 @@ def check_densities(stack: Stack) -> None:
 def _require_stochastic(stack: Stack) -> None:
     """Raise a NoDensityError for a layer of deterministic units."""
     for level, pair in enumerate(stack.pairs, 1):
-        for name, law in (("recognition", pair.recognition), ("observation", pair.observation)):
-            if not law.stochastic:
+        laws = [
+            *(("recognition", law) for law, _ in pair.recognition.blocks(pair.f.out_features)),
+            *(("observation", law) for law, _ in pair.observation.blocks(pair.g.out_features)),
+        ]
+        for name, part in laws:
+            if not part.stochastic:
                 raise NoDensityError(
-                    f"{name}={type(law).__name__} of pair {level}: deterministic units have "
+                    f"{name}={type(part).__name__} of pair {level}: deterministic units have "
                     "no density, and so the model no bound on log p(x)"
                 )
 

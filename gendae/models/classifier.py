@@ -57,6 +57,26 @@ def loss_of(answer: Tensor, y: Tensor) -> Tensor:
     return F.nll_loss(rows, y.flatten(), reduction="sum", ignore_index=-1) / y.numel()
 
 
+def label_energy(answer: Tensor, y: Tensor) -> Tensor:
+    """L of each example: -log p(y | h_L) in nats, or |answer - y|^2 / 2 of values.
+
+    Args:
+        answer: logits or values, (.., batch, classes): of several draws one after the other.
+        y: class indices, (batch,), or values.
+
+    Example:
+        >>> label_energy(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), torch.tensor([1, 0]))
+        tensor([0.6931, 0.1269])
+    """
+    if y.is_floating_point():
+        return (answer - y).square().sum(-1) / 2.0
+
+    log_p = torch.log_softmax(answer, -1)
+    own = y.expand(answer.shape[:-1])[..., None]
+
+    return -log_p.gather(-1, own)[..., 0]
+
+
 def squared_distance(output: Tensor, y: Tensor) -> Tensor:
     """|output - y|^2, mean over the batch, and over steps if there are any."""
     return (output - y).square().sum(-1).mean()

@@ -20,10 +20,9 @@ from gendae import checks
 from gendae.corruption import normal_like
 from gendae.layers.affine import Affine
 from gendae.metrics.precision import full_precision
-from gendae.models.stack import Stack
 from gendae.registry import register
 from gendae.rules.chain import Chain, State
-from gendae.rules.feedback import DirectFeedback, drawn, size_of, targets_of
+from gendae.rules.feedback import DirectFeedback, random_linear, size_of, targets_of
 from gendae.rules.moment import Moment
 from gendae.rules.targets import squared_error
 from gendae.rules.transposes import SMALL, way
@@ -72,25 +71,22 @@ class DirectDifference(DirectFeedback):
         self.sigma = checks.at_least("sigma", sigma, 0.0, strict=True)
         self.rows = checks.whole("rows", rows, 1)
 
-    def prepare(self, chain: Chain, stack: Stack) -> None:
-        if self.hidden is not None:
-            outputs = chain.links[-1].layer.out_features
-            self.random = Affine(outputs, self.hidden, "tanh").requires_grad_(False)
-            nn.init.normal_(self.random.bias, std=outputs**-0.5)
-
-        super().prepare(chain, stack)
-
     def made_for(self, chain: Chain) -> dict[int, nn.Module | None]:
         *below, top = targets_of(chain)
         last = chain.links[-1]
+        outputs = last.layer.out_features
+
+        if self.hidden is not None:
+            self.random = Affine(outputs, self.hidden, "tanh").requires_grad_(False)
+            nn.init.normal_(self.random.bias, std=outputs**-0.5)
 
         made: dict[int, nn.Module | None] = {}
         for number in (*below, top):
             width = chain.links[number].layer.out_features
             if self.hidden is None or number == top:
-                made[number] = drawn(last.layer.out_features, width, SMALL * size_of(last))
+                made[number] = random_linear(outputs, width, SMALL * size_of(last))
             else:
-                made[number] = drawn(self.hidden, width, SMALL * self.hidden**-0.5)
+                made[number] = random_linear(self.hidden, width, SMALL * self.hidden**-0.5)
 
         return made
 

@@ -29,11 +29,10 @@ from gendae import checks
 from gendae.corruption import Corruption
 from gendae.data.loader import Split
 from gendae.layers.affine import Affine
-from gendae.models.classifier import Classifier, error_of
+from gendae.models.classifier import Classifier, error_of, label_energy
 from gendae.registry import register
 from gendae.rules.hebbian import ContrastiveHebbianRule, MinusPhase, PlusPhase
 from gendae.rules.moment import Moment
-from gendae.rules.predictive_coding import label_energy
 from gendae.rules.processes import log_means
 from gendae.rules.rates import Rates
 

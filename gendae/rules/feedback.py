@@ -286,7 +286,7 @@ def targets_of(chain: Chain) -> list[int]:
     return [number for number, link in enumerate(chain.links[:-1]) if not link.fixed]
 
 
-def drawn(inputs: int, outputs: int, std: float) -> nn.Linear:
+def random_linear(inputs: int, outputs: int, std: float) -> nn.Linear:
     """Random weights of this deviation, without a constant."""
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.normal_(layer.weight, std=std)
@@ -361,6 +361,6 @@ class Direct(DirectFeedback):
         made: dict[int, nn.Module | None] = {}
         for number in targets_of(chain):
             width = chain.links[number].layer.out_features
-            made[number] = drawn(inputs, width, std).requires_grad_(False)
+            made[number] = random_linear(inputs, width, std).requires_grad_(False)
 
         return made

@@ -82,7 +82,7 @@ class ForwardForwardRule(SupervisedRule):
 
         terms = {}
         goodness = []
-        h = x.expand(2, *x.shape)
+        h = x  # W_1 x serves both labels
         for level, layer in enumerate(layers, 1):
             h = layer.hidden(h.detach(), labels if layer.first else None)
             goodness.append(goodness_of(h))

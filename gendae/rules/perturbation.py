@@ -10,8 +10,8 @@ of it, and correlates the two:
 with E[xi] = 0 and E[xi xi'] = I, drawn in all hidden layers at once. On average the first goes
 down the gradient of E[L], for any b_l that does not depend on h_l; the others go down that of L,
 with an error of order sigma^2 which vanishes where L is quadratic in the noise. No derivative
-travels, so that bits may be sent. What it costs is variance: n units of noise hear one number, of
-which each has caused a small part.
+travels. What it costs is variance: n units of noise hear one number, of which each has caused a
+small part.
 
 The output layer, of which L is a known function, learns by its own gradient.
 Source: Bengio 2014 (slides), "REINFORCE & Stochastic Perturbation"; Williams 1992 (REINFORCE);
@@ -30,28 +30,11 @@ from gendae import checks
 from gendae.corruption import Corruption, normal_like, uniform_like
 from gendae.laws import Law
 from gendae.metrics.precision import full_precision
-from gendae.models.classifier import Classifier, label_loss
+from gendae.models.classifier import Classifier, label_energy
 from gendae.registry import register
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
 from gendae.rules.supervised import SupervisedRule
-
-
-def loss_of_rows(logits: Tensor, y: Tensor) -> Tensor:
-    """L of each draw of each example, (draws, batch), in nats.
-
-    Args:
-        logits: (draws, batch, classes), or values.
-        y: class indices, (batch,), or values.
-    """
-    if y.is_floating_point():
-        return (logits - y).square().sum(-1) / 2.0
-
-    log_p = torch.log_softmax(logits, -1)
-    own = y[None, :, None].expand(len(logits), -1, 1)
-
-    return -log_p.gather(-1, own)[..., 0]
-
 
 # -- REINFORCE --------------------------------------------------------------------------------
 
@@ -169,7 +152,8 @@ class ReinforceRule(SupervisedRule):
     def _need_draws(self) -> None:
         """Raise for a hidden layer whose value is no draw: log q has no gradient there."""
         for level, pair in enumerate(self.stack.pairs, 1):
-            if not pair.recognition.stochastic:
+            laws = [law for law, _ in pair.recognition.blocks(pair.f.out_features)]
+            if not all(law.stochastic for law in laws):
                 self.refuse(
                     f"h_{level} is not drawn, so that no log q(h_{level} | h_{level - 1}) says "
                     "how likely it was; accepted: stochastic units, or NodePerturbationRule"
@@ -213,7 +197,7 @@ class ReinforceRule(SupervisedRule):
         """
         layers = self._up(x, moment)
         logits = self.stack.output(layers[-1].h).unflatten(0, (self.copies, -1))
-        loss = loss_of_rows(logits, y)
+        loss = label_energy(logits, y)
         rows = {f"label_f_{self.stack.depth + 1}": loss}
 
         heard = loss.detach()
@@ -235,9 +219,13 @@ class ReinforceRule(SupervisedRule):
         """The draws of all hidden layers, each a constant for the layers above."""
         given = x.repeat(self.copies, 1)
 
-        layers = []
+        layers: list[Drawn] = []
         for pair in self.stack.pairs:
-            mean = pair.f(given)
+            if layers:
+                mean = pair.f(given)
+            else:
+                mean = pair.f(x).repeat(self.copies, 1)
+
             h = pair.recognition.sample(mean.detach(), moment.draws, given)
             layers.append(Drawn(given, mean, h.detach()))
             given = layers[-1].h
@@ -259,6 +247,17 @@ def signs(h: Tensor, moment: Moment) -> Tensor:
 
 
 NOISES = {"gaussian": gaussian, "signs": signs}
+#: torch's modules that draw in training, and those that do where they have a dropout.
+DRAWING = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.RReLU,
+)
+MAY_DRAW = (nn.MultiheadAttention, nn.RNNBase)
 
 
 class PerturbationRule(SupervisedRule):
@@ -269,9 +268,10 @@ class PerturbationRule(SupervisedRule):
 
     c = (L(sigma xi) - L(0)) / sigma, or with `central` (L(sigma xi) - L(-sigma xi)) / (2 sigma).
     Over draws of xi, E[c xi] = dL + O(sigma^2). With Gaussian noise it is, for any sigma, the
-    gradient of E[L(sigma xi)] (Stein's lemma), which exists for bits too. Signs have the smallest
-    fourth moment that E[xi_i^2] = 1 leaves: for small sigma E[c^2 xi_i^2] = |dL|^2 then, and
-    |dL|^2 + 2 (dL_i)^2 with Gaussian noise, which differ where few units are perturbed.
+    gradient of E[L(sigma xi)] by what xi is added to (Stein's lemma), which exists for bits too.
+    Signs have the smallest fourth moment that E[xi_i^2] = 1 leaves: for small sigma
+    E[c^2 xi_i^2] = |dL|^2 then, and |dL|^2 + 2 (dL_i)^2 with Gaussian noise, which differ where
+    few units are perturbed.
 
     A variant defines `perturbed`.
 
@@ -286,8 +286,8 @@ class PerturbationRule(SupervisedRule):
         samples: draws M of xi in an update, whose estimates are averaged.
 
     Raises:
-        ValueError: see `SupervisedRule`; for sigma <= 0, an unknown noise, units that are drawn,
-            and networks that answer at every step.
+        ValueError: see `SupervisedRule`; for sigma <= 0, an unknown noise, units and modules that
+            draw, and networks that answer at every step.
     """
 
     def __init__(
@@ -317,24 +317,39 @@ class PerturbationRule(SupervisedRule):
                 "does; accepted: units that are not drawn, or ReinforceRule"
             )
 
+        for level, f in enumerate(self.stack.encoders, 1):
+            for part in f.modules():
+                if isinstance(part, DRAWING) or (isinstance(part, MAY_DRAW) and part.dropout > 0):
+                    self.refuse(
+                        f"{type(part).__name__} in f_{level} draws, and what that changes in the "
+                        "loss would hide what the noise does; accepted: modules that do not draw"
+                    )
+
+    @full_precision()
     def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
-        """label_f_M, and perturb_f_l of every hidden layer."""
+        """label_f_M, and perturb_f_l of every hidden layer.
+
+        A change of L that is divided by sigma has no digits to lose.
+        """
         with torch.no_grad():
             given = [x]
             for pair in self.stack.pairs:
                 given.append(self.stack.send(pair, pair.f(given[-1])))
 
-        losses = self.perturbed(given, y, moment)
-        logits = self.stack.output(given[-1])
-        losses[f"label_f_{self.stack.depth + 1}"] = label_loss(logits[None], y)
+        loss = self.answer(given[-1], y)
+        losses = self.perturbed(given, loss.detach(), y, moment)
+        losses[f"label_f_{self.stack.depth + 1}"] = loss.mean()
 
         return losses
 
-    def perturbed(self, given: Sequence[Tensor], y: Tensor, moment: Moment) -> dict[str, Tensor]:
+    def perturbed(
+        self, given: Sequence[Tensor], loss: Tensor, y: Tensor, moment: Moment
+    ) -> dict[str, Tensor]:
         """perturb_f_1 .. perturb_f_L.
 
         Args:
             given: what h_0 .. h_L send without noise.
+            loss: L(0) of each example, (batch,).
             y: class indices, (batch,), or values.
             moment: of the update.
         """
@@ -345,8 +360,8 @@ class PerturbationRule(SupervisedRule):
         return NOISES[self.noise](like, moment)
 
     def answer(self, h: Tensor, y: Tensor) -> Tensor:
-        """L of each example, (1, batch), from what h_L sends."""
-        return loss_of_rows(self.stack.output(h)[None], y)
+        """L of each example, (batch,), from what h_L sends."""
+        return label_energy(self.stack.output(h), y)
 
 
 @register
@@ -356,7 +371,10 @@ class NodePerturbationRule(PerturbationRule):
     perturb_f_l: c xi_l' a_l,   so that   dW_l = -c xi_l h_{l-1}',   a_l = W_l h_{l-1} + b_l
 
     with c of each example, from the loss under a_l + sigma xi_l in all hidden layers at once, and
-    h_{l-1} as it is without noise.
+    h_{l-1} as it is without noise. So E[c xi_l], by which b_l and W_1 learn, is the gradient of
+    E[L(sigma xi)]; that by the other W_l has E[c xi_l h_{l-1}'] of the h_{l-1} under noise. For
+    h_{l-1} that is smooth they differ by O(sigma^2); where it is bits, however small sigma is, and
+    W_l follows no gradient.
     Source: Fiete and Seung 2006; Bengio 2014 (slides).
 
     Args: see `PerturbationRule`; the layers are affine.
@@ -375,8 +393,9 @@ class NodePerturbationRule(PerturbationRule):
         super().check_network()
         self.need_affine()
 
-    @full_precision()
-    def perturbed(self, given: Sequence[Tensor], y: Tensor, moment: Moment) -> dict[str, Tensor]:
+    def perturbed(
+        self, given: Sequence[Tensor], loss: Tensor, y: Tensor, moment: Moment
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
             first = self.stack.pairs[0].f.preactivation(given[0]).repeat(self.samples, 1)
             widths = self.stack.sizes[1:]
@@ -386,7 +405,7 @@ class NodePerturbationRule(PerturbationRule):
             if self.central:
                 change = (change - self._loss(first, xi, -self.sigma, y)) / 2.0
             else:
-                change = change - self.answer(given[-1], y)
+                change = change - loss
             c = change.flatten()[:, None] / self.sigma
 
         losses = {}
@@ -412,7 +431,7 @@ class NodePerturbationRule(PerturbationRule):
             h = pair.recognition.transmit(pair.f.s(a + sigma * noise))
             a = next_map.preactivation(h)
 
-        return loss_of_rows(a.unflatten(0, (self.samples, -1)), y)
+        return label_energy(a.unflatten(0, (self.samples, -1)), y)
 
 
 @register
@@ -437,12 +456,10 @@ class WeightPerturbationRule(PerturbationRule):
         ['label_f_3', 'perturb_f_1', 'perturb_f_2']
     """
 
-    @full_precision()
-    def perturbed(self, given: Sequence[Tensor], y: Tensor, moment: Moment) -> dict[str, Tensor]:
+    def perturbed(
+        self, given: Sequence[Tensor], loss: Tensor, y: Tensor, moment: Moment
+    ) -> dict[str, Tensor]:
         weights = [dict(pair.f.named_parameters()) for pair in self.stack.pairs]
-        with torch.no_grad():
-            clean = self.answer(given[-1], y).mean()
-
         losses: dict[str, Tensor] = {}
         for _ in range(self.samples):
             with torch.no_grad():
@@ -451,7 +468,7 @@ class WeightPerturbationRule(PerturbationRule):
                 if self.central:
                     change = (change - self._loss(given[0], weights, xi, -self.sigma, y)) / 2.0
                 else:
-                    change = change - clean
+                    change = change - loss.mean()
                 c = change / (self.sigma * self.samples)
 
             for level, (layer, noise) in enumerate(zip(weights, xi, strict=True), 1):
@@ -473,10 +490,11 @@ class WeightPerturbationRule(PerturbationRule):
         sigma: float,
         y: Tensor,
     ) -> Tensor:
-        """L under noise, mean over the batch."""
+        """L under noise, mean over the batch; running means see the pass without noise alone."""
         h = x
         for pair, layer, noise in zip(self.stack.pairs, weights, xi, strict=True):
             moved = {key: weight + sigma * noise[key] for key, weight in layer.items()}
-            h = pair.recognition.transmit(functional_call(pair.f, moved, (h,)))
+            kept = {key: buffer.clone() for key, buffer in pair.f.named_buffers()}
+            h = pair.recognition.transmit(functional_call(pair.f, (moved, kept), (h,)))
 
         return self.answer(h, y).mean()

@@ -17,12 +17,12 @@ than the label, s^2 -> 0, e_l / s_l^2 is the error of back-propagation.
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gendae import checks
 from gendae.corruption import Corruption
-from gendae.models.classifier import Classifier
+from gendae.metrics.precision import full_precision
+from gendae.models.classifier import Classifier, label_energy
 from gendae.registry import register
 from gendae.rules.moment import Moment
 from gendae.rules.rates import PerLayer, Rates
@@ -86,8 +86,7 @@ class PredictiveCodingRule(SupervisedRule):
     ) -> None:
         super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
         self.need_continuous()
-        if self.stack.steps is not None:
-            self.refuse("it answers at every step; accepted: one answer for each example")
+        self.need_one_answer()
 
         self.steps = checks.whole("steps", steps, 0, checks.REPEATS)
         self.delta = checks.share("delta", delta)
@@ -96,8 +95,12 @@ class PredictiveCodingRule(SupervisedRule):
             checks.at_least("variance", value, 0.0, strict=True)
         self.fixed_prediction = bool(fixed_prediction)
 
+    @full_precision()
     def losses_of(self, x: Tensor, y: Tensor, moment: Moment) -> dict[str, Tensor]:
-        """The terms of F, mean over the batch."""
+        """The terms of F, mean over the batch.
+
+        Errors are small differences, which are divided by s^2.
+        """
         if self.fixed_prediction:
             predictions, h = self.settle_errors(x, y)
         else:
@@ -127,20 +130,21 @@ class PredictiveCodingRule(SupervisedRule):
         """h_0 .. h_L, and F of each example, (batch,), at the start and after each step."""
         h = list(self.stack.feedforward(x))
         of_x = h[1]  # the prediction of h_1 stays
-        energy, descent = self._descent(of_x, h[1:], y)
+        energy, descent = self._descent(of_x, h[1:], y, self.steps > 0)
         delta = torch.full_like(energy, self.delta)[:, None]
         yield h, energy
 
-        for _ in range(self.steps):
+        for left in range(self.steps - 1, -1, -1):
             ahead = [layer + delta * move for layer, move in zip(h[1:], descent, strict=True)]
-            energy_ahead, descent_ahead = self._descent(of_x, ahead, y)
+            energy_ahead, descent_ahead = self._descent(of_x, ahead, y, left > 0)
 
             limit = energy * (1.0 + ROUNDING * torch.finfo(energy.dtype).eps)
-            worse = energy_ahead > limit
+            worse = ~(energy_ahead <= limit)  # NaN too
             energy = torch.where(worse, energy, energy_ahead)
             delta = torch.where(worse[:, None], delta / 2.0, delta)
             h = [x, *kept(worse, h[1:], ahead)]
-            descent = kept(worse, descent, descent_ahead)
+            if left > 0:
+                descent = kept(worse, descent, descent_ahead)
             yield h, energy
 
     def energy(self, of_x: Tensor, hidden: Sequence[Tensor], y: Tensor) -> Tensor:
@@ -160,9 +164,12 @@ class PredictiveCodingRule(SupervisedRule):
         return total + label_energy(prediction, y)
 
     def _descent(
-        self, of_x: Tensor, hidden: Sequence[Tensor], y: Tensor
+        self, of_x: Tensor, hidden: Sequence[Tensor], y: Tensor, goes_on: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """F of each example, and -s_l^2 dF/dh_l."""
+        """F of each example, and -s_l^2 dF/dh_l, where another step needs it."""
+        if not goes_on:
+            return self.energy(of_x, hidden, y), []
+
         with torch.enable_grad():
             free = [layer.detach().requires_grad_() for layer in hidden]
             energy = self.energy(of_x, free, y)
@@ -173,6 +180,7 @@ class PredictiveCodingRule(SupervisedRule):
 
     # -- fixed predictions ---------------------------------------------------------------------
 
+    @torch.enable_grad()
     def settle_errors(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """f_1(x) .. f_M(h_L) with the graph of their own step, and h_0, h_1 + e_1 .. h_L + e_L."""
         inputs = [x]
@@ -206,16 +214,3 @@ def kept(worse: Tensor, before: Sequence[Tensor], after: Sequence[Tensor]) -> li
     """Of each example what was before where that was better, (batch,), else what came after."""
     rows = worse[:, None]
     return [torch.where(rows, a, b) for a, b in zip(before, after, strict=True)]
-
-
-def label_energy(answer: Tensor, y: Tensor) -> Tensor:
-    """L of each example, (batch,): -log p(y | h_L) in nats, or |answer - y|^2 / 2 of values.
-
-    Example:
-        >>> label_energy(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), torch.tensor([1, 0]))
-        tensor([0.6931, 0.1269])
-    """
-    if y.is_floating_point():
-        return (answer - y).square().sum(-1) / 2.0
-
-    return F.cross_entropy(answer, y, reduction="none")

@@ -23,7 +23,7 @@ from gendae.corruption import Corruption
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.pair import Pair, Transpose
-from gendae.models.classifier import Classifier, label_loss
+from gendae.models.classifier import Classifier, label_energy
 from gendae.models.stack import Stack
 from gendae.registry import register
 from gendae.rules.base import Rule
@@ -42,7 +42,7 @@ DECAYS = {
 }
 WINNERS = ("nearest", "activated")
 UNITS = ("softmax", "sigmoid", "linear")
-#: Plain steps along the updates: the rules are stated so.
+#: Plain steps, of which one with a rate of 1 takes a winner to the mean of what it won.
 PLAIN = {"class_path": "torch.optim.SGD"}
 
 
@@ -59,8 +59,9 @@ class EachLayerRule(Rule):
         rates, log_every: see `Rule`.
 
     Raises:
-        ValueError: see `Rule`; for encoders of another form, encoding by optimisation, and
-            decoders without weights of their own; in training, for x of another width.
+        ValueError: see `Rule`; for encoders of another form, encoding by optimisation, decoders
+            without weights of their own, and laws that learn their widths, of which these rules
+            say nothing; in training, for x of another width.
     """
 
     #: The name of the losses of encoders, before f_l.
@@ -87,6 +88,12 @@ class EachLayerRule(Rule):
                 f"{name}: g_{level} has the weights of f_{level}, which the delta rule of the one "
                 "would move against the rule of the other; accepted: a Pair with weights of both"
             )
+        for law in (pair.recognition, pair.observation):
+            if law.learnable:
+                raise ValueError(
+                    f"{name}: {type(law).__name__} of pair {level} learns its width by a density, "
+                    "and the rule has none; accepted: laws without parameters, as Gaussian"
+                )
 
     def layer_of(self, pair: Pair) -> Affine | None:
         """The affine layer in which f_l learns; None where it has none."""
@@ -252,8 +259,8 @@ class CompetitiveRule(EachLayerRule):
 
         value = (below.square().sum() / 2.0 - (nearness * won).sum()) / len(below)
         counts = won.sum(0)
-        each = counts.clamp(min=1.0) if self.own_rate else counts.new_tensor(len(below))
-        of_weight = (w * counts[:, None] - won.T @ below) / each.unsqueeze(-1)
+        each = counts.clamp(min=1.0)[:, None] if self.own_rate else float(len(below))
+        of_weight = (w * counts[:, None] - won.T @ below) / each
         of_losers = w * (len(below) - counts[:, None]) - (1.0 - won).T @ below
         leak = self.leak * (1.0 - progress) / len(below)
 
@@ -274,7 +281,8 @@ class DeltaRule(SupervisedRule):
                                           softmax with their cross-entropy      (Eq. 1.8)
     dW_M = eta ((y - s(a)) * s'(a)) h_L'  with `squared` of a sigmoid            (Eq. 1.7)
 
-    label_f_M: the squared error / 2, summed over units, or the cross-entropy, in nats
+    label_f_M: the squared error / 2, summed over units, or the cross-entropy, in nats; the mean
+               over images and draws
 
     y is 1 at the class and 0 elsewhere, or the values that the network is to predict. The hidden
     layers are features: random ones, or what another rule has learned.
@@ -282,8 +290,8 @@ class DeltaRule(SupervisedRule):
 
     Args:
         stack: the classifier; its output an `Affine` layer that answers once.
-        units: of the output in training: "softmax", "sigmoid" or "linear"; if None softmax, or
-            linear where it predicts values, which no others do.
+        units: of the output in training: "softmax", "sigmoid" or "linear"; if None "softmax", or
+            "linear" where it predicts values, which no others do.
         squared: the squared error of sigmoid units, in the place of the cross-entropy.
         input_corruption, samples, rates, log_every: see `SupervisedRule`.
 
@@ -316,14 +324,14 @@ class DeltaRule(SupervisedRule):
             )
 
         values = self.stack.predicts == "values"
-        self.units = units
-        if units is not None:
-            checks.one_of("units", units, UNITS)
-        if values and units not in (None, "linear"):
+        if units is None:
+            units = "linear" if values else "softmax"
+        self.units = checks.one_of("units", units, UNITS)
+        if values and self.units != "linear":
             raise ValueError(f"units={units!r}: the network predicts values; accepted: linear")
 
         self.squared = bool(squared)
-        if self.squared and units != "sigmoid":
+        if self.squared and self.units != "sigmoid":
             raise ValueError(
                 f"squared=True with units={units!r}: linear units have the squared error anyway, "
                 "and softmax the cross-entropy; accepted: sigmoid"
@@ -347,8 +355,8 @@ class DeltaRule(SupervisedRule):
 
     def _error(self, a: Tensor, y: Tensor) -> Tensor:
         """The mean over images and draws."""
-        if self.units in (None, "softmax"):
-            return label_loss(a, y)
+        if self.units == "softmax":
+            return label_energy(a, y).mean()
 
         target = y if y.is_floating_point() else F.one_hot(y, self.stack.classes).to(a.dtype)
         target = target.expand_as(a)

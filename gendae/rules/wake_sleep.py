@@ -29,6 +29,7 @@ from gendae.completion.inpainting import Inpainter
 from gendae.inference import Representations
 from gendae.laws import Law
 from gendae.metrics.bounds import check_densities
+from gendae.metrics.precision import full_precision
 from gendae.models.settings import Settings
 from gendae.models.stack import Stack
 from gendae.priors.base import Prior
@@ -75,8 +76,12 @@ class DirectedRule(Rule):
                 "code; accepted: FactorialPrior, GaussianPrior, ParzenPrior"
             )
 
+    @full_precision()
     def losses(self, batch: Sequence[Tensor], moment: Moment = Moment()) -> dict[str, Tensor]:
-        """The terms in nats, mean over the batch; batch[0] is x."""
+        """The terms in nats, mean over the batch; batch[0] is x.
+
+        Weights are powers of small differences between sums over all units.
+        """
         x = checks.rows("x", checks.width("x", batch[0], self.stack.sizes[0]))
         self.stack.prior.require_fitted()
 
@@ -94,6 +99,7 @@ class DirectedRule(Rule):
     def prior_in_losses(self) -> Prior | None:
         return self.stack.prior
 
+    @full_precision()
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
         """h_L ~ q(h | x): one draw of each x, or one of K by its weight."""

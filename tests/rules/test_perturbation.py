@@ -4,12 +4,14 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 
-from gendae.laws import Categorical, Discrete, Gaussian, LearnedGaussian
+from gendae.laws import Categorical, Discrete, Gaussian, Laws, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.mlp import MLP
 from gendae.layers.pair import Pair
+from gendae.layers.wrapped import Wrapped
 from gendae.models.classifier import Classifier
 from gendae.rules.perturbation import (
     BASELINES,
@@ -299,6 +301,33 @@ def test_through_a_bit_it_is_the_gradient_of_the_smoothed_loss():
     torch.testing.assert_close(got, (up - down) * density * x, rtol=1e-3, atol=0.0)
 
 
+def test_through_two_bits_biases_follow_the_smoothed_loss():
+    """E over h_1 of (L(1) - L(-1)) phi(a_2(h_1) / sigma) / sigma, at all quantiles of both."""
+    pairs = []
+    for low in (2, 1):
+        f = Affine(low, 1, "tanh")
+        pairs.append(Pair(f, Affine(1, low), recognition=Discrete("sign")))
+    stack = Classifier(*pairs, output=Affine(1, 3)).double()
+    x = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
+    sigma = 0.5
+
+    quantiles = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    normal = torch.distributions.Normal(0.0, 1.0)
+    grid = torch.cartesian_prod(*2 * [normal.icdf(quantiles)])
+    rule = NodePerturbationRule(stack, sigma, samples=len(grid))
+    columns = iter(grid.split(1, 1))
+    rule.drawn = lambda like, moment: next(columns)
+    loss = rule.losses((x, torch.tensor([1])))["perturb_f_2"]
+    got = torch.autograd.grad(loss, pairs[1].f.bias)[0]
+
+    values = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    up, down = -torch.log_softmax(stack.output(values), -1)[:, 1]
+    chances = normal.cdf(values * pairs[0].f.preactivation(x) / sigma)
+    density = normal.log_prob(pairs[1].f.preactivation(values) / sigma).exp() / sigma
+    expected = (up - down) * (chances * density).sum(0)
+    torch.testing.assert_close(got, expected, rtol=1e-2, atol=0.0)
+
+
 @pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize("noise", VALUES)
 @pytest.mark.parametrize("make", NETS)
@@ -356,13 +385,41 @@ def of_certain_bits():
     return Classifier(Pair(f, Affine(4, 2), recognition=Discrete("sign")), output=Affine(4, 3))
 
 
+def half_drawn():
+    law = Laws([Gaussian(0.5), Discrete("binary")], [2, 2])
+    f = Affine(2, 4, "sigmoid")
+    return Classifier(Pair(f, Affine(4, 2), recognition=law), output=Affine(4, 3))
+
+
+def wrapped(module):
+    """A classifier with a module of torch between its weights."""
+    f = Wrapped(nn.Sequential(nn.Linear(2, 4), module))
+    return Classifier(Pair(f, Affine(4, 2)), output=Affine(4, 3))
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_running_means_see_what_is_not_perturbed_alone(central):
+    norm = nn.BatchNorm1d(4)
+    rule = WeightPerturbationRule(wrapped(norm), sigma=1.0, central=central, samples=3).train()
+    x = torch.randn(5, 2)
+    losses = rule.losses((x, torch.arange(5) % 3), at())
+
+    assert norm.num_batches_tracked == 1
+    mean = rule.stack.pairs[0].f.module[0](x).mean(0).detach()
+    torch.testing.assert_close(norm.running_mean, 0.1 * mean)
+    assert torch.autograd.grad(losses["perturb_f_1"], norm.weight)[0].norm() > 0.0
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: ReinforceRule(of_certain_bits()), "h_1 is not drawn"),
         (lambda: ReinforceRule(network(), "best"), "baseline='best' .* none, mean, input, others"),
         (lambda: ReinforceRule(network(), "others"), "samples=1 leaves none"),
+        (lambda: ReinforceRule(half_drawn()), "h_1 is not drawn"),
         (lambda: NodePerturbationRule(network(stochastic=True)), "or ReinforceRule"),
+        (lambda: WeightPerturbationRule(wrapped(nn.Dropout(0.1))), "Dropout in f_1 draws"),
+        (lambda: WeightPerturbationRule(wrapped(nn.RReLU())), "RReLU in f_1 draws"),
         (lambda: NodePerturbationRule(with_hidden_layers()), "f_1 is MLP"),
         (lambda: WeightPerturbationRule(network(), sigma=0.0), "sigma=0.0"),
         (lambda: WeightPerturbationRule(network(), noise="white"), "noise='white'"),

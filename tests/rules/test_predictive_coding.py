@@ -72,7 +72,16 @@ def test_a_linear_network_settles_at_the_linear_solve_and_learns_there():
         torch.testing.assert_close(found[level][1], -error.mean(0), rtol=0, atol=1e-10)
 
 
+def with_an_edge():
+    """Beyond it, where steps lead, nothing is defined."""
+    torch.manual_seed(2)
+    stack = network(SIZES, "linear", gain=1.0)
+    stack.pairs[1].f.s = lambda a: torch.where(a > 1.6, torch.nan, a)
+    return stack
+
+
 NETWORKS = {
+    "edge": with_an_edge,
     "tanh": lambda: network(SIZES),
     "relu": lambda: network(SIZES, "relu"),
     "steep": lambda: network(SIZES, "softplus", gain=5.0),
@@ -137,3 +146,22 @@ def test_fixed_predictions_give_back_propagation(steps, delta, tolerance):
 
     early = gradients(PredictiveCodingRule(stack, 2, **options), data)
     assert torch.equal(early[0][0], torch.zeros_like(early[0][0]))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_small_errors_keep_their_digits_under_autocast_and_losses_need_no_gradient(fixed):
+    rule = PredictiveCodingRule(network(SIZES).float(), variance=1e-4, fixed_prediction=fixed)
+    x, y = batch()
+    data = (x.float(), y)
+
+    found = []
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = sum(rule.losses(data).values())
+        found.append(torch.autograd.grad(loss, [f.weight for f in rule.stack.encoders]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=0.0)
+
+    losses = rule.losses(data)
+    with torch.no_grad():
+        torch.testing.assert_close(rule.losses(data), losses, rtol=0.0, atol=0.0)

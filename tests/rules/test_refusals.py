@@ -12,7 +12,7 @@ from gendae.completion.inpainting import Inpainter
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
 from gendae.inference import GradientInference
-from gendae.laws import LearnedGaussian
+from gendae.laws import Discrete, Gaussian, Laws, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.mlp import MLP
 from gendae.layers.optimized import OptimizingPair
@@ -230,6 +230,13 @@ OF_DIRECTED = [
 
 def unfitted():
     return WakeSleepRule(bits()).losses((torch.rand(3, 6),))
+
+
+def half_drawn():
+    """A layer half of whose units are Gaussian."""
+    law = Laws([Gaussian(0.5), Discrete("binary")], [2, 2])
+    pair = Pair(Affine(6, 4, "sigmoid"), Affine(4, 6), recognition=law)
+    return gendae.Stack(pair, prior=GaussianPrior("identity", 1.0))
 
 
 def tied():
@@ -551,6 +558,9 @@ CASES = [
     ),
     (unfitted, "FactorialPrior is not fitted"),
     (lambda: WakeSleepRule(bits()).losses((torch.rand(3, 5),)), r"x has shape \(3, 5\)"),
+    (lambda: WakeSleepRule(half_drawn()), "recognition=Discrete of pair 1: determ"),
+    (lambda: ImportanceWeightedRule(half_drawn()), "recognition=Discrete of pair 1: determ"),
+    (lambda: gendae.LangevinInference(steps=10), "adapt=10, steps=10: P never stays"),
     *((partial(joint_of, options), words) for options, words in OF_JOINT),
     *OF_JOINT_STACKS,
     *OF_LAWS,

@@ -162,6 +162,11 @@ def test_the_delta_rule_is_the_gradient_of_half_the_squared_error():
         (gradient,) = torch.autograd.grad(loss, output.weight)
         torch.testing.assert_close(-gradient, delta.T @ h / 40, rtol=1e-12, atol=1e-14)
 
+        alone, other = (rule._error(one[None], y) for one in (a, a.flip(0)))
+        of_draws = rule._error(torch.stack([a, a.flip(0)]), y)
+        torch.testing.assert_close(of_draws, (alone + other) / 2.0, rtol=1e-12, atol=0.0)
+
+    assert (DeltaRule(network).units, DeltaRule(VALUES).units) == ("softmax", "linear")
     inputs = torch.cat([h, torch.ones(40, 1).double()], 1)
     best = torch.linalg.lstsq(inputs, target).solution.T
     with torch.no_grad():
@@ -173,6 +178,13 @@ def test_the_delta_rule_is_the_gradient_of_half_the_squared_error():
 
 
 CONV = gendae.Conv((1, 2, 4), 2, 1)
+
+
+def learned_widths():
+    law = gendae.LearnedGaussian(3)
+    return gendae.Stack(gendae.Pair(gendae.Affine(4, 3), gendae.Affine(3, 4), recognition=law))
+
+
 VALUES = gendae.Classifier(
     *deep_autoencoder([4, 3]).pairs, output=gendae.Affine(3, 2), predicts="values"
 )
@@ -183,6 +195,7 @@ VALUES = gendae.Classifier(
     [
         (lambda: HebbianRule(stack_of([gendae.Pair(CONV, CONV.partner())])), "f_1 is Conv of a"),
         (lambda: HebbianRule(gendae.Stack(gendae.TiedPair(4, 3))), "g_1 has the weights of f_1"),
+        (lambda: HebbianRule(learned_widths()), "LearnedGaussian of pair 1 learns its width"),
         (lambda: HebbianRule(deep_autoencoder([4, 3]), "oja"), "decay='oja' is unknown"),
         (lambda: CompetitiveRule(deep_autoencoder([4, 3])), r"f_1 is Affine.*\[\"softmax\"\]"),
         (
