@@ -366,6 +366,7 @@ def reported(tmp_path):
         record(folder, of[f"a-{seed}"], a)
         record(folder, of[f"b-{seed}"], b)
         record(folder, of[f"c-{seed}"], c)
+        record(folder, of[f"d-{seed}"], a)
     return file, folder, of
 
 
@@ -385,15 +386,15 @@ def test_published_beside_measured_with_differences_by_seed(reported):
     se = statistics.stdev(differences) / 3**0.5
     mean = statistics.fmean(differences)
     assert f"{mean:+.2f} ± {se:.2f} se (3) | +3.60 .. +4.50 | 0.25 | this folder" in text
-    assert "61 | 400 | unreadable | dddddddddddd, eeeeeeeeeeee" in text
+    assert "61 | 400 | unknown | dddddddddddd, eeeeeeeeeeee" in text
 
-    assert page.count('class="green">reproduced') == 2
+    assert page.count('class="green">reproduced') == 3
     assert page.count('class="orange">differs') == 1
     assert "a | b" in page and "http" not in page
     assert lines[-3:] == [f"written: {folder.path / name}" for name in reproduce.WRITTEN[-1:]] + [
         f"written: {folder.path / name}" for name in reproduce.WRITTEN[:-1]
     ]
-    assert len(json.loads((folder.path / "records.json").read_text())) == 9
+    assert len(json.loads((folder.path / "records.json").read_text())) == 12
 
     for seed in (0, 2):  # of some seeds, the same ones of the record are looked at
         folder.record_file(of[f"a-{seed}"]).unlink()
@@ -410,7 +411,7 @@ def test_published_beside_measured_with_differences_by_seed(reported):
 
     reproduce.reproduce("c", tables=file, out=str(folder.path))
     assert "| a | rule a | error" in (folder.path / "report.md").read_text()  # of all rows
-    assert len(json.loads((folder.path / "records.json").read_text())) == 5
+    assert len(json.loads((folder.path / "records.json").read_text())) == 8
 
 
 @pytest.mark.parametrize(
