@@ -192,6 +192,12 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """Rows as a table in Markdown; the first is the header."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    r"""Rows as a table in Markdown; the first is the header.
+
+    Example:
+        >>> markdown([["law"], ["KL(Q || P)"]])
+        '| law |\n| --- |\n| KL(Q \\|\\| P) |\n'
+    """
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    lines = [escaped[0], ["---"] * len(rows[0]), *escaped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

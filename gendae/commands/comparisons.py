@@ -72,13 +72,13 @@ class Judge:
         """The measures of the last epoch of a run: the same samples' seed for all rules."""
         stack = model_file.load(folder / "checkpoints/last.ckpt")
         facts = stack.facts
-        found = measures(stack, *self.splits, self.n, judge=self.quality)
+        of_samples = measures(stack, *self.splits, self.n, judge=self.quality)
 
         return Sampled(
             facts["seed"],
             str(folder),
             facts["epochs"],
-            {name: float(found[name]) for name in OF_IMAGES},
+            {name: float(of_samples[name]) for name in OF_IMAGES},
             facts["seconds"] / facts["epochs"],
             curve,
         )
@@ -150,19 +150,19 @@ def by_seed(runs: list[Any], name: str) -> dict[int, float]:
 
 def differences(runs: dict[str, list[Any]], names: dict[str, Any]) -> list[dict[str, Any]]:
     """Each rule minus each later one, over the seeds that both went through with, by measure."""
-    found = []
+    pairs = []
     for a, b in combinations(runs, 2):
         for name in names:
             pair = pair_by_seed(by_seed(runs[a], name), by_seed(runs[b], name))
             if pair is not None:
-                found.append({"rule": a, "minus": b, "measure": name, **pair._asdict()})
-    return found
+                pairs.append({"rule": a, "minus": b, "measure": name, **pair._asdict()})
+    return pairs
 
 
-def table_of_differences(found: list[dict[str, Any]], names: dict[str, Any]) -> list[list[str]]:
+def table_of_differences(pairs: list[dict[str, Any]], names: dict[str, Any]) -> list[list[str]]:
     """Rows of text, header first; none for single rules."""
     rows = []
-    for entry in found:
+    for entry in pairs:
         words, digits = names[entry["measure"]]
         numbers = {key: value for key, value in entry.items() if key in Paired._fields}
         rows.append([entry["rule"], entry["minus"], words, *in_words(Paired(**numbers), digits)])

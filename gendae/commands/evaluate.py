@@ -1,15 +1,20 @@
 """`gendae evaluate`."""
 
+import math
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from gendae import checks
 from gendae.commands.common import Table, load_generative
 from gendae.commands.data import data_of
 from gendae.commands.progress import bar_of_steps
 from gendae.commands.sections import adjusted
+from gendae.data.base import Data
 from gendae.data.binarised import Binarised
-from gendae.metrics.latents import HIDDEN
+from gendae.metrics.latents import HIDDEN, Latents
 from gendae.metrics.report import (
     CEILING,
     NEIGHBOURS,
@@ -18,6 +23,7 @@ from gendae.metrics.report import (
     evaluation,
     steps,
 )
+from gendae.models.stack import Stack
 from gendae.sampling.samplers import Sampler, sampler_named
 from gendae.storage.atomic import write_json
 
@@ -65,9 +71,9 @@ def evaluate(
     sampler: str | None = None,
     color: str | None = None,
     annealed: int = 0,
-    chains: int = 16,
-    temperatures: int = 2000,
-    hidden: str = "drawn",
+    chains: int | None = None,
+    temperatures: int | None = None,
+    hidden: str | None = None,
     bits: int | None = None,
     **options: str,
 ) -> Table:
@@ -88,11 +94,13 @@ def evaluate(
         sampler: of the model's samples: generate, ancestral, chain, joint or level; by default
             the model's own.
         color: of coloured images, grey: the luma, rgb: all channels; by default as in training.
-        annealed: of how many test images log p(x) is estimated by annealed importance sampling,
-            and on how many images of the model its gap; none by default, since it takes long.
-        chains: of each of these images.
-        temperatures: from p(h) to p(h | x).
-        hidden: drawn: all levels are latent; means: h_L alone, decoded by means, in annealing.
+        annealed: of how many test images, drawn by the seed, log p(x) is estimated by annealed
+            importance sampling, and on how many images of the model its gap; none by default,
+            since it takes long.
+        chains: of each of these images; 16 by default.
+        temperatures: from p(h) to p(h | x); 2000 by default.
+        hidden: drawn, the default: all levels are latent; means: h_L alone, decoded by means, in
+            annealing.
         bits: the seed of bits that are drawn once from the images for annealing; by default the
             images as they are.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20, which
@@ -106,11 +114,10 @@ def evaluate(
     stack = load_generative(model, device)
     chosen = adjusted("sampler", sampler_named(stack, sampler), Sampler, options)
     images = data_of(stack, data, root, color)
-    tested = images if bits is None else Binarised(images, bits)
-    x = tested.split("test").x[:annealed]
+    x = _annealed_images(stack, images, annealing, sigma_x, seed)
     with bar_of_steps(steps(stack) + annealing.steps) as begin:
         result = evaluation(stack, images, n, seed, sigma_x, chosen, begin)
-        if annealed:
+        if x is not None:
             result |= annealed_rows(stack, x, annealing, sigma_x, seed, begin)
 
     if json:
@@ -119,17 +126,42 @@ def evaluate(
 
 
 def _annealing(
-    images: int, chains: int, temperatures: int, hidden: str, bits: int | None
+    images: int,
+    chains: int | None,
+    temperatures: int | None,
+    hidden: str | None,
+    bits: int | None,
 ) -> Annealing:
     """What --annealed and the options beside it ask for, checked before anything is computed."""
-    checks.whole("--annealed", images, 0)
-    checks.whole("--chains", chains, 1)
-    checks.whole("--temperatures", temperatures, 1, checks.REPEATS)
-    checks.one_of("--hidden", hidden, HIDDEN)
+    options = {"chains": chains, "temperatures": temperatures, "hidden": hidden, "bits": bits}
+    given = {name: value for name, value in options.items() if value is not None}
+    annealing = Annealing(checks.whole("--annealed", images, 0), **given)
+    checks.whole("--chains", annealing.chains, 1)
+    checks.whole("--temperatures", annealing.temperatures, 1, checks.REPEATS)
+    checks.one_of("--hidden", annealing.hidden, HIDDEN)
     if bits is not None:
         checks.whole("--bits", bits, 0)
 
-    return Annealing(images, chains, temperatures, hidden, bits)
+    if given and not images:
+        raise ValueError(f"--{next(iter(given))} is of annealing; --annealed IMAGES is needed too")
+    return annealing
+
+
+def _annealed_images(
+    stack: Stack, data: Data, annealing: Annealing, sigma_x: float | None, seed: int
+) -> Tensor | None:
+    """Test images that are annealed, drawn by the seed; None if none are asked for.
+
+    Raises:
+        NoDensityError: for a model without a density, and images that it gives none.
+    """
+    if not annealing.images:
+        return None
+
+    tested = data if annealing.bits is None else Binarised(data, annealing.bits)
+    x = tested.split("test").x
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    return Latents(stack, sigma_x, annealing.hidden).check(x[order[: annealing.images]])
 
 
 def evaluation_table(result: dict[str, Any]) -> list[str]:
@@ -202,8 +234,8 @@ def explained() -> list[str]:
         "  the prior remembers.",
         "log p(x) >= ..: a bound on the density of test images under the model itself; it may be",
         "  far below 0 where training does not fit the width of p(x | h), as here it does not.",
-        "annealed log p(x): an estimate from below that no encoder can spoil; the gap says what it",
-        "  may miss, on images of the model itself.",
+        "annealed log p(x): an estimate from below that no encoder can spoil; the gap says what",
+        "  it may miss, on images of the model itself.",
         "log p(x, h) ..: what inference climbs, without the prior's term: it should go up.",
         "squared reconstruction error: through more layers it grows; the last is through all.",
         "PSNR, SSIM: how near reconstructions come to their images; higher is better, SSIM 1 is",
@@ -277,20 +309,28 @@ def _annealed_line(result: dict[str, Any]) -> list[str]:
     if result["annealed"] is None:
         return [f"no annealed log p(x): {result['annealed_missing']}"]
 
-    images = f"{result['annealed_images']} test images"
+    images = f"{result['annealed_images']} test images drawn by seed {result['annealed_seed']}"
     if result["annealed_bits"] is not None:
         images += f" as bits of seed {result['annealed_bits']}"
     chains = f"{result['annealed_chains']} chains ({result['annealed_effective']:.1f} effective)"
     own = (
-        f"annealed log p(x) {result['annealed']:.2f} +- {result['annealed_se']:.2f} nats, from "
+        f"annealed log p(x) {_with_error(result, 'annealed')} nats, from "
         f"below: {images}, {chains}, {result['annealed_temperatures']} temperatures, "
         f"{result['annealed_seconds']:.0f} s, {result['annealed_law']}"
     )
     gap = (
         "its gap to the estimate from above, on images of the model: "
-        f"{result['annealed_gap']:.2f} +- {result['annealed_gap_se']:.2f} nats"
+        f"{_with_error(result, 'annealed_gap')} nats"
     )
     return [own, gap]
+
+
+def _with_error(result: dict[str, Any], name: str) -> str:
+    """A mean over images with its standard error, which one image does not have."""
+    error = result[f"{name}_se"]
+    if math.isnan(error):
+        return f"{result[name]:.2f} (of one image: no standard error)"
+    return f"{result[name]:.2f} +- {error:.2f}"
 
 
 def _fidelity_line(result: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import gendae
@@ -15,6 +15,7 @@ from gendae.errors import printable, reason, shortened
 from gendae.storage import inputs
 from gendae.storage.atomic import write_whole
 from gendae.training.claims import Claim
+from gendae.training.configurations import check_options
 from gendae.training.mistakes import read_yaml
 from gendae.training.reproduction import (
     Folder,
@@ -25,7 +26,8 @@ from gendae.training.reproduction import (
     config_of,
     in_order,
 )
-from gendae.training.rows import Row, Table, chosen, read_tables
+from gendae.training.rows import EVERY, Row, Table, chosen, read_tables
+from gendae.training.scores import lacks
 
 #: Seconds between two looks at a run whose process was killed, until its child has ended.
 LOOK = 0.5
@@ -65,6 +67,8 @@ def reproduce(
             nothing.
     """
     known = read_tables(tables)
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out {out} is a file; a folder is needed")
     if fill is not None:
         return [f"written: {_fill(Path(file), known, tables)}" for file in fill]
 
@@ -75,14 +79,26 @@ def reproduce(
     rows = chosen(known, what)
     for row in rows:
         if row.config:
-            config_of(row)
+            _check_options(row)
 
     for name in WRITTEN:
         inputs.refuse_input(Path(out) / name)
-    work = Work(Folder(Path(out), stale), rows, budget, again)
+    folder = Folder(Path(out), stale)
+    shown = [row for row in chosen(known, EVERY) if row in rows or folder.has_records(row)]
+    lines_of(shown, folder, {})  # what is no record is told of before anything runs
+
+    work = Work(folder, rows, budget, again)
     work.carry_out(processes)
-    shown = [table for table in known.values() if any(row in rows for row in table.rows)]
-    return _reported(work, shown)
+    return _reported(work, list(known.values()))
+
+
+def _check_options(row: Row) -> None:
+    """Raise a ValueError, in one line, for a configuration or options that `fit` would refuse."""
+    try:
+        check_options(config_of(row), row.options, callbacks=True)
+    except ValueError as error:
+        said = reason(error).removeprefix(f"row {row.name}: ")
+        raise ValueError(f"row {row.name}: {said}") from None
 
 
 class Work:
@@ -104,6 +120,7 @@ class Work:
         self.again = again
         #: Why runs were not carried out, by their names.
         self.notes: dict[str, str] = {}
+        self._claims: set[Claim] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -117,11 +134,20 @@ class Work:
         with ThreadPoolExecutor(processes) as pool:
             working = [pool.submit(self._work) for _ in range(processes)]
             try:
-                for future in working:
+                done, _ = wait(working, return_when=FIRST_EXCEPTION)
+                for future in done:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 self._stopped.set()
+                if isinstance(error, Exception):  # Ctrl-C has reached the children too
+                    self._end_children()
                 raise
+
+    def _end_children(self) -> None:
+        """End what other threads wait for; it goes on when the command is given again."""
+        with self._lock:
+            for claim in self._claims:
+                claim.end_child()
 
     def _work(self) -> None:
         while not self._stopped.is_set() and (taken := self._next()) is not None:
@@ -130,6 +156,8 @@ class Work:
                 said = self._outcome(run, claim)
             finally:
                 claim.end()
+                with self._lock:
+                    self._claims.discard(claim)
             print(printable(f"{run.name}: {said}"), file=sys.stderr, flush=True)
 
     def _next(self) -> tuple[Run, Claim] | None:
@@ -164,6 +192,7 @@ class Work:
         self.notes.pop(run.name, None)
         self.waiting.remove(run)
         if self.folder.due(run, self.again):
+            self._claims.add(claim)
             return claim
 
         claim.end()
@@ -175,7 +204,8 @@ class Work:
             record = carry_out(self.folder, run, claim)
         except (Stopped, Unusable, OSError) as error:
             said = shortened(reason(error), 200)
-            self.notes[run.name] = f"not run: {said}"
+            outside = not isinstance(error, OSError) or lacks(error)
+            self.notes[run.name] = f"{'not run' if outside else 'failed'}: {said}"
             return self.notes[run.name]
 
         if record["error"] is not None:
@@ -185,29 +215,39 @@ class Work:
 
 
 def _reported(work: Work, tables: list[Table]) -> list[str]:
-    """Write the report; the lines to print.
+    """Write the report of all rows of the folder; the lines to print, of those asked for.
 
     Raises:
-        NotReproduced: if a quick row is red; the lines are printed then.
+        NotReproduced: if a quick row is red, or of several none was run; the lines are printed
+            then.
     """
-    lines = [line for line in lines_of(tables, work.folder, work.notes) if line.row in work.rows]
-    quick = {line.row.name for line in lines if line.row.quick and line.here}
+    every = [row for table in tables for row in table.rows]
+    shown = [row for row in every if row in work.rows or work.folder.has_records(row)]
+    of_folder = lines_of(shown, work.folder, work.notes)
+    lines = [line for line in of_folder if line.row in work.rows]
+    asked = {row.name for row in work.rows if row.quick and row.config}
     red = sorted({line.row.name for line in lines if line.red})
+    quick = {line.row.name for line in lines if line.row.quick and line.here} | {*red}
     head = (
         f"gendae {gendae.__version__}, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}: "
         f"{len(quick)} quick rows were run, {len(red)} of them are red"
     )
 
-    written = reproduction_report.write(work.folder, tables, lines, head)
+    of_rows = [table for table in tables if any(row in shown for row in table.rows)]
+    written = reproduction_report.write(work.folder, of_rows, of_folder, head)
     header = reproduction_report.HEADER
     said = aligned([_short(header), *(_short(cells(line)) for line in lines)])
     said += [head, *(f"written: {path}" for path in written)]
-    if not red:
+    if not red and (quick or not asked):
         return said
 
     for text in said:
         print(printable(text))
-    raise NotReproduced(f"not what the record says: {', '.join(red)}; see {written[1]}")
+    if red:
+        raise NotReproduced(f"not what the record says: {', '.join(red)}; see {written[1]}")
+    raise NotReproduced(
+        f"none of the quick rows was run: {shortened(', '.join(sorted(asked)), 200)}"
+    )
 
 
 def _short(row: list[str]) -> list[str]:
@@ -220,4 +260,10 @@ def _fill(file: Path, tables: dict[str, Table], name: str) -> Path:
     """Write the marked blocks of a Markdown file anew."""
     text = file.read_text(encoding="utf-8")  # not as an input: it is written again
     rules = read_yaml(name).get("rules") or {}
-    return write_whole(file, reproduction_report.filled(text, tables, rules).encode())
+    if not isinstance(rules, dict):
+        raise ValueError(f"{name}: rules={rules!r}; entries by rule are needed")  # noqa: TRY004
+    try:
+        text = reproduction_report.filled(text, tables, rules)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return write_whole(file, text.encode())

@@ -19,7 +19,11 @@ APART = 3.0
 #: States of a row, and their colours.
 GREEN = "reproduced"
 RED = "NOT reproduced"
-COLOURS = {GREEN: "green", RED: "red", "differs from the record": "orange", "failed": "red"}
+#: What a long row is that is away from its record.
+DIFFERS = "differs from the record"
+#: What one number in the place of several is: it has no standard error.
+ONE = "one seed, not judged"
+COLOURS = {GREEN: "green", RED: "red", DIFFERS: "orange", "failed": "red"}
 #: Columns of a table.
 HEADER = [
     "row",
@@ -78,17 +82,22 @@ class Line(NamedTuple):
     @property
     def red(self) -> bool:
         """Whether a quick row is not what the record says."""
-        return self.row.quick and self.state in (RED, "failed")
+        return self.row.quick and verdict(self.state) in (RED, "failed")
 
 
-def lines_of(tables: Iterable[Table], folder: Folder, notes: dict[str, str]) -> list[Line]:
+def verdict(state: str) -> str:
+    """A state without what stands in brackets after it.
+
+    Example:
+        >>> verdict("reproduced (1 of 3 seeds)")
+        'reproduced'
+    """
+    return state.partition(" (")[0]
+
+
+def lines_of(rows: Iterable[Row], folder: Folder, notes: dict[str, str]) -> list[Line]:
     """A line for each measure of each row; `notes` says why runs were not begun."""
-    return [
-        line_of(row, name, folder, notes)
-        for table in tables
-        for row in table.rows
-        for name in row.measures
-    ]
+    return [line_of(row, name, folder, notes) for row in rows for name in row.measures]
 
 
 def line_of(row: Row, name: str, folder: Folder, notes: dict[str, str]) -> Line:
@@ -121,25 +130,39 @@ def _state_of(record: dict[str, Any] | None, run: Run, notes: dict[str, str]) ->
     if record is None:
         return "not run"
     if record["digest"] != run.digest:
-        version = record["versions"]["gendae"]
-        return f"a record of another version or configuration ({version}): --again"
+        made_by = " ".join(record["versions"].get(key, "") for key in ("gendae", "code")).strip()
+        return f"a record of other sources or another configuration ({made_by}): --again"
     return f"failed: {record['error']}"
 
 
 def _judged(row: Row, measure: Measure, here: dict[int, float]) -> str:
-    """What the values are beside those of the record, of the same seeds where it has them."""
-    if not measure.measured:
-        return "measured"
+    """What the values are beside those of the record, and of how many seeds."""
+    state = "measured"
+    if measure.measured:
+        state = _beside_record(row, measure, here)
+    if len(here) < len(row.seeds):
+        state += f" ({len(here)} of {len(row.seeds)} seeds)"
+    return state
+
+
+def _beside_record(row: Row, measure: Measure, here: dict[int, float]) -> str:
+    """Values beside those of the record, of the same seeds where it has them.
+
+    The tolerance decides where there is one, and standard errors where both sides have one.
+    """
 
     common = [seed for seed in here if seed in measure.measured]
     new = [here[seed] for seed in common or here]
     old = [measure.measured[seed] for seed in common or measure.measured]
     off = abs(statistics.fmean(new) - statistics.fmean(old))
-    if row.quick:
-        return GREEN if off <= measure.tolerance else RED
+    if measure.tolerance is not None:
+        away = RED if row.quick else DIFFERS
+        return GREEN if off <= measure.tolerance else away
 
-    error = math.hypot(standard_error(new) or 0.0, standard_error(old) or 0.0)
-    return GREEN if error == 0.0 or off <= APART * error else "differs from the record"
+    errors = standard_error(new), standard_error(old)
+    if None in errors:
+        return ONE
+    return GREEN if off <= APART * math.hypot(*errors) else DIFFERS
 
 
 # -- tables as text -------------------------------------------------------------------------------
@@ -203,8 +226,8 @@ def pairs_of(table: Table, lines: list[Line]) -> list[list[str]]:
             ("this folder", line.here, other.here),
             ("the record", line.measure.measured, other.measure.measured),
         ]
-        found = [(where, pair_by_seed(a, b)) for where, a, b in both]
-        where, pair = next(((w, p) for w, p in found if p is not None and p.n > 1), (None, None))
+        pairs = [(where, pair_by_seed(a, b)) for where, a, b in both]
+        where, pair = next(((w, p) for w, p in pairs if p is not None and p.n > 1), (None, None))
         if pair is not None:
             names = [line.row.says, other.row.says, line.name]
             rows.append([*names, *in_words(pair, MEASURES[line.name][1]), where])
@@ -252,7 +275,7 @@ def _run(run: Run, record: dict[str, Any]) -> list[str]:
     return [
         run.name,
         measures or f"failed: {record['error']}",
-        f"{record['seconds']:.0f}",
+        _known(record["seconds"]),
         _known(record["memory_mib"]),
         _known(record["energy_joules"]),
         ", ".join(sha[key][:12] for key in ("data", "model") if key in sha),
@@ -262,7 +285,7 @@ def _run(run: Run, record: dict[str, Any]) -> list[str]:
 
 
 def _known(value: float | None) -> str:
-    return "unreadable" if value is None else f"{value:.0f}"
+    return "unknown" if value is None else f"{value:.0f}"
 
 
 # -- the two files --------------------------------------------------------------------------------
@@ -275,7 +298,8 @@ def write(folder: Folder, tables: list[Table], lines: list[Line], head: str) -> 
     notes = (
         "± is the deviation of seeds, their number in brackets; se: standard errors of the "
         "difference, of seeds and of what was published, as far as known. p: the sign-flip test; "
-        "with three seeds it is 0.25 at best. J: of the whole machine."
+        "with three seeds it is 0.25 at best. J: of the whole machine. What a run took that was "
+        "stopped in between is not known."
     )
     text.append(notes + "\n")
     page.append(f"<p>{notes}</p>")
@@ -285,13 +309,13 @@ def write(folder: Folder, tables: list[Table], lines: list[Line], head: str) -> 
         text.append(f"## {table.title} (`{table.name}`)\n")
         page.append(f"<h2>{html.escape(table.title)} (<code>{table.name}</code>)</h2>")
         for name, rows in _parts(table, own, folder):
-            text.append(markdown([[cell.replace("|", r"\|") for cell in row] for row in rows]))
+            text.append(markdown(rows))
             page.append(_html_table(rows, name))
 
     rows = [row for table in tables for row in table.rows if row.config]
-    found = [folder.current(Run(row, seed)) for row in rows for seed in row.seeds]
+    records = [folder.current(Run(row, seed)) for row in rows for seed in row.seeds]
     return [
-        write_json(folder.path / "records.json", [record for record in found if record]),
+        write_json(folder.path / "records.json", [record for record in records if record]),
         write_whole(folder.path / "report.md", "\n".join(text).encode()),
         write_whole(folder.path / "report.html", PAGE.format(body="\n".join(page)).encode()),
     ]
@@ -314,7 +338,7 @@ def _html_table(rows: list[list[str]], name: str) -> str:
     """Rows as a table of a page; the last cell of results has the colour of its state."""
     made = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0]) + "</tr>"]
     for row in rows[1:]:
-        colour = COLOURS.get(row[-1], "") if name == "results" else ""
+        colour = COLOURS.get(verdict(row[-1]), "") if name == "results" else ""
         marks = [""] * (len(row) - 1) + [f' class="{colour}"' if colour else ""]
         cells_ = [
             f"<td{mark}>{html.escape(cell)}</td>" for cell, mark in zip(row, marks, strict=True)
@@ -327,6 +351,9 @@ def _html_table(rows: list[list[str]], name: str) -> str:
 # -- blocks of the documentation ------------------------------------------------------------------
 
 BLOCK = re.compile(r"(<!-- reproduce: (\S+) -->\n).*?(<!-- /reproduce -->)", re.DOTALL)
+MARK = re.compile(r"<!-- (reproduce: \S+|/reproduce) -->")
+#: What an entry of `rules` says.
+OF_RULES = ("use", "reaches", "time")
 PLACE = re.compile(r"\{([\w.-]+)\.(\w+):(\d)\}")
 
 
@@ -337,18 +364,32 @@ def filled(text: str, tables: dict[str, Table], rules: dict[str, dict[str, str]]
     a table, or `rules`.
 
     Raises:
-        ValueError: for a name of neither.
+        ValueError: for a name of neither, a block without its end, and a text without blocks.
     """
 
-    def block(found: re.Match[str]) -> str:
-        name = found[2]
+    def block(place: re.Match[str]) -> str:
+        name = place[2]
         if name == "rules":
-            return found[1] + rules_table(rules, tables) + found[3]
+            return place[1] + rules_table(rules, tables) + place[3]
         if name not in tables:
             raise ValueError(f"<!-- reproduce: {name} -->: no such table")
-        return found[1] + committed_table(tables[name]) + found[3]
+        return place[1] + committed_table(tables[name]) + place[3]
 
+    _check_marks(text)
     return BLOCK.sub(block, text)
+
+
+def _check_marks(text: str) -> None:
+    """Raise a ValueError unless beginnings and ends of blocks take turns, and there are some."""
+    marks = [mark[1] for mark in MARK.finditer(text)]
+    if not marks:
+        raise ValueError("no block <!-- reproduce: NAME --> .. <!-- /reproduce -->")
+
+    for mark, after in zip(["/reproduce", *marks], [*marks, "reproduce: "], strict=True):
+        if mark != "/reproduce" and after != "/reproduce":
+            raise ValueError(f"<!-- {mark} --> has no <!-- /reproduce --> before the next block")
+        if mark == after:
+            raise ValueError("<!-- /reproduce --> ends no block")
 
 
 def committed_table(table: Table) -> str:
@@ -367,22 +408,33 @@ def _without_here(row: list[str]) -> list[str]:
 def rules_table(rules: dict[str, dict[str, str]], tables: dict[str, Table]) -> str:
     """README's table of rules."""
     by_name = {row.name: row for table in tables.values() for row in table.rows}
-    place: Callable[[re.Match[str]], str] = lambda found: number_at(found, by_name)
-    rows = [
-        [f"`{rule}`", entry["use"], *(PLACE.sub(place, entry[k]) for k in ("reaches", "time"))]
-        for rule, entry in rules.items()
-    ]
+    number: Callable[[re.Match[str]], str] = lambda place: number_at(place, by_name)
+    rows = []
+    for rule, entry in rules.items():
+        _check_rule(rule, entry)
+        rows.append([f"`{rule}`", *(PLACE.sub(number, entry[key]) for key in OF_RULES)])
+
     return markdown([["rule", "use it for", "test images", "time"], *rows])
 
 
-def number_at(found: re.Match[str], rows: dict[str, Row]) -> str:
+def _check_rule(rule: object, entry: object) -> None:
+    """Raise a ValueError unless an entry of `rules` says all that its row shows."""
+    for key in OF_RULES:
+        said = isinstance(entry, dict) and isinstance(entry.get(key), str)
+        if not said:
+            raise ValueError(f"rules: {rule}: text is needed for each of {', '.join(OF_RULES)}")
+
+
+def number_at(place: re.Match[str], rows: dict[str, Row]) -> str:
     """The mean of the committed record that {ROW.MEASURE:DIGITS} stands for."""
-    name, measure, digits = found.groups()
+    name, measure, digits = place.groups()
     row = rows.get(name)
     if row is None or measure not in (*row.measures, "minutes"):
-        raise ValueError(f"{found[0]}: no such row, or measure of it")
+        raise ValueError(f"{place[0]}: no such row, or measure of it")
 
     value = row.minutes
     if measure in row.measures:
+        if not row.measures[measure].measured:
+            raise ValueError(f"{place[0]}: this row has no committed record")
         value = statistics.fmean(row.measures[measure].measured.values())
     return f"{value:.{digits}f}"

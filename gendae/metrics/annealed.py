@@ -52,7 +52,8 @@ class Annealed(NamedTuple):
 
     Attributes:
         mean: over images.
-        se: standard error of the mean over images.
+        se: standard error of the mean over images, from their deviation (n - 1); NaN of one
+            image.
         values: of each image, (n,), in float64 in CPU memory.
         acceptance: share of the moves that were taken.
         effective: effective number of chains of an image, (sum w)^2 / sum w^2, the mean over
@@ -75,7 +76,7 @@ class Gap(NamedTuple):
         lower, upper: the estimates, below and above log p(x) in expectation.
         mean: of upper - lower over images: what the lower one misses on such data at most, in
             expectation.
-        se: its standard error.
+        se: its standard error, NaN of one image.
         x: the images, (n, width of x).
     """
 
@@ -503,5 +504,7 @@ def _annealed(parts: list[Chains], sign: float, law: str) -> Annealed:
 
 
 def _mean(values: Tensor) -> tuple[float, float]:
-    """Mean, and its standard error."""
-    return values.mean().item(), values.std(correction=0).item() / math.sqrt(len(values))
+    """Mean, and its standard error, which one value does not have."""
+    if len(values) == 1:
+        return values.item(), math.nan
+    return values.mean().item(), values.std().item() / math.sqrt(len(values))

@@ -172,24 +172,24 @@ class Latents:
         return self.prior.log_prob(h)
 
     def _kinds(self) -> Kinds:
-        found = []
+        of_levels = []
         for level in self.levels[:-1]:
             law = self.stack.pairs[level].observation
-            found.append(_kinds_of(f"h_{level}", _parts_of(law, self.stack.sizes[level])))
+            of_levels.append(_kinds_of(f"h_{level}", _parts_of(law, self.stack.sizes[level])))
 
         top = f"h_{self.stack.depth}"
-        found.append(_kinds_of(top, _parts_of_prior(self.prior, self.widths[-1])))
+        of_levels.append(_kinds_of(top, _parts_of_prior(self.prior, self.widths[-1])))
 
         starts = [0, *itertools.accumulate(self.widths)]
         groups = [
             slice(start + group.start, start + group.stop)
-            for start, kinds in zip(starts, found, strict=False)
+            for start, kinds in zip(starts, of_levels, strict=False)
             for group in kinds.groups
         ]
 
         device = self.stack.device
-        real = torch.cat([kinds.real for kinds in found]).to(device)
-        low = torch.cat([kinds.low for kinds in found]).to(device, self.stack.dtype)
+        real = torch.cat([kinds.real for kinds in of_levels]).to(device)
+        low = torch.cat([kinds.low for kinds in of_levels]).to(device, self.stack.dtype)
         return Kinds(real, low, tuple(groups))
 
     def _words(self) -> str:

@@ -363,6 +363,7 @@ def annealed_rows(
         "annealed": own.mean,
         "annealed_se": own.se,
         "annealed_images": len(x),
+        "annealed_seed": seed,
         "annealed_chains": annealing.chains,
         "annealed_temperatures": annealing.temperatures,
         "annealed_law": own.law,

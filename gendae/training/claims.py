@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ class Claim:
         self.path = path
         self.token = secrets.token_hex(8)
         self._ended = threading.Event()
+        self._child: int | None = None
+        self._of_child = threading.Lock()
         self._touching = threading.Thread(target=self._touch, args=(stale,), daemon=True)
 
     def content(self, child: int | None = None) -> dict[str, Any]:
@@ -56,8 +59,23 @@ class Claim:
 
     def name_child(self, process: int) -> None:
         """Say that a child works at the run: as long as it lives, the claim is not void."""
-        if self.held():
+        with self._of_child:
+            self._child = process
+        if self._lost():
+            self.end_child()
+        elif self.held():
             write_json(self.path, self.content(process))
+
+    def forget_child(self) -> None:
+        """The child has ended: its number may become another process's."""
+        with self._of_child:
+            self._child = None
+
+    def end_child(self) -> None:
+        """End the child, if there is one, by SIGTERM: it can go on later."""
+        with self._of_child, contextlib.suppress(ProcessLookupError):
+            if self._child is not None:
+                os.kill(self._child, signal.SIGTERM)
 
     def begin(self) -> None:
         """Touch the file from now on."""
@@ -71,9 +89,20 @@ class Claim:
             self.path.unlink(missing_ok=True)
 
     def _touch(self, stale: float) -> None:
+        """Touch the file for as long as it is this claim's; what was lost is worked at no more."""
         while not self._ended.wait(stale / TOUCHES):
+            if self._lost():
+                return self.end_child()
             with contextlib.suppress(OSError):
                 os.utime(self.path)
+        return None
+
+    def _lost(self) -> bool:
+        """Whether another process has taken over; a file that cannot be read says nothing."""
+        token = read(self.path).get("token")
+        if token is None:
+            return not self.path.exists()
+        return token != self.token
 
 
 def claimed(path: Path, stale: float) -> Claim | None:

@@ -18,6 +18,7 @@ from gendae.data.base import Data
 from gendae.registry import import_public, instantiated
 from gendae.rules.base import Rule
 from gendae.storage.atomic import write_whole
+from gendae.training.fit import add_callbacks
 from gendae.training.mistakes import explained, read_yaml
 from gendae.training.sizes import fit_sizes, is_open
 from gendae.training.spaces import SECTIONS
@@ -87,9 +88,18 @@ def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:
     return instantiated(parser, Namespace(model=parsed.model)).model, data
 
 
-def check_options(config: Config, options: Sequence[str]) -> None:
-    """Raise a ValueError for options that a configuration does not have, or of a wrong kind."""
-    parse(_parser(), config, options)
+def check_options(config: Config, options: Sequence[str], callbacks: bool = False) -> None:
+    """Raise a ValueError for options that a configuration does not have, or of a wrong kind.
+
+    Args:
+        config: of the training.
+        options: words of the command line.
+        callbacks: whether options of callbacks, such as --credit.every, are accepted.
+    """
+    parser = _parser()
+    if callbacks:
+        add_callbacks(parser)
+    parse(parser, config, options)
 
 
 def parse(parser: LightningArgumentParser, config: Config, options: Sequence[str]) -> Namespace:

@@ -103,6 +103,20 @@ def _sweep(root: Path, resumed: str | None) -> None:
         remove_stale(folder)
 
 
+def add_callbacks(parser: LightningArgumentParser) -> None:
+    """The sections `parzen`, `credit` and `pictures`, and of checkpoints `best` and `last`.
+
+    Each checkpoint has a callback, since ModelCheckpoint's save_last follows its monitor.
+    """
+    parser.add_lightning_class_args(ParzenMonitor, "parzen")
+    parser.add_lightning_class_args(CreditMonitor, "credit")
+    parser.add_lightning_class_args(Pictures, "pictures")
+    for name in CHECKPOINTS:
+        parser.add_lightning_class_args(RunCheckpoint, name)
+        parser.set_defaults({f"{name}.filename": name})
+        parser.set_defaults({f"{name}.enable_version_counter": False})
+
+
 class FitCLI(LightningCLI):
     """Adds to LightningCLI: a run folder with CSV log, last and best checkpoint, and scores."""
 
@@ -209,17 +223,8 @@ class FitCLI(LightningCLI):
         return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The sections `parzen`, `credit` and `pictures`, and of checkpoints `best` and `last`.
-
-        Each checkpoint has a callback, since ModelCheckpoint's save_last follows its monitor.
-        """
-        parser.add_lightning_class_args(ParzenMonitor, "parzen")
-        parser.add_lightning_class_args(CreditMonitor, "credit")
-        parser.add_lightning_class_args(Pictures, "pictures")
-        for name in CHECKPOINTS:
-            parser.add_lightning_class_args(RunCheckpoint, name)
-            parser.set_defaults({f"{name}.filename": name})
-            parser.set_defaults({f"{name}.enable_version_counter": False})
+        """The sections of callbacks."""
+        add_callbacks(parser)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the options as typed: checkpoints hold hyper-parameters in another, plain form."""

@@ -4,16 +4,21 @@
     FOLDER/claims/ROW-SEED.json        while a process works at it, see `claims`
     FOLDER/records/ROW-SEED.json       what came of it
 
-A run that was killed goes on from its last.ckpt, bit for bit. DIGEST is of the version, the
-configuration and the options: another version never goes on where this one stopped. Its records
-stay apart too: they are told of and not counted.
+A run that was killed goes on from its last.ckpt, bit for bit. DIGEST is of the sources of gendae,
+the configuration and the options: other sources never go on where these stopped. There is one
+record of a run. It holds the DIGEST that it is of: that of another one is told of and not counted,
+and is written over when the run is made again, from nothing.
 """
 
 import hashlib
 import json
+import math
 import os
 import platform
+import secrets
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,21 +31,28 @@ from gendae.errors import shortened
 from gendae.registry import registered
 from gendae.rules.base import Rule
 from gendae.storage.atomic import write_json
+from gendae.training import child
 from gendae.training.claims import Claim, claimed, owner_gone, void
 from gendae.training.configurations import QUIET, Config, model_of, read_config, write_config
 from gendae.training.rows import Row
-from gendae.training.scores import run_folders
+from gendae.training.scores import LACKING, LAST, code, run_folders
 
 #: The configuration of a row; a config.yaml would make the folder that of an earlier run.
 CONFIG = "row.yaml"
 #: What a run's process leaves.
 RESULT = "result.json"
+#: What lies in a folder whose run has a record: nothing goes on from there.
+ENDED = "record.json"
 #: Counters of energy in microjoules, of whole processors, where the system lets users read them.
 ENERGY = Path("/sys/class/powercap")
-#: Exit codes of a process that a signal ended: there is no result, and the run goes on later.
-SIGNALLED = (130, 143, 129)
-#: Exit code of a command that something in the user's hands kept from its work.
-NEEDS = 2
+#: How a run is stopped from outside: there is no result, and it goes on later.
+STOPS = tuple(
+    getattr(signal, name)
+    for name in ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")
+    if hasattr(signal, name)
+)
+#: Exit codes of a process that such a signal ended, as the system and as a shell have them.
+SIGNALLED = (*(-number for number in STOPS), *(128 + number for number in STOPS))
 
 
 class Run(NamedTuple):
@@ -59,6 +71,7 @@ class Run(NamedTuple):
         row = self.row
         parts = [
             gendae.__version__,
+            code(),
             config_of(row),
             row.options,
             row.samples,
@@ -125,13 +138,16 @@ class Folder:
             content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, IsADirectoryError):
             raise ValueError(f"{file} is no record of a run; remove it") from None
 
-        sound = isinstance(content, dict) and isinstance(content.get("measures"), dict)
-        if not sound or not isinstance(content.get("digest"), str):
+        if not _is_record(content, run):
             raise ValueError(f"{file} is no record of a run; remove it")
         return content
+
+    def has_records(self, row: Row) -> bool:
+        """Whether there is a record of any of a row's seeds."""
+        return any(self.record_file(Run(row, seed)).exists() for seed in row.seeds)
 
     def current(self, run: Run) -> dict[str, Any] | None:
         """The record of a run by this version and configuration; None of another, or if none."""
@@ -161,6 +177,41 @@ class Folder:
         return claimed(self.claim_file(run), self.stale)
 
 
+def _is_record(content: Any, run: Run) -> bool:  # noqa: ANN401 - whatever a file holds
+    """Whether a file holds all that a record of a run has, each of its kind."""
+    if not isinstance(content, dict) or not isinstance(content.get("measures"), dict):
+        return False
+
+    versions = content.get("versions")
+    texts = [content.get("row"), content.get("digest"), content.get("command")]
+    numbers = [*content["measures"].values(), content.get("seed")]
+    known = [content.get(name) for name in ("seconds", "memory_mib", "energy_joules")]
+    numbers += [number for number in known if number is not None]
+    for part in (versions, content.get("sha256", {})):
+        if not isinstance(part, dict):
+            return False
+        texts += part.values()
+
+    if "gendae" not in versions or "error" not in content:
+        return False
+    if not all(isinstance(text, str) for text in texts) or not all(map(_is_number, numbers)):
+        return False
+    return _is_whole(content, run)
+
+
+def _is_whole(content: dict[str, Any], run: Run) -> bool:
+    """Whether a record says what went wrong, or has all measures of its row."""
+    if content["error"] is not None:
+        return isinstance(content["error"], str)
+    return content["digest"] != run.digest or set(run.row.measures) <= set(content["measures"])
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
 class Ended(NamedTuple):
     """A process that ended: its code, its last words, what it took."""
 
@@ -187,27 +238,58 @@ def carry_out(folder: Folder, run: Run, claim: Claim) -> dict[str, Any]:
         Unusable: if the data, the memory or the disk do not suffice.
     """
     root = folder.root(run)
+    if folder.current(run) is not None or (root / ENDED).exists():
+        _clear(root)
+    resumed = bool(run_folders(root))
     job = _job(run, root)
     ended = _process("gendae.training.scores", [str(job)], root / "run.log", claim)
 
-    record = _begun(run, root)
-    if ended.code == NEEDS:
+    if ended.code == LACKING:
         raise Unusable(ended.said)
-    if ended.code:
-        record["error"] = shortened(ended.said, 300) or f"exit code {ended.code}"
-    else:
-        record |= json.loads((root / RESULT).read_text(encoding="utf-8"))
-
+    record = _begun(run, root) | _result(ended, root)
+    if record["versions"].get("code", code()) != code():
+        raise Unusable("the sources of gendae have changed since this command began")
     if not claim.held():
         raise Stopped(f"{run.name} was taken over by another process, since nothing was heard")
-    record |= {
+
+    record |= _spent(ended, resumed)
+    write_json(folder.record_file(run), record)
+    write_json(root / ENDED, record)
+    return record
+
+
+def _clear(root: Path) -> None:
+    """Remove the folder of a run that has ended; it loses its name first, all at once."""
+    if not root.exists():
+        return
+
+    past = root.with_name(f"{root.name}.{secrets.token_hex(4)}.old")
+    root.rename(past)
+    shutil.rmtree(past, ignore_errors=True)
+
+
+def _result(ended: Ended, root: Path) -> dict[str, Any]:
+    """What a process measured, or why there is nothing: numbers that are none are a failure."""
+    if ended.code:
+        return {"error": shortened(ended.said, 300) or f"exit code {ended.code}"}
+
+    result = json.loads((root / RESULT).read_text(encoding="utf-8"))
+    none = [name for name, value in result["measures"].items() if not _is_number(value)]
+    if none:
+        result |= {"measures": {}, "error": f"{none[0]} is not a finite number"}
+    return result
+
+
+def _spent(ended: Ended, resumed: bool) -> dict[str, Any]:
+    """What a run took, and when it ended; what a killed process took of it is not known."""
+    known: dict[str, float | None] = {
         "seconds": round(ended.seconds, 1),
         "memory_mib": ended.memory,
         "energy_joules": ended.energy,
-        "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_json(folder.record_file(run), record)
-    return record
+    if resumed:
+        known = dict.fromkeys(known)
+    return {**known, "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 def _job(run: Run, root: Path) -> Path:
@@ -218,10 +300,12 @@ def _job(run: Run, root: Path) -> Path:
 
     folders = run_folders(root)
     if folders:
-        words += ["--ckpt_path", str(folders[-1] / "checkpoints/last.ckpt")]
+        words += ["--ckpt_path", str(folders[-1] / LAST)]
+    (root / RESULT).unlink(missing_ok=True)
     content = {
         "words": words,
         "root": str(root),
+        "resumed": str(folders[-1]) if folders else None,
         "samples": run.row.samples,
         "measures": list(run.row.measures),
         "out": str(root / RESULT),
@@ -236,7 +320,7 @@ def _begun(run: Run, root: Path) -> dict[str, Any]:
         "row": run.row.name,
         "seed": run.seed,
         "digest": run.digest,
-        "versions": {"gendae": gendae.__version__},
+        "versions": {"gendae": gendae.__version__, "code": code()},
         "command": shlex.join(["gendae", "fit", *words, "--seed_everything", str(run.seed)]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
         "measures": {},
@@ -251,20 +335,21 @@ def _process(module: str, words: Sequence[str], log: Path, claim: Claim) -> Ende
         Stopped: if a signal ended it.
     """
     environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **os.environ}
-    start = [sys.executable, "-m", "gendae.training.child", str(os.getpid()), module]
     energy = energies()
     begun = time.perf_counter()
 
     with log.open("ab") as stream:
-        process = subprocess.Popen([*start, *words], stdout=stream, stderr=stream, env=environment)
+        start = child.command(module, words)
+        process = subprocess.Popen(start, stdout=stream, stderr=stream, env=environment)
         claim.name_child(process.pid)
-        code, memory = _awaited(process)
+        ended, memory = _awaited(process)
+        claim.forget_child()
 
-    if code < 0 or code in SIGNALLED:
-        raise Stopped(f"a signal ended it (exit code {code}); the same command goes on")
+    if ended in SIGNALLED:
+        raise Stopped(f"a signal ended it (exit code {ended}); the same command goes on")
 
     seconds = time.perf_counter() - begun
-    return Ended(code, _last_line(log), seconds, memory, joules(energy, energies()))
+    return Ended(ended, _last_line(log), seconds, memory, joules(energy, energies()))
 
 
 def _awaited(process: subprocess.Popen) -> tuple[int, float | None]:

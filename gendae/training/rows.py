@@ -29,7 +29,10 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
+
+import yaml
 
 from gendae import checks
 from gendae.errors import choice
@@ -114,19 +117,49 @@ def read_tables(path: str = FIELD) -> dict[str, Table]:
         >>> sum(row.quick for table in tables.values() for row in table.rows) >= 8
         True
     """
-    content = read_yaml(path)
+    if not path:
+        raise ValueError("--tables: the name of a YAML file is needed")
+    content = _read(path)
     entries = content.get("tables") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not entries:
-        raise ValueError(f"{path} holds no tables; `tables:` with tables by name is needed")
+        raise ValueError(
+            f"--tables {path} holds no tables; `tables:` with tables by name is needed"
+        )
 
     folder = Path(configuration_file(path)).parent
     tables = {str(name): _table(str(name), entry, folder) for name, entry in entries.items()}
 
-    names = [*tables, *(row.name for table in tables.values() for row in table.rows)]
+    names = [EVERY, QUICK, *tables, *(row.name for table in tables.values() for row in table.rows)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{path}: {twice[0]!r} is there twice; rows and tables need own names")
+        raise ValueError(
+            f"{path}: {twice[0]!r} is there twice; rows and tables need own names, other than "
+            f"{EVERY} and {QUICK}"
+        )
     return tables
+
+
+class _Unique(yaml.SafeLoader):
+    """Reads YAML, and takes no name twice in a mapping: the first of two would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [name for i, name in enumerate(names) if name in names[:i] and name != "<<"]
+        if twice:
+            line = node.start_mark.line + 1
+            raise ValueError(f"{twice[0]!r} is there twice, below line {line}")
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: str) -> Any:  # noqa: ANN401 - any plain data
+    """The plain data of a file of tables."""
+    content = read_yaml(path)
+    text = Path(configuration_file(path)).read_text(encoding="utf-8")
+    try:
+        yaml.load(text, _Unique)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return content
 
 
 def chosen(tables: dict[str, Table], name: str) -> list[Row]:
@@ -158,11 +191,12 @@ def _table(name: str, entry: object, folder: Path) -> Table:
         raise ValueError(f"{where} has no rows; rows by name are needed")
 
     against = given.get("against", "")
-    if against and against not in rows:
+    if against and (not isinstance(against, str) or against not in rows):
         raise ValueError(f"{where}: against={against!r} is none of its rows")
 
     made = tuple(_row(str(key), value, folder) for key, value in rows.items())
-    return Table(name, str(given.get("title", name)), made, against)
+    _text(where, given, "title")
+    return Table(name, given.get("title", name), made, against)
 
 
 def _row(name: str, entry: object, folder: Path) -> Row:
@@ -179,8 +213,10 @@ def _row(name: str, entry: object, folder: Path) -> Row:
     if bool(given.get("config")) == bool(given.get("command")):
         raise ValueError(f"{where}: either a config, or the command of its record, is needed")
 
+    for key in ("says", "config", "command", "rule"):
+        _text(where, given, key)
     given["measures"] = {key: _measure(f"{where}: {key}", key, measures[key]) for key in measures}
-    given["options"] = tuple(str(word) for word in given.get("options", ()))
+    given["options"] = _options(where, given.get("options", []))
     given["seeds"] = _seeds(where, given.get("seeds", Row.seeds))
     if given.get("config"):
         given["config"] = _config(where, str(given["config"]), folder)
@@ -190,9 +226,38 @@ def _row(name: str, entry: object, folder: Path) -> Row:
     return row
 
 
+def _text(where: str, given: dict[str, Any], key: str) -> None:
+    """Raise a ValueError for an entry that is there and no text."""
+    if key in given and not isinstance(given[key], str):
+        raise ValueError(f"{where}: {key}={given[key]!r}; text is needed")
+
+
+def _options(where: str, options: object) -> tuple[str, ...]:
+    """Options of `gendae fit`, a word each."""
+    listed = isinstance(options, list | tuple)
+    if not listed or not all(isinstance(word, str | int | float | NoneType) for word in options):
+        raise ValueError(
+            f"{where}: options={options!r}; a list of words is needed, such as "
+            "[--trainer.max_epochs, 15]"
+        )
+    of_yaml = {None: "null", True: "true", False: "false"}
+    return tuple(
+        of_yaml[word] if word is None or isinstance(word, bool) else str(word) for word in options
+    )
+
+
+def _number(where: str, value: object, strict: bool = False) -> None:
+    """Raise a ValueError unless a value is a number not below 0 (above it, if `strict`)."""
+    if isinstance(value, bool):
+        raise ValueError(f"{where}={value!r}: a number is needed")  # noqa: TRY004
+    checks.at_least(where, value, 0.0, strict)
+
+
 def _check(where: str, row: Row) -> None:
     """Raise a ValueError for numbers out of range, and a quick row without its numbers."""
-    checks.at_least(f"{where}: minutes", row.minutes, 0.0, strict=True)
+    _number(f"{where}: minutes", row.minutes, strict=True)
+    if not isinstance(row.quick, bool):
+        raise ValueError(f"{where}: quick={row.quick!r}; true or false is needed")  # noqa: TRY004
     checks.whole(f"{where}: samples", row.samples, 1)
     for name, measure in row.measures.items():
         known = measure.tolerance is not None and measure.measured
@@ -212,22 +277,40 @@ def _config(where: str, name: str, folder: Path) -> str:
 
 
 def _seeds(where: str, seeds: object) -> tuple[int, ...]:
-    if not isinstance(seeds, list | tuple) or not seeds or len(set(seeds)) < len(seeds):
+    if not isinstance(seeds, list | tuple) or not seeds:
         raise ValueError(f"{where}: seeds={seeds!r}; a list of different numbers is needed")
-    return tuple(checks.whole(f"{where}: seeds", seed, 0, MOST_SEED) for seed in seeds)
+
+    numbers = tuple(checks.whole(f"{where}: seeds", seed, 0, MOST_SEED) for seed in seeds)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{where}: seeds={seeds!r}; a list of different numbers is needed")
+    return numbers
 
 
 def _measure(where: str, name: str, entry: object) -> Measure:
     """A measure of a row."""
     if name not in MEASURES:
-        raise ValueError(f"{where}: no such measure; {choice(name, MEASURES)}")
+        raise ValueError(f"{where}: no such measure; {choice(str(name), MEASURES)}")
 
-    given = _entries(where, entry or {}, [f.name for f in dataclasses.fields(Measure)])
-    for key in ("published", "error", "tolerance"):
+    entry = {} if entry is None else entry
+    given = _entries(where, entry, [f.name for f in dataclasses.fields(Measure)])
+    if given.get("published") is not None:
+        checks.real(f"{where}: published", given["published"])
+    for key in ("error", "tolerance"):
         if given.get(key) is not None:
-            checks.real(f"{where}: {key}", given[key])
+            _number(f"{where}: {key}", given[key])
 
-    measured = given.get("measured", {})
+    _text(where, given, "source")
+    record = given.get("record", {})
+    if not isinstance(record, dict):
+        raise ValueError(  # noqa: TRY004 - a choice of the user
+            f"{where}: record={record!r}; a file and a place are needed"
+        )
+    _check_measured(where, given.get("measured", {}))
+    return Measure(**given)
+
+
+def _check_measured(where: str, measured: object) -> None:
+    """Raise a ValueError unless values by seed are a mapping of finite numbers."""
     if not isinstance(measured, dict):
         raise ValueError(  # noqa: TRY004 - a choice of the user
             f"{where}: measured={measured!r}; values by seed are needed"
@@ -235,7 +318,6 @@ def _measure(where: str, name: str, entry: object) -> Measure:
     for seed, value in measured.items():
         checks.whole(f"{where}: seed", seed, 0, MOST_SEED)
         checks.real(f"{where}: measured", value)
-    return Measure(**given)
 
 
 def _entries(where: str, entry: object, accepted: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -15,9 +15,13 @@ of measures, and the file that the result is written to.
 """
 
 import csv
+import errno
+import functools
+import hashlib
 import json
 import platform
 import sys
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,8 +40,25 @@ from gendae.training import fit
 from gendae.training.alone import forget_unreadable
 from gendae.training.configurations import QUIET, build, read_config
 
+#: Where a run folder keeps what its training goes on from.
+LAST = "checkpoints/last.ckpt"
 #: Libraries whose versions numbers depend on.
 LIBRARIES = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "scikit-learn")
+#: What an operating system says where the disk, the memory or a permission do not suffice.
+REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+)
+#: How torch says, in a RuntimeError, that the memory does not suffice.
+NO_MEMORY = "can't allocate memory"
+#: Exit code of a run that lacks data, memory or disk; it is that of a test that is skipped.
+LACKING = 77
 #: Measures of samples, by their names in `metrics.report.evaluation`.
 OF_SAMPLES = {"ll": "parzen_ll", "fid": "fid", "recall": "recall", "bound": "iw_bound"}
 
@@ -64,7 +85,7 @@ def measured(run: Path, config: Path, samples: int, names: list[str]) -> dict[st
     Raises:
         ValueError: for a measure that this run does not have.
     """
-    last = run / "checkpoints/last.ckpt"
+    last = run / LAST
     stack = model_file.load(last)
     _, data = build(read_config(config), [])
 
@@ -123,7 +144,7 @@ def data_digest(data: Data) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of gendae, Python and the libraries that numbers depend on."""
-    own = {"gendae": gendae.__version__, "python": platform.python_version()}
+    own = {"gendae": gendae.__version__, "code": code(), "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             own[name] = version(name)
@@ -132,9 +153,24 @@ def versions() -> dict[str, str]:
     return own
 
 
+@functools.cache
+def code() -> str:
+    """SHA-256 of the sources of gendae, as they were when this was asked first.
+
+    The version stays the same from one release to the next, whatever changes in between.
+    """
+    home = Path(gendae.__file__).parent
+    sha = hashlib.sha256()
+    for file in sorted(home.rglob("*.py")):
+        sha.update(f"{file.relative_to(home).as_posix()}\n".encode())
+        sha.update(file.read_bytes())
+
+    return sha.hexdigest()[:12]
+
+
 def run_folders(root: Path) -> list[Path]:
     """Run folders below a root that can be gone on with, in their order."""
-    return sorted(path.parents[1] for path in root.glob("*/checkpoints/last.ckpt"))
+    return sorted(path.parents[1] for path in root.glob(f"*/{LAST}"))
 
 
 def carried_out(job: dict[str, Any]) -> dict[str, Any]:
@@ -143,24 +179,56 @@ def carried_out(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if the training left no last.ckpt.
     """
-    fit.main(job["words"])
-    folders = run_folders(Path(job["root"]))
-    if not folders:
+    made = fit.main(job["words"])
+    left = [folder for folder in (made, job["resumed"]) if folder is not None]
+    trained = [Path(folder) for folder in left if (Path(folder) / LAST).is_file()]
+    if not trained:
         raise FileNotFoundError(f"{job['root']}: the training left no last.ckpt")
 
-    config = folders[-1] / "config.yaml"
-    return measured(folders[-1], config, job["samples"], job["measures"])
+    config = trained[0] / "config.yaml"
+    return measured(trained[0], config, job["samples"], job["measures"])
+
+
+def lacks(error: BaseException) -> bool:
+    """Whether data, memory, disk or a permission are missing, and nothing is wrong with the code.
+
+    Errors of reading data count, and those that other errors were made of.
+
+    Example:
+        >>> lacks(OSError(errno.ENOSPC, "no space")), lacks(MemoryError())
+        (True, True)
+        >>> lacks(ValueError("a wrong shape")), lacks(FileNotFoundError("no last.ckpt"))
+        (False, False)
+    """
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        return True
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and (error.errno in REFUSALS or _of_data(error)):
+        return True
+
+    before = error.__cause__ or error.__context__
+    return before is not None and lacks(before)
+
+
+def _of_data(error: BaseException) -> bool:
+    """Whether an error was raised while data were read."""
+    frames = traceback.walk_tb(error.__traceback__)
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
+    return any(module.startswith("gendae.data.") for module in modules)
 
 
 def main(file: str) -> int:
     """Carry out a job and write the result; what went wrong is the last line on stderr."""
     forget_unreadable()
+    code()
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     try:
         content = carried_out(job)
-    except (TrainingDiverged, ValueError, OSError, MemoryError) as error:
+    except (TrainingDiverged, ValueError, OSError, MemoryError, RuntimeError) as error:
+        traceback.print_exc()  # the log says where
         print(f"gendae: error: {reason(error)}", file=sys.stderr)
-        return 1 if isinstance(error, TrainingDiverged) else 2
+        return LACKING if lacks(error) else 1
 
     write_json(Path(job["out"]), content)
     return 0

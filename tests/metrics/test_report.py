@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+import statistics
 import sys
 
 import numpy as np
@@ -236,10 +238,15 @@ def test_points_have_no_psnr():
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ("--sigma-x 0.3 --hidden means --bits 0", 0, "2 test images as bits of seed 0, 3 chains"),
+        (
+            "--sigma-x 0.3 --hidden means --bits 0",
+            0,
+            "2 test images drawn by seed 0 as bits of seed 0, 3 chains",
+        ),
         ("--hidden mean", 2, "--hidden='mean' is unknown"),
         ("--chains 0", 2, "--chains=0"),
         ("--bits -1", 2, "--bits=-1"),
+        ("--annealed 0", 2, "--chains is of annealing; --annealed IMAGES is needed too"),
     ],
 )
 def test_annealing_on_the_command_line(options, code, words, tmp_path, capsys):
@@ -254,11 +261,16 @@ def test_annealing_on_the_command_line(options, code, words, tmp_path, capsys):
     if code == 0:
         result = json.loads((tmp_path / "e.json").read_text())
         stack = load("digits-variational-em")
-        x = Binarised(Digits()).split("test").x[:2]
+        x = Binarised(Digits()).split("test").x
+        x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:2]]
         measure = {"hidden": "means", "sigma_x": 0.3, "generator": seeded(0)}
         own = annealed_log_prob(stack, x, 3, 4, **measure)
         assert "0.3^2 I), integrated over h_2, h_1 = g_2(h_2)" in printed.out
         assert result["annealed"] == pytest.approx(own.mean)
+        deviation = statistics.stdev(own.values.tolist())
+        assert result["annealed_se"] == pytest.approx(deviation / 2**0.5)
+        one = annealed_log_prob(stack, x[:1], 3, 4, **measure)
+        assert math.isnan(one.se)
         assert result["annealed_images"] == 2
         assert result["annealed_gap"] > 0.0
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,8 +94,16 @@ def test_a_claim_is_touched_and_a_lost_one_is_left_to_its_taker(tmp_path):
     time.sleep(0.4)
     assert not void(path, 0.12)
 
-    left_behind(path, [1], "elsewhere")
-    claim.name_child(5)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    claim.name_child(child.pid)
+    assert json.loads(path.read_text())["processes"] == [os.getpid(), child.pid]
+    left_behind(path, [1], "elsewhere", age=50.0)
+    assert child.wait(20) == -signal.SIGTERM  # it would train beside the taker's
     assert not claim.held()
+    assert time.time() - path.stat().st_mtime > 40.0  # and the claim is the taker's to touch
+
+    late = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    claim.name_child(late.pid)
+    assert late.wait(20) == -signal.SIGTERM
     claim.end()
     assert json.loads(path.read_text())["token"] == "other"

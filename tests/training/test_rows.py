@@ -50,13 +50,31 @@ def quick(**measure):
         (tables(measures={"error": {"measured": {0: None}}}), "measured=None"),
         (tables(command="x"), "either a config, or the command"),
         (tables(config="nowhere"), "no configuration 'nowhere'"),
+        ({"tables": {"t": {"rows": {"all": ROW}}}}, "'all' is there twice"),
+        ({"tables": {"t": {"rows": {"a": ROW}, "title": 5}}}, "table t: title=5; text"),
+        ({"tables": {"t": {"rows": {"a": ROW}, "against": ["a"]}}}, "against=['a'] is none"),
+        ("tables: {t: {rows: {a: {}, a: {}}}}", "'a' is there twice, below line 1"),
+        (tables(options=5), "row a: options=5; a list of words"),
+        (tables(options=None), "row a: options=None; a list of words"),
+        (tables(options="--x 3"), "row a: options='--x 3'; a list of words"),
+        (tables(options=[[3]]), "row a: options=[[3]]; a list of words"),
+        (tables(seeds=[[0]]), "row a: seeds=[0]: a whole number"),
+        (tables(says=5), "row a: says=5; text"),
+        (tables(quick="no"), "row a: quick='no'; true or false"),
+        (tables(minutes=True), "row a: minutes=True"),
+        (tables(measures={1: {}}), "row a: 1: no such measure"),
+        (tables(measures={"error": []}), "row a: error is no mapping"),
+        (tables(measures={"error": {"error": -1.0}}), "row a: error: error=-1.0: a number >= 0"),
+        (tables(measures={"error": {"source": 5}}), "row a: error: source=5; text"),
+        (tables(measures={"error": {"record": 5}}), "row a: error: record=5; a file"),
+        (quick(measured={0: 1.0}, tolerance=-1.0), "tolerance=-1.0: a number >= 0"),
         (quick(tolerance=1.0), "a quick row needs"),
         (quick(measured={0: 1.0}), "a quick row needs"),
     ],
 )
 def test_a_file_of_tables_is_refused_in_one_line(tmp_path, content, words):
     file = tmp_path / "tables.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
 
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)) as refusal:
         read_tables(str(file))
@@ -131,7 +149,23 @@ def test_the_blocks_of_the_documentation_are_what_the_command_makes(file):
 
     assert "<!-- reproduce: " in text
     assert reproduction_report.filled(text, TABLES, rules) == text
-    with pytest.raises(ValueError, match="nothing: no such table|nothing -->"):
-        reproduction_report.filled(
-            "<!-- reproduce: nothing -->\n<!-- /reproduce -->", TABLES, rules
-        )
+
+
+BEGIN, END = "<!-- reproduce: digits -->\n", "<!-- /reproduce -->\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "words"),
+    [
+        ("<!-- reproduce: nothing -->\n" + END, {}, "nothing -->: no such table"),
+        ("by hand\n", {}, "no block <!-- reproduce"),
+        (f"{BEGIN}by hand\n{BEGIN}{END}", {}, "reproduce: digits --> has no <!-- /reproduce"),
+        (f"{BEGIN}{END}{BEGIN}by hand\n", {}, "reproduce: digits --> has no <!-- /reproduce"),
+        (f"{BEGIN}{END}by hand\n{END}", {}, "/reproduce --> ends no block"),
+        ("<!-- reproduce: rules -->\n" + END, {"A": {"use": "x"}}, "rules: A: text is needed"),
+        ("<!-- reproduce: rules -->\n" + END, {"A": 5}, "rules: A: text is needed"),
+    ],
+)
+def test_what_cannot_be_filled_is_refused(text, rules, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        reproduction_report.filled(text, TABLES, rules)
