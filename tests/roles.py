@@ -628,6 +628,7 @@ OTHERS = [  # parts of models and rules, and what needs files that are not every
     Member("DifferenceReconstruction", lambda: RECONSTRUCTION),
     Member("FixedWeights", gendae.FixedWeights),
     Member("Direct", lambda: gendae.Direct(0.5)),
+    Member("DirectDifference", lambda: gendae.DirectDifference(0.2, hidden=5)),
     Member("Random", lambda: gendae.Random(0.5, derivative=False, tracks=True)),
     Member("SignSymmetry", lambda: gendae.SignSymmetry("fixed", derivative=False)),
     *(Member(type(part).__name__, lambda part=part: part) for part in ALL_JOINT_TERMS.values()),

@@ -147,7 +147,7 @@ class Work:
         """End what other threads wait for; it goes on when the command is given again."""
         with self._lock:
             for claim in self._claims:
-                claim.end_child()
+                claim.end_child(for_good=True)
 
     def _work(self) -> None:
         while not self._stopped.is_set() and (taken := self._next()) is not None:

@@ -4,8 +4,8 @@
     h_l = h_{l-1} + V_l * relu(W_l * h_{l-1} a_l(v, c))
     F = W * h_L,        a_l = 1 + A_l * v + B_l c
 
-with convolutions that keep the size of the image and have no constants, c the level of noise, and v
-what is given. Gates a_l know which neighbours to listen to; what they let through is never
+with convolutions that keep the size of the image and have no constants, c the level of noise, and
+v what is given. Gates a_l know which neighbours to listen to; what they let through is never
 normalised, so that F(b z) = b F(z) for b > 0.
 """
 

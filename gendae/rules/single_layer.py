@@ -200,7 +200,8 @@ class CompetitiveRule(EachLayerRule):
     With these biases the softmax of W h_{l-1} + b, which stands for the lateral connections of the
     layer, has its largest value at the unit whose weights are nearest: it is the posterior of a
     mixture of N(w_j, I). With `own_rate` eta_i is eta divided by the share of the batch that the
-    unit wins: a step of eta = 1 takes it to the mean of what it won, as k-means does.
+    unit wins: a step of eta = 1 takes it to the mean of what it won, as k-means does; several
+    processes count for their shares of the batch, each by itself.
     A unit that never wins would never move. Losers follow at `leak` times the rate (Rumelhart and
     Zipser 1985), which declines to 0 over the training.
     Source: Lee 2018, section 1.2.3, Eq. 1.9.

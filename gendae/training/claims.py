@@ -40,6 +40,7 @@ class Claim:
         self.token = secrets.token_hex(8)
         self._ended = threading.Event()
         self._child: int | None = None
+        self._over = False
         self._of_child = threading.Lock()
         self._touching = threading.Thread(target=self._touch, args=(stale,), daemon=True)
 
@@ -61,7 +62,7 @@ class Claim:
         """Say that a child works at the run: as long as it lives, the claim is not void."""
         with self._of_child:
             self._child = process
-        if self._lost():
+        if self._over or self._lost():
             self.end_child()
         elif self.held():
             write_json(self.path, self.content(process))
@@ -71,8 +72,13 @@ class Claim:
         with self._of_child:
             self._child = None
 
-    def end_child(self) -> None:
-        """End the child, if there is one, by SIGTERM: it can go on later."""
+    def end_child(self, for_good: bool = False) -> None:
+        """End the child, if there is one, by SIGTERM: it can go on later.
+
+        Args:
+            for_good: end one that is named afterwards, too.
+        """
+        self._over = self._over or for_good
         with self._of_child, contextlib.suppress(ProcessLookupError):
             if self._child is not None:
                 os.kill(self._child, signal.SIGTERM)

@@ -41,7 +41,7 @@ def own(tmp_path, monkeypatch):
     np.save("x.npy", x)
     np.save("y.npy", y)
     np.save("wide.npy", np.zeros((2, 63)))
-    np.save("bytes.npy", (x[:1] * 255).astype(np.uint8))
+    np.save("levels.npy", 255 * x[:1])
     np.savez("both.npz", x=x, y=y)
     Image.fromarray((x[0].reshape(8, 8) * 255).astype(np.uint8)).save("one.png")
 
@@ -258,8 +258,8 @@ GIVEN = [
     ("image=3", f"--given image=3: {NO_IMAGE}"),
     ("image=wide.npy", "wide.npy has rows of width 63; the modality is Modality(64"),
     (
-        "image=bytes.npy",
-        "image holds values that are no pixels data; accepted: values in [0, 1]",
+        "image=levels.npy",
+        "image holds values from 0 to 255, as images of 0..255 do; divide by 255 to get pixels in",
     ),
     ("label", "--given 'label': NAME=VALUE is needed, such as label=3 or image=FILE.npy"),
     ("label=", "--given 'label=': NAME=VALUE is needed"),

@@ -29,7 +29,7 @@ PAIRS = [
     for output in OUTPUTS
     for read in parser.signature(parser.head(command))
     if output in {argument.name for argument in parser.signature(parser.head(command))}
-    if "str" in read.annotation and read.name not in OUTPUTS
+    if "str" in read.annotation and read.name not in (*OUTPUTS, "fill")  # which is written, too
 ]
 
 

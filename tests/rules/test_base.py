@@ -191,7 +191,8 @@ def test_the_prior_may_be_fitted_on_inferred_codes():
 @pytest.mark.parametrize("inference", [TargetPropInference, GradientInference, LangevinInference])
 def test_inference_may_use_a_prior_that_training_fits(inference):
     stack = deep_autoencoder([64, 8])
-    rule = VariationalEMRule(stack, inference(3, 0.01, use_prior=True), prior_codes="inferred")
+    steps = 12 if inference is LangevinInference else 3  # it adapts for ten
+    rule = VariationalEMRule(stack, inference(steps, 0.01, use_prior=True), prior_codes="inferred")
     trainer(max_epochs=1).fit(rule, Digits())
 
     h = stack.encode(Digits().split("train").x)[-1]

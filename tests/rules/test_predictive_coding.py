@@ -76,7 +76,8 @@ def with_an_edge():
     """Beyond it, where steps lead, nothing is defined."""
     torch.manual_seed(2)
     stack = network(SIZES, "linear", gain=1.0)
-    stack.pairs[1].f.s = lambda a: torch.where(a > 1.6, torch.nan, a)
+    f = stack.pairs[1].f
+    f.forward = lambda h: torch.where((a := f.preactivation(h)) > 1.6, torch.nan, a)
     return stack
 
 

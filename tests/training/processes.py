@@ -298,6 +298,7 @@ RULES = {
     "generec": lambda: hebbian.GeneRecRule(network(), gamma=0.5, sweeps=1),
     "reinforce": lambda: perturbation.ReinforceRule(network(stochastic=True), "others", samples=2),
     "nodes": lambda: perturbation.NodePerturbationRule(network(), central=True),
+    "weights": lambda: perturbation.WeightPerturbationRule(network(), noise="signs"),
     "nudged stdp": lambda: nudged_stdp.NudgedSTDPRule(network()),
     "equilibrium": lambda: equilibrium.EquilibriumPropagationRule(network()),
     "forward-forward": lambda: forward_forward.ForwardForwardRule(

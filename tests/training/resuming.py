@@ -184,7 +184,7 @@ RULES = {
     ),
     "single layers by hebb": lambda: single_layer.HebbianRule(stack()),
     "competitive": lambda: single_layer.CompetitiveRule(
-        deep_autoencoder([64, 12, 8], ["softmax", "softmax"])
+        deep_autoencoder([64, 12, 8], ["softmax", "softmax"]), rates=Rates()
     ),
     "back step": lambda: backstep.BackStepRule(stack()),
     "denoising blocks": lambda: blocks.DenoisingBlocksRule(
