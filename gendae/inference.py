@@ -625,12 +625,14 @@ class LangevinInference(GradientInference):
             temperature=temperature,
             label_weight=label_weight,
         )
+
         self.adapt = checks.whole("adapt", adapt, 0, checks.REPEATS)
         if 0 < self.adapt >= self.steps:
             raise ValueError(
                 f"adapt={adapt}, steps={steps}: P never stays, and the draws have another law; "
                 "accepted: steps > adapt, or adapt=0"
             )
+
         self.floor = checks.at_least("floor", floor, 0.0, strict=True)
 
     def _mover(self) -> Move:

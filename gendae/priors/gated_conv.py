@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gendae import checks
-from gendae.layers.conv import image_shape
 from gendae.priors.denoiser import waves
+from gendae.priors.level_conv import ImageNetwork
 from gendae.registry import register
 
 
 @register
-class GatedConv(nn.Module):
+class GatedConv(ImageNetwork):
     """F(z, c, (v, v z)) of images by gated convolutions without constants.
 
     The last layer is 0 at the start, so that D begins as the denoiser of Gaussian images.
@@ -48,6 +47,8 @@ class GatedConv(nn.Module):
         torch.Size([2, 192])
     """
 
+    constants = False
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -57,18 +58,7 @@ class GatedConv(nn.Module):
         frequencies: int = 16,
         fold: int = 1,
     ) -> None:
-        super().__init__()
-        self.shape = image_shape("shape", shape)
-        self.channels = checks.whole("channels", channels, 1)
-        self.layers = checks.whole("layers", layers, 1)
-        self.kernel = checks.odd("kernel", kernel)
-        self.frequencies = checks.whole("frequencies", frequencies, 1)
-        self.fold = checks.covers("fold", fold, self.shape[1:])
-
-    @property
-    def in_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what it takes and gives."""
-        return self.shape
+        super().__init__(shape, channels, layers, kernel, frequencies, fold)
 
     def prepare(self, features: int, condition: int = 0) -> None:
         """Create the weights for images, and conditions, of these widths.
@@ -76,12 +66,10 @@ class GatedConv(nn.Module):
         Raises:
             ValueError: for images of another shape, and other conditions.
         """
-        pixels = torch.Size(self.shape).numel()
-        if features != pixels:
-            raise ValueError(f"shape={self.shape} makes {pixels} numbers; there are {features}")
-        if condition != 2 * pixels:
+        self.check_width(features)
+        if condition != 2 * features:
             raise ValueError(
-                f"GatedConv is told what is given, {2 * pixels} numbers, and not {condition}; "
+                f"GatedConv is told what is given, {2 * features} numbers, and not {condition}; "
                 "LevelConv takes other conditions"
             )
 
@@ -89,17 +77,14 @@ class GatedConv(nn.Module):
         width = self.channels
         gates = range(self.layers + 1)
 
-        self.enter = self._conv(2 * of_x, width)
-        self.inner = nn.ModuleList(self._conv(width, width) for _ in range(self.layers))
-        self.outer = nn.ModuleList(self._conv(width, width) for _ in range(self.layers))
-        self.leave = self._conv(width, of_x)
-        self.of_given = nn.ModuleList(self._conv(of_x, width) for _ in gates)
+        self.enter = self.conv(2 * of_x, width)
+        self.inner = nn.ModuleList(self.conv(width, width) for _ in range(self.layers))
+        self.outer = nn.ModuleList(self.conv(width, width) for _ in range(self.layers))
+        self.leave = self.conv(width, of_x)
+        self.of_given = nn.ModuleList(self.conv(of_x, width) for _ in gates)
         self.of_level = nn.ModuleList(nn.Linear(2 * self.frequencies, width) for _ in gates)
 
         nn.init.zeros_(self.leave.weight)
-
-    def _conv(self, low: int, high: int) -> nn.Conv2d:
-        return nn.Conv2d(low, high, self.kernel, padding=self.kernel // 2, bias=False)
 
     def forward(self, z: Tensor, level: Tensor, condition: Tensor) -> Tensor:
         """F, (batch, features).
@@ -110,17 +95,14 @@ class GatedConv(nn.Module):
             condition: v and v z, (batch, 2 features).
         """
         c = waves(level, self.frequencies)
-        given, seen = (self._folded(part) for part in condition.chunk(2, 1))
+        given, seen = (self.folded(part) for part in condition.chunk(2, 1))
         first, *others = (
             1.0 + a(given) + b(c)[:, :, None, None]
             for a, b in zip(self.of_given, self.of_level, strict=True)
         )
 
-        h = self.enter(torch.cat([self._folded(z), seen], 1)) * first
+        h = self.enter(torch.cat([self.folded(z), seen], 1)) * first
         for gate, inner, outer in zip(others, self.inner, self.outer, strict=True):
             h = h + outer(functional.relu(inner(h) * gate))
 
-        return functional.pixel_shuffle(self.leave(h), self.fold).flatten(1)
-
-    def _folded(self, rows: Tensor) -> Tensor:
-        return functional.pixel_unshuffle(rows.unflatten(1, self.shape), self.fold)
+        return self.unfolded(self.leave(h))

@@ -83,11 +83,13 @@ class EachLayerRule(Rule):
                 f"{name}: f_{level} is {type(pair.f).__name__} of a {type(pair).__name__}; "
                 f"accepted: {self.accepted}"
             )
+
         if isinstance(pair.g, Transpose):
             raise ValueError(  # noqa: TRY004 - a choice of the user
                 f"{name}: g_{level} has the weights of f_{level}, which the delta rule of the one "
                 "would move against the rule of the other; accepted: a Pair with weights of both"
             )
+
         for law in (pair.recognition, pair.observation):
             if law.learnable:
                 raise ValueError(
