@@ -131,6 +131,10 @@ def identity_top():
     return stack(noise=0.3, prior=gendae.GaussianPrior("identity", 1.0))
 
 
+def variational():
+    return stack(noise=[None, 0.5], noise_of_x=True, prior=gendae.GaussianPrior("identity", 1.0))
+
+
 def belief_net():
     return stack(units="binary", stochastic=True, prior=gendae.FactorialPrior("bernoulli"))
 
@@ -476,6 +480,7 @@ RULES = [
     rule("TargetPropRule", stack, variant=" inverses", **around(gendae.Inverses())),
     rule("TargetPropRule", stack, variant=" exact", **around(gendae.Exact(), pull="prior")),
     rule("TargetPropRule", stack, variant=" pairs", loop=gendae.PairLoops()),
+    rule("TargetPropRule", variational, variant=" drawn", **around(prior_weight=1.0)),
     rule("TargetPropRule", TELLER, variant=" in time", loop=gendae.RecurrentLoop(every=2)),
     rule("BackStepRule", tied),
     rule("HebbianRule", stack),

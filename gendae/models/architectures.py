@@ -57,7 +57,7 @@ def deep_autoencoder(
     prior: Prior | None = None,
     hidden_f: Sequence[int] = (),
     hidden_g: Sequence[int] = (),
-    noise: float | None = None,
+    noise: float | Sequence[float | None] | None = None,
     noise_of_x: bool = False,
     units: str | None = None,
     stochastic: bool = False,
@@ -78,7 +78,8 @@ def deep_autoencoder(
         prior: P(h_L); the paper's diagonal Gaussian if None.
         hidden_f, hidden_g: widths of hidden layers inside every encoder, every decoder (2014,
             section 6); from input to output.
-        noise: sigma at the start of learned Gaussian noise on each h_l (2014, 7.4); None for none.
+        noise: sigma at the start of learned Gaussian noise on h_l (2014, 7.4), one for all levels
+            or one for each; None for none.
         noise_of_x: let log sigma be an affine map of the layer's input.
         units: "sign" or "binary": discrete h_1 .. h_L, whose activations are then fixed; None for
             real ones.
@@ -110,13 +111,13 @@ def deep_autoencoder(
         raise ValueError(f"activations has {len(activations)} entries for {len(sizes) - 1} layers")
     law_of_x = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]
 
+    noises = _noises(noise, len(activations))
     names = [visible, *activations]
     pairs = []
     below: Law | None = law_of_x()
     for level, (low, high) in enumerate(pairwise(sizes)):
-        above = _law_of_code(units, stochastic)
-        if noise is not None:
-            above = _learned_noise(low, high, noise, noise_of_x)
+        learned = _learned_noise(low, high, noises[level], noise_of_x)
+        above = learned or _law_of_code(units, stochastic)
 
         f = _level(low, hidden_f, high, names[level + 1], gain, init)
         g = _level(high, hidden_g, low, names[level], gain, init)
@@ -167,11 +168,24 @@ def _law_of_code(units: str | None, stochastic: bool) -> Law | None:
     return Discrete(units, stochastic)
 
 
-def _learned_noise(low: int, high: int, noise: float, noise_of_x: bool) -> LearnedGaussian:
-    if noise_of_x:
-        return LearnedGaussian(high, noise, given=low)
+def _noises(noise: float | Sequence[float | None] | None, levels: int) -> list[float | None]:
+    """One sigma, or none, for each level."""
+    if noise is None or isinstance(noise, int | float):
+        return [noise] * levels
 
-    return LearnedGaussian(high, noise)
+    each = checks.several("noise", noise)
+    if len(each) != levels:
+        raise ValueError(f"noise has {len(each)} entries for {levels} layers")
+    return each
+
+
+def _learned_noise(
+    low: int, high: int, noise: float | None, noise_of_x: bool
+) -> LearnedGaussian | None:
+    if noise is None:
+        return None
+
+    return LearnedGaussian(high, noise, given=low if noise_of_x else None)
 
 
 def layer(

@@ -249,7 +249,7 @@ class Chain:
             output = link(given)
             sent = link.send(output.detach(), moment)
             states.append(State(given, output, sent))
-            given = self._noisy(link, sent, corrupt, moment)
+            given = self._noisy(link, sent, corrupt, moment).detach()
 
         return states
 

@@ -7,6 +7,8 @@ Top:    eps_L = delta_L + step * pull of the prior
 Down:   eps_{l-1} = c_l(eps_l), with the feedback c_l of f_l        (Lee 2018, Eq. 3.15)
 Learn:  g_1 by the energy of x;  g_l towards d_{l-1} + delta_{l-1};  f_l towards h_l + eps_l
 
+Where the law of h_L is a `LearnedGaussian`, z is a draw of it: see `rules.learned_noise`.
+
 Where x^ lacks nothing, no map is asked to move: nothing contracts. In Algorithm 2 as printed every
 target of an encoder is a reconstruction of its own code, and nothing that the output lacks reaches
 f_l.
@@ -22,10 +24,12 @@ from gendae.corruption import Corruption, GaussianNoise, RelativeNoise
 from gendae.laws import Law
 from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
+from gendae.models.widths import Noise
 from gendae.priors.base import Prior
 from gendae.registry import Plain, built, register
 from gendae.rules.chain import Chain, Corrupt, State
 from gendae.rules.feedback import Feedback
+from gendae.rules.learned_noise import DrawnTop, check_noise, learned_noise
 from gendae.rules.loops import Loop, PairLoops, need_fixed_widths
 from gendae.rules.moment import Moment
 from gendae.rules.targets import missed
@@ -204,16 +208,29 @@ class DifferenceLoop(Loop):
 
     def prepare(self, stack: Stack, corruption: Sequence[Corruption] | None = None) -> None:
         accepted = "Gaussian() there, KLRule, or loop=ShortAndLongLoops()"
+        drawn = learned_noise(stack) is not None
         for level, pair in enumerate(stack.pairs, 1):
             need_codes_of_encoders(level, pair, "loop=ShortAndLongLoops()")
-            need_fixed_widths(level, pair, level == 1, accepted)
+            free = drawn and level == stack.depth
+            need_fixed_widths(level, pair, level == 1, accepted, free)
         need_widths_of_no_input(stack.pairs[0])
+        if drawn:
+            check_noise(corruption is not None, self.pull)
 
         self.noise_is_own = corruption is None
         self.feedback.prepare(self.chain(stack), stack)
 
     def learners(self) -> Sequence[Sequence[nn.Module]]:
         return self.feedback.learners()
+
+    def noise_of(self, stack: Stack, x: Tensor, corruption: Sequence[Corruption]) -> list[Noise]:
+        """The corruption, and the width of the top's own draws where they are its noise."""
+        law = learned_noise(stack)
+        if law is None:
+            return list(corruption)
+
+        *_, below, top = stack.encode(x)
+        return [*corruption[:-1], law.variance(top, below).mean(0).sqrt()]
 
     def corruption(self, stack: Stack) -> list[Corruption]:
         """Noise on the top code alone, of 0.3 of its spread."""
@@ -258,13 +275,15 @@ class DifferenceLoop(Loop):
     ) -> dict[str, Tensor]:
         chain = self.chain(stack)
         stage = self._stage(moment)
+        drawn = self._drawn(stack, corrupt)
+        noise = drawn or corrupt
 
         with torch.set_grad_enabled(stage == "loop"):
-            states = chain.run(corrupt(0, x, moment), corrupt, moment)
+            states = chain.run(noise(0, x, moment), noise, moment)
 
         losses: dict[str, Tensor] = {}
         if stage == "loop":
-            losses = self._lacks(stack, chain, x, states, moment)
+            losses = self._lacks(stack, chain, x, states, moment, drawn)
         if stage == "pairs":
             losses = PairLoops().losses(stack, x, self._at_start(stack, corrupt), moment)
         if self._feedback_learns(moment):
@@ -286,15 +305,30 @@ class DifferenceLoop(Loop):
 
         return noise
 
+    def _drawn(self, stack: Stack, corrupt: Corrupt) -> DrawnTop | None:
+        """The noise of a top whose law is learned."""
+        law = learned_noise(stack)
+        return None if law is None else DrawnTop(law, stack.depth, corrupt)
+
     def _lacks(
-        self, stack: Stack, chain: Chain, x: Tensor, states: Sequence[State], moment: Moment
+        self,
+        stack: Stack,
+        chain: Chain,
+        x: Tensor,
+        states: Sequence[State],
+        moment: Moment,
+        drawn: DrawnTop | None,
     ) -> dict[str, Tensor]:
-        """lack_f_l and lack_g_l."""
+        """lack_f_l and lack_g_l, and width_f_L where the top's law is learned."""
         energies = chain.links[-1].energy(x, states[-1].output)
         last = chain.links[-1].name
         losses = {f"lack_{last}": energies.mean()}
 
         moves = self.displacements(stack, chain, energies, states, moment)
+        if drawn is not None:
+            delta = moves[chain.climb - 1] - self._pull_of(stack, chain, states)
+            losses[f"width_f_{stack.depth}"] = drawn.loss(delta, self.step, self.prior_weight)
+
         return losses_of(chain, states, moves, self.step, losses)
 
     def displacements(
@@ -316,10 +350,14 @@ class DifferenceLoop(Loop):
         """
         pull = None
         if self._pulls(stack):
-            code = states[chain.climb - 1].sent
-            pull = self.step * self.prior_weight * self._pull(stack, code)
+            pull = self._pull_of(stack, chain, states)
 
         return around(chain, states, energies, self.feedback, self.step, moment, pull)
+
+    def _pull_of(self, stack: Stack, chain: Chain, states: Sequence[State]) -> Tensor:
+        """The displacement of h_L by the prior."""
+        code = states[chain.climb - 1].sent
+        return self.step * self.prior_weight * self._pull(stack, code)
 
     def _pulls(self, stack: Stack) -> bool:
         """Whether anything pulls at the top; N(0, I) does not at discrete codes."""
@@ -344,8 +382,12 @@ class DifferenceLoop(Loop):
         pull is left out.
         """
         chain = self.chain(stack)
-        top, output = chain.through(corrupt(0, x, moment), corrupt, moment)
+        drawn = self._drawn(stack, corrupt)
+        noise = drawn or corrupt
+        top, output = chain.through(noise(0, x, moment), noise, moment)
         loss = chain.links[-1].energy(x, output).mean()
+        if drawn is not None:
+            loss = loss + self.prior_weight * drawn.divergence()
 
         if not self._pulls(stack):
             return loss

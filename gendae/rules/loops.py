@@ -14,6 +14,7 @@ from gendae import checks
 from gendae.corruption import Corruption, RelativeNoise
 from gendae.layers.pair import Pair
 from gendae.models.stack import Stack
+from gendae.models.widths import Noise
 from gendae.priors.base import Prior
 from gendae.registry import built, register
 from gendae.rules.chain import Corrupt, send
@@ -57,6 +58,10 @@ class Loop(nn.Module):
         """What learns beside the stack: one parameter group for each entry."""
         return []
 
+    def noise_of(self, stack: Stack, x: Tensor, corruption: Sequence[Corruption]) -> list[Noise]:
+        """The noise of h_0 .. h_L in training, from which chains take their widths."""
+        return list(corruption)
+
     def corruption(self, stack: Stack) -> list[Corruption]:
         """Noise of h_0 .. h_L where the user names none: a quarter of each one's spread."""
         return [RelativeNoise(0.25) for _ in range(stack.depth + 1)]
@@ -87,12 +92,16 @@ class Loop(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define losses")
 
 
-def need_fixed_widths(level: int, pair: Pair, lowest: bool, accepted: str) -> None:
+def need_fixed_widths(
+    level: int, pair: Pair, lowest: bool, accepted: str, drawn: bool = False
+) -> None:
     """Raise a ValueError for laws of codes with parameters, which targets of outputs do not teach.
 
-    The lowest pair's observation learns by the energy of what a rule is to give.
+    The lowest pair's observation learns by the energy of what a rule is to give, and the law of
+    a code that is `drawn` by the noise it had.
     """
-    if pair.recognition.learnable or (pair.observation.learnable and not lowest):
+    learned = pair.recognition.learnable and not drawn
+    if learned or (pair.observation.learnable and not lowest):
         raise ValueError(
             f"pair {level} has a law of codes that is to be learned, which the targets of "
             f"outputs do not do; accepted: {accepted}"

@@ -146,7 +146,8 @@ class TargetPropRule(Rule):
         return self.corruption[level](h, moment.progress, moment.generator)
 
     def fit_residuals(self, x: Tensor) -> None:
-        self.stack.fit_residuals(x, self.corruption, adds_up=self.loop.adds_up)
+        noise = self.loop.noise_of(self.stack, x, self.corruption)
+        self.stack.fit_residuals(x, noise, adds_up=self.loop.adds_up)
 
     def _penalties(self, x: Tensor, moment: Moment) -> dict[str, Tensor]:
         """contractive_f_l and sparsity_f_l, each on the detached input of its encoder."""

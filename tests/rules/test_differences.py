@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gendae.corruption import GaussianNoise
 from gendae.data.images import Digits
-from gendae.laws import Categorical, Discrete, Gaussian, Laws
+from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Laws, LearnedGaussian
 from gendae.layers.affine import Affine
 from gendae.layers.heads import Heads
 from gendae.layers.pair import Pair, TiedPair
@@ -24,6 +24,7 @@ from gendae.rules.differences import DifferenceLoop
 from gendae.rules.direct import DirectDifference
 from gendae.rules.feedback import Exact, Partners
 from gendae.rules.inverses import Inverses
+from gendae.rules.kl import KLRule
 from gendae.rules.loops import PairLoops
 from gendae.rules.moment import Moment
 from gendae.rules.rates import Rates
@@ -76,6 +77,15 @@ def mixed():
     return Stack(Pair(Affine(12, 8, "tanh"), Affine(8, 12)), top, prior=prior).double()
 
 
+def variational(**options):
+    """A top whose noise learns its width."""
+    stack = stack_of(noise=[None, 0.4], observation="bernoulli", **options)
+    law = stack.pairs[-1].recognition
+    if law.of_input is not None:
+        torch.nn.init.normal_(law.of_input[-1].weight, std=0.3)
+    return stack
+
+
 STACKS = {
     "affine": (stack_of, "normal"),
     "relu": (lambda: stack_of(activations=["relu", "linear"]), "normal"),
@@ -88,7 +98,11 @@ STACKS = {
     "mixed": (mixed, "normal"),
     "under a Gaussian": (lambda: under(GaussianPrior("full", 1.0)), "prior"),
     "under a window": (lambda: under(ParzenPrior()), "prior"),
+    "learned width": (lambda: variational(), "normal"),
+    "learned width, of x": (lambda: variational(noise_of_x=True), "normal"),
+    "learned width, mlps": (lambda: variational(hidden_f=[9], hidden_g=[7, 5]), "normal"),
 }
+LEARNED = [name for name in STACKS if name.startswith("learned")]
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -97,6 +111,8 @@ def test_exact_feedback_is_back_propagation_of_the_loop_s_loss(name):
     make, pull = STACKS[name]
     stack = make()
     noise = [GaussianNoise(sigma) for sigma in (0.1, 0.2, 0.3)]
+    if name in LEARNED:
+        noise = None
     rule = TargetPropRule(
         stack, DifferenceLoop(Exact(), prior_weight=0.3, pull=pull, start=0), noise
     )
@@ -108,6 +124,28 @@ def test_exact_feedback_is_back_propagation_of_the_loop_s_loss(name):
     for ours, theirs in zip(local, exact, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-13)
     assert credit.angles(rule, x_of()).cosine == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_a_drawn_top_is_a_variational_auto_encoder(given):
+    """The bound in closed form, its gradient to the last digit: Algorithm 1 of one pair."""
+    torch.manual_seed(1)
+    law = LearnedGaussian(3, 0.4, given=given)
+    if given is not None:
+        torch.nn.init.normal_(law.of_input[-1].weight, std=0.3)
+    pair = Pair(Affine(5, 3), Affine(3, 5, "sigmoid"), Bernoulli(), law)
+    stack = Stack(pair, prior=GaussianPrior("identity", 1.0)).double()
+    x = torch.rand(20, 5, dtype=torch.float64)
+
+    loop = DifferenceLoop(Exact(), prior_weight=1.0, start=0)
+    rule = TargetPropRule(stack, loop)
+    ours = torch.autograd.grad(sum(rule.losses((x,), at(1)).values()), list(pair.parameters()))
+    bound = sum(KLRule(stack, alpha=1.0).losses((x,), at(1)).values())
+    theirs = torch.autograd.grad(bound, list(pair.parameters()))
+
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-13)
+    assert rule.global_loss((x,), at(1)).item() == pytest.approx(bound.item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("feedback", FEEDBACK)

@@ -342,8 +342,12 @@ def with_learned_codes():
     return JointStack(stack.modalities, [junction]).double()
 
 
-def learned_code():
-    return Stack(Pair(Affine(5, 4), Affine(4, 5), recognition=LearnedGaussian(4)))
+CLEAN = GaussianNoise(0.0)
+
+
+def learned_code(noise=0.3):
+    sizes = [5, 4] if isinstance(noise, float) else [5, 4, 3]
+    return deep_autoencoder(sizes, noise=noise)
 
 
 def width_of_x():
@@ -353,7 +357,11 @@ def width_of_x():
 #: Laws with parameters that no term of the losses would teach.
 OF_LAWS = [
     (lambda: TargetPropRule(learned_code(), PairLoops()), f"pair 1 {LEARNED}"),
-    (lambda: TargetPropRule(learned_code()), f"pair 1 {LEARNED}"),
+    (lambda: TargetPropRule(learned_code(noise=[0.3, None])), f"pair 1 {LEARNED}"),
+    (lambda: TargetPropRule(learned_code(), corruption=[CLEAN] * 2), "corruption: the top draws"),
+    (lambda: TargetPropRule(learned_code(), DifferenceLoop(pull="prior")), "pull='prior': the"),
+    (lambda: learned_code(noise=[0.3]), "noise has 1 entries for 2 layers"),
+    (lambda: learned_code(noise="much"), "noise='much': a list is needed"),
     (lambda: TargetPropRule(width_of_x()), "observation of pair 1: its width depends on h_1"),
     (lambda: JointTargetPropRule(with_learned_codes()), f"pair 1 {LEARNED}"),
 ]

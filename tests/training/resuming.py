@@ -168,7 +168,7 @@ RULES = {
         stack(), ShortAndLongLoops(warmup=6), [NOISE] * 3, contractive=0.1
     ),
     "target prop in stages": lambda: targetprop.TargetPropRule(
-        stack(), DifferenceLoop(LocalDifference(every=3), start=2, align=2)
+        stack(noise=[None, 0.3]), DifferenceLoop(LocalDifference(every=3), start=2, align=2)
     ),
     "target prop under a prior": lambda: targetprop.TargetPropRule(
         stack(ParzenPrior(capacity=70)),

@@ -1,0 +1,130 @@
+"""The table of rules: their tuning, and what a step of each takes.
+
+    python -m benchmarks.rules tune rules [--rows dtp fa ..] [--trials 6] [--out FOLDER]
+    python -m benchmarks.rules steps rules [--rows ..] [--repeats 40] [--json FILE]
+
+Rows, their configurations and the spaces of their tuning are in configs/reproduction/rules.yaml,
+and `gendae reproduce rules --tables rules` trains them. All rows of a table have one budget: so
+many trials of two epochs of 10,000 images. The options with the lowest validation error are
+printed, as a row of that file has them.
+
+A step is losses, one backward pass and the optimizer, on a batch of 100, without Lightning; steps
+of all rows are timed in turns. Its bytes are the most by which live memory grows within it.
+"""
+
+import argparse
+import json
+from itertools import chain
+from pathlib import Path
+
+import torch
+import yaml
+
+from benchmarks.floor import interleaved
+from benchmarks.memory import MIB, transient_bytes
+from gendae.cli import keep_freed_memory
+from gendae.cli import main as command
+from gendae.rules.moment import Moment
+from gendae.training.configurations import build, write_config
+from gendae.training.mistakes import read_yaml
+from gendae.training.reproduction import config_of
+from gendae.training.rows import read_tables
+
+FILE = "rules"
+#: Of every trial.
+SHORT = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "100")
+#: Of the step that is timed: beyond the start, and one in which feedback learns that does so every
+#: tenth time.
+UPDATE = 10_000
+WARM = 3  # updates before, in which the optimizer makes its state
+BURST = 5  # steps that follow one another in a turn
+
+
+# -- tuning --------------------------------------------------------------------------------------
+
+
+def tuned(row, space, trials, out):
+    """Search the space of a row; the best options, and their validation error."""
+    folder = out / row.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder / "row.yaml", config_of(row))
+    (folder / "space.yaml").write_text(yaml.safe_dump(space))
+
+    words = ["--config", folder / "row.yaml", "--space", folder / "space.yaml"]
+    words += ["--trials", trials, "--pruner", "none", "--out", folder / "study"]
+    if command(["tune", *map(str, words), *row.options, *SHORT]) != 0:
+        raise SystemExit(f"benchmarks.rules: the tuning of {row.name} failed, see above")
+
+    trials = json.loads((folder / "study" / "trials.json").read_text())["trials"]
+    best = min((t for t in trials if t.get("score") is not None), key=lambda t: t["score"])
+    return best["options"], best["score"]
+
+
+def tune(rows, args):
+    spaces = read_yaml(FILE)["spaces"]
+    for row in rows:
+        options, score = tuned(row, spaces[row.name], args.trials, args.out)
+        words = chain.from_iterable((f"--{name}", value) for name, value in options.items())
+        print(f"{row.name}: {100 * score:.2f} % by [{', '.join(map(str, words))}]", flush=True)
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+def step_of(row):
+    """A training step of a row's rule, as a function without arguments."""
+    torch.manual_seed(0)
+    rule, data = build(config_of(row), list(row.options))
+    moment = Moment(generator=torch.Generator().manual_seed(0), update=UPDATE)
+    optimizer = rule.configure_optimizers()
+    rule.manual_backward = lambda loss: loss.backward()
+
+    train = data.split("train")
+    batch = (train.x[:100], train.y[:100])
+
+    def step():
+        rule.gradients(batch, moment)
+        optimizer.step()
+
+    for _ in range(WARM):
+        step()
+    return step
+
+
+def steps(rows, args):
+    calls = {row.name: step_of(row) for row in rows}
+    seconds = interleaved(calls, args.repeats, burst=BURST)
+    taken = [
+        {
+            "row": name,
+            "ms": round(1e3 * seconds[name], 3),
+            "mib": round(transient_bytes(call) / MIB, 2),
+        }
+        for name, call in calls.items()
+    ]
+
+    for row in taken:
+        print("{row:18} {ms:8.2f} ms {mib:8.2f} MiB".format(**row))
+    if args.json:
+        args.json.write_text(json.dumps(taken, indent=1) + "\n")
+
+
+def main():
+    tables = read_tables(FILE)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["tune", "steps"])
+    parser.add_argument("table", choices=list(tables))
+    parser.add_argument("--rows", nargs="+", help="of the table; all if none is named")
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=Path("tune"), help="folder of studies")
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+
+    keep_freed_memory()  # as `gendae fit` does
+    rows = [row for row in tables[args.table].rows if not args.rows or row.name in args.rows]
+    {"tune": tune, "steps": steps}[args.what](rows, args)
+
+
+if __name__ == "__main__":
+    main()
