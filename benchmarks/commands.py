@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from gendae import generate, load
-from gendae.cli import keep_freed_memory
+from gendae.training.memory import keep_freed_memory
 
 MODEL = "mnist-variational-em"
 

@@ -23,8 +23,8 @@ from pytorch_lightning.loggers import CSVLogger
 
 from benchmarks.steps import RULES
 from gendae import MNIST
-from gendae.cli import keep_freed_memory
 from gendae.rules.moment import Moment
+from gendae.training.memory import keep_freed_memory
 
 SKIPPED = 20  # updates before the clock starts
 

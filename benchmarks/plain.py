@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.floor import interleaved
 from gendae import GaussianNoise, VariationalEMRule, deep_autoencoder
-from gendae.cli import keep_freed_memory
+from gendae.training.memory import keep_freed_memory
 
 SIZES = (784, 1000, 100)
 N = 15

@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.floor import MatrixProducts, interleaved
 from gendae import Affine, Bernoulli, GaussianPrior, KLRule, LearnedGaussian, Pair, Stack
-from gendae.cli import keep_freed_memory
 from gendae.laws import Gaussian
 from gendae.rules.rates import Rates
+from gendae.training.memory import keep_freed_memory
 
 LR = 1e-3
 

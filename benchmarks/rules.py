@@ -22,10 +22,10 @@ import yaml
 
 from benchmarks.floor import interleaved
 from benchmarks.memory import MIB, transient_bytes
-from gendae.cli import keep_freed_memory
 from gendae.cli import main as command
 from gendae.rules.moment import Moment
 from gendae.training.configurations import build, write_config
+from gendae.training.memory import keep_freed_memory
 from gendae.training.mistakes import read_yaml
 from gendae.training.reproduction import config_of
 from gendae.training.rows import read_tables

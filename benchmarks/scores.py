@@ -20,7 +20,7 @@ from sklearn.neighbors import KernelDensity
 
 from benchmarks.floor import MatrixProducts, interleaved
 from gendae import MNIST, generate, load, parzen_log_prob
-from gendae.cli import keep_freed_memory
+from gendae.training.memory import keep_freed_memory
 
 SIGMA = 0.2
 

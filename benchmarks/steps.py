@@ -19,9 +19,9 @@ import torch
 
 import gendae
 from benchmarks.floor import Floor, interleaved
-from gendae.cli import keep_freed_memory
 from gendae.rules.moment import Moment
 from gendae.training.graphs import CompiledLoop, StaticUpdate
+from gendae.training.memory import keep_freed_memory
 
 SIZES = (784, 1000, 100)
 CLASSES = 10

@@ -3,8 +3,6 @@
 Nothing heavy is imported before a command runs, so that --help answers at once.
 """
 
-import contextlib
-import ctypes
 import os
 import sys
 import warnings
@@ -15,6 +13,7 @@ from gendae.commands import fit, parser, places, streams
 from gendae.errors import printable, reason
 from gendae.storage import inputs
 from gendae.training.alone import forget_unreadable
+from gendae.training.memory import keep_freed_memory
 
 #: Errors other than ValueError, OSError and MemoryError that are no defects.
 EXIT_CODES = {
@@ -33,10 +32,6 @@ FOREIGN = (
 #: How torch says, in a RuntimeError, that the memory does not suffice.
 NO_MEMORY = "can't allocate memory"
 HELP = ("--help", "-h")
-
-# of malloc.h
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
 
 
 def run(arguments: list[str]) -> list[str]:
@@ -62,19 +57,6 @@ def run(arguments: list[str]) -> list[str]:
     places.keep_named(passed)
     command = getattr(import_module(f"gendae.commands.{name}"), name)
     return command(*passed, **places.checked(values))
-
-
-def keep_freed_memory() -> None:
-    """Have the C library, if it is glibc, keep the memory that an update frees for the next one.
-
-    Otherwise memory of the size of a gradient goes back to the system after each update and has to
-    be cleared and mapped again: up to a tenth of the time of an update, or of sampling.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-
-        mallopt(M_MMAP_THRESHOLD, 2**30)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def main(arguments: list[str] | None = None) -> int:

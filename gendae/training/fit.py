@@ -36,6 +36,7 @@ from gendae.storage.sealed import CHECKPOINTS, read
 from gendae.storage.verify import check_content
 from gendae.training.alone import forget_others
 from gendae.training.callbacks import CreditMonitor, ParzenMonitor
+from gendae.training.memory import give_back_freed_memory
 from gendae.training.mistakes import configured, explained
 from gendae.training.pictures import Pictures
 from gendae.training.progress import EpochBar
@@ -477,6 +478,7 @@ def main(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Path | Non
         torch.set_float32_matmul_precision("high")
 
     leave_out_unsaid()
+    give_back_freed_memory()  # of another training of this process
     folder = FitCLI(arguments, callbacks).run_folder
     if helper_process():
         return None
