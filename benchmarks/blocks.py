@@ -2,10 +2,12 @@
 
     python -m benchmarks.blocks [images labels] [--seeds 0 1 2] [--json docs/results/blocks.json]
     python -m benchmarks.blocks labels --only "two blocks" --mnist --epochs 15
+    python -m benchmarks.blocks convolutions --epochs 2 --seeds 0
 
 Images: a generative model of x. LL is the Parzen score of 1,000 samples in nats, its bandwidth
 chosen on validation images; FID is in pixels; both against test images. Labels: a classifier,
-whose errors are on test images. The controls have the same networks:
+whose errors are on test images. Convolutions: the classifier of configs/mnist-blocks-conv.yaml.
+The controls have the same networks:
 
     at random           only the last layer of each block learns
     back-propagation    one loss, through the chain of all blocks
@@ -32,13 +34,14 @@ from gendae.models.blocks import bands_of
 from gendae.models.classifier import error_of
 from gendae.priors.denoiser import denoised
 from gendae.rules.moment import Moment
+from gendae.training.configurations import build, read_config
 
 SAMPLES = 1000
-EPOCHS = {"images": 80, "labels": 30}
+EPOCHS = {"images": 80, "labels": 30, "convolutions": 12}
 SAMPLER = gendae.DescentSampler(gendae.HeunDescent(18, stop=0.1))
-#: Noise on x in the training of classifiers, and averaging of weights.
+#: Noise on x in the training of classifiers.
 MASK = 0.25
-AVERAGE = 0.99
+CONVOLUTIONS = "mnist-blocks-conv"
 
 
 # -- images --------------------------------------------------------------------------------------
@@ -51,7 +54,7 @@ def generative(blocks, width=128, layers=2):
 class LastLayers(gendae.DenoisingBlocksRule):
     """All but the last layer of each block stays as it was drawn."""
 
-    def __init__(self, stack, **options):
+    def __init__(self, stack: gendae.Stack, **options):
         super().__init__(stack, **options)
         for pair in self.stack.pairs:
             pair.g.network.requires_grad_(False)
@@ -147,7 +150,7 @@ def classifier(data, blocks, **options):
 class OutputAlone(gendae.DenoisingLabelsRule):
     """Encoders of x stay as they were drawn, and all of each block but its last layer."""
 
-    def __init__(self, stack, **options):
+    def __init__(self, stack: gendae.Classifier, **options):
         super().__init__(stack, **options)
         for pair in self.stack.pairs:
             pair.f.requires_grad_(False)
@@ -195,22 +198,52 @@ def first_answer(stack, x):
     return block.band.denoise(nothing, block.band.high, block.encoder(x))
 
 
+# -- labels by convolutions ----------------------------------------------------------------------
+
+
+def convolutional(cls):
+    """The network and the rates of the configuration, by a rule."""
+    config = read_config(CONVOLUTIONS)
+    config["model"]["class_path"] = f"{cls.__module__}.{cls.__qualname__}"
+    rule, _ = build(config, [])
+
+    return rule
+
+
+BY_CONVOLUTIONS: dict[str, Callable] = {
+    "two blocks": lambda data: convolutional(gendae.DenoisingLabelsRule),
+    "two blocks at random, their last layers learn": lambda data: convolutional(OutputAlone),
+    "two blocks, back-propagation": lambda data: convolutional(gendae.BackpropRule),
+}
+
+
 # -- tables --------------------------------------------------------------------------------------
 
-GROUPS = {"images": (IMAGES, scores_of_images), "labels": (LABELS, scores_of_labels)}
+GROUPS = {
+    "images": (IMAGES, scores_of_images, 0.99),
+    "labels": (LABELS, scores_of_labels, 0.99),
+    "convolutions": (BY_CONVOLUTIONS, scores_of_labels, 0.999),
+}
 
 
-def trained(make, data, epochs, seed):
+def trained(make, data, epochs, seed, average):
     seed_everything(seed, verbose=False)
     rule = make(data)
-    trainer_of(epochs, [EMAWeightAveraging(decay=AVERAGE)]).fit(rule, data)
+    trainer_of(epochs, [EMAWeightAveraging(decay=average)]).fit(rule, data)
 
     return rule.eval()
 
 
+def data_for(group, mnist):
+    if group == "convolutions":
+        return build(read_config(CONVOLUTIONS), [])[1]
+
+    return gendae.MNIST() if mnist else gendae.Digits(batch_size=100)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="*", default=list(GROUPS))
+    parser.add_argument("groups", nargs="*", default=["images", "labels"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="rows, by their beginnings")
     parser.add_argument("--epochs", type=int)
@@ -219,11 +252,11 @@ def main():
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    data = gendae.MNIST() if options.mnist else gendae.Digits(batch_size=100)
     held_out = "valid" if options.valid else "test"
     table = {}
     for group in options.groups:
-        rows, scores = GROUPS[group]
+        rows, scores, average = GROUPS[group]
+        data = data_for(group, options.mnist)
         epochs = options.epochs or EPOCHS[group]
         for name, make in rows.items():
             if options.only and not name.startswith(tuple(options.only)):
@@ -231,7 +264,7 @@ def main():
 
             runs = []
             for seed in options.seeds:
-                rule = trained(make, data, epochs, seed)
+                rule = trained(make, data, epochs, seed, average)
                 runs.append(scores(rule, data, held_out, seed))
             table[f"{group}: {name}"] = runs
             print(f"| {group}: {name} | {told(runs)} |", flush=True)
