@@ -108,7 +108,16 @@ def import_public() -> None:
 
 
 def _parameters(cls: Callable[..., object]) -> list[inspect.Parameter]:
-    return list(inspect.signature(cls).parameters.values())
+    """Those of the constructor; behind **options stand those of the class above."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    if len(named) == len(parameters) or not inspect.isclass(cls):
+        return parameters
+
+    holders = [base for base in cls.__mro__ if "__init__" in vars(base)]
+    own = {p.name for p in named}
+    above = [p for p in _parameters(holders[1]) if p.name not in own]
+    return named + [p for p in above if p.kind is not p.VAR_POSITIONAL]
 
 
 def arguments(obj: object, foreign: bool = False) -> dict[str, Plain]:
@@ -127,6 +136,12 @@ def _kept_argument(obj: object, name: str) -> Any:  # noqa: ANN401 - any argumen
     if hasattr(obj, given):
         return getattr(obj, given)
 
+    if not hasattr(obj, name):
+        cls = type(obj).__name__
+        raise ValueError(
+            f"{cls} has no attribute {name!r}: arguments of a constructor are kept under their "
+            "names, by which an object is saved and made again"
+        )
     return getattr(obj, name)
 
 

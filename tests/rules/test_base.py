@@ -22,8 +22,11 @@ from gendae.layers.pair import Pair
 from gendae.layers.wrapped import Wrapped
 from gendae.models.architectures import deep_autoencoder
 from gendae.models.stack import Stack
+from gendae.priors.gaussian import GaussianPrior
+from gendae.registry import arguments
 from gendae.rules.backstep import BackStepRule
 from gendae.rules.differences import DifferenceLoop
+from gendae.rules.kl import KLRule
 from gendae.rules.ledger import LossLedger, TrainingDiverged
 from gendae.rules.loops import ShortAndLongLoops
 from gendae.rules.moment import Moment
@@ -210,6 +213,26 @@ class Poisoned(VariationalEMRule):
         if moment.update == 7:
             losses["g_2"] = losses["g_2"] * float("nan")
         return losses
+
+
+class Renamed(KLRule):
+    """What it does not name it hands on; one argument is kept, and one is not."""
+
+    def __init__(self, stack, pull=0.5, lost=None, **options):
+        super().__init__(stack, **options)
+        self.pull = pull
+        if lost is None:
+            self.lost = lost
+
+
+def test_a_rule_of_one_s_own_may_hand_options_on():
+    stack = deep_autoencoder([5, 3], ["linear"], prior=GaussianPrior("identity", 1.0))
+    rule = Renamed(stack, alpha=0.25)
+    kept = arguments(rule, foreign=True)
+
+    assert (kept["pull"], kept["alpha"], kept["reach"]) == (0.5, 0.25, "full")
+    with pytest.raises(ValueError, match="Renamed has no attribute 'lost': arguments of a"):
+        arguments(Renamed(stack, lost=1), foreign=True)
 
 
 @pytest.mark.parametrize("log_every", [1, 50])
