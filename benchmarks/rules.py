@@ -1,21 +1,26 @@
 """The table of rules: their tuning, and what a step of each takes.
 
-    python -m benchmarks.rules tune rules [--rows dtp fa ..] [--trials 6] [--out FOLDER]
-    python -m benchmarks.rules steps rules [--rows ..] [--repeats 40] [--json FILE]
+    python -m benchmarks.rules tune mnist-six [--rows dtp fa ..] [--trials 6] [--out FOLDER]
+    python -m benchmarks.rules steps mnist-six [--rows ..] [--repeats 40]
+    python -m benchmarks.rules show
 
 Rows, their configurations and the spaces of their tuning are in configs/reproduction/rules.yaml,
-and `gendae reproduce rules --tables rules` trains them. All rows of a table have one budget: so
-many trials of two epochs of 10,000 images. The options with the lowest validation error are
+and `gendae reproduce mnist-six --tables rules` trains them. All rows of a table have one budget:
+so many trials of two epochs of 10,000 images. The options with the lowest validation error are
 printed, as a row of that file has them.
 
 A step is losses, one backward pass and the optimizer, on a batch of 100, without Lightning; steps
 of all rows are timed in turns. Its bytes are the most by which live memory grows within it.
+
+`show` writes the tables of docs/rules.md from the committed record, docs/results/rules*.json.
 """
 
 import argparse
 import json
+import re
 from itertools import chain
 from pathlib import Path
+from statistics import fmean, stdev
 
 import torch
 import yaml
@@ -23,6 +28,8 @@ import yaml
 from benchmarks.floor import interleaved
 from benchmarks.memory import MIB, transient_bytes
 from gendae.cli import main as command
+from gendae.commands.common import markdown
+from gendae.metrics.paired import paired
 from gendae.rules.moment import Moment
 from gendae.training.configurations import build, write_config
 from gendae.training.memory import keep_freed_memory
@@ -38,6 +45,20 @@ SHORT = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "100")
 UPDATE = 10_000
 WARM = 3  # updates before, in which the optimizer makes its state
 BURST = 5  # steps that follow one another in a turn
+RECORD = Path("docs/results/rules.json")
+STEPS = Path("docs/results/rules-steps.json")
+PAGE = Path("docs/rules.md")
+BLOCK = re.compile(r"(<!-- rules: (\S+) -->\n).*?(<!-- /rules -->)", re.DOTALL)
+HEADER = (
+    "rule",
+    "test error %",
+    "minus back-propagation",
+    "published",
+    "cosine",
+    "ms of a step",
+    "times",
+    "MiB",
+)
 
 
 # -- tuning --------------------------------------------------------------------------------------
@@ -66,6 +87,72 @@ def tune(rows, args):
         options, score = tuned(row, spaces[row.name], args.trials, args.out)
         words = chain.from_iterable((f"--{name}", value) for name, value in options.items())
         print(f"{row.name}: {100 * score:.2f} % by [{', '.join(map(str, words))}]", flush=True)
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+def page(text, tables):
+    """The Markdown of the page, with its tables as the record has them."""
+    record = json.loads(RECORD.read_text())
+    taken = json.loads(STEPS.read_text())
+
+    def block(place):
+        table = tables[place[2]]
+        return place[1] + markdown([HEADER, *lines(table, record, taken)]) + place[3]
+
+    return BLOCK.sub(block, text)
+
+
+def lines(table, record, taken):
+    """Rows of a table, the lowest error first."""
+    errors = {row.name: values(record, row.name, "error") for row in table.rows}
+    rows = [row for row in table.rows if errors[row.name]]
+    reference = errors[table.against]
+    steps = {row["row"]: row for row in taken[table.name]}
+    ms = steps[table.against]["ms"]
+
+    for row in sorted(rows, key=lambda row: fmean(errors[row.name].values())):
+        own = errors[row.name]
+        both = sorted(own.keys() & reference.keys())
+        apart = paired([own[seed] for seed in both], [reference[seed] for seed in both])
+        step = steps[row.name]
+
+        yield [
+            row.says,
+            told(own.values(), 2),
+            "" if row.name == table.against else f"{apart.low:+.2f} .. {apart.high:+.2f}",
+            published(row.measures["error"]),
+            told(values(record, row.name, "cosine").values(), 2),
+            f"{step['ms']:.1f}",
+            f"{step['ms'] / ms:.1f}",
+            f"{step['mib']:.1f}",
+        ]
+
+
+def values(record, name, measure):
+    """Values of a measure by seed."""
+    rows = [row for row in record if row["row"] == name and measure in row["measures"]]
+    return {row["seed"]: row["measures"][measure] for row in rows}
+
+
+def told(numbers, digits):
+    """Mean and standard deviation, as far as there are some."""
+    numbers = list(numbers)
+    if not numbers:
+        return ""
+
+    spread = f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{fmean(numbers):.{digits}f}{spread}"
+
+
+def published(measure):
+    return "" if measure.published is None else f"{measure.published:.2f}"
+
+
+def show(tables):
+    PAGE.write_text(page(PAGE.read_text(), tables))
+    print(PAGE)
 
 
 # -- steps ---------------------------------------------------------------------------------------
@@ -105,21 +192,25 @@ def steps(rows, args):
 
     for row in taken:
         print("{row:18} {ms:8.2f} ms {mib:8.2f} MiB".format(**row))
-    if args.json:
-        args.json.write_text(json.dumps(taken, indent=1) + "\n")
+
+    known = json.loads(STEPS.read_text()) if STEPS.exists() else {}
+    STEPS.write_text(json.dumps(known | {args.table: taken}, indent=1) + "\n")
 
 
 def main():
     tables = read_tables(FILE)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["tune", "steps"])
-    parser.add_argument("table", choices=list(tables))
+    parser.add_argument("what", choices=["tune", "steps", "show"])
+    parser.add_argument("table", choices=list(tables), nargs="?", default=next(iter(tables)))
     parser.add_argument("--rows", nargs="+", help="of the table; all if none is named")
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("tune"), help="folder of studies")
     parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+
+    if args.what == "show":
+        show(tables)
+        return
 
     keep_freed_memory()  # as `gendae fit` does
     rows = [row for row in tables[args.table].rows if not args.rows or row.name in args.rows]
