@@ -163,7 +163,7 @@ def again(entry):
     """What came of training a model again, in words."""
     tried = entry.get("again")
     if tried is None:
-        return "not tried"
+        return "no record"
 
     where = place(tried["made"])
     if tried["weights"] == 0.0:
