@@ -1,17 +1,28 @@
-"""Enter a model of checkpoints/ into checkpoints/manifest.json, with its test metrics.
+"""Enter a model into checkpoints/manifest.json, with its test metrics and its card.
 
-python -m benchmarks.ship checkpoints/NAME.safetensors --config configs/NAME.yaml
+    gendae fit --config configs/NAME.yaml
+    gendae export RUN --which last --half --out checkpoints/NAME.safetensors
+    python -m benchmarks.ship checkpoints/NAME.safetensors --config configs/NAME.yaml \\
+        --which last --threads 1
+
+`--threads` says that it was trained here, by the libraries that are installed, on so many threads;
+of a model that was trained elsewhere, `--elsewhere "one NVIDIA H200"` says where. The cards and
+their pictures, docs/zoo.md and checkpoints/README.md, are written anew (`benchmarks.zoo`).
 """
 
 import argparse
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 import torch
+import yaml
 
+from benchmarks import zoo
 from gendae import complete, generate, load
 from gendae.commands.data import data_of
+from gendae.commands.info import layers_in_words
 from gendae.completion.completer import Completer
 from gendae.metrics.features import CLASSIFIERS, load_feature_classifier
 from gendae.metrics.parzen import parzen_score
@@ -20,6 +31,9 @@ from gendae.metrics.report import feature_network, measures
 from gendae.models.classifier import Classifier, error_of
 from gendae.models.joint import JointStack
 from gendae.sampling.samplers import AncestralSampler
+from gendae.storage import model_file
+from gendae.storage.shipped import manifest
+from gendae.training import scores
 
 #: key of a measure -> its name in the manifest
 MEASURES = {
@@ -38,6 +52,17 @@ MEASURES = {
     "copying_codes": "copying_codes",
     "confidence": "confidence",
 }
+#: Options of a training that change nothing of the model, or have an entry of their own.
+ASIDE = (
+    "--config",
+    "--seed_everything",
+    "--trainer.default_root_dir",
+    "--trainer.enable_progress_bar",
+    "--trainer.enable_model_summary",
+    "--trainer.num_sanity_val_steps",
+)
+#: Epochs of a training whose configuration names none.
+EPOCHS = 20
 
 
 def describe_prior(prior):
@@ -96,50 +121,136 @@ def joint_errors(stack, data, n):
     return metrics
 
 
-def metrics_of(stack, n):
+def metrics_of(stack, data, n):
     measured = samples
     if isinstance(stack, Classifier):
         measured = errors
     elif isinstance(stack, JointStack):
         measured = joint_errors
 
-    return measured(stack, data_of(stack), n)
+    return measured(stack, data, n)
 
 
-def enter(entry, manifest):
+def family(stack):
+    """What a model is, in a word or two."""
+    if isinstance(stack, Classifier):
+        return "classifier"
+    return "joint model" if isinstance(stack, JointStack) else "generative model"
+
+
+def options_of(command):
+    """Options of a training that say what is trained, a word each."""
+    words = []
+    for word in shlex.split(command)[2:]:
+        is_pair = word.startswith("--") and "=" in word
+        words += word.split("=", 1) if is_pair else [word]
+
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in ASIDE for word in pair]
+
+
+def minutes_of(facts, config, options):
+    """What all epochs of the training take, of which the model may be an earlier one."""
+    trainer = yaml.safe_load(Path(config).read_text()).get("trainer", {})
+    planned = trainer.get("max_epochs", EPOCHS)
+    if "--trainer.max_epochs" in options:
+        planned = int(options[options.index("--trainer.max_epochs") + 1])
+
+    return round(facts["seconds"] * planned / facts["epochs"] / 60, 1)
+
+
+def is_half(path):
+    """Whether weights are stored in half precision."""
+    _, tensors = model_file.read_checked(path, model_file.FORMAT)
+    return any(value.dtype == torch.float16 for value in tensors.values())
+
+
+def export_of(stack, path, which):
+    """Options of the `gendae export` that made a file."""
+    words = ["--which", which]
+    if is_half(path):
+        words.append("--half")
+    if "prior_scores" in stack.facts:
+        words.append("--choose-prior")
+
+    return " ".join(words)
+
+
+def made(args):
+    """Where a model was trained: here, or elsewhere."""
+    if args.elsewhere is not None:
+        return {"where": args.elsewhere}
+
+    return scores.place() | {"threads": args.threads}
+
+
+def picture_of(stack):
+    """What a card shows of a model."""
+    return "answers" if isinstance(stack, Classifier) else "samples"
+
+
+def enter(entry):
     """Put an entry into the manifest, in the place of one with the same name."""
-    entries = json.loads(manifest.read_text()) if manifest.exists() else []
-    others = [e for e in entries if e["name"] != entry["name"]]
-    entries = sorted([*others, entry], key=lambda e: e["name"])
-    manifest.write_text(json.dumps(entries, indent=2) + "\n")
+    others = [e for e in manifest() if e["name"] != entry["name"]]
+    zoo.write_manifest(sorted([*others, entry], key=lambda e: e["name"]))
 
 
-def main():
+def entry_of(path, stack, args):
+    """What the manifest says of a model."""
+    facts = stack.facts
+    data = data_of(stack)
+    options = args.options.split() if args.options else options_of(facts["command"])
+    which = args.which or ("best" if isinstance(stack, Classifier) else "last")
+
+    return {
+        "name": path.stem,
+        "file": path.name,
+        "kind": family(stack),
+        "rule": facts["rule"],
+        "prior": None if isinstance(stack, Classifier) else describe_prior(stack.prior),
+        "layers": layers_in_words(stack),
+        "dataset": facts["dataset"]["type"],
+        "classes": facts.get("classes"),
+        "config": args.config,
+        "options": options,
+        "seed": facts["seed"],
+        "command": facts["command"],
+        "export": export_of(stack, path, which),
+        "minutes": args.minutes or minutes_of(facts, args.config, options),
+        "metrics": metrics_of(stack, data, args.n),
+        "test": len(data.split("test").x),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+        "made": made(args),
+        "picture": args.picture or picture_of(stack),
+        "note": args.note,
+    }
+
+
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file")
     parser.add_argument("--config", required=True)
-    parser.add_argument("--n", type=int, default=10_000)
-    args = parser.parse_args()
+    parser.add_argument("--n", type=int, default=10_000, help="samples of a generative model")
+    parser.add_argument("--which", choices=("best", "last"), help="checkpoint that was exported")
+    parser.add_argument("--options", help="of training it again, where not those of its command")
+    parser.add_argument("--minutes", type=float, help="of all epochs, where the model lacks them")
+    parser.add_argument("--picture", choices=zoo.PICTURES, help="of the card")
+    parser.add_argument("--note", default="", help="what else is to be known, in words")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--threads", type=int, help="by which it was trained on this machine")
+    place.add_argument("--elsewhere", help="where it was trained, in words")
+    return parser.parse_args()
 
+
+def main():
+    args = arguments()
     path = Path(args.file)
-    stack = load(path)
-    metrics = metrics_of(stack, args.n)
-    prior = None if isinstance(stack, Classifier) else describe_prior(stack.prior)
-    entry = {
-        "name": path.stem,
-        "file": path.name,
-        "rule": stack.facts["rule"],
-        "prior": prior,
-        "dataset": stack.facts["dataset"]["type"],
-        "config": args.config,
-        "seed": stack.facts["seed"],
-        "command": stack.facts["command"],
-        "metrics": metrics,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
+    entry = entry_of(path, load(path), args)
 
-    enter(entry, path.parent / "manifest.json")
+    enter(entry)
     print(json.dumps(entry, indent=2))
+    zoo.write()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Pages that follow from the code: interface, configurations, models, messages, algorithms.
+"""Pages that follow from the code: interface, configurations, messages, algorithms.
 
 mkdocs runs it before a build.
 """
 
 import ast
 import inspect
-import json
 import re
 import textwrap
 from collections import defaultdict
@@ -16,7 +15,6 @@ import mkdocs_gen_files
 
 import gendae
 from gendae.commands.fit import first_comment
-from gendae.plots import image_grid, save
 from gendae.storage.shipped import shipped_files
 
 ROOT = Path(__file__).parents[2]
@@ -80,42 +78,6 @@ def configurations():
         lines.append(f"| `{name}.yaml` | {first_comment(path)} |")
 
     page("reference/configurations.md", *lines)
-
-
-def models():
-    """Each shipped model with a picture, its scores and how it was made."""
-    (manifest,) = shipped_files("checkpoints/manifest.json").values()
-    lines = ["# Models", "", "`gendae.load(NAME)` and every command find them by name.", ""]
-    for entry in json.loads(manifest.read_text(encoding="utf-8")):
-        name = entry["name"]
-        scores = ", ".join(f"{key} {value:g}" for key, value in entry["metrics"].items())
-        prior = f", {entry['prior']}" if entry.get("prior") else ""
-        lines += [f"## {name}", "", f"{entry['rule']}{prior}; {entry['dataset']}.", ""]
-        if draw(name):
-            lines += [f"![samples of {name}]({name}.png)", ""]
-        lines += [f"`{entry['command']}`", "", f"{scores}.", ""]
-
-    page("reference/models.md", *lines)
-
-
-def draw(name):
-    """A grid of samples into the site; whether the model has images."""
-    stack = gendae.load(name)
-    shape = stack.facts.get("shape")
-    if isinstance(stack, gendae.Classifier) or stack.facts.get("kind", "image") != "image":
-        return False
-
-    if isinstance(stack, gendae.JointStack):
-        shape = stack.facts["shapes"]["image"]
-        labels = {"label": [k for k in range(10) for _ in range(2)]}
-        x = gendae.complete(stack, labels, seed=0).values["image"]
-    else:
-        x = gendae.generate(stack, 20, seed=0)
-
-    with mkdocs_gen_files.open(f"reference/{name}.png", "wb") as file:
-        place = Path(file.name)
-    save(image_grid(x, shape), place)
-    return True
 
 
 def errors():
@@ -197,6 +159,5 @@ def is_module(name):
 
 interface()
 configurations()
-models()
 errors()
 algorithms()

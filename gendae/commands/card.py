@@ -20,7 +20,7 @@ from gendae.sampling.samplers import generate
 from gendae.storage import model_file
 from gendae.storage.atomic import new_folder, write_json, write_whole
 from gendae.storage.hub import FILE, is_of_hub
-from gendae.storage.shipped import shipped_files
+from gendae.storage.shipped import manifest
 
 PICTURE = "samples.png"
 #: Samples in the picture.
@@ -197,9 +197,7 @@ def header(stack: Stack, name: str, license: str | None, metrics: dict[str, floa
 
 def metrics_of(stack: Stack, source: str) -> dict[str, float]:
     """The scores that a model's file knows; of a shipped model, those of the manifest too."""
-    (manifest,) = shipped_files("checkpoints/manifest.json").values()
-    entries = json.loads(manifest.read_text(encoding="utf-8"))
-    shipped = next((e.get("metrics", {}) for e in entries if e["name"] == source), {})
+    shipped = next((e.get("metrics", {}) for e in manifest() if e["name"] == source), {})
 
     known = {**shipped, **stack.facts.get("metrics", {})}
     return {metric: value for metric, value in known.items() if isinstance(value, int | float)}

@@ -1,20 +1,17 @@
 """`gendae list`."""
 
-import json
-
 import gendae
 from gendae.commands.fit import first_comment
 from gendae.priors.base import Prior
 from gendae.rules.base import Rule
 from gendae.sampling.samplers import SAMPLERS
-from gendae.storage.shipped import shipped_files
+from gendae.storage.shipped import manifest, shipped_files
 
 
 def list() -> list[str]:
     """Rules, priors, samplers, configurations and models that come with gendae, a line each."""
     configurations = shipped_files("configs/*.yaml").values()
     folder = next(iter(configurations)).parent
-    (manifest,) = shipped_files("checkpoints/manifest.json").values()
     samplers = {name: getattr(gendae, kind) for name, kind in SAMPLERS.items()}
 
     tables = {
@@ -28,9 +25,8 @@ def list() -> list[str]:
             file.name: first_comment(file)
             for file in shipped_files("configs/spaces/*.yaml").values()
         },
-        "models: gendae sample MODEL, or predict": {
-            entry["name"]: _model(entry)
-            for entry in json.loads(manifest.read_text(encoding="utf-8"))
+        "models: gendae sample MODEL, or predict; their cards: docs/zoo.md": {
+            entry["name"]: _model(entry) for entry in manifest()
         },
     }
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from gendae.commands.common import markdown
 from gendae.metrics.paired import Paired, paired, standard_error
 from gendae.storage.atomic import write_json, write_whole
+from gendae.training import zoo
 from gendae.training.reproduction import Folder, Run
 from gendae.training.rows import MEASURES, Measure, Row, Table
 
@@ -23,7 +24,10 @@ RED = "NOT reproduced"
 DIFFERS = "differs from the record"
 #: What one number in the place of several is: it has no standard error.
 ONE = "one seed, not judged"
-COLOURS = {GREEN: "green", RED: "red", DIFFERS: "orange", "failed": "red"}
+#: What weights made again are, where they are those of the shipped model, and where not.
+SAME = "bit-equal"
+OTHERS = "other weights, of which the score is judged"
+COLOURS = {GREEN: "green", SAME: "green", RED: "red", DIFFERS: "orange", "failed": "red"}
 #: Columns of a table.
 HEADER = [
     "row",
@@ -107,17 +111,21 @@ def line_of(row: Row, name: str, folder: Folder, notes: dict[str, str]) -> Line:
         return Line(row, name, here, "from the record")
 
     states = []
+    made: dict[str, Any] = {}
     for seed in row.seeds:
         run = Run(row, seed)
         record = folder.record(run)
         if folder.current(run) is not None and record["error"] is None:
             here[seed] = record["measures"][name]
+            made = record.get("made", {})
         else:
             states.append(_state_of(record, run, notes))
 
     failed = [state for state in states if state.startswith("failed")]
     if failed:
         return Line(row, name, here, "failed" if row.quick else failed[0])
+    if here and name == "weights":
+        return Line(row, name, here, _of_weights(row, here, made))
     if here:
         return Line(row, name, here, _judged(row, row.measures[name], here))
     return Line(row, name, here, states[0])
@@ -133,6 +141,18 @@ def _state_of(record: dict[str, Any] | None, run: Run, notes: dict[str, str]) ->
         made_by = " ".join(record["versions"].get(key, "") for key in ("gendae", "code")).strip()
         return f"a record of other sources or another configuration ({made_by}): --again"
     return f"failed: {record['error']}"
+
+
+def _of_weights(row: Row, here: dict[int, float], made: dict[str, Any]) -> str:
+    """What weights made again are: the same bits where they are promised, or others, and why."""
+    if not any(here.values()):
+        return SAME
+
+    where = zoo.promised(zoo.entry_of(row.model))
+    if where is None:
+        return f"{OTHERS} (the same bits are not promised)"
+    away = zoo.differs(where, made)
+    return f"{OTHERS} ({away})" if away else RED
 
 
 def _judged(row: Row, measure: Measure, here: dict[int, float]) -> str:

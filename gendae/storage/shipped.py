@@ -1,10 +1,14 @@
 """What comes with gendae: configurations and trained models, and where they lie."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 #: Folders that hold `checkpoints` and `configs`: a source checkout, and the installed package.
 ROOTS = [PACKAGE.parent, PACKAGE]
+#: What is known of each trained model.
+MANIFEST = "checkpoints/manifest.json"
 
 
 def shipped_files(pattern: str) -> dict[str, Path]:
@@ -16,6 +20,17 @@ def shipped_files(pattern: str) -> dict[str, Path]:
     """
     files = {file.stem: file for root in ROOTS for file in root.glob(pattern)}
     return dict(sorted(files.items()))
+
+
+def manifest() -> list[dict[str, Any]]:
+    """What is known of each trained model, in the order of their names.
+
+    Example:
+        >>> [entry["rule"] for entry in manifest() if entry["name"] == "toy-field"]
+        ['TargetPropRule']
+    """
+    (file,) = shipped_files(MANIFEST).values()
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def configuration_file(name: str) -> str:

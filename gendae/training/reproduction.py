@@ -35,7 +35,8 @@ from gendae.training import child
 from gendae.training.claims import Claim, claimed, owner_gone, void
 from gendae.training.configurations import QUIET, Config, model_of, read_config, write_config
 from gendae.training.rows import Row
-from gendae.training.scores import LACKING, LAST, code, run_folders
+from gendae.training.scores import LACKING, LAST, code, processor, run_folders
+from gendae.training.zoo import entry_of
 
 #: The configuration of a row; a config.yaml would make the folder that of an earlier run.
 CONFIG = "row.yaml"
@@ -77,6 +78,9 @@ class Run(NamedTuple):
             row.samples,
             sorted(row.measures),
         ]
+        if row.model:
+            shipped = entry_of(row.model)
+            parts += [shipped["sha256"], shipped["export"]]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:8]
 
 
@@ -308,6 +312,7 @@ def _job(run: Run, root: Path) -> Path:
         "resumed": str(folders[-1]) if folders else None,
         "samples": run.row.samples,
         "measures": list(run.row.measures),
+        "model": run.row.model,
         "out": str(root / RESULT),
     }
     return write_json(root / "job.json", content)
@@ -322,7 +327,7 @@ def _begun(run: Run, root: Path) -> dict[str, Any]:
         "digest": run.digest,
         "versions": {"gendae": gendae.__version__, "code": code()},
         "command": shlex.join(["gendae", "fit", *words, "--seed_everything", str(run.seed)]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}",
         "measures": {},
         "error": None,
     }
@@ -400,14 +405,3 @@ def joules(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
 
     used = [(after[name][0] - start) % most for name, (start, most) in before.items()]
     return sum(used) / 1e6
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -17,12 +17,14 @@ A file of tables is YAML: tables by name, each with rows by name. A row is a con
             minutes: 0.4                of one seed, by which a budget is kept
             quick: true                 outside of the tolerance it is red
             samples: 500                of generative models
+            model: toy-field            a shipped model, which the weights are compared with
             measures:
               error: {published: 1.86, error: 0.1, source: Lee 2018, 3.3.1,
                       measured: {0: 2.0, 1: 1.9, 2: 2.1}, tolerance: 1.5, record: ..}
 
 `measured` is the committed record, by seed; `record` says which file it stands in. A row with a
-`command` in the place of its configuration is shown from that record, and not run.
+`command` in the place of its configuration is shown from that record, and not run. A table with
+`shipped: true` in the place of rows has one for each shipped model, see `training.zoo`.
 """
 
 import dataclasses
@@ -37,6 +39,7 @@ import yaml
 from gendae import checks
 from gendae.errors import choice
 from gendae.storage.shipped import configuration_file
+from gendae.training import zoo
 from gendae.training.configurations import MOST_SEED
 from gendae.training.mistakes import read_yaml
 
@@ -50,6 +53,7 @@ MEASURES = {
     "recall": ("", 3),
     "bound": ("nats", 1),
     "cosine": ("", 3),
+    "weights": ("", 6),
 }
 #: What stands for all rows, and for the quick ones, where rows are named.
 EVERY = "all"
@@ -92,6 +96,7 @@ class Row:
     minutes: float = 1.0
     quick: bool = False
     samples: int = 10_000
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,8 @@ def chosen(tables: dict[str, Table], name: str) -> list[Row]:
 def _table(name: str, entry: object, folder: Path) -> Table:
     """A table of a file."""
     where = f"table {name}"
-    given = _entries(where, entry, ("title", "rows", "against"))
-    rows = given.get("rows")
+    given = _entries(where, entry, ("title", "rows", "against", "shipped"))
+    rows = zoo.rows() if given.get("shipped") is True else given.get("rows")
     if not isinstance(rows, dict) or not rows:
         raise ValueError(f"{where} has no rows; rows by name are needed")
 
@@ -213,7 +218,7 @@ def _row(name: str, entry: object, folder: Path) -> Row:
     if bool(given.get("config")) == bool(given.get("command")):
         raise ValueError(f"{where}: either a config, or the command of its record, is needed")
 
-    for key in ("says", "config", "command", "rule"):
+    for key in ("says", "config", "command", "rule", "model"):
         _text(where, given, key)
     given["measures"] = {key: _measure(f"{where}: {key}", key, measures[key]) for key in measures}
     given["options"] = _options(where, given.get("options", []))
@@ -263,6 +268,10 @@ def _check(where: str, row: Row) -> None:
         known = measure.tolerance is not None and measure.measured
         if row.quick and not known:
             raise ValueError(f"{where}: {name}: a quick row needs `measured` and a `tolerance`")
+    if row.model:
+        zoo.entry_of(row.model)
+    elif "weights" in row.measures:
+        raise ValueError(f"{where}: weights: a model is needed, whose weights they are")
 
 
 def _config(where: str, name: str, folder: Path) -> str:

@@ -3,7 +3,8 @@
     python -m gendae.training.scores JOB.json
 
 A job holds the words of `gendae fit`, the folder of its run folders, how many samples, the names
-of measures, and the file that the result is written to.
+of measures, the shipped model that is made again, if any, and the file that the result is written
+to.
 
 | measure | what it is | of |
 |---|---|---|
@@ -12,6 +13,9 @@ of measures, and the file that the result is written to.
 | fid, recall | of samples, see `metrics.quality` | last.ckpt |
 | bound | importance-weighted bound on log p(x), nats | last.ckpt |
 | cosine | of updates with back-propagation's, mean of layers, logged last | metrics.csv |
+| weights | largest relative difference from those of the shipped model, see `zoo` | its export |
+
+Where a shipped model is made again, `ll` is of the export too, as the shipped one's is.
 """
 
 import csv
@@ -26,6 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -36,7 +41,7 @@ from gendae.metrics.report import evaluation
 from gendae.rules.ledger import TrainingDiverged
 from gendae.storage import model_file
 from gendae.storage.atomic import write_json
-from gendae.training import fit
+from gendae.training import fit, zoo
 from gendae.training.alone import forget_unreadable
 from gendae.training.configurations import QUIET, build, read_config
 
@@ -73,7 +78,9 @@ class Kept(Callback):
         self.logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def measured(run: Path, config: Path, samples: int, names: list[str]) -> dict[str, Any]:
+def measured(
+    run: Path, config: Path, samples: int, names: list[str], model: str = ""
+) -> dict[str, Any]:
     """Measures of a run, and what they were taken on.
 
     Args:
@@ -81,6 +88,7 @@ def measured(run: Path, config: Path, samples: int, names: list[str]) -> dict[st
         config: its configuration.
         samples: of the model, for the measures of samples.
         names: of measures.
+        model: the shipped model that it makes again, if any.
 
     Raises:
         ValueError: for a measure that this run does not have.
@@ -90,13 +98,16 @@ def measured(run: Path, config: Path, samples: int, names: list[str]) -> dict[st
     _, data = build(read_config(config), [])
 
     values: dict[str, float | None] = {}
+    if model:
+        values |= made_again(run, data, samples, names, model)
     if "error" in names:
         values["error"] = test_error(run, config)
     if "cosine" in names:
         values["cosine"] = cosine(run / "metrics.csv")
-    if set(names) & set(OF_SAMPLES):
+    of_samples = [name for name in names if name in OF_SAMPLES and name not in values]
+    if of_samples:
         result = evaluation(stack, data, samples)
-        values |= {name: result[OF_SAMPLES[name]] for name in names if name in OF_SAMPLES}
+        values |= {name: result[OF_SAMPLES[name]] for name in of_samples}
 
     lacking = [name for name in names if values.get(name) is None]
     if lacking:
@@ -108,7 +119,23 @@ def measured(run: Path, config: Path, samples: int, names: list[str]) -> dict[st
         "facts": facts,
         "sha256": {"data": data_digest(data), "model": model_file.digest(stack.state_dict())},
         "versions": versions(),
+        "made": place(),
     }
+
+
+def made_again(
+    run: Path, data: Data, samples: int, names: list[str], model: str
+) -> dict[str, float | None]:
+    """Measures of a shipped model made again, which are those of its export."""
+    entry = zoo.entry_of(model)
+    file = zoo.exported(run, entry, data)
+    values: dict[str, float | None] = {}
+
+    if "weights" in names:
+        values["weights"] = zoo.distance(file, entry)
+    if "ll" in names:
+        values["ll"] = zoo.score(file, data, samples)
+    return values
 
 
 def test_error(run: Path, config: Path) -> float | None:
@@ -140,6 +167,27 @@ def data_digest(data: Data) -> str:
         tensors |= {f"{name}.{k}": v for k, v in parts.items() if isinstance(v, Tensor)}
 
     return model_file.digest(tensors)
+
+
+def place() -> dict[str, Any]:
+    """What the bits of a training depend on, beside its configuration and its data."""
+    return {
+        "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def versions() -> dict[str, str]:
@@ -186,7 +234,7 @@ def carried_out(job: dict[str, Any]) -> dict[str, Any]:
         raise FileNotFoundError(f"{job['root']}: the training left no last.ckpt")
 
     config = trained[0] / "config.yaml"
-    return measured(trained[0], config, job["samples"], job["measures"])
+    return measured(trained[0], config, job["samples"], job["measures"], job["model"])
 
 
 def lacks(error: BaseException) -> bool:
