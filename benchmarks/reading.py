@@ -9,7 +9,8 @@ the end of its docstring and its own end; nested functions belong to the outermo
 import argparse
 import ast
 import json
-from collections.abc import Iterator, Set as AbstractSet
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from functools import cache
 from pathlib import Path
 

@@ -549,32 +549,35 @@ def alone():
 
 @cache
 def launched():
-    """How the script below ended, and what it left."""
+    """What the script below said on stderr, and what it left; one that hangs does so once."""
     environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     environment.pop("PL_GLOBAL_SEED", None)  # of another test, which processes would go by
 
     with TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.training.processes", folder],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-            env=environment,
-            cwd=Path(__file__).parents[2],
-        )
+        try:
+            said = subprocess.run(
+                [sys.executable, "-m", "tests.training.processes", folder],
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+                env=environment,
+                cwd=Path(__file__).parents[2],
+            ).stderr
+        except subprocess.TimeoutExpired as error:
+            said = str(error)
 
         files = [Path(folder) / f"rank{rank}.pt" for rank in (0, 1)]
         if all(file.is_file() for file in files):
-            return done, [torch.load(file) for file in files]
+            return said, [torch.load(file) for file in files]
 
-    return done, []
+    return said, []
 
 
 def two():
     """The results of two processes."""
-    done, results = launched()
-    assert results, done.stderr[-3000:]
+    said, results = launched()
+    assert results, said[-3000:]
     return results
 
 
