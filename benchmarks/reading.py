@@ -10,6 +10,8 @@ import argparse
 import ast
 import json
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +28,9 @@ def sources(folder: Path) -> list[Path]:
     )
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
+    """The tree of a file, kept: each figure is of all files."""
     return ast.parse(path.read_text())
 
 
@@ -133,7 +137,10 @@ def import_cycles(package: Path) -> list[list[str]]:
 
     Imports inside functions do not count.
     """
-    arrows = {_module(path, package): _imported(path, package) for path in sources(package)}
+    modules = {_module(path, package): path for path in sources(package)}
+    arrows = {
+        name: _imported(path, modules.keys()) - {package.name} for name, path in modules.items()
+    }
     reach = {name: _reachable(name, arrows) for name in arrows}
     together = {frozenset(b for b in reach[a] if a in reach.get(b, ())) for a in arrows}
     return sorted(sorted(group) for group in together if group)
@@ -144,9 +151,8 @@ def _module(path: Path, package: Path) -> str:
     return ".".join(parts).removesuffix(".__init__")
 
 
-def _imported(path: Path, package: Path) -> set[str]:
-    """Modules of the package that a module imports as it is itself imported."""
-    modules = {_module(other, package) for other in sources(package)}
+def _imported(path: Path, modules: AbstractSet[str]) -> set[str]:
+    """Those of the modules that a module imports as it is itself imported."""
     names = set()
     for node in parsed(path).body:
         if isinstance(node, ast.Import):
@@ -154,7 +160,7 @@ def _imported(path: Path, package: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & modules
             names |= inside or {node.module}
-    return (names & modules) - {package.name}
+    return names & modules
 
 
 def _reachable(start: str, arrows: dict[str, set[str]]) -> set[str]:

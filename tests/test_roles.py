@@ -87,15 +87,17 @@ def global_state():
 # -- objects: described, built, refused, copied -------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def files(tmp_path, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def files(tmp_path_factory):
     """Data files of some members, in the current folder."""
-    monkeypatch.chdir(tmp_path)
     numbers = np.random.default_rng(0)
-    np.save("images.npy", numbers.random((40, 4, 4), np.float32))
-    np.savez("walks.npz", x=numbers.random((40, 4, 2)), lengths=1 + np.arange(40) % 4)
-    Path("song.txt").write_text("la la lu " * 30, encoding="utf-8")
-    np.save("numbers.npy", numbers.normal(size=(40, 3)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("files"))
+        np.save("images.npy", numbers.random((40, 4, 4), np.float32))
+        np.savez("walks.npz", x=numbers.random((40, 4, 2)), lengths=1 + np.arange(40) % 4)
+        Path("song.txt").write_text("la la lu " * 30, encoding="utf-8")
+        np.save("numbers.npy", numbers.normal(size=(40, 3)))
+        yield
 
 
 def test_every_class_has_a_role():

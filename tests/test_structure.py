@@ -56,17 +56,24 @@ ANNOTATIONS: dict[str, str] = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trees():
+    """Those of all files are let go in the end."""
+    yield
+    reading.parsed.cache_clear()
+
+
 def room(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imported_rooms(path):
     """Rooms that a file imports from, also inside functions."""
-    tree = ast.parse(path.read_text())
+    body = reading.parsed(path).body
     if str(path.relative_to(PACKAGE)) in ANNOTATIONS:
-        tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+        body = [node for node in body if not is_for_type_checkers(node)]
 
-    for node in ast.walk(tree):
+    for node in (node for part in body for node in ast.walk(part)):
         if isinstance(node, ast.ImportFrom) and node.module == "gendae":
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gendae."):

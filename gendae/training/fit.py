@@ -129,6 +129,7 @@ class FitCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], callbacks: Sequence[Callback] = ()) -> None:
         self.callbacks = callbacks
+        self.named = arguments[0]
         self.command = shlex.join(["gendae", *arguments])
         try:
             self._run(arguments)
@@ -218,10 +219,9 @@ class FitCLI(LightningCLI):
 
         return f"; to go on: gendae fit --config {self.run_folder}/config.yaml --ckpt_path {last}"
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """LightningCLI's own, without predict."""
-        return {k: v for k, v in LightningCLI.subcommands().items() if k != "predict"}
+    def subcommands(self) -> dict[str, set[str]]:
+        """The one of LightningCLI's that is run: a parser takes time to make."""
+        return {self.named: LightningCLI.subcommands()[self.named]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The sections of callbacks."""

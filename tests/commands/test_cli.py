@@ -460,13 +460,14 @@ def test_divergence_ends_with_one_line(tmp_path, capsys):
 def test_help_answers_within_two_seconds(arguments):
     command = [sys.executable, "-m", "gendae.cli", *arguments, "--help"]
 
-    seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy with something else
+    for _ in range(3):  # the machine may be busy with something else
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if seconds < 2.0:
+            break
 
-    assert min(seconds) < 2.0
+    assert seconds < 2.0
     assert "usage: gendae" in done.stdout
 
 

@@ -32,7 +32,7 @@ SMALL = {
     "data": {"class_path": "gendae.Digits", "init_args": {"batch_size": 50}},
 }
 SMALL["model"]["init_args"]["stack"]["init_args"]["sizes"] = [64, 12]
-EPOCHS = 60
+EPOCHS = 25
 RUN = ["--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", "4"]
 
 ERROR = {"published": 5.0, "error": 0.3, "source": "Nobody 1999"}
@@ -85,26 +85,31 @@ def begin(file, out):
 
 
 def wait_for(pattern, folder, seconds=120):
-    for _ in range(10 * seconds):
+    for _ in range(100 * seconds):
         if list(folder.glob(pattern)):
             return
-        time.sleep(0.1)
+        time.sleep(0.01)
     pytest.fail(f"no {pattern} in {folder}")
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, capsys):
-    """Two processes and a SIGKILL: the child of the killed one ends, the other goes on."""
+    """Two processes and a SIGKILL: the child of the killed one ends, the other goes on.
+
+    They stand still meanwhile, so that the training is not over before.
+    """
     file = table(tmp_path, a={"seeds": [3], "measures": {"error": ERROR}})
     out = tmp_path / "out"
     run = runs(file)["a-3"]
     first = multiprocessing.get_context("fork").Process(target=begin, args=(file, out))
     first.start()
     wait_for("runs/*/0001/checkpoints/last.ckpt", out)
+    os.killpg(first.pid, signal.SIGSTOP)
 
     lines = reproduce.reproduce("a", tables=file, out=str(out))  # a second one claims nothing
     assert "another process is at it" in "\n".join(lines)
     os.kill(first.pid, signal.SIGKILL)
     first.join()
+    os.killpg(first.pid, signal.SIGCONT)  # the child
     reproduce.reproduce("a", tables=file, out=str(out))
 
     folder = Folder(out, 1.0)

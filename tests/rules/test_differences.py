@@ -384,7 +384,7 @@ def test_pairs_alone_are_auto_encoders_of_their_inputs():
 
 
 def digits(loop, frozen=False, units=None):
-    """Reconstruction in nats and read-out of the top code in per cent, after 40 epochs."""
+    """Reconstruction in nats and read-out of the top code in per cent, after 15 epochs."""
     torch.manual_seed(0)
     sizes = [64, 60, 60, 30] if units else [64, 60, 60, 8]
     activations = None if units else ["tanh", "tanh", "linear"]
@@ -393,7 +393,7 @@ def digits(loop, frozen=False, units=None):
     )
     rates = Rates(f=0.0 if frozen else 3e-3, g=3e-3, hold=0.5)
     rule = TargetPropRule(stack, loop, rates=rates)
-    trainer(max_epochs=40, limit_val_batches=0).fit(rule, Digits())
+    trainer(max_epochs=15, limit_val_batches=0).fit(rule, Digits())
 
     x, y, _ = Digits().split("valid")
     train = Digits().split("train")

@@ -102,7 +102,7 @@ def test_a_lone_fit_has_a_folder_and_a_log_of_its_own(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rank_zero_only, "rank", 2)
     root = ["--trainer.default_root_dir", tmp_path / "runs", "--trainer.logger", "true"]
-    assert fit(tmp_path, *root, "--trainer.max_epochs", 1) == 0
+    assert fit(tmp_path, *root, "--trainer.max_epochs", 1, "--pictures.every", 1) == 0
 
     assert names(tmp_path / "runs") == ["0001", "0002"]
     files = ["checkpoints", "config.yaml", "metrics.csv", "pictures"]

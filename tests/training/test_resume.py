@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -45,19 +46,55 @@ class Crash(Callback):
             raise RuntimeError("stopped by the test")
 
 
-@pytest.mark.parametrize("case", RULES)
-def test_every_rule_resumes_bit_equal(case, tmp_path):
+class Stop(Callback):
+    """The end of a training after an update."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == self.step
+
+
+class Whole(NamedTuple):
+    """A training of one case that nothing stopped: its end, and a checkpoint of every update."""
+
+    case: str
+    folder: Path
+    end: dict
+
+
+@pytest.fixture(scope="module", params=RULES)
+def whole(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return Whole(request.param, folder, train(request.param, callbacks=keepers(folder)))
+
+
+def test_every_rule_resumes_bit_equal(whole):
     """In mid-epoch, before and after a validation; in a fresh rule, with another seed."""
-    whole = train(case, callbacks=keepers(tmp_path))
-    assert (whole["step"], whole["epoch"]) == (UPDATES, EPOCHS)
+    assert (whole.end["step"], whole.end["epoch"]) == (UPDATES, EPOCHS)
 
     # updates 2 .. 5: each rule at another one, and before a validation
-    middle = 2 + list(RULES).index(case) % BATCHES
+    middle = 2 + list(RULES).index(whole.case) % BATCHES
     done = {"epoch=0": BATCHES, "batch=4": 4, f"batch={middle}": middle}
     for name, updates in done.items():
-        resumed = train(case, 99, tmp_path / f"{name}.ckpt")
-        assert differences(whole, resumed) == [], name
+        resumed = train(whole.case, 99, whole.folder / f"{name}.ckpt")
+        assert differences(whole.end, resumed) == [], name
         assert len(resumed["diary"]) == UPDATES - updates
+
+
+def test_the_seed_decides_all_of_a_training(whole):
+    """The same seed gives the same, from the first weights on; another one nothing of it."""
+    assert differences(whole.end, train(whole.case, 1)) == []
+
+    other = train(whole.case, 99, callbacks=[Stop(1)])
+    unequal = set(differences(whole.end, other))
+    assert {"noise", "update 1"} <= unequal
+    assert other["diary"][1][2] == whole.end["diary"][1][2]  # rates: of the same training
+    assert any(name.startswith("state") for name in unequal)
+    for name in whole.end["weights"]:
+        if "feedback" in name or (name.startswith("stack.pairs") and name.endswith("weight")):
+            assert f"weights {name}" in unequal
 
 
 @pytest.mark.parametrize(
@@ -70,20 +107,6 @@ def test_every_rule_is_among_the_cases(trained):
     own = [cls for cls in REGISTRY.values() if cls.__module__.startswith("gendae.")]
 
     assert {cls for cls in own if issubclass(cls, Rule)} == {type(make()) for make in trained}
-
-
-@pytest.mark.parametrize("case", RULES)
-def test_the_seed_decides_all_of_a_training(case):
-    """The same seed gives the same, from the first weights on; another one nothing of it."""
-    first = train(case, 1)
-    assert differences(first, train(case, 1)) == []
-
-    unequal = set(differences(first, train(case, 99)))
-    assert {"noise", "update 1"} <= unequal
-    assert any(name.startswith("state") for name in unequal)
-    for name in first["weights"]:
-        if "feedback" in name or (name.startswith("stack.pairs") and name.endswith("weight")):
-            assert f"weights {name}" in unequal
 
 
 @pytest.mark.parametrize("case", ["em", "difference in phases"])
