@@ -136,6 +136,7 @@ from gendae.models.recurrent import LSTMReader as LSTMReader
 from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
+from gendae.models.settling import Settling as Settling
 from gendae.models.stack import Stack as Stack
 from gendae.models.trees import Quadtree as Quadtree
 from gendae.models.trees import TreeCell as TreeCell

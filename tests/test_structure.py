@@ -44,6 +44,8 @@ MANY_ARGUMENTS: dict[str, str] = {
     "ManifoldParzenPrior": "the eight of a ParzenPrior, and its neighbours and components",
     "Rates": "a rate and a decay for each of three kinds of maps; optimizer, clip, decline, hold",
     "DifferenceTargetPropRule": "five that supervised rules share; targets, inverses, rounds",
+    "EquilibriumPropagationRule": "seven of rules of two phases; the nudge, and its strength",
+    "NudgedSTDPRule": "the eight of a rule of two phases, and its nudge",
     "JointTargetPropRule": "Algorithm 5 has four groups of options, and two references beside it",
     "DAEImputer": "scikit-learn sets parameters by name: the eight of its networks, and rounds",
     "Row": "a row of a file of tables: a field for each of its entries",

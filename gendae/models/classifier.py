@@ -235,13 +235,17 @@ class Classifier(Stack):
     def forward(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
         """Class logits or values, (samples, batch, .., classes).
 
-        There is one sample where no unit is stochastic.
+        There is one sample where no unit is stochastic. The answer is that of the settled state
+        where `settings.settling` says so.
 
         Args:
             x: (batch, width of x).
             samples: draws M of the stochastic units.
             generator: source of the draws; the global one if None.
         """
+        if self.settings.settling is not None:
+            return self.settings.settling.answer(self.encoders, x)[None]
+
         h = x
         copies = 1
         for pair in self.pairs:
