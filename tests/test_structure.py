@@ -183,3 +183,19 @@ def test_every_public_name_resolves():
 
     for name in gendae.__all__:
         assert getattr(gendae, name) is not None
+
+    # what an argument accepts can be derived from; other bases hold what their variants share
+    accepted = accepted_classes()
+    assert accepted >= {"Feedback", "Loop", "Plasticity", "Criterion"}
+    assert accepted | {"Rule", "SupervisedRule"} <= set(gendae.__all__)
+
+
+def accepted_classes():
+    """Names of gendae's classes of which `built` and `checks.kind` accept objects."""
+    trees = [ast.parse(path.read_text()) for path in FILES]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    own = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+
+    calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) == 3]
+    checked = [call for call in calls if ast.unparse(call.func) in ("built", "checks.kind")]
+    return {ast.unparse(call.args[2]) for call in checked} & own

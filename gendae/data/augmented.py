@@ -183,15 +183,16 @@ class Augmented(Data):
             self._check_grey()
 
     def _check_grey(self) -> None:
-        """Raise a ValueError for bits, which would be enlarged to grey values, in training alone."""
+        """Raise a ValueError for bits: enlarged, they are grey values, in training alone."""
         source: object = self.source
-        while isinstance(source, Data):
-            if isinstance(source, Binarised):
-                raise ValueError(  # noqa: TRY004 - a choice of the user
-                    f"zoom={self.zoom}: the source is Binarised, and enlarged bits are grey values;"
-                    " accepted: zoom=1"
-                )
+        while isinstance(source, Data) and not isinstance(source, Binarised):
             source = getattr(source, "source", None)
+
+        if isinstance(source, Binarised):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"zoom={self.zoom}: the source is Binarised, and bits that are enlarged are grey "
+                "values; accepted: zoom=1"
+            )
 
     def prepare_data(self) -> None:
         """Fetch the images where they are missing."""

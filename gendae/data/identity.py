@@ -4,7 +4,7 @@ A data set that was read from files is named by its hash; those in `KNOWN` have 
 keeps both, and they are compared when its data are opened again.
 
 What is made of the arrays (bits that are drawn, images that are shifted) is in the description of
-a data set: it is compared where a training goes on, by those arguments that a class calls decisive.
+a data set. It is compared where a training goes on, by the arguments that a class calls decisive.
 """
 
 import inspect

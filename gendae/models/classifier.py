@@ -10,6 +10,7 @@ Source: Lee 2018, sections 3.2.1, 3.3.2 and 3.3.3.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -244,7 +245,8 @@ class Classifier(Stack):
             generator: source of the draws; the global one if None.
         """
         if self.settings.settling is not None:
-            return self.settings.settling.answer(self.encoders, x)[None]
+            affine = cast("list[Affine]", self.encoders)  # as `Settling.check` has found
+            return self.settings.settling.answer(affine, x)[None]
 
         h = x
         copies = 1

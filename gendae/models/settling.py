@@ -10,7 +10,7 @@ Source: Movellan 1991 (h_M is part of the network); Scellier and Bengio 2017, Eq
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,8 @@ class MinusPhase:
         if level == len(self.encoders):
             return torch.softmax(step, -1)
 
-        return self.encoders[level - 1].s(step)
+        s = cast("Callable[[Tensor], Tensor]", self.encoders[level - 1].s)
+        return s(step)
 
 
 class FreePhase(MinusPhase):
@@ -175,7 +176,7 @@ class Settling:
         if discrete or not all(isinstance(f, Affine) for f in encoders):
             raise ValueError(
                 f"settling={type(self).__name__}: a Classifier of affine layers without bits or "
-                f"draws is needed, and this is a {stack.described()}"
+                f"draws is needed, and this is a {type(stack).__name__}"
             )
 
     def answer(self, encoders: Sequence[Affine], x: Tensor) -> Tensor:

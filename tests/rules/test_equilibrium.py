@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gendae import Digits, load, save
-from gendae.models.architectures import deep_classifier
+from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
 from gendae.rules.backprop import BackpropRule
 from gendae.rules.equilibrium import EquilibriumPropagationRule
@@ -209,6 +209,12 @@ def test_a_settled_network_answers_by_the_fixed_point_wherever_it_is_loaded(
     save_program(again, tmp_path / "m.pt2", "predict")
     (found,) = torch.export.load(tmp_path / "m.pt2").module()(x.float())
     torch.testing.assert_close(found.double(), answer, rtol=0, atol=1e-6)
+
+    with pytest.raises(ValueError, match="affine layers without bits or draws is needed"):
+        stack.settings.settling.check(deep_autoencoder([7, 3]))
+    if make is not EquilibriumPropagationRule:
+        with pytest.raises(ValueError, match="accepted: symmetric=True"):
+            make(stack, symmetric=False, settled=True)
 
     BackpropRule(stack)
     torch.testing.assert_close(stack.predict(x), forward, rtol=0, atol=1e-12)
