@@ -3,6 +3,10 @@
 They are trained by target propagation. Names are imported when first used, so that `import
 gendae` and the command line stay quick. The list of public names, with their homes, is
 `__init__.pyi`: type checkers and editors read it, and so does this file.
+
+A base class is public where an argument accepts whatever derives from it (`Feedback`, `Prior`,
+`Plasticity`, ..), and so are `Rule` and `SupervisedRule`, on which rules are written. Other bases
+hold what their variants share, and may change.
 """
 
 import ast

@@ -136,7 +136,9 @@ from gendae.models.recurrent import LSTMReader as LSTMReader
 from gendae.models.recurrent import RecurrentPair as RecurrentPair
 from gendae.models.settings import Facts as Facts
 from gendae.models.settings import Settings as Settings
+from gendae.models.settling import Settling as Settling
 from gendae.models.stack import Stack as Stack
+from gendae.models.trees import Layout as Layout
 from gendae.models.trees import Quadtree as Quadtree
 from gendae.models.trees import TreeCell as TreeCell
 from gendae.models.trees import TreePair as TreePair
@@ -148,6 +150,7 @@ from gendae.priors.bandwidth import HeldOut as HeldOut
 from gendae.priors.base import Prior as Prior
 from gendae.priors.conditional import Condition as Condition
 from gendae.priors.conditional import ConditionalDenoisingPrior as ConditionalDenoisingPrior
+from gendae.priors.criteria import Criterion as Criterion
 from gendae.priors.criteria import NearestNeighbour as NearestNeighbour
 from gendae.priors.criteria import Reconstruction as Reconstruction
 from gendae.priors.denoiser import LevelMLP as LevelMLP
@@ -212,6 +215,7 @@ from gendae.rules.nudged_em import NudgedEMRule as NudgedEMRule
 from gendae.rules.nudged_stdp import NudgedSTDPRule as NudgedSTDPRule
 from gendae.rules.online import DeltaPlasticity as DeltaPlasticity
 from gendae.rules.online import OnlineDeltaRule as OnlineDeltaRule
+from gendae.rules.online import Plasticity as Plasticity
 from gendae.rules.online import Presentation as Presentation
 from gendae.rules.online import TemporalPlasticity as TemporalPlasticity
 from gendae.rules.perturbation import NodePerturbationRule as NodePerturbationRule
@@ -228,6 +232,7 @@ from gendae.rules.single_layer import CompetitiveRule as CompetitiveRule
 from gendae.rules.single_layer import DeltaRule as DeltaRule
 from gendae.rules.single_layer import HebbianRule as HebbianRule
 from gendae.rules.stdp import STDPRule as STDPRule
+from gendae.rules.supervised import SupervisedRule as SupervisedRule
 from gendae.rules.targetprop import TargetPropRule as TargetPropRule
 from gendae.rules.targets import Hybrid as Hybrid
 from gendae.rules.transposes import DifferenceReconstruction as DifferenceReconstruction

@@ -606,6 +606,7 @@ PARTS_OF_PRIORS = [
 ]
 OTHERS = [  # parts of models and rules, and what needs files that are not everywhere
     Member("Settings", lambda: Settings(gendae.AncestralSampler(), samples=5)),
+    Member("Settling", lambda: gendae.Settling(0.3, 2, closed=True)),
     Member("Rates", RATES),
     Member("Rates of classes", lambda: RATES(optimizer={"class_path": "torch.optim.NAdam"})),
     Member("Cell", cell),

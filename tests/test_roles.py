@@ -108,7 +108,8 @@ def test_every_class_has_a_role():
 
     bases = {gendae.Corruption, gendae.Law, gendae.Prior, gendae.Inference, gendae.Sampler}
     bases |= {gendae.Data, gendae.Rule, gendae.Loop, gendae.Feedback, gendae.Picture}
-    bases |= {gendae.Levels, gendae.Descent}
+    bases |= {gendae.Levels, gendae.Descent, gendae.Criterion, gendae.Layout}
+    bases |= {gendae.Plasticity, gendae.SupervisedRule}
     plain = {gendae.Facts, gendae.Moment, gendae.Split}
     plain |= {gendae.Activity, gendae.DelayNetwork, gendae.SymmetricDelayNetwork}
 

@@ -44,6 +44,8 @@ MANY_ARGUMENTS: dict[str, str] = {
     "ManifoldParzenPrior": "the eight of a ParzenPrior, and its neighbours and components",
     "Rates": "a rate and a decay for each of three kinds of maps; optimizer, clip, decline, hold",
     "DifferenceTargetPropRule": "five that supervised rules share; targets, inverses, rounds",
+    "EquilibriumPropagationRule": "seven of rules of two phases; the nudge, and its strength",
+    "NudgedSTDPRule": "the eight of a rule of two phases, and its nudge",
     "JointTargetPropRule": "Algorithm 5 has four groups of options, and two references beside it",
     "DAEImputer": "scikit-learn sets parameters by name: the eight of its networks, and rounds",
     "Row": "a row of a file of tables: a field for each of its entries",
@@ -188,3 +190,19 @@ def test_every_public_name_resolves():
 
     for name in gendae.__all__:
         assert getattr(gendae, name) is not None
+
+    # what an argument accepts can be derived from; other bases hold what their variants share
+    accepted = accepted_classes()
+    assert accepted >= {"Feedback", "Loop", "Plasticity", "Criterion"}
+    assert accepted | {"Rule", "SupervisedRule"} <= set(gendae.__all__)
+
+
+def accepted_classes():
+    """Names of gendae's classes of which `built` and `checks.kind` accept objects."""
+    trees = [ast.parse(path.read_text()) for path in FILES]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    own = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+
+    calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) == 3]
+    checked = [call for call in calls if ast.unparse(call.func) in ("built", "checks.kind")]
+    return {ast.unparse(call.args[2]) for call in checked} & own

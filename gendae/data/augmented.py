@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from gendae import checks
 from gendae.data.base import Data, source_of
+from gendae.data.binarised import Binarised
 from gendae.data.loader import Split
 from gendae.registry import Plain, register
 
@@ -149,7 +150,9 @@ class Augmented(Data):
         batch_size, seed: see `Data`; the seed draws what is done to an image too.
 
     Raises:
-        ValueError: for a zoom below 1; for a source of anything but images, when it is read.
+        ValueError: for a zoom below 1, and one above 1 of `Binarised` images, of which it would
+            make grey values (what is turned over and shifted stays bits); for a source of anything
+            but images, when it is read.
 
     Example:
         >>> from gendae.data.images import Digits
@@ -160,6 +163,7 @@ class Augmented(Data):
     """
 
     kind = "image"
+    decisive = ("flip", "shift", "zoom")
 
     def __init__(
         self,
@@ -175,6 +179,20 @@ class Augmented(Data):
         self.flip = bool(flip)
         self.shift = checks.whole("shift", shift, 0)
         self.zoom = checks.at_least("zoom", zoom, 1.0)
+        if self.zoom > 1.0:
+            self._check_grey()
+
+    def _check_grey(self) -> None:
+        """Raise a ValueError for bits: enlarged, they are grey values, in training alone."""
+        source: object = self.source
+        while isinstance(source, Data) and not isinstance(source, Binarised):
+            source = getattr(source, "source", None)
+
+        if isinstance(source, Binarised):
+            raise ValueError(  # noqa: TRY004 - a choice of the user
+                f"zoom={self.zoom}: the source is Binarised, and bits that are enlarged are grey "
+                "values; accepted: zoom=1"
+            )
 
     def prepare_data(self) -> None:
         """Fetch the images where they are missing."""

@@ -1,7 +1,7 @@
 """What every data set does: one tensor per split, on the device, minibatches by index."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -65,6 +65,9 @@ class Data(LightningDataModule):
             coordinates in the plane, shape (1, 2). "vector": finite numbers, shape (1, features).
             "sequence": finite numbers of T steps, one after the other, shape (T, numbers of a
             step).
+        decisive: names of the arguments that decide what an example is, beside files, such as the
+            seed of drawn bits: a training goes on with the same ones only. How many examples there
+            are, their order and their split are others.
 
     Raises:
         ValueError: when they are first read, for data that are not what their kind promises.
@@ -84,6 +87,8 @@ class Data(LightningDataModule):
     EVAL_BATCH = 1000
 
     kind = "vector"
+
+    decisive: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, batch_size: int = 100, seed: int = 0) -> None:
         super().__init__()

@@ -32,7 +32,9 @@ class Binarised(Data):
         batch_size, seed: see `Data`; this seed is of the order of batches alone.
 
     Raises:
-        ValueError: for a seed below 0, and a source of anything but images, when it is read.
+        ValueError: for a seed below 0; for `Augmented` images, since bits that are drawn once have
+            none that vary (put Augmented around the bits); for a source of anything but images,
+            when it is read.
 
     Example:
         >>> from gendae import Digits
@@ -42,6 +44,7 @@ class Binarised(Data):
     """
 
     kind = "image"
+    decisive = ("draw",)
 
     def __init__(
         self, source: Data | None = None, draw: int = 0, batch_size: int = 100, seed: int = 0

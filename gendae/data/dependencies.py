@@ -177,6 +177,7 @@ class LongDependencies(Data):
     """
 
     kind = "sequence"
+    decisive = ("task",)
 
     def __init__(
         self,

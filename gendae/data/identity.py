@@ -2,10 +2,17 @@
 
 A data set that was read from files is named by its hash; those in `KNOWN` have a name. A model
 keeps both, and they are compared when its data are opened again.
+
+What is made of the arrays (bits that are drawn, images that are shifted) is in the description of
+a data set. It is compared where a training goes on, by the arguments that a class calls decisive.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+
+from gendae.errors import shortened
+from gendae.registry import registered, upgraded
 
 #: Names of data sets by the SHA-256 of their arrays, see `gendae.storage.model_file.digest`.
 KNOWN = {
@@ -90,3 +97,58 @@ def origin(spec: Any) -> Any:  # noqa: ANN401 - a description, or what a file ha
     if "source" in spec:
         said["source"] = origin(spec["source"])
     return said
+
+
+def otherwise(ours: Any, theirs: Any) -> str | None:  # noqa: ANN401 - descriptions, or None
+    """How a described data set makes its examples otherwise than another one; None if it does not.
+
+    Args:
+        ours: that of now.
+        theirs: that of a checkpoint, of this or an earlier version; what it leaves out is as the
+            constructors have it.
+
+    Raises:
+        ValueError: for one that no version has written.
+
+    Example:
+        >>> digits = {"type": "Digits"}
+        >>> otherwise({"type": "Binarised", "source": digits}, digits)
+        'Binarised of Digits (was Digits)'
+    """
+    now = list(_chain(ours))
+    then = list(_chain(upgraded(theirs)))
+    if not now or not then:
+        return None
+
+    makers = [[spec for spec in chain if _decisive(spec)] for chain in (now, then)]
+    kinds = [[spec["type"] for spec in chain] for chain in makers]
+    if kinds[0] != kinds[1]:
+        names = [" of ".join(spec["type"] for spec in chain) for chain in (now, then)]
+        return f"{names[0]} (was {names[1]})"
+
+    return next(_changes(*makers), None)
+
+
+def _chain(spec: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a description, or none
+    """A described data set, and those that it is made of, one after the other."""
+    while isinstance(spec, dict) and isinstance(spec.get("type"), str):
+        yield spec
+        spec = spec.get("source")
+
+
+def _decisive(spec: dict[str, Any]) -> tuple[str, ...]:
+    return getattr(registered(spec["type"]), "decisive", ())
+
+
+def _changes(now: list[dict[str, Any]], then: list[dict[str, Any]]) -> Iterator[str]:
+    """Decisive arguments that differ between descriptions of the same classes, in words."""
+    for ours, theirs in zip(now, then, strict=True):
+        kind = registered(ours["type"])
+        assert kind is not None  # it says which arguments are decisive
+        parameters = inspect.signature(kind).parameters
+
+        for name in _decisive(ours):
+            values = [spec.get(name, parameters[name].default) for spec in (ours, theirs)]
+            if values[0] != values[1]:
+                value, former = (shortened(repr(each), 60) for each in values)
+                yield f"{ours['type']}.{name}={value} (was {former})"

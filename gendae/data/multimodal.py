@@ -200,6 +200,8 @@ class Multimodal(MultimodalData):
         (torch.Size([1199, 74]), tensor([1199,  100]))
     """
 
+    decisive = ("parts", "classes")
+
     def __init__(
         self,
         source: Data,

@@ -116,6 +116,8 @@ class Patches(Data):
         ((3, 8, 8), torch.Size([500, 192]))
     """
 
+    decisive = ("size", "epsilon", "color")
+
     def __init__(
         self,
         path: str | Path | list[str] | None = None,

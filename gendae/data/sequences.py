@@ -43,6 +43,7 @@ class Sequences(Data):
     """
 
     kind = "sequence"
+    decisive = ("standardise",)
 
     def __init__(
         self,
@@ -173,6 +174,8 @@ class ImageSequences(Data):
         >>> data.split("train").x.shape, data.shape
         (torch.Size([1000, 16]), (16, 1))
     """
+
+    decisive = ("step", "side", "permute_seed")
 
     def __init__(
         self,

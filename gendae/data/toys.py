@@ -70,6 +70,7 @@ class Toys2D(Data):
     """
 
     kind = "points"
+    decisive = ("distribution", "noise")
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ Source: Lee 2018, sections 3.2.1, 3.3.2 and 3.3.3.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -235,13 +236,18 @@ class Classifier(Stack):
     def forward(self, x: Tensor, samples: int = 1, generator: Generator | None = None) -> Tensor:
         """Class logits or values, (samples, batch, .., classes).
 
-        There is one sample where no unit is stochastic.
+        There is one sample where no unit is stochastic. The answer is that of the settled state
+        where `settings.settling` says so.
 
         Args:
             x: (batch, width of x).
             samples: draws M of the stochastic units.
             generator: source of the draws; the global one if None.
         """
+        if self.settings.settling is not None:
+            affine = cast("list[Affine]", self.encoders)  # as `Settling.check` has found
+            return self.settings.settling.answer(affine, x)[None]
+
         h = x
         copies = 1
         for pair in self.pairs:

@@ -11,6 +11,7 @@ from gendae.registry import build, register
 if TYPE_CHECKING:
     from gendae.completion.completer import Completer
     from gendae.completion.inpainting import Inpainter
+    from gendae.models.settling import Settling
     from gendae.models.stack import Stack
     from gendae.sampling.samplers import Sampler
 
@@ -27,6 +28,8 @@ class Settings:
         inpainter: what `inpaint` fills in with.
         completer: what `complete` fills in with.
         samples: draws of stochastic units in validation, test and prediction.
+        settling: the state that a classifier answers by; the feed-forward pass if None. The rule
+            that trains it decides, see `TwoPhaseRule`.
 
     Example:
         >>> Settings(samples=10).or_else(Settings(samples=100, sampler="any")).samples
@@ -37,6 +40,7 @@ class Settings:
     inpainter: Inpainter | None = None
     completer: Completer | None = None
     samples: int | None = None
+    settling: Settling | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -65,7 +69,7 @@ class Settings:
 
     def check(self, stack: Stack) -> None:
         """Raise a ValueError where these cannot work with a stack, before it is trained."""
-        for part in (self.sampler, self.inpainter):
+        for part in (self.sampler, self.inpainter, self.settling):
             if part is not None:
                 part.check(stack)
 

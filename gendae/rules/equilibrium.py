@@ -30,8 +30,9 @@ from gendae.corruption import Corruption
 from gendae.data.loader import Split
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier, error_of, label_energy
+from gendae.models.settling import FreePhase
 from gendae.registry import register
-from gendae.rules.hebbian import ContrastiveHebbianRule, MinusPhase, PlusPhase
+from gendae.rules.hebbian import ContrastiveHebbianRule, PlusPhase
 from gendae.rules.moment import Moment
 from gendae.rules.processes import log_means
 from gendae.rules.rates import Rates
@@ -50,9 +51,9 @@ class EquilibriumPropagationRule(ContrastiveHebbianRule):
 
     It is the gradient of the loss at the free fixed point: with an error of O(beta^2) from both
     sides, O(beta) from one. As in `TwoPhaseRule` nudged states are computed as their difference
-    from the free one, with all digits. What `predict` answers is the feed-forward pass, which is
-    the settled state for gamma -> 0; `val/settled_error` is the error at the fixed point, and
-    `val/residual` how far it is.
+    from the free one, with all digits. With `settled` the network answers by the free fixed point;
+    else by the feed-forward pass, which is that state for gamma -> 0. `val/settled_error` is the
+    error at the fixed point, and `val/residual` how far it is.
     Source: Scellier and Bengio 2017, Eq. 8 to 12; Laborieux et al. 2021, section 3, for both sides
     and for the read-out by cross-entropy.
 
@@ -64,6 +65,7 @@ class EquilibriumPropagationRule(ContrastiveHebbianRule):
         gamma: weight of the feedback, in (0, 1], small enough that the sweeps settle.
         sweeps: updates of all layers in each phase, top to bottom and back.
         input_corruption, rates, log_every: see `SupervisedRule`.
+        settled: answer by the free fixed point, see `TwoPhaseRule`.
 
     Raises:
         ValueError: see `TwoPhaseRule`; for a beta that is not positive, and unknown names.
@@ -76,6 +78,7 @@ class EquilibriumPropagationRule(ContrastiveHebbianRule):
     """
 
     takes_values = True
+    closed = False
 
     def __init__(
         self,
@@ -87,16 +90,17 @@ class EquilibriumPropagationRule(ContrastiveHebbianRule):
         input_corruption: Corruption | None = None,
         rates: Rates = Rates(),
         log_every: int = 50,
+        settled: bool = False,
     ) -> None:
-        super().__init__(stack, gamma, sweeps, True, input_corruption, rates, log_every)
+        super().__init__(stack, gamma, sweeps, True, input_corruption, rates, log_every, settled)
         self.beta = checks.at_least("beta", beta, 0.0, strict=True)
         self.nudge = checks.one_of("nudge", nudge, NUDGES)
 
-    def free_phase(self) -> MinusPhase:
+    def free_phase(self) -> FreePhase:
         return FreePhase(self.stack.encoders)
 
     @torch.no_grad()
-    def settled(self, x: Tensor) -> Tensor:
+    def settled_answer(self, x: Tensor) -> Tensor:
         """The read-out of the free fixed point: logits or values, (batch, classes)."""
         h, _ = self.minus(x)
         return self.stack.output(h[-2])
@@ -138,18 +142,8 @@ class EquilibriumPropagationRule(ContrastiveHebbianRule):
         super().validation_step(batch, batch_idx)
 
         x, y, _ = Split.of(batch)
-        error = error_of(self.settled(x), self.check_labels("y", y, len(x)))
+        error = error_of(self.settled_answer(x), self.check_labels("y", y, len(x)))
         log_means(self, {"val/settled_error": error}, len(x))
-
-
-class FreePhase(MinusPhase):
-    """The phase without a nudge; the place of h_M holds what the loss does to h_L, nothing yet."""
-
-    def unit(self, level: int, a: Tensor) -> Tensor:
-        if level == self.free:
-            return torch.zeros_like(a)
-
-        return super().unit(level, a)
 
 
 class NudgedPhase(PlusPhase):

@@ -1,7 +1,7 @@
 """Rules that learn from the difference of two phases: GeneRec and contrastive Hebbian learning."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from gendae.corruption import Corruption
 from gendae.layers.activations import DIFFERENCES
 from gendae.layers.affine import Affine
 from gendae.models.classifier import Classifier
+from gendae.models.settling import MinusPhase, Settling, begun, last, swept
 from gendae.registry import register
 from gendae.rules.backprop import fixed_feedback
 from gendae.rules.moment import Moment
@@ -49,14 +50,19 @@ class TwoPhaseRule(SupervisedRule):
         sweeps: updates of all layers in each phase, top to bottom and back.
         symmetric: B_l = W_l'; else fixed random weights.
         input_corruption, rates, log_every: see `SupervisedRule`.
+        settled: answer by the minus phase, in validation, test and prediction, wherever the model
+            is loaded; else by the feed-forward pass. It needs feedback by W'.
 
     Raises:
         ValueError: see `SupervisedRule`; for sweeps < 1, for gamma > 1 or so small that
-            gamma^(M-1) vanishes; for a network of values, which a clamped softmax cannot be.
+            gamma^(M-1) vanishes; for a network of values, which a clamped softmax cannot be; for a
+            settled answer by random feedback, which no file of a model holds.
     """
 
     #: Whether the phases know labels that are values.
     takes_values = False
+    #: Whether the answer sends feedback in the minus phase.
+    closed = True
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class TwoPhaseRule(SupervisedRule):
         input_corruption: Corruption | None = None,
         rates: Rates = Rates(),
         log_every: int = 50,
+        settled: bool = False,
     ) -> None:
         super().__init__(stack, input_corruption, rates=rates, log_every=log_every)
         self.need_affine()
@@ -84,9 +91,24 @@ class TwoPhaseRule(SupervisedRule):
 
         self.sweeps = checks.whole("sweeps", sweeps, 1, checks.REPEATS)
         self.symmetric = bool(symmetric)
+        self.settled = bool(settled)
+        if self.settled:
+            self._answer_settled()
+
         if not self.symmetric:
             for level, weight in fixed_feedback(self.stack).items():
                 self.register_buffer(f"feedback_{level}", weight)
+
+    def _answer_settled(self) -> None:
+        """Have the stack answer by the state that it is trained in."""
+        if not self.symmetric:
+            raise ValueError(
+                "settled=True: the random feedback is the rule's, and no file of a model holds it;"
+                " accepted: symmetric=True"
+            )
+
+        settling = Settling(self.gamma, self.sweeps, closed=self.closed)
+        self.stack.settings = replace(self.stack.settings, settling=settling)
 
     def feedback(self, level: int) -> Tensor:
         """B_l, (width of h_{l-1}, width of h_l)."""
@@ -95,7 +117,7 @@ class TwoPhaseRule(SupervisedRule):
 
         return getattr(self, f"feedback_{level}")
 
-    def free_phase(self) -> "MinusPhase":
+    def free_phase(self) -> MinusPhase:
         """What layers receive, and how they answer, where nothing is known of the label."""
         return MinusPhase(self.stack.encoders)
 
@@ -103,14 +125,7 @@ class TwoPhaseRule(SupervisedRule):
     def minus(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """h_0 .. h_M of the minus phase, and what the layers received, x and a_1 .. a_M."""
         phase = self.free_phase()
-
-        h = [x]
-        below = [x]
-        for level in range(1, phase.free + 1):
-            below.append(phase.receive(level, h[-1]))
-            h.append(phase.unit(level, below[-1]))
-
-        return self.settle(phase, h, below)
+        return self.settle(phase, *begun(phase, x))
 
     @torch.no_grad()
     def plus(self, h: list[Tensor], a: list[Tensor], y: Tensor) -> list[Tensor | None]:
@@ -131,45 +146,13 @@ class TwoPhaseRule(SupervisedRule):
         self, phase: "MinusPhase | PlusPhase", h: Sequence[Tensor], below: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Where `sweep` ends: the fixed point of a phase, or near it."""
-        (settled,) = deque(self.sweep(phase, h, below), maxlen=1)
-        return settled
+        return last(self.sweep(phase, h, below))
 
     def sweep(
         self, phase: "MinusPhase | PlusPhase", h: Sequence[Tensor], below: Sequence[Tensor]
     ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Move the free layers towards the fixed point of a phase.
-
-        h_l = unit(l, a_l),  a_l = receive(l, h_{l-1}) + gamma B_{l+1} h_{l+1}
-
-        Either part of a_l is computed only when its source has moved: the part from above on the
-        way down, the part from below on the way up.
-
-        Args:
-            phase: what layers receive, how they answer, and which of them are free.
-            h: h_0 .. h_M at the start.
-            below: receive(l, h_{l-1}) at the start.
-
-        Yields:
-            h_0 .. h_M, and a_1 .. a_M of the last updates at 1 .. M: h_l is exactly unit(l, a_l);
-            after each sweep.
-        """
-        h = list(h)
-        a = list(below)
-        below = list(below)
-        above = [0.0] * len(h)
-
-        for _ in range(self.sweeps):
-            for level in range(self.stack.depth, 0, -1):
-                above[level] = F.linear(h[level + 1], self.feedback(level + 1))
-                a[level] = torch.add(below[level], above[level], alpha=self.gamma)
-                h[level] = phase.unit(level, a[level])
-
-            for level in range(2, phase.free + 1):
-                below[level] = phase.receive(level, h[level - 1])
-                a[level] = torch.add(below[level], above[level], alpha=self.gamma)
-                h[level] = phase.unit(level, a[level])
-
-            yield list(h), list(a)
+        """The states after each sweep, see `gendae.models.settling.swept`."""
+        return swept(phase, (h, below), self.feedback, self.gamma, self.sweeps)
 
     @torch.no_grad()
     def residual(self, x: Tensor) -> Tensor:
@@ -228,32 +211,6 @@ class TwoPhaseRule(SupervisedRule):
             sync_dist=True,
             reduce_fx="max",
         )
-
-
-class MinusPhase:
-    """The phase in which all layers are free; their activities are computed.
-
-    Args:
-        encoders: f_1 .. f_M.
-
-    Attributes:
-        free: the highest layer that is free.
-    """
-
-    def __init__(self, encoders: Sequence[Affine]) -> None:
-        self.encoders = encoders
-        self.free = len(encoders)
-
-    def receive(self, level: int, h: Tensor) -> Tensor:
-        """What layer l receives from h_{l-1}."""
-        return self.encoders[level - 1].preactivation(h)
-
-    def unit(self, level: int, a: Tensor) -> Tensor:
-        """h_l."""
-        if level == len(self.encoders):
-            return torch.softmax(a, -1)
-
-        return self.encoders[level - 1].s(a)
 
 
 class PlusPhase:

@@ -38,7 +38,7 @@ class NudgedSTDPRule(TwoPhaseRule):
     Args:
         stack: the classifier: affine layers without bits or draws. Its decoders are not used.
         nudge: beta, in (0, 1].
-        gamma, sweeps, symmetric, input_corruption, rates, log_every: see `TwoPhaseRule`.
+        gamma, sweeps, symmetric, input_corruption, rates, log_every, settled: see `TwoPhaseRule`.
 
     Raises:
         ValueError: see `TwoPhaseRule`; for a nudge outside (0, 1].
@@ -60,8 +60,10 @@ class NudgedSTDPRule(TwoPhaseRule):
         input_corruption: Corruption | None = None,
         rates: Rates = Rates(),
         log_every: int = 50,
+        settled: bool = False,
     ) -> None:
-        super().__init__(stack, gamma, sweeps, symmetric, input_corruption, rates, log_every)
+        shared = (gamma, sweeps, symmetric, input_corruption, rates, log_every, settled)
+        super().__init__(stack, *shared)
         self.nudge = checks.share("nudge", nudge)
         if self.nudge == 0.0:
             raise ValueError("nudge=0: the label would do nothing; a share in (0, 1] is needed")

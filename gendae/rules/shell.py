@@ -442,6 +442,14 @@ class Shell(LightningModule):
         if other is not None and (fitting or same):
             raise CheckpointError(path, f"{other}; put them back, or train a new model")
 
+        made = identity.otherwise(described, facts.get("dataset")) if fitting else None
+        if made is not None:
+            raise CheckpointError(
+                path,
+                f"the data are not made as in its training: {made}; put them back, or train a new "
+                "model",
+            )
+
     def priors(self) -> dict[str, Prior]:
         """Priors that a checkpoint holds, by the beginning of their names there."""
         return {"stack.prior.": self.stack.prior}

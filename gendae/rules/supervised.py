@@ -1,6 +1,7 @@
 """What rules for classifiers share: labels, optimizers, input noise, validation by error rate."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Generator, Tensor, nn
@@ -67,6 +68,7 @@ class SupervisedRule(LabelRule):
                 f"stack={type(stack).__name__} has no output layer; {type(self).__name__} trains "
                 "a Classifier"
             )
+        stack.settings = replace(stack.settings, settling=None)  # as a rule before had it
         super().__init__(stack, rates, log_every)
 
         self.input_corruption: Corruption | None = None

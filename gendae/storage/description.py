@@ -16,6 +16,7 @@ from gendae import checks
 from gendae.completion.completer import Completer
 from gendae.completion.inpainting import Inpainter
 from gendae.models.settings import Settings
+from gendae.models.settling import Settling
 from gendae.models.stack import Stack
 from gendae.registry import REGISTRY, Plain, build
 from gendae.sampling.samplers import Sampler
@@ -35,7 +36,12 @@ UNITS = 4, 2**20
 WIDTHS = ("width", "widths", "in_features", "out_features", "features")
 
 #: Classes of the settings that are objects.
-SETTINGS = {"sampler": Sampler, "inpainter": Inpainter, "completer": Completer}
+SETTINGS = {
+    "sampler": Sampler,
+    "inpainter": Inpainter,
+    "completer": Completer,
+    "settling": Settling,
+}
 #: Types of the facts that the package itself reads.
 FACTS: dict[str, type | tuple[type, ...]] = {
     "rule": str,
@@ -167,6 +173,8 @@ def described(
         value = getattr(settings, name)
         if value is not None:
             checks.kind(f"settings.{name}", value, kind)
+    if settings.settling is not None:
+        settings.settling.check(stack)
 
     check_facts(content["facts"])
     return stack, settings, content["facts"]

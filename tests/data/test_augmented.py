@@ -7,6 +7,7 @@ from pytorch_lightning import Trainer
 
 from gendae import (
     Augmented,
+    Binarised,
     Digits,
     FewLabels,
     Images,
@@ -161,6 +162,9 @@ def test_a_model_remembers_what_was_augmented():
     few = Augmented(PartlyLabelled(Digits(), FewLabels(100)))
     assert next(iter(few.train_dataloader())).y.min() == -1
 
+    bits = next(iter(Augmented(Binarised(Digits())).train_dataloader())).x
+    assert set(bits.unique().tolist()) == {0.0, 1.0}
+
 
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -176,6 +180,11 @@ def test_a_model_remembers_what_was_augmented():
         (lambda: PartlyLabelled(Augmented(Digits()), FewLabels(10)), "PartlyLabelled does not"),
         (lambda: ImageSequences(Augmented(Digits())), "ImageSequences does not vary batches"),
         (lambda: Augmented(3), "source"),
+        (
+            lambda: Augmented(PartlyLabelled(Binarised(Digits()), FewLabels(10)), zoom=2.0),
+            "zoom=2",
+        ),
+        (lambda: Binarised(Augmented(Digits())), "Binarised does not vary batches; put Augmented"),
     ],
 )
 def test_what_cannot_be_augmented_is_refused(make, words):

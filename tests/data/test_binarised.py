@@ -8,6 +8,7 @@ import torch
 from gendae import MNIST, Binarised, Digits, Toys2D
 from gendae.commands.common import dataset_of
 from gendae.data.base import SPLITS, facts_of
+from gendae.data.binarised import bits_of
 from gendae.models.architectures import deep_autoencoder
 from gendae.registry import build
 from gendae.storage.model_file import digest
@@ -22,10 +23,15 @@ def test_the_bits_have_the_grey_values_as_probabilities_and_stay():
     again = build(facts_of(data)["dataset"])
     other = Binarised(Digits(), draw=1)
 
+    one = torch.Generator().manual_seed(0)  # for all splits, one after the other
+    black = torch.zeros(2**20)  # among the draws of seed 12 is 0
+    assert not bits_of(black, torch.Generator().manual_seed(12)).any()
+
     for name in SPLITS:
         bits = data.split(name)
         grey = Digits().split(name)
         assert set(bits.x.unique().tolist()) == {0.0, 1.0}
+        assert torch.equal(bits.x, (torch.rand(grey.x.shape, generator=one) < grey.x).float())
         assert torch.equal(bits.y, grey.y)
         assert torch.equal(bits.x[grey.x == 0.0], grey.x[grey.x == 0.0])
         assert torch.equal(bits.x[grey.x == 1.0], grey.x[grey.x == 1.0])

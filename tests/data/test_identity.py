@@ -1,5 +1,7 @@
 """A data set is what the SHA-256 of its arrays says, whatever the name of its class."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,16 @@ from pytorch_lightning import Trainer
 from gendae import (
     MNIST,
     Arrays,
+    Augmented,
+    Binarised,
     Digits,
     FashionMNIST,
+    FewLabels,
     Images,
+    ImageSequences,
+    LongDependencies,
     Multimodal,
+    PartlyLabelled,
     Shards,
     TargetPropRule,
     load,
@@ -24,6 +32,7 @@ from gendae.data.identity import KNOWN, Identity, difference, recorded
 from gendae.metrics import quality
 from gendae.metrics.report import feature_network
 from gendae.models.architectures import deep_autoencoder
+from gendae.storage.archive import WholeFileIO
 from gendae.storage.sealed import CheckpointError
 from gendae.training.fit import say_which_data
 from tests.commands.test_cli import gendae
@@ -185,6 +194,55 @@ def test_images_that_changed_since_training_are_refused(tmp_path, capsys):
     others = images(tmp_path / "others", 1 - X, Y)  # a model may be tested on others
     tester = Trainer(**QUIET)
     assert tester.test(TargetPropRule(deep_autoencoder([16, 4])), others, str(path), verbose=False)
+
+
+DIGITS = Digits()
+MADE = {
+    "draw": (Binarised(DIGITS), Binarised(DIGITS, 1), "Binarised.draw=1 (was 0)"),
+    "bits": (DIGITS, Binarised(DIGITS), "Binarised of Digits (was Digits)"),
+    "pixels": (Binarised(DIGITS), DIGITS, "Digits (was Binarised of Digits)"),
+    "shift": (
+        Augmented(Binarised(DIGITS), shift=1),
+        Augmented(Binarised(DIGITS), shift=2),
+        "Augmented.shift=2 (was 1)",
+    ),
+    "bits below": (
+        Augmented(Binarised(DIGITS, 1)),
+        Augmented(Binarised(DIGITS, 2)),
+        "Binarised.draw=2 (was 1)",
+    ),
+    "order": (
+        ImageSequences(DIGITS, "row"),
+        ImageSequences(DIGITS, "row", permute_seed=3),
+        "ImageSequences.permute_seed=3 (was None)",
+    ),
+    "task": (
+        LongDependencies("temporal-order", 10, 40),
+        LongDependencies("temporal-order-3", 10, 40),
+        "LongDependencies.task='temporal-order-3' (was 'temporal-order')",
+    ),
+    "labels": (DIGITS, PartlyLabelled(DIGITS, FewLabels(10)), None),
+    "batches": (Binarised(DIGITS), Binarised(DIGITS, 0, 50, 7), None),
+    "former": (Augmented(DIGITS), Augmented(DIGITS), None),
+}
+
+
+@pytest.mark.parametrize(("first", "then", "words"), MADE.values(), ids=MADE)
+def test_a_training_goes_on_with_examples_made_as_before(tmp_path, capsys, first, then, words):
+    path = tmp_path / "m.ckpt"
+    trained(first, path)
+    content = torch.load(path, weights_only=True)
+    content["gendae"]["facts"]["dataset"].pop("zoom", None)  # as before there was one
+    WholeFileIO().save_checkpoint(content, path)
+    capsys.readouterr()
+
+    if words is None:
+        trained(then, resume=path, epochs=2)
+        return
+
+    with pytest.raises(CheckpointError, match=re.escape(f"as in its training: {words}")) as error:
+        trained(then, resume=path, epochs=2)
+    assert "\n" not in str(error.value)
 
 
 def test_a_model_that_is_trained_again_remembers_its_last_data(tmp_path):

@@ -6,8 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gendae import Digits, load, save
+from gendae.models.architectures import deep_autoencoder, deep_classifier
 from gendae.models.classifier import Classifier
+from gendae.rules.backprop import BackpropRule
 from gendae.rules.equilibrium import EquilibriumPropagationRule
+from gendae.rules.hebbian import ContrastiveHebbianRule, GeneRecRule
+from gendae.rules.nudged_stdp import NudgedSTDPRule
+from gendae.rules.rates import Rates
+from gendae.storage.programs import save_program
+from tests.rules.test_base import trainer
 from tests.rules.test_supervised import batch, gradients, network
 
 SIZES = (7, 6, 5, 6)
@@ -94,7 +102,7 @@ def test_states_lie_where_the_energy_is_lowest(activation):
     assert rule.residual(x) < 1e-12
 
     h, a = rule.minus(x)
-    torch.testing.assert_close(rule.settled(x), stack.output(state(stack, x)[-1]).detach())
+    torch.testing.assert_close(rule.settled_answer(x), stack.output(state(stack, x)[-1]).detach())
     for beta in (0.0, 0.3, -0.3):
         d = rule.nudged(h, a, y, beta)
         free = [(b + e).requires_grad_() for b, e in zip(h[1:-1], d[1:-1], strict=True)]
@@ -130,3 +138,108 @@ def test_updates_are_products_of_activities(nudge):
         torch.testing.assert_close(
             bias, scale * (high[level] - low[level]).sum(0), rtol=1e-9, atol=1e-11
         )
+
+
+# -- the answer ----------------------------------------------------------------------------------
+
+
+def closed_form(stack, x):
+    """The answer at the fixed point of a linear network: one system of equations for all h_l."""
+    f = stack.encoders[:-1]
+    at = torch.tensor([layer.out_features for layer in f]).cumsum(0).tolist()
+    places = [slice(end - layer.out_features, end) for layer, end in zip(f, at, strict=True)]
+    matrix = torch.eye(at[-1], dtype=torch.float64)
+    given = torch.cat([layer.bias.expand(len(x), -1) for layer in f], 1)
+    given[:, places[0]] += x @ f[0].weight.T
+    for layer, below, here in zip(f[1:], places, places[1:], strict=False):
+        matrix[here, below] -= layer.weight
+        matrix[below, here] -= GAMMA * layer.weight.T
+
+    return stack.output(torch.linalg.solve(matrix, given.T).T[:, places[-1]])
+
+
+def with_softmax(stack, x, rounds=110):
+    """The logits where the softmax sends feedback too, all layers at once, many times over."""
+    f = stack.encoders
+    h = [x, *(x.new_zeros(len(x), layer.out_features) for layer in f)]
+    for _ in range(rounds):
+        a = [layer.preactivation(below) for layer, below in zip(f, h, strict=False)]
+        logits = a[-1]
+        for level in range(1, len(f)):
+            a[level - 1] = a[level - 1] + GAMMA * h[level + 1] @ f[level].weight
+        h = [
+            x,
+            *(layer.s(each) for layer, each in zip(f[:-1], a, strict=False)),
+            logits.softmax(1),
+        ]
+
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("make", "oracle"),
+    [
+        (EquilibriumPropagationRule, closed_form),
+        (ContrastiveHebbianRule, with_softmax),
+        (GeneRecRule, with_softmax),
+        (NudgedSTDPRule, with_softmax),
+    ],
+)
+def test_a_settled_network_answers_by_the_fixed_point_wherever_it_is_loaded(
+    make, oracle, tmp_path
+):
+    stack = stack_of("linear")
+    x, y = examples("classes")
+    with torch.no_grad():
+        answer = oracle(stack, x).softmax(1)
+        forward = stack(x)[0].softmax(1)
+
+    forward_rule = make(stack, gamma=GAMMA, sweeps=60)
+    loss = forward_rule.total_loss((x, y))
+    torch.testing.assert_close(stack.predict(x), forward, rtol=0, atol=1e-12)
+
+    rule = make(stack, gamma=GAMMA, sweeps=60, settled=True)
+    assert (answer - forward).abs().max() > 0.01
+    torch.testing.assert_close(stack.predict(x), answer, rtol=0, atol=1e-10)
+    assert torch.equal(rule.total_loss((x, y)), loss)
+
+    again = load(save(stack, tmp_path / "m.safetensors"))
+    assert vars(again.settings.settling) == vars(stack.settings.settling)
+    torch.testing.assert_close(again.double().predict(x), answer, rtol=0, atol=1e-6)
+    save_program(again, tmp_path / "m.pt2", "predict")
+    (found,) = torch.export.load(tmp_path / "m.pt2").module()(x.float())
+    torch.testing.assert_close(found.double(), answer, rtol=0, atol=1e-6)
+
+    with pytest.raises(ValueError, match="affine layers without bits or draws is needed"):
+        stack.settings.settling.check(deep_autoencoder([7, 3]))
+    if make is not EquilibriumPropagationRule:
+        with pytest.raises(ValueError, match="accepted: symmetric=True"):
+            make(stack, symmetric=False, settled=True)
+
+    BackpropRule(stack)
+    torch.testing.assert_close(stack.predict(x), forward, rtol=0, atol=1e-12)
+
+
+def test_a_settled_run_validates_tests_and_keeps_the_settled_answer(tmp_path):
+    options = {"gamma": 0.8, "sweeps": 3, "rates": Rates(f=0.05)}
+    found = {}
+    for settled in (False, True):
+        torch.manual_seed(0)
+        rule = EquilibriumPropagationRule(
+            deep_classifier([64, 20, 12], init="uniform", gain=2.0), settled=settled, **options
+        )
+        run = trainer(max_epochs=1, limit_val_batches=None, enable_checkpointing=False)
+        run.fit(rule, Digits(batch_size=200))
+        found[settled] = dict(run.callback_metrics)
+
+    (tested,) = run.test(rule, Digits(), verbose=False)
+    assert found[True]["val/error"] == found[True]["val/settled_error"]
+    assert found[False]["val/error"] != found[False]["val/settled_error"]
+    assert found[False]["val/settled_error"] == found[True]["val/settled_error"]
+
+    path = tmp_path / "m.ckpt"
+    run.save_checkpoint(path)
+    x, y, _ = Digits().split("test")
+    loaded = load(path)
+    assert torch.equal(loaded.predict(x), rule.stack.predict(x))
+    assert tested["test/error"] == pytest.approx((loaded.predict(x).argmax(1) != y).float().mean())

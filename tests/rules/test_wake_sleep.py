@@ -267,6 +267,14 @@ def test_the_prior_is_fitted_on_draws_of_q_or_by_weight_of_the_posterior():
         rule.fit_prior([(rows,)])
         assert torch.allclose(rule.stack.prior.location, mean, rtol=0, atol=0.02)
 
+        rule.float()
+        codes = []
+        for half in (False, True):  # which would draw other bits, and weigh them otherwise
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                codes.append(rule.codes(rows.float()))
+        assert torch.equal(*codes)
+
 
 def mixed():
     """A unit with learned noise, and one bit."""

@@ -18,7 +18,9 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from gendae.corruption import GaussianNoise, PoissonNoise, SpikeNoise
+from gendae.data.augmented import Augmented
 from gendae.data.base import SPLITS
+from gendae.data.binarised import Binarised
 from gendae.data.images import Digits
 from gendae.data.labels import PartlyLabelled
 from gendae.data.multimodal import FewLabels, Multimodal
@@ -284,6 +286,9 @@ def data_of(case):
 
     if case == "difference in phases":
         return FewDigits(100)
+
+    if case == "wake-sleep":
+        return Augmented(Binarised(FewDigits(), draw=3), shift=1, batch_size=50)
 
     return FewDigits(50)
 
