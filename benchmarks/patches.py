@@ -7,8 +7,9 @@ are colour patches of 16 x 16 pixels (`gendae.Patches`), whose training and test
 different photographs. Filled in are the pixels of a random half, or of one side, in all channels.
 A model's row is the mean of several draws of its own inpainter, as a mean comes nearest in squared
 error. PSNR is that of missing pixels, SSIM of whole images; a seed draws mask and noise. The mean
-PSNR of images is ruled by smooth ones, that of their mean error ("pooled") by the others. The control of a model of blocks is `benchmarks.blocks.LastLayers`
-in the place of its configuration's rule.
+PSNR of images is ruled by smooth ones, that of their mean error ("pooled") by the others. The
+control of a model of blocks has `benchmarks.blocks.LastLayers` in the place of its
+configuration's rule.
 """
 
 import argparse

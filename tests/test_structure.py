@@ -124,8 +124,8 @@ def test_functions_have_air():
     assert reading.conditional_share(PACKAGE) <= 4
 
 
-def test_there_are_not_more_than_1500_test_functions():
-    assert reading.test_functions(ROOT / "tests") <= 1500
+def test_there_are_not_more_than_1550_test_functions():
+    assert reading.test_functions(ROOT / "tests") <= 1550
 
 
 HELP_IS_LIGHT = """
