@@ -15,11 +15,12 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import yaml
 
-from benchmarks import zoo
+from benchmarks import patches, zoo
 from gendae import complete, generate, load
 from gendae.commands.data import data_of
 from gendae.commands.info import layers_in_words
@@ -29,6 +30,7 @@ from gendae.metrics.parzen import parzen_score
 from gendae.metrics.quality import Quality
 from gendae.metrics.report import feature_network, measures
 from gendae.models.classifier import Classifier, error_of
+from gendae.models.filling import FillingBand
 from gendae.models.joint import JointStack
 from gendae.sampling.samplers import AncestralSampler
 from gendae.storage import model_file
@@ -121,21 +123,40 @@ def joint_errors(stack, data, n):
     return metrics
 
 
-def metrics_of(stack, data, n):
-    measured = samples
-    if isinstance(stack, Classifier):
-        measured = errors
-    elif isinstance(stack, JointStack):
-        measured = joint_errors
+def fidelities(stack, data, n):
+    """PSNR of missing pixels of 500 test images, as `benchmarks.patches` has it."""
+    fill = patches.mean_of_draws(stack, draws=4)
+    metrics = {}
+    for mask in ("random", "left"):
+        runs = patches.scores(fill, data, mask, 500, (0, 1, 2))
+        metrics[f"psnr_{mask}"] = round(fmean(run["PSNR"] for run in runs), 2)
 
-    return measured(stack, data, n)
+    return metrics
+
+
+#: How a model is measured, by its kind.
+MEASURED = {
+    "classifier": errors,
+    "joint model": joint_errors,
+    "filling model": fidelities,
+    "generative model": samples,
+}
 
 
 def family(stack):
     """What a model is, in a word or two."""
     if isinstance(stack, Classifier):
         return "classifier"
-    return "joint model" if isinstance(stack, JointStack) else "generative model"
+    if isinstance(stack, JointStack):
+        return "joint model"
+
+    fills = isinstance(stack.pairs[0].g, FillingBand)
+    return "filling model" if fills else "generative model"
+
+
+def source_of(dataset):
+    """The data set that others are made of."""
+    return source_of(dataset["source"]) if "source" in dataset else dataset
 
 
 def options_of(command):
@@ -186,7 +207,8 @@ def made(args):
 
 def picture_of(stack):
     """What a card shows of a model."""
-    return "answers" if isinstance(stack, Classifier) else "samples"
+    kind = family(stack)
+    return {"classifier": "answers", "filling model": "fillings"}.get(kind, "samples")
 
 
 def enter(entry):
@@ -209,7 +231,7 @@ def entry_of(path, stack, args):
         "rule": facts["rule"],
         "prior": None if isinstance(stack, Classifier) else describe_prior(stack.prior),
         "layers": layers_in_words(stack),
-        "dataset": facts["dataset"]["type"],
+        "dataset": source_of(facts["dataset"])["type"],
         "classes": facts.get("classes"),
         "config": args.config,
         "options": options,
@@ -217,7 +239,7 @@ def entry_of(path, stack, args):
         "command": facts["command"],
         "export": export_of(stack, path, which),
         "minutes": args.minutes or minutes_of(facts, args.config, options),
-        "metrics": metrics_of(stack, data, args.n),
+        "metrics": MEASURED[family(stack)](stack, data, args.n),
         "test": len(data.split("test").x),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "bytes": path.stat().st_size,

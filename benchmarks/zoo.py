@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from gendae import complete, generate, load, plots
+from gendae import complete, generate, inpaint, load, named_mask, plots
 from gendae.commands.common import markdown, shape_of
 from gendae.commands.data import data_of
 from gendae.commands.filters import _weights
@@ -45,6 +45,7 @@ PICTURES = {
     "samples": "Samples, seed 0.",
     "filters": "Incoming weights of the first units, each on its own scale.",
     "answers": "The first test images that it gets wrong: label, then answer.",
+    "fillings": "Test images, half of whose pixels are hidden, and filled in.",
     "field": "Where reconstruction leads from each point, and test points.",
 }
 
@@ -81,6 +82,10 @@ USE = {
         'gendae.generate(gendae.load("{name}"), 64)',
     ),
     "classifier": ("gendae predict {name} DATA", 'gendae.load("{name}").predict(x)'),
+    "filling model": (
+        "gendae inpaint {name} IMAGES --mask random",
+        'gendae.inpaint(gendae.load("{name}"), x, given)',
+    ),
     "joint model": (
         "gendae sample {name} --given label=3 --n 9 --out threes.npz",
         'gendae.complete(gendae.load("{name}"), {{"label": [3] * 9}}, seed=0)',
@@ -326,7 +331,24 @@ def field(stack, entry):
     return Image.open(io.BytesIO(plots.png_of(figure)))
 
 
-DRAW = {"samples": samples, "filters": filters, "answers": answers, "field": field}
+def fillings(stack, entry):
+    """Test images without a random half of their pixels, and below each what is filled in."""
+    x = data_of(stack).split("test").x
+    x = x[:: len(x) // COLUMNS][:COLUMNS]
+    shape = shape_of(stack)
+    given = named_mask("random", shape, 0)
+    filled = inpaint(stack, x, given, seed=0).clamp(0.0, 1.0)
+
+    return drawn(torch.cat([torch.where(given, x, 0.5), filled]), shape)
+
+
+DRAW = {
+    "samples": samples,
+    "filters": filters,
+    "answers": answers,
+    "field": field,
+    "fillings": fillings,
+}
 
 
 @torch.no_grad()
