@@ -142,6 +142,10 @@ class DifferenceLoop(Loop):
     At the start each pair learns as a denoising auto-encoder of its own (`PairLoops`), while the
     feedback aligns itself: from a random start it fails at five pairs (docs/results.md). Where the
     user names no noise, that of the top stands on the code of every pair then.
+
+    A top whose law is a `LearnedGaussian` draws z, and its width learns, by `width_f_L`. The
+    loop's loss is then that of a variational auto-encoder, with `prior_weight` as its beta: 1 for
+    the bound on log P(x).
     Source: Bengio 2014, Algorithm 2; Bengio et al. 2015, Eq. 12; Lee 2018, Eq. 3.15.
 
     Args:
