@@ -45,9 +45,10 @@ SHORT = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "100")
 UPDATE = 10_000
 WARM = 3  # updates before, in which the optimizer makes its state
 BURST = 5  # steps that follow one another in a turn
-RECORD = Path("docs/results/rules.json")
-STEPS = Path("docs/results/rules-steps.json")
-PAGE = Path("docs/rules.md")
+DOCS = Path(__file__).parents[1] / "docs"
+RECORD = DOCS / "results/rules.json"
+STEPS = DOCS / "results/rules-steps.json"
+PAGE = DOCS / "rules.md"
 BLOCK = re.compile(r"(<!-- rules: (\S+) -->\n).*?(<!-- /rules -->)", re.DOTALL)
 HEADER = (
     "rule",

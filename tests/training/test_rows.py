@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import rules
 from gendae.commands import reproduction_report
 from gendae.training.mistakes import read_yaml
 from gendae.training.reproduction import config_of
@@ -15,6 +16,7 @@ from gendae.training.rows import chosen, read_tables
 
 ROOT = Path(__file__).parents[2]
 TABLES = read_tables()
+OF_RULES = {row.name: row for table in read_tables("rules").values() for row in table.rows}
 ROWS = {row.name: row for table in TABLES.values() for row in table.rows}
 
 ROW = {"config": "digits-dtp-tanh", "measures": {"error": {"published": 1.9}}}
@@ -100,13 +102,13 @@ def committed(record):
     return values
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS])
+@pytest.mark.parametrize("name", [*ROWS, *OF_RULES])
 def test_the_record_of_a_row_is_what_its_file_says(name):
     """What was measured is read again where it was written, or found in the text of docs/.
 
     Hand-written tables of results.md have the numbers of their rows.
     """
-    row = ROWS[name]
+    row = (ROWS | OF_RULES)[name]
     if row in (*TABLES["classifiers"].rows, *TABLES["stochastic"].rows):
         values = row.measures["error"].measured.values()
         mean, deviation = statistics.fmean(values), statistics.stdev(values)
@@ -129,6 +131,16 @@ def test_the_record_of_a_row_is_what_its_file_says(name):
             assert value == pytest.approx(values[seed], abs=6e-3 if key == "ll" else 6e-5)
 
 
+def test_the_page_of_rules_has_its_record():
+    """Fourteen local rules at least; a number in another place of the page is seen."""
+    text = (ROOT / "docs/rules.md").read_text()
+    measured = [row for row in OF_RULES.values() if row.measures["error"].measured]
+
+    assert len(measured) > 14
+    assert rules.page(text, read_tables("rules")) == text
+    assert rules.page(text.replace("| 2.09 ± ", "| 2.08 ± "), read_tables("rules")) == text
+
+
 def test_enough_rows_are_quick_and_every_configuration_is_there():
     assert sum(row.quick for row in ROWS.values()) >= 8
     assert all(row.minutes <= 2.0 for row in ROWS.values() if row.quick)
@@ -145,10 +157,10 @@ def test_enough_rows_are_quick_and_every_configuration_is_there():
 @pytest.mark.parametrize("file", ["README.md", "docs/results.md", "docs/how-to/reproduce.md"])
 def test_the_blocks_of_the_documentation_are_what_the_command_makes(file):
     text = (ROOT / file).read_text()
-    rules = read_yaml("field")["rules"]
+    of_rules = read_yaml("field")["rules"]
 
     assert "<!-- reproduce: " in text
-    assert reproduction_report.filled(text, TABLES, rules) == text
+    assert reproduction_report.filled(text, TABLES, of_rules) == text
 
 
 BEGIN, END = "<!-- reproduce: digits -->\n", "<!-- /reproduce -->\n"
