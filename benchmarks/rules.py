@@ -77,8 +77,9 @@ def tuned(row, space, trials, out):
     if command(["tune", *map(str, words), *row.options, *SHORT]) != 0:
         raise SystemExit(f"benchmarks.rules: the tuning of {row.name} failed, see above")
 
-    trials = json.loads((folder / "study" / "trials.json").read_text())["trials"]
-    best = min((t for t in trials if t.get("score") is not None), key=lambda t: t["score"])
+    tried = json.loads((folder / "study" / "trials.json").read_text())["trials"]
+    scored = [trial for trial in tried if trial.get("score") is not None]
+    best = min(scored, key=lambda trial: trial["score"])
     return best["options"], best["score"]
 
 

@@ -64,6 +64,7 @@ class NudgedSTDPRule(TwoPhaseRule):
     ) -> None:
         shared = (gamma, sweeps, symmetric, input_corruption, rates, log_every, settled)
         super().__init__(stack, *shared)
+
         self.nudge = checks.share("nudge", nudge)
         if self.nudge == 0.0:
             raise ValueError("nudge=0: the label would do nothing; a share in (0, 1] is needed")

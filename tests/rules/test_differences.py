@@ -147,6 +147,11 @@ def test_a_drawn_top_is_a_variational_auto_encoder(given):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-13)
     assert rule.global_loss((x,), at(1)).item() == pytest.approx(bound.item(), abs=1e-9)
 
+    many = torch.rand(4000, 5, dtype=torch.float64)
+    rule.fit_residuals(many)
+    sigma = law.variance(*reversed(stack.encode(many)[-2:])).mean(0).sqrt()
+    assert torch.allclose(stack.noises.to(sigma), sigma, rtol=0.1)
+
 
 @pytest.mark.parametrize("feedback", FEEDBACK)
 def test_feedback_of_no_displacement_is_none(feedback):
