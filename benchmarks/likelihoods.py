@@ -1,12 +1,13 @@
 """log p(x) of models by annealed importance sampling, and its gap on data of the model.
 
     python -m benchmarks.likelihoods MODEL .. [--hidden means] [--bits 0] [--sigma-x 0.3]
-        [--images 100] [--chains 16] [--temperatures 2000] [--seed 0] [--json FILE]
+        [--images 100] [--drawn 100] [--chains 16] [--temperatures 2000] [--seed 0] [--json FILE]
     python -m benchmarks.likelihoods --speed [--images 100] [--chains 16]
 
 A model is a file or a shipped model; the images are the first test images of its own data set,
 with --bits as bits drawn once by this seed. Rows say which density was measured: numbers of other
-laws, and of other bits, are not to be compared. Seconds are those of a CPU, with one thread.
+laws, and of other bits, are not to be compared. --drawn is the number of images that the model
+draws for the gap, as many as of the test set if it is not given. Seconds are those of a CPU, with one thread.
 
 --speed times the decoder that published tables are about, 784-500-500 units over 20 codes, at its
 initial weights: the cost of a temperature does not depend on the weights, so that a few tell that
@@ -38,6 +39,7 @@ COLUMNS = {
     "acceptance": "annealed_acceptance",
     "gap": "annealed_gap",
     "+- of gap": "annealed_gap_se",
+    "of images": "annealed_gap_images",
     "CPU seconds": "cpu_seconds",
 }
 #: Temperatures whose time stands for that of the others: as many as step sizes are learned in.
@@ -54,7 +56,12 @@ def row(model, options):
 
     x = data.split("test").x[: options.images]
     annealing = Annealing(
-        len(x), options.chains, options.temperatures, options.hidden, options.bits
+        images=len(x),
+        chains=options.chains,
+        temperatures=options.temperatures,
+        hidden=options.hidden,
+        bits=options.bits,
+        drawn=options.drawn,
     )
     started = time.process_time()
     measures = annealed_rows(stack, x, annealing, options.sigma_x, options.seed)
@@ -112,6 +119,7 @@ def main(arguments=None):
     parser.add_argument("--bits", type=int)
     parser.add_argument("--sigma-x", type=float)
     parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--drawn", type=int)
     parser.add_argument("--chains", type=int, default=16)
     parser.add_argument("--temperatures", type=int, default=PUBLISHED)
     parser.add_argument("--seed", type=int, default=0)

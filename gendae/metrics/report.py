@@ -312,9 +312,10 @@ class Annealing(NamedTuple):
     """How much annealed importance sampling an evaluation does.
 
     Attributes:
-        images: of the test set, and drawn from the model; none where it is 0.
+        images: of the test set; none where it is 0.
         chains, temperatures, hidden: see `gendae.annealed_log_prob`.
         bits: the seed of test images that are bits, see `gendae.Binarised`; None of others.
+        drawn: images that the model draws for the gap; as many as of the test set where None.
     """
 
     images: int = 0
@@ -322,6 +323,7 @@ class Annealing(NamedTuple):
     temperatures: int = 2000
     hidden: str = "drawn"
     bits: int | None = None
+    drawn: int | None = None
 
     @property
     def steps(self) -> int:
@@ -339,7 +341,7 @@ def annealed_rows(
 ) -> dict[str, Any]:
     """log p(x) of test images x by annealed importance sampling, or why there is none.
 
-    Beside it stands the gap between both of its sides on as many images that the model draws.
+    Beside it stands the gap between both of its sides on images that the model draws.
     """
     options: dict[str, Any] = {
         "sigma_x": sigma_x,
@@ -347,6 +349,7 @@ def annealed_rows(
         "generator": Generator().manual_seed(seed),
     }
     counts = (annealing.chains, annealing.temperatures)
+    drawn = len(x) if annealing.drawn is None else annealing.drawn
 
     started = time.perf_counter()
     try:
@@ -354,7 +357,7 @@ def annealed_rows(
             stack, x, *counts, **options, told=in_parts("annealed log p(x)", begin)
         )
         both = annealed.annealed_gap(
-            stack, len(x), *counts, **options, told=in_parts("its gap on model data", begin)
+            stack, drawn, *counts, **options, told=in_parts("its gap on model data", begin)
         )
     except bounds.NoDensityError as error:
         return {"annealed": None, "annealed_missing": str(error)}
@@ -372,6 +375,7 @@ def annealed_rows(
         "annealed_effective": own.effective,
         "annealed_gap": both.mean,
         "annealed_gap_se": both.se,
+        "annealed_gap_images": drawn,
         "annealed_seconds": time.perf_counter() - started,
     }
 

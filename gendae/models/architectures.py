@@ -63,6 +63,7 @@ def deep_autoencoder(
     stochastic: bool = False,
     settings: Settings | None = None,
     init: str = "normal",
+    hidden_activation: str = "relu",
 ) -> Stack:
     """A stack of affine or MLP layer pairs; by default the network of 2015, section 8.
 
@@ -78,6 +79,7 @@ def deep_autoencoder(
         prior: P(h_L); the paper's diagonal Gaussian if None.
         hidden_f, hidden_g: widths of hidden layers inside every encoder, every decoder (2014,
             section 6); from input to output.
+        hidden_activation: of those layers.
         noise: sigma at the start of learned Gaussian noise on h_l (2014, 7.4), one for all levels
             or one for each; None for none.
         noise_of_x: let log sigma be an affine map of the layer's input.
@@ -113,14 +115,15 @@ def deep_autoencoder(
 
     noises = _noises(noise, len(activations))
     names = [visible, *activations]
+    options = (gain, init, hidden_activation)
     pairs = []
     below: Law | None = law_of_x()
     for level, (low, high) in enumerate(pairwise(sizes)):
         learned = _learned_noise(low, high, noises[level], noise_of_x)
         above = learned or _law_of_code(units, stochastic)
 
-        f = _level(low, hidden_f, high, names[level + 1], gain, init)
-        g = _level(high, hidden_g, low, names[level], gain, init)
+        f = _level(low, hidden_f, high, names[level + 1], *options)
+        g = _level(high, hidden_g, low, names[level], *options)
         pairs.append(Pair(f, g, observation=below, recognition=above))
         below = _law_of_code(units, stochastic)
 
@@ -195,22 +198,30 @@ def layer(
     activation: str,
     gain: float,
     init: str = "normal",
+    hidden_activation: str = "relu",
 ) -> Affine | MLP:
     """An affine layer, or an MLP where it has hidden layers."""
     if hidden:
-        return MLP(low, hidden, high, activation, gain=gain)
+        return MLP(low, hidden, high, activation, hidden_activation, gain)
 
     return Affine(low, high, activation, gain, init)
 
 
 def _level(
-    low: int, hidden: Sequence[int], high: int, activation: str, gain: float, init: str
+    low: int,
+    hidden: Sequence[int],
+    high: int,
+    activation: str,
+    gain: float,
+    init: str,
+    hidden_activation: str,
 ) -> nn.Module:
     """The same; with softmax, the units of a layer compete."""
-    if activation != "softmax":
-        return layer(low, hidden, high, activation, gain, init)
+    competes = activation == "softmax"
+    alone = "linear" if competes else activation
+    level = layer(low, hidden, high, alone, gain, init, hidden_activation)
 
-    return Heads(layer(low, hidden, high, "linear", gain, init), ["softmax"], [high])
+    return Heads(level, ["softmax"], [high]) if competes else level
 
 
 def denoising_blocks(

@@ -76,6 +76,7 @@ class Run(NamedTuple):
             config_of(row),
             row.options,
             row.samples,
+            row.annealing,
             sorted(row.measures),
         ]
         if row.model:
@@ -311,6 +312,7 @@ def _job(run: Run, root: Path) -> Path:
         "root": str(root),
         "resumed": str(folders[-1]) if folders else None,
         "samples": run.row.samples,
+        "annealing": run.row.annealing,
         "measures": list(run.row.measures),
         "model": run.row.model,
         "out": str(root / RESULT),

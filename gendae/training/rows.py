@@ -17,6 +17,8 @@ A file of tables is YAML: tables by name, each with rows by name. A row is a con
             minutes: 0.4                of one seed, by which a budget is kept
             quick: true                 outside of the tolerance it is red
             samples: 500                of generative models
+            annealing: {images: 100, chains: 16, temperatures: 2000, hidden: means}
+                                        for `annealed` and `gap`, see `metrics.report.Annealing`
             model: toy-field            a shipped model, which the weights are compared with
             measures:
               error: {published: 1.86, error: 0.1, source: Lee 2018, 3.3.1,
@@ -38,6 +40,7 @@ import yaml
 
 from gendae import checks
 from gendae.errors import choice
+from gendae.metrics.latents import HIDDEN
 from gendae.storage.shipped import configuration_file
 from gendae.training import zoo
 from gendae.training.configurations import MOST_SEED
@@ -52,9 +55,15 @@ MEASURES = {
     "fid": ("", 2),
     "recall": ("", 3),
     "bound": ("nats", 1),
+    "annealed": ("nats", 2),
+    "gap": ("nats", 2),
     "cosine": ("", 3),
     "weights": ("", 6),
 }
+#: Measures by annealing, by their names in `metrics.report.annealed_rows`.
+OF_ANNEALING = {"annealed": "annealed", "gap": "annealed_gap"}
+#: What a row says of annealing, and the least of each number.
+ANNEALING = {"images": 1, "chains": 1, "temperatures": 1, "drawn": 1, "hidden": 0}
 #: What stands for all rows, and for the quick ones, where rows are named.
 EVERY = "all"
 QUICK = "quick"
@@ -97,6 +106,7 @@ class Row:
     quick: bool = False
     samples: int = 10_000
     model: str = ""
+    annealing: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -268,10 +278,25 @@ def _check(where: str, row: Row) -> None:
         known = measure.tolerance is not None and measure.measured
         if row.quick and not known:
             raise ValueError(f"{where}: {name}: a quick row needs `measured` and a `tolerance`")
+    _check_annealing(where, row)
     if row.model:
         zoo.entry_of(row.model)
     elif "weights" in row.measures:
         raise ValueError(f"{where}: weights: a model is needed, whose weights they are")
+
+
+def _check_annealing(where: str, row: Row) -> None:
+    """Raise a ValueError where annealing is measured and not described, or is not usable."""
+    given = _entries(f"{where}: annealing", row.annealing, ANNEALING)
+    for name, value in given.items():
+        if name == "hidden":
+            checks.one_of(f"{where}: annealing: hidden", value, HIDDEN)
+        else:
+            checks.whole(f"{where}: annealing: {name}", value, ANNEALING[name])
+
+    measured = [name for name in OF_ANNEALING if name in row.measures]
+    if measured and not given.get("images"):
+        raise ValueError(f"{where}: {measured[0]}: annealing with a number of images is needed")
 
 
 def _config(where: str, name: str, folder: Path) -> str:

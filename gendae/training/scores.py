@@ -2,9 +2,9 @@
 
     python -m gendae.training.scores JOB.json
 
-A job holds the words of `gendae fit`, the folder of its run folders, how many samples, the names
-of measures, the shipped model that is made again, if any, and the file that the result is written
-to.
+A job holds the words of `gendae fit`, the folder of its run folders, how many samples, how much
+annealing, the names of measures, the shipped model that is made again, if any, and the file that
+the result is written to.
 
 | measure | what it is | of |
 |---|---|---|
@@ -12,6 +12,7 @@ to.
 | ll | Parzen log-likelihood of test images, nats | last.ckpt |
 | fid, recall | of samples, see `metrics.quality` | last.ckpt |
 | bound | importance-weighted bound on log p(x), nats | last.ckpt |
+| annealed, gap | log p(x) from below by annealing, and how far below, nats | last.ckpt |
 | cosine | of updates with back-propagation's, mean of layers, logged last | metrics.csv |
 | weights | largest relative difference from those of the shipped model, see `zoo` | its export |
 
@@ -37,13 +38,14 @@ from torch import Tensor
 import gendae
 from gendae.data.base import SPLITS, Data
 from gendae.errors import reason
-from gendae.metrics.report import evaluation
+from gendae.metrics.report import Annealing, annealed_rows, evaluation
 from gendae.rules.ledger import TrainingDiverged
 from gendae.storage import model_file
 from gendae.storage.atomic import write_json
 from gendae.training import fit, zoo
 from gendae.training.alone import forget_unreadable
 from gendae.training.configurations import QUIET, build, read_config
+from gendae.training.rows import OF_ANNEALING
 
 #: Where a run folder keeps what its training goes on from.
 LAST = "checkpoints/last.ckpt"
@@ -79,7 +81,12 @@ class Kept(Callback):
 
 
 def measured(
-    run: Path, config: Path, samples: int, names: list[str], model: str = ""
+    run: Path,
+    config: Path,
+    samples: int,
+    names: list[str],
+    model: str = "",
+    annealing: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures of a run, and what they were taken on.
 
@@ -89,6 +96,7 @@ def measured(
         samples: of the model, for the measures of samples.
         names: of measures.
         model: the shipped model that it makes again, if any.
+        annealing: of test images, see `Annealing`, for the measures by annealing.
 
     Raises:
         ValueError: for a measure that this run does not have.
@@ -108,6 +116,12 @@ def measured(
     if of_samples:
         result = evaluation(stack, data, samples)
         values |= {name: result[OF_SAMPLES[name]] for name in of_samples}
+
+    of_annealing = [name for name in names if name in OF_ANNEALING]
+    if of_annealing:
+        done = Annealing(**annealing or {})
+        result = annealed_rows(stack, data.split("test").x[: done.images], done)
+        values |= {name: result.get(OF_ANNEALING[name]) for name in of_annealing}
 
     lacking = [name for name in names if values.get(name) is None]
     if lacking:
@@ -234,7 +248,8 @@ def carried_out(job: dict[str, Any]) -> dict[str, Any]:
         raise FileNotFoundError(f"{job['root']}: the training left no last.ckpt")
 
     config = trained[0] / "config.yaml"
-    return measured(trained[0], config, job["samples"], job["measures"], job["model"])
+    wanted = (job["samples"], job["measures"], job["model"], job["annealing"])
+    return measured(trained[0], config, *wanted)
 
 
 def lacks(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 
 import gendae as package
@@ -234,6 +235,36 @@ def test_a_run_that_ended_is_begun_from_nothing_and_a_number_that_is_none_failed
     gendae(*words)
     assert begun_with == [False, False, True]
     assert folder.current(run)["seconds"] is None  # the killed process's are not known
+
+
+def test_annealing_measures_what_is_known_exactly(tmp_path):
+    """log p(x) of a linear and Gaussian model, on the first test images, and a gap of its own."""
+    network = {"sizes": [64, 3], "activations": ["linear"], "visible": "linear", "noise": 1.0}
+    prior = {"covariance": "identity", "variance_scale": 1.0}
+    normal = {"class_path": "gendae.GaussianPrior", "init_args": prior}
+    stack = {"class_path": "gendae.deep_autoencoder", "init_args": {**network, "prior": normal}}
+    model = {"class_path": "gendae.KLRule", "init_args": {"stack": stack}}
+    write_config(tmp_path / "small.yaml", {"model": model, "data": SMALL["data"]})
+    annealing = {"images": 3, "chains": 16, "temperatures": 100, "drawn": 4, "hidden": "means"}
+    job = {
+        "words": ["fit", "--config", str(tmp_path / "small.yaml"), *QUIET, *RUN[2:], "--trainer.max_epochs", "1"],
+        "root": str(tmp_path),
+        "resumed": None,
+        "samples": 1,
+        "measures": ["annealed", "gap"],
+        "annealing": annealing,
+        "model": "",
+    }
+    job["words"] += ["--trainer.default_root_dir", str(tmp_path)]
+
+    measures = scores.carried_out(job)["measures"]
+    trained = model_file.load(next(tmp_path.glob("*/checkpoints/last.ckpt")))
+    g = trained.pairs[0].g
+    covariance = g.weight @ g.weight.T + torch.eye(64)
+    exact = torch.distributions.MultivariateNormal(g.bias, covariance)
+    expected = exact.log_prob(package.Digits().split("test").x[:3]).mean().item()
+    assert measures["annealed"] == pytest.approx(expected, abs=0.2)
+    assert abs(measures["gap"]) < 0.3
 
 
 def test_a_thread_that_fails_ends_the_others(tmp_path, monkeypatch):

@@ -72,6 +72,12 @@ def quick(**measure):
         (quick(measured={0: 1.0}, tolerance=-1.0), "tolerance=-1.0: a number >= 0"),
         (quick(tolerance=1.0), "a quick row needs"),
         (quick(measured={0: 1.0}), "a quick row needs"),
+        (tables(annealing=5), "row a: annealing is no mapping"),
+        (tables(annealing={"image": 1}), "did you mean images?"),
+        (tables(annealing={"images": 0}), "row a: annealing: images=0"),
+        (tables(annealing={"temperatures": 1.5}), "row a: annealing: temperatures=1.5"),
+        (tables(annealing={"hidden": "mean"}), "annealing: hidden='mean'"),
+        (tables(measures={"gap": {}}, annealing={"chains": 2}), "gap: annealing with a number"),
     ],
 )
 def test_a_file_of_tables_is_refused_in_one_line(tmp_path, content, words):
