@@ -43,11 +43,11 @@ from gendae.training.configurations import (
     QUIET,
     Config,
     build,
-    model_of,
     read_config,
     refuse_processes,
     write_config,
 )
+from gendae.training.replaced import model_of
 
 #: Files of a comparison, beside the configuration of each rule.
 WRITTEN = ("comparison.json", "comparison.md", "curves.png")

@@ -1,6 +1,5 @@
 """Configurations of `gendae fit`, as commands read them that carry out several trainings."""
 
-import inspect
 import tempfile
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 
-import gendae
 from gendae.data.base import Data
 from gendae.registry import import_public, instantiated
 from gendae.rules.base import Rule
@@ -64,17 +62,6 @@ def _is_training(config: Any) -> bool:  # noqa: ANN401 - whatever a YAML file ho
 def write_config(path: Path, config: Config) -> Path:
     """A configuration as a YAML file."""
     return write_whole(path, yaml.safe_dump(config, sort_keys=False).encode())
-
-
-def model_of(cls: type[Rule], arguments: Config) -> Config:
-    """The configuration of a rule's class, with those of the arguments that it takes."""
-    accepted = inspect.signature(cls).parameters
-    home = "gendae" if cls.__name__ in gendae.__all__ else cls.__module__
-
-    return {
-        "class_path": f"{home}.{cls.__qualname__}",
-        "init_args": {name: value for name, value in arguments.items() if name in accepted},
-    }
 
 
 def build(config: Config, options: Sequence[str]) -> tuple[Rule, Data]:

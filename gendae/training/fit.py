@@ -40,6 +40,7 @@ from gendae.training.memory import give_back_freed_memory
 from gendae.training.mistakes import configured, explained
 from gendae.training.pictures import Pictures
 from gendae.training.progress import EpochBar
+from gendae.training.replaced import replaced
 from gendae.training.run import Interrupted, RunCheckpoint, StopAtSignal, ValidationAtEnd
 from gendae.training.sizes import check_fit, fit_sizes, is_open
 
@@ -162,7 +163,7 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse the command line; a mistake in it becomes a ValueError of one line."""
-        given = configured(args)
+        given = replaced(configured(args))
         try:
             super().parse_arguments(parser, given)
         except ArgumentError as error:

@@ -33,7 +33,8 @@ from gendae.rules.base import Rule
 from gendae.storage.atomic import write_json
 from gendae.training import child
 from gendae.training.claims import Claim, claimed, owner_gone, void
-from gendae.training.configurations import QUIET, Config, model_of, read_config, write_config
+from gendae.training.configurations import QUIET, Config, read_config, write_config
+from gendae.training.replaced import model_of
 from gendae.training.rows import Row
 from gendae.training.scores import LACKING, LAST, code, processor, run_folders
 from gendae.training.zoo import entry_of

@@ -247,7 +247,15 @@ def test_annealing_measures_what_is_known_exactly(tmp_path):
     write_config(tmp_path / "small.yaml", {"model": model, "data": SMALL["data"]})
     annealing = {"images": 3, "chains": 16, "temperatures": 100, "drawn": 4, "hidden": "means"}
     job = {
-        "words": ["fit", "--config", str(tmp_path / "small.yaml"), *QUIET, *RUN[2:], "--trainer.max_epochs", "1"],
+        "words": [
+            "fit",
+            "--config",
+            str(tmp_path / "small.yaml"),
+            *QUIET,
+            *RUN[2:],
+            "--trainer.max_epochs",
+            "1",
+        ],
         "root": str(tmp_path),
         "resumed": None,
         "samples": 1,

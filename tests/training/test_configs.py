@@ -174,3 +174,23 @@ def test_a_chain_of_a_direct_prior_is_refused_in_one_line(trained, tmp_path, cap
 def test_toys_train_from_the_command_line(name, tmp_path):
     last = fit(name, tmp_path, "--data.n", 600, "--data.distribution", "rings")
     assert last.is_file()
+
+
+@pytest.mark.parametrize("words", [["--model", "TargetPropRule"], ["--model=gendae.TargetPropRule"]])
+def test_another_rule_takes_a_network_with_settings(words, tmp_path):
+    config = yaml.safe_load((FOLDER / "digits-kl.yaml").read_text())
+    sampler = {"class_path": "gendae.LatentChainSampler", "init_args": {"rounds": 3}}
+    settings = {"class_path": "gendae.Settings", "init_args": {"sampler": sampler}}
+    config["model"]["init_args"]["stack"]["init_args"]["settings"] = settings
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+
+    begin = ["fit", "--config", str(tmp_path / "own.yaml"), *words, *FAST]
+    assert gendae(*begin, "--trainer.default_root_dir", str(tmp_path / "runs")) == 0
+    trained = load(tmp_path / "runs/0001/checkpoints/last.ckpt")
+    assert trained.settings.sampler.rounds == 3
+    assert trained.facts["rule"] == "TargetPropRule"
+
+
+def test_a_configuration_without_its_folder_is_one_file():
+    names = [file.stem for file in FOLDER.rglob("*.yaml")]
+    assert len(names) == len(set(names))
