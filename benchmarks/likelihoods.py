@@ -4,8 +4,8 @@
         [--images 100] [--drawn 100] [--chains 16] [--temperatures 2000] [--seed 0] [--json FILE]
     python -m benchmarks.likelihoods --speed [--images 100] [--chains 16]
 
-A model is a file or a shipped model; the images are the first test images of its own data set,
-with --bits as bits drawn once by this seed. Rows say which density was measured: numbers of other
+A model is a file or a shipped model; the images are test images of its own data set, drawn by
+--seed, with --bits as bits drawn once by this seed. Rows say which density was measured: numbers of other
 laws, and of other bits, are not to be compared. --drawn is the number of images that the model
 draws for the gap, as many as of the test set if it is not given. Seconds are those of a CPU, with one thread.
 
@@ -25,7 +25,7 @@ import gendae
 from gendae.commands.data import data_of
 from gendae.data.binarised import Binarised
 from gendae.metrics.annealed import LEARNING
-from gendae.metrics.report import Annealing, annealed_rows
+from gendae.metrics.report import Annealing, annealed_rows, images_to_anneal
 
 COLUMNS = {
     "model": "model",
@@ -54,7 +54,7 @@ def row(model, options):
     if options.bits is not None:
         data = Binarised(data, options.bits)
 
-    x = data.split("test").x[: options.images]
+    x = images_to_anneal(data.split("test").x, options.images, options.seed)
     annealing = Annealing(
         images=len(x),
         chains=options.chains,

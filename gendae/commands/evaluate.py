@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gendae import checks
@@ -21,6 +20,7 @@ from gendae.metrics.report import (
     Annealing,
     annealed_rows,
     evaluation,
+    images_to_anneal,
     steps,
 )
 from gendae.models.stack import Stack
@@ -160,8 +160,8 @@ def _annealed_images(
 
     tested = data if annealing.bits is None else Binarised(data, annealing.bits)
     x = tested.split("test").x
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    return Latents(stack, sigma_x, annealing.hidden).check(x[order[: annealing.images]])
+    drawn = images_to_anneal(x, annealing.images, seed)
+    return Latents(stack, sigma_x, annealing.hidden).check(drawn)
 
 
 def evaluation_table(result: dict[str, Any]) -> list[str]:

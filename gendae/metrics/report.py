@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Generator, Tensor, nn
 
 from gendae.data.base import Data
@@ -329,6 +330,17 @@ class Annealing(NamedTuple):
     def steps(self) -> int:
         """How many steps are told."""
         return 2 * TOLD if self.images else 0
+
+
+def images_to_anneal(x: Tensor, n: int, seed: int = 0) -> Tensor:
+    """n of the images x, drawn by the seed: the first ones of a set may be easier than others.
+
+    Example:
+        >>> len(images_to_anneal(torch.rand(9, 4), 3)), len(images_to_anneal(torch.rand(2, 4), 3))
+        (3, 2)
+    """
+    order = torch.randperm(len(x), generator=Generator().manual_seed(seed))
+    return x[order[:n]]
 
 
 def annealed_rows(

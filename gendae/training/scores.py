@@ -38,7 +38,7 @@ from torch import Tensor
 import gendae
 from gendae.data.base import SPLITS, Data
 from gendae.errors import reason
-from gendae.metrics.report import Annealing, annealed_rows, evaluation
+from gendae.metrics.report import Annealing, annealed_rows, evaluation, images_to_anneal
 from gendae.rules.ledger import TrainingDiverged
 from gendae.storage import model_file
 from gendae.storage.atomic import write_json
@@ -120,7 +120,7 @@ def measured(
     of_annealing = [name for name in names if name in OF_ANNEALING]
     if of_annealing:
         done = Annealing(**annealing or {})
-        result = annealed_rows(stack, data.split("test").x[: done.images], done)
+        result = annealed_rows(stack, images_to_anneal(data.split("test").x, done.images), done)
         values |= {name: result.get(OF_ANNEALING[name]) for name in of_annealing}
 
     lacking = [name for name in names if values.get(name) is None]

@@ -176,7 +176,9 @@ def test_toys_train_from_the_command_line(name, tmp_path):
     assert last.is_file()
 
 
-@pytest.mark.parametrize("words", [["--model", "TargetPropRule"], ["--model=gendae.TargetPropRule"]])
+@pytest.mark.parametrize(
+    "words", [["--model", "TargetPropRule"], ["--model=gendae.TargetPropRule"]]
+)
 def test_another_rule_takes_a_network_with_settings(words, tmp_path):
     config = yaml.safe_load((FOLDER / "digits-kl.yaml").read_text())
     sampler = {"class_path": "gendae.LatentChainSampler", "init_args": {"rounds": 3}}
