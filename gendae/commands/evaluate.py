@@ -100,7 +100,7 @@ def evaluate(
         chains: of each of these images; 16 by default.
         temperatures: from p(h) to p(h | x); 2000 by default.
         hidden: drawn, the default: all levels are latent; means: h_L alone, decoded by means, in
-            annealing.
+            the bound and in annealing.
         bits: the seed of bits that are drawn once from the images for annealing; by default the
             images as they are.
         options: --sampler.OPTION, arguments of the sampler, such as --sampler.rounds 20, which
@@ -116,7 +116,7 @@ def evaluate(
     images = data_of(stack, data, root, color)
     x = _annealed_images(stack, images, annealing, sigma_x, seed)
     with bar_of_steps(steps(stack) + annealing.steps) as begin:
-        result = evaluation(stack, images, n, seed, sigma_x, chosen, begin)
+        result = evaluation(stack, images, n, seed, sigma_x, chosen, begin, annealing.hidden)
         if x is not None:
             result |= annealed_rows(stack, x, annealing, sigma_x, seed, begin)
 
@@ -142,8 +142,9 @@ def _annealing(
     if bits is not None:
         checks.whole("--bits", bits, 0)
 
-    if given and not images:
-        raise ValueError(f"--{next(iter(given))} is of annealing; --annealed IMAGES is needed too")
+    of_annealing = [name for name in given if name != "hidden"]
+    if of_annealing and not images:
+        raise ValueError(f"--{of_annealing[0]} is of annealing; --annealed IMAGES is needed too")
     return annealing
 
 

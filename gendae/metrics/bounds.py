@@ -6,6 +6,7 @@ depends on the width of the observation law: compare only numbers with the same 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -17,6 +18,8 @@ from gendae.layers.pair import Pair
 from gendae.metrics.precision import full_precision
 from gendae.models.stack import Stack
 
+#: What hidden levels below the top are: drawn from their laws, or their means.
+HIDDEN = ("drawn", "means")
 #: Rows (images x importance samples) computed at a time; more do not run faster on a CPU.
 ROWS = 1000
 #: A sample whose weight is e^-60 of another one's does not show in a sum in float64.
@@ -27,31 +30,39 @@ class NoDensityError(ValueError):
     """The model has no density; the message says why."""
 
 
-def require_density(stack: Stack) -> None:
+def require_density(stack: Stack, hidden: str = "drawn") -> None:
     """Raise a NoDensityError as `check_densities` does; a ValueError before the prior's fit."""
-    check_densities(stack)
+    check_densities(stack, hidden)
     stack.prior.require_fitted()
 
 
-def check_densities(stack: Stack) -> None:
-    """Raise a NoDensityError unless p(h_L) has a density and all layers are stochastic."""
+def check_densities(stack: Stack, hidden: str = "drawn") -> None:
+    """Raise a NoDensityError unless p(h_L) has a density and all layers are stochastic.
+
+    Where hidden levels are means, x and h_L alone have to be.
+    """
     if not stack.prior.has_density:
         raise NoDensityError(
             f"prior={type(stack.prior).__name__} has no density, and so the model no bound "
             "on log p(x); use a prior with one, such as GaussianPrior"
         )
 
-    _require_stochastic(stack)
-    _require_same_units(stack)
+    latent = range(1, stack.depth + 1) if hidden == "drawn" else [stack.depth]
+    _require_stochastic(stack, latent)
+    _require_same_units(stack, latent)
 
 
-def _require_stochastic(stack: Stack) -> None:
-    """Raise a NoDensityError for a layer of deterministic units."""
+def _require_stochastic(stack: Stack, latent: Sequence[int]) -> None:
+    """Raise a NoDensityError for deterministic units of x and the levels that are latent."""
     for level, pair in enumerate(stack.pairs, 1):
-        laws = [
-            *(("recognition", law) for law, _ in pair.recognition.blocks(pair.f.out_features)),
-            *(("observation", law) for law, _ in pair.observation.blocks(pair.g.out_features)),
-        ]
+        laws: list[tuple[str, Law]] = []
+        if level in latent:
+            blocks = pair.recognition.blocks(pair.f.out_features)
+            laws += (("recognition", law) for law, _ in blocks)
+        if level == 1 or level - 1 in latent:
+            blocks = pair.observation.blocks(pair.g.out_features)
+            laws += (("observation", law) for law, _ in blocks)
+
         for name, part in laws:
             if not part.stochastic:
                 raise NoDensityError(
@@ -60,11 +71,11 @@ def _require_stochastic(stack: Stack) -> None:
                 )
 
 
-def _require_same_units(stack: Stack) -> None:
+def _require_same_units(stack: Stack, latent: Sequence[int]) -> None:
     """Raise a NoDensityError where one law of h_l is a density and the other is not."""
     above = [*(pair.observation for pair in stack.pairs[1:]), stack.prior]
     for level, (pair, law) in enumerate(zip(stack.pairs, above, strict=True), 1):
-        if pair.recognition.discrete != law.discrete:
+        if level in latent and pair.recognition.discrete != law.discrete:
             raise NoDensityError(
                 f"h_{level} has a density on one side and probabilities of bits on the other "
                 f"({type(pair.recognition).__name__}, {type(law).__name__}): p / q means "
@@ -138,6 +149,7 @@ def importance_weighted_bound(
     sigma_x: float | None = None,
     generator: Generator | None = None,
     rows: int = ROWS,
+    hidden: str = "drawn",
 ) -> Tensor:
     """Lower bound on log p(x) from k samples of Q, for each image.
 
@@ -156,13 +168,16 @@ def importance_weighted_bound(
             x. None keeps the stack's own law.
         generator: of the samples; the global one if None.
         rows: images x samples held at a time.
+        hidden: "drawn": every level is latent; "means": h_L alone, around f_L(.. f_1(x)) and
+            decoded by means, as for `annealed_log_prob`: the density of another model.
 
     Returns:
         Nats in float64, (n,), in CPU memory.
 
     Raises:
         NoDensityError: (a ValueError) for a prior or layers without a density.
-        ValueError: for a prior that is not fitted, k < 1, sigma_x <= 0, or another width of x.
+        ValueError: for a prior that is not fitted, k < 1, sigma_x <= 0, an unknown `hidden`, or
+            another width of x.
 
     Example:
         >>> from gendae.models.architectures import deep_autoencoder
@@ -174,18 +189,19 @@ def importance_weighted_bound(
     """
     checks.whole("k", k, 1)
     checks.whole("rows", rows, 1)
+    checks.one_of("hidden", hidden, HIDDEN)
     x = checks.width("x", x, stack.sizes[0])
     if sigma_x is not None:
         stack = with_sigma_x(stack, checks.at_least("sigma_x", sigma_x, 0.0, strict=True))
 
-    require_density(stack)
+    require_density(stack, hidden)
     if len(x) == 0:
         return torch.empty(0, dtype=torch.float64)
 
     bounds = []
     images = max(1, rows // k)
     for batch in x.split(images):
-        bound = _bound(stack, batch.to(stack.device), k, rows, generator)
+        bound = _bound(stack, batch.to(stack.device), k, rows, generator, hidden)
         bounds.append(bound.cpu())
 
     return torch.cat(bounds)
@@ -214,12 +230,29 @@ def draw_q(
     return tuple(h), log_q
 
 
-def _bound(stack: Stack, x: Tensor, k: int, rows: int, generator: Generator | None) -> Tensor:
+def draw_top(
+    stack: Stack, x: Tensor, samples: int, generator: Generator | None = None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """h_L of each image `samples` times, around f_L(.. f_1(x)), below x; and log q(h_L | x)."""
+    top = stack.pairs[-1]
+    below = stack.encode(x)[-2]
+    given = below.repeat_interleave(samples, 0)
+    mean = top.f(below).repeat_interleave(samples, 0)
+    sample = top.recognition.sample(mean, generator, given)
+
+    log_q = top.recognition.log_prob(sample, mean, given)
+    return (x.repeat_interleave(samples, 0), sample), log_q
+
+
+def _bound(
+    stack: Stack, x: Tensor, k: int, rows: int, generator: Generator | None, hidden: str
+) -> Tensor:
     """L_k of a few images: log-weights of some samples at a time, added up by log-sum-exp."""
+    draw = draw_q if hidden == "drawn" else draw_top
     total = None
     for start in range(0, k, rows):
         samples = min(rows, k - start)
-        h, log_q = draw_q(stack, x, samples, generator)
+        h, log_q = draw(stack, x, samples, generator)
         part = _log_weights(stack, h, log_q, samples).logsumexp(1)
         if total is None:
             total = part
@@ -230,17 +263,18 @@ def _bound(stack: Stack, x: Tensor, k: int, rows: int, generator: Generator | No
 
 
 def _log_weights(stack: Stack, h: tuple[Tensor, ...], log_q: Tensor, samples: int) -> Tensor:
-    """log p(x, h) / q(h | x), (images, samples); -inf for samples that are negligible.
+    """log p(x, h) / q(h | x), (images, samples), of all levels or x and h_L; -inf for samples that are negligible.
 
     p(x | h_1) costs more than all the rest, and cannot exceed `_highest`. Samples that would be
     negligible even then are left out: in a wide model nearly all of them.
     """
     bottom = stack.pairs[0]
     x, h_1 = h[:2]
+    decode = bottom.g if len(h) > 2 else stack.decode  # of h_L alone, means all the way down
     rest = _log_above(stack, h) - log_q.double()
 
     def weights(rows: Tensor) -> Tensor:
-        log_p = bottom.observation.log_prob(x[rows], bottom.g(h_1[rows]))
+        log_p = bottom.observation.log_prob(x[rows], decode(h_1[rows]))
         return log_p.double() + rest[rows]
 
     most = rest + _highest(bottom.observation, x[::samples]).repeat_interleave(samples)
@@ -255,7 +289,7 @@ def _log_weights(stack: Stack, h: tuple[Tensor, ...], log_q: Tensor, samples: in
 
 
 def _log_above(stack: Stack, h: tuple[Tensor, ...]) -> Tensor:
-    """log p(h_1 .. h_L), in float64."""
+    """log p(h_1 .. h_L), or log p(h_L) of h_L alone, in float64."""
     total = stack.prior.log_prob(h[-1]).double()
     for pair, low, high in zip(stack.pairs[1:], h[1:], h[2:], strict=False):
         total = total + pair.observation.log_prob(low, pair.g(high)).double()

@@ -23,15 +23,13 @@ from gendae import checks
 from gendae.completion.moves import whole
 from gendae.laws import Bernoulli, Categorical, Discrete, Gaussian, Law
 from gendae.layers.pair import Pair
-from gendae.metrics.bounds import NoDensityError, with_sigma_x
+from gendae.metrics.bounds import HIDDEN, NoDensityError, with_sigma_x
 from gendae.models.stack import Stack
 from gendae.priors import units
 from gendae.priors.base import Prior
 from gendae.priors.factorial import FactorialPrior
 from gendae.priors.parzen import ParzenPrior
 
-#: What hidden levels below the top are: drawn from their laws, or their means.
-HIDDEN = ("drawn", "means")
 #: Laws whose `energy` is -log p(h) itself, without a constant; it waits for no device.
 ENERGIES = (Bernoulli, Categorical, Discrete)
 #: Draws of the prior that tell the spread of each latent unit.

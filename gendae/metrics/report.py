@@ -78,6 +78,7 @@ def evaluation(
     sigma_x: float | None = None,
     sampler: Sampler | None = None,
     begin: Callable[[str], None] = quality.untold,
+    hidden: str = "drawn",
 ) -> dict[str, Any]:
     """All scores of a model: of its samples, its density and its reconstructions.
 
@@ -85,7 +86,8 @@ def evaluation(
     for each inference step, and reconstruction errors for each layer. Every row is scored on the
     test images: the model, its ancestral samples where the prior is drawn without a chain, the
     decoded codes of held-out (validation) images, training images, held-out images and k-means
-    centroids. `begin` is called with the name of each of the `steps` as it begins.
+    centroids. `begin` is called with the name of each of the `steps` as it begins. The bound is
+    that of `hidden` levels, see `importance_weighted_bound`.
     """
     train = data.split("train").x.to(stack.device)
     valid = data.split("valid").x.to(stack.device)
@@ -118,7 +120,7 @@ def evaluation(
     begin("log p(h)")
     result |= log_prob_of_codes(stack.prior, codes)
     begin("bound on log p(x)")
-    result |= bound(stack, test[:BOUND_IMAGES], sigma_x, seed)
+    result |= bound(stack, test[:BOUND_IMAGES], sigma_x, seed, hidden)
 
     return result
 
@@ -284,15 +286,25 @@ def quality_rows(
     }
 
 
-def bound(stack: Stack, x: Tensor, sigma_x: float | None = None, seed: int = 0) -> dict[str, Any]:
+def bound(
+    stack: Stack,
+    x: Tensor,
+    sigma_x: float | None = None,
+    seed: int = 0,
+    hidden: str = "drawn",
+) -> dict[str, Any]:
     """The importance-weighted bound, or why there is none."""
     law = "the model's own p(x | h)"
     if sigma_x is not None:
         law = f"N(x; g_1(h_1), {sigma_x:g}^2)"
+    if hidden == "means":
+        law += ", of h_L alone, whose means are decoded"
 
     generator = Generator().manual_seed(seed)
     try:
-        log_p = bounds.importance_weighted_bound(stack, x, BOUND_SAMPLES, sigma_x, generator)
+        log_p = bounds.importance_weighted_bound(
+            stack, x, BOUND_SAMPLES, sigma_x, generator, hidden=hidden
+        )
     except bounds.NoDensityError as error:
         return {"iw_bound": None, "iw_bound_missing": str(error)}
 

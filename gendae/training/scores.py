@@ -13,6 +13,9 @@ the result is written to.
 | fid, recall | of samples, see `metrics.quality` | last.ckpt |
 | bound | importance-weighted bound on log p(x), nats | last.ckpt |
 | annealed, gap | log p(x) from below by annealing, and how far below, nats | last.ckpt |
+
+In a row that says how much `annealing`, the bound is of its `hidden` levels, and of 1,000 test
+images that are drawn.
 | cosine | of updates with back-propagation's, mean of layers, logged last | metrics.csv |
 | weights | largest relative difference from those of the shipped model, see `zoo` | its export |
 
@@ -38,7 +41,15 @@ from torch import Tensor
 import gendae
 from gendae.data.base import SPLITS, Data
 from gendae.errors import reason
-from gendae.metrics.report import Annealing, annealed_rows, evaluation, images_to_anneal
+from gendae.metrics.report import (
+    BOUND_IMAGES,
+    Annealing,
+    annealed_rows,
+    bound,
+    evaluation,
+    images_to_anneal,
+)
+from gendae.models.stack import Stack
 from gendae.rules.ledger import TrainingDiverged
 from gendae.storage import model_file
 from gendae.storage.atomic import write_json
@@ -112,16 +123,12 @@ def measured(
         values["error"] = test_error(run, config)
     if "cosine" in names:
         values["cosine"] = cosine(run / "metrics.csv")
+    if annealing:
+        values |= likelihoods(stack, data, names, Annealing(**annealing))
     of_samples = [name for name in names if name in OF_SAMPLES and name not in values]
     if of_samples:
         result = evaluation(stack, data, samples)
         values |= {name: result[OF_SAMPLES[name]] for name in of_samples}
-
-    of_annealing = [name for name in names if name in OF_ANNEALING]
-    if of_annealing:
-        done = Annealing(**annealing or {})
-        result = annealed_rows(stack, images_to_anneal(data.split("test").x, done.images), done)
-        values |= {name: result.get(OF_ANNEALING[name]) for name in of_annealing}
 
     lacking = [name for name in names if values.get(name) is None]
     if lacking:
@@ -135,6 +142,23 @@ def measured(
         "versions": versions(),
         "made": place(),
     }
+
+
+def likelihoods(
+    stack: Stack, data: Data, names: list[str], annealing: Annealing
+) -> dict[str, float | None]:
+    """Measures of log p(x), by annealing and by a bound, on test images that seed 0 draws."""
+    test = data.split("test").x
+    values: dict[str, float | None] = {}
+
+    if "bound" in names:
+        result = bound(stack, images_to_anneal(test, BOUND_IMAGES), hidden=annealing.hidden)
+        values["bound"] = result["iw_bound"]
+    of_annealing = [name for name in names if name in OF_ANNEALING]
+    if of_annealing:
+        result = annealed_rows(stack, images_to_anneal(test, annealing.images), annealing)
+        values |= {name: result.get(OF_ANNEALING[name]) for name in of_annealing}
+    return values
 
 
 def made_again(

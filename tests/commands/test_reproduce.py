@@ -260,7 +260,7 @@ def test_annealing_measures_what_is_known_exactly(tmp_path):
         "root": str(tmp_path),
         "resumed": None,
         "samples": 1,
-        "measures": ["annealed", "gap"],
+        "measures": ["annealed", "gap", "bound"],
         "annealing": annealing,
         "model": "",
     }
@@ -276,6 +276,9 @@ def test_annealing_measures_what_is_known_exactly(tmp_path):
     )
     assert measures["annealed"] == pytest.approx(expected, abs=0.2)
     assert abs(measures["gap"]) < 0.3
+    everything = report.images_to_anneal(package.Digits().split("test").x, report.BOUND_IMAGES)
+    below = exact.log_prob(everything).mean().item() - measures["bound"]
+    assert 0.0 < below < 1.0
 
 
 def test_a_thread_that_fails_ends_the_others(tmp_path, monkeypatch):

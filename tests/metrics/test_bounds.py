@@ -78,6 +78,39 @@ def test_equality_where_q_is_the_exact_posterior(k, sizes):
     assert torch.allclose(importance_weighted_bound(stack, x, k), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("k", [1, 7])
+def test_equality_of_means_where_the_top_is_drawn_from_the_exact_posterior(k):
+    """p(x | g_1(g_2(h_2))) p(h_2) is the density of a model of one pair."""
+    stack = linear_stack((4, 3, 2))
+    low, high = stack.pairs
+    one = linear_stack((4, 2))
+    pair = one.pairs[0]
+    with torch.no_grad():
+        pair.g.weight.copy_(low.g.weight @ high.g.weight)
+        pair.g.bias.copy_(low.g(high.g.bias))
+        pair.observation = low.observation
+        f = with_posterior(one).pairs[0].f
+        low.f.weight.copy_(torch.cat([f.weight, torch.randn(1, 4).double()]))
+        low.f.bias.copy_(torch.cat([f.bias, torch.randn(1).double()]))
+        high.f.weight.copy_(torch.eye(2, 3))
+        high.f.bias.zero_()
+    high.recognition = pair.recognition
+
+    x = torch.randn(5, 4).double()
+    bound = importance_weighted_bound(stack, x, k, hidden="means")
+    assert torch.allclose(bound, exact_log_prob(one, x), atol=1e-9)
+
+
+def test_hidden_levels_may_be_deterministic_where_they_are_means():
+    stack = with_top(Gaussian(0.5))
+    stack.pairs[0].recognition = stack.pairs[1].observation = Discrete("binary")
+    x = torch.rand(3, 8)
+
+    assert torch.isfinite(importance_weighted_bound(stack, x, 4, hidden="means")).all()
+    with pytest.raises(bounds.NoDensityError, match="Discrete of pair 1: deterministic units"):
+        importance_weighted_bound(stack, x, 4)
+
+
 @pytest.mark.parametrize("sizes", [(3, 2), (4, 3, 2)])
 def test_below_log_p_and_nearer_to_it_with_more_samples(sizes):
     stack = with_posterior(linear_stack(sizes), spread=2.0)
@@ -240,6 +273,7 @@ def test_models_without_a_density_say_so(make, words):
         ({"k": 0}, "k=0"),
         ({"sigma_x": 0.0}, "sigma_x=0.0"),
         ({"rows": 0}, "rows=0"),
+        ({"hidden": "mean"}, "hidden='mean'"),
         ({"x": torch.rand(2, 9)}, r"\(2, 9\)"),
         ({"stack": deep_autoencoder([8, 4])}, "not fitted"),
     ],
