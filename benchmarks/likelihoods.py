@@ -1,13 +1,15 @@
 """log p(x) of models by annealed importance sampling, and its gap on data of the model.
 
     python -m benchmarks.likelihoods MODEL .. [--hidden means] [--bits 0] [--sigma-x 0.3]
-        [--images 100] [--drawn 100] [--chains 16] [--temperatures 2000] [--seed 0] [--json FILE]
+        [--images 100] [--drawn 100] [--chains 16] [--temperatures 2000] [--seed 0]
+        [--json FILE]
     python -m benchmarks.likelihoods --speed [--images 100] [--chains 16]
 
 A model is a file or a shipped model; the images are test images of its own data set, drawn by
---seed, with --bits as bits drawn once by this seed. Rows say which density was measured: numbers of other
-laws, and of other bits, are not to be compared. --drawn is the number of images that the model
-draws for the gap, as many as of the test set if it is not given. Seconds are those of a CPU, with one thread.
+--seed, with --bits as bits drawn once by this number. Rows say which density was measured: numbers
+of other laws, and of other bits, are not to be compared. --drawn is the number of images that the
+model draws for the gap, as many as of the test set if it is not given. Seconds are those of a CPU,
+with one thread.
 
 --speed times the decoder that published tables are about, 784-500-500 units over 20 codes, at its
 initial weights: the cost of a temperature does not depend on the weights, so that a few tell that

@@ -263,14 +263,15 @@ def _bound(
 
 
 def _log_weights(stack: Stack, h: tuple[Tensor, ...], log_q: Tensor, samples: int) -> Tensor:
-    """log p(x, h) / q(h | x), (images, samples), of all levels or x and h_L; -inf for samples that are negligible.
+    """log p(x, h) / q(h | x), (images, samples); -inf for samples that are negligible.
 
+    h holds all levels, or x and h_L alone, whose means are decoded.
     p(x | h_1) costs more than all the rest, and cannot exceed `_highest`. Samples that would be
     negligible even then are left out: in a wide model nearly all of them.
     """
     bottom = stack.pairs[0]
     x, h_1 = h[:2]
-    decode = bottom.g if len(h) > 2 else stack.decode  # of h_L alone, means all the way down
+    decode = bottom.g if len(h) > 2 else stack.decode
     rest = _log_above(stack, h) - log_q.double()
 
     def weights(rows: Tensor) -> Tensor:

@@ -56,10 +56,14 @@ def replaced(words: Sequence[str]) -> list[str]:
 
 def _named(words: Sequence[str]) -> type[Rule] | None:
     """The rule that --model names last; None if it names none."""
-    names = [word.removeprefix("--model=") for word in words if word.startswith("--model=")]
-    names += [word for before, word in pairwise(words) if before == "--model"]
+    last = ""
+    for before, word in pairwise(["", *words]):
+        if before == "--model":
+            last = word
+        if word.startswith("--model="):
+            last = word.removeprefix("--model=")
 
-    return _rule(names[-1]) if names else None
+    return _rule(last) if last else None
 
 
 def _rule(path: object) -> type[Rule] | None:
