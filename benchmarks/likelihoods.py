@@ -4,6 +4,7 @@
         [--images 100] [--drawn 100] [--chains 16] [--temperatures 2000] [--seed 0]
         [--json FILE]
     python -m benchmarks.likelihoods --speed [--images 100] [--chains 16]
+    python -m benchmarks.likelihoods --show
 
 A model is a file or a shipped model; the images are test images of its own data set, drawn by
 --seed, with --bits as bits drawn once by this number. Rows say which density was measured: numbers
@@ -14,20 +15,27 @@ with one thread.
 --speed times the decoder that published tables are about, 784-500-500 units over 20 codes, at its
 initial weights: the cost of a temperature does not depend on the weights, so that a few tell that
 of 2,000.
+
+Models of one decoder are trained and measured by `gendae reproduce --tables likelihoods`; --show
+writes the table of docs/explanation/likelihoods.md from the committed record of its rows,
+docs/results/likelihoods.json.
 """
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 
 import torch
 
 import gendae
+from gendae.commands.common import markdown
 from gendae.commands.data import data_of
 from gendae.data.binarised import Binarised
 from gendae.metrics.annealed import LEARNING
 from gendae.metrics.report import Annealing, annealed_rows, images_to_anneal
+from gendae.training.rows import read_tables
 
 COLUMNS = {
     "model": "model",
@@ -47,6 +55,20 @@ COLUMNS = {
 #: Temperatures whose time stands for that of the others: as many as step sizes are learned in.
 TIMED = LEARNING
 PUBLISHED = 2000
+DOCS = Path(__file__).parents[1] / "docs"
+RECORD = DOCS / "results/likelihoods.json"
+PAGE = DOCS / "explanation/likelihoods.md"
+BLOCK = re.compile(r"(<!-- likelihoods -->\n).*?(<!-- /likelihoods -->)", re.DOTALL)
+HEADER = (
+    "rule",
+    "gradient across layers",
+    "epochs",
+    "bound",
+    "log p(x), annealed",
+    "temperatures",
+    "effective",
+    "gap",
+)
 
 
 def row(model, options):
@@ -113,6 +135,41 @@ def table(rows):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+# -- the table of one decoder --------------------------------------------------------------------
+
+
+def page(text, rows):
+    """The Markdown of the page, with the table of rows as the record has them."""
+    record = {entry["row"]: entry for entry in json.loads(RECORD.read_text())}
+    lines = [line(row, record[row.name]) for row in rows if row.name in record]
+    lines.sort(key=lambda cells: -float(cells[4].split()[0]))
+
+    return BLOCK.sub(lambda place: place[1] + markdown([HEADER, *lines]) + place[2], text)
+
+
+def line(row, entry):
+    """A row of the table as text."""
+    values = entry["measures"]
+    done = entry["annealing"]
+
+    return [
+        row.says,
+        "yes" if entry["crosses"] else "no",
+        str(entry["facts"]["epochs"]),
+        f"{values['bound']:.1f}",
+        f"{values['annealed']:.1f} ± {done['se']:.1f}",
+        f"{done['temperatures']:,}",
+        f"{done['effective']:.1f}",
+        f"{values['gap']:.2f} ± {done['gap_se']:.2f}",
+    ]
+
+
+def show():
+    rows = read_tables("likelihoods")["likelihoods"].rows
+    PAGE.write_text(page(PAGE.read_text(), rows))
+    print(PAGE)
+
+
 def main(arguments=None):
     """Measure each model, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,8 +184,13 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--show", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+
+    if options.show:
+        show()
+        return
 
     if options.speed:
         rows = [speed(options.images, options.chains, options.seed)]
