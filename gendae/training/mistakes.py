@@ -268,6 +268,8 @@ def _value(message: str, _: ArgumentParser) -> str | None:
     else:
         expected = re.findall(r"Expected an? (.*?)(?:\. |\n|$)", last)
         wanted = " or ".join(dict.fromkeys(_in_words(text) for text in expected))
+    if given[1] == "None" and "null" in wanted:  # jsonargparse makes text of it on its way there
+        return f"{_place(before)}=null: null this deep is taken from a configuration file only"
     return f"{_place(before)}={shortened(given[1], 80)}: {wanted} is needed"
 
 

@@ -338,6 +338,7 @@ NO_MNIST = "--data MNIST --data.root none --data.download false"
         (KL + " --model.alhpa 3", "did you mean alpha?"),
         (KL + " --model.stack.size [3]", "did you mean sizes?"),
         (KL + " --model.alpha big", "model.alpha=big: a number or null is needed"),
+        (KL + " --model.stack.noise null", "model.stack.noise=null: null this deep is taken from"),
         (KL + " --model.alpha", "--model, or an option below it, lacks its value"),
         (KL + " --model KLRul", "model='KLRul' is unknown; accepted: "),
         (KL + " --model KLRul", " KLRule, "),
