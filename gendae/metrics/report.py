@@ -104,12 +104,11 @@ def evaluation(
     rows = parzen_rows(sets, train, valid, test, begin)
     begin("log p(x, h) and reconstructions")
     own = rows["model"]
-    ancestral = rows.get("ancestral", {"ll": None})
     result = {
         "parzen_ll": own["ll"],
         "parzen_se": own["se"],
         "sigma": own["sigma"],
-        "ancestral_ll": ancestral["ll"],
+        "ancestral_ll": rows.get("ancestral", {"ll": None})["ll"],
         "n": n,
         "seed": seed,
         "parzen": rows,
@@ -367,13 +366,10 @@ def annealed_rows(
 
     Beside it stands the gap between both of its sides on images that the model draws.
     """
-    options: dict[str, Any] = {
-        "sigma_x": sigma_x,
-        "hidden": annealing.hidden,
-        "generator": Generator().manual_seed(seed),
-    }
+    draws = Generator().manual_seed(seed)
+    options: dict[str, Any] = {"sigma_x": sigma_x, "hidden": annealing.hidden, "generator": draws}
     counts = (annealing.chains, annealing.temperatures)
-    drawn = len(x) if annealing.drawn is None else annealing.drawn
+    drawn = annealing.drawn or len(x)
 
     started = time.perf_counter()
     try:

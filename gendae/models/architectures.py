@@ -111,19 +111,17 @@ def deep_autoencoder(
         raise ValueError("stochastic=True needs units, and noise_of_x=True needs noise")
     if len(activations) != len(sizes) - 1:
         raise ValueError(f"activations has {len(activations)} entries for {len(sizes) - 1} layers")
-    law_of_x = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]
 
     noises = _noises(noise, len(activations))
-    names = [visible, *activations]
     options = (gain, init, hidden_activation)
     pairs = []
-    below: Law | None = law_of_x()
+    below: Law | None = OBSERVATIONS[checks.one_of("observation", observation, OBSERVATIONS)]()
     for level, (low, high) in enumerate(pairwise(sizes)):
         learned = _learned_noise(low, high, noises[level], noise_of_x)
         above = learned or _law_of_code(units, stochastic)
 
-        f = _level(low, hidden_f, high, names[level + 1], *options)
-        g = _level(high, hidden_g, low, names[level], *options)
+        f = _level(low, hidden_f, high, activations[level], *options)
+        g = _level(high, hidden_g, low, [visible, *activations][level], *options)
         pairs.append(Pair(f, g, observation=below, recognition=above))
         below = _law_of_code(units, stochastic)
 

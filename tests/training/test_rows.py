@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import rules
+from benchmarks import likelihoods, rules
 from gendae.commands import reproduction_report
 from gendae.training.mistakes import read_yaml
 from gendae.training.reproduction import config_of
@@ -17,6 +17,7 @@ from gendae.training.rows import chosen, read_tables
 ROOT = Path(__file__).parents[2]
 TABLES = read_tables()
 OF_RULES = {row.name: row for table in read_tables("rules").values() for row in table.rows}
+OF_DECODERS = {row.name: row for row in read_tables("likelihoods")["likelihoods"].rows}
 ROWS = {row.name: row for table in TABLES.values() for row in table.rows}
 
 ROW = {"config": "digits-dtp-tanh", "measures": {"error": {"published": 1.9}}}
@@ -108,13 +109,13 @@ def committed(record):
     return values
 
 
-@pytest.mark.parametrize("name", [*ROWS, *OF_RULES])
+@pytest.mark.parametrize("name", [*ROWS, *OF_RULES, *OF_DECODERS])
 def test_the_record_of_a_row_is_what_its_file_says(name):
     """What was measured is read again where it was written, or found in the text of docs/.
 
     Hand-written tables of results.md have the numbers of their rows.
     """
-    row = (ROWS | OF_RULES)[name]
+    row = (ROWS | OF_RULES | OF_DECODERS)[name]
     if row in (*TABLES["classifiers"].rows, *TABLES["stochastic"].rows):
         values = row.measures["error"].measured.values()
         mean, deviation = statistics.fmean(values), statistics.stdev(values)
@@ -187,3 +188,13 @@ BEGIN, END = "<!-- reproduce: digits -->\n", "<!-- /reproduce -->\n"
 def test_what_cannot_be_filled_is_refused(text, rules, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         reproduction_report.filled(text, TABLES, rules)
+
+
+def test_the_page_of_likelihoods_has_its_record():
+    text = likelihoods.PAGE.read_text()
+    rows = list(OF_DECODERS.values())
+    assert sum(bool(row.measures["annealed"].measured) for row in rows) > 8
+    assert likelihoods.page(text, rows) == text
+
+    changed = re.sub(r"\| -\d+\.\d ", "| -1.0 ", text, count=1)
+    assert likelihoods.page(changed, rows) == text != changed
