@@ -140,11 +140,18 @@ def table(rows):
 
 def page(text, rows):
     """The Markdown of the page, with the table of rows as the record has them."""
-    record = {entry["row"]: entry for entry in json.loads(RECORD.read_text())}
-    lines = [line(row, record[row.name]) for row in rows if row.name in record]
-    lines.sort(key=lambda cells: -float(cells[4].split()[0]))
+    entries = json.loads(RECORD.read_text())
+    record = {entry["row"]: entry for entry in entries if "annealing" in entry}
+    known = [row for row in rows if row.name in record]
+    known.sort(key=lambda row: -best(record[row.name]["measures"]))
+    lines = [line(row, record[row.name]) for row in known]
 
     return BLOCK.sub(lambda place: place[1] + markdown([HEADER, *lines]) + place[2], text)
+
+
+def best(values):
+    """The better one of what lies below log p(x)."""
+    return max(values["annealed"], values["bound"])
 
 
 def line(row, entry):
