@@ -86,7 +86,7 @@ def begin(file, out):
     reproduce.reproduce("a", tables=file, out=str(out))
 
 
-def wait_for(pattern, folder, seconds=120):
+def wait_for(pattern, folder, seconds=300):
     for _ in range(100 * seconds):
         if list(folder.glob(pattern)):
             return
