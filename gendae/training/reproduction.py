@@ -76,8 +76,8 @@ class Run(NamedTuple):
             code(),
             config_of(row),
             row.options,
-            row.samples,
-            row.annealing,
+            row.amounts.samples,
+            row.amounts.annealing,
             sorted(row.measures),
         ]
         if row.model:
@@ -312,8 +312,8 @@ def _job(run: Run, root: Path) -> Path:
         "words": words,
         "root": str(root),
         "resumed": str(folders[-1]) if folders else None,
-        "samples": run.row.samples,
-        "annealing": run.row.annealing,
+        "samples": run.row.amounts.samples,
+        "annealing": run.row.amounts.annealing,
         "measures": list(run.row.measures),
         "model": run.row.model,
         "out": str(root / RESULT),

@@ -91,6 +91,19 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Amounts:
+    """How much of a generative model is measured.
+
+    Args:
+        samples: of the model.
+        annealing: of test images, see `metrics.report.Annealing`; empty without any.
+    """
+
+    samples: int = 10_000
+    annealing: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Row:
     """A configuration whose results are compared; see the head of this file."""
 
@@ -104,9 +117,8 @@ class Row:
     seeds: tuple[int, ...] = (0, 1, 2)
     minutes: float = 1.0
     quick: bool = False
-    samples: int = 10_000
+    amounts: Amounts = Amounts()
     model: str = ""
-    annealing: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -220,8 +232,9 @@ def _row(name: str, entry: object, folder: Path) -> Row:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,59}", name, re.ASCII):
         raise ValueError(f"{where}: a name has letters, digits, '-', '_' and '.', 60 at most")
 
-    fields = [f.name for f in dataclasses.fields(Row) if f.name != "name"]
-    given = _entries(where, entry, fields)
+    fields = [f.name for f in dataclasses.fields(Row) if f.name not in ("name", "amounts")]
+    amounts = [f.name for f in dataclasses.fields(Amounts)]
+    given = _entries(where, entry, [*fields, *amounts])
     measures = given.get("measures")
     if not isinstance(measures, dict) or not measures:
         raise ValueError(f"{where} has no measures; accepted: {', '.join(MEASURES)}")
@@ -236,6 +249,7 @@ def _row(name: str, entry: object, folder: Path) -> Row:
     if given.get("config"):
         given["config"] = _config(where, str(given["config"]), folder)
 
+    given["amounts"] = Amounts(**{key: given.pop(key) for key in amounts if key in given})
     row = Row(**{"name": name, "says": name, **given})
     _check(where, row)
     return row
@@ -273,7 +287,7 @@ def _check(where: str, row: Row) -> None:
     _number(f"{where}: minutes", row.minutes, strict=True)
     if not isinstance(row.quick, bool):
         raise ValueError(f"{where}: quick={row.quick!r}; true or false is needed")  # noqa: TRY004
-    checks.whole(f"{where}: samples", row.samples, 1)
+    checks.whole(f"{where}: samples", row.amounts.samples, 1)
     for name, measure in row.measures.items():
         known = measure.tolerance is not None and measure.measured
         if row.quick and not known:
@@ -287,7 +301,7 @@ def _check(where: str, row: Row) -> None:
 
 def _check_annealing(where: str, row: Row) -> None:
     """Raise a ValueError where annealing is measured and not described, or is not usable."""
-    given = _entries(f"{where}: annealing", row.annealing, ANNEALING)
+    given = _entries(f"{where}: annealing", row.amounts.annealing, ANNEALING)
     for name, value in given.items():
         if name == "hidden":
             checks.one_of(f"{where}: annealing: hidden", value, HIDDEN)
