@@ -226,22 +226,30 @@ def remarks(result: dict[str, Any]) -> list[str]:
 
 def explained() -> list[str]:
     """The columns of the tables, and the lines below them, a sentence each."""
-    lines = [f"  {name:<15}{meaning}" for name, meaning in COLUMNS.items()]
-    return [
-        *lines,
+    columns = [f"  {name:<15}{meaning}" for name, meaning in COLUMNS.items()]
+
+    codes = [
         f"{CEILING}: what a perfect prior reaches with this decoder; validation images",
         "  are encoded and decoded, and cannot be copies: the model is judged beside this row.",
         "log p(h) ..: density of codes under the prior; a gap from training to test codes is what",
         "  the prior remembers.",
+    ]
+
+    densities = [
         "log p(x) >= ..: a bound on the density of test images under the model itself; it may be",
         "  far below 0 where training does not fit the width of p(x | h), as here it does not.",
         "annealed log p(x): an estimate from below that no encoder can spoil; the gap says what",
         "  it may miss, on images of the model itself.",
         "log p(x, h) ..: what inference climbs, without the prior's term: it should go up.",
+    ]
+
+    reconstructions = [
         "squared reconstruction error: through more layers it grows; the last is through all.",
         "PSNR, SSIM: how near reconstructions come to their images; higher is better, SSIM 1 is",
         "  equal.",
     ]
+
+    return [*columns, *codes, *densities, *reconstructions]
 
 
 def _parzen_table(result: dict[str, Any]) -> list[str]:
